@@ -1,0 +1,398 @@
+"""The values that flow through the guard, from a kernel line to a record.
+
+Everything here is frozen and holds no behaviour beyond what its own fields imply. Units stand in
+the names: `_bytes`, `_seconds` (CLOCK_BOOTTIME unless a name says otherwise), `_us`. A limit, a
+count and a target are entries of the connection-tracking table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+
+INT_MAX = 2**31 - 1
+"""The largest limit the kernel takes (it is a C int: proc_dointvec_minmax, 0..INT_MAX)."""
+
+
+class Mode(StrEnum):
+    """Whether decisions reach the kernel."""
+
+    ACT = "act"
+    DRY_RUN = "dry-run"
+
+
+class LineKind(StrEnum):
+    """What a kernel line is about."""
+
+    TABLE_FULL = "table_full"
+    EXPECTATION_FULL = "expectation_full"
+    NEIGHBOUR_FULL = "neighbour_full"
+    SUPPRESSED = "suppressed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelLine:
+    """A kernel message that concerns the guard, as `core.kernel_messages.recognise` reads it."""
+
+    kind: LineKind
+    namespace: int | None
+    """Inode of the network namespace that the line names, None where it names none."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelEvent:
+    """A recognised kernel line as a source heard it. Whether it is live is for `core.liveness` to say."""
+
+    line: KernelLine
+    stamp_us: int | None
+    """The kernel's own stamp (printk's local clock): comparable with kernel stamps of the same boot only."""
+    boot_id: str
+    source: str
+    """`ring buffer` or `journal`."""
+    cursor: str | None = None
+    """Where the journal stands after this entry; None from the ring buffer."""
+
+
+class TriggerKind(StrEnum):
+    """What made the guard look."""
+
+    KERNEL_LINE = "kernel_line"
+    PRESSURE = "pressure"
+    OTHER_WRITER = "other_writer"
+    START = "start"
+    ORDER = "order"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """Why a decision is asked for. One decision may answer several lines of the same burst."""
+
+    kind: TriggerKind
+    line: LineKind | None = None
+    namespace: int | None = None
+    message: str = ""
+    live: bool = True
+    lines: int = 0
+    """Kernel lines that this decision answers."""
+    line_seconds: float | None = None
+    """When the newest of those lines reached the guard (CLOCK_BOOTTIME)."""
+    stamp_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """One network namespace's connection-tracking table at one moment."""
+
+    namespace: int
+    """Inode of the namespace; where that can't be read, of its /proc/PID/net/stat (see `placed`)."""
+    label: str
+    """For people: `initial`, a name under /run/netns, or a process. Untrusted text, already made printable."""
+    initial: bool = False
+    placed: bool = True
+    """Whether `namespace` is the number that kernel lines use."""
+    count: int
+    drop: int | None = None
+    """The kernel's drop counter (cumulative), None where it can't be read."""
+    early_drop: int | None = None
+    dropped: int | None = None
+    """Drops since the last raise or quiet spell; None while there is nothing to compare with."""
+    demand_per_second: float | None = None
+    """Growth of count + drop + early_drop, None before two looks."""
+    user_owned: bool = False
+    """The namespace belongs to a user namespace that any user may have made."""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Raising is stopped by order."""
+
+    by: str
+    reason: str
+    until_seconds: float | None = None
+    """CLOCK_BOOTTIME, None until resumed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """Everything a decision needs to know of the host, read at one moment."""
+
+    boottime_seconds: float
+    wall_seconds: float
+    boot_id: str
+    limit: int | None
+    """The limit the sum is made with; in dry run the rehearsed one. None: no conntrack in this kernel."""
+    kernel_limit: int | None
+    """The limit in force."""
+    tables: tuple[Table, ...] = ()
+    """Every namespace's table that holds an entry or dropped one."""
+    idle_tables: int = 0
+    """Tracking namespaces that were read and hold nothing."""
+    unread: tuple[str, ...] = ()
+    """What could not be read, each with the safe default taken instead."""
+    complete: bool = True
+    """Whether every tracking namespace could be read."""
+    buckets: int | None = None
+    bucket_arrays: int = 2
+    entry_slab_bytes: int | None = None
+    memory_total_bytes: int = 0
+    memory_hugetlb_bytes: int = 0
+    memory_available_bytes: int = 0
+    pause: Pause | None = None
+    estimate: bool = False
+    """The counts are estimates of need (dry run: count + drops since the last rehearsed raise)."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Which figure came from where."""
+
+
+class Buckets(StrEnum):
+    """What to do about hash chains that grow with the limit."""
+
+    KEEP = "keep"
+    MATCH = "match"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """An amount of memory: a fixed number of bytes, or a fraction of a total."""
+
+    bytes: int | None = None
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The settings that decide. Defaults and their sources stand in `core.settings`."""
+
+    kernel_line: bool = True
+    pressure: bool = True
+    threshold: float = 0.80
+    factor: float = 1.5
+    min_entries: int = 8192
+    runway_seconds: float = 30.0
+    budget: Share = Share(fraction=0.10)
+    reserve: Share | None = None
+    """None: the larger of 5 % of memory and min(512 MiB, 25 % of memory)."""
+    ceiling: int | None = None
+    settle_seconds: float = 2.0
+    settle_full_seconds: float = 0.2
+    raises: int = 20
+    raises_window_seconds: float = 600.0
+    standoff: int = 3
+    standoff_window_seconds: float = 86400.0
+    buckets: Buckets = Buckets.KEEP
+    trust_user_namespaces: bool = False
+
+
+class Corroboration(StrEnum):
+    """What the tables say of a trigger."""
+
+    CONFIRMED = "confirmed"
+    CONTRADICTED = "contradicted"
+    UNKNOWN = "unknown"
+
+
+class Bound(StrEnum):
+    """What ended the step."""
+
+    TARGET = "target"
+    CEILING = "ceiling"
+    BUDGET = "budget"
+    RESERVE = "reserve"
+    CHAINS = "chains"
+    INT_MAX = "int_max"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arithmetic:
+    """The whole sum of one decision: enough to redo it by hand."""
+
+    current: int
+    wanted: int
+    """What the need asks for, before any bound."""
+    target: int
+    """What the bounds leave of it (for a hold: the most they would allow)."""
+    bound: Bound
+    in_use: int
+    """Entries held by all namespaces."""
+    largest_count: int
+    demand_per_second: float
+    bytes_per_entry: int
+    bytes_source: str
+    buckets: int | None
+    buckets_target: int | None
+    """New number of buckets where they are to grow with the limit, else None."""
+    bucket_bytes: int
+    """All bucket arrays after the step."""
+    new_bucket_bytes: int
+    """Arrays that the step itself must allocate."""
+    full_tables: int
+    """Tables charged at the target (an unknown one counts as one)."""
+    other_entries: int
+    """Entries charged for all the other tables."""
+    charged_entries: int
+    """full_tables × target + other_entries."""
+    held_entries: int
+    """Of those charged, entries alive already: missing from available memory, not counted twice."""
+    cost_bytes: int
+    """bytes_per_entry × charged_entries + bucket_bytes: what the budget is held against."""
+    new_bytes: int
+    """bytes_per_entry × (charged − held) + new_bucket_bytes: what the reserve is held against."""
+    budget_bytes: int
+    reserve_bytes: int
+    memory_total_bytes: int
+    memory_hugetlb_bytes: int
+    memory_available_bytes: int
+    ceiling: int | None
+    chain: float | None
+    """Average hash chain if all charged entries came: 2 × charged ÷ buckets."""
+    estimate: bool = False
+
+
+class HoldReason(Enum):
+    """Why nothing is raised. The value is the name used in history, log and metrics."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        self.code = code
+        self.sentence = sentence
+
+    PAST = ("past", "The line was logged before this run began; it is recorded, and the tables are asked instead.")
+    TRIGGER_OFF = ("trigger_off", "This trigger is switched off in the settings.")
+    EXPECTATION_TABLE = (
+        "expectation_table",
+        "The expectation table is full; raising nf_conntrack_max would not help it.",
+    )
+    NEIGHBOUR_TABLE = ("neighbour_table", "The neighbour table is full; raising nf_conntrack_max would not help it.")
+    SUPPRESSED = ("suppressed", "The kernel kept lines back; the counters are asked instead.")
+    CONTRADICTED = ("contradicted", "Every table could be read, and none is full or has dropped.")
+    ANSWERED = ("answered", "A raise made just before already covers this.")
+    EASED = ("eased", "The need has passed.")
+    STABLE = ("stable", "Use is above the threshold but not growing towards the limit.")
+    REHEARSED_ENOUGH = ("rehearsed_enough", "The limit reached by the rehearsed raises would hold this.")
+    UNTRUSTED_NAMESPACE = (
+        "untrusted_namespace",
+        "The table belongs to a user namespace, which any user can make; it is not raised for.",
+    )
+    PAUSED = ("paused", "Raising is paused by order.")
+    STANDOFF = ("standoff", "Another writer keeps lowering the limit; the guard has stopped raising.")
+    UNLIMITED = ("unlimited", "The limit is 0, which means unlimited.")
+    NO_CONNTRACK = ("no_conntrack", "This kernel tracks no connections yet.")
+    WRITE_REFUSED = ("write_refused", "The kernel refused the last write; it is tried again later.")
+    CHANGED_UNDER_US = ("changed_under_us", "The limit changed while the guard was deciding.")
+    SETTLING = ("settling", "The last raise is being given time to take effect.")
+    ALLOWANCE = ("allowance", "The raises allowed within the window are spent.")
+    OVER_BUDGET = ("over_budget", "The step would cost more kernel memory than the budget.")
+    RESERVE = ("reserve", "The step would leave less memory available than the reserve.")
+    AT_CEILING = ("at_ceiling", "The limit has reached the ceiling.")
+    CHAINS = ("chains", "The hash chains would grow so long that packets drop without a line.")
+    INT_MAX = ("int_max", "The limit is the largest number the kernel takes.")
+    LIMIT_RAISED = ("limit_raised", "Another writer raised the limit.")
+    LIMIT_LOWERED = ("limit_lowered", "Another writer lowered the limit.")
+    RESERVE_BROKEN = ("reserve_broken", "The tables already hold more memory than budget and reserve allow.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raise:
+    """Raise the limit to `target`."""
+
+    target: int
+    arithmetic: Arithmetic
+    corroboration: Corroboration
+    buckets_target: int | None = None
+    advice: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Leave the limit as it is: an ordinary result, not a failure."""
+
+    reason: HoldReason
+    retry_seconds: float | None = None
+    """When to decide again without a new trigger (CLOCK_BOOTTIME); None where time can't cure it."""
+    arithmetic: Arithmetic | None = None
+    corroboration: Corroboration | None = None
+    advice: tuple[str, ...] = ()
+
+
+class OrderKind(StrEnum):
+    """What an operator may order."""
+
+    REVERT = "revert"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """An operator's order: it outranks policy."""
+
+    kind: OrderKind
+    target: int | None = None
+    """The limit a revert goes back to."""
+    until_seconds: float | None = None
+    """End of the pause (CLOCK_BOOTTIME), None until resumed."""
+    reason: str = ""
+    uid: int | None = None
+    login_uid: int | None = None
+
+
+Decision = Raise | Hold | Order
+
+
+class OutcomeKind(StrEnum):
+    """What came of a decision."""
+
+    NONE = "none"
+    APPLIED = "applied"
+    REJECTED = "rejected"
+    REHEARSED = "rehearsed"
+    NOT_APPLIED = "not_applied"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a decision: `applied` means written and read back."""
+
+    kind: OutcomeKind
+    limit_after: int | None = None
+    errno: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A write that the kernel refused, and when to try again."""
+
+    errno: int
+    limit: int
+    count: int
+    until_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What the guard remembers: `advance` folded over this boot's records, nothing else."""
+
+    last_raise_seconds: float | None = None
+    raise_seconds: tuple[float, ...] = ()
+    set_limit: int | None = None
+    """The limit that the guard's last write left in force; None once another writer or an order changed it."""
+    fight_seconds: tuple[float, ...] = ()
+    refusal: Refusal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One decision with everything that led to it and came of it."""
+
+    key: str
+    """Unique; a record delivered twice is kept once."""
+    mode: Mode
+    trigger: Trigger
+    observation: Observation
+    state: State
+    """As it was when deciding."""
+    decision: Decision
+    outcome: Outcome
