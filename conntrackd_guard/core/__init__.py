@@ -1,0 +1,1 @@
+"""Pure: values, reasons, sums. No clock, no file, no log."""
