@@ -73,6 +73,8 @@ class Trigger:
     namespace: int | None = None
     message: str = ""
     live: bool = True
+    was: int | None = None
+    """The limit before another writer changed it."""
     lines: int = 0
     """Kernel lines that this decision answers."""
     line_seconds: float | None = None

@@ -1,0 +1,138 @@
+"""The kernel's limit and buckets: read, written, and (in dry run) rehearsed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Protocol
+
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.host import files
+from conntrackd_guard.host.paths import Paths
+
+_NEXT_STEPS = {
+    errno.EROFS: "/proc/sys is mounted read-only here: run the guard on the host, or make this path writable for its unit.",
+    errno.EACCES: "Only root in the initial network namespace may write it: run the guard as root on the host itself.",
+    errno.EPERM: "Only root in the initial network namespace may write it: run the guard as root on the host itself.",
+    errno.EINVAL: "This kernel does not take that number: set `ceiling` to the largest value it takes.",
+    errno.ENOENT: "The connection-tracking module is not loaded: nothing to do until it is.",
+}
+
+
+class Kernel(Protocol):
+    """The port through which the limit is read and written. Methods raise HostError."""
+
+    rehearsing: bool
+
+    def limit(self) -> int | None:
+        """Return the limit that decisions are made with, None where the kernel tracks no connections."""
+
+    def limit_in_force(self) -> int | None:
+        """Return the limit that the kernel applies."""
+
+    def set_limit(self, target: int) -> int:
+        """Write the limit and return what is read back."""
+
+    def buckets(self) -> int | None:
+        """Return the number of hash buckets."""
+
+    def set_buckets(self, target: int) -> int:
+        """Resize the hash (stalls the datapath about 0.5 µs an entry) and return what is read back."""
+
+
+class LiveKernel:
+    """The running kernel, through /proc/sys."""
+
+    rehearsing = False
+
+    def __init__(self, paths: Paths) -> None:
+        self._limit = paths.limit
+        self._buckets = paths.buckets
+
+    def limit(self) -> int | None:
+        """Return nf_conntrack_max; 0 means unlimited; None: no conntrack in this kernel (yet)."""
+        return _number(self._limit)
+
+    limit_in_force = limit
+
+    def set_limit(self, target: int) -> int:
+        """Write nf_conntrack_max and return what is read back. Raises HostError with the errno."""
+        return _write(self._limit, target)
+
+    def buckets(self) -> int | None:
+        """Return nf_conntrack_buckets."""
+        return _number(self._buckets)
+
+    def set_buckets(self, target: int) -> int:
+        """Write nf_conntrack_buckets (the kernel rounds up to 512) and return what is read back."""
+        return _write(self._buckets, target)
+
+
+class RehearsingKernel:
+    """The running kernel to read from; writes stay in memory.
+
+    The rehearsed limit is forgotten as soon as the limit in force changes: the host has moved on.
+    """
+
+    rehearsing = True
+
+    def __init__(self, kernel: Kernel, rehearsed: int | None = None) -> None:
+        self._kernel = kernel
+        self._base = kernel.limit()
+        self._rehearsed = rehearsed
+        self._rehearsed_buckets: int | None = None
+
+    def limit(self) -> int | None:
+        """Return the rehearsed limit, or the one in force where nothing was rehearsed."""
+        in_force = self._kernel.limit()
+        if in_force != self._base:
+            self._base, self._rehearsed, self._rehearsed_buckets = in_force, None, None
+        return in_force if self._rehearsed is None else self._rehearsed
+
+    def limit_in_force(self) -> int | None:
+        """Return the limit that the kernel applies."""
+        return self._kernel.limit()
+
+    def set_limit(self, target: int) -> int:
+        """Remember `target`."""
+        self._rehearsed = target
+        return target
+
+    def buckets(self) -> int | None:
+        """Return the rehearsed buckets, or the real ones."""
+        return self._rehearsed_buckets or self._kernel.buckets()
+
+    def set_buckets(self, target: int) -> int:
+        """Remember `target`."""
+        self._rehearsed_buckets = target
+        return target
+
+
+def _number(path: Path) -> int | None:
+    """Read a sysctl; None where it does not exist."""
+    try:
+        return int(files.read(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HostError("reading", path, error, "Check that /proc is mounted and readable here.") from error
+    except ValueError as error:
+        raise HostError("reading", path, None, "Expected one decimal number.") from error
+
+
+def _write(path: Path, target: int) -> int:
+    """Write a sysctl in one call, and read it back."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, b"%d\n" % target)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        step = _NEXT_STEPS.get(error.errno or 0, "The write is tried again later.")
+        raise HostError(f"writing {target} to", path, error, step) from error
+    back = _number(path)
+    if back is None:
+        raise HostError("reading back", path, None, _NEXT_STEPS[errno.ENOENT])
+    return back

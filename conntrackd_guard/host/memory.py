@@ -1,0 +1,78 @@
+"""What kernel memory the host has, and what an entry costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conntrackd_guard.host import files
+from conntrackd_guard.host.paths import Paths
+
+_KIB = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes; an entry's slab size is None where it can't be read. `unread` says what, and what is assumed."""
+
+    total_bytes: int
+    hugetlb_bytes: int
+    available_bytes: int
+    entry_slab_bytes: int | None
+    bucket_arrays: int
+    unread: tuple[str, ...]
+
+
+class MemoryReader:
+    """Reads /proc/meminfo, the entries' slab cache and whether NAT keeps a second bucket array."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._meminfo = str(paths.proc / "meminfo")
+        self._slab_size = str(paths.slab / "slab_size")
+        self._total_objects = str(paths.slab / "total_objects")
+
+    def read(self) -> Memory:
+        """Return today's figures. What can't be read takes its safe default, which is 0 bytes available. Never raises."""
+        unread: list[str] = []
+        total = hugetlb = available = 0
+        try:
+            figures = _meminfo(files.read(self._meminfo))
+            total, available = figures[b"MemTotal"] * _KIB, figures[b"MemAvailable"] * _KIB
+            hugetlb = figures.get(b"Hugetlb", 0) * _KIB
+        except (OSError, ValueError, KeyError) as error:
+            unread.append(f"{self._meminfo} ({_short(error)}): no memory is taken as available")
+        slab: int | None = None
+        try:
+            slab = int(files.read(self._slab_size))
+        except (OSError, ValueError) as error:
+            unread.append(f"{self._slab_size} ({_short(error)}): 640 bytes an entry are assumed")
+        return Memory(
+            total_bytes=total,
+            hugetlb_bytes=hugetlb,
+            available_bytes=available,
+            entry_slab_bytes=slab,
+            # NAT's second array can't be told from outside where NAT is built in, so it is always counted: at most 8 bytes a bucket too many.
+            bucket_arrays=2,
+            unread=tuple(unread),
+        )
+
+    def allocated_entries(self) -> int | None:
+        """Return the slab's object count: an upper bound on the entries of all namespaces in one cheap read (7 µs).
+
+        None where it can't be read (only root can, and only kernels with the SLUB allocator have it).
+        """
+        try:
+            return int(files.read(self._total_objects).split(None, 1)[0])
+        except (OSError, ValueError, IndexError):
+            return None
+
+
+def _meminfo(content: bytes) -> dict[bytes, int]:
+    figures = {}
+    for row in content.splitlines():
+        name, _, rest = row.partition(b":")
+        figures[name] = int(rest.split(None, 1)[0])
+    return figures
+
+
+def _short(error: Exception) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__
