@@ -31,7 +31,7 @@ class MemoryReader:
         self._total_objects = str(paths.slab / "total_objects")
 
     def read(self) -> Memory:
-        """Return today's figures. What can't be read takes its safe default, which is 0 bytes available. Never raises."""
+        """Return the figures of this moment. What can't be read takes its safe default. Never raises."""
         unread: list[str] = []
         total = hugetlb = available = 0
         try:
@@ -50,7 +50,7 @@ class MemoryReader:
             hugetlb_bytes=hugetlb,
             available_bytes=available,
             entry_slab_bytes=slab,
-            # NAT's second array can't be told from outside where NAT is built in, so it is always counted: at most 8 bytes a bucket too many.
+            # A built-in NAT (the second array) can't be told from outside, so it is always counted: 8 bytes a bucket.
             bucket_arrays=2,
             unread=tuple(unread),
         )

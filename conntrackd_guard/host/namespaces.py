@@ -48,7 +48,9 @@ class NamespaceScanner:
         known: dict[int, tuple[int | None, bool]] = {}
         places = []
         for key, members in pids.items():
-            namespace, user_owned = self._namespaces.get(key) or self._identify("self" if key == own else str(members[0]))
+            namespace, user_owned = self._namespaces.get(key) or self._identify(
+                "self" if key == own else str(members[0])
+            )
             known[key] = (namespace, user_owned)
             label = "initial" if key == own else f"process {members[0]}"
             places.append(
@@ -134,7 +136,12 @@ class NamespaceScanner:
                 places.append(by_number[number])
             elif not place.initial:
                 named = Place(
-                    key=place.key, namespace=number, label=name, pids=place.pids, enter=path, user_owned=place.user_owned
+                    key=place.key,
+                    namespace=number,
+                    label=name,
+                    pids=place.pids,
+                    enter=path,
+                    user_owned=place.user_owned,
                 )
                 places[places.index(place)] = named
         return places
@@ -144,7 +151,9 @@ def _user_owned(descriptor: int) -> bool:
     try:
         owner = fcntl.ioctl(descriptor, _NS_GET_USERNS)
     except OSError:
-        return True  # EPERM: owned by a user namespace that is not below ours; not a namespace at all: not trusted either
+        return (
+            True  # EPERM: owned by a user namespace that is not below ours; not a namespace at all: not trusted either
+        )
     try:
         return os.fstat(owner).st_ino != _INITIAL_USER_NAMESPACE
     finally:

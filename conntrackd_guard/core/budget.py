@@ -1,0 +1,170 @@
+"""What a limit may cost: the sum that every decision shows. Pure, integers throughout.
+
+Charged are full tables at the target, and every other tracking namespace at twice its count (it
+may grow, but never past the target). A held entry is already missing from available memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from conntrackd_guard.core.model import INT_MAX, Arithmetic, Bound, Buckets, Observation, Policy, Share, Table
+
+MIB = 1 << 20
+EXTENSIONS_BYTES = 256
+"""The largest second allocation measured beside an entry: accounting, timestamps, NAT, events."""
+UNKNOWN_ENTRY_BYTES = 640
+"""Taken where the slab size can't be read: the largest seen (320 on some 4.x kernels) + 256, and 11 % on top."""
+_ROUNDED_TO_BYTES = 64
+"""The planning figure is rounded up to a whole cache line: (256 + 256) × 1.1 = 563 → 576."""
+BUCKET_BYTES = 8
+CHAIN_ADVISE = 8
+"""Average chain from which new flows cost noticeably more (11 µs at 1.9, 14 at 7.6)."""
+CHAIN_HOLD = 24
+"""Average chain beyond which inserts begin to be lost without a log line (1e-7 at 24, 0.02 % at 32)."""
+BUCKETS_ROUNDED_TO = 512
+"""The kernel rounds a new number of buckets up to a page of list heads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charges:
+    """Who is charged: `full` tables at the target, the counts of the `others` at twice themselves."""
+
+    full: int
+    full_held: int
+    others: tuple[int, ...]
+
+    def entries(self, target: int) -> tuple[int, int, int]:
+        """Return entries charged for full tables, for others, and those of both that are alive already."""
+        other_entries = sum(min(target, 2 * count) for count in self.others)
+        other_held = sum(min(target, count) for count in self.others)
+        return self.full * target, other_entries, min(self.full * target, self.full_held) + other_held
+
+
+def bytes_per_entry(slab_bytes: int | None) -> tuple[int, str]:
+    """Return the planning figure for one entry and where it comes from."""
+    if slab_bytes is None:
+        return UNKNOWN_ENTRY_BYTES, "assumed: the slab size can't be read"
+    exact = (slab_bytes + EXTENSIONS_BYTES) * 11
+    step = 10 * _ROUNDED_TO_BYTES
+    return -(-exact // step) * _ROUNDED_TO_BYTES, f"(slab {slab_bytes} + {EXTENSIONS_BYTES}) × 1.1"
+
+
+def budget_bytes(policy: Policy, total: int, hugetlb: int) -> int:
+    """Return the most that tables may cost: by default 10 % of memory that is not set aside as huge pages."""
+    return _share(policy.budget, max(0, total - hugetlb))
+
+
+def reserve_bytes(policy: Policy, total: int) -> int:
+    """Return what must stay available: by default the larger of 5 % and min(512 MiB, 25 %) of memory."""
+    if policy.reserve is not None:
+        return _share(policy.reserve, total)
+    return max(total // 20, min(512 * MIB, total // 4))
+
+
+def charges(observation: Observation, named: tuple[Table, ...], policy: Policy, *, unknown: bool) -> Charges:
+    """Split the tables into full ones and others. An `unknown` table counts as one more full one."""
+    limit = observation.limit or 0
+    full = [t.count for t in observation.tables if t in named or t.count >= policy.threshold * limit]
+    others = [t.count for t in observation.tables if not (t in named or t.count >= policy.threshold * limit)]
+    return Charges(full=len(full) + int(unknown), full_held=sum(full), others=tuple(others))
+
+
+def work_out(observation: Observation, charged: Charges, wanted: int, demand: float, policy: Policy) -> Arithmetic:
+    """Return the sum for the largest target that every bound allows, `wanted` at most."""
+    bounds: list[tuple[Bound, Callable[[int], bool]]] = [
+        (Bound.INT_MAX, lambda target: target <= INT_MAX),
+        (Bound.CEILING, lambda target: policy.ceiling is None or target <= policy.ceiling),
+        (Bound.BUDGET, lambda target: _within_budget(_sum(observation, charged, wanted, target, demand, policy))),
+        (Bound.RESERVE, lambda target: _within_reserve(_sum(observation, charged, wanted, target, demand, policy))),
+        (Bound.CHAINS, lambda target: _within_chains(_sum(observation, charged, wanted, target, demand, policy))),
+    ]
+    target, bound = wanted, Bound.TARGET
+    for name, allows in bounds:
+        if not allows(target):
+            target, bound = _largest(allows, target), name
+    return _sum(observation, charged, wanted, target, demand, policy, bound)
+
+
+def _sum(  # noqa: PLR0913, PLR0917 - the sum has as many terms
+    observation: Observation,
+    charged: Charges,
+    wanted: int,
+    target: int,
+    demand: float,
+    policy: Policy,
+    bound: Bound = Bound.TARGET,
+) -> Arithmetic:
+    each, source = bytes_per_entry(observation.entry_slab_bytes)
+    full_entries, other_entries, held = charged.entries(target)
+    entries = full_entries + other_entries
+    buckets = observation.buckets
+    buckets_target = _matching_buckets(entries, buckets) if policy.buckets is Buckets.MATCH else None
+    array_bytes = BUCKET_BYTES * observation.bucket_arrays
+    new_bucket_bytes = array_bytes * (buckets_target or 0)
+    bucket_bytes = array_bytes * (buckets_target or buckets or 0)
+    after = buckets_target or buckets
+    return Arithmetic(
+        current=observation.limit or 0,
+        wanted=wanted,
+        target=target,
+        bound=bound,
+        in_use=sum(table.count for table in observation.tables),
+        largest_count=max((table.count for table in observation.tables), default=0),
+        demand_per_second=demand,
+        bytes_per_entry=each,
+        bytes_source=source,
+        buckets=buckets,
+        buckets_target=buckets_target,
+        bucket_bytes=bucket_bytes,
+        new_bucket_bytes=new_bucket_bytes,
+        full_tables=charged.full,
+        other_entries=other_entries,
+        charged_entries=entries,
+        held_entries=held,
+        cost_bytes=each * entries + bucket_bytes,
+        new_bytes=each * (entries - held) + new_bucket_bytes,
+        budget_bytes=budget_bytes(policy, observation.memory_total_bytes, observation.memory_hugetlb_bytes),
+        reserve_bytes=reserve_bytes(policy, observation.memory_total_bytes),
+        memory_total_bytes=observation.memory_total_bytes,
+        memory_hugetlb_bytes=observation.memory_hugetlb_bytes,
+        memory_available_bytes=observation.memory_available_bytes,
+        ceiling=policy.ceiling,
+        chain=round(2 * entries / after, 2) if after else None,
+        estimate=observation.estimate,
+    )
+
+
+def _within_budget(arithmetic: Arithmetic) -> bool:
+    return arithmetic.cost_bytes <= arithmetic.budget_bytes
+
+
+def _within_reserve(arithmetic: Arithmetic) -> bool:
+    return arithmetic.memory_available_bytes - arithmetic.new_bytes >= arithmetic.reserve_bytes
+
+
+def _within_chains(arithmetic: Arithmetic) -> bool:
+    after = arithmetic.buckets_target or arithmetic.buckets
+    return after is None or 2 * arithmetic.charged_entries <= CHAIN_HOLD * after
+
+
+def _matching_buckets(entries: int, buckets: int | None) -> int | None:
+    """Return the buckets that bring the chain back to CHAIN_ADVISE, None where it is no longer than that."""
+    if buckets is None or 2 * entries <= CHAIN_ADVISE * buckets:
+        return None
+    return math.ceil(2 * entries / CHAIN_ADVISE / BUCKETS_ROUNDED_TO) * BUCKETS_ROUNDED_TO
+
+
+def _largest(allows: Callable[[int], bool], most: int) -> int:
+    """Return the largest target below `most` that is allowed (every bound is monotone in the target), 0 if none is."""
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if allows(middle) else (low, middle)
+    return low
+
+
+def _share(share: Share, total: int) -> int:
+    return share.bytes if share.bytes is not None else int((share.fraction or 0.0) * total)

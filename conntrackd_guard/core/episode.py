@@ -1,0 +1,89 @@
+"""An episode: one namespace's need, from its first trigger until ten quiet seconds. Pure.
+
+The kernel may print ten lines in a millisecond and then nothing for five seconds, so a need is a
+level, not an edge: an episode stays open and is decided again at `due_seconds`, without a new line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from conntrackd_guard.core.model import (
+    Hold,
+    HoldReason,
+    KernelEvent,
+    LineKind,
+    Raise,
+    Trigger,
+    TriggerKind,
+)
+
+QUIET_SECONDS = 10.0
+"""An episode closes after this long without need: two windows of the kernel's rate limit."""
+
+_SHORTENED = frozenset({HoldReason.STABLE, HoldReason.SETTLING, HoldReason.ALLOWANCE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episode:
+    """What the guard knows of one namespace's need; `namespace` is None for lines that name none."""
+
+    namespace: int | None
+    needed_seconds: float
+    """The last moment at which there was a need."""
+    due_seconds: float | None = None
+    """When to decide (again); None: when the watch says so."""
+    event: KernelEvent | None = None
+    lines: int = 0
+    """Lines that no raise and no final hold has answered yet."""
+    line_seconds: float | None = None
+    reason: HoldReason | None = None
+    """The last decision's, None after a raise or before the first."""
+
+    def trigger(self, *, pressure: bool) -> Trigger:
+        """Return the trigger to decide on: a line that is unanswered (or the only switch that is on), else pressure."""
+        if self.event is None or (pressure and not self.lines):
+            return Trigger(kind=TriggerKind.PRESSURE, namespace=self.namespace)
+        return Trigger(
+            kind=TriggerKind.KERNEL_LINE,
+            line=LineKind.TABLE_FULL,
+            namespace=self.namespace,
+            message=self.event.line.message,
+            lines=self.lines,
+            line_seconds=self.line_seconds,
+            stamp_us=self.event.stamp_us,
+        )
+
+
+def heard(episode: Episode | None, event: KernelEvent, now: float) -> Episode:
+    """Open or refresh an episode by a live line: it is decided at once."""
+    namespace = event.line.namespace
+    before = episode or Episode(namespace=namespace, needed_seconds=now)
+    return replace(before, event=event, lines=before.lines + 1, line_seconds=now, needed_seconds=now, due_seconds=now)
+
+
+def pressed(episode: Episode | None, namespace: int | None, now: float, *, urgent: bool) -> Episode:
+    """Open or refresh an episode by what the counters show.
+
+    It is decided at once when it is new, or when the last decision ended the matter (a raise, say)
+    and yet there is need again. A hold named its own time, which only urgency shortens, and only
+    for the holds that judge urgency.
+    """
+    if episode is None:
+        return Episode(namespace=namespace, needed_seconds=now, due_seconds=now)
+    if episode.due_seconds is None or (urgent and episode.reason in _SHORTENED):
+        return replace(episode, needed_seconds=now, due_seconds=now)
+    return replace(episode, needed_seconds=now)
+
+
+def decided(episode: Episode, decision: Raise | Hold) -> Episode:
+    """Note a decision. After a raise or a final hold, the watch says when there is need again."""
+    if isinstance(decision, Raise):
+        return replace(episode, due_seconds=None, reason=None, lines=0)
+    lines = episode.lines if decision.retry_seconds is not None else 0
+    return replace(episode, due_seconds=decision.retry_seconds, reason=decision.reason, lines=lines)
+
+
+def is_over(episode: Episode, now: float) -> bool:
+    """Return whether the need has been gone for long enough."""
+    return now - episode.needed_seconds >= QUIET_SECONDS

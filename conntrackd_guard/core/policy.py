@@ -1,0 +1,266 @@
+"""The law: `decide` sees one observation, one state and one policy, and nothing else.
+
+No clock, no file, no log. The same inputs give the same decision, so any row of a history can be
+decided again from what the row holds. It never asks for a lower limit, never for one over the
+ceiling, the budget, the reserve or INT_MAX, and never for two raises inside `settle`.
+
+The questions are asked in this order, and the first one that ends the matter gives the reason:
+is there a limit to raise; is it ours to answer; is it true; may we; is it too soon; what fits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import assert_never
+
+from conntrackd_guard.core import budget
+from conntrackd_guard.core.corroboration import corroborate, named_tables
+from conntrackd_guard.core.model import (
+    Arithmetic,
+    Bound,
+    Corroboration,
+    Hold,
+    HoldReason,
+    LineKind,
+    Observation,
+    Policy,
+    Raise,
+    State,
+    Table,
+    Trigger,
+    TriggerKind,
+)
+from conntrackd_guard.core.pressure import is_stable, presses
+
+RECHECK_SECONDS = 5.0
+"""A hold that conditions may end is decided again this often: as often as the kernel repeats its line."""
+RUNWAY_FACTOR = 4
+"""The demand term takes the limit to four times itself at most: a rate seen for a second is no forecast."""
+SMALLEST_PART = 0.05
+"""A step that fits only partly is taken down to this share of the limit; below it, it isn't worth a write."""
+
+_SIBLINGS = {
+    LineKind.EXPECTATION_FULL: (
+        HoldReason.EXPECTATION_TABLE,
+        "Look at `conntrack -L expect`; the limit is net.netfilter.nf_conntrack_expect_max.",
+    ),
+    LineKind.NEIGHBOUR_FULL: (
+        HoldReason.NEIGHBOUR_TABLE,
+        "Look at `ip neigh`; the limits are net.ipv4.neigh.default.gc_thresh3 and its IPv6 twin.",
+    ),
+    LineKind.SUPPRESSED: (
+        HoldReason.SUPPRESSED,
+        "Lines were lost to net.core.message_cost; what they said shows in the drop counters.",
+    ),
+}
+_BOUND_HOLDS = {
+    Bound.CEILING: (HoldReason.AT_CEILING, "Raise `ceiling` in the settings if the host can bear more."),
+    Bound.BUDGET: (
+        HoldReason.OVER_BUDGET,
+        "Raise `budget`, add memory, or shorten timeouts (`guard show` has the sum).",
+    ),
+    Bound.RESERVE: (HoldReason.RESERVE, "Free memory on this host, or lower `reserve`."),
+    Bound.INT_MAX: (HoldReason.INT_MAX, "Find out why so many flows are kept: no limit can help."),
+}
+
+
+def decide(trigger: Trigger, observation: Observation, state: State, policy: Policy) -> Raise | Hold:
+    """Return what to do about `trigger`. Total: every input has an answer, and a Hold says why."""
+    hold = _not_ours(trigger, observation, policy)
+    if hold is not None:
+        return hold
+    truth, hold = _truth(trigger, observation, state, policy)
+    if hold is not None:
+        return hold
+    needy = _needy(trigger, observation, policy)
+    hold = _forbidden(needy, truth, observation, state, policy) or _too_soon(trigger, needy, observation, state, policy)
+    if hold is not None:
+        return hold
+    return _what_fits(trigger, needy, truth, observation, policy)
+
+
+def _not_ours(trigger: Trigger, observation: Observation, policy: Policy) -> Hold | None:  # noqa: PLR0911
+    """Is there a limit to raise, and is this trigger a reason to?"""
+    if trigger.line in _SIBLINGS:
+        reason, advice = _SIBLINGS[trigger.line]
+        return Hold(reason=reason, advice=(advice,))
+    if not trigger.live:
+        return Hold(reason=HoldReason.PAST)
+    if observation.limit is None:
+        return Hold(reason=HoldReason.NO_CONNTRACK)
+    if observation.limit == 0:
+        return Hold(reason=HoldReason.UNLIMITED, retry_seconds=observation.boottime_seconds + RECHECK_SECONDS)
+    match trigger.kind:
+        case TriggerKind.KERNEL_LINE:
+            switched_on = policy.kernel_line
+        case TriggerKind.PRESSURE:
+            switched_on = policy.pressure
+        case TriggerKind.OTHER_WRITER:
+            lowered = trigger.was is None or observation.limit < trigger.was
+            return Hold(reason=HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED)
+        case TriggerKind.START | TriggerKind.ORDER:
+            switched_on = False
+        case _:
+            assert_never(trigger.kind)
+    return None if switched_on else Hold(reason=HoldReason.TRIGGER_OFF)
+
+
+def _truth(
+    trigger: Trigger, observation: Observation, state: State, policy: Policy
+) -> tuple[Corroboration, Hold | None]:
+    """Do the tables bear it out?"""
+    now = observation.boottime_seconds
+    limit = observation.limit or 0
+    if trigger.kind is TriggerKind.PRESSURE:
+        needy = _needy(trigger, observation, policy)
+        if not needy:
+            return Corroboration.CONTRADICTED, Hold(reason=HoldReason.EASED)
+        if all(is_stable(table.count, limit, table.demand_per_second) for table in needy):
+            return Corroboration.CONFIRMED, Hold(reason=HoldReason.STABLE, retry_seconds=now + RECHECK_SECONDS)
+        return Corroboration.CONFIRMED, None
+    truth = corroborate(trigger, observation)
+    if truth is Corroboration.CONFIRMED:
+        if observation.kernel_limit != observation.limit and not _needy(trigger, observation, policy, named=False):
+            return truth, Hold(reason=HoldReason.REHEARSED_ENOUGH, corroboration=truth)
+        return truth, None
+    answered = (
+        state.last_raise_seconds is not None
+        and (trigger.line_seconds or now) < state.last_raise_seconds + policy.settle_seconds
+    )
+    if answered:
+        return truth, Hold(reason=HoldReason.ANSWERED, corroboration=truth)
+    if truth is Corroboration.CONTRADICTED:
+        return truth, Hold(reason=HoldReason.CONTRADICTED, corroboration=truth)
+    return truth, None
+
+
+def _needy(trigger: Trigger, observation: Observation, policy: Policy, *, named: bool = True) -> tuple[Table, ...]:
+    """Return the tables to raise for: named by the line, over the threshold, or about to be full."""
+    limit = observation.limit or 0
+    by_line = named_tables(trigger, observation) if named else ()
+    return tuple(t for t in observation.tables if t in by_line or presses(t.count, limit, t.demand_per_second, policy))
+
+
+def _forbidden(
+    needy: tuple[Table, ...], truth: Corroboration, observation: Observation, state: State, policy: Policy
+) -> Hold | None:
+    """May we? The operator outranks policy; a fight and an untrusted namespace end the matter."""
+    now = observation.boottime_seconds
+    if needy and not policy.trust_user_namespaces and all(table.user_owned for table in needy):
+        return Hold(
+            reason=HoldReason.UNTRUSTED_NAMESPACE,
+            retry_seconds=now + RECHECK_SECONDS,
+            corroboration=truth,
+            advice=("Set `trust_user_namespaces: true` if the containers of this host are trusted.",),
+        )
+    if observation.pause is not None:
+        return Hold(
+            reason=HoldReason.PAUSED,
+            retry_seconds=now + RECHECK_SECONDS,
+            corroboration=truth,
+            advice=("`guard resume` ends a pause; /etc/conntrackd-guard/pause is ended by removing it.",),
+        )
+    fights = [at for at in state.fight_seconds if at > now - policy.standoff_window_seconds]
+    if policy.standoff and len(fights) >= policy.standoff:
+        return Hold(
+            reason=HoldReason.STANDOFF,
+            retry_seconds=now + RECHECK_SECONDS,
+            corroboration=truth,
+            advice=("Find who lowers net.netfilter.nf_conntrack_max and change it there; then `guard resume`.",),
+        )
+    return None
+
+
+def _too_soon(
+    trigger: Trigger, needy: tuple[Table, ...], observation: Observation, state: State, policy: Policy
+) -> Hold | None:
+    """Pace: a refused write backs off, a raise is given time, and pressure has an allowance."""
+    now = observation.boottime_seconds
+    refusal = state.refusal
+    if refusal is not None and refusal.limit == observation.limit and now < refusal.until_seconds:
+        return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=refusal.until_seconds)
+    dropping = any(t.count >= (observation.limit or 0) or t.dropped for t in needy)
+    if state.last_raise_seconds is not None:
+        settled = state.last_raise_seconds + (policy.settle_full_seconds if dropping else policy.settle_seconds)
+        if now < settled:
+            return Hold(reason=HoldReason.SETTLING, retry_seconds=settled)
+    recent = [at for at in state.raise_seconds if at > now - policy.raises_window_seconds]
+    if trigger.kind is TriggerKind.PRESSURE and not dropping and len(recent) >= policy.raises:
+        return Hold(
+            reason=HoldReason.ALLOWANCE,
+            retry_seconds=min(recent[-policy.raises] + policy.raises_window_seconds, now + RECHECK_SECONDS),
+            advice=("The table keeps growing: `guard history` shows how fast. Find out what opens these flows.",),
+        )
+    return None
+
+
+def _what_fits(
+    trigger: Trigger, needy: tuple[Table, ...], truth: Corroboration, observation: Observation, policy: Policy
+) -> Raise | Hold:
+    """How far, and what of it the host can afford."""
+    limit = observation.limit or 0
+    unknown = truth is Corroboration.UNKNOWN
+    demand = 0.0 if unknown else _demand(needy, policy)
+    wanted = _wanted(limit, observation, demand, policy)
+    charged = budget.charges(observation, named_tables(trigger, observation), policy, unknown=unknown)
+    arithmetic = budget.work_out(observation, charged, wanted, demand, policy)
+    advice = _advice(arithmetic, unknown=unknown)
+    if arithmetic.target > limit and (
+        arithmetic.target >= wanted or arithmetic.target >= math.ceil(limit * (1 + SMALLEST_PART))
+    ):
+        return Raise(
+            target=arithmetic.target,
+            arithmetic=arithmetic,
+            corroboration=truth,
+            buckets_target=arithmetic.buckets_target,
+            advice=advice,
+        )
+    if arithmetic.bound is Bound.CHAINS:
+        reason, step = HoldReason.CHAINS, _buckets_command(arithmetic)
+    else:
+        reason, step = _BOUND_HOLDS[arithmetic.bound]
+    return Hold(
+        reason=reason,
+        retry_seconds=observation.boottime_seconds + RECHECK_SECONDS,
+        arithmetic=arithmetic,
+        corroboration=truth,
+        advice=(step,),
+    )
+
+
+def _demand(needy: tuple[Table, ...], policy: Policy) -> float:
+    """Return the largest demand of a table that is raised for."""
+    raised_for = [t for t in needy if policy.trust_user_namespaces or not t.user_owned]
+    return max((t.demand_per_second or 0.0 for t in raised_for), default=0.0)
+
+
+def _wanted(limit: int, observation: Observation, demand: float, policy: Policy) -> int:
+    """Return what the need asks for. The last term brings every table below the threshold."""
+    largest = max((table.count for table in observation.tables), default=0)
+    return max(
+        math.ceil(limit * policy.factor),
+        limit + policy.min_entries,
+        min(math.ceil(limit + demand * policy.runway_seconds), RUNWAY_FACTOR * limit),
+        math.floor(largest / policy.threshold) + 1,
+    )
+
+
+def _advice(arithmetic: Arithmetic, *, unknown: bool) -> tuple[str, ...]:
+    """What to do about what raising alone won't cure."""
+    advice = []
+    if unknown:
+        advice.append("The table could not be judged: one plain step, charged as one full table.")
+    if arithmetic.target < arithmetic.wanted and arithmetic.bound in _BOUND_HOLDS:
+        advice.append(f"Only part of the step fits. {_BOUND_HOLDS[arithmetic.bound][1]}")
+    if arithmetic.chain is not None and arithmetic.chain > budget.CHAIN_ADVISE and arithmetic.buckets_target is None:
+        advice.append(f"Hash chains may reach {arithmetic.chain:.0f}. {_buckets_command(arithmetic)}")
+    return tuple(advice)
+
+
+def _buckets_command(arithmetic: Arithmetic) -> str:
+    wanted = -(-arithmetic.wanted // budget.BUCKETS_ROUNDED_TO) * budget.BUCKETS_ROUNDED_TO
+    stall_ms = arithmetic.in_use * 0.5 / 1000  # 0.5 µs an entry, all locks held
+    return (
+        f"More buckets: `sysctl -w net.netfilter.nf_conntrack_buckets={wanted}` "
+        f"(stalls traffic for about {stall_ms:.0f} ms now), or `buckets: match`."
+    )

@@ -1,0 +1,84 @@
+"""Growth of a table, and whether it presses against the limit. Pure: looks in, figures out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from conntrackd_guard.core.model import Policy
+
+URGENT_SECONDS = 1.0
+"""A table that its growth would fill this soon presses at any use: four idle ticks of the watch."""
+RELEASE = 0.05
+"""Pressure ends this far below the threshold, so that use wavering around it is one episode."""
+STABLE_SECONDS = 600.0
+"""Above the threshold but longer than this from full: the table is stable."""
+CONFIRM_USE = 0.90
+"""From this use on a table counts as full: above 95 % the kernel evicts, so a full one may read a little less."""
+TICK_SECONDS = 0.25
+HURRIED_TICK_SECONDS = 0.05
+HURRY_SECONDS = 30.0
+"""The watch hurries while growth would fill a table within this time."""
+GATE_USE = 0.30
+"""While all namespaces together hold less than this share of the limit, no table can be near it."""
+
+_WINDOWS_SECONDS = (0.25, 1.0)
+"""Growth is the steepest of these: the short one sees a burst, the long one a burst that just paused."""
+_SHORTEST_SECONDS = 0.02
+"""Two looks closer together than this say nothing of a rate."""
+LOOKS_KEPT_SECONDS = 2.0
+_U32 = 1 << 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A table's figures at one moment (CLOCK_BOOTTIME seconds)."""
+
+    at_seconds: float
+    count: int
+    drop: int | None = None
+    early_drop: int | None = None
+
+
+def risen(before: int | None, now: int | None) -> int:
+    """Return how far a counter rose; it is a sum of u32 counters that wrap, and 0 where it can't be told."""
+    if before is None or now is None:
+        return 0
+    return (now - before) % _U32
+
+
+def demand_per_second(looks: Sequence[Look]) -> float | None:
+    """Return new entries wanted each second, None before two looks.
+
+    That is Δcount + Δdrop + Δearly_drop over the steepest window. A full table shows no growth in `count`, hence the counters.
+    """
+    last = looks[-1]
+    rates = []
+    for window in _WINDOWS_SECONDS:
+        first = next((look for look in looks if look.at_seconds >= last.at_seconds - window - 1e-6), last)
+        if first is last and len(looks) > 1:
+            first = looks[-2]
+        elapsed = last.at_seconds - first.at_seconds
+        if elapsed >= _SHORTEST_SECONDS:
+            grown = last.count - first.count + risen(first.drop, last.drop) + risen(first.early_drop, last.early_drop)
+            rates.append(max(0.0, grown / elapsed))
+    return max(rates) if rates else None
+
+
+def seconds_to_full(count: int, limit: int, demand: float | None) -> float:
+    """Return how long the table lasts at this demand; infinite without demand."""
+    if not demand:
+        return math.inf
+    return max(0, limit - count) / demand
+
+
+def presses(count: int, limit: int, demand: float | None, policy: Policy, *, already: bool = False) -> bool:
+    """Return whether a table is over the threshold, or about to be full; `already` applies the hysteresis."""
+    line = policy.threshold - RELEASE if already else policy.threshold
+    return count >= line * limit or seconds_to_full(count, limit, demand) <= URGENT_SECONDS
+
+
+def is_stable(count: int, limit: int, demand: float | None) -> bool:
+    """Return whether a table above the threshold may be left alone for now."""
+    return count < CONFIRM_USE * limit and seconds_to_full(count, limit, demand) > STABLE_SECONDS

@@ -1,0 +1,90 @@
+"""What the guard remembers. Pure: `advance` folded over this boot's records is the whole state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from conntrackd_guard.core.model import (
+    Hold,
+    HoldReason,
+    Order,
+    OrderKind,
+    Outcome,
+    OutcomeKind,
+    Policy,
+    Raise,
+    Record,
+    Refusal,
+    State,
+)
+
+FIRST_REFUSAL_SECONDS = 1.0
+LONGEST_REFUSAL_SECONDS = 300.0
+_RAISES_KEPT = 1000
+_FIGHTS_KEPT = 100
+"""More than any policy counts; only so that the state stays small for ever."""
+
+
+def advance(state: State, record: Record) -> State:
+    """Return the state after `record`. A record that changes nothing returns the state itself."""
+    now = record.observation.boottime_seconds
+    decision = record.decision
+    match decision:
+        case Raise():
+            return _after_raise(state, record.outcome, record.observation.limit or 0, now)
+        case Hold(reason=HoldReason.LIMIT_LOWERED):
+            fought = state.set_limit is not None and (record.observation.limit or 0) < state.set_limit
+            fights = (*state.fight_seconds, now)[-_FIGHTS_KEPT:] if fought else state.fight_seconds
+            return replace(state, set_limit=None, fight_seconds=fights)
+        case Hold(reason=HoldReason.LIMIT_RAISED):
+            return replace(state, set_limit=None)
+        case Hold():
+            return state
+        case Order():
+            return _after_order(state, decision, record.outcome)
+        case _:
+            assert_never(decision)
+
+
+def lost(now: float, policy: Policy) -> State:
+    """Return the state for a lost history: settle runs from now, and half the allowance is spent."""
+    return State(last_raise_seconds=now, raise_seconds=(now,) * -(-policy.raises // 2))
+
+
+def _after_raise(state: State, outcome: Outcome, limit: int, now: float) -> State:
+    match outcome.kind:
+        case OutcomeKind.APPLIED | OutcomeKind.REHEARSED | OutcomeKind.UNKNOWN:
+            return replace(
+                state,
+                last_raise_seconds=now,
+                raise_seconds=(*state.raise_seconds, now)[-_RAISES_KEPT:],
+                set_limit=outcome.limit_after,
+                refusal=None,
+            )
+        case OutcomeKind.REJECTED:
+            return replace(state, refusal=_refused(state.refusal, outcome, limit, now))
+        case OutcomeKind.NONE | OutcomeKind.NOT_APPLIED:
+            return state
+        case _:
+            assert_never(outcome.kind)
+
+
+def _refused(before: Refusal | None, outcome: Outcome, limit: int, now: float) -> Refusal:
+    """Back off from 1 s to 5 min; another limit or another error begins anew."""
+    same = before is not None and before.limit == limit and before.errno == (outcome.errno or 0)
+    count = before.count + 1 if before is not None and same else 1
+    wait = min(FIRST_REFUSAL_SECONDS * 2 ** min(count - 1, 16), LONGEST_REFUSAL_SECONDS)
+    return Refusal(errno=outcome.errno or 0, limit=limit, count=count, until_seconds=now + wait)
+
+
+def _after_order(state: State, order: Order, outcome: Outcome) -> State:
+    match order.kind:
+        case OrderKind.REVERT:
+            return replace(state, set_limit=None, refusal=None) if outcome.kind is OutcomeKind.APPLIED else state
+        case OrderKind.RESUME:
+            return replace(state, fight_seconds=(), refusal=None)
+        case OrderKind.PAUSE:
+            return state
+        case _:
+            assert_never(order.kind)
