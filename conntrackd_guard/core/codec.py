@@ -1,0 +1,122 @@
+"""Every value of `core.model` as JSON-able data, and back exactly.
+
+Pure. A value is encoded by what it is and decoded by what its field is declared to be, so a model
+that gains a field needs no change here: unknown fields (a newer guard wrote them) are left out, and
+missing ones (an older guard wrote it) take their default. A decision carries its class as `verdict`,
+and a hold's reason is written by its code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from conntrackd_guard.core.model import Decision, Hold, HoldReason, Order, Raise
+
+T = TypeVar("T")
+
+VERDICTS: tuple[tuple[str, type], ...] = (("raise", Raise), ("hold", Hold), ("order", Order))
+"""The name of each decision class, in codec, history, log and metrics alike."""
+
+
+def verdict(decision: Decision) -> str:
+    """Return the decision's name: `raise`, `hold` or `order`."""
+    return next(name for name, kind in VERDICTS if isinstance(decision, kind))
+
+
+def encode(value: object) -> Any:
+    """Return `value` as dicts, lists, strings, numbers, booleans and None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        data = {field.name: encode(getattr(value, field.name)) for field in fields(value)}
+        return {"verdict": verdict(value), **data} if isinstance(value, Raise | Hold | Order) else data
+    if isinstance(value, HoldReason):
+        return value.code
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return [encode(item) for item in value]
+    if isinstance(value, dict):
+        return {key: encode(item) for key, item in value.items()}
+    return value
+
+
+def decode(kind: type[T], data: object) -> T:
+    """Return the `kind` that `encode` made `data` of; ValueError says what doesn't fit."""
+    return cast("T", _decode(kind, data))
+
+
+def decode_decision(data: object) -> Decision:
+    """Return the decision that `encode` made `data` of; ValueError says what doesn't fit."""
+    return cast("Decision", _decode(Decision, data))
+
+
+def _decode(kind: Any, data: Any) -> Any:  # noqa: PLR0911 - one return a kind of type
+    """Return `data` as the declared type `kind`."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (UnionType, Union):
+        return _decode_union(arguments, data)
+    if is_dataclass(kind):
+        return _decode_fields(kind, _checked(data, dict, kind))
+    if origin is tuple:
+        return tuple(_decode(arguments[0], item) for item in _checked(data, list, kind))
+    if origin is dict:
+        return {key: _decode(arguments[1], item) for key, item in _checked(data, dict, kind).items()}
+    if kind is HoldReason:
+        return hold_reason(data)
+    if issubclass(kind, Enum):
+        return kind(data)
+    if kind is float and type(data) is int:  # a float field may have been given a whole number
+        return data
+    return _checked(data, kind, kind)
+
+
+def _decode_union(arguments: tuple[Any, ...], data: Any) -> Any:
+    """Return `data` as one of the union: None, the only other member, or the class that `verdict` names."""
+    if data is None and NoneType in arguments:
+        return None
+    members = [member for member in arguments if member is not NoneType]
+    if len(members) == 1:
+        return _decode(members[0], data)
+    name = _checked(data, dict, Decision).get("verdict")
+    member = dict(VERDICTS).get(name)
+    if member not in members:
+        raise ValueError(f"unknown verdict {name!r}")
+    return _decode(member, data)
+
+
+def _decode_fields(kind: Any, data: dict[str, Any]) -> Any:
+    """Return the dataclass `kind` with its known fields of `data`."""
+    hints = _hints(kind)
+    known = {field.name: _decode(hints[field.name], data[field.name]) for field in fields(kind) if field.name in data}
+    missing = [field.name for field in fields(kind) if field.name not in known and _required(field)]
+    if missing:
+        raise ValueError(f"{kind.__name__} lacks {', '.join(missing)}")
+    return kind(**known)
+
+
+def _required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _checked(data: Any, kind: type, wanted: Any) -> Any:
+    """Return `data` if it is exactly a `kind` (a boolean is no number)."""
+    if type(data) is not kind:
+        raise ValueError(f"expected {getattr(wanted, '__name__', wanted)}, found {data!r:.80}")
+    return data
+
+
+def hold_reason(code: object) -> HoldReason:
+    """Return the reason with that code; ValueError for an unknown one."""
+    reason = next((reason for reason in HoldReason if reason.code == code), None)
+    if reason is None:
+        raise ValueError(f"unknown hold reason {code!r}")
+    return reason
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Field types of a dataclass, resolved once: slow, and asked for every nested value."""
+    return get_type_hints(kind)

@@ -1,0 +1,107 @@
+"""The codec loses nothing, and reads what older and newer guards wrote."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conntrackd_guard.core.codec import decode, decode_decision, encode, hold_reason
+from conntrackd_guard.core.identity import identity, reason
+from conntrackd_guard.core.model import (
+    Hold,
+    HoldReason,
+    Mode,
+    Observation,
+    Outcome,
+    OutcomeKind,
+    Policy,
+    Record,
+    State,
+    Table,
+    Trigger,
+    TriggerKind,
+)
+
+st.register_type_strategy(float, st.floats(allow_nan=False))  # NaN equals nothing, not even itself
+
+
+def a_hold(**observed: Any) -> Record:
+    """Return a hold at a ceiling, with these fields of its observation."""
+    plain = {"boottime_seconds": 1.0, "wall_seconds": 2.0, "boot_id": "b", "limit": 10, "kernel_limit": 10}
+    return Record(
+        key="k",
+        mode=Mode.ACT,
+        trigger=Trigger(kind=TriggerKind.PRESSURE, namespace=7),
+        observation=Observation(**{**plain, **observed}),
+        state=State(),
+        decision=Hold(reason=HoldReason.AT_CEILING),
+        outcome=Outcome(kind=OutcomeKind.NONE),
+    )
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
+@given(st.from_type(Record))
+def test_a_record_survives_json(record: Record) -> None:
+    """Any record, written as JSON text and read back, is the same record."""
+    assert decode(Record, json.loads(json.dumps(encode(record)))) == record
+
+
+@given(st.from_type(Policy))
+def test_a_policy_survives_json(policy: Policy) -> None:
+    """Any policy, written as JSON text and read back, is the same policy."""
+    assert decode(Policy, json.loads(json.dumps(encode(policy)))) == policy
+
+
+def test_every_hold_reason_has_a_code_of_its_own() -> None:
+    """A code leads back to one reason only, or a history would tell another story than the log."""
+    assert [hold_reason(reason.code) for reason in HoldReason] == list(HoldReason)
+    assert len({reason.code for reason in HoldReason}) == len(HoldReason)
+
+
+def test_fields_of_a_newer_guard_are_left_out() -> None:
+    """A row written by a newer guard, with fields this one doesn't know, is still readable."""
+    data = encode(a_hold())
+    data["observation"]["weather"] = "fine"
+    assert decode(Record, data) == a_hold()
+
+
+def test_fields_an_older_guard_lacked_take_their_default() -> None:
+    """A row written before a field existed reads as if the field had its default."""
+    data = encode(a_hold())
+    del data["observation"]["tables"], data["observation"]["complete"], data["decision"]["advice"]
+    assert decode(Record, data) == a_hold()
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "says"),
+    [
+        (Table, {"namespace": 1, "label": "x"}, "Table lacks count"),
+        (Table, {"namespace": True, "label": "x", "count": 1}, "expected int, found True"),
+        (Table, {"namespace": 1, "label": None, "count": 1}, "expected str, found None"),
+        (Mode, "pretend", "'pretend' is not a valid Mode"),
+        (State, [], "expected State, found"),
+    ],
+)
+def test_what_does_not_fit_is_said(kind: type[Any], data: object, says: str) -> None:
+    """A damaged row is refused by name, never read as something else."""
+    with pytest.raises(ValueError, match=says):
+        decode(kind, data)
+
+
+@pytest.mark.parametrize("data", [{"verdict": "shrug"}, {}, {"verdict": "hold", "reason": "mood"}])
+def test_an_unknown_decision_is_refused(data: object) -> None:
+    """A decision whose verdict or reason is unknown is no decision."""
+    with pytest.raises(ValueError, match="unknown"):
+        decode_decision(data)
+
+
+def test_figures_are_no_part_of_the_identity() -> None:
+    """Count and time may move; namespace, trigger, verdict, reason and limit make the news."""
+    busy = a_hold(wall_seconds=99.0, tables=(Table(namespace=7, label="x", count=9),))
+    assert identity(busy) == identity(a_hold())
+    assert identity(a_hold(limit=11)) != identity(a_hold())
+    assert reason(busy) == "at_ceiling"
