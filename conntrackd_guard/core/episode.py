@@ -17,9 +17,7 @@ from conntrackd_guard.core.model import (
     Trigger,
     TriggerKind,
 )
-
-QUIET_SECONDS = 10.0
-"""An episode closes after this long without need: two windows of the kernel's rate limit."""
+from conntrackd_guard.core.pressure import QUIET_SECONDS
 
 _SHORTENED = frozenset({HoldReason.STABLE, HoldReason.SETTLING, HoldReason.ALLOWANCE})
 

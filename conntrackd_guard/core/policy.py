@@ -79,7 +79,7 @@ def decide(trigger: Trigger, observation: Observation, state: State, policy: Pol
     return _what_fits(trigger, needy, truth, observation, policy)
 
 
-def _not_ours(trigger: Trigger, observation: Observation, policy: Policy) -> Hold | None:  # noqa: PLR0911
+def _not_ours(trigger: Trigger, observation: Observation, policy: Policy) -> Hold | None:
     """Is there a limit to raise, and is this trigger a reason to?"""
     if trigger.line in _SIBLINGS:
         reason, advice = _SIBLINGS[trigger.line]
@@ -105,7 +105,7 @@ def _not_ours(trigger: Trigger, observation: Observation, policy: Policy) -> Hol
     return None if switched_on else Hold(reason=HoldReason.TRIGGER_OFF)
 
 
-def _truth(
+def _truth(  # noqa: PLR0911 - one return an answer
     trigger: Trigger, observation: Observation, state: State, policy: Policy
 ) -> tuple[Corroboration, Hold | None]:
     """Do the tables bear it out?"""

@@ -14,6 +14,8 @@ RELEASE = 0.05
 """Pressure ends this far below the threshold, so that use wavering around it is one episode."""
 STABLE_SECONDS = 600.0
 """Above the threshold but longer than this from full: the table is stable."""
+QUIET_SECONDS = 10.0
+"""Without need or a new drop for this long, a matter is over: two windows of the kernel's rate limit."""
 CONFIRM_USE = 0.90
 """From this use on a table counts as full: above 95 % the kernel evicts, so a full one may read a little less."""
 TICK_SECONDS = 0.25
@@ -23,7 +25,7 @@ HURRY_SECONDS = 30.0
 GATE_USE = 0.30
 """While all namespaces together hold less than this share of the limit, no table can be near it."""
 
-_WINDOWS_SECONDS = (0.25, 1.0)
+_WINDOWS_SECONDS = (0.1, 1.0)
 """Growth is the steepest of these: the short one sees a burst, the long one a burst that just paused."""
 _SHORTEST_SECONDS = 0.02
 """Two looks closer together than this say nothing of a rate."""
@@ -42,16 +44,22 @@ class Look:
 
 
 def risen(before: int | None, now: int | None) -> int:
-    """Return how far a counter rose; it is a sum of u32 counters that wrap, and 0 where it can't be told."""
+    """Return how far a counter rose, 0 where that can't be told.
+
+    It is a sum of u32 counters that wrap. A fall by less than half their range is no wrap but another
+    namespace under a reused inode number.
+    """
     if before is None or now is None:
         return 0
-    return (now - before) % _U32
+    rise = (now - before) % _U32
+    return rise if rise < _U32 // 2 else 0
 
 
 def demand_per_second(looks: Sequence[Look]) -> float | None:
     """Return new entries wanted each second, None before two looks.
 
-    That is Δcount + Δdrop + Δearly_drop over the steepest window. A full table shows no growth in `count`, hence the counters.
+    That is Δcount + Δdrop + Δearly_drop over the steepest window: a full table grows in the
+    counters only.
     """
     last = looks[-1]
     rates = []

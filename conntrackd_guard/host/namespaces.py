@@ -38,20 +38,15 @@ class NamespaceScanner:
     def __init__(self, paths: Paths) -> None:
         self._proc = str(paths.proc)
         self._named = str(paths.named_namespaces)
-        self._namespaces: dict[int, tuple[int | None, bool]] = {}
-        """Of each key seen: its namespace number and whether a user namespace owns it."""
 
     def scan(self) -> tuple[list[Place], bool]:
         """Return every namespace in reach, and whether nothing was out of reach. Never raises."""
         own = self._key("self")
         pids, complete = self._pids_by_key()
-        known: dict[int, tuple[int | None, bool]] = {}
         places = []
         for key, members in pids.items():
-            namespace, user_owned = self._namespaces.get(key) or self._identify(
-                "self" if key == own else str(members[0])
-            )
-            known[key] = (namespace, user_owned)
+            # Asked anew each time: the kernel gives a freed inode number to the next namespace at once.
+            namespace, user_owned = self._identify("self" if key == own else str(members[0]))
             label = "initial" if key == own else f"process {members[0]}"
             places.append(
                 Place(
@@ -63,7 +58,6 @@ class NamespaceScanner:
                     user_owned=user_owned and key != own,
                 )
             )
-        self._namespaces = known
         return self._with_names(places), complete
 
     def names(self) -> frozenset[str]:

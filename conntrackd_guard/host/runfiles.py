@@ -1,0 +1,167 @@
+"""The files of one boot under /run: lock, intents, orders, pause and live status.
+
+They live in memory, so no disk can stall them; they survive kill -9, and need not survive a power
+cut because the kernel's limit does not either. Only root may write the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from conntrackd_guard.core.errors import AnswerIsNo, HostError, NotPermitted
+from conntrackd_guard.core.model import Pause
+from conntrackd_guard.host import files
+from conntrackd_guard.host.paths import Paths
+
+
+class RunFiles:
+    """Reads and writes the guard's files of this boot. Methods raise HostError unless they say otherwise."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._lock: int | None = None
+
+    def prepare(self) -> None:
+        """Make the folders. Raises NotPermitted where this user may not, HostError where it can't be done."""
+        for folder in (self._paths.pause.parent, self._paths.run_folder, self._paths.intents, self._paths.orders):
+            try:
+                folder.mkdir(mode=0o755, exist_ok=True)
+            except PermissionError as error:
+                raise NotPermitted(f"creating {folder}: permission denied. Run this as root.") from error
+            except OSError as error:
+                raise HostError("creating", folder, error, "Check that /run is mounted and writable.") from error
+
+    def take_lock(self) -> None:
+        """Become the one guard of this host and mode, until this process ends. Raises AnswerIsNo if there is one."""
+        descriptor = os.open(self._paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in {errno.EAGAIN, errno.EACCES}:
+                raise HostError("locking", self._paths.lock, error, "Check /run.") from error
+            holder = self._paths.lock.read_text(encoding="ascii", errors="replace").strip()
+            raise AnswerIsNo(
+                f"A guard is running already (process {holder or 'unknown'} holds {self._paths.lock}). "
+                "Stop it first, or look at it with `guard status`."
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, b"%d\n" % os.getpid())
+        self._lock = descriptor
+
+    def is_running(self) -> bool | None:
+        """Return whether a guard holds the lock; None where this user can't tell. Never raises."""
+        try:
+            descriptor = os.open(self._paths.lock, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def put_intent(self, key: str, content: dict[str, Any]) -> None:
+        """Note a write before it is made."""
+        self._put(self._paths.intents / f"{key}.json", content)
+
+    def intents(self) -> list[tuple[str, dict[str, Any] | None]]:
+        """Return open intents, oldest first, as (key, content); the content is None where it can't be read."""
+        return self._all(self._paths.intents)
+
+    def drop_intent(self, key: str) -> None:
+        """Forget an intent: its record is durable."""
+        self._drop(self._paths.intents / f"{key}.json")
+
+    def put_order(self, key: str, content: dict[str, Any]) -> None:
+        """Leave an order's record for the running guard to take into its state."""
+        self._put(self._paths.orders / f"{key}.json", content)
+
+    def orders(self) -> list[tuple[str, dict[str, Any] | None]]:
+        """Return the orders left, oldest first, as (key, content)."""
+        return self._all(self._paths.orders)
+
+    def drop_order(self, key: str) -> None:
+        """Forget an order."""
+        self._drop(self._paths.orders / f"{key}.json")
+
+    def put_pause(self, pause: Pause) -> None:
+        """Stop raising until the pause ends."""
+        content = {"version": 1, "by": pause.by, "reason": pause.reason, "until_seconds": pause.until_seconds}
+        self._put(self._paths.pause, content)
+
+    def drop_pause(self) -> bool:
+        """End the pause that an order began; return whether there was one."""
+        existed = self._paths.pause.exists()
+        self._drop(self._paths.pause)
+        return existed
+
+    def pause(self, now: float) -> Pause | None:
+        """Return the pause in force at `now` (CLOCK_BOOTTIME), whoever began it.
+
+        A pause file that can't be read counts as a pause: an operator wanted one. Never raises.
+        """
+        fleet = self._paths.fleet_pause
+        if os.path.lexists(fleet):
+            return Pause(by=str(fleet), reason="the file exists")
+        try:
+            content = json.loads(files.read(self._paths.pause))
+            until = content["until_seconds"]
+            pause = Pause(
+                by=str(content["by"]),
+                reason=str(content["reason"]),
+                until_seconds=None if until is None else float(until),
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return Pause(by=str(self._paths.pause), reason="the file can't be read; `guard resume` removes it")
+        return None if pause.until_seconds is not None and pause.until_seconds <= now else pause
+
+    def put_status(self, content: dict[str, Any]) -> None:
+        """Publish what the running guard says of itself."""
+        self._put(self._paths.live_status, content)
+
+    def status(self) -> dict[str, Any] | None:
+        """Return what the running guard last said of itself. Never raises."""
+        with contextlib.suppress(OSError, ValueError):
+            content = json.loads(files.read(self._paths.live_status))
+            if isinstance(content, dict):
+                return content
+        return None
+
+    @staticmethod
+    def _put(path: Path, content: dict[str, Any]) -> None:
+        try:
+            files.replace(path, json.dumps(content).encode(), durable=False)
+        except OSError as error:
+            raise HostError("writing", path, error, "Check that /run has room and is writable.") from error
+
+    @staticmethod
+    def _drop(path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise HostError("removing", path, error, "Check that /run is writable.") from error
+
+    @staticmethod
+    def _all(folder: Path) -> list[tuple[str, dict[str, Any] | None]]:
+        found: list[tuple[int, str, dict[str, Any] | None]] = []
+        for path in folder.glob("[!.]*.json"):
+            content = None
+            with contextlib.suppress(OSError, ValueError):
+                read = json.loads(files.read(path))
+                content = read if isinstance(read, dict) else None
+            with contextlib.suppress(OSError):
+                found.append((path.stat().st_mtime_ns, path.stem, content))
+        return [(key, content) for _, key, content in sorted(found, key=lambda item: item[:2])]

@@ -1,0 +1,225 @@
+"""Everything read from the host, at one moment: the watch that is cheap, and the observation that is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from conntrackd_guard.core import pressure
+from conntrackd_guard.core.model import Observation, Table
+from conntrackd_guard.core.pressure import Look
+from conntrackd_guard.host import files
+from conntrackd_guard.host.clock import Clock
+from conntrackd_guard.host.kernel import Kernel
+from conntrackd_guard.host.memory import MemoryReader
+from conntrackd_guard.host.namespaces import NamespaceScanner, Place
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runfiles import RunFiles
+from conntrackd_guard.host.tables import Counters, TableReader
+
+RESCAN_SECONDS = 60.0
+_TABLES_A_TICK = 16
+"""Tables read in one tick: the fullest half, and the others in turn (about 25 µs each)."""
+_UNEXPLAINED_SHARE = 0.10
+"""Entries that no known table holds, as a share of the limit, from which an unknown namespace is looked for."""
+
+
+@dataclass(slots=True)
+class _Track:
+    """One namespace as the observer remembers it."""
+
+    place: Place
+    looks: list[Look] = field(default_factory=list)
+    base_drop: int | None = None
+    """The drop counter at first sight, the last raise or the last quiet spell."""
+    too_new: bool = False
+    dropped_seconds: float = 0.0
+    rehearsed_drop: int | None = None
+
+
+class Observer:
+    """Reads the host for the loop and for `guard status`. One instance remembers growth between looks."""
+
+    def __init__(self, paths: Paths, kernel: Kernel, clock: Clock, run_files: RunFiles) -> None:
+        self._kernel = kernel
+        self._clock = clock
+        self._run_files = run_files
+        self._memory = MemoryReader(paths)
+        self._scanner = NamespaceScanner(paths)
+        self._reader = TableReader(paths)
+        self.boot_id = files.read(paths.boot_id).decode("ascii").strip()
+        self._tracks: dict[int, _Track] = {}
+        self._complete = False
+        self._scanned_seconds = -RESCAN_SECONDS
+        self._names: frozenset[str] = frozenset()
+        self._unexplained = 0
+        self._allocated: list[Look] = []
+        self._turn = 0
+
+    def watch(self, limit: int, *, attentive: bool) -> tuple[Table, ...]:
+        """Look at the tables if the gate is open, the fullest first, a bounded number. `attentive` holds it open."""
+        now = self._clock.boottime()
+        if not self._gate(now, limit) and not attentive:
+            return ()
+        if now - self._scanned_seconds >= RESCAN_SECONDS or self._scanner.names() != self._names:
+            self.rescan()
+        tables = self._look_at_some()
+        if self._allocated_now() - self._held() - self._unexplained >= _UNEXPLAINED_SHARE * limit:
+            self.rescan()
+            tables = self._look_at_some()
+        return tables
+
+    def observe(self, *, namespaces: Collection[int] = (), rescan: bool = False) -> Observation:
+        """Read everything. `namespaces` are those whose tables are kept even when they hold nothing.
+
+        A namespace that can't be found, or a table that can't be read, is looked for by one scan.
+        """
+        known = {track.place.namespace for track in self._tracks.values()}
+        if rescan or not self._tracks or not known.issuperset(namespaces):
+            self.rescan()
+        tables = [self._look(track) for track in list(self._tracks.values())]
+        if None in tables:  # it ended, or another took its place
+            self.rescan()
+            tables = [self._look(track) for track in list(self._tracks.values())]
+        memory = self._memory.read()
+        kept = [t for t in tables if t is not None and (t.count or t.dropped or t.initial or t.namespace in namespaces)]
+        unread = list(memory.unread)
+        complete = self._complete and None not in tables
+        if not complete:
+            unread.append("some namespaces: an unknown table is charged as one full table")
+        now = self._clock.boottime()
+        return Observation(
+            boottime_seconds=now,
+            wall_seconds=self._clock.wall(),
+            boot_id=self.boot_id,
+            limit=self._kernel.limit(),
+            kernel_limit=self._kernel.limit_in_force(),
+            tables=tuple(kept),
+            idle_tables=sum(t is not None for t in tables) - len(kept),
+            unread=tuple(unread),
+            complete=complete,
+            buckets=self._kernel.buckets(),
+            bucket_arrays=memory.bucket_arrays,
+            entry_slab_bytes=memory.entry_slab_bytes,
+            memory_total_bytes=memory.total_bytes,
+            memory_hugetlb_bytes=memory.hugetlb_bytes,
+            memory_available_bytes=memory.available_bytes,
+            pause=self._run_files.pause(now),
+            estimate=self._kernel.rehearsing,
+            sources={"memory": "/proc/meminfo", "entry size": "slab" if memory.entry_slab_bytes else "assumed"},
+        )
+
+    def rebase(self) -> None:
+        """After a raise: what was dropped up to now belongs to the old limit."""
+        for track in self._tracks.values():
+            counters = self._reader.read(track.place)
+            if counters is not None:
+                track.base_drop = track.rehearsed_drop = counters.drop
+
+    def rescan(self) -> None:
+        """Find every namespace in reach (about 13 µs a process)."""
+        places, self._complete = self._scanner.scan()
+        self._names = self._scanner.names()
+        self._scanned_seconds = self._clock.boottime()
+        before = self._tracks
+        self._tracks = {}
+        for place in places:
+            track = before.get(place.key)
+            same = track is not None and track.place.namespace == place.namespace
+            self._tracks[place.key] = track if track is not None and same else _Track(place)
+            self._tracks[place.key].place = place
+        self._unexplained = self._allocated_now() - self._held()
+
+    def _gate(self, now: float, limit: int) -> bool:
+        """Return whether a table may be near the limit: one cheap read for all namespaces together."""
+        allocated = self._memory.allocated_entries()
+        if allocated is None:
+            return True
+        self._allocated = [*_recent(self._allocated, now), Look(at_seconds=now, count=allocated)]
+        if allocated >= pressure.GATE_USE * limit:
+            return True
+        demand = pressure.demand_per_second(self._allocated)
+        return pressure.seconds_to_full(allocated, limit, demand) <= pressure.URGENT_SECONDS
+
+    def _look_at_some(self) -> tuple[Table, ...]:
+        """Read those never read, then the fullest, and the others in turn."""
+        fullest = sorted(self._tracks.values(), key=_expected_count, reverse=True)
+        half = _TABLES_A_TICK // 2
+        rest = fullest[half:]
+        self._turn = (self._turn + half) % max(1, len(rest))
+        chosen = fullest[:half] + (rest + rest)[self._turn : self._turn + min(half, len(rest))]
+        return tuple(table for track in chosen if (table := self._look(track)) is not None)
+
+    def _allocated_now(self) -> int:
+        return self._allocated[-1].count if self._allocated else 0
+
+    def _held(self) -> int:
+        return sum(track.looks[-1].count for track in self._tracks.values() if track.looks)
+
+    def _look(self, track: _Track) -> Table | None:
+        """Read one table and note what it says of growth and drops; None where it can't be reached."""
+        now = self._clock.boottime()
+        counters = self._reader.read(track.place)
+        if counters is None:
+            return None
+        looks = _recent(track.looks, now) or self._look_before(track, counters)
+        last_drop = looks[-1].drop if looks else (track.looks[-1].drop if track.looks else None)
+        if pressure.risen(last_drop, counters.drop):
+            track.dropped_seconds = now
+        look = Look(at_seconds=now, count=counters.count, drop=counters.drop, early_drop=counters.early_drop)
+        track.looks = [*looks, look]
+        self._note_drops(track, counters, now)
+        return self._table(track, counters)
+
+    def _look_before(self, track: _Track, counters: Counters) -> list[Look]:
+        """A table not looked at lately may have grown by all that the gate saw, at most: take that for its growth."""
+        if len(self._allocated) < 2:  # noqa: PLR2004 - a pair
+            return []
+        grown = self._allocated[-1].count - self._allocated[-2].count
+        return [
+            Look(
+                at_seconds=self._allocated[-2].at_seconds,
+                count=max(0, counters.count - max(0, grown)),
+                drop=counters.drop,
+                early_drop=counters.early_drop,
+            )
+        ]
+
+    @staticmethod
+    def _note_drops(track: _Track, counters: Counters, now: float) -> None:
+        track.too_new = track.base_drop is None and bool(counters.drop)  # dropped, but nobody knows when
+        if track.base_drop is None:
+            track.base_drop = counters.drop
+        elif track.dropped_seconds and now - track.dropped_seconds >= pressure.QUIET_SECONDS:
+            track.base_drop, track.dropped_seconds = counters.drop, 0.0
+        if track.rehearsed_drop is None:
+            track.rehearsed_drop = counters.drop
+
+    def _table(self, track: _Track, counters: Counters) -> Table:
+        place = track.place
+        known = counters.drop is not None and not track.too_new
+        need = counters.count
+        if self._kernel.rehearsing:
+            need += pressure.risen(track.rehearsed_drop, counters.drop)
+        return Table(
+            namespace=place.namespace if place.namespace is not None else place.key,
+            label=place.label,
+            initial=place.initial,
+            placed=place.namespace is not None,
+            count=need,
+            drop=counters.drop,
+            early_drop=counters.early_drop,
+            dropped=pressure.risen(track.base_drop, counters.drop) if known else None,
+            demand_per_second=pressure.demand_per_second(track.looks),
+            user_owned=place.user_owned,
+            source=counters.source,
+        )
+
+
+def _expected_count(track: _Track) -> int:
+    """The count at the last look; a namespace never looked at comes first."""
+    return track.looks[-1].count if track.looks else 1 << 31
+
+
+def _recent(looks: list[Look], now: float) -> list[Look]:
+    return [look for look in looks if now - look.at_seconds <= pressure.LOOKS_KEPT_SECONDS]
