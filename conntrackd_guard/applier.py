@@ -31,7 +31,7 @@ class Applier:
         """Return the record of what was done about `decision`; a refusal by the host is an outcome, not an error."""
         notes = []
         try:
-            self._run_files.put_intent(planned.key, codec.encode_record(planned))
+            self._run_files.put_intent(planned.key, codec.encode(planned))
         except HostError as error:
             notes.append(f"no intent was noted: {error}")  # the host's need outranks the note
         try:

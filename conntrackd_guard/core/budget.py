@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from conntrackd_guard.core.model import INT_MAX, Arithmetic, Bound, Buckets, Observation, Policy, Share, Table
 
@@ -86,6 +86,25 @@ def work_out(observation: Observation, charged: Charges, wanted: int, demand: fl
         if not allows(target):
             target, bound = _largest(allows, target), name
     return _sum(observation, charged, wanted, target, demand, policy, bound)
+
+
+def is_broken(observation: Observation, policy: Policy) -> Arithmetic | None:
+    """Return the sum of what is held now where that alone breaks budget or reserve, else None."""
+    held = Charges(full=0, full_held=0, others=tuple(table.count for table in observation.tables))
+    most = max((table.count for table in observation.tables), default=0)  # charge each table what it holds
+    arithmetic = _sum(observation, held, observation.limit or 0, most, 0.0, policy)
+    each = arithmetic.bytes_per_entry
+    cost = each * arithmetic.in_use + arithmetic.bucket_bytes
+    held_now = replace(
+        arithmetic,
+        target=observation.limit or 0,
+        charged_entries=arithmetic.in_use,
+        other_entries=arithmetic.in_use,
+        held_entries=arithmetic.in_use,
+        cost_bytes=cost,
+        new_bytes=0,
+    )
+    return None if _within_budget(held_now) and _within_reserve(held_now) else held_now
 
 
 def _sum(  # noqa: PLR0913, PLR0917 - the sum has as many terms

@@ -60,6 +60,7 @@ class TriggerKind(StrEnum):
     KERNEL_LINE = "kernel_line"
     PRESSURE = "pressure"
     OTHER_WRITER = "other_writer"
+    MEMORY = "memory"
     START = "start"
     ORDER = "order"
 

@@ -98,6 +98,9 @@ def _not_ours(trigger: Trigger, observation: Observation, policy: Policy) -> Hol
         case TriggerKind.OTHER_WRITER:
             lowered = trigger.was is None or observation.limit < trigger.was
             return Hold(reason=HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED)
+        case TriggerKind.MEMORY:
+            broken = budget.is_broken(observation, policy)
+            return Hold(reason=HoldReason.RESERVE_BROKEN if broken else HoldReason.EASED, arithmetic=broken)
         case TriggerKind.START | TriggerKind.ORDER:
             switched_on = False
         case _:

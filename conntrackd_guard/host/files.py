@@ -29,7 +29,9 @@ def replace(path: Path, content: bytes, *, mode: int = 0o644, durable: bool) -> 
     try:
         descriptor = os.open(temporary, flags, mode)
         try:
-            os.write(descriptor, content)
+            left = memoryview(content)
+            while left:  # a nearly full disk takes a part first, and says so at the next write only
+                left = left[os.write(descriptor, left) :]
             if durable:
                 os.fsync(descriptor)
         finally:

@@ -1,0 +1,64 @@
+"""The `guard` command: one file a subcommand; this one joins them and ends the process."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from conntrackd_guard import __version__
+from conntrackd_guard.cli import config, history, orders, run, status
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.core.errors import AnswerIsNo, GuardError, NotPermitted, SettingsError
+from conntrackd_guard.core.model import Mode
+from conntrackd_guard.host.paths import Paths
+
+
+def entry() -> None:
+    """Run the command line and end the process with its exit code (see `cli.exits`)."""
+    try:
+        code = main(sys.argv[1:], Paths())
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader (a pager, `head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = Exit.DONE
+    except KeyboardInterrupt:
+        code = Exit.FAILED
+    sys.exit(code)
+
+
+def main(arguments: list[str], paths: Paths) -> Exit:
+    """Carry out one command line and return the exit code; what went wrong is told on stderr."""
+    args = _parser().parse_args(arguments)
+    if getattr(args, "dry_run_history", False):
+        paths = Paths(paths.root, Mode.DRY_RUN)
+    try:
+        return Exit(args.run(args, paths))
+    except SettingsError as error:
+        code = Exit.BAD_SETTINGS
+        text = str(error)
+    except NotPermitted as error:
+        code = Exit.NOT_PERMITTED
+        text = str(error)
+    except AnswerIsNo as error:
+        code = Exit.NO
+        text = str(error)
+    except GuardError as error:
+        code = Exit.FAILED
+        text = str(error)
+    print(f"guard: {text}", file=sys.stderr)  # noqa: T201 - the command line talks on stderr
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="guard",
+        description="Raises nf_conntrack_max within a memory budget when the connection-tracking table fills.",
+        epilog="Example: guard run --dry-run    shows what it would do on this host, and changes nothing.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"guard {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for part in (run, history, status, orders, config):
+        part.add_parser(commands)
+    return parser

@@ -1,0 +1,187 @@
+"""`guard run`: wires the parts together and runs the loop in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from conntrackd_guard import __version__
+from conntrackd_guard.applier import Applier
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.core.errors import GuardError, HostError, SettingsError
+from conntrackd_guard.core.model import Mode, Policy
+from conntrackd_guard.core.settings import Settings
+from conntrackd_guard.host.paths import Paths
+
+CLOSE_SECONDS = 5.0
+"""How long the end waits for the recorder; what a stalled disk keeps is explained by the intents at the next start."""
+_SWITCH_SECONDS = 0.0005
+"""The loop must not wait the interpreter's usual 5 ms for a worker's turn to end."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add `guard run`."""
+    parser = commands.add_parser(
+        "run",
+        help="watch this host and raise the limit when needed",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Example: sudo guard run --dry-run    decides and records on this host, and changes nothing.",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="rehearse: decide and record, but change nothing")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings from this file alone")
+    parser.add_argument("--check", action="store_true", help="do the start-up checks, say what would run, and end")
+    parser.add_argument("--log-format", choices=("auto", "text", "json", "journal"), default="auto")
+    parser.set_defaults(run=run)
+
+
+class Signals:
+    """SIGTERM and SIGINT stop, SIGHUP reloads; `descriptor` becomes readable when one came."""
+
+    def __init__(self) -> None:
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        self.descriptor = self._read.fileno()
+
+    def take(self) -> frozenset[str]:
+        """Return what the signals since the last call ask for: `stop`, `reload`."""
+        try:
+            numbers = self._read.recv(64)
+        except BlockingIOError:
+            return frozenset()
+        return frozenset("reload" if number == signal.SIGHUP else "stop" for number in numbers)
+
+
+def run(args: argparse.Namespace, paths: Paths) -> Exit:
+    """Run the guard until a signal ends it."""
+    from conntrackd_guard.host.settings_files import load  # noqa: PLC0415 - yaml is not needed before
+
+    settings = load(paths.settings_file, paths.settings_folder, args.config)
+    mode = Mode.DRY_RUN if args.dry_run else settings.mode
+    paths = Paths(paths.root, mode)
+    if os.geteuid() != 0 and mode is Mode.ACT:
+        from conntrackd_guard.core.errors import NotPermitted  # noqa: PLC0415
+
+        raise NotPermitted("Raising the limit takes root. Run `sudo guard run`, or try `sudo guard run --dry-run`.")
+    signals = Signals()
+    return _serve(args, paths, settings, signals)
+
+
+def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: Signals) -> Exit:
+    """Take the lock, recover, and loop."""
+    from conntrackd_guard.daemon import Guard, Parts  # noqa: PLC0415 - views and the journal come with it
+    from conntrackd_guard.host.clock import Clock  # noqa: PLC0415
+    from conntrackd_guard.host.drop_in import NoDropIn, SysctlDropIn  # noqa: PLC0415
+    from conntrackd_guard.host.kernel import LiveKernel, RehearsingKernel  # noqa: PLC0415
+    from conntrackd_guard.host.log import Log  # noqa: PLC0415
+    from conntrackd_guard.host.runfiles import RunFiles  # noqa: PLC0415
+    from conntrackd_guard.host.service import Service  # noqa: PLC0415
+    from conntrackd_guard.keeper import Keeper  # noqa: PLC0415
+    from conntrackd_guard.observer import Observer  # noqa: PLC0415
+    from conntrackd_guard.recorder import Recorder  # noqa: PLC0415
+    from conntrackd_guard.recovery import recover  # noqa: PLC0415
+
+    run_files, clock, service = RunFiles(paths), Clock(), Service()
+    run_files.prepare()
+    run_files.take_lock()
+    live = LiveKernel(paths)
+    rehearsing = paths.mode is Mode.DRY_RUN
+    kernel = RehearsingKernel(live) if rehearsing else live
+    observer = Observer(paths, kernel, clock, run_files)
+    recorder = Recorder(
+        Keeper(
+            paths=paths,
+            drop_in=SysctlDropIn(paths) if settings.persist and not rehearsing else NoDropIn(),
+            log=Log(args.log_format, sys.stderr),
+            run_files=run_files,
+            retention_seconds=settings.history_retention_seconds,
+            max_rows=settings.history_max_rows,
+        )
+    )
+    recorder.start()
+    recovered = recover(recorder, run_files, kernel, clock, observer.boot_id, settings.policy)
+    if isinstance(kernel, RehearsingKernel) and recovered.state.set_limit is not None:
+        kernel.set_limit(recovered.state.set_limit)
+    intake = _intake(paths, recovered.position, observer.boot_id)
+    observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
+    parts = Parts(
+        mode=paths.mode,
+        kernel=kernel,
+        observer=observer,
+        applier=Applier(kernel, run_files),
+        recorder=recorder,
+        run_files=run_files,
+        intake=intake,
+        clock=clock,
+        service=service,
+    )
+    guard = Guard(parts, settings.policy, recovered.state, signals.take)
+    sources = intake.report()
+    recorder.say(
+        "guard.ready",
+        "info",
+        f"Watching: ring buffer {sources['ring_buffer']}, journal {sources['journal']}; mode {paths.mode}; "
+        f"limit {live.limit()}.",
+        version=__version__,
+        mode=paths.mode.value,
+        sources=sources,
+        settings=sorted({origin.split(":")[0] for origin in settings.origins.values()}),
+    )
+    code = Exit.DONE
+    if not args.check:
+        service.ready()
+        gc.collect()
+        gc.freeze()
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        guard.run(signals.descriptor, lambda: _reload(args, paths, service, recorder))
+    service.stopping()
+    intake.close()
+    recorder.note_position(intake.position())
+    recorder.say("guard.stopped", "info", "The guard ends; the limit stays as it is.")
+    if not recorder.close(CLOSE_SECONDS):
+        sys.stderr.write("guard: the recorder did not finish; open intents are explained at the next start.\n")
+        code = Exit.FAILED
+    return code
+
+
+def _intake(paths: Paths, position: Any, boot_id: str) -> Any:
+    """Open what can be opened: the ring buffer (handed in on standard input, or by path) and the journal."""
+    from conntrackd_guard.host.journal import JournalFollower  # noqa: PLC0415
+    from conntrackd_guard.host.kmsg import RingBuffer  # noqa: PLC0415
+    from conntrackd_guard.intake import Intake  # noqa: PLC0415
+
+    notes = []
+    ring = None
+    try:
+        ring = RingBuffer.adopt(0) if RingBuffer.is_one(0) else RingBuffer.open(paths.kmsg)
+    except HostError as error:
+        notes.append(str(error))
+    journal = JournalFollower()
+    return Intake(ring, journal, position, boot_id, tuple(notes))
+
+
+def _reload(args: argparse.Namespace, paths: Paths, service: Any, recorder: Any) -> Policy | None:
+    """Read the settings again; a bad file keeps the old ones and says so."""
+    from conntrackd_guard.host.settings_files import load  # noqa: PLC0415
+
+    service.reloading()
+    try:
+        settings = load(paths.settings_file, paths.settings_folder, args.config)
+    except (SettingsError, GuardError) as error:
+        recorder.say("guard.error", "error", f"The settings were not reloaded, the old ones stay: {error}")
+        service.ready()
+        return None
+    changed_mode = not args.dry_run and settings.mode is not paths.mode
+    note = f" `mode: {settings.mode}` takes effect at the next start." if changed_mode else ""
+    recorder.say("guard.notice", "info", f"The settings were reloaded.{note}")
+    service.ready()
+    return settings.policy

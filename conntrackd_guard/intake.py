@@ -1,0 +1,81 @@
+"""The sources of kernel lines, joined: each line is taken once, and is live or past."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conntrackd_guard.core.liveness import Liveness, Standing
+from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.history import Position
+from conntrackd_guard.host.journal import JournalFollower
+from conntrackd_guard.host.kmsg import RingBuffer
+
+
+class Intake:
+    """Ring buffer (within milliseconds) and journal (durable cursor); either may be missing."""
+
+    def __init__(
+        self,
+        ring: RingBuffer | None,
+        journal: JournalFollower | None,
+        position: Position | None,
+        boot_id: str,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self._ring, self._journal, self._boot_id = ring, journal, boot_id
+        self._notes = notes
+        """Why a source is missing, for status."""
+        self._caught_up: list[KernelEvent] = []
+        newest = None
+        if ring is not None:
+            self._caught_up, newest = ring.catch_up()
+        self._liveness = Liveness(
+            boot_id=boot_id,
+            newest_stamp_us=newest,
+            recorded_boot_id=position.boot_id if position else None,
+            recorded_stamp_us=position.stamp_us if position else None,
+        )
+        self._cursor = position.cursor if position else None
+        if journal is not None:
+            journal.start(self._cursor)
+
+    def descriptors(self) -> list[int]:
+        """Return what becomes readable when a source has something."""
+        return [source.fileno() for source in (self._ring, self._journal) if source is not None]
+
+    def take(self) -> list[tuple[KernelEvent, bool]]:
+        """Return the lines not taken yet, each with whether it is live. A line that both sources heard comes once."""
+        heard, self._caught_up = self._caught_up, []
+        if self._ring is not None:
+            heard = heard + self._ring.read()
+        if self._journal is not None:
+            heard = heard + self._journal.take()
+            self._cursor = self._journal.newest_cursor or self._cursor
+        taken = []
+        for event in heard:
+            match self._liveness.judge(event):
+                case Standing.LIVE:
+                    taken.append((event, True))
+                case Standing.PAST:
+                    taken.append((event, False))
+                case Standing.TAKEN:
+                    pass
+        return taken
+
+    def position(self) -> Position:
+        """Return how far the kernel's lines were taken in."""
+        return Position(cursor=self._cursor, boot_id=self._boot_id, stamp_us=self._liveness.newest_taken_us)
+
+    def report(self) -> dict[str, Any]:
+        """Return what status shows of the sources."""
+        return {
+            "ring_buffer": "absent" if self._ring is None else "following",
+            "ring_buffer_overruns": 0 if self._ring is None else self._ring.overruns,
+            "journal": "absent" if self._journal is None else self._journal.state,
+            "notes": list(self._notes),
+        }
+
+    def close(self) -> None:
+        """Stop following."""
+        if self._journal is not None:
+            self._journal.stop()

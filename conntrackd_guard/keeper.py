@@ -1,0 +1,241 @@
+"""What the recorder's thread does for each record: drop-in, history, log line, and the intent goes.
+
+Every step is tried again until it works, without the others waiting for it where they need not: a
+history that refuses does not keep the log line back.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from conntrackd_guard import __version__
+from conntrackd_guard.core import identity as news
+from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.core.model import Hold, OutcomeKind, Raise, Record
+from conntrackd_guard.history import History, HistoryDamaged, Position
+from conntrackd_guard.history_rows import rfc3339
+from conntrackd_guard.host.drop_in import DropIn, Persisted
+from conntrackd_guard.host.log import Log
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runfiles import RunFiles
+from conntrackd_guard.views.record_log import event_of, fields_of, level_of
+from conntrackd_guard.views.sentence import sentence
+
+if TYPE_CHECKING:
+    from conntrackd_guard.recorder import Item
+
+_KNOWN_KEPT = 500
+FLUSH_SECONDS = 10.0
+"""Repeats are counted in memory this long before they go to the disk."""
+LOG_AGAIN_SECONDS = 3600.0
+"""A hold that lasts is logged once an hour."""
+PRUNE_SECONDS = 6 * 3600.0
+_OWED_SECONDS = 30.0
+"""A drop-in that could not be written is tried again this often."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """A hold that history has a row for."""
+
+    row_id: int
+    logged_seconds: float
+    unwritten: int = 0
+    unlogged: int = 0
+    last_wall_seconds: float = 0.0
+
+
+class Keeper:
+    """Used by the recorder's thread only, but for `position`, which the loop sets."""
+
+    def __init__(  # noqa: PLR0913 - wiring
+        self,
+        *,
+        paths: Paths,
+        drop_in: DropIn,
+        log: Log,
+        run_files: RunFiles,
+        retention_seconds: float,
+        max_rows: int,
+    ) -> None:
+        self._paths, self._drop_in, self._log, self._run_files = paths, drop_in, log, run_files
+        self.retention_seconds, self.max_rows = retention_seconds, max_rows
+        self.position: Position | None = None
+        self._saved_position: Position | None = None
+        self._history: History | None = None
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._owed: tuple[Item, int | None] | None = None
+        self._owed_seconds = self._flushed_seconds = 0.0
+        self._pruned_seconds = time.monotonic()
+        self._trouble: dict[str, str] = {}
+        self.began_anew = False
+        """A damaged history was set aside: what this boot did is not known."""
+
+    def past(self, boot_id: str) -> tuple[list[Record], Position | None]:
+        """Return this boot's records that make the state, and how far the kernel's lines were taken in."""
+        history = self._open()
+        return list(history.records(boot_id)), history.position()
+
+    def holds(self, key: str) -> bool:
+        """Return whether history has the record with that key."""
+        return self._open().has(key)
+
+    def keep(self, item: Item) -> bool:
+        """Do what is still to do for one record; return whether all is done."""
+        if not item.persisted:
+            item.persisted = True  # what fails is owed, and does not keep the row back
+            self._persist(item, None)
+        if not item.stored:
+            try:
+                self._store(item)
+                item.stored = True
+                self._trouble.pop("history", None)
+            except HistoryDamaged as error:
+                self.worry("history", error)
+                self._history, self._known = None, OrderedDict()  # the next try sets it aside and begins anew
+            except GuardError as error:
+                self.worry("history", error)
+        if not item.logged:
+            self._tell(item)
+            item.logged = True
+        if item.stored:
+            self._run_files.drop_intent(item.record.key)
+        return item.stored
+
+    def say(self, event: str, level: str, message: str, **fields: Any) -> None:
+        """Log a line that is no decision."""
+        self._log.emit(event, level, message, **fields)
+
+    def worry(self, subject: str, error: Exception) -> None:
+        """Say what doesn't work, once until it works again or changes."""
+        text = str(error) or type(error).__name__
+        if self._trouble.get(subject) != text:
+            self._trouble[subject] = text
+            self._log.emit("guard.error", "error", text, subject=subject)
+
+    def trouble(self) -> list[str]:
+        """Return what doesn't work at the moment."""
+        return list(self._trouble.values())
+
+    def lost_lines(self) -> int:
+        """Return how many log lines could not be delivered."""
+        return self._log.lost
+
+    def tidy(self) -> None:
+        """Do what is due now and then: count repeats, save the position, retry the drop-in, prune."""
+        now = time.monotonic()
+        self._log.flush()
+        if self._owed is not None and now - self._owed_seconds >= _OWED_SECONDS:
+            self._persist(*self._owed)
+        if now - self._flushed_seconds >= FLUSH_SECONDS:
+            self._flushed_seconds = now
+            self._flush()
+        if now - self._pruned_seconds >= PRUNE_SECONDS:
+            self._pruned_seconds = now
+            self._open().prune(time.time(), self.retention_seconds, self.max_rows)
+
+    def finish(self) -> None:
+        """Write what is held back and close."""
+        if self._owed is not None:
+            self._persist(*self._owed)
+        self._flush()
+        if self._history is not None:
+            self._history.close()
+        self._log.flush()
+
+    def _open(self) -> History:
+        """Return the open history; a damaged one is set aside and said."""
+        if self._history is None:
+            self._history, note = History.open_or_set_aside(self._paths.history, time.time())
+            if note:
+                self.began_anew = True
+                self._log.emit("guard.error", "error", note, subject="history")
+        return self._history
+
+    def _persist(self, item: Item, row_id: int | None) -> None:
+        """Carry the limit over a reboot, where this record set one."""
+        record, decision = item.record, item.record.decision
+        if not isinstance(decision, Raise) or record.outcome.limit_after is None:
+            return
+        if record.outcome.kind not in {OutcomeKind.APPLIED, OutcomeKind.REHEARSED}:
+            return
+        persisted = Persisted(
+            limit=record.outcome.limit_after,
+            at=rfc3339(record.observation.wall_seconds),
+            version=__version__,
+            decision=record.key if row_id is None else str(row_id),
+            why=sentence(record),
+            boot_id=record.observation.boot_id,
+            memory_total_bytes=record.observation.memory_total_bytes,
+            budget_bytes=decision.arithmetic.budget_bytes,
+        )
+        try:
+            self._drop_in.put(persisted)
+            self._owed = None
+            self._trouble.pop("drop-in", None)
+        except GuardError as error:
+            self._owed, self._owed_seconds = (item, row_id), time.monotonic()
+            self.worry("drop-in", error)
+
+    def _store(self, item: Item) -> None:
+        """Write the row, or count a repeat of one."""
+        record = item.record
+        if not _is_hold(record):
+            self._flush()
+            self._add(item)
+            self._known.clear()  # after a raise or an order, an equal hold is news again
+            return
+        name = news.identity(record)
+        known = self._known.get(name)
+        if known is None:
+            row_id = self._open().find_identity(name, record.observation.boot_id)
+            if row_id is None:
+                row_id, item.times = self._add(item), item.times - 1
+                known = _Known(row_id=row_id, logged_seconds=time.monotonic())
+            else:
+                known = _Known(row_id=row_id, logged_seconds=time.monotonic())
+                item.logged = False
+            self._known[name] = known
+            while len(self._known) > _KNOWN_KEPT:
+                self._flush()
+                self._known.popitem(last=False)
+        else:
+            item.logged = time.monotonic() - known.logged_seconds < LOG_AGAIN_SECONDS
+            if not item.logged:
+                known.logged_seconds = time.monotonic()
+        known.unwritten += item.times
+        known.last_wall_seconds = record.observation.wall_seconds
+        if item.position is not None:
+            self.position = item.position
+
+    def _add(self, item: Item) -> int:
+        return self._open().add(
+            item.record,
+            policy=item.policy,
+            sentence=sentence(item.record),
+            kernel_release=platform.release(),
+            position=item.position,
+        )
+
+    def _flush(self) -> None:
+        """Write the repeats counted in memory, then the position: a position never runs ahead of what it covers."""
+        position = self.position
+        for known in self._known.values():
+            if known.unwritten:
+                self._open().merge(known.row_id, known.unwritten, known.last_wall_seconds)
+                known.unwritten = 0
+        if position is not None and position != self._saved_position:
+            self._open().save_position(position)
+            self._saved_position = position
+
+    def _tell(self, item: Item) -> None:
+        record = item.record
+        self._log.emit(event_of(record), level_of(record), sentence(record), **fields_of(record))
+
+
+def _is_hold(record: Record) -> bool:
+    return isinstance(record.decision, Hold) and record.outcome.kind is OutcomeKind.NONE

@@ -1,0 +1,186 @@
+"""The recorder: one worker thread that owns everything durable and everything that is printed.
+
+For each record, in this order: drop-in, history row (with the journal's cursor in the same
+transaction), log line; then the intent goes. The loop only appends to a queue and never waits.
+Raises are never discarded; equal holds are merged, and beyond a bound only counted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.core.identity import identity
+from conntrackd_guard.core.model import Hold, OutcomeKind, Policy, Record
+from conntrackd_guard.history import Position
+from conntrackd_guard.keeper import Keeper
+
+MOST_HOLDS_QUEUED = 1000
+"""Different holds kept while the disk stalls (about 10 KB each); more are only counted."""
+_FIRST_RETRY_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 60.0
+_TURN_SECONDS = 1.0
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Item:
+    """A record on its way, and how far it got."""
+
+    record: Record
+    policy: Policy
+    position: Position | None = None
+    times: int = 1
+    persisted: bool = False
+    stored: bool = False
+    logged: bool = False
+
+
+@dataclass(slots=True)
+class Notice:
+    """A line for the log that is no decision."""
+
+    event: str
+    level: str
+    message: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+class Recorder:
+    """Queue and worker. Every method but `ask` and `close` returns at once; those two say how long they wait."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._queue: deque[Item | Notice | Callable[[], None]] = deque()
+        self._waiting_holds: dict[str, Item] = {}
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._busy_since: float | None = None
+        self.lost_holds = 0
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work the queue."""
+        self._thread.start()
+
+    def submit(self, record: Record, policy: Policy, position: Position | None = None, *, times: int = 1) -> None:
+        """Take a record over; equal holds that still wait become one."""
+        item = Item(record, policy, position, times)
+        with self._changed:
+            if isinstance(record.decision, Hold) and record.outcome.kind is OutcomeKind.NONE:
+                name = identity(record)
+                waiting = self._waiting_holds.get(name)
+                if waiting is not None:
+                    waiting.times += times
+                    waiting.position = position or waiting.position
+                    return
+                if len(self._waiting_holds) >= MOST_HOLDS_QUEUED:
+                    self.lost_holds += times
+                    return
+                self._waiting_holds[name] = item
+            self._queue.append(item)
+            self._changed.notify()
+
+    def say(self, event: str, level: str, message: str, **fields: Any) -> None:
+        """Have a line logged that is no decision."""
+        with self._changed:
+            self._queue.append(Notice(event, level, message, fields))
+            self._changed.notify()
+
+    def note_position(self, position: Position) -> None:
+        """Remember how far the kernel's lines were taken in; it is written with the next flush."""
+        self._keeper.position = position
+
+    def ask(self, work: Callable[[Keeper], T], seconds: float) -> T | None:
+        """Have the worker do `work` in its turn, and wait `seconds` at most; None where it fails or takes longer."""
+        answers: list[T] = []
+        done = threading.Event()
+
+        def job() -> None:
+            try:
+                answers.append(work(self._keeper))
+            finally:
+                done.set()
+
+        with self._changed:
+            self._queue.append(job)
+            self._changed.notify()
+        done.wait(seconds)
+        return answers[0] if answers else None
+
+    def close(self, seconds: float) -> bool:
+        """Work off the queue and stop; return whether all was done within `seconds`."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def report(self) -> dict[str, Any]:
+        """Return what status shows of the recorder."""
+        since = self._busy_since
+        return {
+            "backlog": len(self._queue),
+            "stuck_seconds": 0.0 if since is None else round(time.monotonic() - since, 1),
+            "lost_holds": self.lost_holds,
+            "lost_lines": self._keeper.lost_lines(),
+            "trouble": self._keeper.trouble(),
+        }
+
+    def _run(self) -> None:
+        """Take the queue's head, do it, and only then remove it."""
+        wait = _FIRST_RETRY_SECONDS
+        while True:
+            with self._changed:
+                if not self._queue and not self._stopping:
+                    self._changed.wait(_TURN_SECONDS)
+                head = self._queue[0] if self._queue else None
+                if isinstance(head, Item):
+                    self._waiting_holds.pop(identity(head.record), None)
+            if head is None and self._stopping:
+                self._step(self._keeper.finish)
+                return
+            finished = self._step(lambda head=head: self._do(head))  # type: ignore[misc] # bound now, on purpose
+            if finished:
+                wait = _FIRST_RETRY_SECONDS
+                if head is not None:
+                    self._queue.popleft()
+                continue
+            if self._stopping:
+                return  # what is left is explained at the next start by the intents
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping, wait)
+            wait = min(2 * wait, _LONGEST_RETRY_SECONDS)
+
+    def _step(self, work: Callable[[], bool | None]) -> bool:
+        """Do one step; an error is said, never fatal, and only GuardError is worth a retry."""
+        self._busy_since = time.monotonic()
+        try:
+            return work() is not False
+        except GuardError as error:
+            self._keeper.worry("recorder", error)
+            return False
+        except Exception as error:  # noqa: BLE001 - the worker must outlive any one record
+            self._keeper.worry("recorder", error)
+            return True
+        finally:
+            self._busy_since = None
+
+    def _do(self, head: Item | Notice | Callable[[], None] | None) -> bool:
+        match head:
+            case Item():
+                return self._keeper.keep(head)
+            case Notice():
+                self._keeper.say(head.event, head.level, head.message, **head.fields)
+            case None:
+                pass
+            case _:
+                head()
+        self._keeper.tidy()
+        return True
