@@ -1,0 +1,115 @@
+"""Points in time as `journalctl --since` takes them (systemd.time(7)), and RFC 3339.
+
+Pure: the present and the time zone are passed in.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta, tzinfo
+
+from conntrackd_guard.core.units import parse_duration, parse_number
+
+EXPECTED = (
+    "expected a time such as '2026-11-01 10:00', 10:00, yesterday, -1h, '2h 30min ago', @1793526000"
+    " or 2026-11-01T10:00:00Z"
+)
+
+_DAYS = {"yesterday": -1, "today": 0, "tomorrow": 1}
+_WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_WEEKDAY_NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_CENTURY_PIVOT = 69
+"""A year of two digits is 1969 to 2068, as strptime(3) and so journalctl read it."""
+
+_POINT = re.compile(
+    r"(?:(?P<weekday>[A-Za-z]+),?\s+)?"
+    r"(?:(?P<year>[0-9]{4}|[0-9]{2})-(?P<month>[0-9]{1,2})-(?P<day>[0-9]{1,2}))?"
+    r"(?P<between>T|\s+|)"
+    r"(?:(?P<hour>[0-9]{1,2}):(?P<minute>[0-9]{1,2})(?::(?P<second>[0-9]{1,2}(?:\.[0-9]{1,9})?))?)?"
+    r"(?P<zone>\s*Z|\s+UTC|\s*[+-][0-9]{2}:[0-9]{2})?"
+)
+
+
+def parse_time(text: str, *, now_seconds: float, zone: tzinfo) -> float:
+    """Return seconds since 1970; `now_seconds` is the present likewise, `zone` the zone of a time without one.
+
+    Raises ValueError with a sentence that says what was expected. What lies before 1970 is 1970.
+    Of an hour that comes twice (summer time ends) the first is taken.
+    """
+    try:
+        return max(0.0, _seconds(text.strip(), now_seconds, zone))
+    except (ValueError, OverflowError) as error:
+        raise ValueError(EXPECTED) from error
+
+
+def _seconds(text: str, now: float, zone: tzinfo) -> float:
+    """Return seconds since 1970; any ValueError or OverflowError means that the text is none of the forms."""
+    if text == "now":
+        return now
+    if text.startswith("@"):
+        return _in_range(parse_number(text[1:]))
+    if text.startswith("+"):
+        return _in_range(now + parse_duration(text[1:]))
+    if text.startswith("-"):
+        return now - parse_duration(text[1:])
+    if text.endswith(" ago"):
+        return now - parse_duration(text.removesuffix(" ago"))
+    if text.endswith(" left"):
+        return _in_range(now + parse_duration(text.removesuffix(" left")))
+    word, _, rest = text.partition(" ")
+    if word in _DAYS and rest.strip() in ("", "UTC"):
+        home = UTC if rest else zone
+        today = datetime.fromtimestamp(now, home).date()
+        return _midnight(today + timedelta(days=_DAYS[word]), home).timestamp()
+    return _point(text, now, zone)
+
+
+def _point(text: str, now: float, zone: tzinfo) -> float:
+    """Return the seconds of a date, a time of day (today's), or both, with or without a weekday and a zone."""
+    match = _POINT.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    has_date, has_time = match["year"] is not None, match["hour"] is not None
+    if not (has_date or has_time) or bool(match["between"]) != (has_date and has_time):
+        raise ValueError(text)
+    home = _zone(match["zone"], zone)
+    day = _date(match["year"], int(match["month"]), int(match["day"])) if has_date else None
+    day = day or datetime.fromtimestamp(now, home).date()
+    if match["weekday"] and match["weekday"].lower() not in (_WEEKDAYS[day.weekday()], _WEEKDAY_NAMES[day.weekday()]):
+        raise ValueError(text)
+    if not has_time:
+        return _midnight(day, home).timestamp()
+    second = float(match["second"] or 0)
+    if second >= 61:  # noqa: PLR2004 - 60 is a leap second, which RFC 3339 and systemd accept
+        raise ValueError(text)
+    moment = _midnight(day, home).replace(hour=int(match["hour"]), minute=int(match["minute"]))
+    return moment.timestamp() + second
+
+
+def _date(year: str, month: int, day: int) -> date:
+    """Return the date; a year of two digits is the one nearest to our time."""
+    number = int(year)
+    if len(year) == 2:  # noqa: PLR2004
+        number += 1900 if number >= _CENTURY_PIVOT else 2000
+    return date(number, month, day)
+
+
+def _zone(text: str | None, zone: tzinfo) -> tzinfo:
+    """Return the zone that the text names, or the one that holds where it names none."""
+    if text is None:
+        return zone
+    if text.strip() in ("Z", "UTC"):
+        return UTC
+    parsed = datetime.strptime(text.strip(), "%z").tzinfo
+    return parsed or zone
+
+
+def _midnight(day: date, zone: tzinfo) -> datetime:
+    """Return the day's first moment by the clock on the wall."""
+    return datetime(day.year, day.month, day.day, tzinfo=zone)
+
+
+def _in_range(seconds: float) -> float:
+    """Return the seconds, or raise where no calendar reaches (year 9999)."""
+    datetime.fromtimestamp(seconds, UTC)
+    return seconds

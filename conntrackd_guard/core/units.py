@@ -1,0 +1,182 @@
+"""Sizes, percentages, durations and counts: from text as people write it, and back.
+
+Every `parse_*` raises ValueError with a sentence that says what was expected. Only ASCII digits count,
+nothing is a float on the way in, and no text gives an infinite, negative or unbounded number.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+
+_LONGEST_TEXT = 64
+"""Longer than any sensible value; keeps a hostile digit string from costing time."""
+
+MOST_BYTES = 2**60
+"""1 EiB: beyond any host, and products with an entry's size stay far inside what SQLite can hold (63 bits)."""
+
+MOST_COUNT = 2**53
+"""The largest range in which a count survives JSON readers that know doubles only."""
+
+MOST_SECONDS = 100 * 31_557_600
+"""100 years."""
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]?)(i?B)?")
+_SIZE_UNITS = {"": 1, "k": 2**10, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_COUNT = re.compile(r"0|[1-9][0-9]*|[1-9][0-9]{0,2}(?:_[0-9]{3})+")
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z\u00b5\u03bc]*)\s*")
+
+_SECONDS_OF = {
+    name: seconds
+    for names, seconds in (
+        ("us usec \u00b5s \u03bcs", Decimal("0.000001")),
+        ("ms msec", Decimal("0.001")),
+        ("s sec second seconds", Decimal(1)),
+        ("m min minute minutes", Decimal(60)),
+        ("h hr hour hours", Decimal(3600)),
+        ("d day days", Decimal(86400)),
+        ("w week weeks", Decimal(604_800)),
+        ("M month months", Decimal(2_629_800)),
+        ("y year years", Decimal(31_557_600)),
+    )
+    for name in names.split()
+}
+"""Names and lengths as in systemd.time(7): a month is 30.44 days, a year 365.25."""
+
+_PRINTED_UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000), ("ms", 1000))
+_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def parse_size(text: str) -> int:
+    """Return a size in bytes. `k`, `M`, `G`, `T` are powers of 1024, alone or as `KiB`, `MiB`, `GiB`, `TiB`.
+
+    `MB` is refused: some read it as 1,000,000 bytes and some as 1,048,576.
+    """
+    expected = "expected a size such as 512MiB, 2G or 1048576"
+    match = _SIZE.fullmatch(_short(text, expected))
+    if match is None:
+        raise ValueError(expected)
+    number, unit, tail = match.groups()
+    if tail == "B" and unit:
+        raise ValueError(f"{expected} ({unit}B is ambiguous: write {unit.upper()}iB, a power of 1024)")
+    if tail == "iB" and not unit:
+        raise ValueError(expected)
+    exact = Decimal(number) * _SIZE_UNITS[unit]
+    if exact > MOST_BYTES:
+        raise ValueError(f"{expected}, at most {format_bytes(MOST_BYTES)}")
+    if exact != int(exact):
+        raise ValueError(f"{expected}, a whole number of bytes")
+    return int(exact)
+
+
+def parse_percentage(text: str) -> float:
+    """Return `10%` as the fraction 0.1 (0 to 1). The percent sign is required: a bare 10 or 0.1 is ambiguous."""
+    expected = "expected a percentage from 0% to 100%, such as 10%"
+    short = _short(text, expected)
+    number = short.removesuffix("%").rstrip()
+    if not short.endswith("%") or _NUMBER.fullmatch(number) is None or Decimal(number) > 100:  # noqa: PLR2004
+        raise ValueError(expected)
+    return float(Decimal(number) / 100)
+
+
+def parse_duration(text: str) -> float:
+    """Return a time span in seconds; systemd's grammar: `200ms`, `1h 30min`, `1.5h`; a bare number is seconds."""
+    expected = "expected a duration such as 200ms, 2s, 10min, 1h 30min or 30d"
+    short = _short(text, expected)
+    total, at = Decimal(0), 0
+    while at < len(short) or not short:
+        match = _SPAN.match(short, at)
+        if match is None or (match[2] and match[2] not in _SECONDS_OF):
+            raise ValueError(expected)
+        total += Decimal(match[1]) * _SECONDS_OF[match[2] or "s"]
+        at = match.end()
+    if total > MOST_SECONDS:
+        raise ValueError(f"{expected}, at most 100 years")
+    return float(total)
+
+
+def parse_boolean(text: str) -> bool:
+    """Return true for `true`, `yes`, `on`, false for `false`, `no`, `off`, in any case."""
+    value = _BOOLEANS.get(text.strip().lower())
+    if value is None:
+        raise ValueError("expected true or false")
+    return value
+
+
+def parse_count(text: str) -> int:
+    """Return a whole number: `262144` or, in groups of three, `1_000_000`. A leading zero (octal?) is refused."""
+    expected = "expected a whole number such as 262144 or 1_000_000"
+    short = _short(text, expected)
+    if _COUNT.fullmatch(short) is None or (count := int(short)) > MOST_COUNT:
+        raise ValueError(expected)
+    return count
+
+
+def parse_number(text: str) -> float:
+    """Return a plain decimal number such as `1.5`; no sign, no exponent."""
+    expected = "expected a number such as 1.5"
+    short = _short(text, expected)
+    if _NUMBER.fullmatch(short) is None:
+        raise ValueError(expected)
+    return float(Decimal(short))
+
+
+def format_bytes(count: float) -> str:
+    """Return bytes for people: `512 MiB`, `1.5 GiB`; one decimal at most, so it need not read back exactly."""
+    if not math.isfinite(count):
+        return str(count)
+    if abs(count) < 2**10:
+        return f"{count:.0f} B"
+    value = float(count)
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        value /= 2**10
+        if abs(value) < 1023.95:  # noqa: PLR2004 - from here on one decimal would print 1024.0
+            return f"{value:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{value / 2**10:,.1f}".removesuffix(".0") + " EiB"
+
+
+def format_size(count: int) -> str:
+    """Return bytes as a setting that `parse_size` reads back exactly: `512MiB`, `1000`."""
+    for unit in ("T", "G", "M", "K"):
+        if count and count % _SIZE_UNITS[unit] == 0:
+            return f"{count // _SIZE_UNITS[unit]}{unit}iB"
+    return str(count)
+
+
+def format_percentage(fraction: float) -> str:
+    """Return a fraction as a percentage that `parse_percentage` reads back: 0.1 is `10%`."""
+    return f"{fraction * 100:.10g}%"
+
+
+def format_count(count: int) -> str:
+    """Return a whole number for people: `1,000,000`."""
+    return f"{count:,}"
+
+
+def format_duration(seconds: float, *, parts: int = 2) -> str:
+    """Return seconds for people: `1h 30min`, `200ms`; the `parts` largest units, rounded, down to microseconds."""
+    if not math.isfinite(seconds):
+        return str(seconds)
+    if seconds < 0:
+        return "-" + format_duration(-seconds, parts=parts)
+    units = (*_PRINTED_UNITS, ("us", 1))
+    left = round(seconds * 1_000_000)
+    largest = next((i for i, (_, size) in enumerate(units) if left >= size), len(units) - 1)
+    smallest = units[min(largest + parts, len(units)) - 1][1]
+    left = (left + smallest // 2) // smallest * smallest
+    printed = []
+    for name, size in units:
+        whole, left = divmod(left, size)
+        if whole:
+            printed.append(f"{whole}{name}")
+    return " ".join(printed) or "0s"
+
+
+def _short(text: str, expected: str) -> str:
+    """Return the text without surrounding space, or raise where it is longer than any value."""
+    stripped = text.strip()
+    if len(stripped) > _LONGEST_TEXT:
+        raise ValueError(f"{expected} (at most {_LONGEST_TEXT} characters)")
+    return stripped
