@@ -1,0 +1,204 @@
+"""The history: every decision with its evidence, durable, readable with the guard stopped.
+
+One SQLite file in WAL mode. One writer (the recorder, or an order while no guard runs), any number
+of readers. A decision is written with its policy and the journal's position in one transaction that
+reaches the disk before `add` returns; positions and repeats alone wait for the next decision's sync,
+because losing them costs a redelivery that `key` makes harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from conntrackd_guard import __version__, history_file
+from conntrackd_guard.core.codec import decode, encode
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.model import Policy, Record
+from conntrackd_guard.history_file import HistoryDamaged, told
+from conntrackd_guard.history_rows import Position, Row, Told, columns, compact, evidence, record_of, rfc3339, storable
+from conntrackd_guard.history_schema import FOLDED, SUMMARY
+
+__all__ = ["History", "HistoryDamaged", "Position", "Row", "Told"]
+
+PRUNE_AT_ONCE: Final = 1000
+"""Rows deleted a transaction: each then holds the write lock for some 20 ms only."""
+
+
+class History:
+    """An open history file. Every method raises HostError where SQLite or the disk refuses."""
+
+    def __init__(self, path: Path, *, mode: Literal["writer", "reader"]) -> None:
+        self.path = path
+        self._database, self.note = history_file.connect(path, writes=mode == "writer")
+
+    @classmethod
+    def open_or_set_aside(cls, path: Path, now: float) -> tuple[Self, str | None]:
+        """Open for writing; where the file is damaged, move it aside, begin a new one and return what to log.
+
+        `now` is wall time in seconds and names the file set aside. A file of a newer guard is refused, not moved.
+        """
+        try:
+            return cls(path, mode="writer"), None
+        except HistoryDamaged as damage:
+            sentence = history_file.set_aside(path, now, damage)
+            return cls(path, mode="writer"), sentence
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the last writer to leave folds the WAL into it."""
+        with suppress(sqlite3.Error):
+            self._database.close()
+
+    def add(
+        self, record: Record, *, policy: Policy, sentence: str, kernel_release: str, position: Position | None = None
+    ) -> int:
+        """Write the decision, durably, and return its id; a record whose key is known is not written again."""
+        policy_json = compact(encode(policy))
+        policy_hash = hashlib.sha256(policy_json.encode()).hexdigest()[:16]
+        row = columns(record) | {
+            "sentence": sentence,
+            "policy_hash": policy_hash,
+            "guard_version": __version__,
+            "kernel_release": kernel_release,
+        }
+        with self._transaction("write a decision to", durable=True) as database:
+            database.execute("INSERT OR IGNORE INTO policies VALUES (?, ?)", (policy_hash, policy_json))
+            insert = f"INSERT INTO decisions ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608
+            values = [storable(value) for value in row.values()]
+            added = database.execute(f"{insert} ON CONFLICT (key) DO NOTHING RETURNING id", values).fetchall()
+            if added:
+                database.execute("INSERT INTO evidence VALUES (?, ?, ?, ?, ?, ?)", (added[0][0], *evidence(record)))
+            else:
+                added = database.execute("SELECT id FROM decisions WHERE key = ?", (record.key,)).fetchall()
+            _put_position(database, position)
+        return int(added[0][0])
+
+    def merge(self, row_id: int, times: int, last_wall_seconds: float, position: Position | None = None) -> None:
+        """Count `times` more of the same news in its row; not synced by itself."""
+        with self._transaction("count a repeat in", durable=False) as database:
+            database.execute(
+                "UPDATE decisions SET repeats = repeats + ?, last_at = ?, last_seconds = ? WHERE id = ?",
+                (times, rfc3339(last_wall_seconds), last_wall_seconds, row_id),
+            )
+            _put_position(database, position)
+
+    def find_identity(self, wanted: str, boot_id: str) -> int | None:
+        """Return that boot's newest row with this identity, None where it has none or the limit was raised since."""
+        query = f"""SELECT max(id) FROM decisions WHERE boot_id = :boot AND identity = :wanted AND id > coalesce(
+            (SELECT max(id) FROM decisions WHERE boot_id = :boot AND {FOLDED} AND verdict = 'raise'
+                AND outcome NOT IN ('rejected', 'not_applied')), 0)"""  # noqa: S608
+        row_id: int | None = self._all(query, {"boot": boot_id, "wanted": wanted})[0][0]
+        return row_id
+
+    def save_position(self, position: Position) -> None:
+        """Remember how far the guard has read; not synced by itself."""
+        with self._transaction("write the journal's position to", durable=False) as database:
+            _put_position(database, position)
+
+    def position(self) -> Position | None:
+        """Return how far the guard had read, None in a new history."""
+        found = self._all("SELECT value FROM meta WHERE key = 'position'")
+        return decode(Position, json.loads(found[0][0])) if found else None
+
+    def records(self, boot_id: str) -> Iterator[Record]:
+        """Yield that boot's records that can change the state, oldest first: plain holds are left out."""
+        query = f"SELECT {SUMMARY} FROM decisions WHERE boot_id = ? AND {FOLDED} ORDER BY id"  # noqa: S608 - constants
+        for found in self._all(query, (boot_id,)):
+            yield self._record(Row(*found))
+
+    def rows(
+        self,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        last: int | None = None,
+        verdict: str | None = None,
+        arithmetic: bool = False,
+    ) -> Iterator[Row]:
+        """Yield decisions, newest first, that came (or came again) between two wall times, both included."""
+        sums = "(SELECT arithmetic FROM evidence WHERE id = decisions.id)" if arithmetic else "NULL"
+        query = f"""SELECT {SUMMARY}, {sums} FROM decisions
+            WHERE last_seconds >= ? AND at_seconds <= ? AND coalesce(verdict = ?, TRUE)
+            ORDER BY id DESC LIMIT ?"""  # noqa: S608 - constants
+        low, high = (-1e18 if since is None else since), (1e18 if until is None else until)
+        with told("read", self.path):
+            for found in self._database.execute(query, (low, high, verdict, -1 if last is None else last)):
+                values: list[Any] = [*found[:-1], json.loads(found[-1]) if found[-1] else None]
+                yield Row(*values)
+
+    def row(self, row_id: int) -> Told | None:
+        """Return the decision with that id and all its evidence, None where there is none."""
+        found = self._all(f"SELECT {SUMMARY} FROM decisions WHERE id = ?", (row_id,))  # noqa: S608 - constants
+        if not found:
+            return None
+        row = Row(*found[0])
+        policy = self._all("SELECT json FROM policies WHERE hash = ?", (row.policy_hash,))[0][0]
+        return Told(row=row, record=self._record(row), policy=decode(Policy, json.loads(policy)))
+
+    def prune(self, now: float, retention_seconds: float, max_rows: int) -> int:
+        """Delete what is older than the retention, then the oldest holds, then the oldest others; return how many.
+
+        `now` is wall time. What the newest row's boot needs to fold its state is never deleted.
+        """
+        newest = "(SELECT boot_id FROM decisions ORDER BY id DESC LIMIT 1)"
+        keep = f"NOT (boot_id = {newest} AND {FOLDED})"
+        old = self._delete(f"last_seconds < ? AND {keep}", (now - retention_seconds,))
+        surplus = max(0, self._all("SELECT count(*) FROM decisions")[0][0] - max_rows)
+        holds = self._delete(f"verdict = 'hold' AND {keep}", (), surplus)
+        return old + holds + self._delete(keep, (), surplus - holds)
+
+    def _delete(self, condition: str, values: tuple[object, ...], most: float = float("inf")) -> int:
+        """Delete the oldest rows that fit, in small transactions."""
+        gone = 0
+        while gone < most:
+            batch = min(PRUNE_AT_ONCE, most - gone)
+            with self._transaction("delete old rows of", durable=False) as database:
+                query = f"SELECT id FROM decisions WHERE {condition} ORDER BY id LIMIT ?"  # noqa: S608 - constants
+                done = database.execute(f"DELETE FROM decisions WHERE id IN ({query})", (*values, batch)).rowcount  # noqa: S608
+            gone += done
+            if done < batch:
+                break
+        return gone
+
+    def _record(self, row: Row) -> Record:
+        """Return the record behind a row."""
+        query = "SELECT trigger, observation, state, decision, arithmetic FROM evidence WHERE id = ?"
+        try:
+            return record_of(row, *self._all(query, (row.id,))[0])
+        except (ValueError, LookupError, TypeError) as error:
+            cause, next_step = OSError(None, str(error)), "If a newer guard wrote it, use that one to read it."
+            raise HostError(f"understand decision {row.id} of", self.path, cause, next_step) from error
+
+    def _all(self, query: str, values: tuple[object, ...] | dict[str, object] = ()) -> list[tuple[Any, ...]]:
+        with told("read", self.path):
+            return self._database.execute(query, values).fetchall()
+
+    @contextmanager
+    def _transaction(self, doing: str, *, durable: bool) -> Iterator[sqlite3.Connection]:
+        """Run one transaction; a durable one is on the disk (with all before it) when this returns."""
+        with told(doing, self.path):
+            self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # a full disk has rolled back already
+                    self._database.execute("ROLLBACK")
+                raise
+
+
+def _put_position(database: sqlite3.Connection, position: Position | None) -> None:
+    if position is not None:
+        database.execute("REPLACE INTO meta VALUES ('position', ?)", (compact(encode(position)),))
