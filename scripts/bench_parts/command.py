@@ -1,0 +1,79 @@
+"""The command line of `scripts/bench`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+
+from bench_parts.ground import Ground, say
+from bench_parts.sandbox import run_isolated
+from bench_parts.table import Row, render
+from limit_keeper import LimitKeeper, RefusedError
+
+_NEEDED = ("gcc", "nft", "conntrack", "ip", "unshare", "nsenter", "journalctl")
+_ROWS = ("reaction", "dropped", "cost", "events", "history")
+_LOADS = ("ramp", "burst", "slow")
+_NOT_PERMITTED = 77
+
+
+def main() -> int:
+    """Measure what the command line asks for, print the table, return the exit code (1: a target was missed)."""
+    options = _parser().parse_args()
+    if os.geteuid() != 0:
+        return _refuse("it needs root: namespaces, and the limit itself", _NOT_PERMITTED)
+    if missing := [tool for tool in _NEEDED if not shutil.which(tool)]:
+        return _refuse(f"install what is missing first: {', '.join(missing)}", 1)
+    try:
+        # The keeper starts outside the sandbox, so that it outlives it.
+        with LimitKeeper() as keeper:
+            return run_isolated(lambda: _measure(keeper, options))
+    except (RefusedError, OSError) as error:
+        return _refuse(str(error), 1)
+
+
+def _measure(keeper: LimitKeeper, options: argparse.Namespace) -> int:
+    ground = Ground(keeper)
+    rows = []
+    for name in options.rows or _ROWS:
+        for row in _row_sources(ground, options)[name]():
+            say(f"{row.what}: {row.who}: {row.figure}")
+            rows.append(row)
+    print(render(rows))
+    return 1 if any(row.met is False for row in rows) else 0
+
+
+def _row_sources(ground: Ground, options: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row]]]:
+    from bench_parts.cost import cost, events  # noqa: PLC0415
+    from bench_parts.dropped import LOADS, dropped  # noqa: PLC0415
+    from bench_parts.history_rows import history  # noqa: PLC0415
+    from bench_parts.reaction import reaction  # noqa: PLC0415
+
+    loads = tuple(load for load in LOADS if load.name in (options.loads or _LOADS))
+    return {
+        "reaction": lambda: reaction(ground, options.trials),
+        "dropped": lambda: dropped(ground, options.phases, loads),
+        "cost": lambda: cost(ground, options.seconds, options.journal_mib),
+        "events": lambda: events(ground, options.events),
+        "history": lambda: history(options.history_rows),
+    }
+
+
+def _refuse(why: str, code: int) -> int:
+    say(why)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bench", description="Measure the guard beside simpler programs on this machine.")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"which rows ({', '.join(_ROWS)}); all by default")
+    parser.add_argument("--trials", type=int, default=20, help="dropped packets a contender in `reaction` (%(default)s)")
+    parser.add_argument("--phases", type=int, default=20, help="random start phases in `dropped`, a minute each (%(default)s)")
+    parser.add_argument("--load", action="append", dest="loads", choices=_LOADS, help="only this load in `dropped`")
+    parser.add_argument("--seconds", type=float, default=30.0, help="length of each look in `cost` (%(default)s)")
+    parser.add_argument("--journal-mib", type=int, default=1024, help="size of the journal in `cost` (%(default)s)")
+    parser.add_argument("--events", type=int, default=100_000, help="kernel lines in `events` (%(default)s)")
+    parser.add_argument("--history-rows", type=int, default=100_000, help="decisions in `history` (%(default)s)")
+    return parser

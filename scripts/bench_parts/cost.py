@@ -1,0 +1,114 @@
+"""Rows `cost` and `events`: what the guard takes from a host while it watches, and whether it grows."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_parts import noise
+from bench_parts.contenders import Running, guard, run
+from bench_parts.ground import Ground, say
+from bench_parts.table import Row
+
+_SETTLE_SECONDS = 5.0
+_IDLE_MEMORY_MIB = 26.0
+_NAMESPACES, _PROCESSES = 250, 5_000
+_LINES_PER_SECOND = 2_000
+_SPARE_MIB = 3 * 1024
+"""Memory that must be left beside the journal, which lies in a tmpfs so that a killed run leaves none behind."""
+_FULL = 4096
+_EVENTS_PER_SECOND = 5_000
+_FLAT_KIB = 1024
+"""A megabyte over the whole run is noise of the allocator; a leak of ten bytes an event shows at 100,000 events."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    what: str
+    noise: Callable[[], AbstractContextManager[None]]
+    most_percent: float
+    most_mib: float | None = None
+
+
+def cost(ground: Ground, seconds: float, journal_mib: int) -> Iterator[Row]:
+    """Yield one row a company: the guard's share of one core over `seconds`, and its memory."""
+    affordable = min(journal_mib, max(_memory_available_mib() - _SPARE_MIB, 64))
+    say(f"cost: growing a journal of {affordable} MiB")
+    noise.grow_journal(affordable)
+    cases = (
+        _Case(what=f"idle, journal of {affordable} MiB", noise=nullcontext, most_percent=0.2, most_mib=_IDLE_MEMORY_MIB),
+        _Case(
+            what=f"idle, {_LINES_PER_SECOND:,} user lines/s",
+            noise=lambda: noise.user_lines(_LINES_PER_SECOND),
+            most_percent=1.0,
+        ),
+        _Case(
+            what=f"idle, {_LINES_PER_SECOND:,} kernel lines/s",
+            noise=lambda: noise.kernel_lines(_LINES_PER_SECOND),
+            most_percent=4.0,
+        ),
+        _Case(
+            what=f"idle, {_NAMESPACES} namespaces, {_PROCESSES:,} processes",
+            noise=lambda: noise.crowd(ground, _NAMESPACES, _PROCESSES),
+            most_percent=0.5,
+        ),
+    )
+    ground.keeper.set_limit(ground.keeper.saved_limit)
+    for case in cases:
+        say(f"cost: {case.what}, {seconds:.0f} s")
+        with case.noise(), run(ground, guard("guard")) as running:
+            percent, rss_kib, pss_kib = _measure(running, seconds)
+        wanted = f" and ≤ {case.most_mib:.0f} MiB" if case.most_mib else ""
+        yield Row(
+            what=case.what,
+            who="guard",
+            figure=f"{percent:.2f} % of a core, {rss_kib / 1024:.1f} MiB resident ({pss_kib / 1024:.1f} proportional)",
+            ratio="",
+            target=f"≤ {case.most_percent} %{wanted}",
+            met=percent <= case.most_percent and (case.most_mib is None or rss_kib / 1024 <= case.most_mib),
+        )
+
+
+def events(ground: Ground, number: int) -> Iterator[Row]:
+    """Yield how the guard's memory moved over `number` real kernel lines that it has to hold for."""
+    say(f"events: {number:,} kernel lines at {_EVENTS_PER_SECOND:,} a second")
+    warm = number // 10
+    with ground.scratch() as namespace, contextlib.ExitStack() as stack:
+        ground.keeper.set_limit(_FULL)
+        ground.flows(namespace, 0, _FULL)
+        running = stack.enter_context(run(ground, guard("guard", ceiling=_FULL), namespace))
+        usual = int(Path("/proc/sys/net/core/message_cost").read_text("ascii"))
+        stack.callback(ground.keeper.set_message_cost, usual)  # for the rows after this one; the keeper restores it too
+        ground.keeper.set_message_cost(0)
+        ground.flows(namespace, _FULL, warm, _EVENTS_PER_SECOND)
+        before, _ = running.memory_kib()
+        start = running.cpu_seconds()
+        ground.flows(namespace, _FULL, number - warm, _EVENTS_PER_SECOND)
+        time.sleep(2)
+        after, _ = running.memory_kib()
+        microseconds = (running.cpu_seconds() - start) / (number - warm) * 1e6
+    yield Row(
+        what=f"memory over {number:,} events",
+        who="guard",
+        figure=f"{before / 1024:.1f} MiB, then {after / 1024:.1f} MiB; {microseconds:.0f} µs of CPU an event",
+        target=f"grows ≤ {_FLAT_KIB / 1024:.0f} MiB",
+        met=after - before <= _FLAT_KIB,
+    )
+
+
+def _measure(running: Running, seconds: float) -> tuple[float, int, int]:
+    """Return (per cent of one core, resident KiB, proportional KiB) over `seconds`, once the start is over."""
+    time.sleep(_SETTLE_SECONDS)
+    start, began = running.cpu_seconds(), time.monotonic()
+    time.sleep(seconds)
+    percent = (running.cpu_seconds() - start) / (time.monotonic() - began) * 100
+    return percent, *running.memory_kib()
+
+
+def _memory_available_mib() -> int:
+    rows = Path("/proc/meminfo").read_text("ascii").splitlines()
+    return next(int(row.split()[1]) for row in rows if row.startswith("MemAvailable:")) // 1024

@@ -1,0 +1,44 @@
+"""The one table that a run prints."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measured thing of one contender."""
+
+    what: str
+    who: str
+    figure: str
+    ratio: str = ""
+    """Against the yardstick of the same run that the heading of its group names."""
+    target: str = ""
+    met: bool | None = None
+
+
+_HEADS = ("measured", "who", "figure", "ratio", "target")
+
+
+def render(rows: Iterable[Row]) -> str:
+    """Return the rows as an aligned table under a line that says on which machine they were measured."""
+    lines = [_HEADS] + [
+        (row.what, row.who, row.figure, row.ratio, row.target + {True: " — met", False: " — MISSED", None: ""}[row.met])
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADS))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([f"{_machine()}", "", *text])
+
+
+def _machine() -> str:
+    memory_kib = next(
+        int(line.split()[1]) for line in Path("/proc/meminfo").read_text("ascii").splitlines() if line.startswith("MemTotal")
+    )
+    processors = Path("/proc/stat").read_text("ascii").count("\ncpu")
+    return f"Linux {platform.release()}, {processors} processors, {memory_kib / 2**20:.0f} GiB"
