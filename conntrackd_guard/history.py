@@ -93,6 +93,10 @@ class History:
             )
             _put_position(database, position)
 
+    def has(self, key: str) -> bool:
+        """Return whether the record with that key is written."""
+        return bool(self._all("SELECT 1 FROM decisions WHERE key = ?", (key,)))
+
     def find_identity(self, wanted: str, boot_id: str) -> int | None:
         """Return that boot's newest row with this identity, None where it has none or the limit was raised since."""
         query = f"""SELECT max(id) FROM decisions WHERE boot_id = :boot AND identity = :wanted AND id > coalesce(
