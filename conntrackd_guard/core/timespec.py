@@ -48,14 +48,9 @@ def _seconds(text: str, now: float, zone: tzinfo) -> float:
         return now
     if text.startswith("@"):
         return _in_range(parse_number(text[1:]))
-    if text.startswith("+"):
-        return _in_range(now + parse_duration(text[1:]))
-    if text.startswith("-"):
-        return now - parse_duration(text[1:])
-    if text.endswith(" ago"):
-        return now - parse_duration(text.removesuffix(" ago"))
-    if text.endswith(" left"):
-        return _in_range(now + parse_duration(text.removesuffix(" left")))
+    for prefix, suffix, sign in (("+", "", 1), ("-", "", -1), ("", " left", 1), ("", " ago", -1)):
+        if text.startswith(prefix) and text.endswith(suffix):
+            return _in_range(now + sign * parse_duration(text[len(prefix) : len(text) - len(suffix)]))
     word, _, rest = text.partition(" ")
     if word in _DAYS and rest.strip() in ("", "UTC"):
         home = UTC if rest else zone

@@ -120,7 +120,7 @@ HOSTILE = [
 )
 def test_what_is_no_plain_number_is_refused(parse: Callable[[str], object], text: str) -> None:
     """Signs, exponents, infinities, foreign digits and endless numbers are refused, with what was expected."""
-    with pytest.raises(ValueError, match="^expected "):
+    with pytest.raises(ValueError, match=r"^expected "):
         parse(text)
 
 
@@ -149,7 +149,7 @@ def test_what_is_no_plain_number_is_refused(parse: Callable[[str], object], text
 )
 def test_what_is_ambiguous_or_out_of_range_is_refused(parse: Callable[[str], object], text: str) -> None:
     """MB, a bare percentage, an octal look and the like raise rather than be guessed at."""
-    with pytest.raises(ValueError, match="^expected "):
+    with pytest.raises(ValueError, match=r"^expected "):
         parse(text)
 
 

@@ -1,0 +1,110 @@
+"""The kinds of value a setting may have: how each is read within its bounds, and how it is printed.
+
+A kind's `write` gives a text that its `read` takes for the same value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from conntrackd_guard.core import units
+from conntrackd_guard.core.model import Share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of value."""
+
+    expected: str
+    """What an operator may write, as the end of "expected …"."""
+    read: Callable[[str], Any]
+    """From text; raises ValueError."""
+    write: Callable[[Any], str]
+
+
+def boolean() -> Kind:
+    """Return the kind of a switch."""
+    return Kind(
+        expected="true or false", read=units.parse_boolean, write=lambda value: "true" if value else "false"
+    )  # fmt: skip
+
+
+def choice(words: type[StrEnum]) -> Kind:
+    """Return the kind of one word out of an enum's values."""
+    return Kind(expected=" or ".join(words), read=words, write=str)
+
+
+def percentage(low: str, high: str) -> Kind:
+    """Return the kind of a percentage, kept as a fraction."""
+    read = _between(units.parse_percentage, low, high)
+    return Kind(expected=f"a percentage from {low} to {high}", read=read, write=units.format_percentage)
+
+
+def count(low: str, high: str) -> Kind:
+    """Return the kind of a whole number."""
+    return Kind(
+        expected=f"a whole number from {low} to {high}", read=_between(units.parse_count, low, high), write=_grouped
+    )
+
+
+def number(low: str, high: str) -> Kind:
+    """Return the kind of a decimal number."""
+    read = _between(units.parse_number, low, high)
+    return Kind(expected=f"a number from {low} to {high}", read=read, write=lambda value: f"{value:.15g}")
+
+
+def duration(low: str, high: str) -> Kind:
+    """Return the kind of a time span, kept in seconds."""
+    read = _between(units.parse_duration, low, high)
+    return Kind(
+        expected=f"a duration from {low} to {high}, such as 200ms, 2s, 10min or 1h 30min",
+        read=read,
+        write=lambda value: units.format_duration(value, parts=6),
+    )
+
+
+def share(low: str, high: str, smallest: str) -> Kind:
+    """Return the kind of an amount of memory: a percentage of it, or a size."""
+    fraction = _between(units.parse_percentage, low, high)
+    size = _between(units.parse_size, smallest, str(units.MOST_BYTES))
+
+    def read(text: str) -> Share:
+        return Share(fraction=fraction(text)) if text.strip().endswith("%") else Share(bytes=size(text))
+
+    def write(value: Share) -> str:
+        if value.bytes is not None:
+            return units.format_size(value.bytes)
+        return units.format_percentage(value.fraction or 0.0)
+
+    expected = f"a percentage from {low} to {high}, or a size of {smallest} or more"
+    return Kind(expected=expected, read=read, write=write)
+
+
+def optional(word: str, kind: Kind) -> Kind:
+    """Return `kind` with one word more, which stands for None."""
+    return Kind(
+        expected=f"{word}, or {kind.expected}",
+        read=lambda text: None if text.strip() == word else kind.read(text),
+        write=lambda value: word if value is None else kind.write(value),
+    )
+
+
+def _between(parse: Callable[[str], Any], low: str, high: str) -> Callable[[str], Any]:
+    """Return `parse` with bounds, written as the operator would write them."""
+    least, most = parse(low), parse(high)
+
+    def read(text: str) -> Any:
+        value = parse(text)
+        if not least <= value <= most:
+            raise ValueError(f"{text} is outside {low} to {high}")
+        return value
+
+    return read
+
+
+def _grouped(value: int) -> str:
+    """Return a count in groups of three, as `units.parse_count` reads it."""
+    return f"{value:_}"
