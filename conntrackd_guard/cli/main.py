@@ -7,7 +7,7 @@ import os
 import sys
 
 from conntrackd_guard import __version__
-from conntrackd_guard.cli import config, history, orders, run, status
+from conntrackd_guard.cli import orders, run
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, NotPermitted, SettingsError
 from conntrackd_guard.core.model import Mode
@@ -59,6 +59,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"guard {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for part in (run, history, status, orders, config):
+    for part in (run, orders):
         part.add_parser(commands)
     return parser

@@ -13,7 +13,7 @@ from conntrackd_guard.core.model import OutcomeKind
 from conntrackd_guard.host.drop_in import SysctlDropIn
 from conntrackd_guard.host.kernel import LiveKernel
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.settings_files import load
+from conntrackd_guard.host.settings_files import load_settings
 from conntrackd_guard.orders import Orders, Plan
 from conntrackd_guard.views.printable import printable
 
@@ -57,7 +57,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _orders(paths: Paths) -> tuple[Orders, bool]:
-    settings = load(paths.settings_file, paths.settings_folder)
+    settings = load_settings(paths.settings_file, paths.settings_folder)
     return Orders(paths, LiveKernel(paths), SysctlDropIn(paths), settings.policy), settings.persist
 
 

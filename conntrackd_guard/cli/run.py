@@ -63,9 +63,9 @@ class Signals:
 
 def run(args: argparse.Namespace, paths: Paths) -> Exit:
     """Run the guard until a signal ends it."""
-    from conntrackd_guard.host.settings_files import load  # noqa: PLC0415 - yaml is not needed before
+    from conntrackd_guard.host.settings_files import load_settings  # noqa: PLC0415 - yaml is not needed before
 
-    settings = load(paths.settings_file, paths.settings_folder, args.config)
+    settings = load_settings(paths.settings_file, paths.settings_folder, only=args.config)
     mode = Mode.DRY_RUN if args.dry_run else settings.mode
     paths = Paths(paths.root, mode)
     if os.geteuid() != 0 and mode is Mode.ACT:
@@ -162,7 +162,7 @@ def _intake(paths: Paths, position: Any, boot_id: str) -> Any:
     notes = []
     ring = None
     try:
-        ring = RingBuffer.adopt(0) if RingBuffer.is_one(0) else RingBuffer.open(paths.kmsg)
+        ring = RingBuffer(0, boot_id) if RingBuffer.is_one(0) else RingBuffer.open(paths.kmsg, boot_id)
     except HostError as error:
         notes.append(str(error))
     journal = JournalFollower()
@@ -171,11 +171,11 @@ def _intake(paths: Paths, position: Any, boot_id: str) -> Any:
 
 def _reload(args: argparse.Namespace, paths: Paths, service: Any, recorder: Any) -> Policy | None:
     """Read the settings again; a bad file keeps the old ones and says so."""
-    from conntrackd_guard.host.settings_files import load  # noqa: PLC0415
+    from conntrackd_guard.host.settings_files import load_settings  # noqa: PLC0415
 
     service.reloading()
     try:
-        settings = load(paths.settings_file, paths.settings_folder, args.config)
+        settings = load_settings(paths.settings_file, paths.settings_folder, only=args.config)
     except (SettingsError, GuardError) as error:
         recorder.say("guard.error", "error", f"The settings were not reloaded, the old ones stay: {error}")
         service.ready()

@@ -52,6 +52,8 @@ class KernelEvent:
     """`ring buffer` or `journal`."""
     cursor: str | None = None
     """Where the journal stands after this entry; None from the ring buffer."""
+    held_at_start: bool = False
+    """The source held it already when the guard began to read."""
 
 
 class TriggerKind(StrEnum):

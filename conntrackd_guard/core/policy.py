@@ -81,11 +81,11 @@ def decide(trigger: Trigger, observation: Observation, state: State, policy: Pol
 
 def _not_ours(trigger: Trigger, observation: Observation, policy: Policy) -> Hold | None:
     """Is there a limit to raise, and is this trigger a reason to?"""
+    if not trigger.live:
+        return Hold(reason=HoldReason.PAST)
     if trigger.line in _SIBLINGS:
         reason, advice = _SIBLINGS[trigger.line]
         return Hold(reason=reason, advice=(advice,))
-    if not trigger.live:
-        return Hold(reason=HoldReason.PAST)
     if observation.limit is None:
         return Hold(reason=HoldReason.NO_CONNTRACK)
     if observation.limit == 0:

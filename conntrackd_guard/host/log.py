@@ -1,0 +1,123 @@
+"""The log: text for people, JSON for collectors, native fields for the journal. It never blocks and never raises."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, MutableMapping
+from typing import Any, NoReturn, TextIO
+
+# structlog imports rich where it is installed, for tracebacks the daemon never prints: 5 MB less without.
+sys.modules.setdefault("rich", None)  # type: ignore[arg-type] # None is Python's own mark for "do not import"
+import structlog  # noqa: E402
+
+from conntrackd_guard.host.journal_log import JournalSender  # noqa: E402
+from conntrackd_guard.views.printable import printable  # noqa: E402
+
+BACKLOG = 1000
+"""Lines kept while journald does not take them (about 2 KiB each)."""
+MESSAGE_IDS = {
+    "guard.raise": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a01",
+    "guard.hold": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a02",
+    "guard.order": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a03",
+    "guard.notice": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a04",
+    "guard.error": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a05",
+    "guard.ready": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a06",
+    "guard.stopped": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a07",
+}
+Event = MutableMapping[str, Any]
+_PRIORITIES = {"error": 3, "warning": 4, "info": 6}
+_COLOURS = {"error": "\x1b[31m", "warning": "\x1b[33m", "info": ""}
+_SHOWN = ("detail", "outcome", "key")
+"""Fields that people see after the sentence; the others are in the journal, in history and in `guard show`."""
+
+
+class Log:
+    """Emits records through structlog to one sink. `lost` counts the lines that could not be delivered."""
+
+    def __init__(self, form: str, stream: TextIO, sender: JournalSender | None = None) -> None:
+        self._stream = stream
+        self._sender = sender or JournalSender()
+        self._backlog: deque[dict[str, str | int]] = deque()
+        self.lost = 0
+        form = ("journal" if _is_journal(stream) else "text") if form == "auto" else form
+        coloured = stream.isatty() and "NO_COLOR" not in os.environ
+        stamped = structlog.processors.TimeStamper(fmt="iso", utc=True)
+        match form:
+            case "json":
+                processors = [stamped, structlog.processors.JSONRenderer(), self._print]
+            case "journal":
+                processors = [_native, self._to_journal]
+            case _:
+                processors = [stamped, _text(coloured=coloured), self._print]
+        self._log = structlog.wrap_logger(None, processors=processors, wrapper_class=structlog.BoundLogger)
+
+    def emit(self, event: str, level: str, message: str, **fields: Any) -> None:
+        """Log one record; what can't be delivered is counted, and for journald kept for later."""
+        with contextlib.suppress(structlog.DropEvent):
+            self._log.msg(event, level=level, message=message, **fields)
+
+    def flush(self) -> None:
+        """Send what journald did not take before, in order."""
+        while self._backlog and self._sender.send(self._backlog[0]):
+            self._backlog.popleft()
+
+    def _print(self, _logger: object, _method: str, line: str) -> NoReturn:
+        """End the chain at the stream."""
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # ValueError: the stream was closed
+            self.lost += 1
+        raise structlog.DropEvent
+
+    def _to_journal(self, _logger: object, _method: str, fields: dict[str, str | int]) -> NoReturn:
+        """End the chain at journald; keep the line where it does not take it now."""
+        self.flush()
+        if self._backlog or not self._sender.send(fields):
+            if len(self._backlog) >= BACKLOG:
+                self._backlog.popleft()
+                self.lost += 1
+            self._backlog.append(fields)
+        raise structlog.DropEvent
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Return whether systemd connected this stream to the journal (JOURNAL_STREAM=device:inode)."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _native(_logger: object, _method: str, event: Event) -> dict[str, str | int]:
+    """Return the journal's fields: MESSAGE, PRIORITY, MESSAGE_ID, and GUARD_… for everything else."""
+    name, level, message = event.pop("event"), event.pop("level"), event.pop("message")
+    fields: dict[str, str | int] = {
+        "MESSAGE": printable(message),
+        "PRIORITY": _PRIORITIES[level],
+        "SYSLOG_IDENTIFIER": "guard",
+        "MESSAGE_ID": MESSAGE_IDS.get(name, MESSAGE_IDS["guard.notice"]),
+        "GUARD_EVENT": name,
+    }
+    for key, value in event.items():
+        told = value if isinstance(value, int | str) and not isinstance(value, bool) else json.dumps(value)
+        fields[f"GUARD_{key.upper()}"] = told
+    return fields
+
+
+def _text(*, coloured: bool) -> Callable[[object, str, Event], str]:
+    """Return a renderer of one line for people."""
+
+    def render(_logger: object, _method: str, event: Event) -> str:
+        level = event["level"]
+        shown = "  ".join(f"{name}={printable(str(event[name]))}" for name in _SHOWN if event.get(name))
+        line = f"{event['timestamp']} {level:<7} {event['event']:<13} {printable(event['message'])}"
+        line = f"{line}  {shown}" if shown else line
+        return f"{_COLOURS[level]}{line}\x1b[0m" if coloured and _COLOURS[level] else line
+
+    return render

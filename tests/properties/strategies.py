@@ -1,0 +1,109 @@
+"""Hosts, states and policies as hypothesis makes them: anything the settings and the kernel allow."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from conntrackd_guard.core.model import (
+    INT_MAX,
+    Buckets,
+    LineKind,
+    Observation,
+    Policy,
+    Refusal,
+    Share,
+    State,
+    Table,
+    Trigger,
+    TriggerKind,
+)
+
+GIB = 1 << 30
+NOW = 10_000.0
+
+namespaces = st.integers(min_value=4026531840, max_value=4026531842)
+
+
+@st.composite
+def tables(draw: st.DrawFn, limit: int) -> tuple[Table, ...]:
+    """Up to five tables, from empty to a little over the limit."""
+    numbers = draw(st.lists(namespaces, unique=True, min_size=1, max_size=3))
+    return tuple(
+        Table(
+            namespace=number,
+            label=f"process {number % 100}",
+            count=draw(st.sampled_from([0, limit * 17 // 20, limit, limit + 1]) | st.integers(0, limit + 1)),
+            dropped=draw(st.none() | st.integers(0, 5000)),
+            demand_per_second=draw(st.none() | st.floats(0, 1e6)),
+            user_owned=draw(st.booleans()) and draw(st.booleans()),
+        )
+        for number in numbers
+    )
+
+
+limits = st.one_of(
+    st.sampled_from([8192, 65_536, 262_144]), st.integers(1, 2_000_000), st.integers(INT_MAX - 1000, INT_MAX)
+)
+totals = st.sampled_from([GIB, 24 * GIB, 128 * GIB]) | st.integers(64 << 20, 1 << 42)
+
+
+@st.composite
+def observations(draw: st.DrawFn) -> Observation:
+    """A host at one moment."""
+    limit = draw(limits)
+    total = draw(totals)
+    return Observation(
+        boottime_seconds=NOW,
+        wall_seconds=1.8e9,
+        boot_id="b",
+        limit=limit,
+        kernel_limit=limit,
+        tables=draw(tables(limit)),
+        complete=draw(st.booleans()),
+        buckets=draw(st.sampled_from([None, 65_536, 262_144, 1 << 22]) | st.integers(512, 1 << 22)),
+        entry_slab_bytes=draw(st.none() | st.integers(192, 512)),
+        memory_total_bytes=total,
+        memory_hugetlb_bytes=draw(st.just(0) | st.integers(0, total)),
+        memory_available_bytes=draw(st.integers(0, total) | st.integers(total // 2, total)),
+    )
+
+
+policies = st.just(Policy()) | st.builds(
+    Policy,
+    threshold=st.floats(0.1, 0.95),
+    factor=st.floats(1.01, 10),
+    min_entries=st.integers(0, 100_000) | st.integers(0, INT_MAX),
+    runway_seconds=st.floats(0, 3600),
+    budget=st.builds(Share, fraction=st.floats(0, 0.9)),
+    reserve=st.none() | st.builds(Share, fraction=st.floats(0, 0.9)),
+    ceiling=st.none() | st.integers(1, INT_MAX),
+    buckets=st.sampled_from(Buckets),
+    trust_user_namespaces=st.booleans(),
+)
+
+states = st.just(State()) | st.builds(
+    State,
+    last_raise_seconds=st.none() | st.floats(NOW - 60, NOW),
+    raise_seconds=st.lists(st.floats(NOW - 700, NOW), max_size=25).map(lambda times: tuple(sorted(times))),
+    set_limit=st.none(),
+    fight_seconds=st.lists(st.floats(NOW - 90_000, NOW), max_size=5).map(lambda times: tuple(sorted(times))),
+    refusal=st.none()
+    | st.builds(
+        Refusal,
+        errno=st.just(30),
+        limit=st.integers(1, 100),
+        count=st.integers(1, 9),
+        until_seconds=st.floats(NOW - 10, NOW + 300),
+    ),
+)
+
+line_triggers = st.builds(
+    Trigger,
+    kind=st.just(TriggerKind.KERNEL_LINE),
+    line=st.just(LineKind.TABLE_FULL),
+    namespace=st.none() | namespaces,
+    lines=st.just(1),
+    line_seconds=st.floats(NOW - 5, NOW),
+    stamp_us=st.integers(0, 2**53),
+)
+triggers = line_triggers | st.builds(Trigger, kind=st.just(TriggerKind.PRESSURE), namespace=namespaces)

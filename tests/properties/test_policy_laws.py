@@ -1,0 +1,135 @@
+"""The laws of `core.policy.decide`, one property each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from strategies import NOW, observations, policies, states, triggers
+
+from conntrackd_guard.core import budget
+from conntrackd_guard.core.model import INT_MAX, Bound, Hold, HoldReason, Observation, Policy, Raise, State, Trigger
+from conntrackd_guard.core.policy import decide
+
+MANY = settings(max_examples=200, deadline=None)
+CALM = State()
+
+
+@MANY
+@given(triggers, observations(), states, policies)
+def test_a_raise_stays_within_every_bound(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
+    """A raise is upwards, and never over ceiling, budget, reserve or INT_MAX, for any settings."""
+    decision = decide(trigger, seen, state, policy)
+    if not isinstance(decision, Raise):
+        return
+    event("raised")
+    total = decision.arithmetic
+    assert seen.limit is not None
+    assert seen.limit < decision.target <= min(INT_MAX, policy.ceiling or INT_MAX)
+    assert total.cost_bytes <= total.budget_bytes
+    assert seen.memory_available_bytes - total.new_bytes >= total.reserve_bytes
+
+
+@MANY
+@given(triggers, observations(), states, policies)
+def test_the_sum_can_be_redone_by_hand(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
+    """Every term of the arithmetic follows from the others and from the observation."""
+    decision = decide(trigger, seen, state, policy)
+    total = decision.arithmetic
+    if total is None:
+        return
+    assert total.charged_entries == total.full_tables * total.target + total.other_entries
+    assert total.cost_bytes == total.bytes_per_entry * total.charged_entries + total.bucket_bytes
+    assert total.new_bytes == (
+        total.bytes_per_entry * (total.charged_entries - total.held_entries) + total.new_bucket_bytes
+    )
+    assert total.in_use == sum(table.count for table in seen.tables)
+
+
+@MANY
+@given(triggers, observations(), states, policies)
+def test_no_two_raises_inside_settle(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
+    """After a raise nothing is raised for `settle`, or `settle_full` where a table is full again."""
+    decision = decide(trigger, seen, state, policy)
+    if isinstance(decision, Raise) and state.last_raise_seconds is not None:
+        full = any(t.count >= (seen.limit or 0) or t.dropped for t in seen.tables)
+        assert NOW - state.last_raise_seconds >= (policy.settle_full_seconds if full else policy.settle_seconds)
+
+
+@MANY
+@given(triggers, observations(), policies)
+def test_an_affordable_raise_brings_every_table_below_the_threshold(
+    trigger: Trigger, seen: Observation, policy: Policy
+) -> None:
+    """Where nothing bounds the step, one raise is enough."""
+    decision = decide(trigger, seen, CALM, policy)
+    if isinstance(decision, Raise) and decision.arithmetic.bound is Bound.TARGET:
+        event("unbounded")
+        assert all(table.count < policy.threshold * decision.target for table in seen.tables)
+
+
+@MANY
+@given(triggers, observations(), policies)
+def test_a_full_table_is_never_left_alone(trigger: Trigger, seen: Observation, policy: Policy) -> None:
+    """While the trigger's table is full, a decision raises or names the time of the next one."""
+    limit = seen.limit or 0
+    full = [t for t in seen.tables if t.count >= limit and trigger.namespace in {None, t.namespace}]
+    decision = decide(trigger, seen, CALM, policy)
+    if full:
+        event(f"full, {type(decision).__name__}")
+        assert isinstance(decision, Raise) or decision.retry_seconds is not None
+
+
+@MANY
+@given(triggers, observations(), states, policies, st.integers(0, 1 << 40))
+def test_more_memory_never_turns_a_raise_into_a_hold(
+    trigger: Trigger, seen: Observation, state: State, policy: Policy, more: int
+) -> None:
+    """Memory that is added and free makes a decision no stricter, and a step no smaller."""
+    decision = decide(trigger, seen, state, replace(policy, reserve=None))
+    if not isinstance(decision, Raise):
+        return
+    event("raised")
+    richer = replace(
+        seen,
+        memory_total_bytes=seen.memory_total_bytes + more,
+        memory_available_bytes=seen.memory_available_bytes + more,
+    )
+    after = decide(trigger, richer, state, replace(policy, reserve=None))
+    assert isinstance(after, Raise)
+    assert after.target >= decision.target
+
+
+@MANY
+@given(triggers, observations(), states, policies, st.sampled_from([-3600, 3600]))
+def test_the_kernel_clock_changes_nothing(
+    trigger: Trigger, seen: Observation, state: State, policy: Policy, hour: int
+) -> None:
+    """A decision does not depend on the kernel's stamp, and the same inputs decide the same."""
+    shifted = replace(trigger, stamp_us=max(0, (trigger.stamp_us or 0) + hour * 1_000_000))
+    assert decide(trigger, seen, state, policy) == decide(shifted, seen, state, policy)
+
+
+@MANY
+@given(triggers, observations(), states, policies)
+def test_a_switched_off_trigger_never_raises(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
+    """Kernel line and pressure can each be switched off alone."""
+    off = replace(policy, **{trigger.kind.value: False})
+    decision = decide(trigger, seen, state, off)
+    assert isinstance(decision, Hold)
+    assert decision.reason is HoldReason.TRIGGER_OFF
+
+
+@MANY
+@given(observations(), policies, st.integers(1, INT_MAX), st.floats(0, 1e6))
+def test_a_bounded_step_is_the_largest_that_fits(seen: Observation, policy: Policy, wanted: int, demand: float) -> None:
+    """One entry more would break the bound that ended the step."""
+    charged = budget.charges(seen, (), policy, unknown=True)
+    total = budget.work_out(seen, charged, wanted, demand, policy)
+    if total.bound in {Bound.BUDGET, Bound.RESERVE} and total.target > 0 and total.buckets_target is None:
+        full, others, held = charged.entries(total.target + 1)
+        cost = total.bytes_per_entry * (full + others) + total.bucket_bytes
+        new = total.bytes_per_entry * (full + others - held)
+        assert cost > total.budget_bytes or seen.memory_available_bytes - new < total.reserve_bytes or math.isinf(cost)
