@@ -1,7 +1,8 @@
-"""Which kernel lines concern the guard. Pure: the text of one message in, a `KernelLine` or None out.
+"""Kernel messages that concern the guard, told from everything that only looks like them.
 
-A message is matched whole: a firewall's LOG prefix may begin like the line and is the kernel's own
-too. Whether the kernel wrote it (`_TRANSPORT=kernel` and facility 0) is for the sources to check.
+A message counts when all of it matches: a firewall's log prefix can begin like the line and is the
+kernel's own facility too. None of the wordings holds a character that /dev/kmsg escapes, so a raw
+record need not be unescaped first.
 """
 
 from __future__ import annotations
@@ -10,39 +11,40 @@ import re
 
 from conntrackd_guard.core.model import KernelLine, LineKind
 
-_U32_MAX = 2**32 - 1
+_UNSIGNED_INT_MAX = 2**32 - 1
+"""A namespace's inode number is an unsigned int (`ns_common.inum`)."""
 
-_WORDINGS: tuple[tuple[LineKind, re.Pattern[str]], ...] = (
-    # 2.4 to 2.6 with `ip_` and a period; to 4.5 with one prefix; since then with two; since 6.17 with the namespace.
-    (
-        LineKind.TABLE_FULL,
-        re.compile(r"(?:(?:nf|ip)_conntrack: ){1,2}table full(?: in netns ([0-9]{1,10}))?, dropping packet\.?"),
-    ),
-    (
-        LineKind.EXPECTATION_FULL,
-        re.compile(r"(?:(?:nf|ip)_conntrack: ){1,2}expectation table full(?: in netns ([0-9]{1,10}))?\.?"),
-    ),
+_PREFIX = r"(?:(?:nf|ip)_conntrack: ){1,2}"
+"""Doubled since 4.5–4.9: `pr_fmt` puts the module's name before a literal that has it already."""
+
+_TABLE_FULL = re.compile(_PREFIX + r"table full(?: in netns ([1-9][0-9]{0,9}))?, dropping packet\.?")
+_SIBLINGS = (
+    (LineKind.EXPECTATION_FULL, re.compile(_PREFIX + r"expectation table full")),
     (
         LineKind.NEIGHBOUR_FULL,
-        re.compile(r"(?:neighbour: (?:arp|ndisc)_cache: neighbor|[Nn]eighbour) table overflow[!.]?()"),
+        re.compile(
+            r"(?:neighbour: )?[a-z_]{1,24}_cache: neighbor table overflow!"
+            r"|(?:ipv[46]: )?Neighbour table overflow\.?"  # the wording before 3.14
+        ),
     ),
-    (LineKind.SUPPRESSED, re.compile(r"net_ratelimit: [0-9]{1,10} callbacks suppressed()")),
+    (LineKind.SUPPRESSED, re.compile(r"net_ratelimit: [1-9][0-9]{0,9} callbacks suppressed")),
 )
-_HINTS = (b"table full", b"table overflow", b"callbacks suppressed")
-
-
-def worth_reading(raw: bytes) -> bool:
-    """Return whether a message may concern the guard; cheap, for thousands of lines a second."""
-    return any(hint in raw for hint in _HINTS)
 
 
 def recognise(message: str) -> KernelLine | None:
-    """Return what a kernel message tells the guard, None for any other message."""
-    for kind, wording in _WORDINGS:
-        found = wording.fullmatch(message)
-        if found is not None:
-            number = int(found[1]) if found[1] else None
-            if number is not None and number > _U32_MAX:
-                return None  # no inode of a namespace: not the kernel's wording
-            return KernelLine(kind=kind, namespace=number, message=message)
+    """Return what the kernel message says, None where it is not the guard's business."""
+    match = _TABLE_FULL.fullmatch(message)
+    if match is not None:
+        namespace = int(match[1]) if match[1] else None
+        if namespace is not None and namespace > _UNSIGNED_INT_MAX:
+            return None
+        return KernelLine(kind=LineKind.TABLE_FULL, namespace=namespace, message=message)
+    for kind, pattern in _SIBLINGS:
+        if pattern.fullmatch(message):
+            return KernelLine(kind=kind, namespace=None, message=message)
     return None
+
+
+def worth_reading(raw: bytes) -> bool:
+    """Return whether a raw record may hold one of the messages: 0.2 µs for a firewall's line, never a false no."""
+    return b"table full" in raw or b" callbacks suppressed" in raw or b"table overflow" in raw

@@ -1,31 +1,36 @@
-"""Live or past, and taken once. Kernel stamps are compared with kernel stamps of the same boot only.
+"""What is live, what is past, and what was taken already.
 
-The newest stamp in the ring buffer at start divides them: same boot and later is live, everything
-else is the past. Ring buffer and journal deliver the same line; the stamp (µs) pairs the two.
+Kernel stamps are compared with kernel stamps of the same boot only: they drift from every system
+clock, and run ahead by minutes after a suspend.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from enum import Enum, auto
 
-from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.core.model import KernelEvent, LineKind
 
-_PAIRS_KEPT = 4096
-"""Stamps remembered for pairing: the kernel logs at most 10 lines in 5 s, journald is late by less than hours."""
+MOST_REMEMBERED = 4096
+"""Lines remembered for pairing (about 0.8 MB). At the kernel's own rate, 10 lines in 5 s, that is half an hour;
+journald brings a line to the journal within half a second."""
+
+_Key = tuple[str, int, LineKind, int | None]
 
 
 class Standing(Enum):
-    """What is to be done with a line."""
+    """What becomes of a line."""
 
     LIVE = auto()
     PAST = auto()
     TAKEN = auto()
-    """The other source delivered it, or an earlier run recorded it."""
 
 
 class Liveness:
-    """Judges each line once. `newest_stamp_us` is None where the ring buffer can't be read."""
+    """Judges each line once, whichever source heard it first.
+
+    `newest_stamp_us` is the newest stamp in the ring buffer at start, None where it could not be
+    read. `recorded_boot_id` and `recorded_stamp_us` say how far an earlier run came.
+    """
 
     def __init__(
         self,
@@ -36,32 +41,42 @@ class Liveness:
         recorded_stamp_us: int | None = None,
     ) -> None:
         self._boot_id = boot_id
-        self._newest_at_start = newest_stamp_us
-        self._recorded = recorded_stamp_us if recorded_boot_id == boot_id else None
-        self._heard: OrderedDict[tuple[int | None, int], dict[str, int]] = OrderedDict()
-        self.newest_taken_us = self._recorded
+        self._newest_at_start_us = newest_stamp_us
+        self._recorded_boot_id, self._recorded_us = recorded_boot_id, recorded_stamp_us
+        self._remembered: dict[_Key, None] = {}
+        self._forgotten_us = -1
+        """At and below this stamp, lines of this boot are too old to be remembered one by one."""
+        self.newest_taken_us = recorded_stamp_us if recorded_boot_id == boot_id else None
+        """Newest stamp of this boot that was taken, by this run or an earlier one."""
 
     def judge(self, event: KernelEvent) -> Standing:
-        """Return the standing of a line, and remember it."""
-        stamp = event.stamp_us
-        if event.boot_id != self._boot_id:
-            return Standing.PAST
-        if stamp is None:
-            return Standing.PAST if event.held_at_start else Standing.LIVE
-        if self._is_second_hearing(event, stamp):
-            return Standing.TAKEN
-        if self._recorded is not None and stamp <= self._recorded:
-            return Standing.TAKEN
-        self.newest_taken_us = max(stamp, self.newest_taken_us or 0)
-        if self._newest_at_start is not None:
-            return Standing.LIVE if stamp > self._newest_at_start else Standing.PAST
-        return Standing.PAST if event.held_at_start else Standing.LIVE
+        """Return whether the line is live, past, or taken before; it counts as taken from now on.
 
-    def _is_second_hearing(self, event: KernelEvent, stamp: int) -> bool:
-        """Return whether another source delivered this line before; lines of one µs are paired one to one."""
-        heard = self._heard.setdefault((event.line.namespace, stamp), {})
-        before = max((count for source, count in heard.items() if source != event.source), default=0)
-        heard[event.source] = heard.get(event.source, 0) + 1
-        while len(self._heard) > _PAIRS_KEPT:
-            self._heard.popitem(last=False)
-        return heard[event.source] <= before
+        Two equal lines with the same stamp are one: the second would tell nothing new, and a journald
+        that reads the ring buffer again brings each line a second time.
+        """
+        stamp = event.stamp_us
+        if stamp is None:
+            return Standing.PAST  # it can't be placed; whether a table is full now is for the tables to say
+        ours = event.boot_id == self._boot_id
+        key = (event.boot_id, stamp, event.line.kind, event.line.namespace)
+        if key in self._remembered or (ours and stamp <= self._forgotten_us) or self._is_recorded(event.boot_id, stamp):
+            return Standing.TAKEN
+        self._remember(key)
+        if not ours:
+            return Standing.PAST
+        self.newest_taken_us = stamp if self.newest_taken_us is None else max(self.newest_taken_us, stamp)
+        if self._newest_at_start_us is None:
+            return Standing.PAST if event.held_at_start else Standing.LIVE
+        return Standing.LIVE if stamp > self._newest_at_start_us else Standing.PAST
+
+    def _is_recorded(self, boot_id: str, stamp: int) -> bool:
+        return boot_id == self._recorded_boot_id and self._recorded_us is not None and stamp <= self._recorded_us
+
+    def _remember(self, key: _Key) -> None:
+        self._remembered[key] = None
+        if len(self._remembered) > MOST_REMEMBERED:
+            oldest = next(iter(self._remembered))
+            del self._remembered[oldest]
+            if oldest[0] == self._boot_id:
+                self._forgotten_us = max(self._forgotten_us, oldest[1])

@@ -1,51 +1,73 @@
-"""The kernel's ring buffer as a source of lines: within milliseconds, and without a journald."""
+"""The kernel's ring buffer, /dev/kmsg: a kernel line is here within microseconds.
+
+One read returns one record: `priority,sequence,stamp,flags[,caller=…];message`, a newline, and perhaps
+` KEY=value` lines. A record that a process wrote has a facility other than 0, whatever it asked for.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.kernel_messages import recognise, worth_reading
 from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.host import files
 
-SOURCE = "ring buffer"
-_DEVICE = os.makedev(1, 11)  # Documentation/admin-guide/devices.txt
-_RECORD_BYTES = 8192  # a read with less room than a record needs is EINVAL; records end at about 1 KiB + dictionary
-_KERNEL_FACILITY = 8  # prefix = facility * 8 + level; what user space writes never gets facility 0
-_ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
+_DEVICE = os.makedev(1, 11)
+"""Linux's list of assigned device numbers: /dev/kmsg."""
+
+_RECORD_BYTES = 8192
+"""The longest record that /dev/kmsg returns (`CONSOLE_EXT_LOG_MAX`); a smaller buffer gets EINVAL."""
+
+_MOST_HELD = 1_000_000
+"""Records read at start: more than the largest buffer holds (`log_buf_len` 64 MiB), so this always ends."""
+
+_FACILITY_0_BELOW = 8
+"""priority = facility × 8 + level."""
 
 
 class RingBuffer:
-    """An open /dev/kmsg. `overruns` counts the times that records were lost to a full buffer."""
+    """Follows the ring buffer through one descriptor. Methods raise HostError where the kernel refuses."""
 
-    def __init__(self, descriptor: int, boot_id: str) -> None:
-        self._descriptor = descriptor
-        self._boot_id = boot_id
+    def __init__(self, descriptor: int, path: str, boot_id_path: Path = Path("/proc/sys/kernel/random/boot_id")) -> None:
+        self._descriptor, self._path = descriptor, path
+        self._boot_id = files.read(boot_id_path).decode("ascii").strip()
         self.overruns = 0
-        os.set_blocking(descriptor, False)
+        """How often the kernel overwrote records before they were read; the journal may still have them."""
 
     @classmethod
-    def open(cls, path: Path, boot_id: str) -> Self:
-        """Open the device. Raises HostError where it is missing or needs CAP_SYSLOG."""
+    def open(cls, path: Path) -> Self:
+        """Open the ring buffer at its oldest record."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            step = "Without it lines come by the journal alone, about 0.4 s late: run as root, or hand it in."
-            raise HostError("opening", path, error, step) from error
+            next_step = "Run as root (CAP_SYSLOG), or hand the open device in on standard input."
+            raise HostError("opening", path, error, next_step) from error
+        return cls(descriptor, str(path))
+
+    @classmethod
+    def adopt(cls, descriptor: int) -> Self:
+        """Follow a descriptor that was handed in, from its oldest record; it becomes non-blocking.
+
+        That flag and the position belong to the open file, not to the descriptor: whoever shares it sees both change.
+        """
+        path = f"descriptor {descriptor}"
         if not cls.is_one(descriptor):
-            os.close(descriptor)
-            raise HostError("opening", path, None, "It is not the kernel's ring buffer (character device 1:11).")
-        return cls(descriptor, boot_id)
+            raise HostError("reading kernel lines from", path, None, "Hand in /dev/kmsg, for example `</dev/kmsg`.")
+        try:
+            os.set_blocking(descriptor, False)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        except OSError as error:
+            raise HostError("preparing", path, error, "Hand in /dev/kmsg opened for reading.") from error
+        return cls(descriptor, path)
 
     @staticmethod
     def is_one(descriptor: int) -> bool:
-        """Return whether a descriptor (standard input, say) is the ring buffer."""
+        """Return whether the descriptor is the kernel's ring buffer. Never raises."""
         try:
             found = os.fstat(descriptor)
         except OSError:
@@ -53,63 +75,70 @@ class RingBuffer:
         return stat.S_ISCHR(found.st_mode) and found.st_rdev == _DEVICE
 
     def fileno(self) -> int:
-        """Return the descriptor to poll."""
+        """Return the descriptor that becomes readable with a record."""
         return self._descriptor
 
     def catch_up(self) -> tuple[list[KernelEvent], int | None]:
-        """Read to the end: return the lines of the past, and the newest stamp of any record (None if empty)."""
+        """Read all that the buffer holds; return the kernel's lines among it and the newest stamp (µs) of any record."""
         events: list[KernelEvent] = []
-        newest: int | None = None
-        while (record := self._next()) is not None:
-            stamp = _stamp(record)
-            newest = stamp if newest is None or (stamp or 0) > newest else newest
-            event = self._event(record)
+        newest = None
+        for _ in range(_MOST_HELD):
+            record = self._next()
+            if record is None:
+                break
+            newest = _stamp(record) or newest
+            event = self._translate(record)
             if event is not None:
-                events.append(replace(event, held_at_start=True))
+                events.append(event)
         return events, newest
 
     def read(self, most: int = 1000) -> list[KernelEvent]:
-        """Return the lines that are there now, from `most` records; never blocks."""
+        """Return the kernel's lines among the next `most` records; what is left keeps the descriptor readable."""
         events = []
         for _ in range(most):
             record = self._next()
             if record is None:
                 break
-            if worth_reading(record) and (event := self._event(record)) is not None:
-                events.append(event)
+            if worth_reading(record):
+                event = self._translate(record)
+                if event is not None:
+                    events.append(event)
         return events
 
+    def close(self) -> None:
+        """Stop following."""
+        os.close(self._descriptor)
+
     def _next(self) -> bytes | None:
-        """Return the next record, None when there is none yet."""
+        """Return the next record, None at the end."""
         while True:
             try:
-                return os.read(self._descriptor, _RECORD_BYTES)
+                return os.read(self._descriptor, _RECORD_BYTES) or None
             except BlockingIOError:
                 return None
             except OSError as error:
-                if error.errno == errno.EPIPE:  # overrun: the next read gives the oldest record that is left
+                if error.errno == errno.EPIPE:  # the next read gets the oldest record that is left
                     self.overruns += 1
-                elif error.errno != errno.EINVAL:  # EINVAL: a record longer than the room; the kernel steps over it
-                    step = "The journal goes on alone; restart the guard to try again."
-                    raise HostError("reading", "/dev/kmsg", error, step) from error
+                elif error.errno == errno.EINVAL:  # a record longer than any kernel writes: the position moved past it
+                    return b""
+                else:
+                    next_step = "Restart the guard; the journal is followed meanwhile."
+                    raise HostError("reading", self._path, error, next_step) from error
 
-    def _event(self, record: bytes) -> KernelEvent | None:
-        """Read `prefix,sequence,stamp,flags[,…];message` and the dictionary lines after it."""
-        head, _, rest = record.partition(b";")
-        stamp = _stamp(record)
-        try:
-            from_kernel = int(head.split(b",", 1)[0]) < _KERNEL_FACILITY
-        except ValueError:
+    def _translate(self, record: bytes) -> KernelEvent | None:
+        """Return the event in a raw record, None where it is not the kernel's or not the guard's business."""
+        head, _, text = record.partition(b";")
+        message, _, _ = text.partition(b"\n")
+        priority = head.partition(b",")[0]
+        if not priority.isdigit() or int(priority) >= _FACILITY_0_BELOW:
             return None
-        if not from_kernel or stamp is None:
+        line = recognise(message.decode("ascii", "replace"))
+        if line is None:
             return None
-        text = _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), rest.split(b"\n", 1)[0])
-        line = recognise(text.decode("utf-8", "replace"))
-        return line and KernelEvent(line=line, stamp_us=stamp, boot_id=self._boot_id, source=SOURCE)
+        return KernelEvent(line=line, stamp_us=_stamp(record), boot_id=self._boot_id, source="ring buffer")
 
 
 def _stamp(record: bytes) -> int | None:
-    try:
-        return int(record.split(b",", 3)[2])
-    except (IndexError, ValueError):
-        return None
+    """Return a raw record's stamp in µs, None where it has none."""
+    fields = record.split(b",", 3)
+    return int(fields[2]) if len(fields) > 3 and fields[2].isdigit() else None  # noqa: PLR2004
