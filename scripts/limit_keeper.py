@@ -166,7 +166,7 @@ class _Keeper:
             return f"refused {self._tripped}"
         if name == "check":
             return "ok"
-        if self._saved and (foreign := foreign_entries(self._own)):
+        if (foreign := foreign_entries(self._own)):
             return f"refused {foreign}"
         self._changed = True
         try:
