@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line with control characters, terminal escapes and bidi overrides as visible escapes.
+    r"""Return `text` on one line with control characters, terminal escapes and bidi overrides as visible escapes.
 
     Kernel lines, names of namespaces and processes, and reasons of orders come from people who may
-    not be friends: `\\x1b[2J` would clear the reader's screen, U+202E would show a sum backwards.
+    not be friends: `\x1b[2J` would clear the reader's screen, U+202E would show a sum backwards.
     """
     if text.isprintable():
         return text

@@ -154,24 +154,23 @@ def _bounds(reason: HoldReason, arithmetic: Arithmetic) -> str:
             f"{format_bytes(arithmetic.budget_bytes)}); {format_bytes(arithmetic.memory_available_bytes)} is available "
             f"(reserve {format_bytes(arithmetic.reserve_bytes)})."
         )
-    wanted = f"Wanted {arithmetic.wanted:,};"
-    allowed = f"allows {arithmetic.target:,}"
     match arithmetic.bound:
         case Bound.TARGET:
             return ""
         case Bound.CEILING:
-            return f"{wanted} the ceiling {allowed}."
+            bound = "the ceiling allows"
         case Bound.BUDGET:
-            return f"{wanted} the budget of {format_bytes(arithmetic.budget_bytes)} {allowed}."
+            bound = f"the budget of {format_bytes(arithmetic.budget_bytes)} allows"
         case Bound.RESERVE:
             available = format_bytes(arithmetic.memory_available_bytes)
-            return f"{wanted} a reserve of {format_bytes(arithmetic.reserve_bytes)}, with {available} available, {allowed}."
+            bound = f"a reserve of {format_bytes(arithmetic.reserve_bytes)} ({available} is available) allows"
         case Bound.CHAINS:
-            return f"{wanted} {arithmetic.buckets or 0:,} buckets {allowed.replace('allows', 'allow')}."
+            bound = f"{arithmetic.buckets or 0:,} buckets allow"
         case Bound.INT_MAX:
-            return f"{wanted} the kernel {allowed}."
+            bound = "the kernel allows"
         case _:
             assert_never(arithmetic.bound)
+    return f"Wanted {arithmetic.wanted:,}; {bound} {arithmetic.target:,}."
 
 
 def _order_sentence(record: Record, order: Order) -> str:

@@ -1,0 +1,82 @@
+"""The sum of a decision, line by line, so that a reader can redo it by hand."""
+
+from __future__ import annotations
+
+from conntrackd_guard.core.model import Arithmetic, Policy, Share
+from conntrackd_guard.core.units import format_bytes, format_percentage
+
+
+def sum_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str, str]]:
+    """Return (name, how it comes about) for every term; the figures are the ones the decision was made with."""
+    a = arithmetic
+    left = a.memory_available_bytes - a.new_bytes
+    estimate = " (counts are estimates of need)" if a.estimate else ""
+    lines = [
+        ("limit", f"{a.current:,}"),
+        ("in use", f"{a.in_use:,} entries in all namespaces, {a.largest_count:,} in the fullest{estimate}"),
+        ("wanted", f"{_wanted(a, policy)} = {a.wanted:,}"),
+        ("a step ends at", f"{a.target:,}, by {a.bound}"),
+        ("bytes per entry", f"{a.bytes_source} → {a.bytes_per_entry:,}, a whole number of 64"),
+        ("charged", f"{_charged(a)} = {a.charged_entries:,} entries, {a.held_entries:,} of them alive already"),
+        ("bucket arrays", _buckets(a)),
+        ("cost", f"{a.bytes_per_entry:,} × {a.charged_entries:,} + {a.bucket_bytes:,} = {_bytes(a.cost_bytes)}"),
+        ("budget", f"{_share(policy.budget, a, hugetlb=True)} = {_bytes(a.budget_bytes)}"),
+        ("", _verdict(a.cost_bytes <= a.budget_bytes, "cost ≤ budget", "the cost is over the budget")),
+        ("new memory", f"{a.bytes_per_entry:,} × {_not_held(a)} + {a.new_bucket_bytes:,} = {_bytes(a.new_bytes)}"),
+        ("left available", f"{a.memory_available_bytes:,} − {a.new_bytes:,} = {_bytes(left)}"),
+        ("reserve", f"{_reserve(a, policy)} = {_bytes(a.reserve_bytes)}"),
+        ("", _verdict(left >= a.reserve_bytes, "left ≥ reserve", "less than the reserve would be left")),
+        ("ceiling", "none" if a.ceiling is None else f"{a.ceiling:,}"),
+    ]
+    if a.chain is not None:
+        after = a.buckets_target or a.buckets or 0
+        lines.append(("average chain", f"2 × {a.charged_entries:,} ÷ {after:,} buckets = {a.chain:g} (at most 24)"))
+    return lines
+
+
+def _wanted(a: Arithmetic, policy: Policy) -> str:
+    """Return the terms of which the largest is wanted."""
+    return (
+        f"the largest of {a.current:,} × {policy.factor:g}; {a.current:,} + {policy.min_entries:,}; "
+        f"{a.current:,} + {a.demand_per_second:,.0f}/s × {policy.runway_seconds:g} s (at most 4 × {a.current:,}); "
+        f"{a.largest_count:,} ÷ {policy.threshold:g}, up to the next whole"
+    )
+
+
+def _charged(a: Arithmetic) -> str:
+    tables = "full table" if a.full_tables == 1 else "full tables"
+    return f"{a.full_tables} {tables} × {a.target:,} + {a.other_entries:,} for the others"
+
+
+def _not_held(a: Arithmetic) -> str:
+    return f"({a.charged_entries:,} − {a.held_entries:,})"
+
+
+def _buckets(a: Arithmetic) -> str:
+    number = a.buckets_target or a.buckets
+    if not number:
+        return "not known, taken as 0"
+    return f"{number:,} buckets × {a.bucket_bytes // number} = {_bytes(a.bucket_bytes)}"
+
+
+def _share(share: Share, a: Arithmetic, *, hugetlb: bool) -> str:
+    if share.bytes is not None:
+        return "set"
+    total = f"{a.memory_total_bytes:,}"
+    if hugetlb:
+        total = f"({total} − {a.memory_hugetlb_bytes:,} huge pages)"
+    return f"{format_percentage(share.fraction or 0)} × {total}"
+
+
+def _reserve(a: Arithmetic, policy: Policy) -> str:
+    if policy.reserve is not None:
+        return _share(policy.reserve, a, hugetlb=False)
+    return f"the larger of 5% × {a.memory_total_bytes:,} and min(512 MiB, 25% × {a.memory_total_bytes:,})"
+
+
+def _bytes(count: int) -> str:
+    return f"{count:,} ({format_bytes(count)})"
+
+
+def _verdict(holds: bool, good: str, bad: str) -> str:  # noqa: FBT001 - the answer of the comparison beside it
+    return f"✓ {good}" if holds else f"✗ {bad}"
