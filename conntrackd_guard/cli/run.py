@@ -162,7 +162,7 @@ def _intake(paths: Paths, position: Any, boot_id: str) -> Any:
     notes = []
     ring = None
     try:
-        ring = RingBuffer(0, boot_id) if RingBuffer.is_one(0) else RingBuffer.open(paths.kmsg, boot_id)
+        ring = RingBuffer.adopt(0) if RingBuffer.is_one(0) else RingBuffer.open(paths.kmsg)
     except HostError as error:
         notes.append(str(error))
     journal = JournalFollower()
