@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -65,7 +66,9 @@ def run(
         out.write(example())
         return Exit.DONE
     try:
-        settings = load_settings(paths.settings_file, paths.settings_folder, only=args.config)
+        # A file named here only is told about, never obeyed, so its reader may own it.
+        owner = os.geteuid() if args.config else 0
+        settings = load_settings(paths.settings_file, paths.settings_folder, only=args.config, owner=owner)
     except SettingsError as error:
         print(error, file=talk)
         return Exit.BAD_SETTINGS
@@ -82,8 +85,8 @@ def run(
 def example() -> str:
     """Return a whole settings file, each key commented out and explained; `sed s/^#//` makes it valid."""
     head = (
-        "Settings of conntrackd-guard: /etc/conntrackd-guard/guard.yaml, then guard.d/*.yaml in name order;"
-        " the last file that sets a key holds. Every key may be left out. Below stand the defaults.",
+        "Settings of conntrackd-guard: /etc/conntrackd-guard/guard.yaml, then guard.d/*.yaml in name order.",
+        "The last file that sets a key holds. Every key may be left out. Below stand the defaults.",
         "After a change: guard config check && sudo systemctl reload conntrackd-guard",
     )
     return "\n".join(line for text in head for line in _comment(text)) + "\n" + "".join(_explained(key) for key in KEYS)

@@ -93,7 +93,7 @@ KEYS = (
     ),
     Key(
         name="budget", field="budget", kind=share("0.1%", "90%", "1MiB"), default="10%",
-        does="The most that full tables and the hash buckets may cost: a share of memory without huge pages, or a size.",
+        does="The most that full tables and buckets may cost: a share of memory without huge pages, or a size.",
         source="judgement: entries are kernel memory that can be neither swapped nor limited by a cgroup.",
         instead=(
             ("5%", "a 1 GiB host stops raising near 90,000 entries and drops beyond that."),

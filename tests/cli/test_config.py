@@ -1,0 +1,132 @@
+"""`guard config`: what an operator sees of the settings."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from conntrackd_guard.cli import config
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.core.setting_keys import KEYS
+from conntrackd_guard.core.settings import read_settings
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.settings_files import load_settings
+
+SHIPPED = Path(__file__).parents[2] / "config/guard.yaml"
+
+
+def guard(root: Path, *arguments: str) -> tuple[Exit, str, str]:
+    """Run `guard config` with these arguments on a tree; return exit code, stdout and stderr."""
+    parser = argparse.ArgumentParser(prog="guard")
+    config.add_parser(parser.add_subparsers(dest="command"))
+    out, err = io.StringIO(), io.StringIO()
+    code = config.run(parser.parse_args(["config", *arguments]), Paths(root), out, err)
+    return code, out.getvalue(), err.getvalue()
+
+
+def settings_file(tmp_path: Path, content: str) -> Path:
+    """Return a file with this content that only its owner may write."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(content, encoding="utf-8")
+    path.chmod(0o644)
+    return path
+
+
+def test_the_shipped_file_is_the_example(tmp_path: Path) -> None:
+    """config/guard.yaml is what `guard config example` prints."""
+    assert guard(tmp_path, "example") == (Exit.DONE, SHIPPED.read_text(encoding="utf-8"), "")
+
+
+def test_the_example_as_it_stands_changes_nothing(tmp_path: Path) -> None:
+    """Installed unedited, the example sets no key."""
+    code, out, _ = guard(tmp_path, "show", "--config", str(settings_file(tmp_path, config.example())))
+    assert code == Exit.DONE
+    assert all(line.endswith("  default") for line in out.splitlines())
+
+
+def test_the_example_uncommented_is_the_defaults(tmp_path: Path) -> None:
+    """With one # taken from every line the file is valid, sets every key, and sets it to its default."""
+    path = settings_file(tmp_path, re.sub(r"(?m)^#", "", config.example()))
+    settings = load_settings(tmp_path / "none", tmp_path / "none", only=path, owner=os.geteuid())
+    assert settings.policy == read_settings().policy
+    assert "default" not in settings.origins.values()
+
+
+def test_the_example_explains_every_key() -> None:
+    """Each key has what it does, what it takes, where its default comes from, and what breaks otherwise."""
+    blocks = config.example().split("\n\n")[1:]
+    assert [block.rstrip().rpartition("\n#")[2].partition(":")[0] for block in blocks] == [key.name for key in KEYS]
+    for block, key in zip(blocks, KEYS, strict=True):
+        prose = " ".join(line.lstrip("# ") for line in block.splitlines())
+        for text in (key.does, key.kind.expected, f"Default: {key.source}", *(f"{v}: {why}" for v, why in key.instead)):
+            assert text in prose
+
+
+def test_check_without_a_problem(tmp_path: Path) -> None:
+    """Good settings are said to be good, and the exit code is 0."""
+    path = settings_file(tmp_path, "factor: 2\nbudget: 5%\n")
+    assert guard(tmp_path, "check", "--config", str(path)) == (
+        Exit.DONE, "", "The settings are good: 2 set in 1 file, the rest by default.\n",
+    )  # fmt: skip
+    assert guard(tmp_path, "check")[2] == "The settings are good: 0 set in 0 files, the rest by default.\n"
+
+
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_problems_end_with_78(tmp_path: Path, command: str) -> None:
+    """Each problem is one line on stderr; nothing goes to stdout."""
+    path = settings_file(tmp_path, "budjet: 5%\nfactor: none\n")
+    assert guard(tmp_path, command, "--config", str(path)) == (
+        Exit.BAD_SETTINGS,
+        "",
+        (
+            f"{path}:1: 'budjet': found an unknown key; did you mean budget?\n"
+            f"{path}:2: factor: found 'none', expected a number from 1.01 to 10\n"
+        ),
+    )
+
+
+def test_show_tells_value_and_origin(tmp_path: Path) -> None:
+    """Every key is shown with its value as one could write it, and the line that set it."""
+    path = settings_file(tmp_path, "\nbudget: 262144k\n")
+    _, out, _ = guard(tmp_path, "show", "--config", str(path))
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
+    assert list(rows) == [key.name for key in KEYS]
+    assert rows["budget"] == ["256MiB", f"{path}:2"]
+    assert rows["reserve"] == ["auto", "default"]
+
+
+def test_show_json_is_one_versioned_document(tmp_path: Path) -> None:
+    """The JSON holds the same values and origins."""
+    path = settings_file(tmp_path, "settle: 1500ms\n")
+    _, out, _ = guard(tmp_path, "show", "--json", "--config", str(path))
+    told = json.loads(out)
+    assert told["version"] == 1
+    assert told["settings"]["settle"] == {"value": "1s 500ms", "from": f"{path}:1"}
+    assert len(told["settings"]) == len(KEYS)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to own settings: the files under /etc were NOT tested")
+def test_the_hosts_files_are_read(tmp_path: Path) -> None:
+    """Without --config the host's files are merged, and must be root's."""
+    folder = tmp_path / "etc/conntrackd-guard/guard.d"
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    (folder / "10-site.yaml").write_text("mode: dry-run\n", encoding="utf-8")
+    (folder / "10-site.yaml").chmod(0o644)
+    _, out, _ = guard(tmp_path, "show")
+    assert re.search(rf"(?m)^mode +dry-run +{re.escape(str(folder))}/10-site\.yaml:1$", out)
+    os.chown(folder / "10-site.yaml", 65534, 65534)
+    assert guard(tmp_path, "check")[0] == Exit.BAD_SETTINGS
+
+
+def test_exit_codes_have_a_sentence() -> None:
+    """The numbers are those that the README promises."""
+    assert {code.name: int(code) for code in Exit} == {
+        "DONE": 0, "FAILED": 1, "USAGE": 2, "NO": 3, "NOT_PERMITTED": 77, "BAD_SETTINGS": 78,
+    }  # fmt: skip
