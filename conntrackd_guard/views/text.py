@@ -27,7 +27,7 @@ def print_history(console: Console, rows: Iterable[Row]) -> bool:
     printed = False
     for row in rows:
         if not printed:
-            heading = f"{'ID':>5}  {'TIME':19}  {'VERDICT':7}  {'LIMIT':23}  WHY"
+            heading = f"{'ID':>5}  {'TIME':19}  {'WHAT':5}  {'LIMIT':18}  WHY"
             console.print(Text(heading, style="bold"), soft_wrap=True)
             printed = True
         console.print(_head(row), soft_wrap=True)
@@ -40,10 +40,10 @@ def _head(row: Row) -> Text:
     limit = "-" if row.from_limit is None else f"{row.from_limit:,}"
     step = limit if row.to_limit is None else f"{limit} → {row.to_limit:,}"
     text = Text(f"{row.id:>5}  {local(row.at_seconds)}  ")
-    text.append(f"{row.verdict:7}", _STYLES.get(row.verdict, ""))
-    text.append(f"  {step:23}  {row.reason}")
-    if row.outcome != "none":
-        text.append(f", {row.outcome}", "bold red" if row.outcome in _BAD_OUTCOMES else "")
+    text.append(f"{row.verdict:5}", _STYLES.get(row.verdict, ""))
+    text.append(f"  {step:18}  {row.reason}")
+    if row.outcome in _BAD_OUTCOMES:
+        text.append(f", {row.outcome}", "bold red")
     if row.repeats > 1:
         text.append(f"  ×{row.repeats:,} until {local(row.last_seconds)}", "cyan")
     return text

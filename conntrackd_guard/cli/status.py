@@ -1,0 +1,37 @@
+"""`guard status`: how things stand."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.host.paths import Paths
+
+
+def add_parser(commands: Any) -> None:
+    """Add `guard status`."""
+    parser = commands.add_parser(
+        "status",
+        help="limit, use, memory, the next step, and how the guard is doing",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Example: guard status --json | jq .tables    (exit code 3: the running guard is degraded)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--dry-run", dest="dry_run_history", action="store_true", help="look at the guard in dry run")
+    parser.set_defaults(run=_status)
+
+
+def _status(args: argparse.Namespace, paths: Paths) -> Exit:
+    from conntrackd_guard import status  # noqa: PLC0415 - settings and views: not needed by other commands
+    from conntrackd_guard.views import console as terminal  # noqa: PLC0415
+    from conntrackd_guard.views import status_text  # noqa: PLC0415
+
+    found = status.gather(paths)
+    if args.json:
+        sys.stdout.write(status_text.status_document(found))
+    else:
+        with terminal.screen(paged=False) as console:
+            status_text.print_status(console, found)
+    return Exit.NO if found.degraded else Exit.DONE

@@ -1,0 +1,163 @@
+"""How things stand on this host: with or without a running guard, as root or as far as this user may look."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from conntrackd_guard.core import budget
+from conntrackd_guard.core.errors import GuardError, HostError
+from conntrackd_guard.core.model import (
+    Hold,
+    LineKind,
+    Mode,
+    Observation,
+    Policy,
+    Raise,
+    State,
+    Table,
+    Trigger,
+    TriggerKind,
+)
+from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.state import advance
+from conntrackd_guard.history import History, Row
+from conntrackd_guard.host.clock import Clock
+from conntrackd_guard.host.kernel import LiveKernel, RehearsingKernel
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runfiles import RunFiles
+from conntrackd_guard.host.settings_files import load_settings
+from conntrackd_guard.observer import Observer
+
+LOOK_SECONDS = 0.25
+"""Growth takes two looks; this far apart, as the guard's own ticks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What the tables cost in kernel memory, in bytes, and what is free for them."""
+
+    bytes_per_entry: int
+    now_bytes: int
+    full_bytes: int
+    """If every table that holds an entry now filled up to the limit."""
+    budget_bytes: int
+    reserve_bytes: int
+    available_bytes: int
+
+    @property
+    def headroom_bytes(self) -> int:
+        """What tables may still grow by: within the budget, and above the reserve."""
+        return max(0, min(self.budget_bytes - self.now_bytes, self.available_bytes - self.reserve_bytes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Everything `guard status` tells."""
+
+    running: bool | None
+    """None where this user can't tell."""
+    live: dict[str, Any] | None
+    """What the running guard says of itself, None without one."""
+    observation: Observation
+    cost: Cost
+    next_step: Raise | Hold
+    """What would be decided if the fullest table filled up now."""
+    last: Row | None
+    unread: tuple[str, ...]
+    """What this user could not read, and what was taken instead."""
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a running guard can't do its work: it has trouble, or has stopped raising in a stand-off."""
+        live = self.live if self.running and self.live is not None else {}
+        return bool(live.get("standoff")) or bool((live.get("recorder") or {}).get("trouble"))
+
+
+def gather(paths: Paths) -> Status:
+    """Read everything, in about LOOK_SECONDS. HostError only where not even the boot can be told."""
+    unread: list[str] = []
+    try:
+        policy = load_settings(paths.settings_file, paths.settings_folder).policy
+    except GuardError as error:
+        policy = Policy()
+        unread.append(f"settings ({error}): the defaults are shown")
+    state, last = _past(paths, unread)
+    observation = _observe(paths, state)
+    run_files = RunFiles(paths)
+    running = run_files.is_running()
+    return Status(
+        running=running,
+        live=run_files.status() if running is not False else None,
+        observation=observation,
+        cost=cost_of(observation, policy),
+        next_step=preview(observation, state, policy),
+        last=last,
+        unread=(*observation.unread, *unread),
+    )
+
+
+def cost_of(observation: Observation, policy: Policy) -> Cost:
+    """Return what the tables cost now and if full."""
+    each, _ = budget.bytes_per_entry(observation.entry_slab_bytes)
+    arrays = budget.BUCKET_BYTES * observation.bucket_arrays * (observation.buckets or 0)
+    in_use = sum(table.count for table in observation.tables)
+    tables = max(1, sum(table.count > 0 for table in observation.tables))
+    return Cost(
+        bytes_per_entry=each,
+        now_bytes=each * in_use + arrays,
+        full_bytes=each * tables * (observation.limit or 0) + arrays,
+        budget_bytes=budget.budget_bytes(policy, observation.memory_total_bytes, observation.memory_hugetlb_bytes),
+        reserve_bytes=budget.reserve_bytes(policy, observation.memory_total_bytes),
+        available_bytes=observation.memory_available_bytes,
+    )
+
+
+def preview(observation: Observation, state: State, policy: Policy) -> Raise | Hold:
+    """Return what would be decided if the fullest table filled up now, its new entries taken from available memory."""
+    limit = observation.limit or 0
+    fullest = fullest_first(observation)[:1] or (Table(namespace=0, label="initial", initial=True, count=0),)
+    full = replace(fullest[0], count=max(limit, fullest[0].count))
+    each, _ = budget.bytes_per_entry(observation.entry_slab_bytes)
+    then = replace(
+        observation,
+        kernel_limit=observation.limit,
+        tables=(full, *(table for table in observation.tables if table is not fullest[0])),
+        memory_available_bytes=max(0, observation.memory_available_bytes - each * (full.count - fullest[0].count)),
+    )
+    kind = TriggerKind.KERNEL_LINE if policy.kernel_line else TriggerKind.PRESSURE
+    line = LineKind.TABLE_FULL if policy.kernel_line else None
+    return decide(Trigger(kind=kind, line=line, namespace=full.namespace), then, state, policy)
+
+
+def fullest_first(observation: Observation) -> tuple[Table, ...]:
+    """Return the tables, the fullest first."""
+    return tuple(sorted(observation.tables, key=lambda table: (-table.count, not table.initial, table.namespace)))
+
+
+def _past(paths: Paths, unread: list[str]) -> tuple[State, Row | None]:
+    """Return this boot's state and the last decision from history; what can't be read is noted."""
+    state = State()
+    try:
+        boot_id = paths.boot_id.read_text(encoding="ascii").strip()
+        with History(paths.history, mode="reader") as history:
+            for record in history.records(boot_id):
+                state = advance(state, record)
+            return state, next(history.rows(last=1), None)
+    except FileNotFoundError:
+        pass
+    except GuardError as error:
+        if not isinstance(error, HostError) or not isinstance(error.__cause__, FileNotFoundError):
+            unread.append(f"history ({error}): pace and stand-off are not taken into account")
+    return State(), None
+
+
+def _observe(paths: Paths, state: State) -> Observation:
+    """Look twice, so that growth can be told."""
+    live = LiveKernel(paths)
+    kernel = RehearsingKernel(live, state.set_limit) if paths.mode is Mode.DRY_RUN else live
+    observer = Observer(paths, kernel, Clock(), RunFiles(paths))
+    observer.observe(rescan=True)
+    time.sleep(LOOK_SECONDS)
+    return observer.observe()

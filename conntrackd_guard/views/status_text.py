@@ -1,0 +1,155 @@
+"""`guard status` for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from conntrackd_guard.core.codec import encode, verdict
+from conntrackd_guard.core.model import Hold, Raise, Table
+from conntrackd_guard.core.units import format_bytes
+from conntrackd_guard.status import Status, fullest_first
+from conntrackd_guard.views import json_documents
+from conntrackd_guard.views.printable import printable
+from conntrackd_guard.views.sentence import table_name
+from conntrackd_guard.views.text import local
+
+_BAR_CELLS = 20
+_TABLES_SHOWN = 15
+_NAME = 14
+
+
+def print_status(console: Console, status: Status) -> None:
+    """Print how things stand, the state of the service first, what could not be read last."""
+    seen = status.observation
+    for name, text, style in [*_service(status), ("limit", _limit(status), "bold")]:
+        _line(console, name, Text(printable(text), style=style))
+    tables = fullest_first(seen)
+    for number, table in enumerate(tables[:_TABLES_SHOWN]):
+        _line(console, "" if number else "tables", _table(table, seen.limit or 0))
+    rest = max(0, len(tables) - _TABLES_SHOWN)
+    if rest + seen.idle_tables:
+        _line(console, "", Text(f"and {rest} more; {seen.idle_tables} tracking namespaces hold nothing"))
+    cost = status.cost
+    memory = (
+        f"{format_bytes(cost.now_bytes)} now, {format_bytes(cost.full_bytes)} if every table in use were full; "
+        f"budget {format_bytes(cost.budget_bytes)}"
+    )
+    _line(console, "memory", Text(memory))
+    _line(
+        console,
+        "headroom",
+        Text(
+            f"{format_bytes(cost.headroom_bytes)} for entries ({format_bytes(cost.available_bytes)} available, "
+            f"{format_bytes(cost.reserve_bytes)} of it reserved)"
+        ),
+    )
+    step, style = _next_step(status.next_step)
+    _line(console, "next step", Text(step, style=style))
+    if status.last is not None:
+        last = f"{local(status.last.last_seconds)}  #{status.last.id}  {printable(status.last.sentence)}"
+        _line(console, "last decision", Text(last))
+    else:
+        _line(console, "last decision", Text("none recorded"))
+    for text in status.unread:
+        _line(console, "not read", Text(printable(text), style="yellow"))
+
+
+def status_document(status: Status) -> str:
+    """Return everything as one JSON document."""
+    seen, cost = status.observation, status.cost
+    return json_documents.document(
+        {
+            "running": status.running,
+            "service": status.live,
+            "limit": seen.limit,
+            "kernel_limit": seen.kernel_limit,
+            "tables": [encode(table) | {"share": _share(table, seen.limit or 0)} for table in fullest_first(seen)],
+            "idle_tables": seen.idle_tables,
+            "memory": encode(cost) | {"headroom_bytes": cost.headroom_bytes},
+            "paused": encode(seen.pause),
+            "next_step": {"allowed": isinstance(status.next_step, Raise), **encode(status.next_step)},
+            "last_decision": None if status.last is None else json_documents.decision(status.last),
+            "degraded": status.degraded,
+            "unread": list(status.unread),
+        }
+    )
+
+
+def _service(status: Status) -> list[tuple[str, str, str]]:
+    """Return the lines about the guard itself: (name, text, style)."""
+    live = status.live or {}
+    lines = []
+    if status.running:
+        since = live.get("since")
+        since_text = f" since {local(since)}" if isinstance(since, int | float) else ""
+        lines.append(("guard", f"running{since_text}, pid {live.get('pid')}, mode {live.get('mode')}", "green"))
+        sources: dict[str, Any] = live.get("sources") or {}
+        told = f"ring buffer {sources.get('ring_buffer', 'unknown')}, journal {sources.get('journal', 'unknown')}"
+        lines.append(("events from", told, ""))
+        lines += [("", str(note), "yellow") for note in sources.get("notes") or []]
+        lines += [("trouble", str(text), "bold red") for text in (live.get("recorder") or {}).get("trouble") or []]
+    elif status.running is None:
+        lines.append(("guard", "this user can't tell whether it runs", "yellow"))
+    else:
+        lines.append(("guard", "not running: nothing is raised; systemctl start conntrackd-guard", "bold red"))
+    if live.get("standoff"):
+        lines.append(("stand-off", "another writer keeps lowering the limit; `guard resume` ends it", "bold red"))
+    pause = status.observation.pause
+    if pause is not None:
+        lines.append(("paused", f"by {pause.by}{f': {pause.reason}' if pause.reason else ''}", "bold yellow"))
+    return lines
+
+
+def _limit(status: Status) -> str:
+    seen = status.observation
+    if seen.limit is None:
+        return "none: this kernel tracks no connections yet"
+    buckets = "unknown" if seen.buckets is None else f"{seen.buckets:,}"
+    real = "" if seen.kernel_limit == seen.limit else f" rehearsed ({seen.kernel_limit or 0:,} in force)"
+    return f"{'unlimited (0)' if seen.limit == 0 else f'{seen.limit:,}'}{real} entries a namespace, {buckets} buckets"
+
+
+def _share(table: Table, limit: int) -> float | None:
+    return round(table.count / limit, 4) if limit else None
+
+
+def _table(table: Table, limit: int) -> Text:
+    """Return one table as a bar, its share, count, drops and name."""
+    share = table.count / limit if limit else 0.0
+    style = "bold red" if share >= 0.95 or table.dropped else "yellow" if share >= 0.8 else "green"  # noqa: PLR2004
+    filled = min(_BAR_CELLS, round(share * _BAR_CELLS))
+    text = Text("█" * filled, style=style) + Text("░" * (_BAR_CELLS - filled), style="dim")
+    drops = "drops unknown" if table.drop is None else f"{table.drop:,} dropped"
+    text.append(f" {100 * share:5.1f} %  {table.count:>9,}  {drops}  {table_name(table)}")
+    if table.demand_per_second and table.demand_per_second >= 1:
+        text.append(f"  +{table.demand_per_second:,.0f}/s", "yellow")
+    return text
+
+
+def _next_step(decision: Raise | Hold) -> tuple[str, str]:
+    """Return what would happen if the fullest table filled up now, and its style."""
+    when = "if the fullest table filled up now:"
+    if isinstance(decision, Raise):
+        cost = format_bytes(decision.arithmetic.cost_bytes)
+        advice = "".join(f" {text}" for text in decision.advice)
+        return f"{when} raise to {decision.target:,}, worst case {cost}{'.' if advice else ''}{advice}", "green"
+    advice = "".join(f" {text}" for text in decision.advice)
+    return f"{when} {verdict(decision)}. {decision.reason.sentence}{advice}", "bold red"
+
+
+def _line(console: Console, name: str, text: Text) -> None:
+    """Print a named line; on a terminal its text wraps beside its name."""
+    whole = Text(f"{name:>{_NAME}}: " if name else " " * (_NAME + 2), style="cyan") + text
+    if not console.is_terminal:
+        console.print(whole, soft_wrap=True)
+        return
+    from rich.table import Table as Grid  # noqa: PLC0415 - only here, and its name is taken
+
+    grid = Grid.grid(padding=0)
+    grid.add_column(width=_NAME + 2)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(f"{name:>{_NAME}}: " if name else "", style="cyan"), text)
+    console.print(grid)
