@@ -48,8 +48,8 @@ def test_every_value_reaches_the_policy() -> None:
     """Each key sets the attribute it is meant for, and its origin is told."""
     given_texts = {
         "mode": "dry-run", "kernel_line": "no", "pressure": "off", "threshold": "70%", "factor": "2",
-        "min_entries": "1", "runway": "1min", "budget": "256MiB", "reserve": "7.5%", "ceiling": "1_000_000", "settle": "3s",
-        "settle_full": "1s", "raises": "5", "raises_window": "1h", "standoff": "0", "standoff_window": "2h",
+        "min_entries": "1", "runway": "1min", "budget": "256MiB", "reserve": "7.5%", "ceiling": "1_000_000",
+        "settle": "3s", "settle_full": "1s", "raises": "5", "raises_window": "1h", "standoff": "0", "standoff_window": "2h",
         "buckets": "match", "trust_user_namespaces": "yes", "persist": "false", "history_retention": "30d",
         "history_max_rows": "5000",
     }  # fmt: skip
