@@ -1,9 +1,7 @@
-"""The journal as a source of kernel lines: durable, and late by up to half a second.
+"""Follows the journal in a thread of its own: its files are memory-mapped from a disk that may stall.
 
-It is read in a thread of its own, because journal files are memory-mapped from a disk that may
-stall. The order of the calls matters (matches before seeks, `process` before draining); see the
-comments. `_next`, `_get` and their like are what `Reader.get_next` itself uses, at a seventh of its
-cost; this module is the only one that touches them.
+The loop gets events through a queue and an eventfd, and never waits for the thread. Every failure is
+counted, waited out within bounds, and followed by opening the journal again at the last cursor.
 """
 
 from __future__ import annotations
@@ -13,196 +11,241 @@ import os
 import select
 import threading
 import time
-import uuid
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
-from systemd import journal
-
-from conntrackd_guard.core.kernel_messages import recognise, worth_reading
 from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.host.journal_reader import READ_ERRORS, Drained, KernelJournal
 
-SOURCE = "journal"
-_ENTRIES_A_TURN = 1000
-_UNRELIABLE_SECONDS = 2.0
-"""How often to look where the file system gives no change events (a network mount)."""
-_LONGEST_WAIT_SECONDS = 60.0
-_FLOOD_ENTRIES = 100
-"""Kernel lines a second from which the thread rests between reads."""
-_REST_SECONDS = 0.002
-_SETTLE_SECONDS = 0.05
-"""A pause before looking again after the library reported an error, doubled up to `_LONGEST_RETRY_SECONDS`."""
-_LONGEST_RETRY_SECONDS = 30.0
-_QUEUE = 10_000
+MOST_A_TURN = 1000
+"""Entries read before the thread looks up again."""
+MOST_QUEUED = 1000
+"""Events waiting for the loop; with more the thread reads on later: the journal keeps them."""
+FLOOD_LINES = 100
+"""Kernel lines a second from which the thread rests between reads: a gateway's firewall log is thousands a second."""
+REST_SECONDS = 0.002
+LOOK_SECONDS = 2.0
+"""The longest wait: where no inotify watches are left, the descriptor is silent without an error."""
+DEAF_LOOK_SECONDS = 0.25
+DEAF_REOPEN_SECONDS = 5.0
+"""Without any inotify instance a rotation is only seen by opening again."""
+QUIET_REOPEN_SECONDS = 60.0
+"""A journal folder that appeared after opening is only seen by opening again."""
+RETRY_SECONDS = (0.1, 5.0)
+"""Pause after a failure: the first, and the longest it doubles to."""
+ABSENT_SECONDS = 3.0
+FAILURES_BEFORE_SKIPPING = 4
+"""So often the same place may fail before the rest of it is given up for the end of the journal."""
+STOP_SECONDS = 1.0
+"""How long `stop` waits; a thread held up by a disk ends with the process."""
 
 
 class JournalFollower:
-    """Follows kernel lines from a cursor, or from the end. `state` says how it fares; it never gives up."""
+    """`start`, then `take` whenever `fileno()` is readable. No method raises or waits for a disk.
+
+    `directory` reads journal files from there instead of the system's journal.
+    """
 
     def __init__(self, directory: Path | None = None) -> None:
         self._directory = directory
-        self._events: deque[KernelEvent] = deque(maxlen=_QUEUE)
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._stop = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._stopping = False
-        self._cursor: str | None = None
-        self._at_end = False
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._stopping = False
+        self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._queue: deque[tuple[int, KernelEvent]] = deque()
+        self._read_to: tuple[int, str | None] = (0, None)
+        """Events handed over when the cursor was reached, and that cursor."""
+        self._handed = 0
+        self._poll_seconds: float | None = None
+        self._condition = "starting"
+        self._cursor: str | None = None
+        self._opened_before = False
+        self._held: tuple[str, int | None] | None = None
+        """Boot id and newest stamp that the journal held at start; None until its end was reached once."""
+        self._failures = 0
+        self._second, self._lines, self._flooded = 0, 0, False
         self.newest_cursor: str | None = None
-        """Where the journal stands, moved on by every kernel line."""
-        self.state = "starting"
-        self.skipped = 0
-        self._second = (0.0, 0)
-        self._first_turn = True
+        """Where to resume so that nothing is missed: after the newest entry that `take` returned or passed over."""
+        self.reopens = self.skipped = self.lost_places = 0
+
+    @property
+    def state(self) -> str:
+        """What the follower does at the moment, for people."""
+        counts = (
+            (self.reopens, "reopened after an error"),
+            (self.skipped, "unreadable entries skipped"),
+            (self.lost_places, "cursors not found"),
+        )
+        told = ", ".join(f"{count} {what}" for count, what in counts if count)
+        return f"{self._condition} ({told})" if told else self._condition
+
+    @property
+    def poll_seconds(self) -> float | None:
+        """How often to look without being told; None waits for journald's wake-up, which comes 250–500 ms late."""
+        return self._poll_seconds
+
+    @poll_seconds.setter
+    def poll_seconds(self, seconds: float | None) -> None:
+        if seconds != self._poll_seconds:
+            self._poll_seconds = seconds
+            os.eventfd_write(self._wake, 1)
 
     def start(self, cursor: str | None) -> None:
-        """Begin after `cursor`, or at the end where there is none."""
+        """Begin after `cursor`, or with the entries to come where there is none."""
         self._cursor = self.newest_cursor = cursor
+        self._read_to = (0, cursor)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the thread to end; it is not waited for where its disk stalls."""
+        """End the thread, within STOP_SECONDS."""
         self._stopping = True
-        os.eventfd_write(self._stop, 1)
-        self._thread.join(1.0)
+        os.eventfd_write(self._wake, 1)
+        if self._thread.ident is not None:
+            self._thread.join(STOP_SECONDS)
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable when `take` has something."""
-        return self._wake
+        """Return the descriptor that is readable while events wait."""
+        return self._news
 
     def take(self) -> list[KernelEvent]:
-        """Return the lines heard since the last call."""
+        """Return the events that wait, oldest first."""
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
-        taken = []
-        with contextlib.suppress(IndexError):
-            while True:
-                taken.append(self._events.popleft())
-        return taken
+            os.eventfd_read(self._news)
+        handed, cursor = self._read_to  # before the queue: its events are handed over first
+        events = []
+        last = 0
+        while self._queue:
+            last, event = self._queue.popleft()
+            events.append(event)
+        self.newest_cursor = (events[-1].cursor if last > handed else cursor) or self.newest_cursor
+        return events
+
+    # -- the thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        """Open, follow, and open again after any error, ever slower."""
-        wait = _SETTLE_SECONDS
+        pause = RETRY_SECONDS[0]
         while not self._stopping:
-            opened = time.monotonic()
             try:
-                with contextlib.closing(self._open()) as reader:
-                    self.state = "following"
-                    self._follow(reader)
-            except (OSError, ValueError, UnicodeDecodeError) as error:
-                self.state = f"reopening after: {error}"
-            if time.monotonic() - opened > _LONGEST_RETRY_SECONDS:
-                wait = _SETTLE_SECONDS
-            select.select([self._stop], [], [], wait)
-            wait = min(2 * wait, _LONGEST_RETRY_SECONDS)
+                with KernelJournal(self._directory) as journal:
+                    if journal.exists():
+                        self._follow(journal)
+                        pause = RETRY_SECONDS[0]
+                        continue
+                self._condition = "waiting: this host has no journal"
+                self._sleep(ABSENT_SECONDS)
+            except FileNotFoundError:
+                self._condition = "waiting: this host has no journal"
+                self._sleep(ABSENT_SECONDS)
+            except READ_ERRORS as error:
+                self._condition = f"waiting: reading the journal failed ({_short(error)}); it is opened again"
+                self.reopens += 1
+                self._failures += 1
+                pause = RETRY_SECONDS[0] if self._failures == 1 else min(pause * 2, RETRY_SECONDS[1])
+                self._sleep(pause)
 
-    def _open(self) -> journal.Reader:
-        """Open the journal and stand where reading goes on."""
-        flags = journal.SYSTEM | journal.LOCAL_ONLY
-        reader = journal.Reader(path=str(self._directory)) if self._directory else journal.Reader(flags=flags)
-        reader.add_match("_TRANSPORT=kernel")  # matches before any seek: a later one would not hold
-        reader.add_match("SYSLOG_FACILITY=0")  # what user space writes to /dev/kmsg has another facility
-        reader.fileno()  # from here on changes are noticed
-        if not self._resume(reader):
-            self._seek_end(reader)
-        return reader
-
-    def _resume(self, reader: journal.Reader) -> bool:
-        """Go to the saved cursor; False where it is of no use (malformed, or from a future that was set back)."""
-        if self._cursor is None:
-            return False
-        try:
-            reader.seek_cursor(self._cursor)
-            if not reader._next():
-                return False  # beyond the end: following it would hear nothing for ever
-            if not reader.test_cursor(self._cursor):
-                self._take(reader)  # the saved entry was vacuumed: this one is new
-        except (ValueError, OSError):
-            return False
-        return True
-
-    @staticmethod
-    def _seek_end(reader: journal.Reader) -> None:
-        """Stand on the last entry, so that the next one is new."""
-        reader.seek_tail()
-        if not reader._previous():
-            reader.seek_head()  # nothing matches yet; without this some versions stay deaf
-
-    def _follow(self, reader: journal.Reader) -> None:
-        """Drain, wait, process, for ever; raises what the library raises."""
+    def _follow(self, journal: KernelJournal) -> None:
+        """Read until told to stop, or until it is time to open the journal again."""
         poller = select.poll()
-        poller.register(reader.fileno(), reader.get_events())
-        poller.register(self._stop, select.POLLIN)
+        poller.register(self._wake, select.POLLIN)
+        if journal.descriptor is not None:
+            poller.register(journal.descriptor, journal.events_mask())
+        unread = self._place(journal)
+        quiet_since = time.monotonic()
         while not self._stopping:
-            while self._drain(reader) == _ENTRIES_A_TURN and not self._stopping:
-                pass
-            self._first_turn = False
-            poller.poll(self._wait_seconds(reader) * 1000)
-            reader.process()  # before draining: it takes in rotation, and without it poll would spin
+            drained = journal.drain(MOST_A_TURN, this_one_first=unread)
+            unread = False
+            now = time.monotonic()
+            self._hand_over(drained)
+            if drained.entries:
+                self._failures = 0
+                quiet_since = now if journal.descriptor is not None else quiet_since
+            if drained.ended:
+                self._reached_the_end(journal)
+                deaf = journal.descriptor is None
+                if now - quiet_since >= (DEAF_REOPEN_SECONDS if deaf else QUIET_REOPEN_SECONDS):
+                    return
+                if self._is_flooded(drained.entries, now):
+                    time.sleep(REST_SECONDS)
+                poller.poll(self._wait_seconds(journal) * 1000)
+                self._clear_wake()
+            journal.process()
 
-    def _wait_seconds(self, reader: journal.Reader) -> float:
-        asked = reader.get_timeout_ms()
-        wait = _LONGEST_WAIT_SECONDS if asked is None or asked < 0 else asked / 1000
-        return wait if reader.reliable_fd() else min(wait, _UNRELIABLE_SECONDS)
+    def _place(self, journal: KernelJournal) -> bool:
+        """Stand where reading goes on; return whether the entry stood on is still to be read."""
+        if self._failures >= FAILURES_BEFORE_SKIPPING:
+            self._cursor, self._opened_before, self._failures = None, False, 0
+            self.lost_places += 1
+        if self._cursor is not None:
+            try:
+                unread = journal.place_after(self._cursor)
+            except ValueError:
+                unread = None
+            if unread is not None:
+                self._opened_before = True
+                return unread
+        if self._cursor is None and self._opened_before:
+            journal.place_at_start()  # nothing was there at the first opening: all of it is new
+        else:
+            journal.place_at_end()
+            lost, self._cursor = self._cursor, journal.cursor()
+            self.lost_places += lost is not None and self._cursor is not None
+            self._read_to = (self._handed, self._cursor)
+        self._opened_before = True
+        return False
 
-    def _drain(self, reader: journal.Reader) -> int:
-        """Take the entries that are there, up to a turn's worth; return how many."""
-        count = 0
-        while count < _ENTRIES_A_TURN and reader._next():
-            self._take(reader)
-            count += 1
-        if count:
-            self._cursor = self.newest_cursor = reader._get_cursor()
-            self._rest(count)
-        return count
+    def _hand_over(self, drained: Drained) -> None:
+        """Queue what was read; wake the loop for events only."""
+        self.skipped += drained.skipped
+        for event in drained.events:
+            self._handed += 1
+            self._queue.append((self._handed, replace(event, held_at_start=self._was_held(event))))
+        if drained.cursor is not None:
+            self._cursor = drained.cursor
+            self._read_to = (self._handed, drained.cursor)
+        if drained.events:
+            os.eventfd_write(self._news, 1)
+        while len(self._queue) >= MOST_QUEUED and not self._stopping:
+            self._sleep(DEAF_LOOK_SECONDS)
 
-    def _rest(self, count: int) -> None:
-        """Above `_FLOOD_ENTRIES` a second, rest so that one wake-up takes several entries."""
-        second, seen = self._second
-        now = time.monotonic()
-        if now - second >= 1.0:
-            second, seen = now, 0
-        self._second = (second, seen + count)
-        if seen + count > _FLOOD_ENTRIES:
-            time.sleep(_REST_SECONDS)
+    def _was_held(self, event: KernelEvent) -> bool:
+        """A journald that reads the ring buffer (again) brings old lines late: the kernel's stamp tells."""
+        if self._held is None:
+            return True
+        boot_id, newest = self._held
+        return event.boot_id == boot_id and newest is not None and (event.stamp_us or 0) <= newest
 
-    def _take(self, reader: journal.Reader) -> None:
-        """Hand over the current entry, if it concerns the guard."""
-        try:
-            raw = reader._get("MESSAGE")
-        except KeyError:
-            return
-        except (OSError, ValueError):  # a damaged entry: the next ones may be whole
-            self.skipped += 1
-            return
-        if not worth_reading(raw):
-            return
-        line = recognise(raw.decode("utf-8", "replace"))
-        if line is None:
-            return
-        self._events.append(
-            KernelEvent(
-                line=line,
-                stamp_us=_number(reader, "_SOURCE_MONOTONIC_TIMESTAMP"),
-                boot_id=_boot_id(reader),
-                source=SOURCE,
-                cursor=reader._get_cursor(),
-                held_at_start=self._first_turn,
-            )
+    def _reached_the_end(self, journal: KernelJournal) -> None:
+        if self._held is None:
+            self._held = journal.here()
+        self._condition = "following" if journal.descriptor is not None else "following without inotify"
+
+    def _wait_seconds(self, journal: KernelJournal) -> float:
+        wishes = (
+            LOOK_SECONDS if journal.descriptor is not None else DEAF_LOOK_SECONDS,
+            journal.timeout_seconds(),
+            self._poll_seconds,
         )
-        os.eventfd_write(self._wake, 1)
+        return min(wish for wish in wishes if wish is not None)
+
+    def _is_flooded(self, entries: int, now: float) -> bool:
+        if int(now) != self._second:
+            self._flooded = self._lines > FLOOD_LINES and int(now) == self._second + 1
+            self._second, self._lines = int(now), 0
+        self._lines += entries
+        return self._flooded or self._lines > FLOOD_LINES
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait, but not for longer than until `stop`."""
+        until = time.monotonic() + seconds
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            select.select([self._wake], [], [], left)
+            self._clear_wake()
+
+    def _clear_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
 
 
-def _number(reader: journal.Reader, name: str) -> int | None:
-    try:
-        return int(reader._get(name))
-    except (KeyError, ValueError, OSError):
-        return None
-
-
-def _boot_id(reader: journal.Reader) -> str:
-    """Return the entry's boot id as /proc writes it, with dashes."""
-    try:
-        return str(uuid.UUID(reader._get("_BOOT_ID").decode("ascii")))
-    except (KeyError, ValueError, OSError):
-        return ""
+def _short(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -33,7 +33,9 @@ _FACILITY_0_BELOW = 8
 class RingBuffer:
     """Follows the ring buffer through one descriptor. Methods raise HostError where the kernel refuses."""
 
-    def __init__(self, descriptor: int, path: str, boot_id_path: Path = Path("/proc/sys/kernel/random/boot_id")) -> None:
+    def __init__(
+        self, descriptor: int, path: str, boot_id_path: Path = Path("/proc/sys/kernel/random/boot_id")
+    ) -> None:
         self._descriptor, self._path = descriptor, path
         self._boot_id = files.read(boot_id_path).decode("ascii").strip()
         self.overruns = 0
@@ -79,7 +81,7 @@ class RingBuffer:
         return self._descriptor
 
     def catch_up(self) -> tuple[list[KernelEvent], int | None]:
-        """Read all that the buffer holds; return the kernel's lines among it and the newest stamp (µs) of any record."""
+        """Read all that the buffer holds; return the lines among it and the newest stamp (µs) of any record."""
         events: list[KernelEvent] = []
         newest = None
         for _ in range(_MOST_HELD):
