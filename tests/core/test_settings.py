@@ -50,8 +50,8 @@ def test_every_value_reaches_the_policy() -> None:
         "mode": "dry-run", "kernel_line": "no", "pressure": "off", "threshold": "70%", "factor": "2",
         "min_entries": "1", "runway": "1min", "budget": "256MiB", "reserve": "7.5%", "ceiling": "1_000_000",
         "settle": "3s", "settle_full": "1s", "raises": "5", "raises_window": "1h", "standoff": "0",
-        "standoff_window": "2h", "buckets": "match", "trust_user_namespaces": "yes", "persist": "false", "history_retention": "30d",
-        "history_max_rows": "5000",
+        "standoff_window": "2h", "buckets": "match", "trust_user_namespaces": "yes", "persist": "false",
+        "history_retention": "30d", "history_max_rows": "5000",
     }  # fmt: skip
     assert set(given_texts) == set(BY_NAME)
     settings = read_settings(entry(key, text, line) for line, (key, text) in enumerate(given_texts.items(), 1))
