@@ -53,8 +53,6 @@ class KernelEvent:
     cursor: str | None = None
     """Where the journal stands after this entry; None from the ring buffer."""
     held_at_start: bool = False
-    """The journal held it when this run first read it: the past, where no ring buffer can tell."""
-    held_at_start: bool = False
     """The source held it already when the guard began to read."""
 
 

@@ -113,7 +113,11 @@ class KernelJournal:
             return None
 
     def drain(self, most: int, *, this_one_first: bool = False) -> Drained:
-    XX = skipped = 0
+        """Read up to `most` entries; `this_one_first` begins with the one stood on.
+
+        Raises where the first step fails; a later failure only ends the turn.
+        """
+        entries = skipped = 0
         events: list[KernelEvent] = []
         ended = False
         while entries < most:
