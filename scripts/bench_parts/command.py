@@ -17,11 +17,15 @@ _NEEDED = ("gcc", "nft", "conntrack", "ip", "unshare", "nsenter", "journalctl")
 _ROWS = ("reaction", "dropped", "cost", "events", "history")
 _LOADS = ("ramp", "burst", "slow")
 _NOT_PERMITTED = 77
+_WHAT = "Measure the guard beside simpler programs on this machine. The lot takes about three hours; ROW and --phases cut it."
 
 
 def main() -> int:
     """Measure what the command line asks for, print the table, return the exit code (1: a target was missed)."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if unknown := set(options.rows) - set(_ROWS):
+        parser.error(f"no such row: {', '.join(sorted(unknown))} (there are {', '.join(_ROWS)})")
     if os.geteuid() != 0:
         return _refuse("it needs root: namespaces, and the limit itself", _NOT_PERMITTED)
     if missing := [tool for tool in _NEEDED if not shutil.which(tool)]:
@@ -53,8 +57,8 @@ def _row_sources(ground: Ground, options: argparse.Namespace) -> dict[str, Calla
 
     loads = tuple(load for load in LOADS if load.name in (options.loads or _LOADS))
     return {
-        "reaction": lambda: reaction(ground, options.trials),
-        "dropped": lambda: dropped(ground, options.phases, loads),
+        "reaction": lambda: reaction(ground, options.trials, options.who),
+        "dropped": lambda: dropped(ground, options.phases, loads, options.who),
         "cost": lambda: cost(ground, options.seconds, options.journal_mib),
         "events": lambda: events(ground, options.events),
         "history": lambda: history(options.history_rows),
@@ -67,8 +71,9 @@ def _refuse(why: str, code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bench", description="Measure the guard beside simpler programs on this machine.")
+    parser = argparse.ArgumentParser(prog="bench", description=_WHAT)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"which rows ({', '.join(_ROWS)}); all by default")
+    parser.add_argument("--who", default="", help="only those with this in their name, in `reaction` and `dropped`")
     parser.add_argument("--trials", type=int, default=20, help="dropped packets a contender in `reaction` (%(default)s)")
     parser.add_argument("--phases", type=int, default=20, help="random start phases in `dropped`, a minute each (%(default)s)")
     parser.add_argument("--load", action="append", dest="loads", choices=_LOADS, help="only this load in `dropped`")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -34,13 +36,13 @@ while True:
 _PIPE = f"""
 (sleep 1; echo ready) &
 journalctl -kf -n0 -o cat | grep --line-buffered 'nf_conntrack: table full' | while read -r line; do
-    read -r limit <{_LIMIT}; echo $((limit * 3 / 2)) >{_LIMIT}
+    echo $(($(cat {_LIMIT}) * 3 / 2)) >{_LIMIT}
 done
 """
 _LOOP = f"""
 echo ready
 while sleep 1; do
-    count=$(nsenter --net=/proc/$1/ns/net cat {_COUNT}); read -r limit <{_LIMIT}
+    count=$(nsenter --net=/proc/$1/ns/net cat {_COUNT}); limit=$(cat {_LIMIT})
     if [ $((count * 10)) -ge $((limit * 8)) ]; then echo $((limit * 3 / 2)) >{_LIMIT}; fi
 done
 """
@@ -73,6 +75,11 @@ C_LOOK = Contender(name="C program, looks every 10 ms", command=("{folder}/look"
 LOOP = Contender(name="shell loop, looks once a second", command=("sh", "-c", _LOOP, "loop", "{pid}"))
 
 
+def named(contenders: Iterable[Contender], who: str) -> list[Contender]:
+    """Return those with `who` in their name: all of them for an empty one."""
+    return [contender for contender in contenders if who in contender.name]
+
+
 @dataclass(slots=True)
 class Running:
     """A contender at work, from ready to killed. Raises TimeoutError, with what it said, when it doesn't get ready."""
@@ -95,16 +102,18 @@ class Running:
                 start_new_session=True,
             )
         try:
-            wait_for(lambda: ready in said.read_text("utf-8", "replace") or self.process.poll() is not None, ready)
+            wait_for(lambda: self.process.poll() is not None or ready in said.read_text("utf-8", "replace"), ready)
             if self.process.poll() is not None:
                 raise TimeoutError("it ended")
         except TimeoutError as error:
             self.__exit__()
-            raise TimeoutError(f"{self.contender.name}: {error}; it said: {said.read_text('utf-8', 'replace')}") from error
+            text = said.read_text("utf-8", "replace")
+            raise TimeoutError(f"{self.contender.name}: {error}; it said: {text}") from error
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def cpu_seconds(self) -> float:
@@ -123,7 +132,8 @@ class Running:
                 part.replace("{pid}", str(self.namespace_pid)).replace("{folder}", str(self.ground.folder))
                 for part in self.contender.command
             ]
-        return [*(_hide_ring_buffer() if self.contender.hide_ring_buffer else []), *_fresh_guard(self.contender.settings)]
+        prefix = _hide_ring_buffer() if self.contender.hide_ring_buffer else []
+        return prefix + _fresh_guard(self.contender.settings)
 
 
 def run(ground: Ground, contender: Contender, namespace: ScratchNamespace | None = None) -> Running:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_parts.contenders import C_LOOK, C_ON_LINE, FOLLOWER, LOOP, PIPE, Contender, guard, run
+from bench_parts.contenders import C_LOOK, C_ON_LINE, FOLLOWER, LOOP, PIPE, Contender, guard, named, run
 from bench_parts.ground import Ground, say
 from bench_parts.table import Row
 
@@ -51,11 +51,11 @@ class Loss:
     cpu_seconds: float
 
 
-def dropped(ground: Ground, phases: int, loads: tuple[Load, ...] = LOADS) -> Iterator[Row]:
-    """Yield one row a load and contender: flows refused and packets dropped, least to most of `phases` random phases."""
+def dropped(ground: Ground, phases: int, loads: tuple[Load, ...], who: str) -> Iterator[Row]:
+    """Yield one row a load and contender named like `who`: what was lost, least to most of `phases` random phases."""
     for load in loads:
         worst: dict[str, int] = {}
-        for contender in CONTENDERS:
+        for contender in named(CONTENDERS, who):
             say(f"dropped: {load.name}, {contender.name}, {phases} phases")
             losses = [_loss(ground, load, contender) for _ in range(phases)]
             worst[contender.name] = max(loss.refused for loss in losses)
@@ -64,7 +64,7 @@ def dropped(ground: Ground, phases: int, loads: tuple[Load, ...] = LOADS) -> Ite
                 what=load.name,
                 who=contender.name,
                 figure=_figure(losses),
-                ratio=_ratio(worst[contender.name], worst[C_ON_LINE.name]),
+                ratio=_ratio(worst[contender.name], worst.get(C_ON_LINE.name, 0)),
                 target=target,
                 met=met,
             )
@@ -92,7 +92,9 @@ def _target(contender: Contender, losses: list[Loss], worst: dict[str, int]) -> 
     if contender is _DEFAULTS:
         return "0 refused, 0 dropped", all(loss.refused == loss.dropped == 0 for loss in losses)
     if contender is _LINE_ALONE:
-        return f"≤ {_AT_MOST} × C program", worst[contender.name] <= _AT_MOST * worst[C_ON_LINE.name]
+        target = f"≤ {_AT_MOST} × C program"
+        floor = worst.get(C_ON_LINE.name)
+        return target, None if floor is None else worst[contender.name] <= _AT_MOST * floor
     return "", None
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from bench_parts.contenders import C_ON_LINE, FOLLOWER, PIPE, Contender, guard, run
+from bench_parts.contenders import C_ON_LINE, FOLLOWER, PIPE, Contender, guard, named, run
 from bench_parts.ground import Ground, say
 from bench_parts.table import Row
 from scratch_namespace import ScratchNamespace
@@ -32,10 +32,10 @@ _FROZEN = replace(_FAST, name="guard, journald stopped", journald_stopped=True)
 _JOURNAL = replace(_FAST, name="guard by journal alone", hide_ring_buffer=True)
 
 
-def reaction(ground: Ground, trials: int) -> Iterator[Row]:
-    """Yield one row a contender: median, 95th percentile and worst of `trials`, and the median against the C program's."""
+def reaction(ground: Ground, trials: int, who: str) -> Iterator[Row]:
+    """Yield one row a contender named like `who`: median, 95th percentile and worst of `trials`; floor: the C program."""
     floor = 0.0
-    for contender in (C_ON_LINE, _FAST, _FROZEN, _JOURNAL, FOLLOWER, PIPE):
+    for contender in named((C_ON_LINE, _FAST, _FROZEN, _JOURNAL, FOLLOWER, PIPE), who):
         say(f"reaction: {contender.name}, {trials} trials")
         times = sorted(_times(ground, contender, trials))
         if not times:
@@ -60,7 +60,8 @@ def _target(contender: Contender, median: float, p95: float, floor: float) -> tu
         return "", None
     if contender.hide_ring_buffer:
         return f"p95 ≤ {_JOURNAL_MS:.0f} ms", p95 <= _JOURNAL_MS
-    return f"median ≤ C program + {_WITHIN_MS:.0f} ms, p95 ≤ {_P95_MS:.0f} ms", median <= floor + _WITHIN_MS and p95 <= _P95_MS
+    target = f"median ≤ C program + {_WITHIN_MS:.0f} ms, p95 ≤ {_P95_MS:.0f} ms"
+    return target, median <= floor + _WITHIN_MS and p95 <= _P95_MS
 
 
 def _times(ground: Ground, contender: Contender, trials: int) -> Iterator[float]:
