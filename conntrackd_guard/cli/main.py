@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import Any
 
 from conntrackd_guard import __version__
-from conntrackd_guard.cli import orders, run
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, NotPermitted, SettingsError
 from conntrackd_guard.core.model import Mode
@@ -29,7 +29,7 @@ def entry() -> None:
 
 def main(arguments: list[str], paths: Paths) -> Exit:
     """Carry out one command line and return the exit code; what went wrong is told on stderr."""
-    args = _parser().parse_args(arguments)
+    args = _parser(_parts(arguments)).parse_args(arguments)
     if getattr(args, "dry_run_history", False):
         paths = Paths(paths.root, Mode.DRY_RUN)
     try:
@@ -50,7 +50,19 @@ def main(arguments: list[str], paths: Paths) -> Exit:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parts(arguments: list[str]) -> tuple[Any, ...]:
+    """Return the commands' modules; for `guard run` that one alone, for the daemon's memory's sake."""
+    if arguments[:1] == ["run"]:
+        import conntrackd_guard.lean  # noqa: PLC0415 - before anything that would import what it leaves out
+        from conntrackd_guard.cli import run  # noqa: PLC0415
+
+        return (run,)
+    from conntrackd_guard.cli import config, history, orders, run  # noqa: PLC0415
+
+    return run, history, orders, config
+
+
+def _parser(parts: tuple[Any, ...]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="guard",
         description="Raises nf_conntrack_max within a memory budget when the connection-tracking table fills.",
@@ -59,6 +71,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"guard {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for part in (run, orders):
+    for part in parts:
         part.add_parser(commands)
     return parser

@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, MutableMapping
 from typing import Any, NoReturn, TextIO
 
-# structlog imports rich where it is installed, for tracebacks the daemon never prints: 5 MB less without.
-sys.modules.setdefault("rich", None)  # type: ignore[arg-type] # None is Python's own mark for "do not import"
-import structlog  # noqa: E402
+import structlog
 
-from conntrackd_guard.host.journal_log import JournalSender  # noqa: E402
-from conntrackd_guard.views.printable import printable  # noqa: E402
+from conntrackd_guard.host.journal_log import JournalSender
+from conntrackd_guard.views.printable import printable
 
 BACKLOG = 1000
 """Lines kept while journald does not take them (about 2 KiB each)."""

@@ -157,7 +157,11 @@ class RunFiles:
     @staticmethod
     def _all(folder: Path) -> list[tuple[str, dict[str, Any] | None]]:
         found: list[tuple[int, str, dict[str, Any] | None]] = []
-        for path in folder.glob("[!.]*.json"):
+        try:
+            names = [name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith(".")]
+        except OSError:
+            return []
+        for path in map(folder.joinpath, names):
             content = None
             with contextlib.suppress(OSError, ValueError):
                 read = json.loads(files.read(path))
