@@ -42,15 +42,16 @@ def add_parser(subparsers: Subparsers) -> None:
         "config",
         help="check, show or explain the settings",
         description="Check, show or explain the settings.",
-        epilog="example: guard config check && sudo systemctl reload conntrackd-guard",
+        epilog="Example: guard config check && sudo systemctl reload conntrackd-guard",
     )
+    config.set_defaults(run=run)
     actions = config.add_subparsers(dest="action", required=True, metavar="check|show|example")
     for name, does, example in (
         ("check", "list every problem in the settings", "guard config check --config ./guard.yaml"),
         ("show", "print each value in effect and where it comes from", "guard config show --json"),
         ("example", "print every key, explained", "guard config example > guard.yaml"),
     ):
-        action = actions.add_parser(name, help=does, description=does.capitalize() + ".", epilog=f"example: {example}")
+        action = actions.add_parser(name, help=does, description=does.capitalize() + ".", epilog=f"Example: {example}")
         if name != "example":
             action.add_argument("--config", type=Path, metavar="FILE", help="this file alone, instead of those in /etc")
         if name == "show":

@@ -26,8 +26,8 @@ def guard(root: Path, *arguments: str) -> tuple[Exit, str, str]:
     parser = argparse.ArgumentParser(prog="guard")
     config.add_parser(parser.add_subparsers(dest="command"))
     out, err = io.StringIO(), io.StringIO()
-    code = config.run(parser.parse_args(["config", *arguments]), Paths(root), out, err)
-    return code, out.getvalue(), err.getvalue()
+    args = parser.parse_args(["config", *arguments])
+    return args.run(args, Paths(root), out, err), out.getvalue(), err.getvalue()
 
 
 def settings_file(tmp_path: Path, content: str) -> Path:
