@@ -42,6 +42,14 @@ CONF
 echo ready
 exec cat
 """
+_WITHOUT_RING_BUFFER = """
+mkdir -p /run/masked
+mount -n -t tmpfs -o nodev tmpfs /run/masked
+mknod /run/masked/kmsg c 1 11
+mount -n --bind /run/masked/kmsg /dev/kmsg
+exec "$@"
+"""
+"""Opening /dev/kmsg gives EACCES, as a device cgroup does it."""
 _JOURNALD = "/lib/systemd/systemd-journald"
 _DEADLINE_SECONDS = 15.0
 
@@ -134,28 +142,22 @@ class PrivateWorld:
         assert self._journald is not None, "no journald was started"  # noqa: S101  a mistake in a test
         self._journald.send_signal(number)
 
-    def hide_ring_buffer(self) -> None:
-        """Make /dev/kmsg unreadable for what is started from now on (EACCES, as a device cgroup does it)."""
-        self.run(
-            ["sh", "-ec", "mkdir /run/masked; mount -t tmpfs -o nodev tmpfs /run/masked; mknod /run/masked/kmsg c 1 11; "
-             "mount --bind /run/masked/kmsg /dev/kmsg"]
-        ).check_returncode()  # fmt: skip
-
     # -- the guard
 
     def configure(self, settings: Mapping[str, object]) -> None:
         """Write the guard's settings; JSON is YAML."""
         (self.root / "etc/conntrackd-guard/guard.yaml").write_text(json.dumps(dict(settings)) + "\n", "utf-8")
 
-    def start_guard(self, *arguments: str, program: str = "-m conntrackd_guard", ready: bool = True) -> Guard:
-        """Start `guard run`, and wait until it says that it watches."""
+    def start_guard(self, *arguments: str, program: str = "-m conntrackd_guard", ring_buffer: bool = True) -> Guard:
+        """Start `guard run`, and wait until it says that it watches. `ring_buffer` False: /dev/kmsg can't be opened."""
         log = self._folder / f"guard-{len(self._guards)}.log"
         command = [PYTHON, *program.split(), "run", "--log-format", "json", *arguments]
+        if not ring_buffer:
+            command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", _WITHOUT_RING_BUFFER, "sh", *command]
         with log.open("wb") as out:
             guard = Guard(self._spawn(command, out), log)
         self._guards.append(guard)
-        if ready:
-            guard.await_event("guard.ready")
+        guard.await_event("guard.ready")
         return guard
 
     def guard(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,76 @@
+"""The guard raises the real limit for real events, and packets pass again."""
+
+from __future__ import annotations
+
+import pytest
+from stage import LIMIT, Stage, limit
+
+pytestmark = pytest.mark.live
+
+LINE_ONLY = {"pressure": False}
+PRESSURE_ONLY = {"kernel_line": False}
+
+
+def test_a_kernel_line_alone_raises_the_limit_and_packets_pass(stage: Stage) -> None:
+    """One dropped packet is enough: the limit rises, the next packets pass, and history tells what the kernel said."""
+    stage.table.fill(LIMIT)
+    stage.start(LINE_ONLY)
+    assert stage.table.overflow() == 0
+    after = stage.raised()
+    assert stage.table.overflow(20) == 20
+    (row,) = stage.raises()
+    assert (row["trigger"], row["outcome"], row["from"], row["to"]) == ("kernel_line", "applied", LIMIT, after)
+    assert row["message"].startswith("nf_conntrack: nf_conntrack: table full")
+    assert f"in netns {stage.table.number}" in row["message"] or not stage.numbered
+    assert row["namespace"] in {stage.table.number, None if not stage.numbered else stage.table.number}
+
+
+def test_pressure_alone_raises_the_limit_before_anything_is_dropped(stage: Stage) -> None:
+    """A table that fills up is raised for while packets still pass."""
+    stage.start(PRESSURE_ONLY)
+    stage.table.fill(LIMIT * 9 // 10)
+    stage.raised()
+    assert stage.table.overflow(20) == 20
+    assert stage.table.dropped() == 0
+    assert {row["trigger"] for row in stage.raises()} == {"pressure"}
+
+
+def test_a_burst_of_lines_then_silence_keeps_raising(stage: Stage) -> None:
+    """The kernel logs ten lines and then none for 5 s; a table that fills up again meanwhile is raised for all the same."""
+    stage.keeper.set_message_cost(600)  # from here on at most ten lines for this test
+    stage.table.fill(LIMIT)
+    stage.start({**LINE_ONLY, "min_entries": 256, "settle": "200ms", "standoff": 0})
+    stage.table.overflow(60)
+    reached = stage.raised()
+    for _ in range(2):
+        stage.table.fill(reached + 64 - stage.table.count())
+        stage.table.overflow(20)
+        reached = stage.raised(reached)
+    assert stage.lines_told() <= 10
+    assert len(stage.raises()) >= 3
+
+
+def test_the_raise_survives_a_reboot(stage: Stage) -> None:
+    """What was raised stands in the drop-in that the next boot reads."""
+    stage.table.fill(LIMIT)
+    stage.start(LINE_ONLY)
+    stage.table.overflow()
+    after = stage.raised()
+    stage.raises()
+    text = (stage.world.root / "etc/sysctl.d/99-zz-conntrackd-guard.conf").read_text()
+    values = [line.replace(" ", "") for line in text.splitlines() if line and not line.startswith("#")]
+    assert f"net.netfilter.nf_conntrack_max={after}" in [value.lstrip("-") for value in values]
+
+
+def test_a_dry_run_touches_nothing(stage: Stage) -> None:
+    """A dry run tells what it would have done, and neither the limit nor /etc changes."""
+    stage.table.fill(LIMIT)
+    before = sorted(str(path) for path in (stage.world.root / "etc").rglob("*conntrackd*"))
+    stage.start({}, "--dry-run")
+    stage.table.overflow()
+    row = stage.decision(lambda row: row["verdict"] == "raise", "a rehearsed raise")
+    assert (row["mode"], row["outcome"], row["from"]) == ("dry-run", "rehearsed", LIMIT)
+    assert limit() == LIMIT
+    after = sorted(str(path) for path in (stage.world.root / "etc").rglob("*conntrackd*"))
+    assert [path for path in after if not path.endswith("guard.yaml")] == before[: len(after)] or after == before
+    assert stage.table.overflow() == 0
