@@ -14,7 +14,7 @@ from conntrackd_guard.status import Status, fullest_first
 from conntrackd_guard.views import json_documents
 from conntrackd_guard.views.printable import printable
 from conntrackd_guard.views.sentence import table_name
-from conntrackd_guard.views.text import local
+from conntrackd_guard.views.text import local, print_line
 
 _BAR_CELLS = 20
 _TABLES_SHOWN = 15
@@ -144,7 +144,7 @@ def _line(console: Console, name: str, text: Text) -> None:
     """Print a named line; on a terminal its text wraps beside its name."""
     whole = Text(f"{name:>{_NAME}}: " if name else " " * (_NAME + 2), style="cyan") + text
     if not console.is_terminal:
-        console.print(whole, soft_wrap=True)
+        print_line(console, whole)
         return
     from rich.table import Table as Grid  # noqa: PLC0415 - only here, and its name is taken
 

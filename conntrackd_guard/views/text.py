@@ -28,9 +28,9 @@ def print_history(console: Console, rows: Iterable[Row]) -> bool:
     for row in rows:
         if not printed:
             heading = f"{'ID':>5}  {'TIME':19}  {'WHAT':5}  {'LIMIT':18}  WHY"
-            console.print(Text(heading, style="bold"), soft_wrap=True)
+            print_line(console, Text(heading, style="bold"))
             printed = True
-        console.print(_head(row), soft_wrap=True)
+        print_line(console, _head(row))
         _print_indented(console, Text(printable(row.sentence), style="dim" if row.verdict == "hold" else ""))
     return printed
 
@@ -52,7 +52,7 @@ def _head(row: Row) -> Text:
 def print_told(console: Console, told: Told) -> None:
     """Print one decision in full: what was seen, the sum, what was done, what came of it."""
     row, record = told.row, told.record
-    console.print(_head(row), soft_wrap=True)
+    print_line(console, _head(row))
     _print_indented(console, Text(printable(row.sentence)))
     _section(console, "Seen", _seen(record))
     arithmetic = getattr(record.decision, "arithmetic", None)
@@ -128,7 +128,7 @@ def _section(console: Console, title: str, lines: list[tuple[str, str]]) -> None
     console.print(Text(title, style="bold"))
     if not console.is_terminal:
         for name, text in lines:
-            console.print(Text(f"  {name:15}  {text}"), soft_wrap=True)
+            print_line(console, Text(f"  {name:15}  {text}"))
         return
     grid = Grid.grid(padding=(0, 2))
     grid.add_column(min_width=15)
@@ -144,7 +144,15 @@ def _print_indented(console: Console, text: Text) -> None:
     if console.is_terminal:
         console.print(Padding(text, (0, 0, 0, _INDENT)))
     else:
-        console.print(Text(" " * _INDENT) + text, soft_wrap=True)
+        print_line(console, Text(" " * _INDENT) + text)
+
+
+def print_line(console: Console, text: Text) -> None:
+    """Print a line that is never cut or padded; in a pipe without rich, which takes 0.3 ms for each."""
+    if console.is_terminal:
+        console.print(text, soft_wrap=True)
+    else:
+        console.file.write(text.plain + "\n")
 
 
 def local(wall_seconds: float) -> str:

@@ -1,0 +1,102 @@
+"""`guard status`: how things stand, and what would come next."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from records import a_record
+from rich.console import Console
+
+from conntrackd_guard.core.model import Hold, Observation, Pause, Policy, Raise, State, Table
+from conntrackd_guard.status import Status, cost_of, preview
+from conntrackd_guard.views.status_text import print_status, status_document
+
+MEMORY = {"memory_total_bytes": 25 * 10**9, "memory_available_bytes": 20 * 10**9, "entry_slab_bytes": 256}
+
+
+def seen(**observed: Any) -> Observation:
+    """Return a host of 25 GB with a table at 50 %."""
+    tables = (Table(namespace=1, label="initial", initial=True, count=0), Table(namespace=7, label="web", count=32768))
+    fields: dict[str, Any] = {"tables": tables, "buckets": 65536, **MEMORY, **observed}
+    return a_record("a", **fields).observation
+
+
+def a_status(
+    observation: Observation, *, running: bool | None = False, live: dict[str, object] | None = None
+) -> Status:
+    """Return the status of that host."""
+    return Status(
+        running=running,
+        live=live,
+        observation=observation,
+        cost=cost_of(observation, Policy()),
+        next_step=preview(observation, State(), Policy()),
+        last=None,
+        unread=observation.unread,
+    )
+
+
+def printed(status: Status, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what a pipe gets."""
+    print_status(Console(), status)
+    return capsys.readouterr().out
+
+
+def test_the_preview_asks_what_a_full_table_would_bring() -> None:
+    """With half a table in use the next step is told as if it were full, and its entries cost memory."""
+    step = preview(seen(), State(), Policy())
+    assert isinstance(step, Raise)
+    assert step.target == 98304
+    assert step.arithmetic.memory_available_bytes == 20 * 10**9 - 576 * 32768
+
+
+def test_the_preview_tells_what_forbids_it() -> None:
+    """A pause and a ceiling are told before the table is full."""
+    paused = preview(seen(pause=Pause(by="guard pause", reason="")), State(), Policy())
+    capped = preview(seen(), State(), Policy(ceiling=65536))
+    assert [step.reason.code for step in (paused, capped) if isinstance(step, Hold)] == ["paused", "at_ceiling"]
+
+
+def test_memory_now_and_if_full() -> None:
+    """The cost now charges held entries, the cost if full every table in use at the limit; both with the buckets."""
+    cost = cost_of(seen(), Policy())
+    assert (cost.now_bytes, cost.full_bytes) == (576 * 32768 + 1048576, 576 * 65536 + 1048576)
+    assert cost.headroom_bytes == cost.budget_bytes - cost.now_bytes
+
+
+def test_a_status_without_a_guard_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a running guard the tables are told all the same, the fullest first, and what could not be read."""
+    out = printed(a_status(seen(unread=("slabinfo: 640 bytes assumed",))), capsys)
+    assert "guard: not running" in out
+    assert out.index("web (netns 7)") < out.index("the initial namespace")
+    assert "██████████░░░░░░░░░░  50.0 %" in out
+    assert "raise to 98,304" in out
+    assert "not read: slabinfo: 640 bytes assumed" in out
+
+
+def test_a_running_guard_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the guard says of itself is shown, its trouble makes it degraded."""
+    live: dict[str, Any] = {
+        "pid": 42,
+        "mode": "act",
+        "sources": {"ring_buffer": "following", "journal": "following", "notes": []},
+        "recorder": {"trouble": ["disk full"]},
+    }
+    status = a_status(seen(), running=True, live=live)
+    out = printed(status, capsys)
+    assert "running, pid 42, mode act" in out
+    assert "events from: ring buffer following, journal following" in out
+    assert "trouble: disk full" in out
+    assert status.degraded
+    assert not a_status(seen(), running=True, live={"recorder": {"trouble": []}}).degraded
+
+
+def test_the_document_is_complete() -> None:
+    """`--json` is one versioned document with limit, use, memory and the next step."""
+    document = json.loads(status_document(a_status(seen())))
+    assert (document["version"], document["limit"], document["running"]) == (1, 65536, False)
+    assert [(table["namespace"], table["share"]) for table in document["tables"]] == [(7, 0.5), (1, 0.0)]
+    assert (document["next_step"]["allowed"], document["next_step"]["target"]) == (True, 98304)
+    assert document["memory"]["now_bytes"] == 576 * 32768 + 1048576
