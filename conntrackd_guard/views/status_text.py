@@ -17,6 +17,8 @@ from conntrackd_guard.views.sentence import table_name
 from conntrackd_guard.views.text import local, print_line
 
 _BAR_CELLS = 20
+_NARROW = 100
+"""Columns below which bars are half as long, so that a table's name mostly fits beside its bar."""
 _TABLES_SHOWN = 15
 _NAME = 14
 
@@ -27,8 +29,9 @@ def print_status(console: Console, status: Status) -> None:
     for name, text, style in [*_service(status), ("limit", _limit(status), "bold")]:
         _line(console, name, Text(printable(text), style=style))
     tables = fullest_first(seen)
+    cells = _BAR_CELLS // 2 if console.is_terminal and console.width < _NARROW else _BAR_CELLS
     for number, table in enumerate(tables[:_TABLES_SHOWN]):
-        _line(console, "" if number else "tables", _table(table, seen.limit or 0))
+        _line(console, "" if number else "tables", _table(table, seen.limit or 0, cells))
     rest = max(0, len(tables) - _TABLES_SHOWN)
     if rest + seen.idle_tables:
         _line(console, "", Text(f"and {rest} more; {seen.idle_tables} tracking namespaces hold nothing"))
@@ -116,12 +119,12 @@ def _share(table: Table, limit: int) -> float | None:
     return round(table.count / limit, 4) if limit else None
 
 
-def _table(table: Table, limit: int) -> Text:
+def _table(table: Table, limit: int, cells: int) -> Text:
     """Return one table as a bar, its share, count, drops and name."""
     share = table.count / limit if limit else 0.0
     style = "bold red" if share >= 0.95 or table.dropped else "yellow" if share >= 0.8 else "green"  # noqa: PLR2004
-    filled = min(_BAR_CELLS, round(share * _BAR_CELLS))
-    text = Text("█" * filled, style=style) + Text("░" * (_BAR_CELLS - filled), style="dim")
+    filled = min(cells, round(share * cells))
+    text = Text("█" * filled, style=style) + Text("░" * (cells - filled), style="dim")
     drops = "drops unknown" if table.drop is None else f"{table.drop:,} dropped"
     text.append(f" {100 * share:5.1f} %  {table.count:>9,}  {drops}  {table_name(table)}")
     if table.demand_per_second and table.demand_per_second >= 1:

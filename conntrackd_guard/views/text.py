@@ -41,9 +41,11 @@ def _head(row: Row) -> Text:
     step = limit if row.to_limit is None else f"{limit} → {row.to_limit:,}"
     text = Text(f"{row.id:>5}  {local(row.at_seconds)}  ")
     text.append(f"{row.verdict:5}", _STYLES.get(row.verdict, ""))
-    text.append(f"  {step:18}  {row.reason}")
     if row.outcome in _BAD_OUTCOMES:
-        text.append(f", {row.outcome}", "bold red")
+        text.append(f"  {step:18}  {row.trigger}, ")
+        text.append(row.outcome, "bold red")
+    else:
+        text.append(f"  {step:18}  {row.reason}")
     if row.repeats > 1:
         text.append(f"  ×{row.repeats:,} until {local(row.last_seconds)}", "cyan")
     return text

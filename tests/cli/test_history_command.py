@@ -58,7 +58,7 @@ def test_history_in_a_pipe_is_plain(paths: Paths, capsys: pytest.CaptureFixture[
     lines = out.splitlines()
     assert len(lines) == 7
     assert lines[1].split()[0] == "3"
-    assert lines[1].endswith("kernel_line confirmed, rejected")
+    assert lines[1].endswith("kernel_line, rejected")
     assert lines[4].endswith("leaves 19.5 GiB available.")
     assert "×2 until" in lines[5]
 

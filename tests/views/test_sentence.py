@@ -39,7 +39,7 @@ def held(reason: HoldReason, bound: Bound = Bound.TARGET) -> Hold:
     [
         (
             raised("a", tables=(Table(namespace=4026532316, label="web", count=65536, dropped=1204),)),
-            "Raised 65,536 → 98,304: the table of web (netns 4026532316) was full (65,536 of 65,536, 1,204 dropped); the",
+            "Raised 65,536 → 98,304: the table of web (netns 4026532316) was full (65,536 of 65,536, 1,204 dropped); ",
         ),
         (
             raised("a"),
