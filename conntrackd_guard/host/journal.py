@@ -103,6 +103,7 @@ class JournalFollower:
         os.eventfd_write(self._wake, 1)
         if self._thread.ident is not None:
             self._thread.join(STOP_SECONDS)
+        self._condition = "stopped"
 
     def fileno(self) -> int:
         """Return the descriptor that is readable while events wait."""

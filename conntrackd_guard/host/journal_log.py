@@ -7,12 +7,18 @@ Protocol: https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from collections.abc import Mapping
 
 SOCKET = "/run/systemd/journal/socket"
-_MOST_BYTES = 48 * 1024
-"""A datagram larger than the socket's buffer would need a memory file; our records are 2 KiB."""
+MOST_BYTES = 8192
+"""Of one value. A record's usual size is 2 KiB in all; a datagram may have about 200 KiB (`net.core.wmem_default`)."""
+_FEWEST_BYTES = 256
+"""Of one value, for a record that is too large all the same."""
+_CUT = b" [cut]"
+
+Value = str | int | bytes
 
 
 class JournalSender:
@@ -22,32 +28,47 @@ class JournalSender:
         self._path = path
         self._socket: socket.socket | None = None
 
-    def send(self, fields: Mapping[str, str | int]) -> bool:
-        """Send one record; False where journald is away or does not keep up."""
-        datagram = b"".join(_field(name, str(value)) for name, value in fields.items())
-        try:
-            if self._socket is None:
-                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-                self._socket.connect(self._path)
-            self._socket.send(datagram)
-        except BlockingIOError:
-            return False
-        except OSError:
-            self._close()
-            return False
-        return True
+    def send(self, fields: Mapping[str, Value]) -> bool:
+        """Send one record; False where journald is away or does not keep up. Never waits, never raises OSError."""
+        most = MOST_BYTES
+        for _ in range(3):  # as it is, to a journald that was restarted, and shortened
+            try:
+                self._connected().send(b"".join(_field(name, value, most) for name, value in fields.items()))
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno in {errno.EMSGSIZE, errno.ENOBUFS}:
+                    most = _FEWEST_BYTES
+                else:
+                    self.close()
+            else:
+                return True
+        return False
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the socket; the next `send` opens another."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.close()
             self._socket = None
 
+    def _connected(self) -> socket.socket:
+        if self._socket is None:
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            try:
+                made.connect(self._path)
+            except OSError:
+                made.close()
+                raise
+            self._socket = made
+        return self._socket
 
-def _field(name: str, value: str) -> bytes:
-    content = value.encode("utf-8", "replace")
-    if len(content) > _MOST_BYTES:
-        content = content[:_MOST_BYTES] + b" [cut]"
+
+def _field(name: str, value: Value, most: int) -> bytes:
+    """Return one field: text as `NAME=value`, whatever holds a newline with its length before it."""
+    content = value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
+    if len(content) > most:
+        content = content[: most - len(_CUT)].decode("utf-8", "ignore").encode() + _CUT  # no half of a character
     if b"\n" not in content:
         return name.encode("ascii") + b"=" + content + b"\n"
     return name.encode("ascii") + b"\n" + len(content).to_bytes(8, "little") + content + b"\n"

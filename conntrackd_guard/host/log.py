@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections import deque
@@ -45,7 +44,7 @@ class Log:
         stamped = structlog.processors.TimeStamper(fmt="iso", utc=True)
         match form:
             case "json":
-                processors = [stamped, structlog.processors.JSONRenderer(), self._print]
+                processors = [stamped, structlog.processors.JSONRenderer(default=str), self._print]
             case "journal":
                 processors = [_native, self._to_journal]
             case _:
@@ -54,8 +53,12 @@ class Log:
 
     def emit(self, event: str, level: str, message: str, **fields: Any) -> None:
         """Log one record; what can't be delivered is counted, and for journald kept for later."""
-        with contextlib.suppress(structlog.DropEvent):
+        try:
             self._log.msg(event, level=level, message=message, **fields)
+        except structlog.DropEvent:
+            pass  # the chain's ordinary end
+        except Exception:  # noqa: BLE001 - a line that can't be rendered must not stop what it tells of
+            self.lost += 1
 
     def flush(self) -> None:
         """Send what journald did not take before, in order."""
@@ -102,7 +105,7 @@ def _native(_logger: object, _method: str, event: Event) -> dict[str, str | int]
         "GUARD_EVENT": name,
     }
     for key, value in event.items():
-        told = value if isinstance(value, int | str) and not isinstance(value, bool) else json.dumps(value)
+        told = value if isinstance(value, int | str) and not isinstance(value, bool) else json.dumps(value, default=str)
         fields[f"GUARD_{key.upper()}"] = told
     return fields
 

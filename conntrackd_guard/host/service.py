@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
+from conntrackd_guard.views.printable import printable
 from systemd import daemon
 
 
@@ -15,7 +17,7 @@ class Service:
         self._listens = "NOTIFY_SOCKET" in os.environ
         microseconds = os.environ.get("WATCHDOG_USEC", "")
         ours = os.environ.get("WATCHDOG_PID") in {None, str(os.getpid())}
-        self._every = int(microseconds) / 1e6 / 3 if microseconds.isdecimal() and ours else None
+        self._every = int(microseconds) / 1e6 / 3 if microseconds.isdecimal() and int(microseconds) and ours else None
         self._fed = 0.0
         self._status = ""
 
@@ -27,7 +29,7 @@ class Service:
         """Show one line in `systemctl status`; an unchanged one is not sent again."""
         if text != self._status:
             self._status = text
-            self._tell(f"STATUS={text}")
+            self._tell(f"STATUS={printable(text)}")  # a newline would begin another message, such as READY=1
 
     def reloading(self) -> None:
         """A reload begins; `ready` ends it."""
@@ -46,4 +48,5 @@ class Service:
 
     def _tell(self, text: str) -> None:
         if self._listens:
-            daemon.notify(text)
+            with contextlib.suppress(OSError):  # a service manager that is being replaced: nothing to do about it
+                daemon.notify(text)
