@@ -57,9 +57,9 @@ def _parts(arguments: list[str]) -> tuple[Any, ...]:
         from conntrackd_guard.cli import run  # noqa: PLC0415
 
         return (run,)
-    from conntrackd_guard.cli import config, history, orders, run  # noqa: PLC0415
+    from conntrackd_guard.cli import config, history, orders, run, status  # noqa: PLC0415
 
-    return run, history, orders, config
+    return run, history, status, orders, config
 
 
 def _parser(parts: tuple[Any, ...]) -> argparse.ArgumentParser:
