@@ -5,13 +5,25 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any
+from importlib import import_module
+from types import ModuleType
 
 from conntrackd_guard import __version__
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, NotPermitted, SettingsError
 from conntrackd_guard.core.model import Mode
 from conntrackd_guard.host.paths import Paths
+
+_MODULES = {
+    "run": "run",
+    "history": "history",
+    "show": "history",
+    "status": "status",
+    "pause": "orders",
+    "resume": "orders",
+    "revert": "orders",
+    "config": "config",
+}
 
 
 def entry() -> None:
@@ -29,7 +41,7 @@ def entry() -> None:
 
 def main(arguments: list[str], paths: Paths) -> Exit:
     """Carry out one command line and return the exit code; what went wrong is told on stderr."""
-    args = _parser(_parts(arguments)).parse_args(arguments)
+    args = _parser(_parts(arguments[0] if arguments else "")).parse_args(arguments)
     if getattr(args, "dry_run_history", False):
         paths = Paths(paths.root, Mode.DRY_RUN)
     try:
@@ -50,19 +62,15 @@ def main(arguments: list[str], paths: Paths) -> Exit:
     return code
 
 
-def _parts(arguments: list[str]) -> tuple[Any, ...]:
-    """Return the commands' modules; for `guard run` that one alone, for the daemon's memory's sake."""
-    if arguments[:1] == ["run"]:
-        import conntrackd_guard.lean  # noqa: PLC0415 - before anything that would import what it leaves out
-        from conntrackd_guard.cli import run  # noqa: PLC0415
-
-        return (run,)
-    from conntrackd_guard.cli import config, history, orders, run, status  # noqa: PLC0415
-
-    return run, history, status, orders, config
+def _parts(command: str) -> list[ModuleType]:
+    """Return the module of `command`, or all of them for a help text: each costs tens of milliseconds to import."""
+    if command == "run":
+        import conntrackd_guard.lean  # noqa: F401, PLC0415 - before anything that would import what it leaves out
+    names = [_MODULES[command]] if command in _MODULES else list(dict.fromkeys(_MODULES.values()))
+    return [import_module(f"conntrackd_guard.cli.{name}") for name in names]
 
 
-def _parser(parts: tuple[Any, ...]) -> argparse.ArgumentParser:
+def _parser(parts: list[ModuleType]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="guard",
         description="Raises nf_conntrack_max within a memory budget when the connection-tracking table fills.",
