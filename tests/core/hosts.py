@@ -1,0 +1,45 @@
+"""A host at one moment, as tests of the core need it: 24 GiB, the kernel's default limit, one table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conntrackd_guard.core.model import LineKind, Observation, Table, Trigger, TriggerKind
+
+MIB = 1 << 20
+GIB = 1 << 30
+NOW = 10_000.0
+LIMIT = 262_144
+WEB = 4026532316
+OTHER = 4026532417
+
+
+def table(count: int, namespace: int = WEB, **more: Any) -> Table:
+    """Return a table that has dropped nothing."""
+    return Table(**{"namespace": namespace, "label": "web", "count": count, "drop": 0, "dropped": 0, **more})
+
+
+def host(*tables: Table, **more: Any) -> Observation:
+    """Return a host with these tables; `limit` alone also sets the limit in force."""
+    plain: dict[str, Any] = {
+        "boottime_seconds": NOW,
+        "wall_seconds": 1.8e9,
+        "boot_id": "boot-1",
+        "limit": LIMIT,
+        "tables": tables,
+        "buckets": LIMIT,
+        "entry_slab_bytes": 256,
+        "memory_total_bytes": 24 * GIB,
+        "memory_available_bytes": 20 * GIB,
+    }
+    told = plain | more
+    return Observation(**{"kernel_limit": told["limit"], **told})
+
+
+def line(namespace: int | None = WEB, **more: Any) -> Trigger:
+    """Return a live "table full" line that has just come."""
+    plain = {"kind": TriggerKind.KERNEL_LINE, "line": LineKind.TABLE_FULL, "lines": 1, "line_seconds": NOW}
+    return Trigger(**{**plain, "namespace": namespace, **more})
+
+
+PRESSURE = Trigger(kind=TriggerKind.PRESSURE, namespace=WEB)

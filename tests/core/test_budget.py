@@ -1,0 +1,211 @@
+"""What a limit may cost: sums worked by hand, each beside its row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hosts import GIB, LIMIT, MIB, OTHER, host, table
+
+from conntrackd_guard.core import budget
+from conntrackd_guard.core.budget import Charges
+from conntrackd_guard.core.model import INT_MAX, Bound, Buckets, Policy, Share
+
+
+@pytest.mark.parametrize(
+    ("slab", "each"),
+    [
+        (256, 576),  # (256 + 256) × 1.1 = 563.2, up to the next multiple of 64
+        (320, 640),  # (320 + 256) × 1.1 = 633.6
+        (192, 512),  # (192 + 256) × 1.1 = 492.8
+        (None, 640),
+    ],
+)
+def test_bytes_per_entry(slab: int | None, each: int) -> None:
+    """An entry is charged its slab object and the largest extension, and 640 where that can't be read."""
+    assert budget.bytes_per_entry(slab)[0] == each
+
+
+@pytest.mark.parametrize(
+    ("total", "hugetlb", "budget_bytes", "reserve_bytes"),
+    [
+        # 10 % of 536,870,912; 25 % of it is less than 512 MiB
+        (512 * MIB, 0, 53_687_091, 134_217_728),
+        # 10 % of 1,073,741,824; 25 % of it
+        (GIB, 0, 107_374_182, 268_435_456),
+        # 2 GiB is where 25 % and 512 MiB meet
+        (2 * GIB, 0, 214_748_364, 536_870_912),
+        # 10 % of 25,769,803,776; 5 % of it is more than 512 MiB
+        (24 * GIB, 0, 2_576_980_377, 1_288_490_188),
+        # 10 % of 137,438,953,472; 5 % of it
+        (128 * GIB, 0, 13_743_895_347, 6_871_947_673),
+        # half of it set aside as huge pages: 10 % of 68,719,476,736; the reserve is of all memory
+        (128 * GIB, 64 * GIB, 6_871_947_673, 6_871_947_673),
+        # more huge pages than memory can't be: nothing may be spent
+        (GIB, 2 * GIB, 0, 268_435_456),
+    ],
+)
+def test_budget_and_reserve(total: int, hugetlb: int, budget_bytes: int, reserve_bytes: int) -> None:
+    """Budget is a tenth of what is no huge page; reserve the larger of 5 % and min(512 MiB, 25 %)."""
+    assert budget.budget_bytes(Policy(), total, hugetlb) == budget_bytes
+    assert budget.reserve_bytes(Policy(), total) == reserve_bytes
+
+
+def test_operators_own_budget_and_reserve() -> None:
+    """Settings give either a number of bytes or a fraction."""
+    policy = Policy(budget=Share(bytes=100 * MIB), reserve=Share(fraction=0.5))
+    assert budget.budget_bytes(policy, GIB, 0) == 100 * MIB
+    assert budget.reserve_bytes(policy, GIB) == 512 * MIB
+
+
+WORKED: list[Any] = [
+    pytest.param(
+        # cost 576 × 24,576 + 8 × 2 × 4,096 = 14,155,776 + 65,536; new 576 × (24,576 − 16,384)
+        {"limit": 16_384, "buckets": 4_096, "memory_total_bytes": 512 * MIB, "memory_available_bytes": 400 * MIB},
+        (24_576, 24_576, Bound.TARGET),
+        (14_221_312, 4_718_592, 65_536, 12.0),
+        id="512 MiB: the whole step",
+    ),
+    pytest.param(
+        # (53,687,091 − 1,048,576) ÷ 576 = 91,386.3; cost 576 × 91,386 + 1,048,576; new 576 × (91,386 − 65,536)
+        {"limit": 65_536, "buckets": 65_536, "memory_total_bytes": 512 * MIB, "memory_available_bytes": 400 * MIB},
+        (98_304, 91_386, Bound.BUDGET),
+        (53_686_912, 14_889_600, 1_048_576, 2.79),
+        id="512 MiB: what the budget allows",
+    ),
+    pytest.param(
+        # (300,000,000 − 268,435,456) ÷ 576 = 54,799.5 new entries; 65,536 + 54,799; cost 576 × 120,335 + 1,048,576
+        {"limit": 65_536, "buckets": 65_536, "memory_total_bytes": GIB, "memory_available_bytes": 300_000_000},
+        (131_072, 120_335, Bound.RESERVE),
+        (70_361_536, 31_564_224, 1_048_576, 3.67),
+        id="1 GiB: what the reserve allows",
+    ),
+    pytest.param(
+        # cost 576 × 393,216 + 4,194,304; new 576 × 131,072
+        {},
+        (393_216, 393_216, Bound.TARGET),
+        (230_686_720, 75_497_472, 4_194_304, 3.0),
+        id="24 GiB: the whole step",
+    ),
+    pytest.param(
+        # chain 24 is reached at 24 × 262,144 ÷ 2 = 3,145,728; cost 576 × 3,145,728 + 4,194,304
+        {},
+        (10_000_000, 3_145_728, Bound.CHAINS),
+        (1_816_133_632, 1_660_944_384, 4_194_304, 24.0),
+        id="24 GiB: what the chains allow",
+    ),
+    pytest.param(
+        # (2,576,980,377 − 16,777,216) ÷ 576 = 4,444,797.2
+        {"buckets": 1_048_576},
+        (10_000_000, 4_444_797, Bound.BUDGET),
+        (2_576_980_288, 2_409_208_128, 16_777_216, 8.48),
+        id="24 GiB: what the budget allows",
+    ),
+    pytest.param(
+        # (6,871,947,673 − 67,108,864) ÷ 576 = 11,813,956.3
+        {
+            "buckets": 4_194_304,
+            "memory_total_bytes": 128 * GIB,
+            "memory_hugetlb_bytes": 64 * GIB,
+            "memory_available_bytes": 60 * GIB,
+        },
+        (20_000_000, 11_813_956, Bound.BUDGET),
+        (6_871_947_520, 6_653_843_712, 67_108_864, 5.63),
+        id="128 GiB, half of it huge pages",
+    ),
+]
+
+
+@pytest.mark.parametrize(("seen", "step", "sums"), WORKED)
+def test_worked_sums(seen: dict[str, Any], step: tuple[int, int, Bound], sums: tuple[int, int, int, float]) -> None:
+    """One full table: the largest target that fits, and every figure of its sum."""
+    observation = host(table(seen.get("limit", LIMIT)), **seen)
+    charged = budget.charges(observation, (), Policy(), unknown=False)
+    wanted, target, bound = step
+    total = budget.work_out(observation, charged, wanted, 0.0, Policy())
+    assert (total.target, total.bound) == (target, bound)
+    assert (total.cost_bytes, total.new_bytes, total.bucket_bytes, total.chain) == sums
+
+
+def test_who_is_charged() -> None:
+    """Tables at the threshold and named ones count at the target, others at twice their count, an unknown as full."""
+    # threshold 80 % of 262,144 = 209,715.2
+    full, below, named, small = table(209_716), table(209_715, 2), table(100, OTHER), table(10, 3)
+    observation = host(full, below, named, small)
+    charged = budget.charges(observation, (named,), Policy(), unknown=True)
+    assert charged == Charges(full=3, full_held=209_816, others=(209_715, 10))
+    # others: min(400,000, 2 × 209,715) + 2 × 10; held: 209,816 + 209,715 + 10
+    assert charged.entries(400_000) == (1_200_000, 400_020, 419_541)
+
+
+def test_held_entries_are_charged_once() -> None:
+    """Entries that live already are missing from available memory, so the reserve does not count them again."""
+    observation = host(table(LIMIT), table(10_000, OTHER))
+    charged = budget.charges(observation, (), Policy(), unknown=False)
+    total = budget.work_out(observation, charged, 393_216, 0.0, Policy())
+    assert total.charged_entries == 413_216  # 393,216 + 2 × 10,000
+    assert total.held_entries == 272_144  # 262,144 + 10,000
+    assert total.new_bytes == 81_257_472  # 576 × (413,216 − 272,144)
+    # so memory for exactly that much is enough, and one byte less is not
+    enough = total.reserve_bytes + total.new_bytes
+    for available, bound in ((enough, Bound.TARGET), (enough - 1, Bound.RESERVE)):
+        seen = host(table(LIMIT), table(10_000, OTHER), memory_available_bytes=available)
+        assert budget.work_out(seen, charged, 393_216, 0.0, Policy()).bound is bound
+
+
+def test_held_never_exceeds_charged() -> None:
+    """A table that holds more than the target (the limit was lowered) frees no memory for the others."""
+    assert Charges(full=1, full_held=500_000, others=(900_000,)).entries(100_000) == (100_000, 100_000, 200_000)
+
+
+@pytest.mark.parametrize(("arrays", "bucket_bytes"), [(1, 2_097_152), (2, 4_194_304)])
+def test_nat_keeps_a_second_array(arrays: int, bucket_bytes: int) -> None:
+    """Each array costs 8 bytes a bucket, whether or not the step resizes it."""
+    observation = host(table(LIMIT), bucket_arrays=arrays)
+    charged = budget.charges(observation, (), Policy(), unknown=False)
+    total = budget.work_out(observation, charged, 393_216, 0.0, Policy())
+    assert (total.bucket_bytes, total.new_bucket_bytes) == (bucket_bytes, 0)
+
+
+MATCH = Policy(buckets=Buckets.MATCH)
+
+
+def test_match_resizes_beyond_a_chain_of_eight() -> None:
+    """`match` brings the chain back to 8 and pays for the new arrays."""
+    observation = host(table(LIMIT))
+    charged = budget.charges(observation, (), MATCH, unknown=False)
+    total = budget.work_out(observation, charged, 2_000_000, 0.0, MATCH)
+    # 2 × 2,000,000 ÷ 8 = 500,000, up to a multiple of 512: 977 × 512
+    assert (total.buckets_target, total.chain) == (500_224, 8.0)
+    assert total.new_bucket_bytes == total.bucket_bytes == 8_003_584  # 500,224 × 8 × 2
+    assert total.new_bytes == 576 * (2_000_000 - LIMIT) + 8_003_584
+    assert total.bound is Bound.TARGET
+
+
+@pytest.mark.parametrize(("wanted", "buckets"), [(1_048_576, None), (1_048_577, 262_656)])
+def test_match_leaves_short_chains_alone(wanted: int, buckets: int | None) -> None:
+    """A chain of 8 (4 entries a bucket) needs no resize, one entry more does: 513 × 512 buckets."""
+    observation = host(table(LIMIT))
+    charged = budget.charges(observation, (), MATCH, unknown=False)
+    assert budget.work_out(observation, charged, wanted, 0.0, MATCH).buckets_target == buckets
+
+
+def test_ceiling_and_int_max() -> None:
+    """The operator's ceiling and the kernel's own largest number end a step."""
+    plenty = host(table(LIMIT), memory_total_bytes=1 << 50, memory_available_bytes=1 << 49, buckets=None)
+    charged = budget.charges(plenty, (), Policy(), unknown=False)
+    assert budget.work_out(plenty, charged, INT_MAX + 1, 0.0, Policy()).target == INT_MAX
+    capped = budget.work_out(plenty, charged, 400_000, 0.0, Policy(ceiling=300_000))
+    assert (capped.target, capped.bound) == (300_000, Bound.CEILING)
+
+
+def test_what_is_held_may_break_the_promise() -> None:
+    """What is held now is compared with budget and reserve, charged as it is and not as it may grow."""
+    assert budget.is_broken(host(table(LIMIT)), Policy()) is None
+    # 576 × 262,144 + 4,194,304 = 155,189,248: more than the 107,374,182 of 1 GiB
+    poor = budget.is_broken(host(table(LIMIT), memory_total_bytes=GIB, memory_available_bytes=GIB), Policy())
+    assert poor is not None
+    assert (poor.cost_bytes, poor.new_bytes) == (155_189_248, 0)
+    starved = budget.is_broken(host(table(10), memory_available_bytes=1_288_490_187), Policy())
+    assert starved is not None
+    assert budget.is_broken(host(table(10), memory_available_bytes=1_288_490_188), Policy()) is None
