@@ -197,10 +197,10 @@ class Guard:
         """Open or refresh the episode of a table that needs more."""
         policy = self._policy
         for name in {table.namespace, None} & self._episodes.keys():
-            known = self._episodes[name]
-            by_line = known.event is not None and not policy.pressure
-            if by_line and self._is_full(known, table):
-                self._episodes[name] = episode.pressed(known, name, now, urgent=True)
+            opened = self._episodes[name]
+            by_line = opened.event is not None and not policy.pressure
+            if by_line and self._is_full(opened, table):
+                self._episodes[name] = episode.pressed(opened, name, now, urgent=True)
         known = self._episodes.get(table.namespace)
         demand = table.demand_per_second
         already = known is not None

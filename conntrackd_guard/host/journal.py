@@ -35,6 +35,7 @@ QUIET_REOPEN_SECONDS = 60.0
 RETRY_SECONDS = (0.1, 5.0)
 """Pause after a failure: the first, and the longest it doubles to."""
 ABSENT_SECONDS = 3.0
+"""Pause while there is no journal, and once more when it appears: a new journald begins with the ring buffer's past."""
 FAILURES_BEFORE_SKIPPING = 4
 """So often the same place may fail before the rest of it is given up for the end of the journal."""
 STOP_SECONDS = 1.0
@@ -126,24 +127,29 @@ class JournalFollower:
 
     def _run(self) -> None:
         pause = RETRY_SECONDS[0]
+        was_absent = False
         while not self._stopping:
             try:
                 with KernelJournal(self._directory) as journal:
-                    if journal.exists():
+                    exists = journal.exists()
+                    if exists and not was_absent:
                         self._follow(journal)
-                        pause = RETRY_SECONDS[0]
                         continue
-                self._condition = "waiting: this host has no journal"
-                self._sleep(ABSENT_SECONDS)
+                was_absent = not exists
+                self._wait_for_journal()
             except FileNotFoundError:
-                self._condition = "waiting: this host has no journal"
-                self._sleep(ABSENT_SECONDS)
+                was_absent = True
+                self._wait_for_journal()
             except READ_ERRORS as error:
                 self._condition = f"waiting: reading the journal failed ({_short(error)}); it is opened again"
                 self.reopens += 1
                 self._failures += 1
                 pause = RETRY_SECONDS[0] if self._failures == 1 else min(pause * 2, RETRY_SECONDS[1])
                 self._sleep(pause)
+
+    def _wait_for_journal(self) -> None:
+        self._condition = "waiting: this host has no journal"
+        self._sleep(ABSENT_SECONDS)
 
     def _follow(self, journal: KernelJournal) -> None:
         """Read until told to stop, or until it is time to open the journal again."""

@@ -112,7 +112,7 @@ class RehearsingKernel:
 def _number(path: Path) -> int | None:
     """Read a sysctl; None where it does not exist."""
     try:
-        return int(files.read(path))
+        return files.read_number(path)
     except FileNotFoundError:
         return None
     except OSError as error:

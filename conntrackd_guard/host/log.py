@@ -42,6 +42,7 @@ class Log:
         form = ("journal" if _is_journal(stream) else "text") if form == "auto" else form
         coloured = stream.isatty() and "NO_COLOR" not in os.environ
         stamped = structlog.processors.TimeStamper(fmt="iso", utc=True)
+        processors: list[Any]  # the last of each chain takes what the one before it made
         match form:
             case "json":
                 processors = [stamped, structlog.processors.JSONRenderer(default=str), self._print]

@@ -42,7 +42,7 @@ class MemoryReader:
             unread.append(f"{self._meminfo} ({_short(error)}): no memory is taken as available")
         slab: int | None = None
         try:
-            slab = int(files.read(self._slab_size))
+            slab = files.read_number(self._slab_size)
         except (OSError, ValueError) as error:
             unread.append(f"{self._slab_size} ({_short(error)}): 640 bytes an entry are assumed")
         return Memory(
@@ -61,8 +61,8 @@ class MemoryReader:
         None where it can't be read (only root can, and only kernels with the SLUB allocator have it).
         """
         try:
-            return int(files.read(self._total_objects).split(None, 1)[0])
-        except (OSError, ValueError, IndexError):
+            return files.read_number(self._total_objects)
+        except (OSError, ValueError):
             return None
 
 

@@ -74,7 +74,7 @@ class TableReader:
     def _own_count(self) -> Counters | None:
         """The initial namespace on a kernel without the statistics file (CONFIG_NF_CONNTRACK_PROCFS off)."""
         try:
-            count = int(files.read(os.path.join(self._root, _COUNT)))
+            count = files.read_number(os.path.join(self._root, _COUNT))
         except (OSError, ValueError):
             return None
         return Counters(count=count, drop=None, early_drop=None, source="sysctl")
@@ -89,7 +89,7 @@ class TableReader:
                 try:
                     found.append(parse_statistics(files.read("/proc/thread-self/" + _STAT), "statistics file, entered"))
                 except (OSError, ValueError):
-                    count = int(files.read("/" + _COUNT))
+                    count = files.read_number("/" + _COUNT)
                     found.append(Counters(count=count, drop=None, early_drop=None, source="sysctl, entered"))
             except (OSError, ValueError):
                 return
