@@ -1,7 +1,7 @@
 """Run by test_journal.py in a private mount namespace: a follower against a journald that is ill-treated.
 
 Lines are written to /dev/kmsg with the kernel's wording; they get facility 1, which the guard ignores and this
-trial follows instead. Prints what was sent and what was taken, as JSON.
+trial follows instead. Writes out what was sent and what was taken, as JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Trial:
     """A journald, a follower, and what was sent and taken."""
 
     def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
+        self.random = random.Random(seed)  # noqa: S311 - repeatable steps, no secret
         self.sent: list[int] = []
         self.taken: list[int] = []
         self.follower = JournalFollower()
@@ -104,7 +104,7 @@ class Trial:
 
 
 def main() -> None:
-    """Run the trial and print its result."""
+    """Run the trial and write its result out."""
     journal_reader._MATCHES = ("_TRANSPORT=kernel", "SYSLOG_FACILITY=1")
     trial = Trial(int(sys.argv[1]))
     try:
@@ -112,9 +112,8 @@ def main() -> None:
     finally:
         trial.journald.terminate()
     deleted = [link for link in map(os.readlink, _descriptors()) if "(deleted)" in link and ".journal" in link]
-    print(
-        json.dumps({"sent": trial.sent, "taken": trial.taken, "state": trial.follower.state, "deleted_open": deleted})
-    )
+    result = {"sent": trial.sent, "taken": trial.taken, "state": trial.follower.state, "deleted_open": deleted}
+    sys.stdout.write(json.dumps(result))
     trial.follower.stop()
 
 

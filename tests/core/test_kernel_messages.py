@@ -1,0 +1,64 @@
+"""Which kernel lines are the guard's business."""
+
+from __future__ import annotations
+
+import pytest
+
+from conntrackd_guard.core.kernel_messages import recognise, worth_reading
+from conntrackd_guard.core.model import LineKind
+
+WORDINGS = [
+    ("ip_conntrack: table full, dropping packet.", LineKind.TABLE_FULL, None),
+    ("nf_conntrack: table full, dropping packet.", LineKind.TABLE_FULL, None),
+    ("nf_conntrack: table full, dropping packet", LineKind.TABLE_FULL, None),
+    ("nf_conntrack: nf_conntrack: table full, dropping packet", LineKind.TABLE_FULL, None),
+    ("nf_conntrack: nf_conntrack: table full in netns 4026532316, dropping packet", LineKind.TABLE_FULL, 4026532316),
+    ("nf_conntrack: nf_conntrack: table full in netns 4294967295, dropping packet", LineKind.TABLE_FULL, 4294967295),
+    ("nf_conntrack: expectation table full", LineKind.EXPECTATION_FULL, None),
+    ("nf_conntrack: nf_conntrack: expectation table full", LineKind.EXPECTATION_FULL, None),
+    ("neighbour: arp_cache: neighbor table overflow!", LineKind.NEIGHBOUR_FULL, None),
+    ("neighbour: ndisc_cache: neighbor table overflow!", LineKind.NEIGHBOUR_FULL, None),
+    ("ipv4: Neighbour table overflow.", LineKind.NEIGHBOUR_FULL, None),
+    ("net_ratelimit: 31234 callbacks suppressed", LineKind.SUPPRESSED, None),
+]
+
+FOREIGN = [
+    "nf_conntrack: table full, dropping packet IN=eth0 OUT= SRC=10.0.0.1",
+    "nf_conntrack: nf_conntrack: table full, dropping packetIN=lo OUT=",
+    "nf_conntrack: table full, dropping packet\n",
+    "nf_conntrack: table full, dropping packet\nIN=lo",
+    " nf_conntrack: table full, dropping packet",
+    "drop: nf_conntrack: table full, dropping packet",
+    "[12.3] nf_conntrack: table full, dropping packet",
+    "nf_conntrack: nf_conntrack: nf_conntrack: table full, dropping packet",
+    "nf_conntrack: nf_conntrack: table full in netns 4294967296, dropping packet",
+    "nf_conntrack: nf_conntrack: table full in netns 0, dropping packet",
+    "nf_conntrack: nf_conntrack: table full in netns -1, dropping packet",
+    "nf_conntrack: nf_conntrack: table full in netns 99999999999999999999, dropping packet",
+    "nf_conntrack: nf_conntrack: table full in netns ٤٠٢٦, dropping packet",
+    "NF_CONNTRACK: table full, dropping packet",
+    "table full, dropping packet",
+    "net_ratelimit: x callbacks suppressed",
+    "printk: bash: 31 output lines suppressed due to ratelimiting",
+    "",
+]
+
+
+@pytest.mark.parametrize(("message", "kind", "namespace"), WORDINGS)
+def test_every_wording_is_recognised(message: str, kind: LineKind, namespace: int | None) -> None:
+    """A line of any kernel since 2.4 is read as what it says, and keeps its text."""
+    line = recognise(message)
+    assert line is not None
+    assert (line.kind, line.namespace, line.message) == (kind, namespace, message)
+    assert worth_reading(b"4,351,7156682430,-;" + message.encode() + b"\n")
+
+
+@pytest.mark.parametrize("message", FOREIGN)
+def test_what_only_looks_like_a_line_is_not_one(message: str) -> None:
+    """A firewall's prefix, other text around the line, and impossible numbers are nobody's line."""
+    assert recognise(message) is None
+
+
+def test_unrelated_records_are_passed_over_unread() -> None:
+    """A firewall's record is dismissed by the cheap look."""
+    assert not worth_reading(b"4,9,1,-;IN=eth0 OUT= MAC=00 SRC=192.0.2.7 DST=192.0.2.1 LEN=60 PROTO=TCP SPT=1 DPT=22\n")
