@@ -79,7 +79,9 @@ def decide(trigger: Trigger, observation: Observation, state: State, policy: Pol
     return _what_fits(trigger, needy, truth, observation, policy)
 
 
-def _not_ours(trigger: Trigger, observation: Observation, policy: Policy) -> Hold | None:
+def _not_ours(  # noqa: PLR0911 - one return an answer
+    trigger: Trigger, observation: Observation, policy: Policy
+) -> Hold | None:
     """Is there a limit to raise, and is this trigger a reason to?"""
     if not trigger.live:
         return Hold(reason=HoldReason.PAST)
@@ -138,10 +140,19 @@ def _truth(  # noqa: PLR0911 - one return an answer
 
 
 def _needy(trigger: Trigger, observation: Observation, policy: Policy, *, named: bool = True) -> tuple[Table, ...]:
-    """Return the tables to raise for: named by the line, over the threshold, or about to be full."""
+    """Return the tables to raise for: named by the line, over the threshold, or about to be full.
+
+    The table of a pressure episode stays needy until it is RELEASE below the threshold, and no longer.
+    """
     limit = observation.limit or 0
-    by_line = named_tables(trigger, observation) if named else ()
-    return tuple(t for t in observation.tables if t in by_line or presses(t.count, limit, t.demand_per_second, policy))
+    pressure = trigger.kind is TriggerKind.PRESSURE
+    by_line = named_tables(trigger, observation) if named and not pressure else ()
+    return tuple(
+        t
+        for t in observation.tables
+        if t in by_line
+        or presses(t.count, limit, t.demand_per_second, policy, already=pressure and t.namespace == trigger.namespace)
+    )
 
 
 def _forbidden(

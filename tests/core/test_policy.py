@@ -1,0 +1,283 @@
+"""Decisions as a table: for each trigger and host, what is decided, why, and when it is asked again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hosts import GIB, LIMIT, NOW, OTHER, PRESSURE, WEB, host, line, table
+
+from conntrackd_guard.core.model import (
+    INT_MAX,
+    Buckets,
+    Corroboration,
+    Hold,
+    HoldReason,
+    LineKind,
+    Observation,
+    Pause,
+    Policy,
+    Raise,
+    Refusal,
+    Share,
+    State,
+    Trigger,
+    TriggerKind,
+)
+from conntrackd_guard.core.policy import decide
+
+FULL = table(LIMIT)
+FULL_HOST = host(FULL)
+CALM = State()
+SOON = NOW + 5.0
+"""When a hold that conditions may end is decided again."""
+BUSY = table(220_000, demand_per_second=5_000.0)
+"""84 % full, full in 8 s: it presses, and has dropped nothing."""
+HUGE = 1 << 50
+RAISED_20_TIMES = tuple(NOW - 590 + i for i in range(20))
+
+
+def other_writer(was: int) -> Trigger:
+    """Return the trigger that another writer's change gives."""
+    return Trigger(kind=TriggerKind.OTHER_WRITER, was=was)
+
+
+HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]] = [
+    (HoldReason.PAST, line(live=False), FULL_HOST, CALM, Policy(), None),
+    (HoldReason.TRIGGER_OFF, line(), FULL_HOST, CALM, Policy(kernel_line=False), None),
+    (HoldReason.TRIGGER_OFF, PRESSURE, FULL_HOST, CALM, Policy(pressure=False), None),
+    (HoldReason.EXPECTATION_TABLE, line(line=LineKind.EXPECTATION_FULL), FULL_HOST, CALM, Policy(), None),
+    (HoldReason.NEIGHBOUR_TABLE, line(line=LineKind.NEIGHBOUR_FULL), FULL_HOST, CALM, Policy(), None),
+    (HoldReason.SUPPRESSED, line(line=LineKind.SUPPRESSED), FULL_HOST, CALM, Policy(), None),
+    # the named table can be read, and is a tenth full
+    (HoldReason.CONTRADICTED, line(), host(table(26_214)), CALM, Policy(), None),
+    # the line came half a second after a raise, which made room
+    (HoldReason.ANSWERED, line(), host(table(100_000)), State(last_raise_seconds=NOW - 0.5), Policy(), None),
+    (HoldReason.EASED, PRESSURE, host(table(100_000)), CALM, Policy(), None),
+    # 84 % full; at 50 a second the remaining 42,144 last 843 s
+    (HoldReason.STABLE, PRESSURE, host(table(220_000, demand_per_second=50.0)), CALM, Policy(), SOON),
+    # dry run: the kernel's table is full, the rehearsed limit would hold it
+    (HoldReason.REHEARSED_ENOUGH, line(), host(FULL, limit=393_216, kernel_limit=LIMIT), CALM, Policy(), None),
+    (HoldReason.UNTRUSTED_NAMESPACE, line(), host(table(LIMIT, user_owned=True)), CALM, Policy(), SOON),
+    (HoldReason.PAUSED, line(), host(FULL, pause=Pause(by="root", reason="drill")), CALM, Policy(), SOON),
+    (HoldReason.STANDOFF, line(), FULL_HOST, State(fight_seconds=(1.0, 2.0, 3.0)), Policy(), SOON),
+    (HoldReason.UNLIMITED, line(), host(FULL, limit=0), CALM, Policy(), SOON),
+    (HoldReason.NO_CONNTRACK, line(), host(limit=None), CALM, Policy(), None),
+    (
+        HoldReason.WRITE_REFUSED,
+        line(),
+        FULL_HOST,
+        State(refusal=Refusal(errno=30, limit=LIMIT, count=3, until_seconds=NOW + 4.0)),
+        Policy(),
+        NOW + 4.0,
+    ),
+    # a full table is given 200 ms, one that only presses 2 s
+    (HoldReason.SETTLING, line(), FULL_HOST, State(last_raise_seconds=NOW - 0.125), Policy(), NOW - 0.125 + 0.2),
+    (HoldReason.SETTLING, PRESSURE, host(BUSY), State(last_raise_seconds=NOW - 1.5), Policy(), NOW + 0.5),
+    # the oldest of the twenty leaves the window in 10 s, later than the next look
+    (HoldReason.ALLOWANCE, PRESSURE, host(BUSY), State(raise_seconds=RAISED_20_TIMES), Policy(), SOON),
+    (HoldReason.OVER_BUDGET, line(), host(FULL, memory_total_bytes=GIB), CALM, Policy(), SOON),
+    (HoldReason.RESERVE, line(), host(FULL, memory_available_bytes=GIB), CALM, Policy(), SOON),
+    (HoldReason.AT_CEILING, line(), FULL_HOST, CALM, Policy(ceiling=LIMIT), SOON),
+    # 2 × 262,144 ÷ 16,384 = 32 already
+    (HoldReason.CHAINS, line(), host(FULL, buckets=16_384), CALM, Policy(), SOON),
+    (
+        HoldReason.INT_MAX,
+        line(),
+        host(
+            table(INT_MAX), limit=INT_MAX, memory_total_bytes=HUGE, memory_available_bytes=HUGE // 2, buckets=None
+        ),
+        CALM,
+        Policy(),
+        SOON,
+    ),
+    (HoldReason.LIMIT_RAISED, other_writer(65_536), host(), CALM, Policy(), None),
+    (HoldReason.LIMIT_LOWERED, other_writer(393_216), host(), CALM, Policy(), None),
+    (
+        HoldReason.RESERVE_BROKEN,
+        Trigger(kind=TriggerKind.MEMORY),
+        host(FULL, memory_total_bytes=GIB),
+        CALM,
+        Policy(),
+        None,
+    ),
+    (HoldReason.EASED, Trigger(kind=TriggerKind.MEMORY), FULL_HOST, CALM, Policy(), None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reason", "trigger", "seen", "state", "policy", "retry"), HOLDS, ids=[row[0].code for row in HOLDS]
+)
+def test_holds(  # noqa: PLR0913, PLR0917 - a row of the table
+    reason: HoldReason, trigger: Trigger, seen: Observation, state: State, policy: Policy, retry: float | None
+) -> None:
+    """Each reason to hold, and when it is decided again."""
+    decision = decide(trigger, seen, state, policy)
+    assert isinstance(decision, Hold)
+    assert decision.reason is reason
+    assert decision.retry_seconds == (None if retry is None else pytest.approx(retry))
+
+
+def test_every_reason_has_its_row() -> None:
+    """Only what is found out while writing can't be decided beforehand."""
+    assert {row[0] for row in HOLDS} == set(HoldReason) - {HoldReason.CHANGED_UNDER_US}
+
+
+@pytest.mark.parametrize(
+    ("seen", "policy", "target"),
+    [
+        (FULL_HOST, Policy(), 393_216),  # × 1.5
+        (host(table(8_192), limit=8_192), Policy(), 16_384),  # + 8,192 is more than × 1.5
+        # 20,000 a second for 30 s: 262,144 + 600,000
+        (host(table(LIMIT, demand_per_second=20_000.0)), Policy(), 862_144),
+        # 1,000,000 a second would ask for 30 million: four times the limit is the most
+        (host(table(LIMIT, demand_per_second=1e6)), Policy(), 1_048_576),
+        # another writer lowered the limit far below the count: 500,000 ÷ 0.8, and one more
+        (host(table(500_000)), Policy(), 625_001),
+        (FULL_HOST, Policy(ceiling=300_000), 300_000),
+        # a part: the ceiling leaves 5 % of the limit and no less
+        (FULL_HOST, Policy(ceiling=275_252), 275_252),
+    ],
+)
+def test_how_far(seen: Observation, policy: Policy, target: int) -> None:
+    """The largest of factor, least step, runway and what the fullest table needs; then what fits."""
+    decision = decide(line(), seen, CALM, policy)
+    assert isinstance(decision, Raise)
+    assert (decision.target, decision.corroboration) == (target, Corroboration.CONFIRMED)
+
+
+def test_a_part_below_five_percent_is_not_worth_a_write() -> None:
+    """262,144 × 1.05 = 275,251.2: one entry below that is a hold, and names the bound."""
+    decision = decide(line(), FULL_HOST, CALM, Policy(ceiling=275_251))
+    assert isinstance(decision, Hold)
+    assert decision.reason is HoldReason.AT_CEILING
+    assert decision.arithmetic is not None
+    assert decision.arithmetic.target == 275_251
+
+
+def test_a_part_says_what_kept_it_small() -> None:
+    """A partial step is taken, with advice that names the bound."""
+    decision = decide(line(), FULL_HOST, CALM, Policy(budget=Share(bytes=200_000_000)))
+    assert isinstance(decision, Raise)
+    assert decision.target == 339_940  # (200,000,000 − 4,194,304) ÷ 576 = 339,940.4
+    assert "budget" in decision.advice[0]
+
+
+UNKNOWABLE: list[Any] = [
+    pytest.param(line(WEB), host(table(10, OTHER)), id="the named namespace is gone"),
+    pytest.param(line(WEB), host(table(10, dropped=None, demand_per_second=9e5)), id="too new to compare"),
+    pytest.param(line(None), host(table(10, OTHER), complete=False), id="something can't be read"),
+]
+
+
+@pytest.mark.parametrize(("trigger", "seen"), UNKNOWABLE)
+def test_what_cannot_be_judged_gets_one_plain_step(trigger: Trigger, seen: Observation) -> None:
+    """Unknown: one step without a demand, charged as one full table more, and said."""
+    decision = decide(trigger, seen, CALM, Policy())
+    assert isinstance(decision, Raise)
+    assert decision.corroboration is Corroboration.UNKNOWN
+    assert decision.target == 393_216
+    assert decision.arithmetic.demand_per_second == 0.0
+    named = sum(t.namespace == trigger.namespace for t in seen.tables)
+    assert decision.arithmetic.full_tables == 1 + named
+    assert any("could not be judged" in advice for advice in decision.advice)
+
+
+def test_an_unknown_line_just_after_a_raise_is_answered() -> None:
+    """A raise answers the burst that led to it, whatever can't be read."""
+    decision = decide(line(line_seconds=NOW - 1), host(complete=False), State(last_raise_seconds=NOW - 1.9), Policy())
+    assert isinstance(decision, Hold)
+    assert decision.reason is HoldReason.ANSWERED
+
+
+def test_user_namespaces_are_charged_and_not_raised_for() -> None:
+    """Any user can make such a table: it costs, but neither its need nor its demand raises the limit."""
+    theirs = table(LIMIT, OTHER, user_owned=True, demand_per_second=1e6)
+    decision = decide(line(None), host(theirs, FULL), CALM, Policy())
+    assert isinstance(decision, Raise)
+    assert decision.target == 393_216  # our own full table's step, not the demand of theirs
+    assert decision.arithmetic.full_tables == 2
+    trusted = decide(line(OTHER), host(theirs), CALM, Policy(trust_user_namespaces=True))
+    assert isinstance(trusted, Raise)
+    assert trusted.target == 1_048_576
+
+
+@pytest.mark.parametrize("trigger", [line(), PRESSURE], ids=["line", "pressure"])
+def test_the_allowance_never_holds_a_table_that_drops(trigger: Trigger) -> None:
+    """Twenty raises in ten minutes hold pressure, but not a table that is full or drops now."""
+    spent = State(raise_seconds=RAISED_20_TIMES)
+    for dropping in (FULL, replace(BUSY, dropped=1)):
+        assert isinstance(decide(trigger, host(dropping), spent, Policy()), Raise)
+
+
+def test_the_allowance_comes_back() -> None:
+    """A raise older than the window no longer counts."""
+    gone = tuple(at - 10.0 for at in RAISED_20_TIMES[:1]) + RAISED_20_TIMES[1:]
+    assert isinstance(decide(PRESSURE, host(BUSY), State(raise_seconds=gone), Policy()), Raise)
+
+
+@pytest.mark.parametrize(
+    ("fights", "standoff", "raises"),
+    [
+        ((NOW - 3, NOW - 2), 3, True),
+        ((NOW - 3, NOW - 2, NOW - 1), 3, False),
+        ((NOW - 86_400, NOW - 2, NOW - 1), 3, True),  # the first is a day old
+        ((NOW - 3, NOW - 2, NOW - 1), 0, True),  # 0 = never
+    ],
+)
+def test_standoff(fights: tuple[float, ...], standoff: int, *, raises: bool) -> None:
+    """After three foreign lowerings within a day the guard stops raising, unless told never to."""
+    decision = decide(line(), FULL_HOST, State(fight_seconds=fights), Policy(standoff=standoff))
+    assert isinstance(decision, Raise) is raises
+
+
+@pytest.mark.parametrize(
+    ("count", "demand", "reason"),
+    [
+        (220_000, None, HoldReason.STABLE),
+        (220_000, 70.0, HoldReason.STABLE),  # 42,144 ÷ 70 = 602 s
+        (220_000, 71.0, None),  # 594 s
+        (235_930, None, None),  # 90 % and more is never left alone
+        (196_608, None, HoldReason.STABLE),  # an open episode ends at 75 %, not at 80 %
+        (196_607, 1_000.0, HoldReason.EASED),
+        (100_000, 162_144.0, None),  # full within one second at any use
+        (100_000, 162_143.0, HoldReason.EASED),
+    ],
+)
+def test_pressure(count: int, demand: float | None, reason: HoldReason | None) -> None:
+    """Over the threshold with more than ten minutes to full is stable; about to be full is not."""
+    decision = decide(PRESSURE, host(table(count, demand_per_second=demand)), CALM, Policy())
+    assert (decision.reason if isinstance(decision, Hold) else None) is reason
+
+
+def test_pressure_elsewhere_begins_at_the_threshold() -> None:
+    """Only the episode's own table has the five points of hysteresis."""
+    decision = decide(PRESSURE, host(table(1), table(209_715, OTHER, demand_per_second=1_000.0)), CALM, Policy())
+    assert isinstance(decision, Hold)
+    assert decision.reason is HoldReason.EASED
+    assert isinstance(decide(PRESSURE, host(table(209_716, OTHER, demand_per_second=1_000.0)), CALM, Policy()), Raise)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Refusal(errno=30, limit=LIMIT, count=9, until_seconds=NOW),  # its time is over
+        Refusal(errno=30, limit=LIMIT + 1, count=9, until_seconds=NOW + 300),  # the limit changed since
+    ],
+)
+def test_what_ends_a_back_off(refusal: Refusal) -> None:
+    """A refused write is tried again when its time comes, or at once after a change of limit."""
+    assert isinstance(decide(line(), FULL_HOST, State(refusal=refusal), Policy()), Raise)
+
+
+def test_buckets_grow_with_the_limit_only_when_told() -> None:
+    """`keep` gives advice with the command to run; `match` resizes with the raise."""
+    seen = host(FULL, buckets=65_536)  # 2 × 393,216 ÷ 65,536 = 12
+    kept = decide(line(), seen, CALM, Policy())
+    assert isinstance(kept, Raise)
+    assert kept.buckets_target is None
+    assert "nf_conntrack_buckets=393216" in kept.advice[0]
+    matched = decide(line(), seen, CALM, Policy(buckets=Buckets.MATCH))
+    assert isinstance(matched, Raise)
+    assert matched.buckets_target == 98_304  # 2 × 393,216 ÷ 8
