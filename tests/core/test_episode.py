@@ -1,0 +1,105 @@
+"""An episode from its first trigger to its end, as steps on a time line."""
+
+from __future__ import annotations
+
+import pytest
+
+from conntrackd_guard.core import episode
+from conntrackd_guard.core.episode import Episode
+from conntrackd_guard.core.model import (
+    Arithmetic,
+    Corroboration,
+    Hold,
+    HoldReason,
+    KernelEvent,
+    KernelLine,
+    LineKind,
+    Raise,
+    TriggerKind,
+)
+
+WEB = 4026532316
+RAISED = Raise(target=2, arithmetic=Arithmetic.__new__(Arithmetic), corroboration=Corroboration.CONFIRMED)
+
+
+def event(stamp: int = 1, namespace: int | None = WEB) -> KernelEvent:
+    """Return a line as a source heard it."""
+    line = KernelLine(kind=LineKind.TABLE_FULL, namespace=namespace, message="table full")
+    return KernelEvent(line=line, stamp_us=stamp, boot_id="boot-1", source="ring buffer")
+
+
+def hold(retry: float | None, reason: HoldReason = HoldReason.SETTLING) -> Hold:
+    """Return a hold."""
+    return Hold(reason=reason, retry_seconds=retry)
+
+
+def test_a_burst_is_one_trigger() -> None:
+    """Ten lines of a millisecond are decided once, at once, and counted."""
+    known: Episode | None = None
+    for i in range(10):
+        known = episode.heard(known, event(stamp=i), 100.0 + i / 10_000)
+    assert known is not None
+    assert known.due_seconds == known.line_seconds == pytest.approx(100.0009)
+    trigger = known.trigger(pressure=True)
+    assert (trigger.kind, trigger.lines, trigger.namespace) == (TriggerKind.KERNEL_LINE, 10, WEB)
+    assert trigger.stamp_us == 9
+
+
+@pytest.mark.parametrize(
+    ("decision", "due", "lines"),
+    [
+        (RAISED, None, 0),  # answered: the watch says when there is need again
+        (hold(103.0), 103.0, 2),  # asked again in the same words
+        (hold(None, HoldReason.CONTRADICTED), None, 0),  # the matter is over
+    ],
+)
+def test_after_a_decision(decision: Raise | Hold, due: float | None, lines: int) -> None:
+    """A hold that time can cure keeps its lines and its time; a raise and a final hold answer them."""
+    known = episode.heard(episode.heard(None, event(), 100.0), event(2), 100.0)
+    after = episode.decided(known, decision)
+    assert (after.due_seconds, after.lines) == (due, lines)
+
+
+def test_a_new_line_is_decided_at_once() -> None:
+    """A hold's retry time does not keep a new line waiting."""
+    held = episode.decided(episode.heard(None, event(), 100.0), hold(400.0, HoldReason.WRITE_REFUSED))
+    assert episode.heard(held, event(2), 101.0).due_seconds == 101.0
+
+
+@pytest.mark.parametrize(
+    ("reason", "retry", "urgent", "due"),
+    [
+        (None, None, False, 101.0),  # after a raise: need again
+        (HoldReason.STABLE, 105.0, False, 105.0),
+        (HoldReason.STABLE, 105.0, True, 101.0),
+        (HoldReason.SETTLING, 102.0, True, 101.0),
+        (HoldReason.ALLOWANCE, 105.0, True, 101.0),
+        (HoldReason.OVER_BUDGET, 105.0, True, 105.0),  # urgency makes no memory
+        (HoldReason.WRITE_REFUSED, 400.0, True, 400.0),  # nor a kernel that takes the write
+        (HoldReason.PAUSED, 105.0, True, 105.0),
+        (HoldReason.CONTRADICTED, None, False, 101.0),
+    ],
+)
+def test_pressure_goes_on(reason: HoldReason | None, retry: float | None, due: float, *, urgent: bool) -> None:
+    """While a table presses, a hold keeps its own time; only the holds that judge urgency are shortened by it."""
+    known = episode.pressed(None, WEB, 100.0, urgent=False)
+    held = episode.decided(known, RAISED if reason is None else hold(retry, reason))
+    after = episode.pressed(held, WEB, 101.0, urgent=urgent)
+    assert (after.due_seconds, after.needed_seconds) == (due, 101.0)
+
+
+def test_which_trigger_is_decided_on() -> None:
+    """An unanswered line comes first; then pressure, unless that is switched off."""
+    known = episode.heard(None, event(), 100.0)
+    answered = episode.decided(known, RAISED)
+    assert answered.trigger(pressure=True).kind is TriggerKind.PRESSURE
+    assert answered.trigger(pressure=False).kind is TriggerKind.KERNEL_LINE
+    assert episode.pressed(None, WEB, 100.0, urgent=True).trigger(pressure=True).kind is TriggerKind.PRESSURE
+    assert answered.trigger(pressure=True).namespace == WEB
+
+
+def test_an_episode_ends_after_ten_quiet_seconds() -> None:
+    """It is over 10 s after the last need, not after the last decision."""
+    known = episode.pressed(episode.heard(None, event(), 100.0), WEB, 105.0, urgent=False)
+    assert not episode.is_over(known, 114.9)
+    assert episode.is_over(known, 115.0)

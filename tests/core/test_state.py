@@ -1,0 +1,116 @@
+"""What the guard remembers: `advance` as a table of records and the state they leave."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hosts import LIMIT, NOW
+from records import RAISE, a_record
+
+from conntrackd_guard.core.model import (
+    Decision,
+    Hold,
+    HoldReason,
+    Order,
+    OrderKind,
+    Outcome,
+    OutcomeKind,
+    Policy,
+    Record,
+    Refusal,
+    State,
+)
+from conntrackd_guard.core.state import advance, lost
+
+BUSY = State(
+    last_raise_seconds=1.0,
+    raise_seconds=(1.0,),
+    set_limit=LIMIT,
+    fight_seconds=(2.0,),
+    refusal=Refusal(errno=30, limit=LIMIT, count=3, until_seconds=NOW + 4),
+)
+
+
+def record(decision: Decision, outcome: OutcomeKind = OutcomeKind.NONE, **more: int | None) -> Record:
+    """Return a record at NOW and LIMIT."""
+    limit, after, errno = (more.get(name) for name in ("limit", "after", "errno"))
+    plain = a_record("k", decision, boottime_seconds=NOW, limit=limit or LIMIT)
+    return replace(plain, outcome=Outcome(kind=outcome, limit_after=after, errno=errno))
+
+
+def hold(reason: HoldReason, limit: int = LIMIT) -> Record:
+    """Return the record of a hold."""
+    return record(Hold(reason=reason), limit=limit)
+
+
+RAISED = replace(BUSY, last_raise_seconds=NOW, raise_seconds=(1.0, NOW), set_limit=393_216, refusal=None)
+
+
+@pytest.mark.parametrize(
+    ("told", "after"),
+    [
+        (record(RAISE, OutcomeKind.APPLIED, after=393_216), RAISED),
+        (record(RAISE, OutcomeKind.REHEARSED, after=393_216), RAISED),
+        # nobody knows what a kill left: it paces, and no limit is taken for ours
+        (record(RAISE, OutcomeKind.UNKNOWN), replace(RAISED, set_limit=None)),
+        (record(RAISE, OutcomeKind.NOT_APPLIED), BUSY),
+        (hold(HoldReason.SETTLING), BUSY),
+        (hold(HoldReason.CHANGED_UNDER_US), BUSY),
+        (hold(HoldReason.LIMIT_RAISED, 2 * LIMIT), replace(BUSY, set_limit=None)),
+        (hold(HoldReason.LIMIT_LOWERED, LIMIT - 1), replace(BUSY, set_limit=None, fight_seconds=(2.0, NOW))),
+        # lowered, but not below what the guard set: no fight
+        (hold(HoldReason.LIMIT_LOWERED, LIMIT), replace(BUSY, set_limit=None)),
+        (record(Order(kind=OrderKind.REVERT), OutcomeKind.APPLIED), replace(BUSY, set_limit=None, refusal=None)),
+        (record(Order(kind=OrderKind.REVERT), OutcomeKind.REJECTED), BUSY),
+        (record(Order(kind=OrderKind.PAUSE)), BUSY),
+        (record(Order(kind=OrderKind.RESUME)), replace(BUSY, fight_seconds=(), refusal=None)),
+    ],
+)
+def test_advance(told: Record, after: State) -> None:
+    """The state after each kind of record."""
+    assert advance(BUSY, told) == after
+
+
+def test_a_lowering_of_what_the_guard_never_set_is_no_fight() -> None:
+    """Only a value of the guard's own can be fought over."""
+    assert advance(State(), hold(HoldReason.LIMIT_LOWERED, 1)) == State()
+
+
+def test_one_lowering_is_one_fight() -> None:
+    """After a fight the guard owns no limit, until it raises again."""
+    state = advance(advance(BUSY, hold(HoldReason.LIMIT_LOWERED, 5)), hold(HoldReason.LIMIT_LOWERED, 4))
+    assert state.fight_seconds == (2.0, NOW)
+
+
+def test_a_refused_write_backs_off_from_one_second_to_five_minutes() -> None:
+    """1, 2, 4 … 256, then 300 s, for as long as errno and limit stay the same."""
+    state, waits = State(), []
+    for _ in range(12):
+        state = advance(state, record(RAISE, OutcomeKind.REJECTED, errno=30))
+        assert state.refusal is not None
+        waits.append(state.refusal.until_seconds - NOW)
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
+    assert state.raise_seconds == ()  # a refused write is no raise
+
+
+@pytest.mark.parametrize(("errno", "limit"), [(13, LIMIT), (30, LIMIT + 1)])
+def test_another_refusal_begins_anew(errno: int, limit: int) -> None:
+    """Another error or another limit is another matter."""
+    state = advance(BUSY, record(RAISE, OutcomeKind.REJECTED, errno=errno, limit=limit))
+    assert state.refusal == Refusal(errno=errno, limit=limit, count=1, until_seconds=NOW + 1)
+
+
+@pytest.mark.parametrize(("raises", "spent"), [(20, 10), (3, 2), (0, 0)])
+def test_a_lost_history_spends_half_the_allowance(raises: int, spent: int) -> None:
+    """Settle runs from now, and half the raises count as made."""
+    assert lost(NOW, Policy(raises=raises)) == State(last_raise_seconds=NOW, raise_seconds=(NOW,) * spent)
+
+
+def test_the_state_stays_small() -> None:
+    """However long the boot, what is remembered is bounded."""
+    state = State(raise_seconds=(0.0,) * 1000, fight_seconds=(0.0,) * 100, set_limit=LIMIT)
+    state = advance(state, hold(HoldReason.LIMIT_LOWERED, 1))
+    state = advance(state, record(RAISE, OutcomeKind.APPLIED, after=2))
+    assert (len(state.raise_seconds), len(state.fight_seconds)) == (1000, 100)
+    assert (state.raise_seconds[-1], state.fight_seconds[-1]) == (NOW, NOW)
