@@ -121,10 +121,9 @@ class Running:
         return sum(_cpu_seconds(pid) for pid in _group(self.process.pid))
 
     def memory_kib(self) -> tuple[int, int]:
-        """Return (resident, proportional) memory of the first process of the group."""
+        """Return (resident, of it its own) memory of the first process; the rest is mapped files, the journal's above all."""
         status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
-        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text("ascii")
-        return _kib(status, "VmRSS:"), _kib(rollup, "Pss:")
+        return _kib(status, "VmRSS:"), _kib(status, "RssAnon:")
 
     def _command(self) -> list[str]:
         if self.contender.settings is None:
