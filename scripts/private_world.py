@@ -164,9 +164,9 @@ class PrivateWorld:
         """Run another command of the guard to its end."""
         return self.run([PYTHON, "-m", "conntrackd_guard", *arguments])
 
-    def decisions(self) -> list[dict[str, Any]]:
-        """Return what `guard history --json` tells, oldest first."""
-        answer = self.guard("history", "--json")
+    def decisions(self, *where: str) -> list[dict[str, Any]]:
+        """Return what `guard history --json` tells, oldest first; `where` is `--dry-run` for the other history."""
+        answer = self.guard("history", "--json", *where)
         assert answer.returncode == 0, answer.stderr  # noqa: S101  it must always work
         rows: list[dict[str, Any]] = json.loads(answer.stdout)["decisions"]
         return sorted(rows, key=lambda row: int(row["id"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from scratch_namespace import ScratchNamespace
 
 LIMIT = 2048
 """Where each test starts: small, so that filling a table takes milliseconds."""
+_QUIET_SECONDS = 0.8
 _REPOSITORY_INSIDE = "/run/private-world/repository"
 
 
@@ -34,12 +36,12 @@ class Stage:
         """Wait until the limit in force is above that, and return it."""
         return int(eventually(lambda: limit() if limit() > above else 0, f"a limit above {above}"))
 
-    def decision(self, matches: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
+    def decision(self, matches: Callable[[dict[str, Any]], bool], what: str, *where: str) -> dict[str, Any]:
         """Wait until history holds such a decision, and return the first."""
         seen: list[dict[str, Any]] = []
 
         def find() -> dict[str, Any] | None:
-            seen[:] = self.world.decisions()
+            seen[:] = self.world.decisions(*where)
             return next((row for row in seen if matches(row)), None)
 
         try:
@@ -58,8 +60,18 @@ class Stage:
         return [row for row in self.world.decisions() if row["verdict"] == "raise"]
 
     def lines_told(self) -> int:
-        """Return how many kernel lines history accounts for."""
-        return sum(row["repeats"] for row in self.world.decisions() if row["trigger"] == "kernel_line" and row["message"])
+        """Return how many kernel lines history accounts for, once it has caught up.
+
+        Lines that were in the ring buffer before the start are among them: compare two readings. The recorder works beside
+        the loop, and journald tells its followers up to half a second late.
+        """
+        told, since = -1, time.monotonic()
+        while time.monotonic() - since < _QUIET_SECONDS:
+            rows = [row for row in self.world.decisions() if row["trigger"] == "kernel_line" and row["message"]]
+            before, told = told, sum(row["repeats"] for row in rows)
+            if told != before:
+                since = time.monotonic()
+        return told
 
 
 def limit() -> int:

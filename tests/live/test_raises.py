@@ -40,14 +40,15 @@ def test_a_burst_of_lines_then_silence_keeps_raising(stage: Stage) -> None:
     stage.keeper.set_message_cost(600)  # from here on at most ten lines for this test
     stage.table.fill(LIMIT)
     stage.start({**LINE_ONLY, "min_entries": 256, "settle": "200ms", "standoff": 0})
+    before = stage.lines_told()
     stage.table.overflow(60)
     reached = stage.raised()
     for _ in range(2):
         stage.table.fill(reached + 64 - stage.table.count())
         stage.table.overflow(20)
         reached = stage.raised(reached)
-    assert stage.lines_told() <= 10
     assert len(stage.raises()) >= 3
+    assert stage.lines_told() - before <= 10
 
 
 def test_the_raise_survives_a_reboot(stage: Stage) -> None:
@@ -65,12 +66,12 @@ def test_the_raise_survives_a_reboot(stage: Stage) -> None:
 def test_a_dry_run_touches_nothing(stage: Stage) -> None:
     """A dry run tells what it would have done, and neither the limit nor /etc changes."""
     stage.table.fill(LIMIT)
-    before = sorted(str(path) for path in (stage.world.root / "etc").rglob("*conntrackd*"))
     stage.start({}, "--dry-run")
     stage.table.overflow()
-    row = stage.decision(lambda row: row["verdict"] == "raise", "a rehearsed raise")
+    row = stage.decision(lambda row: row["verdict"] == "raise", "a rehearsed raise", "--dry-run")
     assert (row["mode"], row["outcome"], row["from"]) == ("dry-run", "rehearsed", LIMIT)
     assert limit() == LIMIT
-    after = sorted(str(path) for path in (stage.world.root / "etc").rglob("*conntrackd*"))
-    assert [path for path in after if not path.endswith("guard.yaml")] == before[: len(after)] or after == before
     assert stage.table.overflow() == 0
+    written = (stage.world.root / "etc").rglob("*conntrackd-guard*")
+    assert [path.name for path in written] == ["conntrackd-guard"]
+    assert not list((stage.world.root / "etc/conntrackd-guard").glob("[!g]*"))

@@ -1,0 +1,150 @@
+"""A real guard, killed by SIGKILL at each real step of a raise, and what the next one makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from _faults import (
+    DROP_IN,
+    LIMIT_PATH,
+    STATE,
+    begin_anew,
+    fill_to,
+    injected,
+    open_intents,
+    persisted,
+)
+from limit_keeper import LimitKeeper
+from private_world import Guard, PrivateWorld, eventually
+from scratch_namespace import ScratchNamespace
+from stage import LIMIT, Stage, limit
+
+pytestmark = pytest.mark.live
+
+SETTINGS = {"kernel_line": False, "standoff": 0, "runway": "0s"}
+REACHED = LIMIT + 8192
+"""What one uninterrupted run reaches with a table of LIMIT entries: `min_entries` more, and all is below the threshold."""
+_DROP_IN_PATHS = (f"/{DROP_IN.replace('/99', '/.99')}.new", f"/{DROP_IN}", "/etc/sysctl.d")
+STEPS = {
+    "intent": ("rename", ()),
+    "limit: re-read, write, read back": ("openat", (LIMIT_PATH,)),
+    "limit: the write": ("write", (LIMIT_PATH,)),
+    "drop-in: open": ("openat", _DROP_IN_PATHS),
+    "drop-in: content": ("write", _DROP_IN_PATHS),
+    "drop-in: fsync": ("fsync", _DROP_IN_PATHS),
+    "drop-in: rename": ("rename", _DROP_IN_PATHS),
+    "history: pages": ("pwrite64", (f"/{STATE}/history.db-wal",)),
+    "history: sync": ("fdatasync", (f"/{STATE}/history.db-wal",)),
+    "log line": ("write", ("LOG",)),
+    "intent closed": ("unlink", ()),
+}
+MOST_CALLS = 60
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One stage for all the kills: each begins anew on it."""
+    with LimitKeeper() as keeper, ScratchNamespace() as table, PrivateWorld(tmp_path_factory.mktemp("kill")) as world:
+        keeper.own(table.number)
+        keeper.set_limit(LIMIT)
+        yield Stage(keeper, table, world, numbered=True)
+        keeper.check()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_guard_killed_at_any_step_is_explained_by_the_next(stage: Stage, step: str, tmp_path: Path) -> None:
+    """Whichever call of a raise is the last one, the next guard closes the intent, doubles nothing and loses nothing."""
+    syscall, paths = STEPS[step]
+    kills = 0
+    for number in range(1, MOST_CALLS):
+        begin_anew(stage)
+        if not killed(stage, syscall, number, paths, tmp_path / "strace"):
+            break
+        kills += 1
+        check_the_next_guard(stage)
+    else:
+        pytest.fail(f"{syscall} came {MOST_CALLS} times and more in one raise")
+    assert kills
+
+
+def killed(stage: Stage, syscall: str, number: int, paths: tuple[str, ...], log: Path) -> bool:
+    """Let a guard raise and kill it as it makes that call for the `number`th time; False where it never gets there."""
+    guard = stage.start(SETTINGS)
+    paths = tuple(str(guard.log) if path == "LOG" else path for path in paths)
+    with injected(guard, syscall, f"signal=SIGKILL:when={number}", paths, log):
+        stage.table.fill(LIMIT)
+        eventually(lambda: guard.process.poll() is not None or has_raised(stage, guard), "a raise or a kill", guard.log)
+    if guard.process.poll() is None:
+        guard.kill()
+        return False
+    assert guard.process.returncode == -9
+    return True
+
+
+def has_raised(stage: Stage, guard: Guard) -> bool:
+    """Return whether a raise has gone through all its steps."""
+    return any(event["event"] == "guard.raise" for event in guard.events()) and not open_intents(stage)
+
+
+def check_the_next_guard(stage: Stage) -> None:
+    """Start a guard after a kill: every write is explained, and all ends where one uninterrupted run ends."""
+    left, at_kill, was_open = persisted(stage), limit(), bool(open_intents(stage))
+    assert at_kill in {LIMIT, REACHED}
+    assert left in {None, REACHED}
+    guard = stage.start(SETTINGS)
+    eventually(lambda: limit() == REACHED and not open_intents(stage), "the raise, and the intents closed", guard.log)
+    raises = stage.raises()
+    assert guard.stop() == 0
+    outcomes = [row["outcome"] for row in raises]
+    if was_open and at_kill == LIMIT:
+        assert outcomes == ["not_applied", "applied"], raises
+        assert raises[0]["detail"].startswith("not applied")
+    else:
+        assert outcomes == ["applied"], raises
+    assert {(row["from"], row["to"]) for row in raises} == {(LIMIT, REACHED)}
+    assert limit() == persisted(stage) == REACHED
+
+
+def test_killed_right_after_every_write_the_limit_passes_nothing_that_one_run_reaches(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """A guard held between its write and its read-back, and killed there 20 times in a row, keeps its allowance."""
+    settings = {**SETTINGS, "factor": "1.05", "min_entries": 64, "threshold": "90%", "settle": "0s", "settle_full": "0s"}
+    begin_anew(stage)
+    guard = stage.start(settings)
+    for _ in range(20):
+        raise_once(stage, guard)
+    refuse_once(stage, guard)
+    reached = limit()
+    assert guard.stop() == 0
+
+    begin_anew(stage)
+    for _ in range(20):
+        guard = stage.start(settings)
+        with injected(guard, "write", "delay_exit=5000000", (LIMIT_PATH,), tmp_path / "strace"):
+            raise_once(stage, guard)
+            guard.kill()
+    guard = stage.start(settings)
+    refuse_once(stage, guard)
+    assert limit() <= reached
+    rows = stage.raises()
+    assert len(rows) == 20
+    assert {(row["outcome"], row["detail"]) for row in rows} == {("applied", "completed: found in force at start")}
+    assert guard.stop() == 0
+
+
+def raise_once(stage: Stage, guard: Guard) -> None:
+    """Fill the table over the threshold and wait for the raise."""
+    before = limit()
+    fill_to(stage, 0.92)
+    eventually(lambda: limit() > before, f"a limit above {before}", guard.log)
+
+
+def refuse_once(stage: Stage, guard: Guard) -> None:
+    """Fill the table over the threshold once more: the allowance is spent."""
+    before = limit()
+    fill_to(stage, 0.92)
+    stage.held("allowance")
+    assert limit() == before
