@@ -207,9 +207,8 @@ def _lock(wait_seconds: float) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+            if time.monotonic() > deadline or select.select([0], [], [], 0.1)[0]:
+                raise  # too late, or the parent is gone: it says nothing before it has heard from us
         else:
             return descriptor
 

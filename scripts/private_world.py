@@ -148,16 +148,23 @@ class PrivateWorld:
         """Write the guard's settings; JSON is YAML."""
         (self.root / "etc/conntrackd-guard/guard.yaml").write_text(json.dumps(dict(settings)) + "\n", "utf-8")
 
-    def start_guard(self, *arguments: str, program: str = "-m conntrackd_guard", ring_buffer: bool = True) -> Guard:
-        """Start `guard run`, and wait until it says that it watches. `ring_buffer` False: /dev/kmsg can't be opened."""
+    def start_guard(
+        self,
+        *arguments: str,
+        program: str = "-m conntrackd_guard",
+        ring_buffer: bool = True,
+        log_format: str = "json",
+    ) -> Guard:
+        """Start `guard run`, with JSON wait until it watches. `ring_buffer` False: /dev/kmsg can't be opened."""
         log = self._folder / f"guard-{len(self._guards)}.log"
-        command = [PYTHON, *program.split(), "run", "--log-format", "json", *arguments]
+        command = [PYTHON, *program.split(), "run", "--log-format", log_format, *arguments]
         if not ring_buffer:
             command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", _WITHOUT_RING_BUFFER, "sh", *command]
         with log.open("wb") as out:
             guard = Guard(self._spawn(command, out), log)
         self._guards.append(guard)
-        guard.await_event("guard.ready")
+        if log_format == "json":
+            guard.await_event("guard.ready")
         return guard
 
     def guard(self, *arguments: str) -> subprocess.CompletedProcess[str]:

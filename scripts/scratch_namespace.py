@@ -33,12 +33,14 @@ _PORT = 9
 class ScratchNamespace:
     """A child network namespace that tracks connections, held by one process that ends when this one does.
 
+    `user_owned` makes it inside a user namespace, as any user could.
     Needs root, `nft`, `ip` and `conntrack`. Raises OSError or subprocess.CalledProcessError when one fails.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, user_owned: bool = False) -> None:
+        owner = ["--user", "--map-root-user"] if user_owned else []
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-ec", _SETUP],
+            ["unshare", *owner, "--net", "sh", "-ec", _SETUP],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

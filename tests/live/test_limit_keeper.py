@@ -1,0 +1,58 @@
+"""Our own tests harm nobody: the limit they lower comes back in every case."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import limit_keeper
+import pytest
+from limit_keeper import LimitKeeper, RefusedError
+from private_world import eventually
+from scratch_namespace import ScratchNamespace
+from stage import limit
+
+pytestmark = pytest.mark.live
+
+LOWER_AND_DIE = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from limit_keeper import LimitKeeper
+keeper = LimitKeeper()
+keeper.set_limit(keeper.saved_limit - 1)
+print(keeper.saved_limit, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_limit_comes_back_when_everything_else_is_killed() -> None:
+    """SIGKILL of the process that lowered the limit: the keeper puts it back."""
+    folder = str(Path(limit_keeper.__file__).parent)
+    command = ["/usr/bin/python3", "-c", LOWER_AND_DIE, folder]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=600)
+    assert run.returncode == -signal.SIGKILL
+    with LimitKeeper() as keeper:  # it has the lock only when the other one has finished
+        assert keeper.saved_limit == int(run.stdout)
+
+
+def test_another_namespace_that_tracks_ends_the_loan() -> None:
+    """An entry in any namespace but our own puts the limit back at once, and it can't be lowered again."""
+    with LimitKeeper() as keeper, ScratchNamespace() as foreign:
+        keeper.set_limit(keeper.saved_limit - 1)
+        foreign.fill(1)
+        eventually(lambda: limit() == keeper.saved_limit, "the limit from before")
+        with pytest.raises(RefusedError, match="holds 1 conntrack entries"):
+            keeper.set_limit(keeper.saved_limit - 1)
+
+
+def test_nothing_is_lowered_while_another_namespace_holds_entries() -> None:
+    """The check comes before the first write too."""
+    with LimitKeeper() as keeper, ScratchNamespace() as foreign:
+        foreign.fill(1)
+        with pytest.raises(RefusedError, match="holds 1 conntrack entries"):
+            keeper.set_limit(keeper.saved_limit - 1)
+        assert limit() == keeper.saved_limit
+        keeper.own(foreign.number)
+        keeper.set_limit(keeper.saved_limit - 1)
+        assert limit() == keeper.saved_limit - 1
