@@ -96,20 +96,24 @@ class Guard:
         poller.register(wake_descriptor, select.POLLIN)
         for descriptor in self._p.intake.descriptors():
             poller.register(descriptor, select.POLLIN)
+        self.turn()
         while True:
-            self._rest(poller.poll(self._wait_ms()))
-            told = self._signals()
-            if "stop" in told:
-                return
-            if "reload" in told:
-                self._policy = reload() or self._policy
-            self.turn()
+            woken = {descriptor for descriptor, _ in poller.poll(self._wait_ms())}
+            if wake_descriptor in woken:
+                told = self._signals()
+                if "stop" in told:
+                    return
+                if "reload" in told:
+                    self._policy = reload() or self._policy
+            self._rest(woken)
+            self.turn(heard=bool(woken))
             self._p.service.watchdog()
 
-    def turn(self) -> None:
-        """One turn. An error of the host is said and ends the turn, never the loop."""
+    def turn(self, *, heard: bool = True) -> None:
+        """One turn; `heard`: a source may have lines. An error of the host is said and ends the turn, never the loop."""
         try:
-            self._take_lines()
+            if heard:
+                self._take_lines()
             if self._p.clock.boottime() >= self._tick_at:
                 self._watch()
             self._decide_due()
@@ -127,7 +131,7 @@ class Guard:
         due = [e.due_seconds for e in self._episodes.values() if e.due_seconds is not None]
         return max(0.0, min([self._tick_at, self._status_at, *due]) - now) * 1000 + 0.5  # poll rounds down
 
-    def _rest(self, woken: list[tuple[int, int]]) -> None:
+    def _rest(self, woken: set[int]) -> None:
         """Above FLOOD_WAKES a second, rest a little so that one read takes several lines."""
         if not woken:
             return
@@ -170,7 +174,6 @@ class Guard:
     def _watch(self) -> None:
         """One tick: other writers, the tables that may be near the limit, and what they hold."""
         now = self._p.clock.boottime()
-        self._take_orders()
         self._look_for_other_writers()
         limit = self._p.kernel.limit()
         self._tick_at = now + pressure.TICK_SECONDS
@@ -234,6 +237,9 @@ class Guard:
     def _look_for_other_writers(self) -> None:
         """Notice a limit that neither the guard nor an order set."""
         limit = self._p.kernel.limit_in_force()
+        if limit == self._limit:
+            return
+        self._take_orders()
         before, self._limit = self._limit, limit
         if limit == before:
             return
@@ -319,6 +325,7 @@ class Guard:
     def _publish(self) -> None:
         """Publish what `guard status` and `systemctl status` show of the running guard."""
         now = self._p.clock.boottime()
+        self._take_orders()
         self._status_at = now + STATUS_SECONDS
         pause = self._p.run_files.pause(now)
         report = self._p.recorder.report()
