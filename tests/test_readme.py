@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -69,10 +70,13 @@ OBSERVED = Observation(
 
 
 @pytest.fixture(autouse=True)
-def reader(monkeypatch: pytest.MonkeyPatch) -> None:
+def reader() -> Iterator[None]:
     """Print as for a reader in UTC with a terminal of 80 columns."""
-    for name, value in {"COLUMNS": "80", "NO_COLOR": "1", "TZ": "UTC"}.items():
-        monkeypatch.setenv(name, value)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"COLUMNS": "80", "NO_COLOR": "1", "TZ": "UTC"}.items():
+            patch.setenv(name, value)
+        time.tzset()
+        yield
     time.tzset()
 
 
@@ -99,19 +103,19 @@ def test_every_command_shown_is_understood() -> None:
     guards = [words[1:] for words in plain if words[0] == "guard"]
     for words in guards:
         parser.parse_args(words)
-    scripts = [words[0] for words in plain if words[0].startswith("scripts/")]
+    scripts = dict.fromkeys(words[0] for words in plain if words[0].startswith("scripts/"))
     assert guards
-    assert scripts[:2] == ["scripts/run", "scripts/test"]
+    assert [*scripts] == ["scripts/run", "scripts/test", "scripts/demo"]
     assert [name for name in scripts if not os.access(ROOT / name, os.X_OK)] == []
 
 
 def test_every_file_touched_is_named() -> None:
     """A reader who wants to know what the guard leaves on a host finds every path."""
     paths = Paths()
-    named = (paths.settings_file, paths.settings_folder, paths.fleet_pause, paths.drop_in, paths.history, paths.lock)
-    run = (paths.intents, paths.orders, paths.pause, paths.live_status)
-    assert [str(path) for path in named if f"`{path}" not in README] == []
-    assert [path.name for path in run if f"`{path.name.removesuffix('.json')}" not in README] == []
+    read = (paths.settings_file, paths.settings_folder / "*.yaml", paths.fleet_pause)
+    written = (paths.drop_in, paths.history, paths.lock, paths.pause, paths.live_status)
+    folders = (f"{paths.intents}/", f"{paths.orders}/")
+    assert [path for path in map(str, (*read, *written, *folders)) if f"`{path}`" not in README] == []
 
 
 def test_links_lead_somewhere() -> None:
@@ -143,10 +147,12 @@ def produce(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 def printed(command: str, paths: Paths, capsys: pytest.CaptureFixture[str]) -> str:
     """Return what a command prints; a help text ends its process."""
+    code: int | str | None
     try:
-        assert main(shlex.split(command)[1:], paths) is Exit.DONE
+        code = main(shlex.split(command)[1:], paths)
     except SystemExit as ended:
-        assert ended.code == 0
+        code = ended.code
+    assert code == Exit.DONE
     return capsys.readouterr().out.rstrip("\n")
 
 
@@ -208,6 +214,6 @@ def exit_texts() -> dict[Exit, str]:
     return texts
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Return a Markdown table."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ("---",) * len(head), *rows])
