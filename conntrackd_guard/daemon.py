@@ -110,7 +110,7 @@ class Guard:
             self._p.service.watchdog()
 
     def turn(self, *, heard: bool = True) -> None:
-        """One turn; `heard`: a source may have lines. An error of the host is said and ends the turn, never the loop."""
+        """One turn; `heard`: a source may have lines. An error of the host is said, and ends the turn only."""
         try:
             if heard:
                 self._take_lines()
@@ -250,6 +250,8 @@ class Guard:
             self._p.recorder.say("guard.notice", "info", f"This kernel {what}.")
             return
         self._decide(Trigger(kind=TriggerKind.OTHER_WRITER, was=before))
+        now = self._p.clock.boottime()
+        self._episodes = {name: episode.limit_changed(known, now) for name, known in self._episodes.items()}
 
     def _check_memory(self) -> None:
         """Say once that what is held breaks budget or reserve, until it no longer does."""

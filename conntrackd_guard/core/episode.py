@@ -82,6 +82,11 @@ def decided(episode: Episode, decision: Raise | Hold) -> Episode:
     return replace(episode, due_seconds=decision.retry_seconds, reason=decision.reason, lines=lines)
 
 
+def limit_changed(episode: Episode, now: float) -> Episode:
+    """Decide at once what waits for a refused write: the refusal was of the old limit."""
+    return replace(episode, due_seconds=now) if episode.reason is HoldReason.WRITE_REFUSED else episode
+
+
 def is_over(episode: Episode, now: float) -> bool:
     """Return whether the need has been gone for long enough."""
     return now - episode.needed_seconds >= QUIET_SECONDS

@@ -88,6 +88,13 @@ def test_pressure_goes_on(reason: HoldReason | None, retry: float | None, due: f
     assert (after.due_seconds, after.needed_seconds) == (due, 101.0)
 
 
+@pytest.mark.parametrize(("reason", "due"), [(HoldReason.WRITE_REFUSED, 101.0), (HoldReason.SETTLING, 400.0)])
+def test_a_change_of_limit_ends_a_back_off(reason: HoldReason, due: float) -> None:
+    """What waits for a refused write is decided at once, other holds keep their time."""
+    held = episode.decided(episode.heard(None, event(), 100.0), hold(400.0, reason))
+    assert episode.limit_changed(held, 101.0).due_seconds == due
+
+
 def test_which_trigger_is_decided_on() -> None:
     """An unanswered line comes first; then pressure, unless that is switched off."""
     known = episode.heard(None, event(), 100.0)

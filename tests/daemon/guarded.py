@@ -1,0 +1,243 @@
+"""A whole guard on a made-up host: a tree of files for /proc, /sys, /run, /etc and /var, and a clock that is told."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conntrackd_guard.applier import Applier
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.model import KernelEvent, KernelLine, LineKind, Mode, Policy, State
+from conntrackd_guard.daemon import Guard, Parts
+from conntrackd_guard.history import History, Position, Row
+from conntrackd_guard.host import namespaces
+from conntrackd_guard.host.clock import Clock
+from conntrackd_guard.host.drop_in import SysctlDropIn
+from conntrackd_guard.host.kernel import LiveKernel
+from conntrackd_guard.host.log import Log
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runfiles import RunFiles
+from conntrackd_guard.host.service import Service
+from conntrackd_guard.intake import Intake
+from conntrackd_guard.keeper import Keeper
+from conntrackd_guard.observer import Observer
+from conntrackd_guard.recorder import Recorder
+from conntrackd_guard.recovery import Recovered, recover
+
+LIMIT = 65_536
+GIB_KIB = 1 << 20
+BARRIER_SECONDS = 10.0
+
+
+class Killed(BaseException):
+    """The process ends here, as by kill -9."""
+
+
+class Host:
+    """Files as the kernel shows them: 24 GiB, one initial namespace and one container of process 200."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for pid in ("1", "200"):
+            (root / f"proc/{pid}/net/stat").mkdir(parents=True)
+            self._write(f"proc/{pid}/ns/net", "")
+            self.table(0, pid=pid)
+        (root / "proc/self").symlink_to("1")
+        self.initial = (root / "proc/1/ns/net").stat().st_ino
+        self.container = (root / "proc/200/ns/net").stat().st_ino
+        self._write("proc/sys/kernel/random/boot_id", "boot-1\n")
+        self._write("proc/meminfo", f"MemTotal: {24 * GIB_KIB} kB\nMemAvailable: {20 * GIB_KIB} kB\nHugetlb: 0 kB\n")
+        self._write("proc/sys/net/netfilter/nf_conntrack_buckets", "262144\n")
+        self._write("sys/kernel/slab/nf_conntrack/slab_size", "256\n")
+        self._write("sys/kernel/slab/nf_conntrack/total_objects", "1000000 N0=1000000\n")  # the gate stands open
+        self._write("etc/machine-id", "0123\n")
+        for folder in ("run", "var/lib"):
+            (root / folder).mkdir(parents=True)
+        self.limit = LIMIT
+
+    @property
+    def limit(self) -> int:
+        """The limit in force."""
+        return int((self.root / "proc/sys/net/netfilter/nf_conntrack_max").read_text())
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._write("proc/sys/net/netfilter/nf_conntrack_max", f"{limit}\n")
+
+    def table(self, count: int, drop: int = 0, pid: str = "1") -> None:
+        """Have a namespace's table hold `count` and have dropped `drop`."""
+        self._write(f"proc/{pid}/net/stat/nf_conntrack", f"entries drop early_drop\n{count:08x} {drop:08x} 00000000\n")
+
+    @property
+    def persisted(self) -> int | None:
+        """The limit in the drop-in."""
+        return SysctlDropIn(Paths(self.root)).limit()
+
+    def _write(self, name: str, content: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+class ToldClock(Clock):
+    """A clock that stands still until told."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def boottime(self) -> float:
+        """Return what was told."""
+        return self.now
+
+    def wall(self) -> float:
+        """Return a wall time that keeps pace."""
+        return 1.8e9 + self.now
+
+
+class FaultyKernel(LiveKernel):
+    """The kernel of the tree; `refusing` is the errno of every write, `after_write` runs once written."""
+
+    def __init__(self, paths: Paths) -> None:
+        super().__init__(paths)
+        self.refusing: int | None = None
+        self.writes: list[int] = []
+        self.after_write: Callable[[], None] = lambda: None
+
+    def set_limit(self, target: int) -> int:
+        """Write, or refuse."""
+        self.writes.append(target)
+        if self.refusing is not None:
+            raise HostError("writing", "the limit", OSError(self.refusing, "refused"), "Nothing to do.")
+        back = super().set_limit(target)
+        self.after_write()
+        return back
+
+
+class EventfulRunFiles(RunFiles):
+    """Files of /run; `meanwhile` holds what others do between a decision and its write, one each time."""
+
+    def __init__(self, paths: Paths) -> None:
+        super().__init__(paths)
+        self.meanwhile: list[Callable[[], None]] = []
+
+    def put_intent(self, key: str, content: dict[str, Any]) -> None:
+        """Note the intent; then something else happens."""
+        super().put_intent(key, content)
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+
+
+class ToldIntake(Intake):
+    """Kernel lines as the test gives them."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[KernelEvent, bool]] = []
+
+    def take(self) -> list[tuple[KernelEvent, bool]]:
+        """Return the lines given since."""
+        taken, self.lines = self.lines, []
+        return taken
+
+    def position(self) -> Position:
+        """Return a position that never moves."""
+        return Position(boot_id="boot-1", stamp_us=1)
+
+    def report(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+
+class Guarded:
+    """A host with a guard started on it; `crash` and another Guarded on the same host is a restart."""
+
+    def __init__(self, host: Host, policy: Policy | None = None, clock: ToldClock | None = None) -> None:
+        self.host, self.policy, self.clock = host, policy or Policy(), clock or ToldClock()
+        self.paths = Paths(host.root)
+        self.run_files = EventfulRunFiles(self.paths)
+        self.run_files.prepare()
+        self.kernel = FaultyKernel(self.paths)
+        self.intake = ToldIntake()
+        self.log = io.StringIO()
+        keeper = Keeper(
+            paths=self.paths,
+            drop_in=SysctlDropIn(self.paths),
+            log=Log("json", self.log),
+            run_files=self.run_files,
+            retention_seconds=1e9,
+            max_rows=100_000,
+        )
+        self.recorder = Recorder(keeper)
+        self.recorder.start()
+        self.recovered: Recovered = recover(
+            self.recorder, self.run_files, self.kernel, self.clock, "boot-1", self.policy
+        )
+        observer = Observer(self.paths, self.kernel, self.clock, self.run_files)
+        observer.observe(rescan=True)
+        parts = Parts(
+            mode=Mode.ACT,
+            kernel=self.kernel,
+            observer=observer,
+            applier=Applier(self.kernel, self.run_files),
+            recorder=self.recorder,
+            run_files=self.run_files,
+            intake=self.intake,
+            clock=self.clock,
+            service=Service(),
+        )
+        self.guard = Guard(parts, self.policy, self.recovered.state, frozenset)
+
+    @property
+    def state(self) -> State:
+        """What the running guard remembers."""
+        return self.guard._state
+
+    def line(self, namespace: int | None = None, kind: LineKind = LineKind.TABLE_FULL, *, live: bool = True) -> None:
+        """Have the kernel print a line."""
+        told = KernelLine(kind=kind, namespace=namespace, message="nf_conntrack: table full, dropping packet")
+        event = KernelEvent(line=told, stamp_us=int(self.clock.now * 1e6), boot_id="boot-1", source="ring buffer")
+        self.intake.lines.append((event, live))
+
+    def turn(self, seconds: float = 0.0) -> None:
+        """Let time pass, then have the loop do one turn."""
+        self.clock.now += seconds
+        self.guard.turn()
+
+    def written(self) -> None:
+        """Wait until the recorder has done all that was handed over."""
+        assert self.recorder.ask(lambda _: True, BARRIER_SECONDS), "the recorder is stuck"
+
+    def rows(self) -> list[Row]:
+        """Return the history, oldest first, once all is written."""
+        self.written()
+        with History(self.paths.history, mode="reader") as history:
+            return list(history.rows())[::-1]
+
+    def reasons(self) -> list[str]:
+        """Return verdict, reason and outcome of each row, oldest first."""
+        return [f"{row.verdict} {row.reason} {row.outcome}" for row in self.rows()]
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Return the log's lines of one event."""
+        lines = map(json.loads, self.log.getvalue().splitlines())
+        return [line for line in lines if line["event"] == event]
+
+    def intents(self) -> int:
+        """Return how many writes are not explained yet."""
+        return len(self.run_files.intents())
+
+    def stop(self) -> None:
+        """End the recorder."""
+        assert self.recorder.close(BARRIER_SECONDS)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """Give a made-up host; its namespaces are files, which no user namespace owns."""
+    monkeypatch.setattr(namespaces, "_user_owned", lambda _: False)
+    monkeypatch.setattr("conntrackd_guard.recorder._FIRST_RETRY_SECONDS", 0.01)
+    return Host(tmp_path)

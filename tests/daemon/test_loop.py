@@ -1,0 +1,356 @@
+"""Turns of the loop on a made-up host: what a line or a filling table does to the limit, and what is told of it."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+from dataclasses import replace
+
+import pytest
+from guarded import LIMIT, Guarded, Host
+
+from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.model import (
+    LineKind,
+    Mode,
+    Order,
+    OrderKind,
+    Outcome,
+    OutcomeKind,
+    Pause,
+    Policy,
+    Record,
+    State,
+    Trigger,
+    TriggerKind,
+)
+from conntrackd_guard.core.policy import decide
+from conntrackd_guard.history import History
+
+STEP = 98_304
+"""65,536 × 1.5."""
+
+
+def test_one_turn_raises_and_tells(host: Host) -> None:
+    """A line with a full table: raised within one turn, persisted, recorded, logged, and the intent goes."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    assert host.limit == STEP
+    (row,) = guarded.rows()
+    assert (row.verdict, row.outcome, row.from_limit, row.limit_after) == ("raise", "applied", LIMIT, STEP)
+    assert host.persisted == STEP
+    assert guarded.intents() == 0
+    assert len(guarded.logged("guard.raise")) == 1
+    guarded.stop()
+
+
+def test_a_burst_of_ten_lines_is_one_raise(host: Host) -> None:
+    """Ten lines of a millisecond never multiply."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    for _ in range(10):
+        guarded.line()
+    for _ in range(5):
+        guarded.turn(0.01)
+    assert guarded.kernel.writes == [STEP]
+    guarded.stop()
+
+
+def test_the_named_namespace_is_raised_for(host: Host) -> None:
+    """A container's table drops while the initial one is empty."""
+    guarded = Guarded(host)
+    host.table(LIMIT, pid="200")
+    guarded.line(host.container)
+    guarded.turn()
+    assert host.limit == STEP
+    assert guarded.rows()[0].namespace == host.container
+    guarded.stop()
+
+
+def test_a_line_that_the_tables_contradict_is_held(host: Host) -> None:
+    """A forged line raises nothing, however often it comes, and fills no history."""
+    guarded = Guarded(host)
+    for _ in range(5):
+        guarded.line(host.container)
+        guarded.turn(0.1)
+    assert host.limit == LIMIT
+    assert guarded.reasons() == ["hold contradicted none"]
+    guarded.stop()
+
+
+@pytest.mark.parametrize(
+    ("kind", "live", "reason"),
+    [
+        (LineKind.TABLE_FULL, False, "past"),
+        (LineKind.EXPECTATION_FULL, True, "expectation_table"),
+        (LineKind.NEIGHBOUR_FULL, True, "neighbour_table"),
+        (LineKind.SUPPRESSED, True, "suppressed"),
+    ],
+)
+def test_other_lines_are_recorded(host: Host, kind: LineKind, reason: str, *, live: bool) -> None:
+    """The past and the siblings of the line are recorded and never raised for."""
+    guarded = Guarded(host)
+    guarded.line(kind=kind, live=live)
+    guarded.turn()
+    assert guarded.reasons() == [f"hold {reason} none"]
+    assert host.limit == LIMIT
+    guarded.stop()
+
+
+def test_pressure_without_a_line(host: Host) -> None:
+    """A table that fills up is raised for before it drops."""
+    guarded = Guarded(host)
+    for count in (50_000, 53_000, 56_000):
+        host.table(count)
+        guarded.turn(0.25)
+    assert host.limit > LIMIT
+    assert [row.trigger for row in guarded.rows() if row.verdict == "raise"] == ["pressure"]
+    guarded.stop()
+
+
+def test_a_table_that_fills_again_needs_no_new_line(host: Host) -> None:
+    """After one line, the watch raises again 200 ms later where the table is full again."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    host.table(STEP)
+    guarded.turn(0.1)
+    assert host.limit == STEP
+    guarded.turn(0.15)
+    assert host.limit > STEP
+    guarded.stop()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_lowered_while_deciding(host: Host, times: int) -> None:
+    """A limit lowered just before the write is observed and decided on again at once, three times at most."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.run_files.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, times + 1)]  # type: ignore[misc]
+    guarded.turn()
+    assert host.limit == -(-(LIMIT - times) * 3 // 2)
+    assert guarded.reasons()[-1] == "raise kernel_line confirmed applied"
+    assert guarded.reasons().count("hold limit_lowered none") == times
+    assert guarded.intents() == 0
+    guarded.stop()
+
+
+def test_lowered_again_and_again_while_deciding(host: Host) -> None:
+    """The fourth time the guard holds, and decides again a tick later without a new line."""
+    host.table(LIMIT)  # before the first look: no growth is seen
+    guarded = Guarded(host, Policy(pressure=False))
+    guarded.line()
+    guarded.run_files.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, 5)]  # type: ignore[misc]
+    guarded.turn()
+    assert host.limit == LIMIT - 4
+    assert guarded.reasons()[-1] == "hold changed_under_us none"
+    guarded.turn(0.25)
+    assert host.limit == 98_298  # 65,532 × 1.5
+    guarded.stop()
+
+
+def test_raised_while_deciding(host: Host) -> None:
+    """Another writer's higher limit stands: nothing is written over it."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.run_files.meanwhile = [lambda: setattr(host, "limit", 4 * LIMIT)]
+    guarded.turn()
+    assert host.limit == 4 * LIMIT
+    assert guarded.kernel.writes == []
+    assert guarded.reasons() == ["hold changed_under_us none"]
+    assert guarded.intents() == 0
+    guarded.stop()
+
+
+def test_a_refused_write_backs_off(host: Host) -> None:
+    """Writes are tried after 1, 2, 4 … s, 300 s at most, without a new line; the first refusal is recorded."""
+    guarded = Guarded(host)
+    guarded.kernel.refusing = errno.EROFS
+    host.table(LIMIT)
+    guarded.line()
+    tried: list[float] = []
+    start = guarded.clock.now
+    for _ in range(4 * 1_300):
+        before = len(guarded.kernel.writes)
+        guarded.turn(0.25 if tried else 0.0)
+        if len(guarded.kernel.writes) > before:
+            tried.append(guarded.clock.now - start)
+    gaps = [round(later - earlier) for earlier, later in itertools.pairwise(tried)]
+    assert gaps == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    assert host.limit == LIMIT
+    guarded.stop()
+
+
+def test_a_change_of_limit_ends_the_back_off(host: Host) -> None:
+    """What refused the write has moved on: the next tick tries again, without a new line."""
+    guarded = Guarded(host)
+    guarded.kernel.refusing = errno.EROFS
+    host.table(LIMIT)
+    guarded.line()
+    for _ in range(40):  # well into a wait of 8 s
+        guarded.turn(0.25)
+    guarded.kernel.refusing = None
+    host.limit = LIMIT - 1_000
+    host.table(LIMIT)
+    guarded.turn(0.25)
+    assert host.limit > LIMIT
+    guarded.stop()
+
+
+def an_order(guarded: Guarded, kind: OrderKind, limit: int | None = None) -> Record:
+    """Return the record of an order, as the command that gave it writes it."""
+    seen = guarded.guard._p.observer.observe()
+    return Record(
+        key=f"order-{kind}",
+        mode=Mode.ACT,
+        trigger=Trigger(kind=TriggerKind.ORDER),
+        observation=seen,
+        state=State(),
+        decision=Order(kind=kind, target=limit),
+        outcome=Outcome(kind=OutcomeKind.APPLIED if limit else OutcomeKind.NONE, limit_after=limit),
+    )
+
+
+def test_an_ordered_lowering_is_no_fight(host: Host) -> None:
+    """A revert that lowers the limit is taken from its file before the change of limit is judged."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    host.table(10)
+    record = an_order(guarded, OrderKind.REVERT, LIMIT)
+    host.limit = LIMIT
+    guarded.run_files.put_order(record.key, encode(record))
+    guarded.turn(5.0)
+    assert guarded.state.fight_seconds == ()
+    assert guarded.state.set_limit is None
+    assert guarded.run_files.orders() == []
+    assert "hold limit_lowered none" not in guarded.reasons()
+    guarded.stop()
+
+
+def test_three_foreign_lowerings_are_a_standoff_until_resume(host: Host) -> None:
+    """Each lowering of the guard's own value is a fight; after three it stops, says so, and an order starts it anew."""
+    guarded = Guarded(host)
+    for _ in range(3):
+        host.table(host.limit)
+        guarded.line()
+        guarded.turn(5.0)
+        assert host.limit == STEP
+        host.table(10)
+        host.limit = LIMIT
+        guarded.turn(15.0)
+    assert len(guarded.state.fight_seconds) == 3
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn(5.0)
+    assert host.limit == LIMIT
+    assert guarded.reasons()[-1] == "hold standoff none"
+    status = guarded.run_files.status()
+    assert status is not None
+    assert status["standoff"] is True
+    resume = an_order(guarded, OrderKind.RESUME)
+    guarded.run_files.put_order(resume.key, encode(resume))
+    guarded.turn(5.0)
+    guarded.turn(5.0)
+    assert host.limit == STEP
+    guarded.stop()
+
+
+def test_a_pause_holds_and_its_end_raises(host: Host) -> None:
+    """While paused nothing is written; within 5 s of its end the table that is still full is raised for."""
+    guarded = Guarded(host)
+    guarded.run_files.put_pause(Pause(by="root", reason="drill", until_seconds=guarded.clock.now + 7.0))
+    host.table(LIMIT)
+    guarded.line()
+    for _ in range(28):
+        guarded.turn(0.24)
+    assert host.limit == LIMIT
+    for _ in range(24):
+        guarded.turn(0.25)
+    assert host.limit == STEP
+    assert guarded.reasons().count("hold paused none") == 2  # for the line, and for the pressure
+    guarded.stop()
+
+
+def test_memory_that_breaks_the_promise_is_said_once(host: Host) -> None:
+    """What is held is compared with the reserve once a second; a breach is one error record until it is over."""
+    guarded = Guarded(host)
+    host.table(10_000)
+    meminfo = host.root / "proc/meminfo"
+    meminfo.write_text("MemTotal: 25165824 kB\nMemAvailable: 1000 kB\n")
+    for _ in range(20):
+        guarded.turn(0.25)
+    assert guarded.reasons() == ["hold reserve_broken none"]
+    assert guarded.logged("guard.hold")[0]["level"] == "error"
+    guarded.stop()
+
+
+def test_an_unreadable_limit_is_said_once_and_ends_no_loop(host: Host) -> None:
+    """A host that can't be read is said once; when it can be read again, the guard works on."""
+    guarded = Guarded(host)
+    limit = host.root / "proc/sys/net/netfilter/nf_conntrack_max"
+    limit.write_text("many\n")
+    for _ in range(5):
+        guarded.turn(3.0)
+    guarded.written()
+    assert len(guarded.logged("guard.error")) == 1
+    host.limit = LIMIT
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn(3.0)
+    assert host.limit == STEP
+    guarded.stop()
+
+
+def test_every_row_is_decided_again_from_the_database_alone(host: Host) -> None:
+    """Trigger, observation, state and policy of each row give the very decision that the row holds."""
+    policy = Policy(standoff=1)
+    guarded = Guarded(host, policy)
+    guarded.line(live=False)
+    guarded.line(host.container)
+    for share, limit, line in (
+        (1, None, True),
+        (1, None, False),
+        (0, LIMIT, True),
+        (1, LIMIT, True),
+        (0, 999_999, False),
+    ):
+        host.limit = limit or host.limit
+        host.table(share * host.limit)
+        if line:
+            guarded.line()
+        for _ in range(12):
+            guarded.turn(0.25)
+    rows = guarded.rows()
+    guarded.stop()
+    seen = set()
+    with History(guarded.paths.history, mode="reader") as history:
+        for row in rows:
+            told = history.row(row.id)
+            assert told is not None
+            record = told.record
+            assert told.policy == policy
+            assert decide(record.trigger, record.observation, record.state, told.policy) == record.decision
+            seen.add(f"{row.verdict} {row.reason}")
+    assert {"raise kernel_line confirmed", "raise pressure confirmed", "hold past", "hold contradicted"} <= seen
+    assert {"hold limit_lowered", "hold limit_raised", "hold standoff"} <= seen
+
+
+def test_a_record_keeps_the_state_it_was_decided_with(host: Host) -> None:
+    """The state in a record is the one before it, not the one it leads to."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    with History(guarded.paths.history, mode="reader") as history:
+        told = history.row(guarded.rows()[0].id)
+    assert told is not None
+    assert told.record.state == State()
+    assert guarded.state == replace(State(), last_raise_seconds=1_000.0, raise_seconds=(1_000.0,), set_limit=STEP)
+    guarded.stop()
