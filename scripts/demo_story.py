@@ -33,7 +33,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
-        with tempfile.TemporaryDirectory(prefix="conntrackd-guard-demo-", dir="/dev/shm") as folder:  # noqa: S108  memory
+        with tempfile.TemporaryDirectory(prefix="conntrackd-guard-demo-", dir="/dev/shm") as folder:
             _tell(Path(folder))
     except (DeclinedError, RefusedError) as error:
         sys.stderr.write(f"The demo declines: {error}. Nothing was changed.\n")
@@ -90,7 +90,9 @@ def _choose_limit(keeper: LimitKeeper) -> int:
     if foreign is None:
         keeper.set_message_cost(0)
         keeper.set_limit(_SMALL)
-        _say(f"Nothing on this host is tracked, so nf_conntrack_max is lowered from {keeper.saved_limit:,} to {_SMALL:,}.")
+        _say(
+            f"Nothing on this host is tracked, so nf_conntrack_max is lowered from {keeper.saved_limit:,} to {_SMALL:,}."
+        )
         return _SMALL
     present = keeper.saved_limit
     if not 0 < present <= _MOST_ENTRIES:
@@ -99,7 +101,9 @@ def _choose_limit(keeper: LimitKeeper) -> int:
             f"{_MOST_ENTRIES:,} entries that a demo may fill"
         )
     if present * _BYTES_PER_ENTRY > _MEMORY_SHARE * _available_bytes():
-        raise DeclinedError(f"{foreign}, so the limit is not lowered; and filling {present:,} entries takes too much memory")
+        raise DeclinedError(
+            f"{foreign}, so the limit is not lowered; and filling {present:,} entries takes too much memory"
+        )
     _say(f"{foreign[0].upper()}{foreign[1:]}, so nf_conntrack_max stays at {present:,}.")
     return present
 

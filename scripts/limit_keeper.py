@@ -166,7 +166,7 @@ class _Keeper:
             return f"refused {self._tripped}"
         if name == "check":
             return "ok"
-        if (foreign := foreign_entries(self._own)):
+        if foreign := foreign_entries(self._own):
             return f"refused {foreign}"
         self._changed = True
         try:
@@ -199,18 +199,18 @@ def _write(path: Path, value: int) -> None:
 
 
 def _lock(wait_seconds: float) -> int:
-    """Return the descriptor of the held lock. Raises BlockingIOError after `wait_seconds`."""
+    """Return the descriptor of the held lock. Raises TimeoutError after `wait_seconds`."""
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    deadline = time.monotonic() + wait_seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline or select.select([0], [], [], 0.1)[0]:
-                raise  # too late, or the parent is gone: it says nothing before it has heard from us
-        else:
-            return descriptor
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"another run on this machine holds {LOCK}")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, wait_seconds)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # waiting in the kernel's queue, not polling: first come, first served
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return descriptor
 
 
 def _serve(keeper: _Keeper) -> None:
@@ -241,9 +241,6 @@ def main() -> int:
         keeper = _Keeper()
         if os.geteuid() != 0:
             raise PermissionError(1, "changing the limit needs root")
-    except BlockingIOError:
-        sys.stdout.write(f"refused another run on this machine holds {LOCK}\n")
-        return 1
     except OSError as error:
         sys.stdout.write(f"refused {error}\n")
         return 1

@@ -74,7 +74,8 @@ class Guard:
                 raise AssertionError(f"the guard ended with {self.process.returncode}:\n{self.log.read_text()}")
             return next((event for event in self.events() if event.get("event") == name), None)
 
-        return eventually(found, f"the log line {name}", self.log)
+        event: dict[str, Any] = eventually(found, f"the log line {name}", self.log)
+        return event
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to it alone."""
@@ -159,7 +160,17 @@ class PrivateWorld:
         log = self._folder / f"guard-{len(self._guards)}.log"
         command = [PYTHON, *program.split(), "run", "--log-format", log_format, *arguments]
         if not ring_buffer:
-            command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", _WITHOUT_RING_BUFFER, "sh", *command]
+            command = [
+                "unshare",
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-ec",
+                _WITHOUT_RING_BUFFER,
+                "sh",
+                *command,
+            ]
         with log.open("wb") as out:
             guard = Guard(self._spawn(command, out), log)
         self._guards.append(guard)
@@ -222,7 +233,9 @@ class PrivateWorld:
         )
 
 
-def eventually(look: Callable[[], Any], what: str, log: Path | None = None, *, seconds: float = _DEADLINE_SECONDS) -> Any:
+def eventually(
+    look: Callable[[], Any], what: str, log: Path | None = None, *, seconds: float = _DEADLINE_SECONDS
+) -> Any:
     """Return the first true value of `look`; AssertionError with `log` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := look()):

@@ -61,7 +61,9 @@ class ScratchNamespace:
     def fill(self, flows: int) -> None:
         """Add `flows` assured flows through netlink (about 80,000 a second); stops at the first one that a full table refuses."""
         command = ["nsenter", f"--net=/proc/{self.pid}/ns/net", "conntrack", "-R", "-"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as load:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as load:
             assert load.stdin is not None  # noqa: S101  it was asked for as a pipe
             with contextlib.suppress(BrokenPipeError):
                 load.stdin.writelines(_flow(self._made + number) for number in range(flows))

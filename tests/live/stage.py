@@ -47,7 +47,9 @@ class Stage:
         try:
             found: dict[str, Any] = eventually(find, what)
         except AssertionError as error:
-            raise AssertionError(f"{error}; history holds {[(r['trigger'], r['verdict'], r['reason']) for r in seen]}") from None
+            raise AssertionError(
+                f"{error}; history holds {[(r['trigger'], r['verdict'], r['reason']) for r in seen]}"
+            ) from None
         return found
 
     def held(self, reason: str) -> dict[str, Any]:

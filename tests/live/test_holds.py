@@ -124,7 +124,9 @@ def test_long_chains_hold(stage: Stage) -> None:
 
 def test_a_refused_write_is_rejected_and_tried_again(stage: Stage) -> None:
     """Where /proc/sys is read-only the write's errno is recorded, and the guard tries again when it can."""
-    stage.world.run(["sh", "-ec", "mount -n --bind /proc/sys /proc/sys; mount -n -o remount,ro,bind /proc/sys"]).check_returncode()
+    stage.world.run(
+        ["sh", "-ec", "mount -n --bind /proc/sys /proc/sys; mount -n -o remount,ro,bind /proc/sys"]
+    ).check_returncode()
     stage.table.fill(LIMIT)
     stage.start(LINE_ONLY)
     stage.table.overflow()

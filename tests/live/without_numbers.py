@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 
 from conntrackd_guard.core import kernel_messages
 from conntrackd_guard.core.model import KernelLine
@@ -22,4 +21,4 @@ kernel_messages.recognise = recognise
 from conntrackd_guard.cli.main import entry  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(entry())
+    entry()
