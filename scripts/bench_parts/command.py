@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
+
+from limit_keeper import LimitKeeper, RefusedError
 
 from bench_parts.ground import Ground, say
 from bench_parts.sandbox import run_isolated
 from bench_parts.table import Row, render
-from limit_keeper import LimitKeeper, RefusedError
 
 _NEEDED = ("gcc", "nft", "conntrack", "ip", "unshare", "nsenter", "journalctl")
 _ROWS = ("reaction", "dropped", "cost", "events", "history")
 _LOADS = ("ramp", "burst", "slow")
 _NOT_PERMITTED = 77
-_WHAT = "Measure the guard beside simpler programs on this machine. The lot takes about three hours; ROW and --phases cut it."
+_WHAT = "Measure the guard beside simpler programs on this machine. The lot takes three hours; see --phases."
 
 
 def main() -> int:
@@ -72,10 +72,10 @@ def _refuse(why: str, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description=_WHAT)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"which rows ({', '.join(_ROWS)}); all by default")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(_ROWS)}; all by default")
     parser.add_argument("--who", default="", help="only those with this in their name, in `reaction` and `dropped`")
-    parser.add_argument("--trials", type=int, default=20, help="dropped packets a contender in `reaction` (%(default)s)")
-    parser.add_argument("--phases", type=int, default=20, help="random start phases in `dropped`, a minute each (%(default)s)")
+    parser.add_argument("--trials", type=int, default=20, help="packets a contender in `reaction` (%(default)s)")
+    parser.add_argument("--phases", type=int, default=20, help="random start phases in `dropped` (%(default)s)")
     parser.add_argument("--load", action="append", dest="loads", choices=_LOADS, help="only this load in `dropped`")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each look in `cost` (%(default)s)")
     parser.add_argument("--journal-mib", type=int, default=1024, help="size of the journal in `cost` (%(default)s)")

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from bench_parts.ground import REPOSITORY, Ground, wait_for
 from scratch_namespace import ScratchNamespace
+
+from bench_parts.ground import REPOSITORY, Ground, wait_for
 
 _PYTHON = "/usr/bin/python3"
 _LIMIT = "/proc/sys/net/netfilter/nf_conntrack_max"
@@ -121,7 +122,7 @@ class Running:
         return sum(_cpu_seconds(pid) for pid in _group(self.process.pid))
 
     def memory_kib(self) -> tuple[int, int]:
-        """Return (resident, of it its own) memory of the first process; the rest is mapped files, the journal's above all."""
+        """Return the first process's (resident, own) memory; what isn't its own is mapped files, the journal's."""
         status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
         return _kib(status, "VmRSS:"), _kib(status, "RssAnon:")
 

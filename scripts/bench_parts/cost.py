@@ -15,7 +15,7 @@ from bench_parts.ground import Ground, say
 from bench_parts.table import Row
 
 _SETTLE_SECONDS = 5.0
-_IDLE_MEMORY_MIB = 26.0
+_IDLE_MIB = 26.0
 _NAMESPACES, _PROCESSES = 250, 5_000
 _LINES_PER_SECOND = 2_000
 _SPARE_MIB = 3 * 1024
@@ -40,7 +40,7 @@ def cost(ground: Ground, seconds: float, journal_mib: int) -> Iterator[Row]:
     say(f"cost: growing a journal of {affordable} MiB")
     noise.grow_journal(affordable)
     cases = (
-        _Case(what=f"idle, journal of {affordable} MiB", noise=nullcontext, most_percent=0.2, most_mib=_IDLE_MEMORY_MIB),
+        _Case(what=f"idle, journal of {affordable} MiB", noise=nullcontext, most_percent=0.2, most_mib=_IDLE_MIB),
         _Case(
             what=f"idle, {_LINES_PER_SECOND:,} user lines/s",
             noise=lambda: noise.user_lines(_LINES_PER_SECOND),

@@ -109,5 +109,6 @@ def _figure(losses: list[Loss]) -> str:
 
     return (
         f"refused {span([loss.refused for loss in losses])}, dropped {span([loss.dropped for loss in losses])}, "
-        f"limit then {span([loss.limit_after for loss in losses])}, {max(loss.cpu_seconds for loss in losses):.2f} s CPU"
+        f"limit then {span([loss.limit_after for loss in losses])}, "
+        f"{max(loss.cpu_seconds for loss in losses):.2f} s CPU"
     )

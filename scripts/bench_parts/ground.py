@@ -29,7 +29,7 @@ SystemMaxFileSize=128M
 
 
 class Ground:
-    """Tools, limit and journald of one run; made inside the sandbox. Raises CalledProcessError when a tool doesn't compile."""
+    """Tools, limit and journald of one run, inside the sandbox. Raises CalledProcessError when gcc fails."""
 
     def __init__(self, keeper: LimitKeeper) -> None:
         self.keeper = keeper
@@ -58,7 +58,9 @@ class Ground:
         full = ["nsenter", f"--net=/proc/{namespace.pid}/ns/net", *command]
         return subprocess.run(full, check=True, stdout=subprocess.PIPE, text=True).stdout
 
-    def flows(self, namespace: ScratchNamespace, first: int, count: int, rate: float = 0, probes: int = 0) -> list[float]:
+    def flows(
+        self, namespace: ScratchNamespace, first: int, count: int, rate: float = 0, probes: int = 0
+    ) -> list[float]:
         """Add assured flows; return how many were refused, how many probe packets dropped, and the seconds it took."""
         arguments = (str(number) for number in (first, count, rate, probes))
         return [float(word) for word in self.enter(namespace, str(self.tool("flows")), *arguments).split()]

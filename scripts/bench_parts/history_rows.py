@@ -23,7 +23,7 @@ _GUARD = ["/usr/bin/python3", "-m", "conntrackd_guard"]
 
 
 def history(number: int) -> Iterator[Row]:
-    """Yield the wall time to the first page of `guard history` in a new process each, over a history of `number` decisions."""
+    """Yield the wall time to the first page of `guard history`, a new process each, over `number` decisions."""
     say(f"history: writing {number:,} decisions")
     _write(number)
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -66,4 +66,4 @@ def _write(number: int) -> None:
     with History(_FOLDER / "history.db", mode="writer") as file:
         for index in range(number):
             made = record(index, now - (number - index) * 60)
-            file.add(made, policy=Policy(), sentence="A decision made for the bench.", kernel_release=os.uname().release)
+            file.add(made, policy=Policy(), sentence="Made for the bench.", kernel_release=os.uname().release)

@@ -15,6 +15,7 @@ from bench_parts.ground import Ground, wait_for
 
 _JOURNAL_SOCKET = "/run/systemd/journal/socket"
 _PORT = 9
+_HEAD = b"PRIORITY=6\nSYSLOG_IDENTIFIER=bench\nMESSAGE="
 _TICK_SECONDS = 0.01
 _ENTRY_BYTES = 4096
 _ENTRIES_PER_NAMESPACE = 10
@@ -33,14 +34,14 @@ def grow_journal(megabytes: int) -> None:
         sender.connect(_JOURNAL_SOCKET)
         while _journal_bytes() < wanted:
             for _ in range(2000):
-                sender.send(b"PRIORITY=6\nSYSLOG_IDENTIFIER=bench\nMESSAGE=" + os.urandom(_ENTRY_BYTES // 2).hex().encode())
+                sender.send(_HEAD + os.urandom(_ENTRY_BYTES // 2).hex().encode())
 
 
 def user_lines(rate: int) -> contextlib.AbstractContextManager[None]:
     """Send `rate` lines a second to the journal, as any service would."""
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sender.connect(_JOURNAL_SOCKET)
-    return _paced(rate, lambda: sender.send(b"PRIORITY=6\nSYSLOG_IDENTIFIER=bench\nMESSAGE=something unrelated happened"))
+    return _paced(rate, lambda: sender.send(_HEAD + b"something unrelated happened"))
 
 
 @contextlib.contextmanager
@@ -53,7 +54,7 @@ def kernel_lines(rate: int) -> Iterator[None]:
     show = ["nft", "list", "chain", "inet", _TABLE, "out"]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         try:
-            wait_for(lambda: b"log prefix" in subprocess.run(show, capture_output=True, check=False).stdout, "the nft rule")
+            wait_for(lambda: b"log" in subprocess.run(show, capture_output=True, check=False).stdout, "the nft rule")
             with _paced(rate, lambda: sender.sendto(b"x", ("127.0.0.1", _PORT))):
                 yield
         finally:

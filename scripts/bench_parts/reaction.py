@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+from scratch_namespace import ScratchNamespace
+
 from bench_parts.contenders import C_ON_LINE, FOLLOWER, PIPE, Contender, guard, named, run
 from bench_parts.ground import Ground, say
 from bench_parts.table import Row
-from scratch_namespace import ScratchNamespace
 
 _LIMIT = 4096
 """Small, so that filling the table takes milliseconds."""
@@ -34,7 +35,7 @@ _JOURNAL = replace(_FAST, name="guard by journal alone", hide_ring_buffer=True)
 
 
 def reaction(ground: Ground, trials: int, who: str) -> Iterator[Row]:
-    """Yield one row a contender named like `who`: median, 95th percentile and worst of `trials`; floor: the C program."""
+    """Yield one row a contender named like `who`: median, 95th percentile and worst of `trials`."""
     floor = 0.0
     for contender in named((C_ON_LINE, _FAST, _FROZEN, _JOURNAL, FOLLOWER, PIPE), who):
         say(f"reaction: {contender.name}, {trials} trials")

@@ -21,13 +21,14 @@ class Row:
     met: bool | None = None
 
 
+_VERDICT = {True: " — met", False: " — MISSED", None: ""}
 _HEADS = ("measured", "who", "figure", "ratio", "target")
 
 
 def render(rows: Iterable[Row]) -> str:
     """Return the rows as an aligned table under a line that says on which machine they were measured."""
     lines = [_HEADS] + [
-        (row.what, row.who, row.figure, row.ratio, row.target + {True: " — met", False: " — MISSED", None: ""}[row.met])
+        (row.what, row.who, row.figure, row.ratio, row.target + _VERDICT[row.met])
         for row in rows
     ]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADS))]
@@ -37,8 +38,7 @@ def render(rows: Iterable[Row]) -> str:
 
 
 def _machine() -> str:
-    memory_kib = next(
-        int(line.split()[1]) for line in Path("/proc/meminfo").read_text("ascii").splitlines() if line.startswith("MemTotal")
-    )
+    meminfo = Path("/proc/meminfo").read_text("ascii").splitlines()
+    memory_kib = next(int(line.split()[1]) for line in meminfo if line.startswith("MemTotal"))
     processors = Path("/proc/stat").read_text("ascii").count("\ncpu")
     return f"Linux {platform.release()}, {processors} processors, {memory_kib / 2**20:.0f} GiB"
