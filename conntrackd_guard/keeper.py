@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from conntrackd_guard import __version__
+from conntrackd_guard import __version__, history_file
 from conntrackd_guard.core import identity as news
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Hold, OutcomeKind, Raise, Record
@@ -77,8 +77,12 @@ class Keeper:
 
     def past(self, boot_id: str) -> tuple[list[Record], Position | None]:
         """Return this boot's records that make the state, and how far the kernel's lines were taken in."""
-        history = self._open()
-        return list(history.records(boot_id)), history.position()
+        try:
+            history = self._open()
+            return list(history.records(boot_id)), history.position()
+        except HistoryDamaged as error:  # a page that opening did not touch
+            self.set_aside(error)
+            return [], self._open().position()
 
     def holds(self, key: str) -> bool:
         """Return whether history has the record with that key."""
@@ -95,16 +99,19 @@ class Keeper:
                 item.stored = True
                 self._trouble.pop("history", None)
             except HistoryDamaged as error:
-                self.worry("history", error)
-                self._history, self._known = None, OrderedDict()  # the next try sets it aside and begins anew
+                self.set_aside(error)
             except GuardError as error:
                 self.worry("history", error)
-        if not item.logged:
-            self._tell(item)
-            item.logged = True
-        if item.stored:
-            self._run_files.drop_intent(item.record.key)
+        self._tell(item)
+        self._close_intent(item)
         return item.stored
+
+    def announce(self, item: Item) -> None:
+        """Do what doesn't need the history: it refuses a record before this one."""
+        if not item.persisted:
+            item.persisted = True
+            self._persist(item, None)
+        self._tell(item)
 
     def say(self, event: str, level: str, message: str, **fields: Any) -> None:
         """Log a line that is no decision."""
@@ -156,6 +163,20 @@ class Keeper:
                 self._log.emit("guard.error", "error", note, subject="history")
         return self._history
 
+    def set_aside(self, damage: HistoryDamaged) -> None:
+        """Move a history aside that turned out damaged in use; the next need begins a new one."""
+        if self._history is not None:
+            self._history.close()
+        self._history, self._known, self._saved_position = None, OrderedDict(), None
+        self.began_anew = True
+        note = history_file.set_aside(self._paths.history, time.time(), damage)
+        self._log.emit("guard.error", "error", note, subject="history")
+
+    def _close_intent(self, item: Item) -> None:
+        """Forget the intent once the row is written and the drop-in is not owed: a start takes up what is left."""
+        if item.stored and not (self._owed is not None and self._owed[0] is item):
+            self._run_files.drop_intent(item.record.key)
+
     def _persist(self, item: Item, row_id: int | None) -> None:
         """Carry the limit over a reboot, where this record set one."""
         record, decision = item.record, item.record.decision
@@ -175,11 +196,13 @@ class Keeper:
         )
         try:
             self._drop_in.put(persisted)
-            self._owed = None
+            owed, self._owed = self._owed, None
             self._trouble.pop("drop-in", None)
         except GuardError as error:
-            self._owed, self._owed_seconds = (item, row_id), time.monotonic()
+            owed, self._owed, self._owed_seconds = self._owed, (item, row_id), time.monotonic()
             self.worry("drop-in", error)
+        if owed is not None:
+            self._close_intent(owed[0])
 
     def _store(self, item: Item) -> None:
         """Write the row, or count a repeat of one."""
@@ -233,6 +256,9 @@ class Keeper:
             self._saved_position = position
 
     def _tell(self, item: Item) -> None:
+        if item.logged:
+            return
+        item.logged = True
         record = item.record
         self._log.emit(event_of(record), level_of(record), sentence(record), **fields_of(record))
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.identity import identity
 from conntrackd_guard.core.model import Hold, OutcomeKind, Policy, Record
-from conntrackd_guard.history import Position
+from conntrackd_guard.history import HistoryDamaged, Position
 from conntrackd_guard.keeper import Keeper
 
 MOST_HOLDS_QUEUED = 1000
@@ -87,6 +87,12 @@ class Recorder:
             self._queue.append(item)
             self._changed.notify()
 
+    def resume(self, record: Record, policy: Policy) -> None:
+        """Take over a record whose row is written already, for what may still be owed after it."""
+        with self._changed:
+            self._queue.append(Item(record, policy, stored=True, logged=True))
+            self._changed.notify()
+
     def say(self, event: str, level: str, message: str, **fields: Any) -> None:
         """Have a line logged that is no decision."""
         with self._changed:
@@ -105,6 +111,8 @@ class Recorder:
         def job() -> None:
             try:
                 answers.append(work(self._keeper))
+            except GuardError as error:  # the asker has an answer, so nothing is left to try again
+                self._keeper.worry("history", error)
             finally:
                 done.set()
 
@@ -147,6 +155,7 @@ class Recorder:
                 self._step(self._keeper.finish)
                 return
             finished = self._step(lambda head=head: self._do(head))  # type: ignore[misc] # bound now, on purpose
+            self._step(self._keeper.tidy)
             if finished:
                 wait = _FIRST_RETRY_SECONDS
                 if head is not None:
@@ -154,15 +163,35 @@ class Recorder:
                 continue
             if self._stopping:
                 return  # what is left is explained at the next start by the intents
-            with self._changed:
-                self._changed.wait_for(lambda: self._stopping, wait)
+            self._go_on_without_history(wait)
             wait = min(2 * wait, _LONGEST_RETRY_SECONDS)
+
+    def _go_on_without_history(self, seconds: float) -> None:
+        """Until the head is tried again, don't keep back what needs no history: drop-ins and log lines."""
+        deadline = time.monotonic() + seconds
+        while not self._stopping and (left := deadline - time.monotonic()) > 0:
+            with self._changed:
+                behind = list(self._queue)[1:]
+            for entry in behind:
+                if isinstance(entry, Item):
+                    self._step(lambda entry=entry: self._keeper.announce(entry))  # type: ignore[misc]
+                elif isinstance(entry, Notice):
+                    self._step(lambda entry=entry: self._do(entry))  # type: ignore[misc]
+                    with self._changed:
+                        self._queue.remove(entry)
+            self._step(self._keeper.tidy)
+            with self._changed:
+                if len(self._queue) == 1 + sum(isinstance(entry, Item) for entry in behind):
+                    self._changed.wait(min(left, _TURN_SECONDS))
 
     def _step(self, work: Callable[[], bool | None]) -> bool:
         """Do one step; an error is said, never fatal, and only GuardError is worth a retry."""
         self._busy_since = time.monotonic()
         try:
             return work() is not False
+        except HistoryDamaged as error:
+            self._keeper.set_aside(error)
+            return False
         except GuardError as error:
             self._keeper.worry("recorder", error)
             return False
@@ -182,5 +211,4 @@ class Recorder:
                 pass
             case _:
                 head()
-        self._keeper.tidy()
         return True

@@ -46,7 +46,7 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
         known = {record.key for record in records}
     for record in [*_explained(run_files, kernel, recorder), *_orders(run_files, recorder)]:
         if record.key in known:  # the kill came after the row was written
-            run_files.drop_intent(record.key)
+            recorder.resume(record, policy)
             run_files.drop_order(record.key)
             continue
         state = states.advance(state, record)
