@@ -21,12 +21,9 @@ LIMIT_PATH = "/proc/sys/net/netfilter/nf_conntrack_max"
 def injected(guard: Guard, syscall: str, fault: str, paths: tuple[str, ...], log: Path) -> Iterator[None]:
     """Have every thread of the guard meet `fault` at that system call on those paths (none: on any path)."""
     chosen = [part for path in paths for part in ("-P", path)]
-    tracer = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", "strace", "-f", "-p", str(guard.process.pid), "-o", str(log), *chosen]
-        + ["-e", f"trace={syscall}", "-e", f"inject={syscall}:{fault}"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = ["strace", "-f", "-p", str(guard.process.pid), "-o", str(log), *chosen]
+    command += ["-e", f"trace={syscall}", "-e", f"inject={syscall}:{fault}"]
+    tracer = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
     attached = tracer.stderr.readline()
     try:
