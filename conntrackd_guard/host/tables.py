@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 from dataclasses import dataclass
@@ -102,6 +101,8 @@ class TableReader:
 
 def _enter(path: str) -> None:
     """Move the calling thread into the network namespace at `path`. Raises OSError."""
+    import ctypes  # noqa: PLC0415 - 1 MB, for hosts with a namespace that no process is in
+
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:  # os.setns came with 3.12
