@@ -1,0 +1,248 @@
+"""What a kill leaves, and what the next start makes of it."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from guarded import LIMIT, Guarded, Host, Killed
+
+from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.model import (
+    Mode,
+    Order,
+    OrderKind,
+    Outcome,
+    OutcomeKind,
+    Policy,
+    Record,
+    State,
+    Trigger,
+    TriggerKind,
+)
+
+STEP = 98_304
+
+
+def die() -> None:
+    """End the process, as kill -9 does."""
+    raise Killed
+
+
+def again(guarded: Guarded) -> Guarded:
+    """Start the guard again on the same host, a millisecond later."""
+    guarded.clock.now += 0.001
+    return Guarded(guarded.host, guarded.policy, guarded.clock)
+
+
+def killed_after_write(host: Host) -> Guarded:
+    """Return a guard that was killed right after it wrote its first raise."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.kernel.after_write = die
+    with pytest.raises(Killed):
+        guarded.turn()
+    guarded.stop()
+    return guarded
+
+
+@pytest.mark.parametrize(
+    ("found", "outcome", "limit_after", "persisted", "raises"),
+    [
+        (STEP, "applied", STEP, STEP, 1),
+        (LIMIT, "not_applied", LIMIT, None, 0),
+        (300_000, "unknown", None, None, 1),  # it may have been written: it paces
+    ],
+)
+def test_an_open_intent_is_closed_by_what_the_kernel_shows(  # noqa: PLR0913, PLR0917 - a row of the table
+    host: Host, found: int, outcome: str, limit_after: int | None, persisted: int | None, raises: int
+) -> None:
+    """The limit at start tells whether the write was made, was not, or can't be told; each is a row, and the intent goes."""
+    before = killed_after_write(host)
+    host.limit = found
+    guarded = again(before)
+    (row,) = guarded.rows()
+    assert (row.outcome, row.limit_after, row.from_limit, row.to_limit) == (outcome, limit_after, LIMIT, STEP)
+    assert host.persisted == persisted
+    assert len(guarded.recovered.state.raise_seconds) == raises
+    assert guarded.recovered.state.set_limit == (STEP if outcome == "applied" else None)
+    assert guarded.intents() == 0
+    guarded.stop()
+
+
+def test_killed_before_the_write(host: Host) -> None:
+    """An intent without its write is `not applied`, and the table that is still full is raised for."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.run_files.meanwhile = [die]
+    with pytest.raises(Killed):
+        guarded.turn()
+    guarded.stop()
+    after = again(guarded)
+    after.turn()
+    assert host.limit == STEP
+    assert [row.outcome for row in after.rows()] == ["not_applied", "applied"]
+    after.stop()
+
+
+def test_killed_between_row_and_intent(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that was written is not written again, nor folded twice; the intent goes."""
+    guarded = Guarded(host)
+    monkeypatch.setattr(guarded.run_files, "drop_intent", lambda _: None)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    guarded.stop()
+    assert guarded.intents() == 1
+    after = again(guarded)
+    assert len(after.rows()) == 1
+    assert after.recovered.state == guarded.state
+    assert after.intents() == 0
+    after.stop()
+
+
+def test_a_redelivered_record_does_no_harm(host: Host) -> None:
+    """The same record handed over twice is one row."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    guarded.written()
+    with guarded.paths.history.open("rb"):
+        told = guarded.recorder.ask(lambda keeper: keeper.past("boot-1")[0], 5.0)
+    assert told
+    guarded.recorder.submit(told[0], guarded.policy)
+    assert len(guarded.rows()) == 1
+    guarded.stop()
+
+
+def test_the_folded_state_is_the_continuous_one(host: Host) -> None:
+    """After raises, a fight and a refused write, a restart remembers what the killed guard knew."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    host.table(10)
+    host.limit = LIMIT
+    guarded.turn(20.0)
+    guarded.kernel.refusing = errno.EROFS
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn(1.0)
+    guarded.turn(1.5)
+    guarded.written()
+    state = guarded.state
+    assert (len(state.raise_seconds), len(state.fight_seconds)) == (1, 1)
+    assert state.refusal is not None
+    assert state.refusal.count >= 2
+    guarded.stop()
+    after = again(guarded)
+    assert after.recovered.state == state
+    after.stop()
+
+
+def test_a_boot_begins_with_an_empty_state(host: Host) -> None:
+    """What another boot did is history, and no state."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    guarded.written()
+    past = guarded.recorder.ask(lambda keeper: keeper.past("boot-2")[0], 5.0)
+    assert past == []
+    guarded.stop()
+
+
+def test_twenty_kills_reach_nothing_that_one_run_does_not(tmp_path: Path, host: Host) -> None:
+    """Killed after every write, the limit is never above that of a guard that ran on, and every write is explained."""
+    small, other = Policy(min_entries=1, runway_seconds=0.0), Host(tmp_path / "other")
+    host.limit = other.limit = 1_000  # twenty steps of × 1.5 are affordable from here
+    continuous, killed = Guarded(other, small), Guarded(host, small)
+    killed.kernel.after_write = die
+    kills = 0
+    for _ in range(110):
+        for each in (continuous, killed):
+            each.host.table(each.host.limit)
+            each.line()
+        continuous.turn(0.051)
+        try:
+            killed.turn(0.05)
+        except Killed:
+            kills += 1
+            killed.stop()
+            killed = again(killed)
+            killed.kernel.after_write = die
+        else:
+            killed.clock.now += 0.001
+        assert host.limit <= other.limit
+    assert kills >= 20
+    applied = [row for row in killed.rows() if row.outcome == "applied"]
+    assert len(applied) == kills
+    assert applied[-1].limit_after == host.limit == host.persisted
+    continuous.stop()
+    killed.stop()
+
+
+def test_a_lost_history_paces_with_half_the_allowance(host: Host) -> None:
+    """A history that can't be read is set aside and said; settle runs from now, and half the raises are spent."""
+    history = host.root / "var/lib/conntrackd-guard/history.db"
+    history.parent.mkdir()
+    history.write_bytes(b"this is no database" * 1000)
+    guarded = Guarded(host)
+    state = guarded.recovered.state
+    assert state.last_raise_seconds == guarded.clock.now
+    assert len(state.raise_seconds) == 10
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn(0.1)
+    assert host.limit == LIMIT
+    guarded.turn(0.25)
+    assert host.limit > LIMIT
+    guarded.written()
+    assert "set aside" in guarded.log.getvalue() or "moved to" in guarded.log.getvalue()
+    guarded.stop()
+
+
+def test_an_order_given_while_no_guard_ran_is_known(host: Host) -> None:
+    """A resume between two runs ends the standoff, and its file goes."""
+    guarded = Guarded(host)
+    for _ in range(3):
+        host.table(LIMIT)
+        guarded.line()
+        guarded.turn(5.0)
+        host.table(10)
+        host.limit = LIMIT
+        guarded.turn(15.0)
+    assert len(guarded.state.fight_seconds) == 3
+    guarded.stop()
+    record = Record(
+        key="order-resume",
+        mode=Mode.ACT,
+        trigger=Trigger(kind=TriggerKind.ORDER),
+        observation=guarded.guard._p.observer.observe(),
+        state=State(),
+        decision=Order(kind=OrderKind.RESUME),
+        outcome=Outcome(kind=OutcomeKind.NONE),
+    )
+    guarded.run_files.put_order(record.key, encode(record))
+    after = again(guarded)
+    assert after.recovered.state.fight_seconds == ()
+    assert after.run_files.orders() == []
+    assert after.reasons()[-1] == "order resume none"
+    after.stop()
+
+
+@pytest.mark.parametrize("folder", ["intents", "orders"])
+def test_a_file_that_cannot_be_read_is_said_and_goes(host: Host, folder: str) -> None:
+    """Half a file, or one of another program, keeps no guard from starting."""
+    first = Guarded(host)
+    first.stop()
+    (host.root / "run/conntrackd-guard" / folder / "1-2-3.json").write_text('{"key": ')
+    guarded = again(first)
+    guarded.written()
+    assert len(guarded.logged("guard.error")) == 1
+    assert list((host.root / "run/conntrackd-guard" / folder).iterdir()) == []
+    guarded.stop()
