@@ -162,7 +162,7 @@ class Observer:
         counters = self._reader.read(track.place)
         if counters is None:
             return None
-        looks = _recent(track.looks, now) or self._look_before(track, counters)
+        looks = _recent(track.looks, now) or self._look_before(counters)
         last_drop = looks[-1].drop if looks else (track.looks[-1].drop if track.looks else None)
         if pressure.risen(last_drop, counters.drop):
             track.dropped_seconds = now
@@ -171,7 +171,7 @@ class Observer:
         self._note_drops(track, counters, now)
         return self._table(track, counters)
 
-    def _look_before(self, track: _Track, counters: Counters) -> list[Look]:
+    def _look_before(self, counters: Counters) -> list[Look]:
         """A table not looked at lately may have grown by all that the gate saw, at most: take that for its growth."""
         if len(self._allocated) < 2:  # noqa: PLR2004 - a pair
             return []

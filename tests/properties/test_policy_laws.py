@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from strategies import NOW, observations, policies, states, triggers
 
 from conntrackd_guard.core import budget
-from conntrackd_guard.core.model import INT_MAX, Bound, Hold, HoldReason, Observation, Policy, Raise, State, Trigger
+from conntrackd_guard.core.model import (
+    INT_MAX,
+    Bound,
+    Hold,
+    HoldReason,
+    Observation,
+    Policy,
+    Raise,
+    State,
+    Trigger,
+    TriggerKind,
+)
 from conntrackd_guard.core.policy import decide
 
 MANY = settings(max_examples=200, deadline=None)
@@ -116,7 +127,8 @@ def test_the_kernel_clock_changes_nothing(
 @given(triggers, observations(), states, policies)
 def test_a_switched_off_trigger_never_raises(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
     """Kernel line and pressure can each be switched off alone."""
-    off = replace(policy, **{trigger.kind.value: False})
+    by_line = trigger.kind is TriggerKind.KERNEL_LINE
+    off = replace(policy, kernel_line=not by_line, pressure=by_line)
     decision = decide(trigger, seen, state, off)
     assert isinstance(decision, Hold)
     assert decision.reason is HoldReason.TRIGGER_OFF
