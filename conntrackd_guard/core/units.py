@@ -155,9 +155,14 @@ def format_count(count: int) -> str:
     return f"{count:,}"
 
 
+_FEW_PARTS = 2
+_WHOLE_FROM_US = 10_000_000
+"""From ten seconds on nobody reads the milliseconds, where a duration is not to be read back."""
+
+
 def format_duration(seconds: float, *, parts: int = 2) -> str:
     """Return seconds for people: `1h 30min`, `200ms`; the `parts` largest units, rounded, down to microseconds."""
-    if not math.isfinite(seconds):
+    if not math.isfinite(seconds * 1_000_000):
         return str(seconds)
     if seconds < 0:
         return "-" + format_duration(-seconds, parts=parts)
@@ -165,6 +170,8 @@ def format_duration(seconds: float, *, parts: int = 2) -> str:
     left = round(seconds * 1_000_000)
     largest = next((i for i, (_, size) in enumerate(units) if left >= size), len(units) - 1)
     smallest = units[min(largest + parts, len(units)) - 1][1]
+    if parts <= _FEW_PARTS and left >= _WHOLE_FROM_US:
+        smallest = max(smallest, 1_000_000)
     left = (left + smallest // 2) // smallest * smallest
     printed = []
     for name, size in units:
