@@ -11,7 +11,6 @@ from conntrackd_guard.history import Position
 from conntrackd_guard.host.journal import JournalFollower
 from conntrackd_guard.host.kmsg import RingBuffer
 
-
 ALONE_POLL_SECONDS = 0.2
 """Without a ring buffer the journal is asked this often: its entries can be read 0.4 s before it says so."""
 

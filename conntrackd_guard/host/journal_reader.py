@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from systemd import _reader
+
 from conntrackd_guard.core.kernel_messages import recognise, worth_reading
 from conntrackd_guard.core.model import KernelEvent
-from systemd import _reader
 
 READ_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
 """What reading damaged, vanishing or foreign files raises; UnicodeDecodeError is a ValueError."""

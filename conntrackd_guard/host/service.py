@@ -6,8 +6,9 @@ import contextlib
 import os
 import time
 
-from conntrackd_guard.views.printable import printable
 from systemd import daemon
+
+from conntrackd_guard.views.printable import printable
 
 
 class Service:
