@@ -9,20 +9,10 @@ from dataclasses import replace
 import pytest
 from guarded import LIMIT, Guarded, Host
 
-from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.model import (
     LineKind,
-    Mode,
-    Order,
-    OrderKind,
-    Outcome,
-    OutcomeKind,
-    Pause,
     Policy,
-    Record,
     State,
-    Trigger,
-    TriggerKind,
 )
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.history import History
@@ -124,49 +114,6 @@ def test_a_table_that_fills_again_needs_no_new_line(host: Host) -> None:
     guarded.stop()
 
 
-@pytest.mark.parametrize("times", [1, 3])
-def test_lowered_while_deciding(host: Host, times: int) -> None:
-    """A limit lowered just before the write is observed and decided on again at once, three times at most."""
-    guarded = Guarded(host)
-    host.table(LIMIT)
-    guarded.line()
-    guarded.run_files.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, times + 1)]  # type: ignore[misc]
-    guarded.turn()
-    assert host.limit == -(-(LIMIT - times) * 3 // 2)
-    assert guarded.reasons()[-1] == "raise kernel_line confirmed applied"
-    assert guarded.reasons().count("hold limit_lowered none") == times
-    assert guarded.intents() == 0
-    guarded.stop()
-
-
-def test_lowered_again_and_again_while_deciding(host: Host) -> None:
-    """The fourth time the guard holds, and decides again a tick later without a new line."""
-    host.table(LIMIT)  # before the first look: no growth is seen
-    guarded = Guarded(host, Policy(pressure=False))
-    guarded.line()
-    guarded.run_files.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, 5)]  # type: ignore[misc]
-    guarded.turn()
-    assert host.limit == LIMIT - 4
-    assert guarded.reasons()[-1] == "hold changed_under_us none"
-    guarded.turn(0.25)
-    assert host.limit == 98_298  # 65,532 × 1.5
-    guarded.stop()
-
-
-def test_raised_while_deciding(host: Host) -> None:
-    """Another writer's higher limit stands: nothing is written over it."""
-    guarded = Guarded(host)
-    host.table(LIMIT)
-    guarded.line()
-    guarded.run_files.meanwhile = [lambda: setattr(host, "limit", 4 * LIMIT)]
-    guarded.turn()
-    assert host.limit == 4 * LIMIT
-    assert guarded.kernel.writes == []
-    assert guarded.reasons() == ["hold changed_under_us none"]
-    assert guarded.intents() == 0
-    guarded.stop()
-
-
 def test_a_refused_write_backs_off(host: Host) -> None:
     """Writes are tried after 1, 2, 4 … s, 300 s at most, without a new line; the first refusal is recorded."""
     guarded = Guarded(host)
@@ -199,82 +146,6 @@ def test_a_change_of_limit_ends_the_back_off(host: Host) -> None:
     host.table(LIMIT)
     guarded.turn(0.25)
     assert host.limit > LIMIT
-    guarded.stop()
-
-
-def an_order(guarded: Guarded, kind: OrderKind, limit: int | None = None) -> Record:
-    """Return the record of an order, as the command that gave it writes it."""
-    seen = guarded.guard._p.observer.observe()
-    return Record(
-        key=f"order-{kind}",
-        mode=Mode.ACT,
-        trigger=Trigger(kind=TriggerKind.ORDER),
-        observation=seen,
-        state=State(),
-        decision=Order(kind=kind, target=limit),
-        outcome=Outcome(kind=OutcomeKind.APPLIED if limit else OutcomeKind.NONE, limit_after=limit),
-    )
-
-
-def test_an_ordered_lowering_is_no_fight(host: Host) -> None:
-    """A revert that lowers the limit is taken from its file before the change of limit is judged."""
-    guarded = Guarded(host)
-    host.table(LIMIT)
-    guarded.line()
-    guarded.turn()
-    host.table(10)
-    record = an_order(guarded, OrderKind.REVERT, LIMIT)
-    host.limit = LIMIT
-    guarded.run_files.put_order(record.key, encode(record))
-    guarded.turn(5.0)
-    assert guarded.state.fight_seconds == ()
-    assert guarded.state.set_limit is None
-    assert guarded.run_files.orders() == []
-    assert "hold limit_lowered none" not in guarded.reasons()
-    guarded.stop()
-
-
-def test_three_foreign_lowerings_are_a_standoff_until_resume(host: Host) -> None:
-    """Each lowering of the guard's own value is a fight; after three it stops, says so, and an order starts it anew."""
-    guarded = Guarded(host)
-    for _ in range(3):
-        host.table(host.limit)
-        guarded.line()
-        guarded.turn(5.0)
-        assert host.limit == STEP
-        host.table(10)
-        host.limit = LIMIT
-        guarded.turn(15.0)
-    assert len(guarded.state.fight_seconds) == 3
-    host.table(LIMIT)
-    guarded.line()
-    guarded.turn(5.0)
-    assert host.limit == LIMIT
-    assert guarded.reasons()[-1] == "hold standoff none"
-    status = guarded.run_files.status()
-    assert status is not None
-    assert status["standoff"] is True
-    resume = an_order(guarded, OrderKind.RESUME)
-    guarded.run_files.put_order(resume.key, encode(resume))
-    guarded.turn(5.0)
-    guarded.turn(5.0)
-    assert host.limit == STEP
-    guarded.stop()
-
-
-def test_a_pause_holds_and_its_end_raises(host: Host) -> None:
-    """While paused nothing is written; within 5 s of its end the table that is still full is raised for."""
-    guarded = Guarded(host)
-    guarded.run_files.put_pause(Pause(by="root", reason="drill", until_seconds=guarded.clock.now + 7.0))
-    host.table(LIMIT)
-    guarded.line()
-    for _ in range(28):
-        guarded.turn(0.24)
-    assert host.limit == LIMIT
-    for _ in range(24):
-        guarded.turn(0.25)
-    assert host.limit == STEP
-    assert guarded.reasons().count("hold paused none") == 2  # for the line, and for the pressure
     guarded.stop()
 
 
