@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from guarded import LIMIT, Guarded, Host, Killed
 
+from conntrackd_guard import recovery
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.model import (
     Mode,
@@ -21,6 +24,7 @@ from conntrackd_guard.core.model import (
     Trigger,
     TriggerKind,
 )
+from conntrackd_guard.history import History
 
 STEP = 98_304
 
@@ -203,6 +207,28 @@ def test_a_lost_history_paces_with_half_the_allowance(host: Host) -> None:
     assert host.limit > LIMIT
     guarded.written()
     assert "set aside" in guarded.log.getvalue() or "moved to" in guarded.log.getvalue()
+    guarded.stop()
+
+
+def test_a_disk_that_stalls_at_start_keeps_no_table_waiting(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard starts without its history, raises after `settle`, and writes all of it once the disk returns."""
+    before = killed_after_write(host)
+    returns, records = threading.Event(), History.records
+
+    def stalled(self: History, boot_id: str) -> Iterator[Record]:
+        assert returns.wait(10.0)
+        return records(self, boot_id)
+
+    monkeypatch.setattr(History, "records", stalled)
+    monkeypatch.setattr(recovery, "HISTORY_SECONDS", 0.05)
+    guarded = again(before)
+    assert len(guarded.recovered.state.raise_seconds) == 11  # half the allowance, and the open intent
+    host.table(host.limit)
+    guarded.line()
+    guarded.turn(0.25)
+    assert host.limit > STEP
+    returns.set()
+    assert [row.limit_after for row in guarded.rows() if row.verdict == "raise"] == [STEP, host.limit]
     guarded.stop()
 
 
