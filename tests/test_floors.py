@@ -65,17 +65,7 @@ def imports(module: str) -> Iterator[str]:
                 yield full if full.removeprefix(f"{PACKAGE}.") in modules() else source
 
 
-TO_MEND = {"views.status_text": "it takes its values from `status`, a floor above"}
-"""Floors that are broken now. Each entry fails as soon as it is mended, and is then taken out."""
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason=TO_MEND[name], strict=True)) if name in TO_MEND else name
-        for name in modules()
-    ],
-)
+@pytest.mark.parametrize("module", modules())
 def test_imports_come_from_below(module: str) -> None:
     """No module imports from a floor above its own."""
     here = floor(module)
