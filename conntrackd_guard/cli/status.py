@@ -25,8 +25,8 @@ def add_parser(commands: Any) -> None:
 
 def _status(args: argparse.Namespace, paths: Paths) -> Exit:
     from conntrackd_guard import status  # noqa: PLC0415 - settings and views: not needed by other commands
-    from conntrackd_guard.views import console as terminal  # noqa: PLC0415
     from conntrackd_guard.cli import status_text  # noqa: PLC0415
+    from conntrackd_guard.views import console as terminal  # noqa: PLC0415
 
     found = status.gather(paths)
     if args.json:

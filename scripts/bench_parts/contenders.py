@@ -105,7 +105,7 @@ class Running:
         try:
             wait_for(lambda: self.process.poll() is not None or ready in said.read_text("utf-8", "replace"), ready)
             if self.process.poll() is not None:
-                raise TimeoutError("it ended")
+                raise TimeoutError("it ended")  # noqa: TRY301
         except TimeoutError as error:
             self.__exit__()
             text = said.read_text("utf-8", "replace")
