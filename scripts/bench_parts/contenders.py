@@ -50,7 +50,6 @@ done
 _HIDDEN = 'mount --bind /run/bench/nodev/kmsg /dev/kmsg && exec "$@"'
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
     """A program that keeps, or should keep, the table from overflowing. `{pid}` and `{folder}` in it are filled in."""

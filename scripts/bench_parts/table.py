@@ -27,10 +27,7 @@ _HEADS = ("measured", "who", "figure", "ratio", "target")
 
 def render(rows: Iterable[Row]) -> str:
     """Return the rows as an aligned table under a line that says on which machine they were measured."""
-    lines = [_HEADS] + [
-        (row.what, row.who, row.figure, row.ratio, row.target + _VERDICT[row.met])
-        for row in rows
-    ]
+    lines = [_HEADS] + [(row.what, row.who, row.figure, row.ratio, row.target + _VERDICT[row.met]) for row in rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADS))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.insert(1, "  ".join("-" * width for width in widths))
