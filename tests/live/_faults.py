@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from private_world import Guard
+from limit_keeper import LimitKeeper
+from private_world import Guard, PrivateWorld
+from scratch_namespace import ScratchNamespace
 from stage import LIMIT, Stage, limit
 
 RUN = "run/conntrackd-guard"
@@ -32,6 +34,16 @@ def injected(guard: Guard, syscall: str, fault: str, paths: tuple[str, ...], log
     finally:
         tracer.terminate()  # it lets go of the guard
         tracer.communicate(timeout=10)
+
+
+@contextmanager
+def staged(keeper: LimitKeeper, folder: Path) -> Iterator[Stage]:
+    """Set a stage on a loan of the limit that outlasts it."""
+    with ScratchNamespace() as table, PrivateWorld(folder) as world:
+        keeper.own(table.number)
+        keeper.set_limit(LIMIT)
+        yield Stage(keeper, table, world, numbered=True)
+        keeper.check()
 
 
 def begin_anew(stage: Stage) -> None:

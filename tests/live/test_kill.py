@@ -15,10 +15,10 @@ from _faults import (
     injected,
     open_intents,
     persisted,
+    staged,
 )
 from limit_keeper import LimitKeeper
-from private_world import Guard, PrivateWorld, eventually
-from scratch_namespace import ScratchNamespace
+from private_world import Guard, eventually
 from stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
@@ -46,11 +46,8 @@ MOST_CALLS = 60
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One stage for all the kills: each begins anew on it."""
-    with LimitKeeper() as keeper, ScratchNamespace() as table, PrivateWorld(tmp_path_factory.mktemp("kill")) as world:
-        keeper.own(table.number)
-        keeper.set_limit(LIMIT)
-        yield Stage(keeper, table, world, numbered=True)
-        keeper.check()
+    with LimitKeeper() as keeper, staged(keeper, tmp_path_factory.mktemp("kill")) as stage:
+        yield stage
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -130,7 +127,7 @@ def test_killed_right_after_every_write_the_limit_passes_nothing_that_one_run_re
     begin_anew(stage)
     for _ in range(20):
         guard = stage.start(settings)
-        with injected(guard, "write", "delay_exit=500000", (LIMIT_PATH,), tmp_path / "strace"):
+        with injected(guard, "write", "delay_exit=300000", (LIMIT_PATH,), tmp_path / "strace"):
             raise_once(stage, guard)
             guard.kill()
     guard = stage.start(settings)

@@ -1,0 +1,62 @@
+"""Two guards on one host: of those that act there is one, and a dry run may watch beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from _faults import staged
+from limit_keeper import LimitKeeper
+from stage import LIMIT, Stage, limit
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module", name="keeper")
+def borrow_the_limit() -> Iterator[LimitKeeper]:
+    """One loan of the machine's limit for all tests of this file."""
+    with LimitKeeper() as keeper:
+        yield keeper
+
+
+@pytest.fixture(name="stage")
+def set_the_stage(keeper: LimitKeeper, tmp_path: Path) -> Iterator[Stage]:
+    """A new world and a new table for each test."""
+    with staged(keeper, tmp_path) as stage:
+        yield stage
+
+
+def test_a_second_guard_refuses_and_the_first_works_on(stage: Stage) -> None:
+    """Starting a second one answers no (3) and names the first, which raises as before; once it ended, one may start."""
+    first = stage.start({})
+    second = stage.world.guard("run")
+    assert second.returncode == 3
+    assert f"process {first.process.pid} " in second.stderr
+    assert "guard status" in second.stderr
+    assert len(second.stderr.strip().splitlines()) == 1
+    stage.table.fill(LIMIT)
+    stage.raised()
+    assert first.stop() == 0
+    assert stage.start({}).stop() == 0
+
+
+def test_a_killed_guard_leaves_no_lock(stage: Stage) -> None:
+    """What SIGKILL ended is no running guard: the next one starts at once."""
+    stage.start({}).kill()
+    assert stage.start({}).stop() == 0
+
+
+def test_a_dry_run_beside_an_acting_guard_keeps_its_own_history(stage: Stage) -> None:
+    """Both see the same table fill; one writes the limit, the other only tells, each in a history of its own."""
+    rehearsing = stage.start({}, "--dry-run")
+    assert stage.world.guard("run", "--dry-run").returncode == 3
+    acting = stage.start({"ceiling": LIMIT})
+    stage.table.fill(LIMIT)
+    stage.held("at_ceiling")
+    told = stage.decision(lambda row: row["verdict"] == "raise", "a rehearsed raise", "--dry-run")
+    assert (told["mode"], told["outcome"], told["from"]) == ("dry-run", "rehearsed", LIMIT)
+    assert limit() == LIMIT
+    assert {row["mode"] for row in stage.world.decisions()} == {"act"}
+    assert {row["mode"] for row in stage.world.decisions("--dry-run")} == {"dry-run"}
+    assert (acting.stop(), rehearsing.stop()) == (0, 0)
