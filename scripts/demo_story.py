@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def _tell(folder: Path) -> None:
-    with LimitKeeper(wait_seconds=2.0) as keeper:
+    with LimitKeeper(wait_seconds=200.0) as keeper:
         try:
             with ScratchNamespace() as table, PrivateWorld(folder) as world:
                 keeper.own(table.number)

@@ -28,5 +28,7 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
         keeper.own(table.number)
         keeper.set_message_cost(0)
         keeper.set_limit(LIMIT)
-        yield Stage(keeper, table, world, numbered=request.param)
+        stage = Stage(keeper, table, world, numbered=request.param)
+        yield stage
+        stage.kernel.close()
         keeper.check()

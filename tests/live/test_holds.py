@@ -59,7 +59,7 @@ def test_within_settle_it_holds_and_afterwards_raises_without_a_new_line(stage: 
 
 def test_a_spent_allowance_holds_pressure_but_not_a_table_that_drops(stage: Stage) -> None:
     """With one raise allowed, growth alone is not raised for a second time; a drop is."""
-    stage.start({**SMALL_STEPS, "raises": 1, "settle": "100ms"})
+    stage.start({**SMALL_STEPS, "raises": 1, "settle": "100ms", "settle_full": "100ms"})
     stage.table.fill(LIMIT * 9 // 10)
     reached = stage.raised()
     stage.table.fill(reached - stage.table.count() - 8)
@@ -83,7 +83,7 @@ def test_a_line_that_no_table_bears_out_is_contradicted(stage: Stage) -> None:
 def test_another_writer_is_recorded_and_after_standoff_left_alone(stage: Stage) -> None:
     """Whoever lowers the guard's value is recorded; once too often, and the guard stops raising."""
     stage.table.fill(LIMIT)
-    stage.start({**LINE_ONLY, "standoff": 1, "settle": "100ms"})
+    stage.start({**LINE_ONLY, "standoff": 1, "settle": "100ms", "settle_full": "100ms"})
     stage.table.overflow()
     reached = stage.raised()
     stage.raises()

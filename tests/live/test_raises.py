@@ -37,18 +37,18 @@ def test_pressure_alone_raises_the_limit_before_anything_is_dropped(stage: Stage
 
 def test_a_burst_of_lines_then_silence_keeps_raising(stage: Stage) -> None:
     """The kernel logs ten lines and then none for 5 s; a table that fills up again meanwhile is raised for all the same."""
-    stage.keeper.set_message_cost(600)  # from here on at most ten lines for this test
+    stage.keeper.set_message_cost(5)
     stage.table.fill(LIMIT)
-    stage.start({**LINE_ONLY, "min_entries": 256, "settle": "200ms", "standoff": 0})
-    before = stage.lines_told()
-    stage.table.overflow(60)
-    reached = stage.raised()
-    for _ in range(2):
-        stage.table.fill(reached + 64 - stage.table.count())
+    stage.start({**LINE_ONLY, "min_entries": 256, "settle": "100ms", "settle_full": "100ms", "standoff": 0})
+    while limit() == LIMIT:  # a test before this one may have spent the lines of the first 5 s
         stage.table.overflow(20)
-        reached = stage.raised(reached)
-    assert len(stage.raises()) >= 3
-    assert stage.lines_told() - before <= 10
+    silent = 0
+    for _ in range(3):
+        reached, lines = limit(), stage.kernel.lines()
+        stage.table.fill(reached + 8 - stage.table.count())
+        stage.raised(reached)
+        silent += stage.kernel.lines() == lines
+    assert silent >= 2
 
 
 def test_the_raise_survives_a_reboot(stage: Stage) -> None:
