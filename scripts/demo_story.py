@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -47,10 +46,10 @@ def main() -> int:
     return 0
 
 
-def _tell(folder: Path) -> None:
-    with LimitKeeper(wait_seconds=200.0) as keeper:
+def _tell() -> None:
+    with LimitKeeper(wait_seconds=60.0) as keeper:
         try:
-            with ScratchNamespace() as table, PrivateWorld(folder) as world:
+            with ScratchNamespace() as table, PrivateWorld() as world:
                 keeper.own(table.number)
                 _act(keeper, table, world)
                 keeper.check()

@@ -96,11 +96,10 @@ class Guard:
 class PrivateWorld:
     """A mount namespace in which the guard can write what it likes. Needs root.
 
-    `folder` (on the machine) takes the logs of what is started in it.
+    `folder` (on the machine) takes the logs of what is started in it; without one they are gone with the world.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None = None) -> None:
         self._guards: list[Guard] = []
         self._journald: subprocess.Popen[bytes] | None = None
         self._holder = subprocess.Popen(
@@ -118,6 +117,7 @@ class PrivateWorld:
             raise OSError("could not set up a private mount namespace (see the message above)")
         self.root = Path(f"/proc/{self._holder.pid}/root")
         """The world's own file tree, as seen from outside."""
+        self._folder = folder or self.root / "run/private-world"
 
     # -- journald
 
