@@ -32,8 +32,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
-        with tempfile.TemporaryDirectory(prefix="conntrackd-guard-demo-", dir="/dev/shm") as folder:
-            _tell(Path(folder))
+        _tell()
     except (DeclinedError, RefusedError) as error:
         sys.stderr.write(f"The demo declines: {error}. Nothing was changed.\n")
         return 3
