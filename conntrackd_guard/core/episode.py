@@ -33,14 +33,16 @@ class Episode:
     """When to decide (again); None: when the watch says so."""
     event: KernelEvent | None = None
     lines: int = 0
-    """Lines that no raise and no final hold has answered yet."""
+    """Lines that no decision has counted yet."""
+    unanswered: bool = False
+    """A line came that no raise and no final hold has answered."""
     line_seconds: float | None = None
     reason: HoldReason | None = None
     """The last decision's, None after a raise or before the first."""
 
     def trigger(self, *, pressure: bool) -> Trigger:
         """Return the trigger to decide on: a line that is unanswered (or the only switch that is on), else pressure."""
-        if self.event is None or (pressure and not self.lines):
+        if self.event is None or (pressure and not self.unanswered):
             return Trigger(kind=TriggerKind.PRESSURE, namespace=self.namespace)
         return Trigger(
             kind=TriggerKind.KERNEL_LINE,
@@ -57,7 +59,15 @@ def heard(episode: Episode | None, event: KernelEvent, now: float) -> Episode:
     """Open or refresh an episode by a live line: it is decided at once."""
     namespace = event.line.namespace
     before = episode or Episode(namespace=namespace, needed_seconds=now)
-    return replace(before, event=event, lines=before.lines + 1, line_seconds=now, needed_seconds=now, due_seconds=now)
+    return replace(
+        before,
+        event=event,
+        lines=before.lines + 1,
+        unanswered=True,
+        line_seconds=now,
+        needed_seconds=now,
+        due_seconds=now,
+    )
 
 
 def pressed(episode: Episode | None, namespace: int | None, now: float, *, urgent: bool) -> Episode:
@@ -77,9 +87,9 @@ def pressed(episode: Episode | None, namespace: int | None, now: float, *, urgen
 def decided(episode: Episode, decision: Raise | Hold) -> Episode:
     """Note a decision. After a raise or a final hold, the watch says when there is need again."""
     if isinstance(decision, Raise):
-        return replace(episode, due_seconds=None, reason=None, lines=0)
-    lines = episode.lines if decision.retry_seconds is not None else 0
-    return replace(episode, due_seconds=decision.retry_seconds, reason=decision.reason, lines=lines)
+        return replace(episode, due_seconds=None, reason=None, lines=0, unanswered=False)
+    unanswered = episode.unanswered and decision.retry_seconds is not None
+    return replace(episode, due_seconds=decision.retry_seconds, reason=decision.reason, lines=0, unanswered=unanswered)
 
 
 def limit_changed(episode: Episode, now: float) -> Episode:

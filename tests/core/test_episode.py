@@ -46,18 +46,18 @@ def test_a_burst_is_one_trigger() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decision", "due", "lines"),
+    ("decision", "due", "unanswered"),
     [
-        (RAISED, None, 0),  # answered: the watch says when there is need again
-        (hold(103.0), 103.0, 2),  # asked again in the same words
-        (hold(None, HoldReason.CONTRADICTED), None, 0),  # the matter is over
+        (RAISED, None, False),  # answered: the watch says when there is need again
+        (hold(103.0), 103.0, True),  # asked again in the same words
+        (hold(None, HoldReason.CONTRADICTED), None, False),  # the matter is over
     ],
 )
-def test_after_a_decision(decision: Raise | Hold, due: float | None, lines: int) -> None:
-    """A hold that time can cure keeps its lines and its time; a raise and a final hold answer them."""
+def test_after_a_decision(decision: Raise | Hold, due: float | None, *, unanswered: bool) -> None:
+    """A hold that time can cure keeps the line and its time; a raise and a final hold answer it. Each counts once."""
     known = episode.heard(episode.heard(None, event(), 100.0), event(2), 100.0)
     after = episode.decided(known, decision)
-    assert (after.due_seconds, after.lines) == (due, lines)
+    assert (after.due_seconds, after.unanswered, after.lines) == (due, unanswered, 0)
 
 
 def test_a_new_line_is_decided_at_once() -> None:
