@@ -35,22 +35,6 @@ def test_pressure_alone_raises_the_limit_before_anything_is_dropped(stage: Stage
     assert {row["trigger"] for row in stage.raises()} == {"pressure"}
 
 
-def test_a_burst_of_lines_then_silence_keeps_raising(stage: Stage) -> None:
-    """The kernel logs ten lines and then none for 5 s; a table that fills up again meanwhile is raised for all the same."""
-    stage.keeper.set_message_cost(5)
-    stage.table.fill(LIMIT)
-    stage.start({**LINE_ONLY, "min_entries": 256, "settle": "100ms", "settle_full": "100ms", "standoff": 0})
-    while limit() == LIMIT:  # a test before this one may have spent the lines of the first 5 s
-        stage.table.overflow(20)
-    silent = 0
-    for _ in range(3):
-        reached, lines = limit(), stage.kernel.lines()
-        stage.table.fill(reached + 8 - stage.table.count())
-        stage.raised(reached)
-        silent += stage.kernel.lines() == lines
-    assert silent >= 2
-
-
 def test_the_raise_survives_a_reboot(stage: Stage) -> None:
     """What was raised stands in the drop-in that the next boot reads."""
     stage.table.fill(LIMIT)
