@@ -217,6 +217,7 @@ class Keeper:
         if known is None:
             row_id = self._open().find_identity(name, record.observation.boot_id)
             if row_id is None:
+                self._flush_repeats()  # the row carries a position, which covers what was merged before it
                 row_id, item.times = self._add(item), item.times - 1
                 known = _Known(row_id=row_id, logged_seconds=time.monotonic())
             else:
@@ -244,13 +245,16 @@ class Keeper:
             position=item.position,
         )
 
-    def _flush(self) -> None:
-        """Write the repeats counted in memory, then the position: a position never runs ahead of what it covers."""
-        position = self.position
+    def _flush_repeats(self) -> None:
         for known in self._known.values():
             if known.unwritten:
                 self._open().merge(known.row_id, known.unwritten, known.last_wall_seconds)
                 known.unwritten = 0
+
+    def _flush(self) -> None:
+        """Write the repeats counted in memory, then the position: a position never runs ahead of what it covers."""
+        position = self.position
+        self._flush_repeats()
         if position is not None and position != self._saved_position:
             self._open().save_position(position)
             self._saved_position = position
