@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def replace(path: Path, content: bytes, *, mode: int = 0o644, durable: bool) -> 
     `durable` also survives a power cut (fsync of the file and its folder); leave it out under /run.
     Raises OSError; the temporary file is gone in every case.
     """
-    temporary = path.with_name(f".{path.name}.new")
+    folder, name = os.path.split(path)
+    temporary = f"{folder}/.{name}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = os.open(temporary, flags, mode)
@@ -52,7 +54,8 @@ def replace(path: Path, content: bytes, *, mode: int = 0o644, durable: bool) -> 
             os.close(descriptor)
         os.rename(temporary, path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
     if durable:
         sync_folder(path.parent)
