@@ -13,10 +13,15 @@ from conntrackd_guard.host.kmsg import RingBuffer
 
 ALONE_POLL_SECONDS = 0.2
 """Without a ring buffer the journal is asked this often: its entries can be read 0.4 s before it says so."""
+AT_START_SECONDS = 2.0
+"""How long the start waits for the journal's end; a stalled disk must not keep a full table waiting."""
 
 
 class Intake:
-    """Ring buffer (within milliseconds) and journal (durable cursor); either may be missing."""
+    """Ring buffer (within milliseconds) and journal (durable cursor); either may be missing.
+
+    Beside a ring buffer the journal is a second look: for what was logged while no guard ran, and what an overrun lost.
+    """
 
     def __init__(
         self,
@@ -41,10 +46,14 @@ class Intake:
         )
         self._cursor = position.cursor if position else None
         self._recorded = position
-        if journal is not None and ring is None:
-            journal.poll_seconds = ALONE_POLL_SECONDS
+        self._overruns = 0
         if journal is not None:
+            if ring is None:
+                journal.poll_seconds = ALONE_POLL_SECONDS
+            else:
+                journal.rest_between_looks()
             journal.start(self._cursor)
+            journal.await_end(AT_START_SECONDS)
 
     def descriptors(self) -> list[int]:
         """Return what becomes readable when a source has something."""
@@ -55,6 +64,9 @@ class Intake:
         heard, self._caught_up = self._caught_up, []
         if self._ring is not None:
             heard = heard + self._ring.read()
+            if self._journal is not None and self._ring.overruns > self._overruns:
+                self._overruns = self._ring.overruns
+                self._journal.look_closely()
         if self._journal is not None:
             heard = heard + self._journal.take()
             self._cursor = self._journal.newest_cursor or self._cursor

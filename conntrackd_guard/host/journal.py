@@ -12,6 +12,7 @@ import select
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,10 @@ DEAF_REOPEN_SECONDS = 5.0
 """Without any inotify instance a rotation is only seen by opening again."""
 QUIET_REOPEN_SECONDS = 60.0
 """A journal folder that appeared after opening is only seen by opening again."""
+REST_BETWEEN_LOOKS_SECONDS = 60.0
+"""An open journal costs 0.25 MiB of resident memory for each of its files: beside another source it is closed meanwhile."""
+CLOSE_LOOK_SECONDS = 30.0
+"""How long the journal is followed without a rest once the other source has lost lines: journald itself may be behind."""
 RETRY_SECONDS = (0.1, 5.0)
 """Pause after a failure: the first, and the longest it doubles to."""
 ABSENT_SECONDS = 3.0
@@ -59,9 +64,12 @@ class JournalFollower:
         """Events handed over when the cursor was reached, and that cursor."""
         self._handed = 0
         self._poll_seconds: float | None = None
+        self._resting = False
+        self._closely_until = 0.0
         self._condition = "starting"
         self._cursor: str | None = None
         self._opened_before = False
+        self._caught_up = threading.Event()
         self._held: tuple[str, int | None] | None = None
         """Boot id and newest stamp that the journal held at start; None until its end was reached once."""
         self._failures = 0
@@ -92,11 +100,24 @@ class JournalFollower:
             self._poll_seconds = seconds
             os.eventfd_write(self._wake, 1)
 
+    def rest_between_looks(self) -> None:
+        """Look once a minute only, with the journal closed in between: another source tells the lines as they come."""
+        self._resting = True
+
+    def look_closely(self) -> None:
+        """Look now, and follow without a rest for a while: the other source has lost lines."""
+        self._closely_until = time.monotonic() + CLOSE_LOOK_SECONDS
+        os.eventfd_write(self._wake, 1)
+
     def start(self, cursor: str | None) -> None:
         """Begin after `cursor`, or with the entries to come where there is none."""
         self._cursor = self.newest_cursor = cursor
         self._read_to = (0, cursor)
         self._thread.start()
+
+    def await_end(self, seconds: float) -> None:
+        """Wait until what the journal held at start is read, or there is none: what comes then is live."""
+        self._caught_up.wait(seconds)
 
     def stop(self) -> None:
         """End the thread, within STOP_SECONDS."""
@@ -134,9 +155,11 @@ class JournalFollower:
                     exists = journal.exists()
                     if exists and not was_absent:
                         self._follow(journal)
-                        continue
-                was_absent = not exists
-                self._wait_for_journal()
+                if not exists or was_absent:
+                    was_absent = not exists
+                    self._wait_for_journal()
+                elif self._may_rest():
+                    self._sleep(REST_BETWEEN_LOOKS_SECONDS, until=lambda: not self._may_rest())
             except FileNotFoundError:
                 was_absent = True
                 self._wait_for_journal()
@@ -149,6 +172,7 @@ class JournalFollower:
 
     def _wait_for_journal(self) -> None:
         self._condition = "waiting: this host has no journal"
+        self._caught_up.set()
         self._sleep(ABSENT_SECONDS)
 
     def _follow(self, journal: KernelJournal) -> None:
@@ -169,6 +193,8 @@ class JournalFollower:
                 quiet_since = now if journal.descriptor is not None else quiet_since
             if drained.ended:
                 self._reached_the_end(journal)
+                if self._may_rest():
+                    return
                 deaf = journal.descriptor is None
                 if now - quiet_since >= (DEAF_REOPEN_SECONDS if deaf else QUIET_REOPEN_SECONDS):
                     return
@@ -225,7 +251,11 @@ class JournalFollower:
     def _reached_the_end(self, journal: KernelJournal) -> None:
         if self._held is None:
             self._held = journal.here()
-        self._condition = "following" if journal.descriptor is not None else "following without inotify"
+            self._caught_up.set()
+        if self._may_rest():
+            self._condition = "looked at once a minute"
+        else:
+            self._condition = "following" if journal.descriptor is not None else "following without inotify"
 
     def _wait_seconds(self, journal: KernelJournal) -> float:
         wishes = (
@@ -242,10 +272,13 @@ class JournalFollower:
         self._lines += entries
         return self._flooded or self._lines > FLOOD_LINES
 
-    def _sleep(self, seconds: float) -> None:
-        """Wait, but not for longer than until `stop`."""
-        until = time.monotonic() + seconds
-        while not self._stopping and (left := until - time.monotonic()) > 0:
+    def _may_rest(self) -> bool:
+        return self._resting and time.monotonic() >= self._closely_until
+
+    def _sleep(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        """Wait, but not for longer than until `stop`, or until `until` holds when woken."""
+        deadline = time.monotonic() + seconds
+        while not self._stopping and not until() and (left := deadline - time.monotonic()) > 0:
             select.select([self._wake], [], [], left)
             self._clear_wake()
 

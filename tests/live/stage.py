@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from scratch_namespace import ScratchNamespace
 LIMIT = 2048
 """Where each test starts: small, so that filling a table takes milliseconds."""
 _FIRST_FACILITY_OF_OTHERS = 8
+_SIZE_BUFFER = 10  # SYSLOG_ACTION_SIZE_BUFFER, syslog(2)
+_JUNK_BYTES = 900
+"""Of one line; the kernel takes some 1,000."""
 _REPOSITORY_INSIDE = "/run/private-world/repository"
 
 
@@ -63,6 +68,12 @@ class Stage:
         self.decision(lambda row: row["verdict"] == "raise", "a raise")
         return [row for row in self.world.decisions() if row["verdict"] == "raise"]
 
+    def overrun(self, guard: Guard) -> None:
+        """Have the kernel overwrite what the guard has not read: what it missed, and what it had, is in the journal only."""
+        guard.signal(signal.SIGSTOP)
+        self.kernel.overwrite()
+        guard.signal(signal.SIGCONT)
+
     def lines_told(self, guard: Guard, *, past: bool = False) -> int:
         """End the guard and return how many lines about a full table its history accounts for (`past`: as the past).
 
@@ -89,6 +100,16 @@ class RingBuffer:
                 own = int(head.split(b",")[0]) < _FIRST_FACILITY_OF_OTHERS
                 self._found += own and message.startswith(b"nf_conntrack: nf_conntrack: table full")
         return self._found
+
+    def overwrite(self) -> None:
+        """Write as much as the buffer holds. Each opening may write ten lines in 5 s (`kernel.printk_devkmsg`)."""
+        self.lines()
+        held = ctypes.CDLL(None).klogctl(_SIZE_BUFFER, None, 0)
+        for _ in range(held // (10 * _JUNK_BYTES) + 1):
+            with open("/dev/kmsg", "wb", buffering=0) as file:
+                for _ in range(10):
+                    file.write(b"<7>" + b"x" * _JUNK_BYTES + b"\n")
+        os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -49,6 +49,22 @@ def test_with_both_sources_a_line_counts_once(stage: Stage) -> None:
     stage.table.overflow(3)
     stage.held("at_ceiling")
     time.sleep(JOURNAL_SECONDS)
+    stage.overrun(guard)
+    time.sleep(JOURNAL_SECONDS)
+    assert stage.lines_told(guard) - before == stage.kernel.lines()
+
+
+def test_what_the_ring_buffer_lost_comes_from_the_journal(stage: Stage) -> None:
+    """Lines that the kernel overwrote before the guard read them are taken from the journal at once, and decided on."""
+    stage.world.start_journald()
+    before = stage.lines_told(stage.start(LINE_ONLY))
+    guard = stage.start({**LINE_ONLY, "ceiling": LIMIT})
+    guard.signal(signal.SIGSTOP)
+    stage.table.fill(LIMIT)
+    stage.table.overflow(3)
+    time.sleep(JOURNAL_SECONDS)
+    stage.overrun(guard)
+    assert stage.held("at_ceiling")["trigger"] == "kernel_line"
     assert stage.lines_told(guard) - before == stage.kernel.lines()
 
 
@@ -73,6 +89,8 @@ def test_a_frozen_journald_delays_and_loses_nothing(stage: Stage) -> None:
     stage.world.signal_journald(signal.SIGSTOP)
     overflow_until_raised(stage, LIMIT)
     stage.world.signal_journald(signal.SIGCONT)
+    time.sleep(JOURNAL_SECONDS)
+    stage.overrun(guard)
     time.sleep(JOURNAL_SECONDS)
     assert stage.lines_told(guard) - before == stage.kernel.lines()
     assert len(stage.raises()) == 1
