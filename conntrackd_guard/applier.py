@@ -20,6 +20,13 @@ class Lowered:
     """Another writer lowered the limit between observing and writing: decide again."""
 
 
+@dataclass(frozen=True, slots=True)
+class BucketsRefused:
+    """The buckets that this raise counts on could not be had: decide again without them."""
+
+    why: str
+
+
 class Applier:
     """Carries a Raise out against a kernel, real or rehearsing."""
 
@@ -27,7 +34,7 @@ class Applier:
         self._kernel = kernel
         self._run_files = run_files
 
-    def apply(self, planned: Record, decision: Raise) -> Record | Lowered:
+    def apply(self, planned: Record, decision: Raise) -> Record | Lowered | BucketsRefused:
         """Return the record of what was done about `decision`; a refusal by the host is an outcome, not an error."""
         notes = []
         try:
@@ -40,25 +47,25 @@ class Applier:
             if before != seen:
                 self._run_files.drop_intent(planned.key)
                 return self._changed(planned, before, seen)
+            if decision.buckets_target is not None:
+                try:
+                    notes.append(self._grow_buckets(decision, decision.buckets_target))
+                except HostError as error:
+                    self._run_files.drop_intent(planned.key)
+                    return BucketsRefused(str(error))
             after = self._kernel.set_limit(decision.target)
             if after != decision.target:
                 return _rejected(planned, None, after, f"the kernel took {decision.target} as {after}", notes)
-            notes.extend(self._grow_buckets(decision))
         except HostError as error:
             return _rejected(planned, error.errno, None, str(error), notes)
         kind = OutcomeKind.REHEARSED if self._kernel.rehearsing else OutcomeKind.APPLIED
         return replace(planned, outcome=Outcome(kind=kind, limit_after=after, detail="; ".join(notes)))
 
-    def _grow_buckets(self, decision: Raise) -> list[str]:
-        """Resize after the raise: drops end first, then the chains shorten."""
-        if decision.buckets_target is None:
-            return []
+    def _grow_buckets(self, decision: Raise, target: int) -> str:
+        """Resize before the raise: a limit must never stand without the buckets that it was judged with."""
         stall_ms = decision.arithmetic.in_use * 0.5 / 1000  # 0.5 µs an entry, all locks held
-        try:
-            after = self._kernel.set_buckets(decision.buckets_target)
-        except HostError as error:
-            return [f"the limit was raised, the buckets were not: {error}"]
-        return [f"buckets {decision.arithmetic.buckets} → {after}, traffic stalled for about {stall_ms:.0f} ms"]
+        after = self._kernel.set_buckets(target)
+        return f"buckets {decision.arithmetic.buckets} → {after}, traffic stalled for about {stall_ms:.0f} ms"
 
     @staticmethod
     def _changed(planned: Record, before: int | None, seen: int) -> Record | Lowered:

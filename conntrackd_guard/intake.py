@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
+from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.liveness import Liveness, Standing
 from conntrackd_guard.core.model import KernelEvent
 from conntrackd_guard.history import Position
@@ -63,10 +65,7 @@ class Intake:
         """Return the lines not taken yet, each with whether it is live. A line that both sources heard comes once."""
         heard, self._caught_up = self._caught_up, []
         if self._ring is not None:
-            heard = heard + self._ring.read()
-            if self._journal is not None and self._ring.overruns > self._overruns:
-                self._overruns = self._ring.overruns
-                self._journal.look_closely()
+            heard = heard + self._read_ring(self._ring)
         if self._journal is not None:
             heard = heard + self._journal.take()
             self._cursor = self._journal.newest_cursor or self._cursor
@@ -80,6 +79,22 @@ class Intake:
                 case Standing.TAKEN:
                     pass
         return taken
+
+    def _read_ring(self, ring: RingBuffer) -> list[KernelEvent]:
+        """Read the ring buffer; what it lost, and all there is once it can't be read any more, comes from the journal."""
+        try:
+            events = ring.read()
+        except HostError as error:
+            ring.close()
+            self._ring, self._notes = None, (*self._notes, str(error))
+            if self._journal is not None:
+                self._journal.poll_seconds = ALONE_POLL_SECONDS
+                self._journal.look_closely(math.inf)
+            return []
+        if self._journal is not None and ring.overruns > self._overruns:
+            self._overruns = ring.overruns
+            self._journal.look_closely()
+        return events
 
     def position(self) -> Position:
         """Return how far the kernel's lines were taken in."""

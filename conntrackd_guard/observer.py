@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -35,6 +36,8 @@ class _Track:
     too_new: bool = False
     dropped_seconds: float = 0.0
     rehearsed_drop: int | None = None
+    out_of_reach: bool = False
+    """It could not be read since the last scan: only another scan may find a way."""
 
 
 class Observer:
@@ -56,18 +59,24 @@ class Observer:
         self._allocated: list[Look] = []
         self._turn = 0
 
-    def watch(self, limit: int, *, attentive: bool) -> tuple[Table, ...]:
-        """Look at the tables if the gate is open, the fullest first, a bounded number. `attentive` holds it open."""
+    def watch(self, *, attentive: bool) -> tuple[tuple[Table, ...], bool]:
+        """Look at the tables if the gate is open, the fullest first, a bounded number. `attentive` holds it open.
+
+        Return them, and whether all entries together grow so fast that the next look must come soon.
+        """
         now = self._clock.boottime()
-        if not self._gate(now, limit) and not attentive:
-            return ()
+        limit = self._kernel.limit_in_force() or 0
+        is_open, hurry = self._gate(now, limit)
+        if not is_open and not attentive:
+            return (), False
         if now - self._scanned_seconds >= RESCAN_SECONDS or self._scanner.names() != self._names:
             self.rescan()
-        tables = self._look_at_some()
+        tables = self._look_at(self._some())
         if self._allocated_now() - self._held() - self._unexplained >= _UNEXPLAINED_SHARE * limit:
             self.rescan()
-            tables = self._look_at_some()
-        return tables
+            tables = self._look_at(list(self._tracks.values()))  # any of them may have grown
+            self._unexplained = self._allocated_now() - self._held()
+        return tables, hurry
 
     def observe(self, *, namespaces: Collection[int] = (), rescan: bool = False) -> Observation:
         """Read everything. `namespaces` are those whose tables are kept even when they hold nothing.
@@ -77,25 +86,32 @@ class Observer:
         known = {track.place.namespace for track in self._tracks.values()}
         if rescan or not self._tracks or not known.issuperset(namespaces):
             self.rescan()
-        tables = [self._look(track) for track in list(self._tracks.values())]
-        if None in tables:  # it ended, or another took its place
+        reached = [track for track in self._tracks.values() if not track.out_of_reach]
+        tables = self._look_at(reached)
+        if len(tables) < len(reached):  # one ended, or another took its place
             self.rescan()
-            tables = [self._look(track) for track in list(self._tracks.values())]
+            tables = self._look_at(list(self._tracks.values()))
         memory = self._memory.read()
-        kept = [t for t in tables if t is not None and (t.count or t.dropped or t.initial or t.namespace in namespaces)]
+        kept = [t for t in tables if t.count or t.dropped or t.initial or t.namespace in namespaces]
+        limit = self._kernel.limit_in_force()
         unread = list(memory.unread)
-        complete = self._complete and None not in tables
+        complete = self._complete and not any(track.out_of_reach for track in self._tracks.values())
         if not complete:
             unread.append("some namespaces: an unknown table is charged as one full table")
+        elif (memory.allocated_entries or 0) - self._held() >= pressure.CONFIRM_USE * (limit or math.inf):
+            complete = False
+            unread.append(
+                "a namespace that nothing leads to holds entries: an unknown table is charged as one full table"
+            )
         now = self._clock.boottime()
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),
             boot_id=self.boot_id,
             limit=self._kernel.limit(),
-            kernel_limit=self._kernel.limit_in_force(),
+            kernel_limit=limit,
             tables=tuple(kept),
-            idle_tables=sum(t is not None for t in tables) - len(kept),
+            idle_tables=len(tables) - len(kept),
             unread=tuple(unread),
             complete=complete,
             buckets=self._kernel.buckets(),
@@ -128,27 +144,31 @@ class Observer:
             same = track is not None and track.place.namespace == place.namespace
             self._tracks[place.key] = track if track is not None and same else _Track(place)
             self._tracks[place.key].place = place
+            self._tracks[place.key].out_of_reach = False
         self._unexplained = self._allocated_now() - self._held()
 
-    def _gate(self, now: float, limit: int) -> bool:
-        """Return whether a table may be near the limit: one cheap read for all namespaces together."""
+    def _gate(self, now: float, limit: int) -> tuple[bool, bool]:
+        """Return whether a table may be near the limit, and whether one may be soon: one cheap read for all together."""
         allocated = self._memory.allocated_entries()
         if allocated is None:
-            return True
+            return True, False
         self._allocated = [*_recent(self._allocated, now), Look(at_seconds=now, count=allocated)]
-        if allocated >= pressure.GATE_USE * limit:
-            return True
-        demand = pressure.demand_per_second(self._allocated)
-        return pressure.seconds_to_full(allocated, limit, demand) <= pressure.URGENT_SECONDS
+        left = pressure.seconds_to_full(allocated, limit, pressure.demand_per_second(self._allocated))
+        is_open = allocated >= pressure.GATE_USE * limit or left <= pressure.URGENT_SECONDS
+        return is_open, left < pressure.HURRY_SECONDS
 
-    def _look_at_some(self) -> tuple[Table, ...]:
-        """Read those never read, then the fullest, and the others in turn."""
-        fullest = sorted(self._tracks.values(), key=_expected_count, reverse=True)
+    def _some(self) -> list[_Track]:
+        """Return those never read, then the fullest, and the others in turn."""
+        fullest = sorted(
+            (track for track in self._tracks.values() if not track.out_of_reach), key=_expected_count, reverse=True
+        )
         half = _TABLES_A_TICK // 2
         rest = fullest[half:]
         self._turn = (self._turn + half) % max(1, len(rest))
-        chosen = fullest[:half] + (rest + rest)[self._turn : self._turn + min(half, len(rest))]
-        return tuple(table for track in chosen if (table := self._look(track)) is not None)
+        return fullest[:half] + (rest + rest)[self._turn : self._turn + min(half, len(rest))]
+
+    def _look_at(self, tracks: list[_Track]) -> tuple[Table, ...]:
+        return tuple(table for track in tracks if (table := self._look(track)) is not None)
 
     def _allocated_now(self) -> int:
         return self._allocated[-1].count if self._allocated else 0
@@ -160,30 +180,15 @@ class Observer:
         """Read one table and note what it says of growth and drops; None where it can't be reached."""
         now = self._clock.boottime()
         counters = self._reader.read(track.place)
+        track.out_of_reach = counters is None
         if counters is None:
             return None
-        looks = _recent(track.looks, now) or self._look_before(counters)
-        last_drop = looks[-1].drop if looks else (track.looks[-1].drop if track.looks else None)
-        if pressure.risen(last_drop, counters.drop):
+        if track.looks and pressure.risen(track.looks[-1].drop, counters.drop):
             track.dropped_seconds = now
         look = Look(at_seconds=now, count=counters.count, drop=counters.drop, early_drop=counters.early_drop)
-        track.looks = [*looks, look]
+        track.looks = [*_recent(track.looks, now), look]
         self._note_drops(track, counters, now)
         return self._table(track, counters)
-
-    def _look_before(self, counters: Counters) -> list[Look]:
-        """A table not looked at lately may have grown by all that the gate saw, at most: take that for its growth."""
-        if len(self._allocated) < 2:  # noqa: PLR2004 - a pair
-            return []
-        grown = self._allocated[-1].count - self._allocated[-2].count
-        return [
-            Look(
-                at_seconds=self._allocated[-2].at_seconds,
-                count=max(0, counters.count - max(0, grown)),
-                drop=counters.drop,
-                early_drop=counters.early_drop,
-            )
-        ]
 
     @staticmethod
     def _note_drops(track: _Track, counters: Counters, now: float) -> None:
@@ -207,6 +212,7 @@ class Observer:
             initial=place.initial,
             placed=place.namespace is not None,
             count=need,
+            held=counters.count if self._kernel.rehearsing else None,
             drop=counters.drop,
             early_drop=counters.early_drop,
             dropped=pressure.risen(track.base_drop, counters.drop) if known else None,

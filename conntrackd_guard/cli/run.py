@@ -78,7 +78,8 @@ def run(args: argparse.Namespace, paths: Paths) -> Exit:
 
 def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: Signals) -> Exit:
     """Take the lock, recover, and loop."""
-    from conntrackd_guard.daemon import Guard, Parts  # noqa: PLC0415 - views and the journal come with it
+    from conntrackd_guard.daemon import Guard  # noqa: PLC0415 - views and the journal come with it
+    from conntrackd_guard.decider import Parts  # noqa: PLC0415
     from conntrackd_guard.host.clock import Clock  # noqa: PLC0415
     from conntrackd_guard.host.drop_in import NoDropIn, SysctlDropIn  # noqa: PLC0415
     from conntrackd_guard.host.kernel import LiveKernel, RehearsingKernel  # noqa: PLC0415

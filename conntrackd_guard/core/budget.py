@@ -30,16 +30,17 @@ BUCKETS_ROUNDED_TO = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charges:
-    """Who is charged: `full` tables at the target, the counts of the `others` at twice themselves."""
+    """Who is charged: `full` tables at the target, the `others` (count, alive) and the `small` at twice what they hold."""
 
     full: int
     full_held: int
-    others: tuple[int, ...]
+    others: tuple[tuple[int, int], ...]
+    small: int = 0
 
     def entries(self, target: int) -> tuple[int, int, int]:
         """Return entries charged for full tables, for others, and those of both that are alive already."""
-        other_entries = sum(min(target, 2 * count) for count in self.others)
-        other_held = sum(min(target, count) for count in self.others)
+        other_entries = sum(min(target, 2 * count) for count, _ in self.others) + 2 * self.small
+        other_held = sum(min(target, alive) for _, alive in self.others) + self.small
         return self.full * target, other_entries, min(self.full * target, self.full_held) + other_held
 
 
@@ -64,12 +65,19 @@ def reserve_bytes(policy: Policy, total: int) -> int:
     return max(total // 20, min(512 * MIB, total // 4))
 
 
-def charges(observation: Observation, named: tuple[Table, ...], policy: Policy, *, unknown: bool) -> Charges:
-    """Split the tables into full ones and others. An `unknown` table counts as one more full one."""
-    limit = observation.limit or 0
-    full = [t.count for t in observation.tables if t in named or t.count >= policy.threshold * limit]
-    others = [t.count for t in observation.tables if not (t in named or t.count >= policy.threshold * limit)]
-    return Charges(full=len(full) + int(unknown), full_held=sum(full), others=tuple(others))
+def charges(observation: Observation, needy: tuple[Table, ...], policy: Policy, *, unknown: bool) -> Charges:
+    """Split the tables into full ones (raised for, or over the threshold) and others; an `unknown` one counts as full."""
+    least = policy.threshold * (observation.limit or 0)
+    full: list[Table] = []
+    others: list[Table] = []
+    for table in observation.tables:
+        (full if table in needy or table.count >= least else others).append(table)
+    return Charges(
+        full=len(full) + int(unknown),
+        full_held=sum(table.alive for table in full),
+        others=tuple((table.count, table.alive) for table in others),
+        small=observation.small_entries,
+    )
 
 
 def work_out(observation: Observation, charged: Charges, wanted: int, demand: float, policy: Policy) -> Arithmetic:
@@ -90,18 +98,16 @@ def work_out(observation: Observation, charged: Charges, wanted: int, demand: fl
 
 def is_broken(observation: Observation, policy: Policy) -> Arithmetic | None:
     """Return the sum of what is held now where that alone breaks budget or reserve, else None."""
-    held = Charges(full=0, full_held=0, others=tuple(table.count for table in observation.tables))
-    most = max((table.count for table in observation.tables), default=0)  # charge each table what it holds
-    arithmetic = _sum(observation, held, observation.limit or 0, most, 0.0, policy)
-    each = arithmetic.bytes_per_entry
-    cost = each * arithmetic.in_use + arithmetic.bucket_bytes
+    alive = sum(table.alive for table in observation.tables) + observation.small_entries
+    nobody = Charges(full=0, full_held=0, others=())
+    arithmetic = _sum(observation, nobody, observation.limit or 0, observation.limit or 0, 0.0, policy)
     held_now = replace(
         arithmetic,
-        target=observation.limit or 0,
-        charged_entries=arithmetic.in_use,
-        other_entries=arithmetic.in_use,
-        held_entries=arithmetic.in_use,
-        cost_bytes=cost,
+        in_use=alive,
+        charged_entries=alive,
+        other_entries=alive,
+        held_entries=alive,
+        cost_bytes=arithmetic.bytes_per_entry * alive + arithmetic.bucket_bytes,
         new_bytes=0,
     )
     return None if _within_budget(held_now) and _within_reserve(held_now) else held_now
@@ -130,7 +136,7 @@ def _sum(  # noqa: PLR0913, PLR0917 - the sum has as many terms
         wanted=wanted,
         target=target,
         bound=bound,
-        in_use=sum(table.count for table in observation.tables),
+        in_use=sum(table.count for table in observation.tables) + observation.small_entries,
         largest_count=max((table.count for table in observation.tables), default=0),
         demand_per_second=demand,
         bytes_per_entry=each,

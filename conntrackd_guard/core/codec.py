@@ -18,6 +18,8 @@ from conntrackd_guard.core.model import Decision, Hold, HoldReason, Order, Raise
 
 T = TypeVar("T")
 
+_PLAIN = frozenset({int, str, float, bool, NoneType})
+
 VERDICTS: tuple[tuple[str, type], ...] = (("raise", Raise), ("hold", Hold), ("order", Order))
 """The name of each decision class, in codec, history, log and metrics alike."""
 
@@ -29,9 +31,9 @@ def verdict(decision: Decision) -> str:
 
 def encode(value: object) -> Any:
     """Return `value` as dicts, lists, strings, numbers, booleans and None."""
-    if is_dataclass(value) and not isinstance(value, type):
-        data = {field.name: encode(getattr(value, field.name)) for field in fields(value)}
-        return {"verdict": verdict(value), **data} if isinstance(value, Raise | Hold | Order) else data
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
     if isinstance(value, HoldReason):
         return value.code
     if isinstance(value, Enum):
@@ -40,7 +42,8 @@ def encode(value: object) -> Any:
         return [encode(item) for item in value]
     if isinstance(value, dict):
         return {key: encode(item) for key, item in value.items()}
-    return value
+    data = {name: encode(getattr(value, name)) for name in _names(cast("type", kind))}
+    return {"verdict": verdict(value), **data} if isinstance(value, Raise | Hold | Order) else data
 
 
 def decode(kind: type[T], data: object) -> T:
@@ -81,7 +84,7 @@ def _decode_union(arguments: tuple[Any, ...], data: Any) -> Any:
     if len(members) == 1:
         return _decode(members[0], data)
     name = _checked(data, dict, Decision).get("verdict")
-    member = dict(VERDICTS).get(name)
+    member = next((kind for verdict_name, kind in VERDICTS if verdict_name == name), None)
     if member not in members:
         raise ValueError(f"unknown verdict {name!r}")
     return _decode(member, data)
@@ -114,6 +117,12 @@ def hold_reason(code: object) -> HoldReason:
     if reason is None:
         raise ValueError(f"unknown hold reason {code!r}")
     return reason
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    """Names of a dataclass's fields, looked up once: an intent is encoded between a drop and its raise."""
+    return tuple(field.name for field in fields(kind))
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conntrackd_guard.core.model import Corroboration, Observation, Table, Trigger
+from conntrackd_guard.core.model import Corroboration, Observation, Table, Trigger, TriggerKind
 from conntrackd_guard.core.pressure import CONFIRM_USE
 
 
@@ -16,6 +16,15 @@ def named_tables(trigger: Trigger, observation: Observation) -> tuple[Table, ...
     if trigger.namespace is None:
         return ()
     return tuple(t for t in observation.tables if t.placed and t.namespace == trigger.namespace)
+
+
+def concerned_tables(trigger: Trigger, observation: Observation) -> tuple[Table, ...]:
+    """Return the tables that a line is about: the one it names, else every one that is full or drops. None for pressure."""
+    if trigger.kind is not TriggerKind.KERNEL_LINE:
+        return ()
+    if trigger.namespace is not None:
+        return named_tables(trigger, observation)
+    return tuple(table for table in observation.tables if is_full(table, observation.kernel_limit or 0))
 
 
 def corroborate(trigger: Trigger, observation: Observation) -> Corroboration:

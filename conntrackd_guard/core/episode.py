@@ -19,7 +19,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.core.pressure import QUIET_SECONDS
 
-_SHORTENED = frozenset({HoldReason.STABLE, HoldReason.SETTLING, HoldReason.ALLOWANCE})
+_SHORTENED = frozenset({HoldReason.STABLE, HoldReason.SETTLING, HoldReason.ALLOWANCE, HoldReason.CHANGED_UNDER_US})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,9 @@ class Table:
     placed: bool = True
     """Whether `namespace` is the number that kernel lines use."""
     count: int
+    """Entries held; in dry run an estimate of need: entries, and drops since the last rehearsed raise."""
+    held: int | None = None
+    """Entries held, where `count` is an estimate."""
     drop: int | None = None
     """The kernel's drop counter (cumulative), None where it can't be read."""
     early_drop: int | None = None
@@ -107,6 +110,11 @@ class Table:
     user_owned: bool = False
     """The namespace belongs to a user namespace that any user may have made."""
     source: str = ""
+
+    @property
+    def alive(self) -> int:
+        """Entries that exist, and take memory already."""
+        return self.count if self.held is None else self.held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +139,11 @@ class Observation:
     kernel_limit: int | None
     """The limit in force."""
     tables: tuple[Table, ...] = ()
-    """Every namespace's table that holds an entry or dropped one."""
+    """The tables that hold entries or dropped some: all that matter by themselves (see `core.crowd`)."""
+    small_tables: int = 0
+    """Further tables, each under half the limit and without a drop."""
+    small_entries: int = 0
+    """What those hold together."""
     idle_tables: int = 0
     """Tracking namespaces that were read and hold nothing."""
     unread: tuple[str, ...] = ()
@@ -271,6 +283,10 @@ class HoldReason(Enum):
     NEIGHBOUR_TABLE = ("neighbour_table", "The neighbour table is full; raising nf_conntrack_max would not help it.")
     SUPPRESSED = ("suppressed", "The kernel kept lines back; the counters are asked instead.")
     CONTRADICTED = ("contradicted", "Every table could be read, and none is full or has dropped.")
+    UNCONFIRMED = (
+        "unconfirmed",
+        "No table can confirm the line, and one plain step was made for such a line within the last while.",
+    )
     ANSWERED = ("answered", "A raise made just before already covers this.")
     EASED = ("eased", "The need has passed.")
     STABLE = ("stable", "Use is above the threshold but not growing towards the limit.")
@@ -386,6 +402,8 @@ class State:
     """The limit that the guard's last write left in force; None once another writer or an order changed it."""
     fight_seconds: tuple[float, ...] = ()
     refusal: Refusal | None = None
+    unknown_seconds: float | None = None
+    """The last raise that no table could confirm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

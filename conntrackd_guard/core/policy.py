@@ -14,7 +14,7 @@ import math
 from typing import assert_never
 
 from conntrackd_guard.core import budget
-from conntrackd_guard.core.corroboration import corroborate, named_tables
+from conntrackd_guard.core.corroboration import concerned_tables, corroborate
 from conntrackd_guard.core.model import (
     Arithmetic,
     Bound,
@@ -76,7 +76,7 @@ def decide(trigger: Trigger, observation: Observation, state: State, policy: Pol
     hold = _forbidden(needy, truth, observation, state, policy) or _too_soon(trigger, needy, observation, state, policy)
     if hold is not None:
         return hold
-    return _what_fits(trigger, needy, truth, observation, policy)
+    return _what_fits(needy, truth, observation, policy)
 
 
 def _not_ours(  # noqa: PLR0911 - one return an answer
@@ -125,33 +125,38 @@ def _truth(  # noqa: PLR0911 - one return an answer
         return Corroboration.CONFIRMED, None
     truth = corroborate(trigger, observation)
     if truth is Corroboration.CONFIRMED:
-        if observation.kernel_limit != observation.limit and not _needy(trigger, observation, policy, named=False):
+        if observation.kernel_limit != observation.limit and not _pressing(trigger, observation, policy):
             return truth, Hold(reason=HoldReason.REHEARSED_ENOUGH, corroboration=truth)
         return truth, None
-    answered = (
-        state.last_raise_seconds is not None
-        and (trigger.line_seconds or now) < state.last_raise_seconds + policy.settle_seconds
-    )
-    if answered:
+    # A table that was judged has shown that the raise made room; one that can't be judged may be full again.
+    covered = policy.settle_seconds if truth is Corroboration.CONTRADICTED else policy.settle_full_seconds
+    if state.last_raise_seconds is not None and (trigger.line_seconds or now) < state.last_raise_seconds + covered:
         return truth, Hold(reason=HoldReason.ANSWERED, corroboration=truth)
     if truth is Corroboration.CONTRADICTED:
         return truth, Hold(reason=HoldReason.CONTRADICTED, corroboration=truth)
+    stepped = state.unknown_seconds is not None and now < state.unknown_seconds + policy.raises_window_seconds
+    if stepped:
+        return truth, Hold(reason=HoldReason.UNCONFIRMED, retry_seconds=now + RECHECK_SECONDS, corroboration=truth)
     return truth, None
 
 
-def _needy(trigger: Trigger, observation: Observation, policy: Policy, *, named: bool = True) -> tuple[Table, ...]:
-    """Return the tables to raise for: named by the line, over the threshold, or about to be full.
+def _needy(trigger: Trigger, observation: Observation, policy: Policy) -> tuple[Table, ...]:
+    """Return the tables to raise for: those the line is about, over the threshold, or about to be full."""
+    about, pressing = concerned_tables(trigger, observation), _pressing(trigger, observation, policy)
+    return tuple(table for table in observation.tables if table in about or table in pressing)
 
-    The table of a pressure episode stays needy until it is RELEASE below the threshold, and no longer.
+
+def _pressing(trigger: Trigger, observation: Observation, policy: Policy) -> tuple[Table, ...]:
+    """Return the tables over the threshold, or about to be full.
+
+    The table of a pressure episode stays one until it is RELEASE below the threshold, and no longer.
     """
     limit = observation.limit or 0
-    pressure = trigger.kind is TriggerKind.PRESSURE
-    by_line = named_tables(trigger, observation) if named and not pressure else ()
+    episode = trigger.namespace if trigger.kind is TriggerKind.PRESSURE else None
     return tuple(
         t
         for t in observation.tables
-        if t in by_line
-        or presses(t.count, limit, t.demand_per_second, policy, already=pressure and t.namespace == trigger.namespace)
+        if presses(t.count, limit, t.demand_per_second, policy, already=t.namespace == episode)
     )
 
 
@@ -209,14 +214,14 @@ def _too_soon(
 
 
 def _what_fits(
-    trigger: Trigger, needy: tuple[Table, ...], truth: Corroboration, observation: Observation, policy: Policy
+    needy: tuple[Table, ...], truth: Corroboration, observation: Observation, policy: Policy
 ) -> Raise | Hold:
     """How far, and what of it the host can afford."""
     limit = observation.limit or 0
     unknown = truth is Corroboration.UNKNOWN
     demand = 0.0 if unknown else _demand(needy, policy)
     wanted = _wanted(limit, observation, demand, policy)
-    charged = budget.charges(observation, named_tables(trigger, observation), policy, unknown=unknown)
+    charged = budget.charges(observation, needy, policy, unknown=unknown)
     arithmetic = budget.work_out(observation, charged, wanted, demand, policy)
     advice = _advice(arithmetic, unknown=unknown)
     if arithmetic.target > limit and (

@@ -82,9 +82,13 @@ def seconds_to_full(count: int, limit: int, demand: float | None) -> float:
 
 
 def presses(count: int, limit: int, demand: float | None, policy: Policy, *, already: bool = False) -> bool:
-    """Return whether a table is over the threshold, or about to be full; `already` applies the hysteresis."""
+    """Return whether a table is over the threshold, or about to be full; `already` applies the hysteresis.
+
+    A nearly empty table is never about to be full: the growth of a moment is no forecast for most of a table.
+    """
     line = policy.threshold - RELEASE if already else policy.threshold
-    return count >= line * limit or seconds_to_full(count, limit, demand) <= URGENT_SECONDS
+    soon = count >= GATE_USE * limit and seconds_to_full(count, limit, demand) <= URGENT_SECONDS
+    return count >= line * limit or soon
 
 
 def is_stable(count: int, limit: int, demand: float | None) -> bool:

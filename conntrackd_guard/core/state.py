@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from conntrackd_guard.core.model import (
+    Corroboration,
     Hold,
     HoldReason,
     Order,
@@ -32,7 +33,9 @@ def advance(state: State, record: Record) -> State:
     decision = record.decision
     match decision:
         case Raise():
-            return _after_raise(state, record.outcome, record.observation.limit or 0, now)
+            after = _after_raise(state, record.outcome, record.observation.limit or 0, now)
+            unknown = decision.corroboration is Corroboration.UNKNOWN and after.last_raise_seconds == now
+            return replace(after, unknown_seconds=now) if unknown else after
         case Hold(reason=HoldReason.LIMIT_LOWERED):
             fought = state.set_limit is not None and (record.observation.limit or 0) < state.set_limit
             fights = (*state.fight_seconds, now)[-_FIGHTS_KEPT:] if fought else state.fight_seconds

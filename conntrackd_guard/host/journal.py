@@ -104,9 +104,9 @@ class JournalFollower:
         """Look once a minute only, with the journal closed in between: another source tells the lines as they come."""
         self._resting = True
 
-    def look_closely(self) -> None:
+    def look_closely(self, seconds: float = CLOSE_LOOK_SECONDS) -> None:
         """Look now, and follow without a rest for a while: the other source has lost lines."""
-        self._closely_until = time.monotonic() + CLOSE_LOOK_SECONDS
+        self._closely_until = time.monotonic() + seconds
         os.eventfd_write(self._wake, 1)
 
     def start(self, cursor: str | None) -> None:

@@ -49,6 +49,11 @@ class RingBuffer:
         except OSError as error:
             next_step = "Run as root (CAP_SYSLOG), or hand the open device in on standard input."
             raise HostError("opening", path, error, next_step) from error
+        if not cls.is_one(descriptor):
+            os.close(descriptor)
+            raise HostError(
+                "reading kernel lines from", path, None, "It is no ring buffer: make the device 1:11 there."
+            )
         return cls(descriptor, str(path))
 
     @classmethod

@@ -18,6 +18,8 @@ class Memory:
     hugetlb_bytes: int
     available_bytes: int
     entry_slab_bytes: int | None
+    allocated_entries: int | None
+    """An upper bound on the entries of all namespaces."""
     bucket_arrays: int
     unread: tuple[str, ...]
 
@@ -50,6 +52,7 @@ class MemoryReader:
             hugetlb_bytes=hugetlb,
             available_bytes=available,
             entry_slab_bytes=slab,
+            allocated_entries=self.allocated_entries(),
             # A built-in NAT (the second array) can't be told from outside, so it is always counted: 8 bytes a bucket.
             bucket_arrays=2,
             unread=tuple(unread),

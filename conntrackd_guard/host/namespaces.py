@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.views.printable import printable
 
 _NS_GET_USERNS = 0xB701  # _IO(0xb7, 1), linux/nsfs.h
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO, linux/proc_ns.h
 _WHOLE_MAP = [b"0", b"0", b"4294967295"]
+_MOUNTED = re.compile(r"\S+ \S+ \S+ net:\[(\d+)\] (\S+) ")
+_OCTAL = re.compile(r"\\([0-7]{3})")
+"""/proc/PID/mountinfo, proc(5): the root of a mounted namespace is its name; blanks in a path are octal."""
 _PIDS_KEPT = 4
 """Processes remembered for a namespace, so that one that ends does not lose it."""
 
@@ -28,15 +33,16 @@ class Place:
     initial: bool = False
     pids: tuple[int, ...] = ()
     enter: str = ""
-    """A path to enter it by, where no process is in it."""
+    """A path to enter it by, where /proc tells nothing of its table."""
     user_owned: bool = False
 
 
 class NamespaceScanner:
-    """Walks /proc and /run/netns. About 13 µs a process: for the watch to call seldom, not every tick."""
+    """Walks /proc and the mounts. About 13 µs a process: for the watch to call seldom, not every tick."""
 
     def __init__(self, paths: Paths) -> None:
         self._proc = str(paths.proc)
+        self._root = str(paths.root).rstrip("/")
         self._named = str(paths.named_namespaces)
 
     def scan(self) -> tuple[list[Place], bool]:
@@ -46,7 +52,7 @@ class NamespaceScanner:
         places = []
         for key, members in pids.items():
             # Asked anew each time: the kernel gives a freed inode number to the next namespace at once.
-            namespace, user_owned = self._identify("self" if key == own else str(members[0]))
+            namespace, user_owned = self._identify(["self"] if key == own else [str(pid) for pid in members])
             label = "initial" if key == own else f"process {members[0]}"
             places.append(
                 Place(
@@ -54,11 +60,12 @@ class NamespaceScanner:
                     namespace=namespace,
                     label=label,
                     initial=key == own,
-                    pids=tuple(members[:_PIDS_KEPT]),
+                    pids=tuple(members),
+                    enter=f"{self._proc}/{members[0]}/ns/net",
                     user_owned=user_owned and key != own,
                 )
             )
-        return self._with_names(places), complete
+        return self._with_mounted(places), complete
 
     def names(self) -> frozenset[str]:
         """Return what is in /run/netns now: a new entry is a reason to scan."""
@@ -77,7 +84,11 @@ class NamespaceScanner:
         found: dict[int, list[int]] = {}
         complete = True
         prefix = self._proc + "/"
-        for name in os.listdir(self._proc):
+        try:
+            names = os.listdir(self._proc)
+        except OSError:
+            return found, False
+        for name in names:
             if not name.isdecimal():
                 continue
             try:
@@ -92,62 +103,71 @@ class NamespaceScanner:
                 members.append(int(name))
         return found, complete
 
-    def _identify(self, pid: str) -> tuple[int | None, bool]:
-        """Return the namespace number, and whether a user namespace other than the initial one owns it."""
-        path = f"{self._proc}/{pid}/ns/net"
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None, self._outside_initial_user_namespace(pid)
-        try:
-            return os.fstat(descriptor).st_ino, _user_owned(descriptor)
-        finally:
-            os.close(descriptor)
+    def _identify(self, pids: list[str]) -> tuple[int | None, bool]:
+        """Return the namespace number, and whether a user namespace other than the initial one owns it.
 
-    def _outside_initial_user_namespace(self, pid: str) -> bool:
-        """Second best without ptrace rights: the user namespace of a process inside it."""
+        A process may end meanwhile, so each is asked; what none of them tells is not trusted.
+        """
+        user_owned = None
+        for pid in pids:
+            try:
+                descriptor = os.open(f"{self._proc}/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                user_owned = self._outside_initial_user_namespace(pid) if user_owned is None else user_owned
+                continue
+            try:
+                return os.fstat(descriptor).st_ino, _user_owned(descriptor)
+            finally:
+                os.close(descriptor)
+        return None, user_owned is not False
+
+    def _outside_initial_user_namespace(self, pid: str) -> bool | None:
+        """Second best without ptrace rights: the user namespace of a process inside it; None where it has ended."""
         try:
             return files.read(f"{self._proc}/{pid}/uid_map").split() != _WHOLE_MAP
         except OSError:
-            return False
+            return None
 
-    def _with_names(self, places: list[Place]) -> list[Place]:
-        """Add the namespaces of /run/netns: a name for those with processes, a way in for those without."""
-        by_number = {place.namespace: place for place in places if place.namespace is not None}
-        for name in sorted(self.names()):
-            path = f"{self._named}/{name}"
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            except OSError:
-                continue
-            try:
-                number, user_owned = os.fstat(descriptor).st_ino, _user_owned(descriptor)
-            finally:
-                os.close(descriptor)
-            place = by_number.get(number)
-            if place is None:
-                by_number[number] = Place(key=number, namespace=number, label=name, enter=path, user_owned=user_owned)
-                places.append(by_number[number])
-            elif not place.initial:
-                named = Place(
-                    key=place.key,
-                    namespace=number,
-                    label=name,
-                    pids=place.pids,
-                    enter=path,
-                    user_owned=place.user_owned,
-                )
-                places[places.index(place)] = named
+    def _with_mounted(self, places: list[Place]) -> list[Place]:
+        """Add what holds a namespace by a mount (`ip netns`, Docker): a name, and a way into one without a process."""
+        by_number = {place.namespace: index for index, place in enumerate(places) if place.namespace is not None}
+        for number, path in self._mounted():
+            label = printable(path.removeprefix(self._named + "/").removeprefix(self._root + "/run/"))
+            index = by_number.get(number)
+            if index is None:
+                try:
+                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                except OSError:
+                    user_owned = True
+                else:
+                    user_owned = _user_owned(descriptor)
+                    os.close(descriptor)
+                by_number[number] = len(places)
+                places.append(Place(key=number, namespace=number, label=label, enter=path, user_owned=user_owned))
+            elif places[index].label.startswith("process "):
+                places[index] = replace(places[index], label=label)
         return places
+
+    def _mounted(self) -> list[tuple[int, str]]:
+        """Return number and path of each network namespace that a mount holds, those with a name of `ip netns` first."""
+        try:
+            rows = files.read(f"{self._proc}/self/mountinfo").decode("utf-8", "replace").splitlines()
+        except OSError:
+            return []
+        found = []
+        for row in rows:
+            match = _MOUNTED.match(row)
+            if match is not None:
+                path = self._root + _OCTAL.sub(lambda escaped: chr(int(escaped[1], 8)), match[2])
+                found.append((int(match[1]), path))
+        return sorted(found, key=lambda mounted: (not mounted[1].startswith(self._named), mounted))
 
 
 def _user_owned(descriptor: int) -> bool:
     try:
         owner = fcntl.ioctl(descriptor, _NS_GET_USERNS)
     except OSError:
-        return (
-            True  # EPERM: owned by a user namespace that is not below ours; not a namespace at all: not trusted either
-        )
+        return True  # EPERM: its owner is no user namespace below ours
     try:
         return os.fstat(owner).st_ino != _INITIAL_USER_NAMESPACE
     finally:

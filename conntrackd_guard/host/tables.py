@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class TableReader:
 
         def look() -> None:
             try:
-                _enter(place.enter)
+                _enter(place)
                 try:
                     found.append(parse_statistics(files.read("/proc/thread-self/" + _STAT), "statistics file, entered"))
                 except (OSError, ValueError):
@@ -93,18 +94,23 @@ class TableReader:
             except (OSError, ValueError):
                 return
 
-        thread = threading.Thread(target=look, name="inside")
-        thread.start()
+        try:
+            thread = threading.Thread(target=look, name="inside")
+            thread.start()
+        except RuntimeError:  # no thread to be had
+            return None
         thread.join()
         return found[0] if found else None
 
 
-def _enter(path: str) -> None:
-    """Move the calling thread into the network namespace at `path`. Raises OSError."""
-    import ctypes  # noqa: PLC0415 - 1 MB, for hosts with a namespace that no process is in
+def _enter(place: Place) -> None:
+    """Move the calling thread into the place's network namespace. Raises OSError."""
+    import ctypes  # noqa: PLC0415 - 1 MB, for hosts where /proc does not tell
 
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(place.enter, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        if os.fstat(descriptor).st_ino != place.namespace:
+            raise OSError(errno.ESTALE, "another namespace by now")
         if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:  # os.setns came with 3.12
             raise OSError(ctypes.get_errno(), "setns")
     finally:

@@ -133,7 +133,7 @@ def test_who_is_charged() -> None:
     full, below, named, small = table(209_716), table(209_715, 2), table(100, OTHER), table(10, 3)
     observation = host(full, below, named, small)
     charged = budget.charges(observation, (named,), Policy(), unknown=True)
-    assert charged == Charges(full=3, full_held=209_816, others=(209_715, 10))
+    assert charged == Charges(full=3, full_held=209_816, others=((209_715, 209_715), (10, 10)))
     # others: min(400,000, 2 × 209,715) + 2 × 10; held: 209,816 + 209,715 + 10
     assert charged.entries(400_000) == (1_200_000, 400_020, 419_541)
 
@@ -155,7 +155,11 @@ def test_held_entries_are_charged_once() -> None:
 
 def test_held_never_exceeds_charged() -> None:
     """A table that holds more than the target (the limit was lowered) frees no memory for the others."""
-    assert Charges(full=1, full_held=500_000, others=(900_000,)).entries(100_000) == (100_000, 100_000, 200_000)
+    assert Charges(full=1, full_held=500_000, others=((900_000, 900_000),)).entries(100_000) == (
+        100_000,
+        100_000,
+        200_000,
+    )
 
 
 @pytest.mark.parametrize(("arrays", "bucket_bytes"), [(1, 2_097_152), (2, 4_194_304)])

@@ -52,6 +52,8 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
     (HoldReason.SUPPRESSED, line(line=LineKind.SUPPRESSED), FULL_HOST, CALM, Policy(), None),
     # the named table can be read, and is a tenth full
     (HoldReason.CONTRADICTED, line(), host(table(26_214)), CALM, Policy(), None),
+    # nothing can be read of the named namespace, and such a line was stepped for 100 s ago
+    (HoldReason.UNCONFIRMED, line(), host(table(10, OTHER)), State(unknown_seconds=NOW - 100.0), Policy(), SOON),
     # the line came half a second after a raise, which made room
     (HoldReason.ANSWERED, line(), host(table(100_000)), State(last_raise_seconds=NOW - 0.5), Policy(), None),
     (HoldReason.EASED, PRESSURE, host(table(100_000)), CALM, Policy(), None),
@@ -184,11 +186,31 @@ def test_what_cannot_be_judged_gets_one_plain_step(trigger: Trigger, seen: Obser
     assert any("could not be judged" in advice for advice in decision.advice)
 
 
-def test_an_unknown_line_just_after_a_raise_is_answered() -> None:
-    """A raise answers the burst that led to it, whatever can't be read."""
-    decision = decide(line(line_seconds=NOW - 1), host(complete=False), State(last_raise_seconds=NOW - 1.9), Policy())
+@pytest.mark.parametrize(("after", "reason"), [(0.1, HoldReason.ANSWERED), (0.3, HoldReason.SETTLING)])
+def test_an_unknown_line_just_after_a_raise(after: float, reason: HoldReason) -> None:
+    """A raise answers the burst that led to it; what comes later may be the same table, full again, and is looked at again."""
+    raised = State(last_raise_seconds=NOW - 1.0)
+    decision = decide(line(line_seconds=NOW - 1.0 + after), host(complete=False), raised, Policy())
     assert isinstance(decision, Hold)
-    assert decision.reason is HoldReason.ANSWERED
+    assert decision.reason is reason
+
+
+def test_one_unknown_step_in_a_window() -> None:
+    """What no table ever confirms can't climb: the next plain step waits for the window to pass."""
+    gone = host(table(10, OTHER))
+    assert isinstance(decide(line(), gone, State(unknown_seconds=NOW - 600.0), Policy()), Raise)
+    assert isinstance(decide(line(), FULL_HOST, State(unknown_seconds=NOW - 100.0), Policy()), Raise)
+
+
+def test_a_line_without_a_number_is_about_the_table_that_dropped() -> None:
+    """It is judged for trust and charged in full, though it has emptied since (a flush, short timeouts)."""
+    emptied = table(10, OTHER, dropped=5)
+    decision = decide(line(None), host(emptied), CALM, Policy())
+    assert isinstance(decision, Raise)
+    assert decision.arithmetic.full_tables == 1
+    held = decide(line(None), host(replace(emptied, user_owned=True)), CALM, Policy())
+    assert isinstance(held, Hold)
+    assert held.reason is HoldReason.UNTRUSTED_NAMESPACE
 
 
 def test_user_namespaces_are_charged_and_not_raised_for() -> None:
@@ -241,8 +263,10 @@ def test_standoff(fights: tuple[float, ...], standoff: int, *, raises: bool) -> 
         (235_930, None, None),  # 90 % and more is never left alone
         (196_608, None, HoldReason.STABLE),  # an open episode ends at 75 %, not at 80 %
         (196_607, 1_000.0, HoldReason.EASED),
-        (100_000, 162_144.0, None),  # full within one second at any use
+        (100_000, 162_144.0, None),  # full within one second
         (100_000, 162_143.0, HoldReason.EASED),
+        (78_644, 1e6, None),  # 30 % of 262,144 is 78,643.2
+        (78_643, 1e6, HoldReason.EASED),  # the growth of a moment is no forecast for most of a table
     ],
 )
 def test_pressure(count: int, demand: float | None, reason: HoldReason | None) -> None:

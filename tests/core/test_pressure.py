@@ -72,8 +72,9 @@ def test_seconds_to_full(count: int, demand: float | None, seconds: float) -> No
         (799, None, False, True),
         (750, None, False, True),
         (749, None, False, False),
-        (100, 900.0, True, True),  # full in 1 s
-        (100, 899.0, False, False),
+        (300, 700.0, True, True),  # full in 1 s
+        (300, 699.0, False, False),
+        (299, 9_999.0, False, False),  # less than 30 % full
     ],
 )
 def test_presses(count: int, demand: float | None, *, begins: bool, goes_on: bool) -> None:

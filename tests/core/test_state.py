@@ -9,6 +9,7 @@ from hosts import LIMIT, NOW
 from records import RAISE, a_record
 
 from conntrackd_guard.core.model import (
+    Corroboration,
     Decision,
     Hold,
     HoldReason,
@@ -44,6 +45,7 @@ def hold(reason: HoldReason, limit: int = LIMIT) -> Record:
     return record(Hold(reason=reason), limit=limit)
 
 
+UNCONFIRMED = replace(RAISE, corroboration=Corroboration.UNKNOWN)
 RAISED = replace(BUSY, last_raise_seconds=NOW, raise_seconds=(1.0, NOW), set_limit=393_216, refusal=None)
 
 
@@ -55,6 +57,8 @@ RAISED = replace(BUSY, last_raise_seconds=NOW, raise_seconds=(1.0, NOW), set_lim
         # nobody knows what a kill left: it paces, and no limit is taken for ours
         (record(RAISE, OutcomeKind.UNKNOWN), replace(RAISED, set_limit=None)),
         (record(RAISE, OutcomeKind.NOT_APPLIED), BUSY),
+        (record(UNCONFIRMED, OutcomeKind.APPLIED, after=393_216), replace(RAISED, unknown_seconds=NOW)),
+        (record(UNCONFIRMED, OutcomeKind.NOT_APPLIED), BUSY),
         (hold(HoldReason.SETTLING), BUSY),
         (hold(HoldReason.CHANGED_UNDER_US), BUSY),
         (hold(HoldReason.LIMIT_RAISED, 2 * LIMIT), replace(BUSY, set_limit=None)),

@@ -12,8 +12,23 @@ import pytest
 
 from conntrackd_guard.applier import Applier
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import KernelEvent, KernelLine, LineKind, Mode, Policy, State
-from conntrackd_guard.daemon import Guard, Parts
+from conntrackd_guard.core.model import (
+    KernelEvent,
+    KernelLine,
+    LineKind,
+    Mode,
+    Order,
+    OrderKind,
+    Outcome,
+    OutcomeKind,
+    Policy,
+    Record,
+    State,
+    Trigger,
+    TriggerKind,
+)
+from conntrackd_guard.daemon import Guard
+from conntrackd_guard.decider import Parts
 from conntrackd_guard.history import History, Position, Row
 from conntrackd_guard.host import namespaces
 from conntrackd_guard.host.clock import Clock
@@ -43,18 +58,16 @@ class Host:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._counts: dict[str, int] = {}
         for pid in ("1", "200"):
-            (root / f"proc/{pid}/net/stat").mkdir(parents=True)
-            self._write(f"proc/{pid}/ns/net", "")
-            self.table(0, pid=pid)
+            self.namespace(pid, 0)
         (root / "proc/self").symlink_to("1")
         self.initial = (root / "proc/1/ns/net").stat().st_ino
         self.container = (root / "proc/200/ns/net").stat().st_ino
         self._write("proc/sys/kernel/random/boot_id", "boot-1\n")
         self._write("proc/meminfo", f"MemTotal: {24 * GIB_KIB} kB\nMemAvailable: {20 * GIB_KIB} kB\nHugetlb: 0 kB\n")
-        self._write("proc/sys/net/netfilter/nf_conntrack_buckets", "262144\n")
+        self.buckets = 262_144
         self._write("sys/kernel/slab/nf_conntrack/slab_size", "256\n")
-        self._write("sys/kernel/slab/nf_conntrack/total_objects", "1000000 N0=1000000\n")  # the gate stands open
         self._write("etc/machine-id", "0123\n")
         for folder in ("run", "var/lib"):
             (root / folder).mkdir(parents=True)
@@ -69,9 +82,27 @@ class Host:
     def limit(self, limit: int) -> None:
         self._write("proc/sys/net/netfilter/nf_conntrack_max", f"{limit}\n")
 
+    @property
+    def buckets(self) -> int:
+        """The hash buckets."""
+        return int((self.root / "proc/sys/net/netfilter/nf_conntrack_buckets").read_text())
+
+    @buckets.setter
+    def buckets(self, buckets: int) -> None:
+        self._write("proc/sys/net/netfilter/nf_conntrack_buckets", f"{buckets}\n")
+
+    def namespace(self, pid: str, count: int) -> None:
+        """Make one more container, of that process."""
+        (self.root / f"proc/{pid}/net/stat").mkdir(parents=True)
+        self._write(f"proc/{pid}/ns/net", "")
+        self.table(count, pid=pid)
+
     def table(self, count: int, drop: int = 0, pid: str = "1") -> None:
         """Have a namespace's table hold `count` and have dropped `drop`."""
         self._write(f"proc/{pid}/net/stat/nf_conntrack", f"entries drop early_drop\n{count:08x} {drop:08x} 00000000\n")
+        self._counts[pid] = count
+        allocated = sum(self._counts.values()) + LIMIT // 2  # the gate stands open
+        self._write("sys/kernel/slab/nf_conntrack/total_objects", f"{allocated} N0={allocated}\n")
 
     @property
     def persisted(self) -> int | None:
@@ -105,6 +136,7 @@ class FaultyKernel(LiveKernel):
     def __init__(self, paths: Paths) -> None:
         super().__init__(paths)
         self.refusing: int | None = None
+        self.refusing_buckets: int | None = None
         self.writes: list[int] = []
         self.after_write: Callable[[], None] = lambda: None
 
@@ -116,6 +148,13 @@ class FaultyKernel(LiveKernel):
         back = super().set_limit(target)
         self.after_write()
         return back
+
+    def set_buckets(self, target: int) -> int:
+        """Resize, or refuse."""
+        if self.refusing_buckets is not None:
+            error = OSError(self.refusing_buckets, "Cannot allocate memory")
+            raise HostError("writing", "the buckets", error, "Nothing to do.")
+        return super().set_buckets(target)
 
 
 class EventfulRunFiles(RunFiles):
@@ -194,7 +233,7 @@ class Guarded:
     @property
     def state(self) -> State:
         """What the running guard remembers."""
-        return self.guard._state
+        return self.guard._decider.state
 
     def line(self, namespace: int | None = None, kind: LineKind = LineKind.TABLE_FULL, *, live: bool = True) -> None:
         """Have the kernel print a line."""
@@ -217,6 +256,11 @@ class Guarded:
         with History(self.paths.history, mode="reader") as history:
             return list(history.rows())[::-1]
 
+    def history(self) -> History:
+        """Open the history to read, once all is written."""
+        self.written()
+        return History(self.paths.history, mode="reader")
+
     def reasons(self) -> list[str]:
         """Return verdict, reason and outcome of each row, oldest first."""
         return [f"{row.verdict} {row.reason} {row.outcome}" for row in self.rows()]
@@ -233,6 +277,20 @@ class Guarded:
     def stop(self) -> None:
         """End the recorder."""
         assert self.recorder.close(BARRIER_SECONDS)
+
+
+def an_order(guarded: Guarded, kind: OrderKind, limit: int | None = None) -> Record:
+    """Return the record of an order, as the command that gave it writes it."""
+    seen = guarded.guard._p.observer.observe()
+    return Record(
+        key=f"order-{kind}",
+        mode=Mode.ACT,
+        trigger=Trigger(kind=TriggerKind.ORDER),
+        observation=seen,
+        state=State(),
+        decision=Order(kind=kind, target=limit),
+        outcome=Outcome(kind=OutcomeKind.APPLIED if limit else OutcomeKind.NONE, limit_after=limit),
+    )
 
 
 @pytest.fixture

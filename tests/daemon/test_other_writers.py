@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from guarded import LIMIT, Guarded, Host
+from guarded import LIMIT, Guarded, Host, an_order
 
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.model import (
-    Mode,
-    Order,
     OrderKind,
-    Outcome,
-    OutcomeKind,
     Pause,
     Policy,
-    Record,
-    State,
-    Trigger,
-    TriggerKind,
 )
 
 STEP = 98_304
@@ -65,20 +57,6 @@ def test_raised_while_deciding(host: Host) -> None:
     assert guarded.reasons() == ["hold changed_under_us none"]
     assert guarded.intents() == 0
     guarded.stop()
-
-
-def an_order(guarded: Guarded, kind: OrderKind, limit: int | None = None) -> Record:
-    """Return the record of an order, as the command that gave it writes it."""
-    seen = guarded.guard._p.observer.observe()
-    return Record(
-        key=f"order-{kind}",
-        mode=Mode.ACT,
-        trigger=Trigger(kind=TriggerKind.ORDER),
-        observation=seen,
-        state=State(),
-        decision=Order(kind=kind, target=limit),
-        outcome=Outcome(kind=OutcomeKind.APPLIED if limit else OutcomeKind.NONE, limit_after=limit),
-    )
 
 
 def test_an_ordered_lowering_is_no_fight(host: Host) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from conntrackd_guard.core.model import (
@@ -66,6 +68,18 @@ def observations(draw: st.DrawFn) -> Observation:
         memory_hugetlb_bytes=draw(st.just(0) | st.integers(0, total)),
         memory_available_bytes=draw(st.integers(0, total) | st.integers(total // 2, total)),
     )
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> Observation:
+    """A host with up to two hundred small tables beside."""
+    seen = draw(observations())
+    most = max(1, (seen.limit or 0) // 2)
+    counts = draw(st.lists(st.integers(1, 5000), max_size=200))
+    crowd = tuple(
+        Table(namespace=index, label="", count=min(count, most), dropped=0) for index, count in enumerate(counts)
+    )
+    return replace(seen, tables=seen.tables + crowd)
 
 
 policies = st.just(Policy()) | st.builds(

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from strategies import NOW, observations, policies, states, triggers
+from strategies import NOW, crowds, observations, policies, states, triggers
 
 from conntrackd_guard.core import budget
+from conntrackd_guard.core.crowd import NAMED_ONE_BY_ONE, condense
 from conntrackd_guard.core.model import (
     INT_MAX,
     Bound,
+    Corroboration,
     Hold,
     HoldReason,
     Observation,
@@ -41,6 +43,39 @@ def test_a_raise_stays_within_every_bound(trigger: Trigger, seen: Observation, s
     assert seen.limit < decision.target <= min(INT_MAX, policy.ceiling or INT_MAX)
     assert total.cost_bytes <= total.budget_bytes
     assert seen.memory_available_bytes - total.new_bytes >= total.reserve_bytes
+
+
+@MANY
+@given(triggers, observations(), states, policies)
+def test_every_raise_charges_a_full_table(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
+    """Nobody's entries are free: whatever is raised for is charged at the target, full at this moment or not."""
+    decision = decide(trigger, seen, state, policy)
+    if isinstance(decision, Raise):
+        event(decision.corroboration)
+        assert decision.arithmetic.full_tables >= 1
+        assert decision.arithmetic.charged_entries >= decision.target
+
+
+@MANY
+@given(triggers, observations(), states, policies)
+def test_an_untrusted_table_alone_never_raises(
+    trigger: Trigger, seen: Observation, state: State, policy: Policy
+) -> None:
+    """Whatever a user namespace's table shows, a confirmed raise takes a table of the host's own that needs it."""
+    foreign = replace(seen, tables=tuple(replace(table, user_owned=True) for table in seen.tables))
+    decision = decide(trigger, foreign, state, replace(policy, trust_user_namespaces=False))
+    assert not isinstance(decision, Raise) or decision.corroboration is Corroboration.UNKNOWN
+
+
+@MANY
+@given(triggers, crowds(), states, policies)
+def test_a_crowd_told_as_a_sum_changes_no_decision(
+    trigger: Trigger, seen: Observation, state: State, policy: Policy
+) -> None:
+    """Condensing keeps verdict, target and every term of the sum, and keeps a record small."""
+    condensed = condense(seen, trigger.namespace)
+    assert decide(trigger, condensed, state, policy) == decide(trigger, seen, state, policy)
+    assert len([table for table in condensed.tables if 2 * table.count <= (seen.limit or 0)]) <= NAMED_ONE_BY_ONE + 4
 
 
 @MANY

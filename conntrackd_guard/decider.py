@@ -1,0 +1,178 @@
+"""One decision from trigger to record, and what the guard remembers of those before.
+
+Observe, decide, apply, take into the state, hand over to the recorder. Other writers and orders change
+what the next decision knows, so they are noticed here, just before it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from conntrackd_guard.applier import LOWERED_RETRIES, Applier, BucketsRefused, Lowered
+from conntrackd_guard.core import pressure
+from conntrackd_guard.core.codec import decode
+from conntrackd_guard.core.corroboration import concerned_tables
+from conntrackd_guard.core.crowd import condense
+from conntrackd_guard.core.model import (
+    Buckets,
+    Hold,
+    HoldReason,
+    LineKind,
+    Mode,
+    Observation,
+    Outcome,
+    OutcomeKind,
+    Policy,
+    Raise,
+    Record,
+    State,
+    Trigger,
+    TriggerKind,
+)
+from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.state import advance
+from conntrackd_guard.host.clock import Clock
+from conntrackd_guard.host.kernel import Kernel
+from conntrackd_guard.host.runfiles import RunFiles
+from conntrackd_guard.host.service import Service
+from conntrackd_guard.intake import Intake
+from conntrackd_guard.observer import Observer
+from conntrackd_guard.recorder import Recorder
+
+ORDER_SECONDS = 10.0
+"""An order that set a limit is in force within milliseconds; one that still isn't was cut short."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Parts:
+    """What the loop works with."""
+
+    mode: Mode
+    kernel: Kernel
+    observer: Observer
+    applier: Applier
+    recorder: Recorder
+    run_files: RunFiles
+    intake: Intake
+    clock: Clock
+    service: Service
+
+
+class Decider:
+    """Decides with `policy` and `state`. Methods raise GuardError where the host can't be read."""
+
+    def __init__(self, parts: Parts, policy: Policy, state: State) -> None:
+        self._p = parts
+        self.policy = policy
+        self.state = state
+        ours = None if parts.kernel.rehearsing else state.set_limit
+        self.limit = parts.kernel.limit_in_force() if ours is None else ours
+        """The limit in force as last seen, or as the guard left it before it was restarted."""
+        self._keys = 0
+
+    def decide(self, trigger: Trigger, *, quietly_eased: bool = False) -> Raise | Hold:
+        """Observe, decide, apply, record; return the decision as it ended. `quietly_eased`: such a hold is no news."""
+        for attempt in range(LOWERED_RETRIES + 1):
+            record, policy = self._decide_once(trigger, last=attempt == LOWERED_RETRIES)
+            if record is not None:
+                break
+        else:
+            raise AssertionError("the last attempt always ends in a record")
+        decision = record.decision
+        if not (quietly_eased and isinstance(decision, Hold) and decision.reason is HoldReason.EASED):
+            self._finish(record, policy)
+        if isinstance(decision, Raise) and record.outcome.kind is OutcomeKind.REJECTED and self.state.refusal:
+            return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=self.state.refusal.until_seconds)
+        return decision if isinstance(decision, Raise | Hold) else Hold(reason=HoldReason.EASED)
+
+    def look_for_other_writers(self) -> bool:
+        """Notice a limit that neither the guard nor an order set, and record it; return whether there was one."""
+        limit = self._p.kernel.limit_in_force()
+        if limit == self.limit:
+            return False
+        self.take_orders()
+        before, self.limit = self.limit, limit
+        if limit == before:
+            return False
+        if limit is None or before is None:
+            what = (
+                "tracks no connections any more" if limit is None else f"tracks connections now, with limit {limit:,}"
+            )
+            self._p.recorder.say("guard.notice", "info", f"This kernel {what}.")
+            return False
+        self.decide(Trigger(kind=TriggerKind.OTHER_WRITER, was=before))
+        return True
+
+    def take_orders(self) -> None:
+        """Take orders into the state, and have them recorded in case that whoever gave them could not."""
+        for key, content in self._p.run_files.orders():
+            try:
+                record = decode(Record, content)
+            except ValueError:
+                self._p.recorder.say("guard.error", "error", f"The order {key} can't be read and is left out.")
+                self._p.run_files.drop_order(key)
+                continue
+            limit = record.outcome.limit_after
+            if limit is not None and limit != self._p.kernel.limit_in_force():
+                if self._p.clock.boottime() - record.observation.boottime_seconds < ORDER_SECONDS:
+                    continue  # it is being carried out
+                self._p.recorder.say(
+                    "guard.notice", "warning", f"The order {key} was not carried out: {limit:,} is not in force."
+                )
+            else:
+                self.state = advance(self.state, record)
+                self.limit = self.limit if limit is None else limit
+                self._p.recorder.submit(record, self.policy)
+            self._p.run_files.drop_order(key)
+
+    def _decide_once(self, trigger: Trigger, *, last: bool) -> tuple[Record | None, Policy]:
+        """One attempt; None where the limit was lowered while deciding and there are attempts left."""
+        policy = self.policy
+        observation = self._observe(trigger)
+        while True:
+            decision = decide(trigger, observation, self.state, policy)
+            self._keys += 1
+            planned = Record(
+                key=f"{int(observation.boottime_seconds * 1e6)}-{os.getpid()}-{self._keys}",
+                mode=self._p.mode,
+                trigger=trigger,
+                observation=observation,
+                state=self.state,
+                decision=decision,
+                outcome=Outcome(kind=OutcomeKind.NONE),
+            )
+            if not isinstance(decision, Raise):
+                return planned, policy
+            match self._p.applier.apply(planned, decision):
+                case BucketsRefused(why=why):
+                    self._p.recorder.say("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
+                    policy = replace(policy, buckets=Buckets.KEEP)
+                case Lowered():
+                    break
+                case Record() as done:
+                    return done, policy
+        self.look_for_other_writers()
+        retry = Hold(
+            reason=HoldReason.CHANGED_UNDER_US, retry_seconds=observation.boottime_seconds + pressure.TICK_SECONDS
+        )
+        return (replace(planned, decision=retry) if last else None), policy
+
+    def _observe(self, trigger: Trigger) -> Observation:
+        """Read the host; for a line that names no namespace, look for others unless a trusted table explains it."""
+        named = (trigger.namespace,) if trigger.namespace is not None and trigger.live else ()
+        observation = self._p.observer.observe(namespaces=named)
+        unplaced = trigger.live and trigger.lines > 0 and trigger.line is LineKind.TABLE_FULL and not named
+        trusted = self.policy.trust_user_namespaces
+        if unplaced and not any(trusted or not t.user_owned for t in concerned_tables(trigger, observation)):
+            observation = self._p.observer.observe(rescan=True)
+        return condense(observation, trigger.namespace)
+
+    def _finish(self, record: Record, policy: Policy) -> None:
+        """Take a record into the state and hand it to the recorder."""
+        self.state = advance(self.state, record)
+        if isinstance(record.decision, Raise) and record.outcome.limit_after is not None:
+            if not self._p.kernel.rehearsing:
+                self.limit = record.outcome.limit_after
+            self._p.observer.rebase()
+        self._p.recorder.submit(record, policy, self._p.intake.position(), times=max(1, record.trigger.lines))
