@@ -1,8 +1,8 @@
 """`guard notify`: runs the operator's command for each decision that waits, until none does.
 
 A decision leaves /run when the command took it (exit code 0) or after a day of failures, which is
-said as an error: never silently. This process paces itself; were it to end while something waits,
-systemd's path unit would start it again at once.
+said as an error: never silently. This process paces itself: were it to end well while something
+waits, systemd's path unit would start it again at once.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Messenger:
             self._say("error", f"Given up after {span}, decision {waiting.name}: {waiting.sentence} {why}")
             return
         wait = format_duration(tries.wait_seconds)
-        self._say("warning", f"{why} Decision {waiting.name} waits; next try in {wait}.")
+        self._say("warning", f"Decision {waiting.name} waits, next try in {wait}. {why}")
         tries.next_seconds = now + tries.wait_seconds
         tries.wait_seconds = min(2 * tries.wait_seconds, LONGEST_RETRY_SECONDS)
 
