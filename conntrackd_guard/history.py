@@ -8,7 +8,6 @@ because losing them costs a redelivery that `key` makes harmless.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -16,12 +15,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from conntrackd_guard import __version__, history_file
+from conntrackd_guard import history_file
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Policy, Record
 from conntrackd_guard.history_file import HistoryDamaged, told
-from conntrackd_guard.history_rows import Position, Row, Told, columns, compact, evidence, record_of, rfc3339, storable
+from conntrackd_guard.history_rows import (
+    Position,
+    Row,
+    Told,
+    columns,
+    compact,
+    evidence,
+    hashed,
+    record_of,
+    rfc3339,
+    storable,
+)
 from conntrackd_guard.history_schema import FOLDED, SUMMARY
 
 __all__ = ["History", "HistoryDamaged", "Position", "Row", "Told"]
@@ -64,14 +74,8 @@ class History:
         self, record: Record, *, policy: Policy, sentence: str, kernel_release: str, position: Position | None = None
     ) -> int:
         """Write the decision, durably, and return its id; a record whose key is known is not written again."""
-        policy_json = compact(encode(policy))
-        policy_hash = hashlib.sha256(policy_json.encode()).hexdigest()[:16]
-        row = columns(record) | {
-            "sentence": sentence,
-            "policy_hash": policy_hash,
-            "guard_version": __version__,
-            "kernel_release": kernel_release,
-        }
+        policy_hash, policy_json = hashed(policy)
+        row = columns(record, policy_hash=policy_hash, sentence=sentence, kernel_release=kernel_release)
         with self._transaction("write a decision to", durable=True) as database:
             database.execute("INSERT OR IGNORE INTO policies VALUES (?, ?)", (policy_hash, policy_json))
             insert = f"INSERT INTO decisions ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import decode, decode_decision, encode, verdict
 from conntrackd_guard.core.identity import identity, reason
 from conntrackd_guard.core.model import (
@@ -84,7 +86,7 @@ def rfc3339(wall_seconds: float) -> str:
     return datetime.fromtimestamp(wall_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def columns(record: Record) -> dict[str, Any]:
+def columns(record: Record, *, policy_hash: str, sentence: str, kernel_release: str) -> dict[str, Any]:
     """Return what the list of decisions shows of a record, by column."""
     observation, decision, outcome = record.observation, record.decision, record.outcome
     return {
@@ -110,7 +112,24 @@ def columns(record: Record) -> dict[str, Any]:
         "login_uid": decision.login_uid if isinstance(decision, Order) else None,
         "last_at": rfc3339(observation.wall_seconds),
         "last_seconds": observation.wall_seconds,
+        "sentence": sentence,
+        "policy_hash": policy_hash,
+        "guard_version": __version__,
+        "kernel_release": kernel_release,
     }
+
+
+def first_row(record: Record, row_id: int, *, policy: Policy, sentence: str, kernel_release: str) -> Row:
+    """Return the row that a record begins, as a list shows it with its sum."""
+    told = columns(record, policy_hash=hashed(policy)[0], sentence=sentence, kernel_release=kernel_release)
+    shown: dict[str, Any] = {name: storable(value) for name, value in told.items()}
+    return Row(id=row_id, **shown, repeats=1, arithmetic=encode(getattr(record.decision, "arithmetic", None)))
+
+
+def hashed(policy: Policy) -> tuple[str, str]:
+    """Return the short hash that names a policy, and the policy as JSON."""
+    text = compact(encode(policy))
+    return hashlib.sha256(text.encode()).hexdigest()[:16], text
 
 
 def evidence(record: Record) -> tuple[str | None, ...]:

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 from conntrackd_guard import __version__, history_file
 from conntrackd_guard.core import identity as news
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.model import Hold, OutcomeKind, Raise, Record
+from conntrackd_guard.core.model import Hold, OutcomeKind, Policy, Raise, Record
+from conntrackd_guard.core.urgency import needs_person
 from conntrackd_guard.history import History, HistoryDamaged, Position
-from conntrackd_guard.history_rows import rfc3339
+from conntrackd_guard.history_rows import first_row, rfc3339
 from conntrackd_guard.host.drop_in import DropIn, Persisted
 from conntrackd_guard.host.log import Log
+from conntrackd_guard.host.notices import MOST_WAITING, Notices
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runfiles import RunFiles
+from conntrackd_guard.views import json_documents
 from conntrackd_guard.views.record_log import event_of, fields_of, level_of
 from conntrackd_guard.views.sentence import sentence
 
@@ -50,7 +53,7 @@ class _Known:
 
 
 class Keeper:
-    """Used by the recorder's thread only, but for `position`, which the loop sets."""
+    """Used by the recorder's thread only, but for `position` and `notices`, which the loop sets."""
 
     def __init__(  # noqa: PLR0913 - wiring
         self,
@@ -65,6 +68,8 @@ class Keeper:
         self._paths, self._drop_in, self._log, self._run_files = paths, drop_in, log, run_files
         self.retention_seconds, self.max_rows = retention_seconds, max_rows
         self.position: Position | None = None
+        self.notices: Notices | None = None
+        """Where what a person must hear of is left for the `notify` command; None where there is none."""
         self._saved_position: Position | None = None
         self._history: History | None = None
         self._known: OrderedDict[str, _Known] = OrderedDict()
@@ -265,6 +270,30 @@ class Keeper:
         item.logged = True
         record = item.record
         self._log.emit(event_of(record), level_of(record), sentence(record), **fields_of(record))
+        if needs_person(record):
+            self._notify(record, item.policy)
+
+    def _notify(self, record: Record, policy: Policy) -> None:
+        """Leave a decision for the `notify` command: as often as it is logged."""
+        notices = self.notices
+        if notices is None:
+            return
+        known = self._known.get(news.identity(record))
+        row = first_row(
+            record,
+            known.row_id if known else 0,
+            policy=policy,
+            sentence=sentence(record),
+            kernel_release=platform.release(),
+        )
+        try:
+            dropped = notices.put(record.key, json_documents.notice(row))
+        except GuardError as error:
+            self._log.emit("guard.error", "error", str(error), subject="notify", key=record.key)
+            return
+        for key in dropped:
+            text = f"More than {MOST_WAITING} decisions wait for the notify command; nobody is told of the oldest."
+            self._log.emit("guard.error", "error", text, subject="notify", key=key)
 
 
 def _is_hold(record: Record) -> bool:

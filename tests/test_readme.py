@@ -39,9 +39,11 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.setting_keys import KEYS
+from conntrackd_guard.core.settings import read_settings
 from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.history import History
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.settings_files import entries
 from conntrackd_guard.views.sentence import sentence
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,8 +116,16 @@ def test_every_file_touched_is_named() -> None:
     paths = Paths()
     read = (paths.settings_file, paths.settings_folder / "*.yaml", paths.fleet_pause)
     written = (paths.drop_in, paths.history, paths.lock, paths.pause, paths.live_status)
-    folders = (f"{paths.intents}/", f"{paths.orders}/")
+    folders = (f"{paths.intents}/", f"{paths.orders}/", f"{paths.notices}/")
     assert [path for path in map(str, (*read, *written, *folders)) if f"`{path}`" not in README] == []
+
+
+def test_the_settings_shown_are_valid() -> None:
+    """A reader can paste any setting of the README."""
+    blocks = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert read_settings(entries(block.encode(), "README.md")).origins["notify"] == "README.md:1"
 
 
 def test_links_lead_somewhere() -> None:

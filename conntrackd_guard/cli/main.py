@@ -22,6 +22,7 @@ _MODULES = {
     "pause": "orders",
     "resume": "orders",
     "revert": "orders",
+    "notify": "notify",
     "config": "config",
 }
 
@@ -64,7 +65,7 @@ def main(arguments: list[str], paths: Paths) -> Exit:
 
 def _parts(command: str) -> list[ModuleType]:
     """Return the module of `command`, or all of them for a help text: each costs tens of milliseconds to import."""
-    if command == "run":
+    if command in {"run", "notify"}:
         import conntrackd_guard.lean  # noqa: F401, PLC0415 - before anything that would import what it leaves out
     names = [_MODULES[command]] if command in _MODULES else list(dict.fromkeys(_MODULES.values()))
     return [import_module(f"conntrackd_guard.cli.{name}") for name in names]

@@ -98,16 +98,16 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
     rehearsing = paths.mode is Mode.DRY_RUN
     kernel = RehearsingKernel(live) if rehearsing else live
     observer = Observer(paths, kernel, clock, run_files)
-    recorder = Recorder(
-        Keeper(
-            paths=paths,
-            drop_in=SysctlDropIn(paths) if settings.persist and not rehearsing else NoDropIn(),
-            log=Log(args.log_format, sys.stderr),
-            run_files=run_files,
-            retention_seconds=settings.history_retention_seconds,
-            max_rows=settings.history_max_rows,
-        )
+    keeper = Keeper(
+        paths=paths,
+        drop_in=SysctlDropIn(paths) if settings.persist and not rehearsing else NoDropIn(),
+        log=Log(args.log_format, sys.stderr),
+        run_files=run_files,
+        retention_seconds=settings.history_retention_seconds,
+        max_rows=settings.history_max_rows,
     )
+    keeper.notices = _notices(paths, settings)
+    recorder = Recorder(keeper)
     recorder.start()
     recovered = recover(recorder, run_files, kernel, clock, observer.boot_id, settings.policy)
     if isinstance(kernel, RehearsingKernel) and recovered.state.set_limit is not None:
@@ -143,7 +143,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(_SWITCH_SECONDS)
-        guard.run(signals.descriptor, lambda: _reload(args, paths, service, recorder))
+        guard.run(signals.descriptor, lambda: _reload(args, paths, service, recorder, keeper))
     service.stopping()
     intake.close()
     recorder.note_position(intake.position())
@@ -170,7 +170,14 @@ def _intake(paths: Paths, position: Any, boot_id: str) -> Any:
     return Intake(ring, journal, position, boot_id, tuple(notes))
 
 
-def _reload(args: argparse.Namespace, paths: Paths, service: Any, recorder: Any) -> Policy | None:
+def _notices(paths: Paths, settings: Settings) -> Any:
+    """Return where decisions for the `notify` command are left; None without one, and in a dry run: it tells nobody."""
+    from conntrackd_guard.host.notices import Notices  # noqa: PLC0415
+
+    return None if settings.notify is None or paths.mode is Mode.DRY_RUN else Notices(paths)
+
+
+def _reload(args: argparse.Namespace, paths: Paths, service: Any, recorder: Any, keeper: Any) -> Policy | None:
     """Read the settings again; a bad file keeps the old ones and says so."""
     from conntrackd_guard.host.settings_files import load_settings  # noqa: PLC0415
 
@@ -181,6 +188,7 @@ def _reload(args: argparse.Namespace, paths: Paths, service: Any, recorder: Any)
         recorder.say("guard.error", "error", f"The settings were not reloaded, the old ones stay: {error}")
         service.ready()
         return None
+    keeper.notices = _notices(paths, settings)
     changed_mode = not args.dry_run and settings.mode is not paths.mode
     note = f" `mode: {settings.mode}` takes effect at the next start." if changed_mode else ""
     recorder.say("guard.notice", "info", f"The settings were reloaded.{note}")

@@ -9,6 +9,7 @@ from conntrackd_guard.core.setting_kinds import (
     Kind,
     boolean,
     choice,
+    command,
     count,
     duration,
     number,
@@ -186,6 +187,12 @@ KEYS = (
         does="Keep the raised limit across a reboot, in a sysctl.d file of the guard's own.",
         source="a limit lost at reboot is among the commonest complaints.",
         instead=(("false", "after each reboot the host drops again until it has been raised again."),),
+    ),
+    Key(
+        name="notify", field="notify", kind=optional("none", command()), default="none",
+        does="The command that is run for each hold that only a person can end, with the decision as JSON on stdin.",
+        source="whom to tell, and how, no program can know.",
+        instead=(("/usr/local/sbin/page-on-call", "people are woken. Keep secrets in a file that the command reads."),),
     ),
     Key(
         name="history_retention", field="history_retention_seconds", kind=duration("1d", "3650d"), default="400d",

@@ -5,6 +5,7 @@ A kind's `write` gives a text that its `read` takes for the same value.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +13,9 @@ from typing import Any
 
 from conntrackd_guard.core import units
 from conntrackd_guard.core.model import Share
+
+_SHELL_ONLY = frozenset({"|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"})
+"""Words that only a shell gives a meaning: in a command without one they are a mistake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,24 @@ def share(low: str, high: str, smallest: str) -> Kind:
 
     expected = f"a percentage from {low} to {high}, or a size of {smallest} or more"
     return Kind(expected=expected, read=read, write=write)
+
+
+def command() -> Kind:
+    """Return the kind of a command with its arguments, kept as a tuple of words and never given to a shell."""
+
+    def read(text: str) -> tuple[str, ...]:
+        words = tuple(shlex.split(text))
+        if not words or not words[0].startswith("/"):
+            raise ValueError("a command begins with an absolute path")
+        if not all(word.isprintable() and word not in _SHELL_ONLY for word in words):
+            raise ValueError("this would take a shell")
+        return words
+
+    return Kind(
+        expected="the absolute path of a command and its arguments; quotes group words, but no shell reads | ; & < >",
+        read=read,
+        write=shlex.join,
+    )
 
 
 def optional(word: str, kind: Kind) -> Kind:

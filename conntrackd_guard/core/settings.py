@@ -52,6 +52,8 @@ class Settings:
     mode: Mode
     policy: Policy
     persist: bool
+    notify: tuple[str, ...] | None
+    """The words of the command, None where there is none."""
     history_retention_seconds: float
     history_max_rows: int
     origins: dict[str, str]

@@ -113,6 +113,11 @@ class Paths:
         return self.run_folder / "orders"
 
     @property
+    def notices(self) -> Path:
+        """Decisions that wait for the `notify` command; a dry run leaves none."""
+        return self.root / "run/conntrackd-guard/notices"
+
+    @property
     def pause(self) -> Path:
         """A pause ordered by `guard pause` or `guard revert`; it also stops rehearsed raises."""
         return self.root / "run/conntrackd-guard/pause"

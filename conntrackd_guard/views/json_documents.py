@@ -42,6 +42,11 @@ def decision(row: Row) -> dict[str, Any]:
     }
 
 
+def notice(row: Row) -> str:
+    """Return one decision as a document for the `notify` command; an id of 0 (no history has it yet) becomes null."""
+    return document({"decision": decision(row) | {"id": row.id or None}})
+
+
 def history(rows: Iterable[Row]) -> Iterator[str]:
     """Yield the pieces of one document, a decision a line, so that a long history needs no memory."""
     yield f'{{"version":{VERSION},"decisions":['

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conntrackd_guard.core import pressure
+from conntrackd_guard.core import pressure, setting_kinds
 from conntrackd_guard.core.errors import SettingsError
 from conntrackd_guard.core.model import INT_MAX, Buckets, Mode, Policy, Share
 from conntrackd_guard.core.setting_keys import BY_NAME, KEYS
@@ -32,7 +32,7 @@ def test_the_defaults_are_the_policys() -> None:
     """With no entry the settings are those that DESIGN and `Policy` state."""
     settings = read_settings()
     assert settings.policy == Policy()
-    assert (settings.mode, settings.persist) == (Mode.ACT, True)
+    assert (settings.mode, settings.persist, settings.notify) == (Mode.ACT, True, None)
     assert (settings.history_retention_seconds, settings.history_max_rows) == (400 * 86400, 200_000)
     assert set(settings.origins.values()) == {DEFAULT}
 
@@ -51,6 +51,7 @@ def test_every_value_reaches_the_policy() -> None:
         "min_entries": "1", "runway": "1min", "budget": "256MiB", "reserve": "7.5%", "ceiling": "1_000_000",
         "settle": "3s", "settle_full": "1s", "raises": "5", "raises_window": "1h", "standoff": "0",
         "standoff_window": "2h", "buckets": "match", "trust_user_namespaces": "yes", "persist": "false",
+        "notify": "/usr/bin/mail -s 'table full' ops",
         "history_retention": "30d", "history_max_rows": "5000",
     }  # fmt: skip
     assert set(given_texts) == set(BY_NAME)
@@ -62,6 +63,7 @@ def test_every_value_reaches_the_policy() -> None:
         buckets=Buckets.MATCH, trust_user_namespaces=True,
     )  # fmt: skip
     assert (settings.mode, settings.persist) == (Mode.DRY_RUN, False)
+    assert settings.notify == ("/usr/bin/mail", "-s", "table full", "ops")
     assert (settings.history_retention_seconds, settings.history_max_rows) == (30 * 86400, 5000)
     assert settings.origins["mode"] == "guard.yaml:1"
     assert settings.origins["history_max_rows"] == f"guard.yaml:{len(KEYS)}"
@@ -124,6 +126,7 @@ def test_a_contradiction_is_placed_where_the_operator_wrote() -> None:
         ("history_max_rows", "1000", "10_000_000", ["999", "10_000_001"]),
         ("mode", "act", "dry-run", ["dry_run", "ACT", "rehearse"]),
         ("persist", "yes", "no", ["maybe", "1", "null", "~"]),
+        ("notify", "none", "/a '' \"b  c\"", ["mail ops", "./a", "/a | b", "/a > b", '/a "b', "None", '""']),
     ],
 )
 def test_bounds(key: str, least: str, most: str, outside: list[str]) -> None:
@@ -171,6 +174,14 @@ def test_any_text_is_taken_or_told_on_one_printable_line(key: object, text: str)
     except SettingsError as error:
         for line in str(error).splitlines():
             assert re.fullmatch(r"guard\.yaml:1: [\x20-\x7e]+", line)
+
+
+@given(st.lists(st.text(st.characters(blacklist_categories=("C", "Z"), whitelist_characters=" "), max_size=20)))
+def test_a_command_prints_as_it_can_be_read(arguments: list[str]) -> None:
+    """`config show` prints a command so that the same text gives the same words."""
+    words = ("/bin/x", *(word for word in arguments if word not in setting_kinds._SHELL_ONLY))
+    written = BY_NAME["notify"].kind.write(words)
+    assert read_settings([entry("notify", written)]).notify == words
 
 
 @given(
