@@ -101,6 +101,16 @@ def writes(files: Iterable[SysctlFile], tool: Tool, keys: tuple[str, ...] = LIMI
     )
 
 
+def named(files: Iterable[SysctlFile], tool: Tool) -> tuple[Assignment, ...]:
+    """Return every line that names the limit without a wildcard, in the order read; its value is "" without a `=`."""
+    return tuple(
+        Assignment(path=s.file.path, line=s.line, value=s.value or "", link=s.file.link)
+        for file in reading_order(files, tool)
+        for s in _settings(file, tool)
+        if _plain(s.key) in LIMIT_KEYS
+    )
+
+
 def reading_order(files: Iterable[SysctlFile], tool: Tool) -> list[SysctlFile]:
     """Return the files that the tool reads, in that order: by name, whichever folder each is in."""
     by_name: dict[str, SysctlFile] = {}
