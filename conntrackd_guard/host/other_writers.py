@@ -100,7 +100,9 @@ def _tuned(root: Path, pid: int | None) -> Iterator[Writer]:
             state = f"process {pid}" if pid else "not running now"
             yield Writer(
                 evidence=f"tuned's profile {match[1]} ({state}) sets {line.value} in {line.path}:{line.line}; {how}",
-                next_step="" if gives_way else "Set reapply_sysctl = 1 in /etc/tuned/tuned-main.conf, or remove the line.",
+                next_step=""
+                if gives_way
+                else "Set reapply_sysctl = 1 in /etc/tuned/tuned-main.conf, or remove the line.",
                 number=None if gives_way else line.number,
             )
 
