@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from records import add, raised
 
 from conntrackd_guard import doctor, readings
 from conntrackd_guard.core.checkup import Check
-from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.errors import HostError, SettingsError
+from conntrackd_guard.core.model import Mode, Outcome, OutcomeKind
+from conntrackd_guard.core.settings import Settings
 from conntrackd_guard.history import History
 from conntrackd_guard.host import reach
 from conntrackd_guard.host.paths import Paths
@@ -209,6 +212,97 @@ def test_a_refused_write(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "Read-only file system" in found.evidence
 
 
+def test_a_write_that_the_kernel_refused(host: FakeHost) -> None:
+    """A refusal counts as long as the limit is the one it was met at."""
+    host.put("proc/sys/net/netfilter/nf_conntrack_max", "65536\n")
+    refused = Outcome(kind=OutcomeKind.REJECTED, errno=22)
+    with History(host.paths.history, mode="writer") as history:
+        add(history, replace(raised("2", boot_id=BOOT, limit=65536), outcome=refused))
+    found = host.examine()["writable"]
+    assert (found.verdict.value, "Invalid argument" in found.evidence) == ("wrong", True)
+    host.put("proc/sys/net/netfilter/nf_conntrack_max", "131072\n")
+    assert host.examine()["writable"].verdict.value == "good"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the guard's own view was NOT tried")
+def test_the_guards_own_view_counts(host: FakeHost) -> None:
+    """What is writable here may not be in the guard's sandbox: its root is looked into."""
+    inside = host.root / "proc/42/root/proc/sys/net/netfilter/nf_conntrack_max"
+    inside.mkdir(parents=True)  # opening a folder for writing fails for root too
+    assert host.verdicts() == {"writable": "wrong"}
+
+
+def test_kernel_lines_of_another_boot_are_not_todays(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal whose newest kernel line is of an earlier boot holds none of this one, however late its stamp."""
+    monkeypatch.setattr(doctor, "newest_line", lambda _: (True, "earlier", 10**12))
+    assert "no kernel line of this boot" in host.examine()["journal"].evidence
+
+
+def test_a_line_that_is_on_its_way_is_waited_for(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal is looked at again before it is said that lines don't reach it."""
+    monkeypatch.setattr(doctor, "JOURNAL_SECONDS", 5.0)
+    monkeypatch.setattr("conntrackd_guard.doctor.time.sleep", lambda _: None)
+    stamps = iter([5, 6, 7])
+    monkeypatch.setattr(doctor, "newest_line", lambda _: (True, BOOT, next(stamps)))
+    assert host.examine()["journal"].verdict.value == "good"
+
+
+def test_a_damaged_journal_is_unknown(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal that can't be read names the command that tells which file it is."""
+    monkeypatch.setattr(doctor, "newest_line", _damaged)
+    found = host.examine()["journal"]
+    assert (found.verdict.value, "journalctl --verify" in found.next_step) == ("unknown", True)
+
+
+def test_before_the_first_decision(host: FakeHost) -> None:
+    """A fresh host has no history and keeps nothing, and that is good."""
+    host.paths.history.unlink()
+    host.paths.drop_in.unlink()
+    assert host.verdicts() == {}
+
+
+def test_a_rehearsing_guard_raises_nothing(host: FakeHost) -> None:
+    """Beside a dry run, the guard that should act is missed all the same."""
+    rehearsing = FakeHost(host.root / "other")
+    rehearsing.paths = Paths(host.root, Mode.DRY_RUN)
+    host.put("run/conntrackd-guard/dry-run/lock", "43\n")
+    with rehearsing.running():
+        found = host.examine(running=False)["guard"]
+    assert (found.verdict.value, found.evidence) == ("wrong", "none runs, only one in dry run: nothing is raised")
+
+
+def test_mode_dry_run_is_examined_as_such(host: FakeHost) -> None:
+    """With `mode: dry-run` in the settings the rehearsing guard is the one looked for, and nothing need be kept."""
+    host.put("etc/conntrackd-guard/guard.yaml", "mode: dry-run\n").chmod(0o644)
+    host.paths.drop_in.unlink()
+    host.put("sys/module/nf_conntrack/initstate", "live\n")
+    lock = host.put("run/conntrackd-guard/dry-run/lock", "43\n")
+    host.put("run/conntrackd-guard/dry-run/status.json", json.dumps({**HEALTHY, "mode": "dry-run"}))
+    descriptor = os.open(lock, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    found = host.examine(running=False)
+    os.close(descriptor)
+    assert "mode dry-run" in found["guard"].evidence
+    assert (found["drop_in"].verdict.value, found["boot_trap"].verdict.value) == ("good", "note")
+
+
+def test_a_value_set_over_what_is_kept(host: FakeHost) -> None:
+    """Another writer's value is held against what is kept, not against what it has already done."""
+    host.put("proc/sys/net/netfilter/nf_conntrack_max", "65536\n")
+    host.put("etc/ufw/ufw.conf", "ENABLED=yes\n")
+    host.put("etc/default/ufw", "IPT_SYSCTL=/etc/ufw/sysctl.conf\n")
+    host.put("etc/ufw/sysctl.conf", "net/netfilter/nf_conntrack_max=65536\n")
+    assert host.examine()["other_writers"].verdict.value == "wrong"
+
+
+def test_settings_that_may_not_be_read(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a plain user settings out of reach are unknown, not wrong."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(readings, "load_settings", _forbidden)
+    found = host.examine()["settings"]
+    assert (found.verdict.value, found.next_step) == ("unknown", "Run this as root.")
+
+
 def test_without_rights_what_can_be_told_is_told(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain user gets the checks that need no rights; the others are unknown and say what would make them known."""
     denied = PermissionError(13, "Permission denied")
@@ -234,3 +328,11 @@ def test_a_bare_host_is_examined(tmp_path: Path) -> None:
 def _unreadable(path: Path, **_: object) -> History:
     cause = PermissionError(13, "Permission denied")
     raise HostError("open the history", path, cause, "Run as root or as a member of adm.")
+
+
+def _damaged(_: object) -> tuple[bool, str, int | None]:
+    raise OSError(74, "Bad message")
+
+
+def _forbidden(*_: object) -> Settings:
+    raise SettingsError("/etc/conntrackd-guard/guard.yaml: can't be opened: Permission denied; make it readable")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,15 @@ def test_kube_proxy(tmp_path: Path, name: str, command: str, says: str) -> None:
     put(tmp_path / "proc/813/comm", "kube-proxies\n")
     (told,) = evidence(tmp_path)
     assert says in told
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a process away: foreign processes were NOT tried")
+def test_a_foreign_process_is_no_kube_proxy(tmp_path: Path) -> None:
+    """Any user may call a process kube-proxy; only root's could write the limit."""
+    put(tmp_path / "proc/812/comm", "kube-proxy\n")
+    assert len(evidence(tmp_path)) == 1
+    os.chown(tmp_path / "proc/812", 65534, 65534)
+    assert evidence(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_a_masked_rule_does_not_count(tmp_path: Path) -> None:
     assert module_loading(tmp_path).rule
     (tmp_path / "etc/udev/rules.d").mkdir(parents=True)
     (tmp_path / "etc/udev/rules.d/60-x.rules").symlink_to("/dev/null")
+    put(tmp_path / "etc/udev/rules.d/.61-hidden.rules", RULE)
     assert not module_loading(tmp_path).rule
 
 
