@@ -66,7 +66,7 @@ def connect(path: Path, *, writes: bool, traceless: bool = False) -> tuple[sqlit
     """Open the file and return it with a note for people ("" when there is nothing to say).
 
     A writer makes folder and file where they are absent and brings an older schema up to date. A `traceless` reader
-    leaves nothing behind, where others leave an empty -wal and -shm; it is for a short look only.
+    leaves no -wal and -shm behind, as others do; it is for a short look only.
     HostError: not there, not permitted, or written by a newer guard. HistoryDamaged: unsound.
     """
     with told("open the history", path):

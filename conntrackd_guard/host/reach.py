@@ -28,8 +28,8 @@ def refusal(path: Path, flags: int) -> OSError | None:
 
 
 def room(path: Path) -> Room:
-    """Return what is left where `path` is, or will be. Raises OSError."""
-    while not path.exists() and path != path.parent:
+    """Return what is left where `path` is, or will be; for one out of reach, where its folder is. Raises OSError."""
+    while not os.path.exists(path):
         path = path.parent
     found = os.statvfs(path)
     return Room(
