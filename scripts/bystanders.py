@@ -2,7 +2,7 @@
 
 A namespace is found by its processes and its mounts. One that a socket or an open descriptor alone keeps is found by
 neither: its entries show only in what the kernel has allocated for all namespaces together, and only beyond what the
-processors keep for themselves (some 128 entries each). Guards and tables of another kernel are no business of ours.
+processors keep for themselves (a few hundred entries each). Guards and tables of another kernel are no business of ours.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ GUARD_LOCK = Path("/run/conntrackd-guard/lock")
 """Held by the guard that acts on this host, for as long as it runs."""
 SLAB = Path("/sys/kernel/slab/nf_conntrack")
 """What the kernel has allocated for the entries of all namespaces."""
+_SHEAVES_EACH = 16
+"""Arrays of free entries for each processor: three of its own, and ten for its memory node (mm/slub.c of 6.18 to 7.3)."""
 _DYING_SECONDS = 5.0
 """The kernel empties the tables of namespaces that ended in the background; so long it may take."""
 
@@ -68,18 +70,20 @@ def unseen_entries() -> str | None:
 
 
 def _allocated() -> int:
-    """Return how many entries are alive at least: the kernel counts what the processors keep free as alive too."""
+    """Return how many entries are alive at least: the kernel counts those that processors keep free as alive too."""
     try:
-        figures = {
-            name: int((SLAB / name).read_text("ascii").split()[0])
-            for name in ("objects", "cpu_slabs", "objs_per_slab", "sheaf_capacity")
-            if (SLAB / name).exists() or name != "sheaf_capacity"  # since 6.18
-        }
+        objects, slabs, slab = map(_figure, ("objects", "cpu_slabs", "objs_per_slab"))
     except OSError:
         return 0  # another allocator, or one built without its figures
-    if figures.get("sheaf_capacity"):
-        return 0  # the processors keep entries in sheaves, which nothing counts
-    return figures["objects"] - figures["cpu_slabs"] * figures["objs_per_slab"]
+    try:
+        sheaf = _figure("sheaf_capacity")
+    except FileNotFoundError:
+        sheaf = 0  # a kernel before 6.18
+    return objects - slabs * slab - sheaf * _SHEAVES_EACH * (os.cpu_count() or 1)
+
+
+def _figure(name: str) -> int:
+    return int((SLAB / name).read_text("ascii").split()[0])
 
 
 def _tables() -> Iterator[tuple[int | None, str, int | None]]:

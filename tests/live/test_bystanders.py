@@ -157,15 +157,16 @@ def in_private_mounts(script: str, *arguments: str) -> str:
     [
         (936, {}, None),
         (935, {}, "1 conntrack entries or more are in no network namespace that can be found"),
-        (0, {"sheaf_capacity": 26}, None),
+        (0, {"sheaf_capacity": 1000}, None),
+        (935, {"sheaf_capacity": None}, "1 conntrack entries or more are in no network namespace that can be found"),
         (0, {"objects": None}, None),
     ],
-    ids=["all are found", "one is not", "can't be told: sheaves", "can't be told: no figures"],
+    ids=["all are found", "one is not", "processors keep more", "one is not, older kernel", "no figures"],
 )
 def test_entries_that_no_namespace_in_reach_holds_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: int, figures: dict[str, int | None], said: str | None
 ) -> None:
-    """What is allocated, less what the processors keep, is more than all namespaces hold; unknown figures say nothing."""
+    """What is allocated, less what the processors keep, is more than all namespaces hold; no figures say nothing."""
     shown = {"objects": 1000, "cpu_slabs": 4, "objs_per_slab": 16, "sheaf_capacity": 0} | figures
     for name, figure in shown.items():
         if figure is not None:
