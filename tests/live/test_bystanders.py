@@ -101,8 +101,8 @@ def test_a_guard_that_has_just_started_is_found_before_the_write(guard: RunFiles
 def test_who_asks_keeps_no_guard_from_starting(guard: RunFiles) -> None:
     """The lock is free again after the question."""
     guard.take_lock()
-    assert bystanders.acting_guard()
     end(guard)
+    assert bystanders.acting_guard() is None
     guard.take_lock()
     end(guard)
 
