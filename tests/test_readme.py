@@ -105,7 +105,7 @@ def test_every_command_shown_is_understood() -> None:
         parser.parse_args(words)
     scripts = dict.fromkeys(words[0] for words in plain if words[0].startswith("scripts/"))
     assert guards
-    assert [*scripts] == ["scripts/run", "scripts/test", "scripts/demo"]
+    assert [*scripts] == ["scripts/run", "scripts/test", "scripts/demo", "scripts/package"]
     assert [name for name in scripts if not os.access(ROOT / name, os.X_OK)] == []
 
 

@@ -32,14 +32,14 @@ def directives(unit: Path) -> dict[str, list[str]]:
 @pytest.mark.parametrize("unit", [GUARD, AUDIT], ids=lambda unit: unit.stem)
 def test_exposure_is_small(unit: Path) -> None:
     """`systemd-analyze security` says so."""
-    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSURE}", unit]
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSURE}", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_stays_open_is_explained() -> None:
     """For each point that systemd counts against the unit, a comment names the directive, or stands right above it."""
-    command = ["systemd-analyze", "security", "--offline=true", "--json=short", GUARD]
+    command = ["systemd-analyze", "security", "--offline=true", "--json=short", str(GUARD)]
     points = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     exposed = {point["name"].partition("=")[0] for point in points if float(point["exposure"] or 0)}
     lines = GUARD.read_text(encoding="utf-8").splitlines()
