@@ -7,9 +7,11 @@ complete -c guard -n __fish_use_subcommand -a run -d 'watch this host and raise 
 complete -c guard -n __fish_use_subcommand -a history -d 'list decisions, newest first'
 complete -c guard -n __fish_use_subcommand -a show -d 'tell one decision in full'
 complete -c guard -n __fish_use_subcommand -a status -d 'limit, use, memory, the next step'
+complete -c guard -n __fish_use_subcommand -a doctor -d 'check this host'
 complete -c guard -n __fish_use_subcommand -a pause -d 'stop raising until resumed'
 complete -c guard -n __fish_use_subcommand -a resume -d 'end a pause and a stand-off'
 complete -c guard -n __fish_use_subcommand -a revert -d 'go back to the limit before a raise'
+complete -c guard -n __fish_use_subcommand -a notify -d 'tell of the decisions that wait'
 complete -c guard -n __fish_use_subcommand -a config -d 'check, show or explain the settings'
 
 complete -c guard -n '__fish_seen_subcommand_from run' -l dry-run -d 'rehearse: change nothing'
@@ -22,13 +24,18 @@ complete -c guard -n '__fish_seen_subcommand_from history' -l until -x -d 'decis
 complete -c guard -n '__fish_seen_subcommand_from history' -l last -x -d 'at most so many'
 complete -c guard -n '__fish_seen_subcommand_from history' -l verdict -xa 'raise hold order' -d 'only these'
 complete -c guard -n '__fish_seen_subcommand_from history' -l json -d 'print one JSON document'
-complete -c guard -n '__fish_seen_subcommand_from history' -l dry-run -d 'the dry run\'s own history'
+complete -c guard -n '__fish_seen_subcommand_from history' -l dry-run -d 'look at the dry run'
+complete -c guard -n '__fish_seen_subcommand_from history' -l no-dry-run -d 'look at the guard that acts'
 
 complete -c guard -n '__fish_seen_subcommand_from show; and not __fish_seen_subcommand_from config' -l json -d 'print one JSON document'
-complete -c guard -n '__fish_seen_subcommand_from show; and not __fish_seen_subcommand_from config' -l dry-run -d 'the dry run\'s own history'
+complete -c guard -n '__fish_seen_subcommand_from show; and not __fish_seen_subcommand_from config' -l dry-run -d 'look at the dry run'
+complete -c guard -n '__fish_seen_subcommand_from show; and not __fish_seen_subcommand_from config' -l no-dry-run -d 'look at the guard that acts'
 
 complete -c guard -n '__fish_seen_subcommand_from status' -l json -d 'print one JSON document'
-complete -c guard -n '__fish_seen_subcommand_from status' -l dry-run -d 'the guard in dry run'
+complete -c guard -n '__fish_seen_subcommand_from status' -l dry-run -d 'look at the dry run'
+complete -c guard -n '__fish_seen_subcommand_from status' -l no-dry-run -d 'look at the guard that acts'
+
+complete -c guard -n '__fish_seen_subcommand_from doctor' -l json -d 'print one JSON document'
 
 complete -c guard -n '__fish_seen_subcommand_from pause' -l for -x -d 'end by itself after this time'
 complete -c guard -n '__fish_seen_subcommand_from pause' -l reason -x -d 'recorded with the order'

@@ -76,7 +76,10 @@ def test_every_hold_that_needs_a_person_has_its_next_step() -> None:
 
 
 def test_every_outcome_of_a_raise_is_explained() -> None:
-    """Applied or not: what it means for the packets."""
-    text = entries()[MESSAGE_IDS["guard.raise"]]
-    told = {word for line in re.findall(r"(?m)^ ([a-z_, ]+):", text) for word in line.split(", ")}
-    assert told == {str(kind) for kind in OutcomeKind} - {OutcomeKind.NONE}
+    """What triggered it; applied or not, and what that means for the packets."""
+    text = entries()[MESSAGE_IDS["guard.raise"]].partition("What came of it")
+    triggers, outcomes = (
+        {word for line in re.findall(r"(?m)^ ([a-z_, ]+):", part) for word in line.split(", ")} for part in text[::2]
+    )
+    assert triggers == {"kernel_line", "pressure", "start"}
+    assert outcomes == {str(kind) for kind in OutcomeKind} - {OutcomeKind.NONE}

@@ -66,11 +66,19 @@ def test_fish_names_every_command_and_option() -> None:
 def test_zsh_names_every_command_and_option() -> None:
     """Each under its command."""
     text = (FOLDER / "_guard").read_text(encoding="utf-8")
+    (rehearsed,) = re.findall(r"(?m)^rehearsed=\((.*)\)$", text)
+    text = text.replace("$rehearsed", rehearsed)
     described = {name for name in commands() if re.search(rf"(?m)^    '{(name.split() or [''])[-1]}:", text)}
     assert described == commands().keys() - {TOP}
     named = {TOP: set(re.findall(r"--\w+", text.partition("((CURRENT == 2))")[2].partition("fi\n")[0]))}
-    for name, arm in re.findall(r"(?ms)^(\w+)\)\n(.*?)^    ;;", text):
-        inner = re.findall(r"(?m)^    (\w+\)) (.*) ;;$", arm)
-        named[name] = set() if inner else set(re.findall(r"['\"](--[\w-]+)\[", arm))
-        named |= {f"{name} {word[:-1]}": set(re.findall(r"'(--[\w-]+)\[", rest)) for word, rest in inner}
+    for names, arm in re.findall(r"(?ms)^([\w |]+)\)\n(.*?)^    ;;", text):
+        inner = re.findall(r"(?m)^    (\w+)\) (.*) ;;$", arm)
+        for name in names.split(" | "):
+            named[name] = set() if inner else options(arm)
+            named |= {f"{name} {word}": options(rest) for word, rest in inner}
     assert named == commands()
+
+
+def options(text: str) -> set[str]:
+    """Return the long options that an argument of zsh's `_arguments` describes."""
+    return set(re.findall(r"['\")](--[\w-]+)\[", text))

@@ -31,7 +31,7 @@ def items(text: str) -> dict[str, str]:
 def test_every_command_and_option_is_explained() -> None:
     """A section a command, an item an option; none that is gone."""
     shown = {
-        name: set(re.findall(r"(?m)^\.It Fl (-[\w-]+)", text))
+        name: set(re.findall(r"Fl (-[\w-]+)", " ".join(items(text))))
         for name, _, text in (part.partition("\n") for part in section(GUARD, "COMMANDS").split("\n.Ss guard ")[1:])
     }
     taken = {name: {option[1:] for option in options} for name, options in commands().items()}

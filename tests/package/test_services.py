@@ -16,8 +16,8 @@ FOLDER = Path(__file__).resolve().parents[2] / "systemd"
 GUARD, AUDIT = FOLDER / "conntrackd-guard.service", FOLDER / "conntrackd-guard-audit.service"
 MOST_EXPOSURE = 15
 """Tenths: what a service of root can reach with one capability and the host's own network (measured: 14)."""
-FOR_ACTING = {"OOMScoreAdjust", "ManagedOOMPreference", "MemorySwapMax", "ReadWritePaths"}
-"""What the guard needs to act, and a rehearsal does not."""
+FOR_ACTING = {"OOMScoreAdjust", "ManagedOOMPreference", "MemorySwapMax", "ReadWritePaths", "Wants"}
+"""What the guard needs to act, and to tell someone, and a rehearsal does not."""
 ITS_OWN = {"Description", "Documentation", "ExecStart", "StateDirectory", "RuntimeDirectory"}
 
 
