@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.crowd import condense
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError
 from conntrackd_guard.core.model import (
     Mode,
@@ -192,7 +193,7 @@ class Orders:
             key=f"{int(observation.boottime_seconds * 1e6)}-{os.getpid()}-{order.kind}",
             mode=Mode.ACT,
             trigger=Trigger(kind=TriggerKind.ORDER, lines=0),
-            observation=observation,
+            observation=condense(observation, None),
             state=State(),
             decision=order,
             outcome=Outcome(kind=OutcomeKind.NONE),

@@ -196,6 +196,19 @@ def test_without_a_history_there_is_nothing_to_revert(
     assert not guarded.paths.history.exists()
 
 
+def test_an_order_stays_small_on_a_crowded_host(guarded: Guarded) -> None:
+    """Any user can make thousands of namespaces: an order's record tells the small ones as a sum, as a decision does."""
+    for pid in range(300, 400):
+        guarded.host.namespace(str(pid), 1)
+    assert main(["pause"], guarded.paths) is Exit.DONE
+    with guarded.history() as history:
+        told = history.row(2)
+        assert told is not None
+        seen = told.record.observation
+        assert len(seen.tables) + seen.small_tables == 101  # and the container with nothing in it is idle
+        assert seen.small_tables > 50
+
+
 @pytest.fixture(name="bad_settings")
 def settings_that_cannot_be_used(host: Host) -> Path:
     """An operator mistyped the settings under a running guard."""
