@@ -125,7 +125,7 @@ class Orders:
             if plan.paused is None:
                 self._run_files.put_pause(own)
             self._run_files.put_order(planned.key, encode(replace(planned, outcome=applied)))
-            after = self._write(plan.target)
+            after, detail = self._write(planned, plan)
         except HostError as error:
             with contextlib.suppress(HostError):  # /run itself may be what fails
                 self._run_files.drop_order(planned.key)
@@ -135,14 +135,18 @@ class Orders:
                 replace(planned, outcome=Outcome(kind=OutcomeKind.REJECTED, errno=error.errno, detail=str(error)))
             )
             raise
-        detail = self._follow(planned, plan)
         return self._keep(replace(planned, outcome=replace(applied, limit_after=after, detail=detail)))
 
-    def _write(self, target: int) -> int:
-        """Write the limit, once more where a raise was on its way; return what is read back."""
-        after = self._kernel.set_limit(target)
+    def _write(self, planned: Record, plan: Plan) -> tuple[int, str]:
+        """Write the limit, the drop-in at once after it, and both again where a raise was on its way.
+
+        Return what is read back, and what of the drop-in failed.
+        """
+        after, detail = self._kernel.set_limit(plan.target), self._follow(planned, plan)
         time.sleep(_IN_FLIGHT_SECONDS)
-        return after if self._kernel.limit_in_force() == target else self._kernel.set_limit(target)
+        if self._kernel.limit_in_force() != plan.target:
+            after, detail = self._kernel.set_limit(plan.target), self._follow(planned, plan)
+        return after, detail
 
     def _lasting_pause(self) -> Pause | None:
         """Return the ordered pause where it lasts longer than a revert's own."""

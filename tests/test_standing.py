@@ -22,14 +22,20 @@ Move = tuple[str, int, int]
 def record(number: int, move: Move) -> Record:
     """Return the record of a move."""
     what, before, after = move
-    key, observed = str(number), {"limit": before, "kernel_limit": before}
+    key = str(number)
     if what == "other":
         held = Hold(reason=HoldReason.LIMIT_RAISED if after > before else HoldReason.LIMIT_LOWERED)
         return a_record(key, held, trigger=TriggerKind.OTHER_WRITER, limit=after, kernel_limit=after)
     if what == "revert":
-        plain = a_record(key, Order(kind=OrderKind.REVERT, target=after), trigger=TriggerKind.ORDER, **observed)
+        plain = a_record(
+            key,
+            Order(kind=OrderKind.REVERT, target=after),
+            trigger=TriggerKind.ORDER,
+            limit=before,
+            kernel_limit=before,
+        )
     else:
-        plain = a_record(key, replace(RAISE, target=after), **observed)
+        plain = a_record(key, replace(RAISE, target=after), limit=before, kernel_limit=before)
     kind = OutcomeKind.REJECTED if what == "refused" else OutcomeKind.APPLIED
     return replace(plain, outcome=Outcome(kind=kind, limit_after=before if what == "refused" else after))
 
