@@ -16,6 +16,7 @@ from pathlib import Path
 from ground import (
     AUDIT,
     GUARD,
+    NOTIFY,
     SITE,
     another_runs,
     equal,
@@ -170,6 +171,38 @@ def a_frozen_guard_is_restarted() -> None:
     holds(last_words(), "Watchdog timeout")
 
 
+def doctor_finds_what_is_wrong() -> None:
+    """`guard doctor` finds what is wrong in a container, and nothing else, and ends with 3."""
+    found = json.loads(run("guard", "doctor", "--json", fails=True))["checks"]
+    wrong = {check["name"]: check["next_step"] for check in found if check["verdict"] == "wrong"}
+    equal(set(wrong), {"namespace", "writable"})
+    holds(wrong["namespace"], "on the host")
+    good = {check["name"] for check in found if check["verdict"] == "good"}
+    equal({"guard", "settings", "conntrack", "journal", "ring_buffer", "history", "boot_trap"} - good, set())
+
+
+def a_person_is_told() -> None:
+    """A hold that needs a person reaches the notify command, which runs in a sandbox of its own."""
+    limit = int(LIMIT.read_text(encoding="ascii"))
+    few(limit)
+    good = Path(SITE).read_text(encoding="ascii")
+    told = f"threshold: 35%\nceiling: {limit}\nnotify: /usr/bin/logger --tag told\n"
+    try:
+        Path(SITE).write_text(told, encoding="ascii")
+        run("systemctl", "reload", GUARD)
+        fill(limit // 3, limit * 45 // 100)  # past the threshold of 35 %
+        until(lambda: lines(NOTIFY, SYSLOG_IDENTIFIER="told"), 20, "the command was told")
+        until(lambda: shown(NOTIFY, "ActiveState") == "inactive", 10, "nothing waits any more")
+        document = "\n".join(line["MESSAGE"] for line in lines(NOTIFY, SYSLOG_IDENTIFIER="told"))
+        decision = json.loads(document)["decision"]
+        equal((decision["reason"], decision["from"], decision["trigger"]), ("at_ceiling", limit, "pressure"))
+    finally:
+        Path(SITE).write_text(good, encoding="ascii")
+        run("systemctl", "reload", GUARD)
+        run("conntrack", "--flush")
+        time.sleep(12)  # the matter is over 10 s after the last need
+
+
 def an_audit_runs_beside_it() -> None:
     """The audit runs beside the guard, with a state of its own."""
     run("systemctl", "start", AUDIT)
@@ -183,8 +216,7 @@ def a_filling_table_is_decided_on() -> None:
     A container's namespace may not write the limit, so the refusal is the outcome to expect.
     """
     limit = int(LIMIT.read_text(encoding="ascii"))
-    if limit > MOST_LIMIT:
-        raise AssertionError(f"the limit is {limit:,} here: filling the table so far would take too much memory")
+    few(limit)
     fill(limit // 3, limit * 45 // 100)  # past the threshold of 35 %
     rejected = until(lambda: lines(GUARD_OUTCOME="rejected"), 10, "a raise that the kernel refused")[0]
     holds(rejected["MESSAGE"], f"Could not raise {limit:,}")
@@ -195,6 +227,12 @@ def a_filling_table_is_decided_on() -> None:
         subject = f"Subject: Raise of nf_conntrack_max from {limit} to {line['GUARD_TO']}: {line['GUARD_OUTCOME']}"
         holds(explained(unit, GUARD_EVENT="guard.raise"), subject)
     equal((shown(AUDIT, "ActiveState"), shown(GUARD, "ActiveState")), ("active", "active"))
+
+
+def few(limit: int) -> None:
+    """Fail where filling the table would take too much of the machine's memory."""
+    if limit > MOST_LIMIT:
+        raise AssertionError(f"the limit is {limit:,} here: filling the table so far would take too much memory")
 
 
 def members_of_adm_read_the_history() -> None:
@@ -239,6 +277,8 @@ CHECKS = (
     a_bad_reload_fails_and_changes_nothing,
     a_bad_start_waits_for_a_person,
     a_frozen_guard_is_restarted,
+    doctor_finds_what_is_wrong,
+    a_person_is_told,
     an_audit_runs_beside_it,
     a_filling_table_is_decided_on,
     members_of_adm_read_the_history,

@@ -10,6 +10,7 @@ from typing import Any
 
 GUARD = "conntrackd-guard.service"
 AUDIT = "conntrackd-guard-audit.service"
+NOTIFY = "conntrackd-guard-notify.service"
 SITE = "/etc/conntrackd-guard/guard.d/10-site.yaml"
 
 
