@@ -17,6 +17,7 @@ from conntrackd_guard.core.model import (
     Observation,
     Policy,
     Raise,
+    Share,
     State,
     Trigger,
     TriggerKind,
@@ -63,6 +64,17 @@ def test_the_bound_that_ends_it_is_told(policy: Policy, bound: Bound, target: in
     furthest = reach(seen(*tables(1)), policy)
     assert furthest is not None
     assert (furthest.bound, furthest.target) == (bound, target)
+
+
+def test_entries_that_fill_the_table_first_take_memory_too() -> None:
+    """Where the reserve ends it: what is available above it is what comes, from what is held today."""
+    host = seen(*tables(2), buckets=None)
+    furthest = reach(host, Policy(budget=Share(fraction=0.9)))
+    assert furthest is not None
+    assert furthest.bound is Bound.RESERVE
+    entries = (furthest.memory_available_bytes - furthest.reserve_bytes) // furthest.bytes_per_entry
+    assert furthest.target - LIMIT == pytest.approx(entries, abs=1)
+    assert furthest.memory_available_bytes == 20 * GIB - (LIMIT - 2) * furthest.bytes_per_entry
 
 
 def test_something_always_bounds_it() -> None:

@@ -72,7 +72,8 @@ def test_a_raise_shows(host: Host, file: Path) -> None:
     guarded = exporting(host, Outlets(file=file))
     assert counted(told(guarded, file), **KERNEL_LINE) == 0
     host.table(LIMIT, drop=7)
-    guarded.line()
+    for _ in range(3):
+        guarded.line()
     guarded.turn()
     found = told(guarded, file)
     assert counted(found, **KERNEL_LINE) == 1
@@ -91,11 +92,12 @@ def test_decisions_are_counted_as_history_counts_them(host: Host, file: Path) ->
     guarded = exporting(host, Outlets(file=file))
     for _ in range(3):
         guarded.line()  # a hold: the table holds nothing
+        guarded.line()
         guarded.turn(3.0)
     found = told(guarded, file)
     (row,) = guarded.rows()
-    assert (row.reason, row.repeats) == ("contradicted", 3)
-    assert counted(found, verdict="hold", reason="contradicted", outcome="none") == 3
+    assert (row.reason, row.repeats) == ("contradicted", 6)
+    assert counted(found, verdict="hold", reason="contradicted", outcome="none") == 6
     guarded.stop()
     after = again(guarded)
     into(after, Outlets(file=file))
@@ -113,6 +115,18 @@ def test_a_row_that_was_refused_counts_once(host: Host, file: Path, refusing: An
     until(lambda: guarded.recorder.report()["trouble"])
     refusing.clear()
     assert counted(told(guarded, file), **KERNEL_LINE) == 1
+    guarded.stop()
+
+
+def test_a_namespace_that_came_later_shows(host: Host, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the next scan for namespaces, though nothing else needs one."""
+    monkeypatch.setattr(exporter, "RESCAN_SECONDS", 0.0)
+    guarded = exporting(host, Outlets(file=file))
+    assert told(guarded, file)["guard_tables"] == [({}, 2)]
+    host.namespace("300", 5)
+    found = told(guarded, file)
+    assert found["guard_tables"] == [({}, 3)]
+    assert 5 in [figure for _, figure in found["guard_table_entries"]]
     guarded.stop()
 
 

@@ -55,6 +55,18 @@ def test_what_stands_in_its_way_is_not_followed(file: MetricsFile, tmp_path: Pat
     assert (other.read_text(), file.path.read_text()) == ("precious", "a 1\n")
 
 
+def test_what_is_put_back_at_once_is_refused(
+    file: MetricsFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the write, too, nothing is followed."""
+    (tmp_path / "other").write_text("precious")
+    file.path.with_name(".guard.prom.new").symlink_to(tmp_path / "other")
+    monkeypatch.setattr(os, "unlink", lambda _: None)
+    with pytest.raises(HostError):
+        file.put("a 1\n")
+    assert (tmp_path / "other").read_text() == "precious"
+
+
 def test_a_link_at_its_path_is_replaced(file: MetricsFile, tmp_path: Path) -> None:
     """What it leads to stays as it is."""
     (tmp_path / "other").write_text("precious")
