@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Policy, Raise, Record, TriggerKind
 from conntrackd_guard.core.urgency import needs_person
+from conntrackd_guard.exporter import Exporter, Outlets
 from conntrackd_guard.history import HistoryDamaged, Position
 from conntrackd_guard.history_rows import first_row
 from conntrackd_guard.host.culprit import culprit
@@ -55,7 +56,7 @@ class Past:
 
 
 class Keeper:
-    """Used by the recorder's thread only, but for `trouble` and `lost_lines` (status) and `notices` (set at reload)."""
+    """Used by the recorder's thread only, but for `trouble` and `lost_lines` (status), and what a reload sets."""
 
     def __init__(  # noqa: PLR0913 - wiring
         self,
@@ -69,7 +70,10 @@ class Keeper:
     ) -> None:
         self._log, self._run_files, self._root = log, run_files, paths.root
         self.notices: Notices | None = None
-        """Where what a person must hear of is left for the `notify` command; None where there is none."""
+        """Where what a person must hear of is left for the `notify` command; None where there is none. A reload sets it."""
+        self.outlets = Outlets()
+        """Where metrics go. A reload sets it."""
+        self._exporter = Exporter(paths, run_files, self.attempt)
         self._scribe = Scribe(paths.history, retention_seconds, max_rows, self.say)
         self._persister = Persister(drop_in, self.say)
         self._written: set[str] = set()
@@ -99,6 +103,8 @@ class Keeper:
         if not item.stored:
             self._name_culprit(item)
             item.stored = self.attempt("history", self._scribe.write, item)
+            if item.stored:
+                self._exporter.count(item.record, item.times)
         self._tell(item)
         if item.stored and isinstance(item.record.decision, Raise):
             self._written.add(item.record.key)
@@ -145,7 +151,7 @@ class Keeper:
         return self._log.lost
 
     def tidy(self) -> None:
-        """Do what is due now and then: close intents, count repeats, save the position, retry the drop-in, prune."""
+        """Do what is due now and then: close intents, count repeats, save the position, retry the drop-in, prune, export."""
         now = time.monotonic()
         self._log.flush()
         if self._persister.owes and now - self._settled_seconds >= _OWED_SECONDS:
@@ -157,6 +163,7 @@ class Keeper:
         if now >= self._prune_seconds:
             self._prune_seconds = now + PRUNE_SECONDS
             self.attempt("prune", self._scribe.prune)
+        self._exporter.turn(self.outlets)
 
     def finish(self) -> bool:
         """Write what is held back and close; return whether all rows are written."""

@@ -138,7 +138,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
         retention_seconds=settings.history_retention_seconds,
         max_rows=settings.history_max_rows,
     )
-    keeper.notices = _notices(paths, settings)
+    keeper.notices, keeper.outlets = _notices(paths, settings), _outlets(paths, settings)
     recorder = Recorder(keeper)
     recorder.start()
     recovered = recover(recorder, run_files, kernel, clock, observer.boot_id, settings.policy)
@@ -226,6 +226,15 @@ def _notices(paths: Paths, settings: Settings) -> Any:
     return None if settings.notify is None or paths.mode is Mode.DRY_RUN else Notices(paths)
 
 
+def _outlets(paths: Paths, settings: Settings) -> Any:
+    """Return where metrics go; nowhere in a dry run: one that runs beside a guard that acts would take its place."""
+    from conntrackd_guard.exporter import Outlets  # noqa: PLC0415
+
+    if paths.mode is Mode.DRY_RUN:
+        return Outlets()
+    return Outlets(file=Path(settings.metrics_file) if settings.metrics_file else None, port=settings.metrics_port)
+
+
 def _reload(  # noqa: PLR0913, PLR0917 - wiring
     args: argparse.Namespace, paths: Paths, started: Settings, service: Any, recorder: Any, keeper: Any
 ) -> Policy | None:
@@ -239,7 +248,7 @@ def _reload(  # noqa: PLR0913, PLR0917 - wiring
         recorder.say("guard.error", "error", f"The settings were not reloaded, the old ones stay: {error}")
         service.ready()
         return None
-    keeper.notices = _notices(paths, settings)
+    keeper.notices, keeper.outlets = _notices(paths, settings), _outlets(paths, settings)
     fields = _AT_START - {"mode"} if args.dry_run else _AT_START
     waits = [k.name for k in KEYS if k.field in fields and getattr(settings, k.field) != getattr(started, k.field)]
     note = f" In effect from the next start on only: {', '.join(f'`{name}`' for name in waits)}." if waits else ""

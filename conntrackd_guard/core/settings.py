@@ -54,6 +54,8 @@ class Settings:
     persist: bool
     notify: tuple[str, ...] | None
     """The words of the command, None where there is none."""
+    metrics_file: str | None
+    metrics_port: int | None
     history_retention_seconds: float
     history_max_rows: int
     origins: dict[str, str]
