@@ -72,9 +72,14 @@ class Decider:
         ours = None if parts.kernel.rehearsing else state.set_limit
         self.limit = parts.kernel.limit_in_force() if ours is None else ours
         """The limit in force as last seen, or as the guard left it before it was restarted."""
-        self.over_budget = False
-        """The limit was found at start to be more than this host can bear."""
+        self._bearable: int | None = None
+        """What this host could bear at start, where the limit found then was more."""
         self._keys = 0
+
+    @property
+    def over_budget(self) -> bool:
+        """The limit in force is more than this host could bear at start, and was so then."""
+        return self._bearable is not None and (self.limit or 0) > self._bearable
 
     def restore(self) -> None:
         """Compare what was kept for this boot with what is in force, and put it back where a boot has lost it."""
@@ -82,7 +87,8 @@ class Decider:
         if kept is not None:
             ours = max(kept.limit, 0 if self._p.kernel.rehearsing else self.state.set_limit or 0)
             decision = self.decide(Trigger(kind=TriggerKind.START, kept=replace(kept, limit=ours)))
-            self.over_budget = isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START
+            over = isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START
+            self._bearable = decision.arithmetic.target if over and decision.arithmetic else None
 
     def decide(self, trigger: Trigger, *, quietly_eased: bool = False, covers: bool = False) -> Raise | Hold:
         """Observe, decide, apply, record; return the decision as it ended.
@@ -119,7 +125,6 @@ class Decider:
             if limit is not None:
                 self.restore()  # the module has loaded late: its default hides what was kept
             return False
-        self.over_budget = False
         self.decide(Trigger(kind=TriggerKind.OTHER_WRITER, was=before))
         return True
 
