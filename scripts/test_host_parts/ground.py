@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 GUARD = "conntrackd-guard.service"
 AUDIT = "conntrackd-guard-audit.service"
-NOTIFY = "conntrackd-guard-notify.service"
 SITE = "/etc/conntrackd-guard/guard.d/10-site.yaml"
+MOST_LIMIT = 1_000_000
+"""Half a table above this takes more than 200 MB of kernel memory."""
 
 
 def run(*command: str, fails: bool = False) -> str:
@@ -41,9 +44,9 @@ def another_runs(before: int) -> bool:
     return int(shown(GUARD, "MainPID")) not in {0, before}
 
 
-def lines(unit: str = GUARD, **fields: str) -> list[dict[str, Any]]:
-    """Return the journal's entries of a unit that have these fields, oldest first."""
-    text = run("journalctl", "--quiet", "--output=json", "--unit", unit, *_matches(fields))
+def lines(unit: str | None = GUARD, **fields: str) -> list[dict[str, Any]]:
+    """Return the journal's entries of a unit (None: of any) that have these fields, oldest first."""
+    text = run("journalctl", "--quiet", "--output=json", *(["--unit", unit] if unit else []), *_matches(fields))
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -55,6 +58,38 @@ def explained(unit: str, **fields: str) -> str:
 def last_words() -> str:
     """Return the newest entries of the guard's unit, its own and systemd's."""
     return run("journalctl", "--quiet", "--unit", GUARD, "--lines=30")
+
+
+def limit() -> int:
+    """Return the limit in force: the machine's, which a container can read only."""
+    return int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text(encoding="ascii"))
+
+
+@contextlib.contextmanager
+def steady_limit() -> Iterator[int]:
+    """Give the limit in force. Fails where half a table is too much; a failure tells when the limit did not stay."""
+    if (found := limit()) > MOST_LIMIT:
+        raise AssertionError(f"the limit is {found:,} here: half a table would take more than 200 MB")
+    try:
+        yield found
+    except AssertionError as error:
+        if lines(GUARD_TRIGGER="other_writer"):
+            what = "another program of this machine changed the limit meanwhile: run nothing beside this that does"
+            raise AssertionError(what) from error
+        raise
+
+
+@contextlib.contextmanager
+def settings(text: str) -> Iterator[None]:
+    """Have these settings in effect, and afterwards those before."""
+    before = Path(SITE).read_text(encoding="ascii")
+    try:
+        Path(SITE).write_text(text, encoding="ascii")
+        run("systemctl", "reload", GUARD, AUDIT)
+        yield
+    finally:
+        Path(SITE).write_text(before, encoding="ascii")
+        run("systemctl", "reload", GUARD, AUDIT)
 
 
 def grow(begin: int, end: int, steps: int = 1) -> None:
