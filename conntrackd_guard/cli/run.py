@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import os
 import signal
@@ -27,8 +26,6 @@ CLOSE_SECONDS = 5.0
 """How long the end waits for the recorder; what a stalled disk keeps is explained by the intents at the next start."""
 _AT_START = frozenset({"mode", "persist", "history_retention_seconds", "history_max_rows"})
 """Settings that a reload does not change."""
-_NICE = -10
-"""Of the loop alone: on a line of the kernel it must not wait behind journald, which wakes for the same line."""
 _SWITCH_SECONDS = 0.0005
 """The loop must not wait the interpreter's usual 5 ms for a worker's turn to end."""
 
@@ -177,7 +174,6 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
     gc.collect()
     gc.freeze()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    _come_first()
     guard.run(signals.descriptor, lambda: _reload(args, paths, settings, service, recorder, keeper))
     service.stopping()
     intake.close()
@@ -212,12 +208,6 @@ def _ring_buffer(paths: Paths) -> tuple[Any, tuple[str, ...]]:
         return (RingBuffer.adopt(0) if RingBuffer.is_one(0) else RingBuffer.open(paths.kmsg)), ()
     except HostError as error:
         return None, (str(error),)
-
-
-def _come_first() -> None:
-    """Have the calling thread, the loop, run before others; without the right to it (CAP_SYS_NICE), stay as started."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, min(_NICE, os.getpriority(os.PRIO_PROCESS, 0)))  # 0 is this thread alone
 
 
 def _kept(drop_in: Any, recorder: Any) -> Any:
