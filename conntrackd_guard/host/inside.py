@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 from conntrackd_guard.host.namespaces import Place
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.views.printable import printable
 
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 
@@ -39,6 +42,16 @@ def inside(place: Place, look: Callable[[], T]) -> T:
     if failed:
         raise failed[0]
     return found[0]
+
+
+def words_inside(place: Place, paths: Paths) -> str:
+    """Return the words that run a command within the namespace of `place`, safe to print and to paste."""
+    if place.initial:
+        return ""
+    named = f"{paths.named_namespaces}/"
+    if place.enter.startswith(named):
+        return f"ip netns exec {shlex.quote(printable(place.enter.removeprefix(named)))} "
+    return f"nsenter --net={shlex.quote(printable(place.enter))} "
 
 
 def _enter(place: Place) -> None:
