@@ -84,8 +84,11 @@ class Decider:
             decision = self.decide(Trigger(kind=TriggerKind.START, kept=replace(kept, limit=ours)))
             self.over_budget = isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START
 
-    def decide(self, trigger: Trigger, *, quietly_eased: bool = False) -> Raise | Hold:
-        """Observe, decide, apply, record; return the decision as it ended. `quietly_eased`: such a hold is no news."""
+    def decide(self, trigger: Trigger, *, quietly_eased: bool = False, covers: bool = False) -> Raise | Hold:
+        """Observe, decide, apply, record; return the decision as it ended.
+
+        `quietly_eased`: such a hold is no news. `covers`: with this record, all lines taken so far are decided on.
+        """
         for attempt in range(LOWERED_RETRIES + 1):
             record, policy = self._decide_once(trigger, last=attempt == LOWERED_RETRIES)
             if record is not None:
@@ -94,7 +97,7 @@ class Decider:
             raise AssertionError("the last attempt always ends in a record")
         decision = record.decision
         if not (quietly_eased and isinstance(decision, Hold) and decision.reason is HoldReason.EASED):
-            self._finish(record, policy)
+            self._finish(record, policy, covers=covers)
         if isinstance(decision, Raise) and record.outcome.kind is OutcomeKind.REJECTED and self.state.refusal:
             return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=self.state.refusal.until_seconds)
         return decision if isinstance(decision, Raise | Hold) else Hold(reason=HoldReason.EASED)
@@ -184,11 +187,12 @@ class Decider:
             observation = self._p.observer.observe(rescan=True)
         return condense(observation, trigger.namespace)
 
-    def _finish(self, record: Record, policy: Policy) -> None:
+    def _finish(self, record: Record, policy: Policy, *, covers: bool) -> None:
         """Take a record into the state and hand it to the recorder."""
         self.state = advance(self.state, record)
         if isinstance(record.decision, Raise) and record.outcome.limit_after is not None:
             if not self._p.kernel.rehearsing:
                 self.limit = record.outcome.limit_after
             self._p.observer.rebase()
-        self._p.recorder.submit(record, policy, self._p.intake.position(), times=max(1, record.trigger.lines))
+        position = self._p.intake.position() if covers else None
+        self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.lines))

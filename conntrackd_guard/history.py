@@ -110,9 +110,10 @@ class History:
             )
             _put_position(database, position)
 
-    def has(self, key: str) -> bool:
-        """Return whether the record with that key is written."""
-        return bool(self._all("SELECT 1 FROM decisions WHERE key = ?", (key,)))
+    def find_key(self, key: str) -> int | None:
+        """Return the id of the record with that key, None where it is not written."""
+        found = self._all("SELECT id FROM decisions WHERE key = ?", (key,))
+        return int(found[0][0]) if found else None
 
     def find_identity(self, wanted: str, boot_id: str) -> tuple[int, float] | None:
         """Return that boot's newest row with this identity and the wall time of its last repeat.

@@ -59,7 +59,7 @@ def _steps(paths: Paths) -> Iterator[Step]:
     with history:
         for key, content in reversed(open_intents):
             step = _intended(content)
-            if step is not None and not history.has(key):
+            if step is not None and history.find_key(key) is None:
                 yield step
         for row in history.steps():
             foreign = row.trigger == TriggerKind.OTHER_WRITER

@@ -1,0 +1,108 @@
+"""What the checks on a booted host are made of: commands, units, the journal, and waiting."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+GUARD = "conntrackd-guard.service"
+AUDIT = "conntrackd-guard-audit.service"
+SITE = "/etc/conntrackd-guard/guard.d/10-site.yaml"
+
+
+def run(*command: str, fails: bool = False) -> str:
+    """Run a command without input; return what it says on both outputs. It must fail exactly when `fails`."""
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if (done.returncode != 0) is not fails:
+        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout.strip()}")
+    return done.stdout
+
+
+def shown(unit: str, name: str) -> str:
+    """Return a property of a unit."""
+    return run("systemctl", "show", "--property", name, "--value", unit).strip()
+
+
+def process() -> int:
+    """Return the guard's process id. Fails where none runs."""
+    if not (found := int(shown(GUARD, "MainPID"))):
+        raise AssertionError("no guard runs")
+    return found
+
+
+def another_runs(before: int) -> bool:
+    """Return whether the guard runs as another process than `before`."""
+    return int(shown(GUARD, "MainPID")) not in {0, before}
+
+
+def lines(unit: str = GUARD, **fields: str) -> list[dict[str, Any]]:
+    """Return the journal's entries of a unit that have these fields, oldest first."""
+    text = run("journalctl", "--quiet", "--output=json", "--unit", unit, *_matches(fields))
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def explained(unit: str, **fields: str) -> str:
+    """Return these entries as `journalctl -x` shows them."""
+    return run("journalctl", "--quiet", "--catalog", "--unit", unit, *_matches(fields))
+
+
+def last_words() -> str:
+    """Return the newest entries of the guard's unit, its own and systemd's."""
+    return run("journalctl", "--quiet", "--unit", GUARD, "--lines=30")
+
+
+def fill(at_once: int, then: int) -> None:
+    """Add flows to this host's table: `at_once` as fast as it goes, then up to `then` within two seconds.
+
+    A table that stops growing before the guard has looked at it twice (four times a second) has no demand to answer.
+    """
+    with subprocess.Popen(
+        ["conntrack", "-R", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as load:
+        assert load.stdin is not None  # noqa: S101 - it was asked for as a pipe
+        step = (then - at_once) // 20
+        for begin in (0, *range(at_once, then, step)):
+            load.stdin.writelines(map(_flow, range(begin, begin + step if begin else at_once)))
+            load.stdin.flush()
+            time.sleep(0.1)
+    equal(load.returncode, 0)
+
+
+def until(holds: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Return the first true answer of `holds`; fails with `what` where there is none within `seconds`."""
+    end = time.monotonic() + seconds
+    while not (answer := holds()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.2)
+    return answer
+
+
+def equal(found: object, expected: object) -> None:
+    """Fail unless both are equal."""
+    if found != expected:
+        raise AssertionError(f"found {found!r}, expected {expected!r}")
+
+
+def holds(text: str, *parts: str) -> None:
+    """Fail unless `text` has all these parts."""
+    if missing := [part for part in parts if part not in text]:
+        raise AssertionError(f"{missing} not in: {text.strip()}")
+
+
+def _matches(fields: dict[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in fields.items()]
+
+
+def _flow(number: int) -> str:
+    """Return one line for `conntrack -R`: a flow seen in both directions, which the kernel keeps."""
+    source, port = f"10.{number // 60000}.0.1", 1024 + number % 60000
+    return (
+        f"-A -s {source} -d 10.200.0.1 -r 10.200.0.1 -q {source} -p udp --sport {port} --dport 53 "
+        f"--reply-port-src 53 --reply-port-dst {port} -t 120 -u SEEN_REPLY,ASSURED\n"
+    )
