@@ -98,6 +98,8 @@ class Rule:
     figure: Callable[[Evidence], str]
     source: str
     """Where the threshold comes from."""
+    of_sample: bool = True
+    """It measures a share of the entries, not counters."""
 
 
 def _share_of(count: Callable[[Sample], int]) -> Callable[[Evidence], float | None]:
@@ -158,7 +160,7 @@ RULES = (
         source=_MOST_SOURCE,
     ),
     Rule(
-        cause=Cause.CHAINS, measure=_long_chains, least=1.0, figure=_chains_figure,
+        cause=Cause.CHAINS, measure=_long_chains, least=1.0, figure=_chains_figure, of_sample=False,
         source="every rise of chaintoolong is a lost packet; by an average of 24 inserts begin to be lost (1e-7).",
     ),
     Rule(
@@ -172,7 +174,7 @@ RULES = (
         source=_MOST_SOURCE,
     ),
     Rule(
-        cause=Cause.RACES, measure=_failed_a_second, least=1.0, figure=_races_figure,
+        cause=Cause.RACES, measure=_failed_a_second, least=1.0, figure=_races_figure, of_sample=False,
         source="judgement: one lost packet a second is a resolver's timeout of 5 s for somebody each second.",
     ),
     Rule(
@@ -191,14 +193,14 @@ def causes(evidence: Evidence) -> tuple[Cause, ...]:
 
 
 def figures(cause: Cause, evidence: Evidence) -> tuple[str, ...]:
-    """Return what led to that cause; for `unclear` all that was measured."""
+    """Return what led to that cause; for `unclear` every share that was not enough."""
     if cause is not Cause.UNCLEAR:
         return tuple(rule.figure(evidence) for rule in RULES if rule.cause is cause)
     if evidence.sample is None:
         return ("no entry could be read",)
     if evidence.sample.seen < LEAST_SEEN:
         return (f"{evidence.sample.seen} entries are too few to tell ({LEAST_SEEN} at least)",)
-    return tuple(rule.figure(evidence) for rule in RULES if rule.measure(evidence) is not None)
+    return tuple(rule.figure(evidence) for rule in RULES if rule.of_sample)
 
 
 def _holds(rule: Rule, evidence: Evidence) -> bool:

@@ -17,7 +17,7 @@ from typing import Self
 
 from conntrackd_guard.core.entry import Batch, Entry, state_by_flags
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.host.inside import inside
+from conntrackd_guard.host.inside import inside, process_of
 from conntrackd_guard.host.namespaces import Place
 from conntrackd_guard.host.paths import Paths
 
@@ -88,7 +88,10 @@ class EntryReader:
         why = OSError(errno.ESRCH, "no process leads to it")
         for pid in ("self",) if place.initial else place.pids:
             try:
-                return _text_listing(_open_of_process(f"{self._proc}/{pid}", place), "listing in /proc")
+                with process_of(place, self._proc, pid) as folder:
+                    return _text_listing(
+                        os.open(_LISTING, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), "listing in /proc"
+                    )
             except OSError as error:
                 why = error
         if self._may_enter:
@@ -114,17 +117,6 @@ class EntryReader:
             return _text_listing(descriptor, "listing in /proc, entered")
 
         return listing() if place.initial else inside(place, listing)
-
-
-def _open_of_process(folder: str, place: Place) -> int:
-    """Open a process's listing. Raises OSError, ESTALE where the process is in another namespace by now."""
-    process = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # held, so its number can't change hands
-    try:
-        if os.stat("net/stat", dir_fd=process).st_ino != place.key:
-            raise OSError(errno.ESTALE, "another namespace by now")
-        return os.open(_LISTING, os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
-    finally:
-        os.close(process)
 
 
 def _text_listing(descriptor: int, source: str) -> Listing:

@@ -1,4 +1,4 @@
-"""Within another network namespace: one call, in a thread of its own, which ends with it."""
+"""Ways into another network namespace: the files of a process in it, or a call from inside."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import errno
 import os
 import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from conntrackd_guard.host.namespaces import Place
@@ -18,8 +19,23 @@ _CLONE_NEWNET = 0x40000000  # linux/sched.h
 T = TypeVar("T")
 
 
+@contextmanager
+def process_of(place: Place, proc: str, pid: int | str) -> Iterator[int]:
+    """Give a descriptor of the process's folder, for `dir_fd`: held, so its number can't change hands.
+
+    Raises OSError, ESTALE where the process is in another namespace by now.
+    """
+    folder = os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if os.stat("net/stat", dir_fd=folder).st_ino != place.key:
+            raise OSError(errno.ESTALE, "another namespace by now")
+        yield folder
+    finally:
+        os.close(folder)
+
+
 def inside(place: Place, look: Callable[[], T]) -> T:
-    """Return what `look` returns when called within the namespace of `place`. No other thread changes namespace.
+    """Return what `look` returns when called within the namespace of `place`, in a thread that ends with it.
 
     Needs CAP_SYS_ADMIN. Raises OSError, its own or that of `look`.
     """

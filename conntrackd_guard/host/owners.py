@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from conntrackd_guard.core.portrait import Owner
+from conntrackd_guard.host.inside import process_of
 from conntrackd_guard.host.namespaces import Place
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.views.printable import printable
@@ -32,39 +34,6 @@ _RUNTIMES = {
     "libpod": "podman",
 }
 """By the prefix of a container's scope; where there is none, by the folder above (containerd: its namespace)."""
-_ID_SHOWN = 12
-"""As `docker ps` and `crictl ps` print it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
-    """Whose a namespace is; empty or None what is not known. All text is printable."""
-
-    pid: int | None = None
-    process: str = ""
-    unit: str = ""
-    """The outermost systemd unit: a user's session, not what runs in it."""
-    runtime: str = ""
-    """`docker`, `containerd`, `cri-o` or `podman`."""
-    container: str = ""
-    """The whole id of the outermost container."""
-    pod: str = ""
-    """A Kubernetes pod's UID."""
-
-    @property
-    def text(self) -> str:
-        """For people: `pod 1b4e28ba-…, container 0123456789ab (containerd), process nginx (4242)`."""
-        parts = []
-        if self.pod:
-            parts.append(f"pod {self.pod}")
-        if self.container:
-            runtime = f" ({self.runtime})" if self.runtime else ""
-            parts.append(f"container {self.container[:_ID_SHOWN]}{runtime}")
-        if self.unit:
-            parts.append(self.unit)
-        if self.pid is not None:
-            parts.append(f"process {self.process} ({self.pid})" if self.process else f"process {self.pid}")
-        return ", ".join(parts)
 
 
 class OwnerReader:
@@ -79,23 +48,18 @@ class OwnerReader:
             return Owner()
         for pid in place.pids:
             try:
-                return self._of_process(pid, place.key)
+                return self._of_process(pid, place)
             except OSError:
                 continue
         return Owner()
 
-    def _of_process(self, pid: int, key: int) -> Owner:
-        folder = os.open(f"{self._proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            if os.stat("net/stat", dir_fd=folder).st_ino != key:
-                raise ProcessLookupError(f"{pid} is in another namespace by now")
+    def _of_process(self, pid: int, place: Place) -> Owner:
+        with process_of(place, self._proc, pid) as folder:
             name = printable(_read("comm", folder, _COMM_BYTES).decode("utf-8", "replace").removesuffix("\n"))
             try:
                 owner = by_cgroup(_read("cgroup", folder, _CGROUP_BYTES))
             except OSError:  # a kernel without cgroups
                 owner = Owner()
-        finally:
-            os.close(folder)
         return replace(owner, pid=pid, process=name)
 
 

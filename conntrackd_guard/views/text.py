@@ -56,13 +56,13 @@ def print_told(console: Console, told: Told) -> None:
     row, record = told.row, told.record
     print_line(console, _head(row))
     _print_indented(console, Text(printable(row.sentence)))
-    _section(console, "Seen", _seen(record))
+    section(console, "Seen", _seen(record))
     arithmetic = getattr(record.decision, "arithmetic", None)
     if arithmetic is not None:
-        _section(console, "The sum", sum_lines(arithmetic, told.policy))
-    _section(console, "Decided", _decided(record))
-    _section(console, "Came of it", _outcome(row))
-    _section(
+        section(console, "The sum", sum_lines(arithmetic, told.policy))
+    section(console, "Decided", _decided(record))
+    section(console, "Came of it", _outcome(row))
+    section(
         console,
         "Made by",
         [
@@ -125,7 +125,7 @@ def _outcome(row: Row) -> list[tuple[str, str]]:
     return lines
 
 
-def _section(console: Console, title: str, lines: list[tuple[str, str]]) -> None:
+def section(console: Console, title: str, lines: list[tuple[str, str]]) -> None:
     """Print a heading and its lines with their names in one column."""
     console.print()
     console.print(Text(title, style="bold"))

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conntrackd_guard.core.portrait import Owner
 from conntrackd_guard.host.inside import words_inside
 from conntrackd_guard.host.namespaces import Place
-from conntrackd_guard.host.owners import Owner, OwnerReader, by_cgroup
+from conntrackd_guard.host.owners import OwnerReader, by_cgroup
 from conntrackd_guard.host.paths import Paths
 
 ID = "0123456789abcdef" * 4
