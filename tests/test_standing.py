@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from records import RAISE, a_record, add
+from records import BOOT, RAISE, a_record, add
 
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.model import Hold, HoldReason, Order, OrderKind, Outcome, OutcomeKind, Record, TriggerKind
@@ -17,6 +17,14 @@ from conntrackd_guard.standing import standing_raises
 
 Move = tuple[str, int, int]
 """What was done, the limit before and after, in thousands."""
+
+
+def host(root: Path, boot_id: str = BOOT) -> Paths:
+    """Return the paths of a host in that boot."""
+    paths = Paths(root)
+    paths.boot_id.parent.mkdir(parents=True)
+    paths.boot_id.write_text(f"{boot_id}\n")
+    return paths
 
 
 def record(number: int, move: Move) -> Record:
@@ -66,15 +74,26 @@ def record(number: int, move: Move) -> Record:
 )
 def test_standing_raises(tmp_path: Path, moves: list[Move], limit: int, standing: list[int]) -> None:
     """Newest first, down to another writer's value, and without those that were reverted."""
-    with History(Paths(tmp_path).history, mode="writer") as history:
+    paths = host(tmp_path)
+    with History(paths.history, mode="writer") as history:
         for number, move in enumerate(moves):
             add(history, record(number, move))
-    assert [step.id for step in standing_raises(Paths(tmp_path), limit)] == standing
+    assert [step.id for step in standing_raises(paths, limit)] == standing
+
+
+def test_a_boot_ends_what_other_writers_did(tmp_path: Path) -> None:
+    """What was kept is in force again, so the raises that led to it stand, and another's value is gone."""
+    paths = host(tmp_path, "a later boot")
+    with History(paths.history, mode="writer") as history:
+        for number, move in enumerate([("raise", 1, 2), ("raise", 2, 3), ("other", 3, 9)]):
+            add(history, record(number, move))
+    assert [step.id for step in standing_raises(paths, 3)] == [2, 1]
+    assert standing_raises(paths, 9) == []
 
 
 def test_a_raise_that_is_an_intent_yet_comes_once(tmp_path: Path) -> None:
     """An intent stays until the file for the next boot is written: its row, where there is one, counts instead."""
-    paths = Paths(tmp_path)
+    paths = host(tmp_path)
     (tmp_path / "run").mkdir()
     run_files = RunFiles(paths)
     run_files.prepare()

@@ -5,22 +5,25 @@ One function a check; its first line says what holds. A new one is written here 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
 import re
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ground import (
     AUDIT,
     GUARD,
+    NOTIFY,
     SITE,
     another_runs,
     equal,
     explained,
-    fill,
+    grow,
     holds,
     last_words,
     lines,
@@ -36,7 +39,7 @@ RULE = Path("/etc/udev/rules.d/60-conntrackd-guard.rules")
 SYS_PTRACE = 1 << 19
 """linux/capability.h"""
 MOST_LIMIT = 1_000_000
-"""Above this, filling 45 % of it would take more than 200 MB of kernel memory."""
+"""Half a table above this takes more than 200 MB of kernel memory."""
 
 
 def the_package_installs() -> None:
@@ -123,6 +126,14 @@ def the_manual_is_there() -> None:
         holds(Path("/usr/share", name).read_text(encoding="utf-8"), "completion for guard(8)")
 
 
+def the_doctor_judges() -> None:
+    """`guard doctor` finds nothing wrong but what a container lacks, and exits with 3 for that."""
+    checks = {check["name"]: check for check in json.loads(run("guard", "doctor", "--json", fails=True))["checks"]}
+    equal({name for name, check in checks.items() if check["verdict"] == "wrong"}, {"namespace", "writable"})
+    holds(checks["boot_trap"]["evidence"], "closed", str(RULE))
+    holds(run("guard", "doctor", fails=True), "this is not the initial network namespace")
+
+
 def a_good_reload_is_taken() -> None:
     """Good settings are taken without a restart."""
     before = process()
@@ -177,15 +188,34 @@ def an_audit_runs_beside_it() -> None:
     holds(run("guard", "status", "--dry-run"), "running", "mode dry-run")
 
 
+def the_notify_command_is_run() -> None:
+    """At the ceiling the command of `notify` is run, from its own sandbox, with the decision on its standard input."""
+    command = Path("/usr/local/sbin/tell")
+    command.write_text("#!/bin/sh\nexec systemd-cat --identifier=told\n", encoding="ascii")
+    command.chmod(0o755)
+    limit = low_limit()
+
+    def heard() -> list[str]:
+        return [line["MESSAGE"] for line in lines(NOTIFY, SYSLOG_IDENTIFIER="told")]
+
+    with settings(f"threshold: 35%\nceiling: 1\nnotify: {command}\n"):
+        grow(0, limit // 3)
+        grow(limit // 3, limit * 40 // 100, steps=20)
+        until(lambda: "}" in heard()[-1:], 10, "the command was run")
+    decision = json.loads("".join(heard()))["decision"]
+    equal((decision["verdict"], decision["reason"]), ("hold", "at_ceiling"))
+    (held,) = lines(GUARD_REASON="at_ceiling")
+    holds(explained(GUARD, GUARD_REASON="at_ceiling"), "Subject: The limit stays: at_ceiling", "raise `ceiling`")
+    equal(held["PRIORITY"], "4")
+
+
 def a_filling_table_is_decided_on() -> None:
     """A table that fills up: the guard tries to raise and says what the kernel answered; the audit rehearses.
 
     A container's namespace may not write the limit, so the refusal is the outcome to expect.
     """
-    limit = int(LIMIT.read_text(encoding="ascii"))
-    if limit > MOST_LIMIT:
-        raise AssertionError(f"the limit is {limit:,} here: filling the table so far would take too much memory")
-    fill(limit // 3, limit * 45 // 100)  # past the threshold of 35 %
+    limit = low_limit()
+    grow(limit * 40 // 100, limit * 50 // 100, steps=20)
     rejected = until(lambda: lines(GUARD_OUTCOME="rejected"), 10, "a raise that the kernel refused")[0]
     holds(rejected["MESSAGE"], f"Could not raise {limit:,}")
     equal((rejected["GUARD_VERDICT"], rejected["GUARD_FROM"], rejected["PRIORITY"]), ("raise", str(limit), "3"))
@@ -225,6 +255,25 @@ def a_purge_leaves_what_the_operator_wrote() -> None:
     equal([str(path) for path in Path("/run").glob("conntrackd*")], [])
 
 
+def low_limit() -> int:
+    """Return the limit in force. Fails where filling half of a table that large would take too much memory."""
+    limit = int(LIMIT.read_text(encoding="ascii"))
+    if limit > MOST_LIMIT:
+        raise AssertionError(f"the limit is {limit:,} here: half a table would take more than 200 MB")
+    return limit
+
+
+@contextlib.contextmanager
+def settings(text: str) -> Iterator[None]:
+    """Have these settings in effect, and afterwards those before."""
+    before = Path(SITE).read_text(encoding="ascii")
+    for content in (text, before):
+        Path(SITE).write_text(content, encoding="ascii")
+        run("systemctl", "reload", GUARD, AUDIT)
+        if content is text:
+            yield
+
+
 CHECKS = (
     the_package_installs,
     an_upgrade_asks_nothing,
@@ -235,11 +284,13 @@ CHECKS = (
     the_journal_has_fields,
     the_journal_explains,
     the_manual_is_there,
+    the_doctor_judges,
     a_good_reload_is_taken,
     a_bad_reload_fails_and_changes_nothing,
     a_bad_start_waits_for_a_person,
     a_frozen_guard_is_restarted,
     an_audit_runs_beside_it,
+    the_notify_command_is_run,
     a_filling_table_is_decided_on,
     members_of_adm_read_the_history,
     removal_keeps_the_limit,

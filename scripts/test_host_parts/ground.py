@@ -10,6 +10,7 @@ from typing import Any
 
 GUARD = "conntrackd-guard.service"
 AUDIT = "conntrackd-guard-audit.service"
+NOTIFY = "conntrackd-guard-notify.service"
 SITE = "/etc/conntrackd-guard/guard.d/10-site.yaml"
 
 
@@ -56,8 +57,8 @@ def last_words() -> str:
     return run("journalctl", "--quiet", "--unit", GUARD, "--lines=30")
 
 
-def fill(at_once: int, then: int) -> None:
-    """Add flows to this host's table: `at_once` as fast as it goes, then up to `then` within two seconds.
+def grow(begin: int, end: int, steps: int = 1) -> None:
+    """Add the flows from number `begin` to `end` to this host's table, in so many steps, each a tenth of a second.
 
     A table that stops growing before the guard has looked at it twice (four times a second) has no demand to answer.
     """
@@ -65,9 +66,9 @@ def fill(at_once: int, then: int) -> None:
         ["conntrack", "-R", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as load:
         assert load.stdin is not None  # noqa: S101 - it was asked for as a pipe
-        step = (then - at_once) // 20
-        for begin in (0, *range(at_once, then, step)):
-            load.stdin.writelines(map(_flow, range(begin, begin + step if begin else at_once)))
+        size = -(-(end - begin) // steps)
+        for first in range(begin, end, size):
+            load.stdin.writelines(map(_flow, range(first, min(first + size, end))))
             load.stdin.flush()
             time.sleep(0.1)
     equal(load.returncode, 0)

@@ -84,6 +84,17 @@ def test_a_host_with_less_memory_is_told_and_not_lowered(host: Host) -> None:
     second.stop()
 
 
+def test_short_hash_chains_do_not_hide_that_memory_is_short(host: Host) -> None:
+    """A host with less memory has fewer buckets too: chains would stop a raise before the budget does."""
+    raised_once(host)
+    (host.root / "proc/meminfo").write_text("MemTotal: 500000 kB\nMemAvailable: 400000 kB\n")
+    host.buckets = 4_096
+    second = rebooted(host)
+    assert second.reasons()[-1] == "hold over_budget_at_start none"
+    assert "the budget of 48.8 MiB allows 88,775" in second.rows()[-1].sentence  # (51,200,000 − 4,096 × 16) ÷ 576
+    second.stop()
+
+
 def test_a_module_that_loads_while_the_guard_runs(host: Host) -> None:
     """No conntrack at start; when it appears with its default, the kept limit is put back."""
     raised_once(host)
