@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +24,7 @@ from conntrackd_guard.core.model import (
     State,
     Trigger,
 )
+from conntrackd_guard.core.portrait import Portrait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,8 @@ class Told:
     row: Row
     record: Record
     policy: Policy
+    portrait: Portrait | None = None
+    """Of the table it is about, taken just after."""
 
 
 def rfc3339(wall_seconds: float) -> str:
@@ -154,6 +158,13 @@ def record_of(row: Row, *texts: str | None) -> Record:
         decision=decode_decision(decision if arithmetic is None else decision | {"arithmetic": arithmetic}),
         outcome=outcome,
     )
+
+
+def portrait_of(text: str) -> Portrait | None:
+    """Return a table's portrait; None where it is damaged, or a newer guard wrote what this one does not know."""
+    with suppress(ValueError):
+        return decode(Portrait, json.loads(text))
+    return None
 
 
 def compact(data: object) -> str:

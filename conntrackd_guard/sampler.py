@@ -24,6 +24,8 @@ from conntrackd_guard.host.tables import TableReader
 
 LONGEST_SECONDS = 0.1
 """Three times what 5,000 entries take; on a slow or busy host the sample is smaller, and its margin says so."""
+_REMEMBERED_SECONDS = 600.0
+_MOST_REMEMBERED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,7 @@ class Sampler:
                 "reading", self._paths.limit, OSError(errno.ENOENT, "no conntrack"), "Nothing is tracked here."
             )
         began = time.monotonic()
-        before = self._last.get(one.place.key) or self._look(one.place)
+        before = self._before(one.place)
         sample, source = self._sample(one)
         took = time.monotonic() - began
         after = self._look(one.place)
@@ -111,6 +113,13 @@ class Sampler:
             source=source,
             took_seconds=took,
         )
+
+    def _before(self, place: Place) -> tuple[float, LossCounters] | None:
+        """Return the last look at the counters, or a first one: of an old one nobody knows what it is about."""
+        if len(self._last) > _MOST_REMEMBERED:
+            self._last.clear()
+        last = self._last.get(place.key)
+        return last if last is not None and time.monotonic() - last[0] <= _REMEMBERED_SECONDS else self._look(place)
 
     def _sample(self, one: Found) -> tuple[Sample, str]:
         with self._entries.open(one.place) as listing:

@@ -138,7 +138,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
         retention_seconds=settings.history_retention_seconds,
         max_rows=settings.history_max_rows,
     )
-    keeper.notices = _notices(paths, settings)
+    keeper.notices, keeper.sampling = _notices(paths, settings), _sampling(settings)
     recorder = Recorder(keeper)
     recorder.start()
     recovered = recover(recorder, run_files, kernel, clock, observer.boot_id, settings.policy)
@@ -226,6 +226,17 @@ def _notices(paths: Paths, settings: Settings) -> Any:
     return None if settings.notify is None or paths.mode is Mode.DRY_RUN else Notices(paths)
 
 
+def _sampling(settings: Settings) -> Any:
+    """Return how samples are taken for decisions."""
+    from conntrackd_guard.portrayer import Sampling  # noqa: PLC0415
+
+    return Sampling(
+        entries=settings.sample_entries,
+        addresses=settings.sample_addresses,
+        retention_seconds=settings.sample_retention_seconds,
+    )
+
+
 def _reload(  # noqa: PLR0913, PLR0917 - wiring
     args: argparse.Namespace, paths: Paths, started: Settings, service: Any, recorder: Any, keeper: Any
 ) -> Policy | None:
@@ -239,7 +250,7 @@ def _reload(  # noqa: PLR0913, PLR0917 - wiring
         recorder.say("guard.error", "error", f"The settings were not reloaded, the old ones stay: {error}")
         service.ready()
         return None
-    keeper.notices = _notices(paths, settings)
+    keeper.notices, keeper.sampling = _notices(paths, settings), _sampling(settings)
     fields = _AT_START - {"mode"} if args.dry_run else _AT_START
     waits = [k.name for k in KEYS if k.field in fields and getattr(settings, k.field) != getattr(started, k.field)]
     note = f" In effect from the next start on only: {', '.join(f'`{name}`' for name in waits)}." if waits else ""

@@ -92,6 +92,8 @@ def _print(console: Console, portrait: Portrait, by: str | None) -> None:
 
     section(console, "Who fills it", portrait_text.head_lines(portrait))
     for kind in (by,) if by else _SHOWN:
-        section(console, *portrait_text.ranking_lines(portrait.sample, kind, _ROWS if by else _FEW))
-    if not by:
+        title, lines = portrait_text.ranking_lines(portrait.sample, kind, _ROWS if by else _FEW)
+        if lines:
+            section(console, title, lines)
+    if not by and portrait.sample.seen:
         section(console, "In all", portrait_text.mix_lines(portrait.sample))

@@ -72,6 +72,7 @@ def show(told: Told) -> str:
         "observation": encode(record.observation),
         "state": encode(record.state),
         "policy": encode(told.policy),
+        "sample": None if told.portrait is None else portrait(told.portrait),
     }
     return document({"decision": full})
 

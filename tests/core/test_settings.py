@@ -52,6 +52,7 @@ def test_every_value_reaches_the_policy() -> None:
         "settle": "3s", "settle_full": "1s", "raises": "5", "raises_window": "1h", "standoff": "0",
         "standoff_window": "2h", "buckets": "match", "trust_user_namespaces": "yes", "persist": "false",
         "notify": "/usr/bin/mail -s 'table full' ops",
+        "sample_entries": "0", "sample_addresses": "prefix", "sample_retention": "7d",
         "history_retention": "30d", "history_max_rows": "5000",
     }  # fmt: skip
     assert set(given_texts) == set(BY_NAME)

@@ -236,16 +236,16 @@ def test_a_process_that_moved_on_is_not_asked(tmp_path: Path) -> None:
 def some_of_each() -> list[str]:
     """Return flows of every kind that `conntrack` can make."""
     return [
-        flow("udp", "10.0.0.1", "10.200.0.1", (1000, 53), 600, "-u SEEN_REPLY,ASSURED"),
-        flow("udp", "10.0.0.2", "10.96.0.10", (1000, 53), 600, "-u SEEN_REPLY", answered_by=("10.244.1.5", 5353)),
-        flow("udp", "10.0.0.3", "10.200.0.1", (1000, 53), 600, answer_to=("192.0.2.1", 61000)),
-        flow("tcp", "10.0.0.4", "10.200.0.1", (1000, 443), 4000, "--state ESTABLISHED -u SEEN_REPLY,ASSURED"),
-        flow("tcp", "10.0.0.5", "10.200.0.1", (1000, 443), 600, "--state SYN_SENT"),
-        flow("tcp", "2001:db8::5", "2001:db8:1::1", (9, 443), 600, "--state TIME_WAIT -u SEEN_REPLY,ASSURED"),
-        flow("icmp", "10.0.0.6", "10.200.0.1", None, 600, "--icmp-type 8 --icmp-code 0 --icmp-id 77"),
-        flow("89", "10.0.0.7", "10.200.0.1", None, 600),
-        flow("sctp", "10.0.0.8", "10.200.0.1", (5, 7), 600, "--state ESTABLISHED --orig-vtag 1 --reply-vtag 2"),
-        flow("gre", "10.0.0.9", "10.9.0.1", None, 600, "--srckey 5 --dstkey 7 --reply-key-src 7 --reply-key-dst 5"),
+        flow("udp", "10.0.0.1", "10.200.0.1", (1000, 53), 650, "-u SEEN_REPLY,ASSURED"),
+        flow("udp", "10.0.0.2", "10.96.0.10", (1000, 53), 650, "-u SEEN_REPLY", answered_by=("10.244.1.5", 5353)),
+        flow("udp", "10.0.0.3", "10.200.0.1", (1000, 53), 650, answer_to=("192.0.2.1", 61000)),
+        flow("tcp", "10.0.0.4", "10.200.0.1", (1000, 443), 4050, "--state ESTABLISHED -u SEEN_REPLY,ASSURED"),
+        flow("tcp", "10.0.0.5", "10.200.0.1", (1000, 443), 650, "--state SYN_SENT"),
+        flow("tcp", "2001:db8::5", "2001:db8:1::1", (9, 443), 650, "--state TIME_WAIT -u SEEN_REPLY,ASSURED"),
+        flow("icmp", "10.0.0.6", "10.200.0.1", None, 650, "--icmp-type 8 --icmp-code 0 --icmp-id 77"),
+        flow("89", "10.0.0.7", "10.200.0.1", None, 650),
+        flow("sctp", "10.0.0.8", "10.200.0.1", (5, 7), 650, "--state ESTABLISHED --orig-vtag 1 --reply-vtag 2"),
+        flow("gre", "10.0.0.9", "10.9.0.1", None, 650, "--srckey 5 --dstkey 7 --reply-key-src 7 --reply-key-dst 5"),
     ]
 
 
