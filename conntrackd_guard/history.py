@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from conntrackd_guard import history_file
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Policy, Record
-from conntrackd_guard.core.portrait import Portrait
 from conntrackd_guard.history_file import HistoryDamaged, told
 from conntrackd_guard.history_rows import (
     Position,
@@ -36,6 +35,9 @@ from conntrackd_guard.history_rows import (
     storable,
 )
 from conntrackd_guard.history_schema import FOLDED, SUMMARY
+
+if TYPE_CHECKING:
+    from conntrackd_guard.core.portrait import Portrait
 
 __all__ = ["History", "HistoryDamaged", "Position", "Row", "Told"]
 

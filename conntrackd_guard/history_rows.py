@@ -7,7 +7,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import decode, decode_decision, encode, verdict
@@ -24,7 +24,9 @@ from conntrackd_guard.core.model import (
     State,
     Trigger,
 )
-from conntrackd_guard.core.portrait import Portrait
+
+if TYPE_CHECKING:  # 0.6 MB that a guard does without until a table fills
+    from conntrackd_guard.core.portrait import Portrait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +164,8 @@ def record_of(row: Row, *texts: str | None) -> Record:
 
 def portrait_of(text: str) -> Portrait | None:
     """Return a table's portrait; None where it is damaged, or a newer guard wrote what this one does not know."""
+    from conntrackd_guard.core.portrait import Portrait  # noqa: PLC0415 - see above
+
     with suppress(ValueError):
         return decode(Portrait, json.loads(text))
     return None

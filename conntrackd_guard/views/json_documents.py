@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.portrait import Portrait
 from conntrackd_guard.history_rows import Row, Told
+
+if TYPE_CHECKING:
+    from conntrackd_guard.core.portrait import Portrait
 
 VERSION = 1
 

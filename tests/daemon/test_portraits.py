@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,14 @@ def test_show_tells_it(
     assert main(["show", "1", "--json"], guarded.paths) is Exit.DONE
     sample: dict[str, Any] = json.loads(capsys.readouterr().out)["decision"]["sample"]
     assert (sample["sample"]["seen"], sample["findings"][0]["cause"]) == (500, "flood")
+
+
+def test_a_quiet_guard_does_without() -> None:
+    """What samples take of memory is taken when a table fills, not before."""
+    code = (
+        "import conntrackd_guard.lean, conntrackd_guard.daemon, conntrackd_guard.keeper, sys; "
+        "print([name for name in sys.modules if name.endswith(('.sampler', '.portrait', '.sample', '.entries'))])"
+    )
+    root = Path(__file__).resolve().parents[2]
+    told = subprocess.run(["/usr/bin/python3", "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"
