@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Policy, Raise, Record, TriggerKind
 from conntrackd_guard.core.urgency import needs_person
+from conntrackd_guard.exporter import Exporter, Outlets
 from conntrackd_guard.history import HistoryDamaged, Position
 from conntrackd_guard.history_rows import first_row
 from conntrackd_guard.host.culprit import culprit
@@ -56,7 +57,7 @@ class Past:
 
 
 class Keeper:
-    """Used by the recorder's thread only, but for `trouble` and `lost_lines` (status) and `notices` (set at reload)."""
+    """Used by the recorder's thread only, but for `trouble` and `lost_lines` (status), and what a reload sets."""
 
     def __init__(  # noqa: PLR0913 - wiring
         self,
@@ -70,9 +71,12 @@ class Keeper:
     ) -> None:
         self._log, self._run_files, self._root = log, run_files, paths.root
         self.notices: Notices | None = None
-        """Where what a person must hear of is left for the `notify` command; None where there is none."""
+        """Where what a person must hear of is left for the `notify` command; None where there is none. A reload sets it."""
+        self.outlets = Outlets()
+        """Where metrics go. A reload sets it."""
+        self._exporter = Exporter(paths, run_files, self.attempt)
         self.sampling = Sampling()
-        """How samples are taken for decisions; a reload sets it."""
+        """How samples are taken for decisions. A reload sets it."""
         self._scribe = Scribe(paths.history, retention_seconds, max_rows, self.say)
         self._portrayer = Portrayer(paths, self._scribe, self.say)
         self._persister = Persister(drop_in, self.say)
@@ -104,6 +108,8 @@ class Keeper:
         if not was_stored:
             self._name_culprit(item)
             item.stored = self.attempt("history", self._scribe.write, item)
+            if item.stored:
+                self._exporter.count(item.record, item.times)
         self._tell(item)
         if item.stored and not was_stored:
             self.attempt("sample", self._portrayer.portray, item.record, self.sampling)
@@ -152,7 +158,7 @@ class Keeper:
         return self._log.lost
 
     def tidy(self) -> None:
-        """Do what is due now and then: close intents, count repeats, save the position, retry the drop-in, prune."""
+        """Do what is due now and then: close intents, count repeats, save the position, retry the drop-in, prune, export."""
         now = time.monotonic()
         self._log.flush()
         if self._persister.owes and now - self._settled_seconds >= _OWED_SECONDS:
@@ -165,6 +171,7 @@ class Keeper:
             self._prune_seconds = now + PRUNE_SECONDS
             self.attempt("prune", self._scribe.prune)
             self.attempt("samples", self._portrayer.prune, self.sampling)
+        self._exporter.turn(self.outlets)
 
     def finish(self) -> bool:
         """Write what is held back and close; return whether all rows are written."""

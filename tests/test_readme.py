@@ -123,7 +123,7 @@ def test_the_settings_shown_are_valid() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     assert blocks
     for block in blocks:
-        assert read_settings(entries(block.encode(), "README.md")).origins["notify"] == "README.md:1"
+        assert "README.md:1" in read_settings(entries(block.encode(), "README.md")).origins.values()
 
 
 def test_links_lead_somewhere() -> None:

@@ -14,7 +14,9 @@ from conntrackd_guard.core.setting_kinds import (
     duration,
     number,
     optional,
+    path,
     percentage,
+    port,
     share,
 )
 
@@ -193,6 +195,24 @@ KEYS = (
         does="The command that is run for each hold that only a person can end, with the decision as JSON on stdin.",
         source="whom to tell, and how, no program can know.",
         instead=(("/usr/local/sbin/page-on-call", "people are woken. Keep secrets in a file that the command reads."),),
+    ),
+    Key(
+        name="metrics_file", field="metrics_file", kind=optional("none", path(".prom")), default="none",
+        does="The file that metrics are written to, for node_exporter's textfile collector. None in a dry run.",
+        source="whether a node_exporter runs, and where it looks, differs from host to host.",
+        instead=((
+            "/var/lib/prometheus/node-exporter/guard.prom",
+            "(where Debian's node_exporter looks) the unit must be allowed to write there: see the README.",
+        ),),
+    ),
+    Key(
+        name="metrics_http", field="metrics_port", kind=optional("none", port()), default="none",
+        does="The port on 127.0.0.1 where metrics are served over HTTP. None in a dry run.",
+        source="the unit has no network, and a file does for most.",
+        instead=((
+            "9786",
+            "(any free port) every user of this host can read there; 8 MiB more memory; needs python3-prometheus-client.",
+        ),),
     ),
     Key(
         name="sample_entries", field="sample_entries", kind=count("0", "50_000"), default="5_000",

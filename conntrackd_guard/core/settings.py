@@ -54,6 +54,8 @@ class Settings:
     persist: bool
     notify: tuple[str, ...] | None
     """The words of the command, None where there is none."""
+    metrics_file: str | None
+    metrics_port: int | None
     sample_entries: int
     sample_addresses: Addresses
     sample_retention_seconds: float
