@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from conntrackd_guard.core.entry import Entry
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.host import entries_netlink
+from conntrackd_guard.host import entries, entries_netlink
 from conntrackd_guard.host.entries import EntryReader, Listing, parse
 from conntrackd_guard.host.inside import inside
 from conntrackd_guard.host.namespaces import Place
@@ -190,11 +190,11 @@ def test_no_bytes_break_the_reading_of_messages(noise: bytes, begin: int, end: i
     """Any datagram ends in entries, a count, or a refusal."""
     whole = message()
     try:
-        entries, odd, _ = entries_netlink.parse(whole[:begin] + noise + whole[end:])
+        found, odd, _ = entries_netlink.parse(whole[:begin] + noise + whole[end:])
     except OSError:
         return
     assert odd >= 0
-    assert all(len(found.source) in {4, 16} for found in entries)
+    assert all(len(one.source) in {4, 16} for one in found)
 
 
 def a_tree(root: Path, content: bytes) -> Place:
@@ -274,6 +274,19 @@ def test_every_way_of_reading_gives_the_same_entries() -> None:
         assert untimed(netlink) == first
         with pytest.raises(HostError):
             EntryReader(Paths(), enter=False).open(unreachable)
+
+
+@NEEDS_TABLES
+def test_without_a_listing_netlink_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some distributions build their kernels without the file in /proc."""
+    with table_of(some_of_each()) as namespace:
+        place = place_of(namespace)
+        monkeypatch.setattr(entries, "_LISTING", "net/no_such_listing")
+        listing = EntryReader(Paths(), enter=True).open(place)
+        assert listing.source == "netlink"
+        assert len(untimed(listing)) == len(some_of_each())
+        with pytest.raises(HostError, match="No such file"):
+            EntryReader(Paths(), enter=False).open(place)
 
 
 @NEEDS_TABLES
