@@ -1,7 +1,7 @@
 """The tables of a history file, and how an older file becomes a newer one.
 
 `decisions` holds what a list of decisions shows, `evidence` the large rest: so a hundred thousand
-decisions can be listed without touching a hundred megabytes of JSON.
+decisions can be listed without touching a hundred megabytes of JSON. `samples` holds portraits of the tables concerned.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             decision TEXT NOT NULL, arithmetic TEXT)""",
         "CREATE INDEX decisions_identity ON decisions (boot_id, identity)",
         f"CREATE INDEX decisions_folded ON decisions (boot_id) WHERE {FOLDED}",
+    ),
+    (
+        """CREATE TABLE samples (
+            id INTEGER PRIMARY KEY REFERENCES decisions (id) ON DELETE CASCADE,
+            at_seconds REAL NOT NULL, cause TEXT NOT NULL, portrait TEXT NOT NULL)""",
     ),
 )
 """Migration N brings a file from `user_version` N to N + 1. Append only: files in the field depend on each."""

@@ -26,6 +26,7 @@ from conntrackd_guard.host.notices import MOST_WAITING, Notices
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runfiles import RunFiles
 from conntrackd_guard.persister import Persister
+from conntrackd_guard.portrayer import Portrayer, Sampling
 from conntrackd_guard.scribe import Scribe
 from conntrackd_guard.views import json_documents
 from conntrackd_guard.views.record_log import event_of, fields_of, level_of
@@ -74,7 +75,10 @@ class Keeper:
         self.outlets = Outlets()
         """Where metrics go. A reload sets it."""
         self._exporter = Exporter(paths, run_files, self.attempt)
+        self.sampling = Sampling()
+        """How samples are taken for decisions. A reload sets it."""
         self._scribe = Scribe(paths.history, retention_seconds, max_rows, self.say)
+        self._portrayer = Portrayer(paths, self._scribe, self.say)
         self._persister = Persister(drop_in, self.say)
         self._written: set[str] = set()
         """Raises whose row is written and whose intent is open."""
@@ -100,12 +104,15 @@ class Keeper:
     def keep(self, item: Item) -> bool:
         """Do what is still to do for one record; return whether all is done."""
         self._persist(item)
-        if not item.stored:
+        was_stored = item.stored
+        if not was_stored:
             self._name_culprit(item)
             item.stored = self.attempt("history", self._scribe.write, item)
             if item.stored:
                 self._exporter.count(item.record, item.times)
         self._tell(item)
+        if item.stored and not was_stored:
+            self.attempt("sample", self._portrayer.portray, item.record, self.sampling)
         if item.stored and isinstance(item.record.decision, Raise):
             self._written.add(item.record.key)
         return item.stored
@@ -163,6 +170,7 @@ class Keeper:
         if now >= self._prune_seconds:
             self._prune_seconds = now + PRUNE_SECONDS
             self.attempt("prune", self._scribe.prune)
+            self.attempt("samples", self._portrayer.prune, self.sampling)
         self._exporter.turn(self.outlets)
 
     def finish(self) -> bool:

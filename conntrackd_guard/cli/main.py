@@ -19,6 +19,7 @@ _MODULES = {
     "history": "history",
     "show": "history",
     "status": "status",
+    "top": "top",
     "doctor": "doctor",
     "pause": "orders",
     "resume": "orders",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conntrackd_guard.core.model import INT_MAX, Buckets, Mode
+from conntrackd_guard.core.model import INT_MAX, Addresses, Buckets, Mode
 from conntrackd_guard.core.setting_kinds import (
     Kind,
     boolean,
@@ -213,6 +213,30 @@ KEYS = (
             "9786",
             "(any free port) every user of this host can read there; 8 MiB more memory; needs python3-prometheus-client.",
         ),),
+    ),
+    Key(
+        name="sample_entries", field="sample_entries", kind=count("0", "50_000"), default="5_000",
+        does="Entries read of a full table after a raise, or a hold that only a person can end, to tell who fills it.",
+        source="shares are then within 1.4 points; reading them takes some 35 ms, and never more than 100 ms.",
+        instead=(
+            ("2_500", "shares are within 2 points."),
+            ("10_000", "shares are within 1 point; a busy host reads no more than 100 ms allow."),
+        ),
+    ),
+    Key(
+        name="sample_addresses", field="sample_addresses", kind=choice(Addresses), default="full",
+        does="What a stored sample tells of addresses: full, prefix (IPv4 /24, IPv6 /48) or off. Ports are always told.",
+        source="who fills the table is the question; history is readable by root and the group adm only.",
+        instead=(("off", "only protocols, ports and states are left to go by; with prefix, networks as well."),),
+    ),
+    Key(
+        name="sample_retention", field="sample_retention_seconds", kind=duration("1d", "3650d"), default="30d",
+        does="Samples older than this are removed. They go with their decision at the latest.",
+        source="judgement: addresses of clients are personal data; a month is long enough to look into an incident.",
+        instead=(
+            ("15d", "an incident looked into after two weeks has no addresses left."),
+            ("60d", "some 5 KiB of each raise are kept twice as long."),
+        ),
     ),
     Key(
         name="history_retention", field="history_retention_seconds", kind=duration("1d", "3650d"), default="400d",

@@ -7,6 +7,7 @@ complete -c guard -n __fish_use_subcommand -a run -d 'watch this host and raise 
 complete -c guard -n __fish_use_subcommand -a history -d 'list decisions, newest first'
 complete -c guard -n __fish_use_subcommand -a show -d 'tell one decision in full'
 complete -c guard -n __fish_use_subcommand -a status -d 'limit, use, memory, the next step'
+complete -c guard -n __fish_use_subcommand -a top -d 'who fills a table now'
 complete -c guard -n __fish_use_subcommand -a doctor -d 'check this host'
 complete -c guard -n __fish_use_subcommand -a pause -d 'stop raising until resumed'
 complete -c guard -n __fish_use_subcommand -a resume -d 'end a pause and a stand-off'
@@ -34,6 +35,11 @@ complete -c guard -n '__fish_seen_subcommand_from show; and not __fish_seen_subc
 complete -c guard -n '__fish_seen_subcommand_from status' -l json -d 'print one JSON document'
 complete -c guard -n '__fish_seen_subcommand_from status' -l dry-run -d 'look at the dry run'
 complete -c guard -n '__fish_seen_subcommand_from status' -l no-dry-run -d 'look at the guard that acts'
+
+complete -c guard -n '__fish_seen_subcommand_from top' -l namespace -x -d 'the table of this network namespace'
+complete -c guard -n '__fish_seen_subcommand_from top' -l by -xa 'source destination port state' -d 'this kind alone'
+complete -c guard -n '__fish_seen_subcommand_from top' -l watch -d 'look again every 2 s'
+complete -c guard -n '__fish_seen_subcommand_from top' -l json -d 'print one JSON document'
 
 complete -c guard -n '__fish_seen_subcommand_from doctor' -l json -d 'print one JSON document'
 

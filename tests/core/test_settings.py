@@ -54,6 +54,7 @@ def test_every_value_reaches_the_policy() -> None:
         "standoff_window": "2h", "buckets": "match", "trust_user_namespaces": "yes", "persist": "false",
         "notify": "/usr/bin/mail -s 'table full' ops",
         "metrics_file": "/var/lib/prometheus/node-exporter/guard.prom", "metrics_http": "9786",
+        "sample_entries": "0", "sample_addresses": "prefix", "sample_retention": "7d",
         "history_retention": "30d", "history_max_rows": "5000",
     }  # fmt: skip
     assert set(given_texts) == set(BY_NAME)
