@@ -74,14 +74,14 @@ class Stage:
         self.kernel.overwrite()
         guard.signal(signal.SIGCONT)
 
-    def lines_told(self, guard: Guard, *, past: bool = False) -> int:
-        """End the guard and return how many lines about a full table its history accounts for (`past`: as the past).
+    def lines_told(self, guard: Guard) -> int:
+        """End the guard and return how many lines about a full table its history accounts for.
 
         Repeats are counted in memory first and written now and then; a guard that is asked to end has written them all.
         """
         assert guard.stop() == 0
         rows = [row for row in self.world.decisions() if "table full" in (row["message"] or "")]
-        return sum(row["repeats"] for row in rows if row["reason"] == "past" or not past)
+        return sum(row["repeats"] for row in rows)
 
 
 class RingBuffer:

@@ -111,7 +111,7 @@ def test_killed_right_after_every_write_the_limit_passes_nothing_that_one_run_re
     """A guard held between its write and its read-back, and killed there 20 times in a row, keeps its allowance."""
     settings = {
         **SETTINGS,
-        "factor": "1.05",
+        "factor": "1.1",  # 92 % of before is 84 % then: pressure ends at 85 %, so that a filling is one raise
         "min_entries": 64,
         "threshold": "90%",
         "settle": "0s",
