@@ -81,7 +81,9 @@ class Scribe:
                 self._known.clear()  # an equal hold is news after this
             if merges(record):
                 more = 0 if is_refused(record) else item.times - 1
-                self._remember(identity(record), _Known(row_id, now, item.last_wall_seconds, more))
+                known = _Known(row_id, now, item.last_wall_seconds, more)
+                self._remember(identity(record), known)
+                self._count(known)  # the row's position covers all of them: a kill must not lose the count
             return
         if now - known.logged_seconds < LOG_AGAIN_SECONDS:
             item.logged = True
