@@ -93,20 +93,30 @@ def unseen_entries() -> str | None:
 
 
 def _allocated() -> int:
-    """Return how many entries are alive at least: the kernel counts those that processors keep free as alive too."""
+    """Return how many entries are alive at least: the kernel counts those that processors keep free as alive too.
+
+    Each has a slab in use, and more in a list. (`cpu_slabs` leaves out the list of a processor that only ever freed.)
+    """
     try:
-        objects, slabs, slab = map(_figure, ("objects", "cpu_slabs", "objs_per_slab"))
+        objects, slab = _figure("objects"), _figure("objs_per_slab")
     except OSError:
         return 0  # another allocator, or one built without its figures
+    processors = os.cpu_count() or 1
+    kept = slab * (processors + _figure_or_0("slabs_cpu_partial", r"\((\d+)\)"))
+    return objects - kept - _figure_or_0("sheaf_capacity") * _SHEAVES_EACH * processors
+
+
+def _figure(name: str, pattern: str = r"(\d+)") -> int:
+    found = re.search(pattern, (SLAB / name).read_text("ascii"))
+    return int(found[1]) if found else 0
+
+
+def _figure_or_0(name: str, pattern: str = r"(\d+)") -> int:
+    """Return a figure that some kernels don't have because they keep nothing of the kind."""
     try:
-        sheaf = _figure("sheaf_capacity")
+        return _figure(name, pattern)
     except FileNotFoundError:
-        sheaf = 0  # a kernel before 6.18
-    return objects - slabs * slab - sheaf * _SHEAVES_EACH * (os.cpu_count() or 1)
-
-
-def _figure(name: str) -> int:
-    return int((SLAB / name).read_text("ascii").split()[0])
+        return 0
 
 
 def _tables() -> Iterator[tuple[int | None, str, int | None]]:

@@ -190,25 +190,30 @@ def in_private_mounts(script: str, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+UNSEEN = "1 conntrack entries or more are in no network namespace that can be found"
+
+
 @pytest.mark.parametrize(
     ("counted", "figures", "said"),
     [
-        (936, {}, None),
-        (935, {}, "1 conntrack entries or more are in no network namespace that can be found"),
-        (0, {"sheaf_capacity": 1000}, None),
-        (935, {"sheaf_capacity": None}, "1 conntrack entries or more are in no network namespace that can be found"),
+        (920, {}, None),
+        (919, {}, UNSEEN),
+        (0, {"sheaf_capacity": "1000"}, None),
+        (919, {"sheaf_capacity": None}, UNSEEN),
+        (967, {"slabs_cpu_partial": None}, UNSEEN),
         (0, {"objects": None}, None),
     ],
-    ids=["all are found", "one is not", "processors keep more", "one is not, older kernel", "no figures"],
+    ids=["all are found", "one is not", "kept in sheaves", "before sheaves", "nothing kept in lists", "no figures"],
 )
 def test_entries_that_no_namespace_in_reach_holds_are_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: int, figures: dict[str, int | None], said: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: int, figures: dict[str, str | None], said: str | None
 ) -> None:
     """What is allocated, less what the processors keep, is more than all namespaces hold; no figures say nothing."""
-    shown = {"objects": 1000, "cpu_slabs": 4, "objs_per_slab": 16, "sheaf_capacity": 0} | figures
-    for name, figure in shown.items():
-        if figure is not None:
-            (tmp_path / name).write_text(f"{figure} N0={figure}\n")
+    listed = {"objects": "1000 N0=1000", "objs_per_slab": "16", "slabs_cpu_partial": "24(3) C0=24(3)"}
+    for name, text in (listed | {"sheaf_capacity": "0"} | figures).items():
+        if text is not None:
+            (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(bystanders, "SLAB", tmp_path)
     monkeypatch.setattr(bystanders, "_DYING_SECONDS", 0.0)
     monkeypatch.setattr(bystanders, "_tables", lambda: iter([(1, "a namespace", counted)]))
