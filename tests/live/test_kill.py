@@ -119,7 +119,7 @@ def test_killed_right_after_every_write_the_limit_passes_nothing_that_one_run_re
     }
     begin_anew(stage)
     guard = stage.start(settings)
-    for _ in range(20):
+    while raised_times(stage) < 20:  # a filling that takes long may be two raises
         raise_once(stage, guard)
     refuse_once(stage)
     reached = limit()
@@ -164,6 +164,11 @@ def test_a_raise_for_a_line_is_explained_with_what_the_line_said(
     assert not named or numbered
     assert limit() == reached
     assert guard.stop() == 0
+
+
+def raised_times(stage: Stage) -> int:
+    """Return how many raises history holds."""
+    return sum(row["verdict"] == "raise" for row in stage.world.decisions())
 
 
 def raise_once(stage: Stage, guard: Guard) -> None:
