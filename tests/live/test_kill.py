@@ -167,8 +167,14 @@ def test_a_raise_for_a_line_is_explained_with_what_the_line_said(
 
 
 def raised_times(stage: Stage) -> int:
-    """Return how many raises history holds."""
-    return sum(row["verdict"] == "raise" for row in stage.world.decisions())
+    """Return how many raises history holds, once it holds the last."""
+
+    def told() -> list[int]:
+        reached = [row["to"] for row in stage.world.decisions() if row["verdict"] == "raise"]
+        return [len(reached)] if limit() == (reached[-1] if reached else LIMIT) else []
+
+    (times,) = eventually(told, "the row of the last raise")
+    return int(times)
 
 
 def raise_once(stage: Stage, guard: Guard) -> None:
