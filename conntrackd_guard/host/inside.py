@@ -37,16 +37,16 @@ def process_of(place: Place, proc: str, pid: int | str) -> Iterator[int]:
 def inside(place: Place, look: Callable[[], T]) -> T:
     """Return what `look` returns when called within the namespace of `place`, in a thread that ends with it.
 
-    Needs CAP_SYS_ADMIN. Raises OSError, its own or that of `look`.
+    Needs CAP_SYS_ADMIN. Raises OSError, its own or that of `look`, or the ValueError of `look`.
     """
     found: list[T] = []
-    failed: list[OSError] = []
+    failed: list[OSError | ValueError] = []
 
     def enter_and_look() -> None:
         try:
             _enter(place)
             found.append(look())
-        except OSError as error:
+        except (OSError, ValueError) as error:
             failed.append(error)
 
     try:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import threading
 from dataclasses import dataclass
 
 from conntrackd_guard.host import files
+from conntrackd_guard.host.inside import inside
 from conntrackd_guard.host.namespaces import Place
 from conntrackd_guard.host.paths import Paths
 
-_CLONE_NEWNET = 0x40000000
 _STAT = "net/stat/nf_conntrack"
 _COUNT = "proc/sys/net/netfilter/nf_conntrack_count"
 
@@ -59,7 +57,7 @@ class TableReader:
             counters = self._of_process(str(pid), place)
             if counters is not None:
                 return counters
-        return self._inside(place) if place.enter else None
+        return _inside(place) if place.enter else None
 
     def _of_process(self, pid: str, place: Place) -> Counters | None:
         folder = f"{self._proc}/{pid}/"
@@ -79,39 +77,17 @@ class TableReader:
             return None
         return Counters(count=count, drop=None, early_drop=None, source="sysctl")
 
-    def _inside(self, place: Place) -> Counters | None:
-        """Enter the namespace from a thread of its own, which ends with it: no other thread ever changes namespace."""
-        found: list[Counters] = []
 
-        def look() -> None:
-            try:
-                _enter(place)
-                try:
-                    found.append(parse_statistics(files.read("/proc/thread-self/" + _STAT), "statistics file, entered"))
-                except (OSError, ValueError):
-                    count = files.read_number("/" + _COUNT)
-                    found.append(Counters(count=count, drop=None, early_drop=None, source="sysctl, entered"))
-            except (OSError, ValueError):
-                return
-
-        try:
-            thread = threading.Thread(target=look, name="inside")
-            thread.start()
-        except RuntimeError:  # no thread to be had
-            return None
-        thread.join()
-        return found[0] if found else None
-
-
-def _enter(place: Place) -> None:
-    """Move the calling thread into the place's network namespace. Raises OSError."""
-    import ctypes  # noqa: PLC0415 - 1 MB, for hosts where /proc does not tell
-
-    descriptor = os.open(place.enter, os.O_RDONLY | os.O_CLOEXEC)
+def _entered() -> Counters:
+    """Return the figures of the namespace that the calling thread is in. Raises OSError or ValueError."""
     try:
-        if os.fstat(descriptor).st_ino != place.namespace:
-            raise OSError(errno.ESTALE, "another namespace by now")
-        if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:  # os.setns came with 3.12
-            raise OSError(ctypes.get_errno(), "setns")
-    finally:
-        os.close(descriptor)
+        return parse_statistics(files.read("/proc/thread-self/" + _STAT), "statistics file, entered")
+    except (OSError, ValueError):
+        return Counters(count=files.read_number("/" + _COUNT), drop=None, early_drop=None, source="sysctl, entered")
+
+
+def _inside(place: Place) -> Counters | None:
+    try:
+        return inside(place, _entered)
+    except (OSError, ValueError):
+        return None
