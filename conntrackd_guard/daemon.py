@@ -12,14 +12,12 @@ import time
 from collections.abc import Callable
 
 from conntrackd_guard.core import budget, episode, pressure
-from conntrackd_guard.core.corroboration import corroborate
+from conntrackd_guard.core.corroboration import is_full
 from conntrackd_guard.core.episode import Episode
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import (
-    Corroboration,
     KernelEvent,
     LineKind,
-    Observation,
     Policy,
     State,
     Table,
@@ -149,9 +147,9 @@ class Guard:
         if not self._waiting_lines():
             self._p.recorder.note_position(self._p.intake.position())
 
-    def _waiting_lines(self, but: int | None = -1) -> bool:
-        """Return whether lines wait for a decision, those of the episode `but` left out."""
-        return any(known.lines for name, known in self._episodes.items() if name != but)
+    def _waiting_lines(self, *but: int | None) -> bool:
+        """Return whether lines wait for a decision, those of the episodes `but` left out."""
+        return any(known.lines for name, known in self._episodes.items() if name not in but)
 
     # -- watching ------------------------------------------------------------------------------
 
@@ -186,8 +184,8 @@ class Guard:
         policy = self._decider.policy
         for name in {table.namespace, None} & self._episodes.keys():
             opened = self._episodes[name]
-            by_line = opened.event is not None and not policy.pressure
-            if by_line and self._is_full(opened, table):
+            by_line = opened.event is not None and not policy.pressure and (name is None or table.placed)
+            if by_line and is_full(table, self._decider.limit or 0):
                 self._episodes[name] = episode.pressed(opened, name, now, urgent=True)
         known = self._episodes.get(table.namespace)
         demand = table.demand_per_second
@@ -195,17 +193,6 @@ class Guard:
         if policy.pressure and pressure.presses(table.count, limit, demand, policy, already=already):
             urgent = not pressure.is_stable(table.count, limit, demand)
             self._episodes[table.namespace] = episode.pressed(known, table.namespace, now, urgent=urgent)
-
-    def _is_full(self, known: Episode, table: Table) -> bool:
-        seen = Observation(
-            boottime_seconds=0.0,
-            wall_seconds=0.0,
-            boot_id="",
-            limit=None,
-            kernel_limit=self._decider.limit,
-            tables=(table,),
-        )
-        return corroborate(known.trigger(pressure=False), seen) is Corroboration.CONFIRMED
 
     def _close_episodes(self, now: float) -> None:
         for name in [name for name, known in self._episodes.items() if episode.is_over(known, now)]:
@@ -229,7 +216,7 @@ class Guard:
             if known.due_seconds is not None and known.due_seconds <= now:
                 trigger = known.trigger(pressure=self._decider.policy.pressure)
                 decision = self._decider.decide(
-                    trigger, quietly_eased=known.reason is None, covers=not self._waiting_lines(but=name)
+                    trigger, quietly_eased=known.reason is None, covers=not self._waiting_lines(name)
                 )
                 self._episodes[name] = episode.decided(known, decision)
                 self._status_at = 0.0
