@@ -8,6 +8,7 @@ because losing them costs a redelivery that `key` makes harmless.
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from conntrackd_guard import history_file
 from conntrackd_guard.core.codec import decode, encode
-from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.errors import HostError, NotPermitted
 from conntrackd_guard.core.model import Policy, Record
 from conntrackd_guard.history_file import HistoryDamaged, told
 from conntrackd_guard.history_rows import (
@@ -67,6 +68,18 @@ class History:
         except HistoryDamaged as damage:
             sentence = history_file.set_aside(path, now, damage)
             return cls(path, mode="writer"), sentence
+
+    @classmethod
+    def existing(cls, path: Path) -> Self | None:
+        """Open for reading, None where no guard has written one. NotPermitted where this user may not read it."""
+        try:
+            return cls(path, mode="reader")
+        except HostError as error:
+            if error.errno == errno.EACCES:
+                raise NotPermitted(str(error)) from error
+            if error.errno != errno.ENOENT:
+                raise
+        return None
 
     def __enter__(self) -> Self:
         return self

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from conntrackd_guard.core.codec import decode
-from conntrackd_guard.core.errors import HostError, NotPermitted
 from conntrackd_guard.core.model import Raise, Record, TriggerKind
 from conntrackd_guard.history import History
 from conntrackd_guard.host import files
@@ -51,13 +49,8 @@ def _steps(paths: Paths) -> Iterator[Step]:
     """Yield every move of the limit, newest first: open intents that history has not, then history."""
     boot_id = files.read(paths.boot_id).decode("ascii").strip()
     open_intents = RunFiles(paths).intents()  # before history: a row is written before its intent goes
-    try:
-        history = History(paths.history, mode="reader")
-    except HostError as error:
-        if error.errno == errno.EACCES:
-            raise NotPermitted(str(error)) from error
-        if error.errno != errno.ENOENT:
-            raise
+    history = History.existing(paths.history)
+    if history is None:
         return
     with history:
         for key, content in reversed(open_intents):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import re
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from conntrackd_guard.cli.exits import Exit
-from conntrackd_guard.core.errors import AnswerIsNo, HostError, NotPermitted
+from conntrackd_guard.core.errors import AnswerIsNo
 from conntrackd_guard.core.timespec import parse_time
 from conntrackd_guard.history import History
 from conntrackd_guard.host.paths import Paths
@@ -100,13 +99,8 @@ def _show(args: argparse.Namespace, paths: Paths) -> Exit:
 @contextmanager
 def _opened(paths: Paths) -> Iterator[History | None]:
     """Open the history for reading; None, and a word about it, where no guard has written one."""
-    try:
-        history = History(paths.history, mode="reader")
-    except HostError as error:
-        if error.errno == errno.EACCES:
-            raise NotPermitted(str(error)) from error
-        if error.errno != errno.ENOENT:
-            raise
+    history = History.existing(paths.history)
+    if history is None:
         _say(f"No decision has been recorded yet: {paths.history} does not exist. `guard run` begins it.")
         yield None
         return
