@@ -11,7 +11,6 @@ import os
 import time
 from dataclasses import dataclass, replace
 
-from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.crowd import condense
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError
@@ -30,13 +29,13 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.history import History
-from conntrackd_guard.history_rows import rfc3339
 from conntrackd_guard.host.clock import Clock
-from conntrackd_guard.host.drop_in import DropIn, Persisted
+from conntrackd_guard.host.drop_in import DropIn
 from conntrackd_guard.host.kernel import Kernel
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runfiles import RunFiles
 from conntrackd_guard.observer import Observer
+from conntrackd_guard.persister import to_persist
 from conntrackd_guard.standing import Step, standing_raises
 from conntrackd_guard.views.sentence import sentence
 
@@ -169,18 +168,7 @@ class Orders:
             if plan.original or self._drop_in.limit() is None:
                 self._drop_in.remove()
                 return ""
-            self._drop_in.put(
-                Persisted(
-                    limit=plan.target,
-                    at=rfc3339(plan.observation.wall_seconds),
-                    version=__version__,
-                    decision=planned.key,
-                    why=sentence(planned),
-                    boot_id=plan.observation.boot_id,
-                    memory_total_bytes=plan.observation.memory_total_bytes,
-                    budget_bytes=0,
-                )
-            )
+            self._drop_in.put(to_persist(planned, plan.target, budget_bytes=0))
         except GuardError as error:
             return f"the limit was reverted, the file was not: {error}"
         return ""

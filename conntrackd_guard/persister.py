@@ -50,7 +50,7 @@ class Persister:
         if owed is None:
             return
         if isinstance(owed.decision, Raise) and owed.outcome.limit_after is not None:
-            self._drop_in.put(_persisted(owed, owed.decision, owed.outcome.limit_after))
+            self._drop_in.put(to_persist(owed, owed.outcome.limit_after, owed.decision.arithmetic.budget_bytes))
         else:
             self._let_go(owed.observation.limit)
         self._owed = None
@@ -81,7 +81,8 @@ def _is_above(limit: int, other: int) -> bool:
     return limit == 0 or limit > other
 
 
-def _persisted(record: Record, decision: Raise, limit: int) -> Persisted:
+def to_persist(record: Record, limit: int, budget_bytes: int) -> Persisted:
+    """Return what the drop-in is to say of the record that set `limit`."""
     return Persisted(
         limit=limit,
         at=rfc3339(record.observation.wall_seconds),
@@ -90,5 +91,5 @@ def _persisted(record: Record, decision: Raise, limit: int) -> Persisted:
         why=sentence(record),
         boot_id=record.observation.boot_id,
         memory_total_bytes=record.observation.memory_total_bytes,
-        budget_bytes=decision.arithmetic.budget_bytes,
+        budget_bytes=budget_bytes,
     )
