@@ -67,7 +67,7 @@ class Notice:
 
 
 class Recorder:
-    """Queue and worker. Every method but `ask` and `close` returns at once; those two say how long they wait."""
+    """Queue and worker. Every method but `close` returns at once; that one says how long it waits."""
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
@@ -124,10 +124,6 @@ class Recorder:
         with self._changed:
             self._append(question)
         return question
-
-    def ask(self, work: Callable[[Keeper], T], seconds: float) -> T | None:
-        """Have the worker do `work` in its turn, and wait `seconds` at most; None where it fails or takes longer."""
-        return self.question(work).within(seconds)
 
     def close(self, seconds: float) -> bool:
         """Work off the queue and stop; return whether all was done within `seconds`."""

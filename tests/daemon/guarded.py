@@ -255,7 +255,7 @@ class Guarded:
 
     def written(self) -> None:
         """Wait until the recorder has done all that was handed over."""
-        assert self.recorder.ask(lambda _: True, BARRIER_SECONDS), "the recorder is stuck"
+        assert self.recorder.question(lambda _: True).within(BARRIER_SECONDS), "the recorder is stuck"
 
     def rows(self) -> list[Row]:
         """Return the history, oldest first, once all is written."""

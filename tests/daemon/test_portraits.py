@@ -156,7 +156,7 @@ def test_samples_go_after_their_time_and_decisions_stay(flooded: Host, kept_seco
     guarded.turn()
     guarded.written()
     sampling = Sampling(retention_seconds=kept_seconds)
-    guarded.recorder.ask(lambda keeper: keeper._portrayer.prune(sampling), 10.0)
+    guarded.recorder.question(lambda keeper: keeper._portrayer.prune(sampling)).within(10.0)
     assert (portrait(guarded, 1) is not None) is is_left
     assert len(guarded.rows()) == 1
     guarded.stop()
