@@ -50,8 +50,8 @@ def test_a_lowering_while_the_guard_was_down_is_noticed_at_start(host: Host) -> 
     second.stop()
 
 
-def test_an_order_that_is_not_in_force_yet_is_waited_for(host: Host) -> None:
-    """A revert leaves its file before it writes: until the limit is there, nothing is known of it."""
+def with_an_order(host: Host) -> Guarded:
+    """Return a guard that has raised, with the file of a revert that has not written the limit."""
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.line()
@@ -59,6 +59,12 @@ def test_an_order_that_is_not_in_force_yet_is_waited_for(host: Host) -> None:
     host.table(10)
     record = an_order(guarded, OrderKind.REVERT, LIMIT)
     guarded.run_files.put_order(record.key, encode(record))
+    return guarded
+
+
+def test_an_order_that_is_not_in_force_yet_is_waited_for(host: Host) -> None:
+    """A revert leaves its file before it writes: until the limit is there, nothing is known of it."""
+    guarded = with_an_order(host)
     guarded.turn(3.0)
     assert guarded.state.set_limit == STEP
     host.limit = LIMIT
@@ -71,13 +77,7 @@ def test_an_order_that_is_not_in_force_yet_is_waited_for(host: Host) -> None:
 
 def test_an_order_that_was_cut_short_is_said_and_not_believed(host: Host) -> None:
     """A revert that was killed before its write is no revert."""
-    guarded = Guarded(host)
-    host.table(LIMIT)
-    guarded.line()
-    guarded.turn()
-    host.table(10)
-    record = an_order(guarded, OrderKind.REVERT, LIMIT)
-    guarded.run_files.put_order(record.key, encode(record))
+    guarded = with_an_order(host)
     guarded.turn(11.0)
     assert guarded.state.set_limit == STEP
     assert guarded.run_files.orders() == []
