@@ -56,7 +56,7 @@ class Guard:
 
     def run(self, wake_descriptor: int, reload: Callable[[], Policy | None]) -> None:
         """Work until a signal says stop. `wake_descriptor` becomes readable on a signal."""
-        self.turn()
+        self.start()
         while True:
             poller = select.poll()
             for descriptor in (wake_descriptor, *self._p.intake.descriptors()):
@@ -71,6 +71,15 @@ class Guard:
             self._rest(woken)
             self.turn(heard=bool(woken))
             self._p.service.watchdog()
+
+    def start(self) -> None:
+        """Take up what changed while no guard ran: another writer's limit, then one that the boot has lost."""
+        try:
+            self._look_for_other_writers()
+            self._decider.restore()
+        except (GuardError, OSError, RuntimeError) as error:
+            self._p.recorder.say("guard.error", "error", f"The limit of the last boot was not compared: {error}")
+        self.turn()
 
     def turn(self, *, heard: bool = True) -> None:
         """One turn; `heard`: a source may have lines. An error of the host is said, and ends the turn only.
@@ -245,6 +254,7 @@ class Guard:
             "recorder": report,
             "paused": None if pause is None else {"by": pause.by, "reason": pause.reason},
             "standoff": bool(policy.standoff) and len(fights) >= policy.standoff,
+            "over_budget": self._decider.over_budget,
             "episodes": len(self._episodes),
         }
         try:
@@ -255,6 +265,8 @@ class Guard:
         text = "waiting for conntrack" if limit is None else f"limit {limit:,}"
         if pause is not None:
             text += f", paused by {pause.by}"
+        if self._decider.over_budget:
+            text += ", over budget: see `guard status`"
         if report["trouble"]:
             text += f", {len(report['trouble'])} trouble(s): see `guard status`"
         self._p.service.status(f"{self._p.mode.value}: {text}")

@@ -18,6 +18,7 @@ from conntrackd_guard.core.model import (
     Buckets,
     Hold,
     HoldReason,
+    Kept,
     LineKind,
     Mode,
     Observation,
@@ -57,6 +58,8 @@ class Parts:
     intake: Intake
     clock: Clock
     service: Service
+    kept: Kept | None = None
+    """What the drop-in kept for this boot, as it was at start."""
 
 
 class Decider:
@@ -69,7 +72,17 @@ class Decider:
         ours = None if parts.kernel.rehearsing else state.set_limit
         self.limit = parts.kernel.limit_in_force() if ours is None else ours
         """The limit in force as last seen, or as the guard left it before it was restarted."""
+        self.over_budget = False
+        """The limit was found at start to be more than this host can bear."""
         self._keys = 0
+
+    def restore(self) -> None:
+        """Compare what was kept for this boot with what is in force, and put it back where a boot has lost it."""
+        kept = self._p.kept
+        if kept is not None:
+            ours = max(kept.limit, 0 if self._p.kernel.rehearsing else self.state.set_limit or 0)
+            decision = self.decide(Trigger(kind=TriggerKind.START, kept=replace(kept, limit=ours)))
+            self.over_budget = isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START
 
     def decide(self, trigger: Trigger, *, quietly_eased: bool = False) -> Raise | Hold:
         """Observe, decide, apply, record; return the decision as it ended. `quietly_eased`: such a hold is no news."""
@@ -100,7 +113,10 @@ class Decider:
                 "tracks no connections any more" if limit is None else f"tracks connections now, with limit {limit:,}"
             )
             self._p.recorder.say("guard.notice", "info", f"This kernel {what}.")
+            if limit is not None:
+                self.restore()  # the module has loaded late: its default hides what was kept
             return False
+        self.over_budget = False
         self.decide(Trigger(kind=TriggerKind.OTHER_WRITER, was=before))
         return True
 
@@ -134,7 +150,7 @@ class Decider:
             decision = decide(trigger, observation, self.state, policy)
             self._keys += 1
             planned = Record(
-                key=f"{int(observation.boottime_seconds * 1e6)}-{os.getpid()}-{self._keys}",
+                key=f"{observation.boot_id[:8]}-{int(observation.boottime_seconds * 1e6)}-{os.getpid()}-{self._keys}",
                 mode=self._p.mode,
                 trigger=trigger,
                 observation=observation,

@@ -81,7 +81,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
     from conntrackd_guard.daemon import Guard  # noqa: PLC0415 - views and the journal come with it
     from conntrackd_guard.decider import Parts  # noqa: PLC0415
     from conntrackd_guard.host.clock import Clock  # noqa: PLC0415
-    from conntrackd_guard.host.drop_in import NoDropIn, SysctlDropIn  # noqa: PLC0415
+    from conntrackd_guard.host.drop_in import DropIn, NoDropIn, SysctlDropIn  # noqa: PLC0415
     from conntrackd_guard.host.kernel import LiveKernel, RehearsingKernel  # noqa: PLC0415
     from conntrackd_guard.host.log import Log  # noqa: PLC0415
     from conntrackd_guard.host.runfiles import RunFiles  # noqa: PLC0415
@@ -98,9 +98,12 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
     rehearsing = paths.mode is Mode.DRY_RUN
     kernel = RehearsingKernel(live) if rehearsing else live
     observer = Observer(paths, kernel, clock, run_files)
+    drop_in: DropIn = SysctlDropIn(paths)
+    if not settings.persist or rehearsing:
+        drop_in = NoDropIn(drop_in if settings.persist else None)
     keeper = Keeper(
         paths=paths,
-        drop_in=SysctlDropIn(paths) if settings.persist and not rehearsing else NoDropIn(),
+        drop_in=drop_in,
         log=Log(args.log_format, sys.stderr),
         run_files=run_files,
         retention_seconds=settings.history_retention_seconds,
@@ -124,6 +127,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
         intake=intake,
         clock=clock,
         service=service,
+        kept=_kept(drop_in, recorder),
     )
     guard = Guard(parts, settings.policy, recovered.state, signals.take)
     sources = intake.report()
@@ -168,6 +172,15 @@ def _intake(paths: Paths, position: Any, boot_id: str) -> Any:
         notes.append(str(error))
     journal = JournalFollower()
     return Intake(ring, journal, position, boot_id, tuple(notes))
+
+
+def _kept(drop_in: Any, recorder: Any) -> Any:
+    """Return what the drop-in kept for this boot; a file that can't be read is said."""
+    try:
+        return drop_in.kept()
+    except GuardError as error:
+        recorder.say("guard.error", "error", str(error))
+        return None
 
 
 def _notices(paths: Paths, settings: Settings) -> Any:

@@ -68,6 +68,17 @@ class TriggerKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What the drop-in keeps for the next boot, and what it says of the host it was written on."""
+
+    limit: int
+    boot_id: str = ""
+    machine_id: str = ""
+    memory_total_bytes: int = 0
+    budget_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
     """Why a decision is asked for. One decision may answer several lines of the same burst."""
 
@@ -78,6 +89,8 @@ class Trigger:
     live: bool = True
     was: int | None = None
     """The limit before another writer changed it."""
+    kept: Kept | None = None
+    """At start: what should be in force."""
     lines: int = 0
     """Kernel lines that this decision answers."""
     line_seconds: float | None = None
@@ -308,6 +321,15 @@ class HoldReason(Enum):
     AT_CEILING = ("at_ceiling", "The limit has reached the ceiling.")
     CHAINS = ("chains", "The hash chains would grow so long that packets drop without a line.")
     INT_MAX = ("int_max", "The limit is the largest number the kernel takes.")
+    IN_FORCE = ("in_force", "The limit that was kept for this boot is in force.")
+    SET_BY_ANOTHER = (
+        "set_by_another",
+        "The limit is below the one kept for this boot, and no kernel default: somebody set it, so it is left alone.",
+    )
+    OVER_BUDGET_AT_START = (
+        "over_budget_at_start",
+        "The limit that was kept is in force, and this host can no longer bear a table that fills it.",
+    )
     LIMIT_RAISED = ("limit_raised", "Another writer raised the limit.")
     LIMIT_LOWERED = ("limit_lowered", "Another writer lowered the limit.")
     RESERVE_BROKEN = ("reserve_broken", "The tables already hold more memory than budget and reserve allow.")

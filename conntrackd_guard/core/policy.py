@@ -11,7 +11,6 @@ is there a limit to raise; is it ours to answer; is it true; may we; is it too s
 from __future__ import annotations
 
 import math
-from typing import assert_never
 
 from conntrackd_guard.core import budget
 from conntrackd_guard.core.corroboration import concerned_tables, corroborate
@@ -21,6 +20,7 @@ from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
     HoldReason,
+    Kept,
     LineKind,
     Observation,
     Policy,
@@ -38,6 +38,10 @@ RUNWAY_FACTOR = 4
 """The demand term takes the limit to four times itself at most: a rate seen for a second is no forecast."""
 SMALLEST_PART = 0.05
 """A step that fits only partly is taken down to this share of the limit; below it, it isn't worth a write."""
+
+_DEFAULT_FACTORS = (1, 4, 8)
+"""The kernel's default limit is so many times the buckets: since 5.15, before, and with an explicit `hashsize=`."""
+_RESUME = "`guard resume` ends a pause; /etc/conntrackd-guard/pause is ended by removing it."
 
 _SIBLINGS = {
     LineKind.EXPECTATION_FULL: (
@@ -69,6 +73,8 @@ def decide(trigger: Trigger, observation: Observation, state: State, policy: Pol
     hold = _not_ours(trigger, observation, policy)
     if hold is not None:
         return hold
+    if trigger.kept is not None:
+        return _at_start(trigger.kept, observation, policy)
     truth, hold = _truth(trigger, observation, state, policy)
     if hold is not None:
         return hold
@@ -76,7 +82,7 @@ def decide(trigger: Trigger, observation: Observation, state: State, policy: Pol
     hold = _forbidden(needy, truth, observation, state, policy) or _too_soon(trigger, needy, observation, state, policy)
     if hold is not None:
         return hold
-    return _what_fits(needy, truth, observation, policy)
+    return _what_fits(_sum(needy, truth, observation, policy), truth, observation)
 
 
 def _not_ours(  # noqa: PLR0911 - one return an answer
@@ -92,22 +98,40 @@ def _not_ours(  # noqa: PLR0911 - one return an answer
         return Hold(reason=HoldReason.NO_CONNTRACK)
     if observation.limit == 0:
         return Hold(reason=HoldReason.UNLIMITED, retry_seconds=observation.boottime_seconds + RECHECK_SECONDS)
-    match trigger.kind:
-        case TriggerKind.KERNEL_LINE:
-            switched_on = policy.kernel_line
-        case TriggerKind.PRESSURE:
-            switched_on = policy.pressure
-        case TriggerKind.OTHER_WRITER:
-            lowered = trigger.was is None or observation.limit < trigger.was
-            return Hold(reason=HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED)
-        case TriggerKind.MEMORY:
-            broken = budget.is_broken(observation, policy)
-            return Hold(reason=HoldReason.RESERVE_BROKEN if broken else HoldReason.EASED, arithmetic=broken)
-        case TriggerKind.START | TriggerKind.ORDER:
-            switched_on = False
-        case _:
-            assert_never(trigger.kind)
-    return None if switched_on else Hold(reason=HoldReason.TRIGGER_OFF)
+    if trigger.kind is TriggerKind.OTHER_WRITER:
+        lowered = trigger.was is None or observation.limit < trigger.was
+        return Hold(reason=HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED)
+    if trigger.kind is TriggerKind.MEMORY:
+        broken = budget.is_broken(observation, policy)
+        return Hold(reason=HoldReason.RESERVE_BROKEN if broken else HoldReason.EASED, arithmetic=broken)
+    switched_on = {
+        TriggerKind.KERNEL_LINE: policy.kernel_line,
+        TriggerKind.PRESSURE: policy.pressure,
+        TriggerKind.START: trigger.kept is not None,
+    }
+    return None if switched_on.get(trigger.kind) else Hold(reason=HoldReason.TRIGGER_OFF)
+
+
+def _at_start(kept: Kept, observation: Observation, policy: Policy) -> Raise | Hold:
+    """Is the kept limit in force, and may it be put back? Only over a kernel default: another value is somebody's."""
+    limit = observation.limit or 0
+    initial = tuple(table for table in observation.tables if table.initial)
+    charged = budget.charges(observation, initial, policy, unknown=not initial)
+    if limit >= kept.limit:
+        arithmetic = budget.work_out(observation, charged, limit, 0.0, policy)
+        if arithmetic.bound in {Bound.BUDGET, Bound.RESERVE}:
+            step = "It is never lowered unasked: `guard revert --all` goes back to the limit before the first raise."
+            return Hold(reason=HoldReason.OVER_BUDGET_AT_START, arithmetic=arithmetic, advice=(step,))
+        return Hold(reason=HoldReason.IN_FORCE)
+    buckets = observation.buckets or 0
+    if limit not in {factor * buckets for factor in _DEFAULT_FACTORS}:
+        step = "`guard doctor` names what sets it at boot. The next need raises it from there."
+        return Hold(reason=HoldReason.SET_BY_ANOTHER, advice=(step,))
+    if observation.pause is not None:
+        return Hold(reason=HoldReason.PAUSED, advice=(_RESUME,))
+    return _what_fits(
+        budget.work_out(observation, charged, kept.limit, 0.0, policy), Corroboration.CONFIRMED, observation
+    )
 
 
 def _truth(  # noqa: PLR0911 - one return an answer
@@ -177,7 +201,7 @@ def _forbidden(
             reason=HoldReason.PAUSED,
             retry_seconds=now + RECHECK_SECONDS,
             corroboration=truth,
-            advice=("`guard resume` ends a pause; /etc/conntrackd-guard/pause is ended by removing it.",),
+            advice=(_RESUME,),
         )
     fights = [at for at in state.fight_seconds if at > now - policy.standoff_window_seconds]
     if policy.standoff and len(fights) >= policy.standoff:
@@ -213,19 +237,21 @@ def _too_soon(
     return None
 
 
-def _what_fits(
-    needy: tuple[Table, ...], truth: Corroboration, observation: Observation, policy: Policy
-) -> Raise | Hold:
-    """How far, and what of it the host can afford."""
-    limit = observation.limit or 0
+def _sum(needy: tuple[Table, ...], truth: Corroboration, observation: Observation, policy: Policy) -> Arithmetic:
+    """How far the need asks to go, and what of it the host can bear."""
     unknown = truth is Corroboration.UNKNOWN
     demand = 0.0 if unknown else _demand(needy, policy)
-    wanted = _wanted(limit, observation, demand, policy)
+    wanted = _wanted(observation.limit or 0, observation, demand, policy)
     charged = budget.charges(observation, needy, policy, unknown=unknown)
-    arithmetic = budget.work_out(observation, charged, wanted, demand, policy)
-    advice = _advice(arithmetic, unknown=unknown)
+    return budget.work_out(observation, charged, wanted, demand, policy)
+
+
+def _what_fits(arithmetic: Arithmetic, truth: Corroboration, observation: Observation) -> Raise | Hold:
+    """Is what fits worth a write?"""
+    limit = observation.limit or 0
+    advice = _advice(arithmetic, unknown=truth is Corroboration.UNKNOWN)
     if arithmetic.target > limit and (
-        arithmetic.target >= wanted or arithmetic.target >= math.ceil(limit * (1 + SMALLEST_PART))
+        arithmetic.target >= arithmetic.wanted or arithmetic.target >= math.ceil(limit * (1 + SMALLEST_PART))
     ):
         return Raise(
             target=arithmetic.target,

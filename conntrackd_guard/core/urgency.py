@@ -10,6 +10,7 @@ from conntrackd_guard.core.model import Hold, HoldReason, OutcomeKind, Record
 NEED_A_PERSON = frozenset(
     {
         HoldReason.OVER_BUDGET,
+        HoldReason.OVER_BUDGET_AT_START,
         HoldReason.RESERVE,
         HoldReason.AT_CEILING,
         HoldReason.CHAINS,  # where raising ends by default on most hosts: larger than any other bound in practice

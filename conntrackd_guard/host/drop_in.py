@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.model import Kept
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.sysctl_files import assignments
 
 _SETTING = re.compile(rb"^net\.netfilter\.nf_conntrack_max = (\d+)$", re.MULTILINE)
+
+_ORIGIN = re.compile(rb"\b(boot_id|machine_id|memory_total_bytes|budget_bytes)=([0-9a-f-]{1,64})\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,9 @@ class DropIn(Protocol):
     def limit(self) -> int | None:
         """Return the persisted limit."""
 
+    def kept(self) -> Kept | None:
+        """Return the persisted limit and what the file says of its origin."""
+
     def put(self, persisted: Persisted) -> None:
         """Persist a limit."""
 
@@ -50,13 +56,28 @@ class SysctlDropIn:
 
     def limit(self) -> int | None:
         """Return the limit in the file, None without a file (or without our line in it)."""
+        kept = self.kept()
+        return None if kept is None else kept.limit
+
+    def kept(self) -> Kept | None:
+        """Return what the file keeps, None without a file (or without our line in it)."""
         try:
-            found = _SETTING.search(files.read(self._paths.drop_in))
-        except FileNotFoundError:
+            content = files.read(self._paths.drop_in)
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise HostError("reading", self._paths.drop_in, error, "Check its rights.") from error
-        return int(found[1]) if found else None
+        setting = _SETTING.search(content)
+        if setting is None:
+            return None
+        told = {name.decode(): value.decode("ascii", "replace") for name, value in _ORIGIN.findall(content)}
+        return Kept(
+            limit=int(setting[1]),
+            boot_id=told.get("boot_id", ""),
+            machine_id=told.get("machine_id", ""),
+            memory_total_bytes=_number(told.get("memory_total_bytes", "")),
+            budget_bytes=_number(told.get("budget_bytes", "")),
+        )
 
     def put(self, persisted: Persisted) -> None:
         """Write the file durably: temporary file, fsync, rename, fsync of the folder."""
@@ -102,17 +123,28 @@ class SysctlDropIn:
 
 
 class NoDropIn:
-    """Persists nothing: dry run, and `persist: false`."""
+    """Persists nothing: dry run, and `persist: false`. `real` is what a dry run may read of the acting guard's file."""
+
+    def __init__(self, real: DropIn | None = None) -> None:
+        self._real = real
 
     def limit(self) -> int | None:
         """Return None: nothing is persisted."""
         return None
+
+    def kept(self) -> Kept | None:
+        """Return what the acting guard keeps."""
+        return None if self._real is None else self._real.kept()
 
     def put(self, persisted: Persisted) -> None:
         """Write nothing."""
 
     def remove(self) -> None:
         """Remove nothing."""
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
 
 
 def _printable(text: str) -> str:

@@ -9,7 +9,7 @@ from conntrackd_guard.core.codec import encode, verdict
 from conntrackd_guard.core.identity import reason
 from conntrackd_guard.core.model import Hold, HoldReason, Order, OutcomeKind, Raise, Record
 
-_ERRORS = frozenset({HoldReason.STANDOFF, HoldReason.RESERVE_BROKEN})
+_ERRORS = frozenset({HoldReason.STANDOFF, HoldReason.RESERVE_BROKEN, HoldReason.OVER_BUDGET_AT_START})
 _WARNINGS = frozenset(
     {
         HoldReason.OVER_BUDGET,
@@ -19,6 +19,7 @@ _WARNINGS = frozenset(
         HoldReason.INT_MAX,
         HoldReason.WRITE_REFUSED,
         HoldReason.LIMIT_LOWERED,
+        HoldReason.SET_BY_ANOTHER,
         HoldReason.UNTRUSTED_NAMESPACE,
         HoldReason.PAUSED,
         HoldReason.EXPECTATION_TABLE,

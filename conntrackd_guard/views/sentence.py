@@ -91,6 +91,8 @@ def _raise_sentence(record: Record, decision: Raise) -> str:
 
 def _need(record: Record, decision: Raise) -> str:
     """Return what made the guard raise."""
+    if record.trigger.kept is not None:
+        return f"{record.trigger.kept.limit:,} was kept for this boot, and a kernel default is in force"
     table = concerned(record)
     if decision.corroboration is Corroboration.UNKNOWN or table is None:
         number = record.trigger.namespace

@@ -14,6 +14,7 @@ from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
     HoldReason,
+    Kept,
     LineKind,
     Observation,
     Pause,
@@ -41,6 +42,14 @@ RAISED_20_TIMES = tuple(NOW - 590 + i for i in range(20))
 def other_writer(was: int) -> Trigger:
     """Return the trigger that another writer's change gives."""
     return Trigger(kind=TriggerKind.OTHER_WRITER, was=was)
+
+
+INITIAL = table(100, OTHER, initial=True)
+
+
+def start(kept: int) -> Trigger:
+    """Return the trigger that a start gives where the drop-in keeps a limit."""
+    return Trigger(kind=TriggerKind.START, kept=Kept(limit=kept))
 
 
 HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]] = [
@@ -94,6 +103,11 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
         Policy(),
         SOON,
     ),
+    (HoldReason.IN_FORCE, start(LIMIT), host(INITIAL), CALM, Policy(), None),
+    # 200,000 is neither 1, 4 nor 8 times the buckets
+    (HoldReason.SET_BY_ANOTHER, start(393_216), host(INITIAL, limit=200_000), CALM, Policy(), None),
+    # 576 × 262,144 is 144 MiB: more than a tenth of 1 GiB
+    (HoldReason.OVER_BUDGET_AT_START, start(LIMIT), host(INITIAL, memory_total_bytes=GIB), CALM, Policy(), None),
     (HoldReason.LIMIT_RAISED, other_writer(65_536), host(), CALM, Policy(), None),
     (HoldReason.LIMIT_LOWERED, other_writer(393_216), host(), CALM, Policy(), None),
     (
@@ -147,6 +161,29 @@ def test_how_far(seen: Observation, policy: Policy, target: int) -> None:
     decision = decide(line(), seen, CALM, policy)
     assert isinstance(decision, Raise)
     assert (decision.target, decision.corroboration) == (target, Corroboration.CONFIRMED)
+
+
+@pytest.mark.parametrize(
+    ("default", "buckets", "target"),
+    [
+        (262_144, 262_144, 393_216),
+        (262_144, 65_536, 393_216),  # before 5.15: four times the buckets
+        (131_072, 16_384, 196_608),  # 8 times; chains: 24 × 16,384 ÷ 2 is what fits, and 200 for the other table
+    ],
+)
+def test_what_a_boot_lost_is_put_back_over_a_kernel_default(default: int, buckets: int, target: int) -> None:
+    """The kept limit, as far as this boot's host can bear it; the table of the host itself is charged as full."""
+    decision = decide(start(393_216), host(INITIAL, limit=default, buckets=buckets), CALM, Policy())
+    assert isinstance(decision, Raise)
+    assert (decision.target, decision.arithmetic.full_tables) == (target, 1)
+
+
+def test_a_pause_holds_a_restore_too() -> None:
+    """The operator outranks what the last boot left."""
+    seen = host(INITIAL, pause=Pause(by="root", reason="drill"))
+    decision = decide(start(393_216), seen, CALM, Policy())
+    assert isinstance(decision, Hold)
+    assert decision.reason is HoldReason.PAUSED
 
 
 def test_a_part_below_five_percent_is_not_worth_a_write() -> None:

@@ -13,6 +13,7 @@ TOLD = [
     "chains",
     "int_max",
     "over_budget",
+    "over_budget_at_start",
     "reserve",
     "reserve_broken",
     "standoff",

@@ -215,6 +215,7 @@ class Guarded:
         self.recovered: Recovered = recover(
             self.recorder, self.run_files, self.kernel, self.clock, "boot-1", self.policy
         )
+        self.kept = SysctlDropIn(self.paths).kept()
         observer = Observer(self.paths, self.kernel, self.clock, self.run_files)
         observer.observe(rescan=True)
         parts = Parts(
@@ -227,6 +228,7 @@ class Guarded:
             intake=self.intake,
             clock=self.clock,
             service=Service(),
+            kept=self.kept,
         )
         self.guard = Guard(parts, self.policy, self.recovered.state, frozenset)
 
