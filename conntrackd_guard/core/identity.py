@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from conntrackd_guard.core.codec import verdict
-from conntrackd_guard.core.model import Hold, Order, Raise, Record, TriggerKind
+from conntrackd_guard.core.model import Hold, Order, OutcomeKind, Raise, Record, TriggerKind
 
 
 def reason(record: Record) -> str:
@@ -32,7 +32,28 @@ def reason(record: Record) -> str:
             assert_never(other)
 
 
+def changes_state(record: Record) -> bool:
+    """Return whether `core.state.advance` can care: raises (refused ones too), orders, other writers."""
+    return not isinstance(record.decision, Hold) or record.trigger.kind is TriggerKind.OTHER_WRITER
+
+
+def is_refused(record: Record) -> bool:
+    """Return whether a raise was tried and the kernel did not take it."""
+    return isinstance(record.decision, Raise) and record.outcome.kind is OutcomeKind.REJECTED
+
+
+def merges(record: Record) -> bool:
+    """Return whether equal records are one piece of news: plain holds and refused writes."""
+    return is_refused(record) or not changes_state(record)
+
+
 def identity(record: Record) -> str:
-    """Return namespace, trigger, verdict, reason and limit as one text: equal texts are merged."""
-    parts = (record.trigger.namespace, record.trigger.kind, verdict(record.decision), reason(record))
-    return "|".join(str(part) for part in (*parts, record.observation.limit))
+    """Return who, what made the guard look, verdict, reason and limit as one text: equal texts are the same news.
+
+    A refused write is about limit and error alone, whichever table it was tried for.
+    """
+    limit, trigger = record.observation.limit, record.trigger
+    parts: tuple[object, ...] = ("refused", record.outcome.errno, limit)
+    if not is_refused(record):
+        parts = (trigger.namespace, trigger.kind, trigger.line, verdict(record.decision), reason(record), limit)
+    return "|".join(map(str, parts))
