@@ -12,6 +12,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -38,6 +39,10 @@ __all__ = ["History", "HistoryDamaged", "Position", "Row", "Told"]
 
 PRUNE_AT_ONCE: Final = 1000
 """Rows deleted a transaction: each then holds the write lock for some 20 ms only."""
+
+
+_FIRST: Final = frozenset({"key", "at", "at_seconds", "boottime_seconds"})
+"""The columns that tell of a decision's first time."""
 
 
 class History:
@@ -70,23 +75,31 @@ class History:
         with suppress(sqlite3.Error):
             self._database.close()
 
-    def add(
-        self, record: Record, *, policy: Policy, sentence: str, kernel_release: str, position: Position | None = None
+    def add(  # noqa: PLR0913 - a row has as many parts
+        self,
+        record: Record,
+        *,
+        policy: Policy,
+        sentence: str,
+        kernel_release: str,
+        position: Position | None = None,
+        again: int | None = None,
     ) -> int:
-        """Write the decision, durably, and return its id; a record whose key is known is not written again."""
+        """Write the decision, durably, and return its id; a record whose key is known is not written again.
+
+        `again` is the row that it repeats: that one keeps its key and first time, counts it, and takes all else from it.
+        """
         policy_hash, policy_json = hashed(policy)
         row = columns(record, policy_hash=policy_hash, sentence=sentence, kernel_release=kernel_release)
         with self._transaction("write a decision to", durable=True) as database:
             database.execute("INSERT OR IGNORE INTO policies VALUES (?, ?)", (policy_hash, policy_json))
-            insert = f"INSERT INTO decisions ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608
-            values = [storable(value) for value in row.values()]
-            added = database.execute(f"{insert} ON CONFLICT (key) DO NOTHING RETURNING id", values).fetchall()
-            if added:
-                database.execute("INSERT INTO evidence VALUES (?, ?, ?, ?, ?, ?)", (added[0][0], *evidence(record)))
+            row_id = _insert(database, row) if again is None else _renew(database, again, row)
+            if row_id is not None:
+                database.execute("REPLACE INTO evidence VALUES (?, ?, ?, ?, ?, ?)", (row_id, *evidence(record)))
             else:
-                added = database.execute("SELECT id FROM decisions WHERE key = ?", (record.key,)).fetchall()
+                (row_id,) = database.execute("SELECT id FROM decisions WHERE key = ?", (record.key,)).fetchone()
             _put_position(database, position)
-        return int(added[0][0])
+        return int(row_id)
 
     def merge(self, row_id: int, times: int, last_wall_seconds: float, position: Position | None = None) -> None:
         """Count `times` more of the same news in its row; not synced by itself."""
@@ -101,13 +114,16 @@ class History:
         """Return whether the record with that key is written."""
         return bool(self._all("SELECT 1 FROM decisions WHERE key = ?", (key,)))
 
-    def find_identity(self, wanted: str, boot_id: str) -> int | None:
-        """Return that boot's newest row with this identity, None where it has none or the limit was raised since."""
-        query = f"""SELECT max(id) FROM decisions WHERE boot_id = :boot AND identity = :wanted AND id > coalesce(
-            (SELECT max(id) FROM decisions WHERE boot_id = :boot AND {FOLDED} AND verdict = 'raise'
-                AND outcome NOT IN ('rejected', 'not_applied')), 0)"""  # noqa: S608
-        row_id: int | None = self._all(query, {"boot": boot_id, "wanted": wanted})[0][0]
-        return row_id
+    def find_identity(self, wanted: str, boot_id: str) -> tuple[int, float] | None:
+        """Return that boot's newest row with this identity and the wall time of its last repeat.
+
+        None where it has none, or where another row came since that can change the state: then it is news again.
+        """
+        query = f"""SELECT id, last_seconds FROM decisions WHERE boot_id = :boot AND identity = :wanted AND id > coalesce(
+            (SELECT max(id) FROM decisions WHERE boot_id = :boot AND {FOLDED} AND identity != :wanted), 0)
+            ORDER BY id DESC LIMIT 1"""  # noqa: S608 - constants
+        found = self._all(query, {"boot": boot_id, "wanted": wanted})
+        return (int(found[0][0]), float(found[0][1])) if found else None
 
     def save_position(self, position: Position) -> None:
         """Remember how far the guard has read; not synced by itself."""
@@ -120,10 +136,11 @@ class History:
         return decode(Position, json.loads(found[0][0])) if found else None
 
     def records(self, boot_id: str) -> Iterator[Record]:
-        """Yield that boot's records that can change the state, oldest first: plain holds are left out."""
+        """Yield that boot's records that can change the state, oldest first, each as often as it came: no plain holds."""
         query = f"SELECT {SUMMARY} FROM decisions WHERE boot_id = ? AND {FOLDED} ORDER BY id"  # noqa: S608 - constants
         for found in self._all(query, (boot_id,)):
-            yield self._record(Row(*found))
+            row = Row(*found)
+            yield from repeat(self._record(row), row.repeats)
 
     def rows(
         self,
@@ -205,6 +222,23 @@ class History:
                 with suppress(sqlite3.Error):  # a full disk has rolled back already
                     self._database.execute("ROLLBACK")
                 raise
+
+
+def _insert(database: sqlite3.Connection, row: dict[str, object]) -> int | None:
+    """Insert a decision and return its id, None where its key is known."""
+    query = f"INSERT INTO decisions ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608 - constants
+    values = [storable(value) for value in row.values()]
+    found = database.execute(f"{query} ON CONFLICT (key) DO NOTHING RETURNING id", values).fetchall()
+    return found[0][0] if found else None
+
+
+def _renew(database: sqlite3.Connection, row_id: int, row: dict[str, object]) -> int:
+    """Count a repeat in a decision and take over what it tells."""
+    newer = {name: storable(value) for name, value in row.items() if name not in _FIRST}
+    changes = ", ".join(f"{name} = ?" for name in newer)
+    query = f"UPDATE decisions SET {changes}, repeats = repeats + 1 WHERE id = ?"  # noqa: S608 - constants
+    database.execute(query, (*newer.values(), row_id))
+    return row_id
 
 
 def _put_position(database: sqlite3.Connection, position: Position | None) -> None:

@@ -220,13 +220,13 @@ class Keeper:
         name = news.identity(record)
         known = self._known.get(name)
         if known is None:
-            row_id = self._open().find_identity(name, record.observation.boot_id)
-            if row_id is None:
+            found = self._open().find_identity(name, record.observation.boot_id)
+            if found is None:
                 self._flush_repeats()  # the row carries a position, which covers what was merged before it
                 row_id, item.times = self._add(item), item.times - 1
                 known = _Known(row_id=row_id, logged_seconds=time.monotonic())
             else:
-                known = _Known(row_id=row_id, logged_seconds=time.monotonic())
+                known = _Known(row_id=found[0], logged_seconds=time.monotonic())
                 item.logged = False
             self._known[name] = known
             while len(self._known) > _KNOWN_KEPT:

@@ -13,7 +13,6 @@ import pytest
 from records import BOOT, RAISE, a_record, add, raised
 
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.identity import identity
 from conntrackd_guard.core.model import (
     Hold,
     HoldReason,
@@ -70,28 +69,6 @@ def test_row_and_position_are_one_transaction(path: Path) -> None:
             add(history, broken, Position(cursor="after"))
         assert history.position() == Position(cursor="before", boot_id=BOOT, stamp_us=5)
         assert add(history, a_record("b")) == 1
-
-
-def test_repeats_are_counted_in_one_row(path: Path) -> None:
-    """The same news again is a count and a last time, not a row."""
-    with History(path, mode="writer") as history:
-        row_id = add(history, a_record("a"))
-        history.merge(row_id, 41, 2000.5, Position(cursor="c"))
-        (row,) = history.rows()
-        assert (row.repeats, row.at, row.last_at) == (42, "1970-01-01T00:16:40.000Z", "1970-01-01T00:33:20.500Z")
-        assert [found.id for found in history.rows(since=1500.0)] == [row_id]
-
-
-def test_news_is_merged_until_the_limit_rises(path: Path) -> None:
-    """A hold is found again in its boot, but not across a raise, and not in another boot; a refused raise is none."""
-    hold = a_record("a")
-    with History(path, mode="writer") as history:
-        row_id = add(history, hold)
-        add(history, a_record("b", RAISE, OutcomeKind.REJECTED))
-        assert history.find_identity(identity(hold), BOOT) == row_id
-        assert history.find_identity(identity(hold), "boot-2") is None
-        add(history, raised("c"))
-        assert history.find_identity(identity(hold), BOOT) is None
 
 
 def test_only_what_changes_the_state_is_folded(path: Path) -> None:
