@@ -12,18 +12,19 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from conntrackd_guard import __version__, history_file
+from conntrackd_guard import history_file
 from conntrackd_guard.core import identity as news
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Hold, OutcomeKind, Policy, Raise, Record
 from conntrackd_guard.core.urgency import needs_person
 from conntrackd_guard.history import History, HistoryDamaged, Position
-from conntrackd_guard.history_rows import first_row, rfc3339
-from conntrackd_guard.host.drop_in import DropIn, Persisted
+from conntrackd_guard.history_rows import first_row
+from conntrackd_guard.host.drop_in import DropIn
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notices import MOST_WAITING, Notices
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runfiles import RunFiles
+from conntrackd_guard.persister import Persister
 from conntrackd_guard.views import json_documents
 from conntrackd_guard.views.record_log import event_of, fields_of, level_of
 from conntrackd_guard.views.sentence import sentence
@@ -65,7 +66,7 @@ class Keeper:
         retention_seconds: float,
         max_rows: int,
     ) -> None:
-        self._paths, self._drop_in, self._log, self._run_files = paths, drop_in, log, run_files
+        self._paths, self._log, self._run_files = paths, log, run_files
         self.retention_seconds, self.max_rows = retention_seconds, max_rows
         self.position: Position | None = None
         self.notices: Notices | None = None
@@ -73,8 +74,10 @@ class Keeper:
         self._saved_position: Position | None = None
         self._history: History | None = None
         self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._owed: tuple[Item, int | None] | None = None
-        self._owed_seconds = self._flushed_seconds = 0.0
+        self._persister = Persister(drop_in, self.say)
+        self._written: set[str] = set()
+        """Raises whose row is written and whose intent is open."""
+        self._settled_seconds = self._flushed_seconds = 0.0
         self._pruned_seconds = time.monotonic()
         self._trouble: dict[str, str] = {}
         self.began_anew = False
@@ -95,9 +98,7 @@ class Keeper:
 
     def keep(self, item: Item) -> bool:
         """Do what is still to do for one record; return whether all is done."""
-        if not item.persisted:
-            item.persisted = True  # what fails is owed, and does not keep the row back
-            self._persist(item, None)
+        self._persist(item)
         if not item.stored:
             try:
                 self._store(item)
@@ -108,15 +109,20 @@ class Keeper:
             except GuardError as error:
                 self.worry("history", error)
         self._tell(item)
-        self._close_intent(item)
+        if item.stored and isinstance(item.record.decision, Raise):
+            self._written.add(item.record.key)
+            self._close_intents()
         return item.stored
 
     def announce(self, item: Item) -> None:
         """Do what doesn't need the history: it refuses a record before this one."""
-        if not item.persisted:
-            item.persisted = True
-            self._persist(item, None)
+        self._persist(item)
         self._tell(item)
+
+    def let_go(self, limit: int | None) -> None:
+        """See that the drop-in does not lower the limit in force at the next boot."""
+        if not self._persister.owes:
+            self._persister.let_go(limit)
 
     def say(self, event: str, level: str, message: str, **fields: Any) -> None:
         """Log a line that is no decision."""
@@ -141,8 +147,8 @@ class Keeper:
         """Do what is due now and then: count repeats, save the position, retry the drop-in, prune."""
         now = time.monotonic()
         self._log.flush()
-        if self._owed is not None and now - self._owed_seconds >= _OWED_SECONDS:
-            self._persist(*self._owed)
+        if self._persister.owes and now - self._settled_seconds >= _OWED_SECONDS:
+            self._settle()
         if now - self._flushed_seconds >= FLUSH_SECONDS:
             self._flushed_seconds = now
             self._flush()
@@ -152,8 +158,7 @@ class Keeper:
 
     def finish(self) -> None:
         """Write what is held back and close."""
-        if self._owed is not None:
-            self._persist(*self._owed)
+        self._settle()
         self._flush()
         if self._history is not None:
             self._history.close()
@@ -177,37 +182,27 @@ class Keeper:
         note = history_file.set_aside(self._paths.history, time.time(), damage)
         self._log.emit("guard.error", "error", note, subject="history")
 
-    def _close_intent(self, item: Item) -> None:
-        """Forget the intent once the row is written and the drop-in is not owed: a start takes up what is left."""
-        if item.stored and not (self._owed is not None and self._owed[0] is item):
-            self._run_files.drop_intent(item.record.key)
+    def _persist(self, item: Item) -> None:
+        """Have the drop-in follow a record; what fails is owed, and does not keep the row back."""
+        if not item.persisted:
+            item.persisted = True
+            if self._persister.follow(item.record):
+                self._settle()
 
-    def _persist(self, item: Item, row_id: int | None) -> None:
-        """Carry the limit over a reboot, where this record set one."""
-        record, decision = item.record, item.record.decision
-        if not isinstance(decision, Raise) or record.outcome.limit_after is None:
-            return
-        if record.outcome.kind not in {OutcomeKind.APPLIED, OutcomeKind.REHEARSED}:
-            return
-        persisted = Persisted(
-            limit=record.outcome.limit_after,
-            at=rfc3339(record.observation.wall_seconds),
-            version=__version__,
-            decision=record.key if row_id is None else str(row_id),
-            why=sentence(record),
-            boot_id=record.observation.boot_id,
-            memory_total_bytes=record.observation.memory_total_bytes,
-            budget_bytes=decision.arithmetic.budget_bytes,
-        )
+    def _settle(self) -> None:
+        self._settled_seconds = time.monotonic()
         try:
-            self._drop_in.put(persisted)
-            owed, self._owed = self._owed, None
+            self._persister.settle()
             self._trouble.pop("drop-in", None)
         except GuardError as error:
-            owed, self._owed, self._owed_seconds = self._owed, (item, row_id), time.monotonic()
             self.worry("drop-in", error)
-        if owed is not None:
-            self._close_intent(owed[0])
+        self._close_intents()
+
+    def _close_intents(self) -> None:
+        """Forget the intents whose row is written and whose drop-in is not owed: a start takes up what is left."""
+        for key in self._written - {self._persister.owes}:
+            self._run_files.drop_intent(key)
+            self._written.discard(key)
 
     def _store(self, item: Item) -> None:
         """Write the row, or count a repeat of one."""

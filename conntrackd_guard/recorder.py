@@ -19,6 +19,7 @@ from conntrackd_guard.core.identity import identity
 from conntrackd_guard.core.model import Hold, OutcomeKind, Policy, Record
 from conntrackd_guard.history import HistoryDamaged, Position
 from conntrackd_guard.keeper import Keeper
+from conntrackd_guard.persister import is_reverted
 
 MOST_HOLDS_QUEUED = 1000
 """Different holds kept while the disk stalls (about 10 KB each); more are only counted."""
@@ -84,6 +85,10 @@ class Recorder:
                     self.lost_holds += times
                     return
                 self._waiting_holds[name] = item
+            if is_reverted(record):  # what waits must not be persisted over it
+                for entry in self._queue:
+                    if isinstance(entry, Item):
+                        entry.persisted = True
             self._queue.append(item)
             self._changed.notify()
 

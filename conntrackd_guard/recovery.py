@@ -44,6 +44,7 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
         for record in records:
             state = states.advance(state, record)
         known = {record.key for record in records}
+    limit = kernel.limit_in_force()
     for record in [*_explained(run_files, kernel, recorder), *_orders(run_files, recorder)]:
         if record.key in known:  # the kill came after the row was written
             recorder.resume(record, policy)
@@ -52,6 +53,7 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
         state = states.advance(state, record)
         recorder.submit(record, policy)
         run_files.drop_order(record.key)
+    recorder.ask(lambda keeper: keeper.let_go(limit), 0.0)
     return Recovered(state=state, position=position)
 
 

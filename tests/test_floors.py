@@ -18,6 +18,7 @@ FLOOR_3 = {
     "applier",
     "recorder",
     "keeper",
+    "persister",
     "recovery",
     "orders",
     "status",

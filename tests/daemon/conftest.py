@@ -1,5 +1,6 @@
-"""The made-up host, for every test here."""
+"""The made-up host and its disks, for every test here."""
 
+from disks import refusing, stalled
 from guarded import host
 
-__all__ = ["host"]
+__all__ = ["host", "refusing", "stalled"]

@@ -295,6 +295,12 @@ def an_order(guarded: Guarded, kind: OrderKind, limit: int | None = None) -> Rec
     )
 
 
+def again(guarded: Guarded) -> Guarded:
+    """Start the guard again on the same host, a millisecond later."""
+    guarded.clock.now += 0.001
+    return Guarded(guarded.host, guarded.policy, guarded.clock)
+
+
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     """Give a made-up host; its namespaces are files, which no user namespace owns."""

@@ -4,46 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
+from disks import until
 from guarded import BARRIER_SECONDS, LIMIT, Guarded, Host
 
 from conntrackd_guard import recorder
-from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import LineKind
 from conntrackd_guard.history import History
-
-ADD = History.add
-
-
-@pytest.fixture
-def refusing(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Give a history that refuses every row while the event is set."""
-    refuses = threading.Event()
-
-    def add(self: History, *args: Any, **more: Any) -> int:
-        if refuses.is_set():
-            raise HostError("write a decision to", self.path, OSError(28, "No space left on device"), "Free space.")
-        return ADD(self, *args, **more)
-
-    monkeypatch.setattr(History, "add", add)
-    return refuses
-
-
-@pytest.fixture
-def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Give a history whose `add` returns only once the event is set."""
-    returns = threading.Event()
-
-    def add(self: History, *args: Any, **more: Any) -> int:
-        assert returns.wait(BARRIER_SECONDS)
-        return ADD(self, *args, **more)
-
-    monkeypatch.setattr(History, "add", add)
-    yield returns
-    returns.set()
 
 
 def fill_and_raise(guarded: Guarded, times: int) -> list[int]:
@@ -60,14 +28,6 @@ def fill_and_raise(guarded: Guarded, times: int) -> list[int]:
 def raised(guarded: Guarded) -> list[int | None]:
     """Return the limits that the history says were reached, oldest first."""
     return [row.limit_after for row in guarded.rows() if row.verdict == "raise"]
-
-
-def until(holds: Any) -> None:
-    """Wait until `holds()`, the recorder's own time."""
-    deadline = time.monotonic() + BARRIER_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.005)
 
 
 def test_a_history_that_refuses_keeps_no_raise_back(host: Host, refusing: threading.Event) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from guarded import LIMIT, Guarded, Host, Killed
+from guarded import LIMIT, Guarded, Host, Killed, again
 
 from conntrackd_guard import recovery
 from conntrackd_guard.core.codec import encode
@@ -32,12 +32,6 @@ STEP = 98_304
 def die() -> None:
     """End the process, as kill -9 does."""
     raise Killed
-
-
-def again(guarded: Guarded) -> Guarded:
-    """Start the guard again on the same host, a millisecond later."""
-    guarded.clock.now += 0.001
-    return Guarded(guarded.host, guarded.policy, guarded.clock)
 
 
 def killed_after_write(host: Host) -> Guarded:
