@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ FLUSH_SECONDS = 10.0
 """Repeats are counted in memory this long before they go to the disk."""
 LOG_AGAIN_SECONDS = 3600.0
 """A hold that lasts is logged once an hour."""
+FIRST_PRUNE_SECONDS = 300.0
+"""After a start, when the host's own start is over; a guard that is restarted often prunes all the same."""
 PRUNE_SECONDS = 6 * 3600.0
 _OWED_SECONDS = 30.0
 """A drop-in that could not be written is tried again this often."""
@@ -49,7 +52,6 @@ class _Known:
     row_id: int
     logged_seconds: float
     unwritten: int = 0
-    unlogged: int = 0
     last_wall_seconds: float = 0.0
 
 
@@ -78,7 +80,7 @@ class Keeper:
         self._written: set[str] = set()
         """Raises whose row is written and whose intent is open."""
         self._settled_seconds = self._flushed_seconds = 0.0
-        self._pruned_seconds = time.monotonic()
+        self._prune_seconds = time.monotonic() + FIRST_PRUNE_SECONDS
         self._trouble: dict[str, str] = {}
         self.began_anew = False
         """A damaged history was set aside: what this boot did is not known."""
@@ -89,25 +91,14 @@ class Keeper:
             history = self._open()
             return list(history.records(boot_id)), history.position()
         except HistoryDamaged as error:  # a page that opening did not touch
-            self.set_aside(error)
+            self._set_aside(error)
             return [], self._open().position()
-
-    def holds(self, key: str) -> bool:
-        """Return whether history has the record with that key."""
-        return self._open().has(key)
 
     def keep(self, item: Item) -> bool:
         """Do what is still to do for one record; return whether all is done."""
         self._persist(item)
         if not item.stored:
-            try:
-                self._store(item)
-                item.stored = True
-                self._trouble.pop("history", None)
-            except HistoryDamaged as error:
-                self.set_aside(error)
-            except GuardError as error:
-                self.worry("history", error)
+            item.stored = self.attempt("history", self._store, item)
         self._tell(item)
         if item.stored and isinstance(item.record.decision, Raise):
             self._written.add(item.record.key)
@@ -122,11 +113,27 @@ class Keeper:
     def let_go(self, limit: int | None) -> None:
         """See that the drop-in does not lower the limit in force at the next boot."""
         if not self._persister.owes:
-            self._persister.let_go(limit)
+            self.attempt("drop-in", self._persister.let_go, limit)
 
     def say(self, event: str, level: str, message: str, **fields: Any) -> None:
         """Log a line that is no decision."""
         self._log.emit(event, level, message, **fields)
+
+    def attempt(self, subject: str, work: Callable[..., bool | None], *arguments: object) -> bool:
+        """Do `work`; return False where the host refused it, or where it says so. Refused work may be tried again.
+
+        What does not work is said once, and is trouble until the same work is done or fails in another way.
+        """
+        try:
+            done = work(*arguments) is not False
+        except HistoryDamaged as damage:
+            self._set_aside(damage)
+            return False
+        except GuardError as error:
+            self.worry(subject, error)
+            return False
+        self._trouble.pop(subject, None)
+        return done
 
     def worry(self, subject: str, error: Exception) -> None:
         """Say what doesn't work, once until it works again or changes."""
@@ -151,18 +158,22 @@ class Keeper:
             self._settle()
         if now - self._flushed_seconds >= FLUSH_SECONDS:
             self._flushed_seconds = now
-            self._flush()
-        if now - self._pruned_seconds >= PRUNE_SECONDS:
-            self._pruned_seconds = now
-            self._open().prune(time.time(), self.retention_seconds, self.max_rows)
+            self.attempt("repeats", self._flush)
+        if now >= self._prune_seconds:
+            self._prune_seconds = now + PRUNE_SECONDS
+            self.attempt("prune", self._prune)
 
-    def finish(self) -> None:
-        """Write what is held back and close."""
+    def finish(self) -> bool:
+        """Write what is held back and close; return whether all of it was written."""
         self._settle()
-        self._flush()
+        flushed = self.attempt("repeats", self._flush)
         if self._history is not None:
             self._history.close()
         self._log.flush()
+        return flushed
+
+    def _prune(self) -> None:
+        self._open().prune(time.time(), self.retention_seconds, self.max_rows)
 
     def _open(self) -> History:
         """Return the open history; a damaged one is set aside and said."""
@@ -173,14 +184,18 @@ class Keeper:
                 self._log.emit("guard.error", "error", note, subject="history")
         return self._history
 
-    def set_aside(self, damage: HistoryDamaged) -> None:
+    def _set_aside(self, damage: HistoryDamaged) -> None:
         """Move a history aside that turned out damaged in use; the next need begins a new one."""
         if self._history is not None:
             self._history.close()
         self._history, self._known, self._saved_position = None, OrderedDict(), None
         self.began_anew = True
-        note = history_file.set_aside(self._paths.history, time.time(), damage)
-        self._log.emit("guard.error", "error", note, subject="history")
+        try:
+            note = history_file.set_aside(self._paths.history, time.time(), damage)
+        except GuardError as error:
+            self.worry("history", error)
+        else:
+            self._log.emit("guard.error", "error", note, subject="history")
 
     def _persist(self, item: Item) -> None:
         """Have the drop-in follow a record; what fails is owed, and does not keep the row back."""
@@ -191,11 +206,7 @@ class Keeper:
 
     def _settle(self) -> None:
         self._settled_seconds = time.monotonic()
-        try:
-            self._persister.settle()
-            self._trouble.pop("drop-in", None)
-        except GuardError as error:
-            self.worry("drop-in", error)
+        self.attempt("drop-in", self._persister.settle)
         self._close_intents()
 
     def _close_intents(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.identity import identity
 from conntrackd_guard.core.model import Hold, OutcomeKind, Policy, Record
-from conntrackd_guard.history import HistoryDamaged, Position
+from conntrackd_guard.history import Position
 from conntrackd_guard.keeper import Keeper
 from conntrackd_guard.persister import is_reverted
 
@@ -63,6 +63,7 @@ class Recorder:
         self._changed = threading.Condition()
         self._stopping = False
         self._busy_since: float | None = None
+        self._all_done = False
         self.lost_holds = 0
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
@@ -133,17 +134,19 @@ class Recorder:
             self._stopping = True
             self._changed.notify()
         self._thread.join(seconds)
-        return not self._thread.is_alive()
+        return self._all_done
 
     def report(self) -> dict[str, Any]:
         """Return what status shows of the recorder."""
-        since = self._busy_since
+        since, trouble = self._busy_since, self._keeper.trouble()
+        if self._thread.ident is not None and not self._thread.is_alive() and not self._stopping:
+            trouble.append("The recorder has ended: nothing is recorded, logged or persisted until a restart.")
         return {
             "backlog": len(self._queue),
             "stuck_seconds": 0.0 if since is None else round(time.monotonic() - since, 1),
             "lost_holds": self.lost_holds,
             "lost_lines": self._keeper.lost_lines(),
-            "trouble": self._keeper.trouble(),
+            "trouble": trouble,
         }
 
     def _run(self) -> None:
@@ -157,10 +160,10 @@ class Recorder:
                 if isinstance(head, Item):
                     self._waiting_holds.pop(identity(head.record), None)
             if head is None and self._stopping:
-                self._step(self._keeper.finish)
+                self._all_done = self._step("end", self._keeper.finish)
                 return
-            finished = self._step(lambda head=head: self._do(head))  # type: ignore[misc] # bound now, on purpose
-            self._step(self._keeper.tidy)
+            finished = self._step("recorder", self._do, head)
+            self._step("upkeep", self._keeper.tidy)
             if finished:
                 wait = _FIRST_RETRY_SECONDS
                 if head is not None:
@@ -179,29 +182,23 @@ class Recorder:
                 behind = list(self._queue)[1:]
             for entry in behind:
                 if isinstance(entry, Item):
-                    self._step(lambda entry=entry: self._keeper.announce(entry))  # type: ignore[misc]
+                    self._step("recorder", self._keeper.announce, entry)
                 elif isinstance(entry, Notice):
-                    self._step(lambda entry=entry: self._do(entry))  # type: ignore[misc]
+                    self._step("recorder", self._do, entry)
                     with self._changed:
                         self._queue.remove(entry)
-            self._step(self._keeper.tidy)
+            self._step("upkeep", self._keeper.tidy)
             with self._changed:
                 if len(self._queue) == 1 + sum(isinstance(entry, Item) for entry in behind):
                     self._changed.wait(min(left, _TURN_SECONDS))
 
-    def _step(self, work: Callable[[], bool | None]) -> bool:
-        """Do one step; an error is said, never fatal, and only GuardError is worth a retry."""
+    def _step(self, subject: str, work: Callable[..., bool | None], *arguments: object) -> bool:
+        """Do one step; return False where it is to be tried again. An error is said, never fatal."""
         self._busy_since = time.monotonic()
         try:
-            return work() is not False
-        except HistoryDamaged as error:
-            self._keeper.set_aside(error)
-            return False
-        except GuardError as error:
-            self._keeper.worry("recorder", error)
-            return False
+            return self._keeper.attempt(subject, work, *arguments)
         except Exception as error:  # noqa: BLE001 - the worker must outlive any one record
-            self._keeper.worry("recorder", error)
+            self._keeper.worry(subject, error)
             return True
         finally:
             self._busy_since = None

@@ -194,6 +194,8 @@ class ToldIntake(Intake):
 class Guarded:
     """A host with a guard started on it; `crash` and another Guarded on the same host is a restart."""
 
+    max_rows = 100_000
+
     def __init__(self, host: Host, policy: Policy | None = None, clock: ToldClock | None = None) -> None:
         self.host, self.policy, self.clock = host, policy or Policy(), clock or ToldClock()
         self.paths = Paths(host.root)
@@ -208,7 +210,7 @@ class Guarded:
             log=Log("json", self.log),
             run_files=self.run_files,
             retention_seconds=1e9,
-            max_rows=100_000,
+            max_rows=self.max_rows,
         )
         self.recorder = Recorder(keeper)
         self.recorder.start()
