@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from conntrackd_guard import history_file
 from conntrackd_guard.core import identity as news
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.model import Hold, OutcomeKind, Policy, Raise, Record
+from conntrackd_guard.core.model import Policy, Raise, Record
 from conntrackd_guard.core.urgency import needs_person
 from conntrackd_guard.history import History, HistoryDamaged, Position
 from conntrackd_guard.history_rows import first_row
@@ -56,7 +56,7 @@ class _Known:
 
 
 class Keeper:
-    """Used by the recorder's thread only, but for `position` and `notices`, which the loop sets."""
+    """Used by the recorder's thread only, but for `trouble` and `lost_lines` (status) and `notices` (set at reload)."""
 
     def __init__(  # noqa: PLR0913 - wiring
         self,
@@ -71,9 +71,9 @@ class Keeper:
         self._paths, self._log, self._run_files = paths, log, run_files
         self.retention_seconds, self.max_rows = retention_seconds, max_rows
         self.position: Position | None = None
+        """How far all is taken in that was kept so far; None where that is written."""
         self.notices: Notices | None = None
         """Where what a person must hear of is left for the `notify` command; None where there is none."""
-        self._saved_position: Position | None = None
         self._history: History | None = None
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._persister = Persister(drop_in, self.say)
@@ -188,7 +188,7 @@ class Keeper:
         """Move a history aside that turned out damaged in use; the next need begins a new one."""
         if self._history is not None:
             self._history.close()
-        self._history, self._known, self._saved_position = None, OrderedDict(), None
+        self._history, self._known = None, OrderedDict()
         self.began_anew = True
         try:
             note = history_file.set_aside(self._paths.history, time.time(), damage)
@@ -218,8 +218,7 @@ class Keeper:
     def _store(self, item: Item) -> None:
         """Write the row, or count a repeat of one."""
         record = item.record
-        if not _is_hold(record):
-            self._flush()
+        if not news.merges(record) or news.is_refused(record):
             self._add(item)
             self._known.clear()  # after a raise or an order, an equal hold is news again
             return
@@ -228,7 +227,6 @@ class Keeper:
         if known is None:
             found = self._open().find_identity(name, record.observation.boot_id)
             if found is None:
-                self._flush_repeats()  # the row carries a position, which covers what was merged before it
                 row_id, item.times = self._add(item), item.times - 1
                 known = _Known(row_id=row_id, logged_seconds=time.monotonic())
             else:
@@ -243,11 +241,12 @@ class Keeper:
             if not item.logged:
                 known.logged_seconds = time.monotonic()
         known.unwritten += item.times
-        known.last_wall_seconds = record.observation.wall_seconds
-        if item.position is not None:
-            self.position = item.position
+        known.last_wall_seconds = item.last_wall_seconds
+        self.position = item.position or self.position
 
     def _add(self, item: Item) -> int:
+        """Write the row with its position, which covers what was counted in memory before."""
+        self._flush()
         return self._open().add(
             item.record,
             policy=item.policy,
@@ -256,19 +255,15 @@ class Keeper:
             position=item.position,
         )
 
-    def _flush_repeats(self) -> None:
+    def _flush(self) -> None:
+        """Write the repeats counted in memory, then the position: it never runs ahead of what it covers."""
         for known in self._known.values():
             if known.unwritten:
                 self._open().merge(known.row_id, known.unwritten, known.last_wall_seconds)
                 known.unwritten = 0
-
-    def _flush(self) -> None:
-        """Write the repeats counted in memory, then the position: a position never runs ahead of what it covers."""
-        position = self.position
-        self._flush_repeats()
-        if position is not None and position != self._saved_position:
-            self._open().save_position(position)
-            self._saved_position = position
+        if self.position is not None:
+            self._open().save_position(self.position)
+            self.position = None
 
     def _tell(self, item: Item) -> None:
         if item.logged:
@@ -300,7 +295,3 @@ class Keeper:
         for key in dropped:
             text = f"More than {MOST_WAITING} decisions wait for the notify command; nobody is told of the oldest."
             self._log.emit("guard.error", "error", text, subject="notify", key=key)
-
-
-def _is_hold(record: Record) -> bool:
-    return isinstance(record.decision, Hold) and record.outcome.kind is OutcomeKind.NONE

@@ -2,7 +2,8 @@
 
 For each record, in this order: drop-in, history row (with the journal's cursor in the same
 transaction), log line; then the intent goes. The loop only appends to a queue and never waits.
-Raises are never discarded; equal holds are merged, and beyond a bound only counted.
+Raises are never discarded; equal holds are merged until something changes the state, and beyond a
+bound only counted. How far the kernel's lines were taken in travels in the queue, behind all it covers.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.identity import identity
-from conntrackd_guard.core.model import Hold, OutcomeKind, Policy, Record
+from conntrackd_guard.core.identity import identity, merges
+from conntrackd_guard.core.model import Hold, Policy, Record
 from conntrackd_guard.history import Position
 from conntrackd_guard.keeper import Keeper
 from conntrackd_guard.persister import is_reverted
@@ -41,6 +42,18 @@ class Item:
     persisted: bool = False
     stored: bool = False
     logged: bool = False
+    last_wall_seconds: float = field(init=False)
+    """When it was last decided so."""
+
+    def __post_init__(self) -> None:
+        self.last_wall_seconds = self.record.observation.wall_seconds
+
+
+@dataclass(slots=True)
+class Mark:
+    """How far the kernel's lines were taken in."""
+
+    position: Position
 
 
 @dataclass(slots=True)
@@ -58,8 +71,11 @@ class Recorder:
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        self._queue: deque[Item | Notice | Callable[[], None]] = deque()
+        self._queue: deque[Item | Notice | Mark | Callable[[], None]] = deque()
         self._waiting_holds: dict[str, Item] = {}
+        """Those that an equal hold may still join."""
+        self._holds = 0
+        self._noted: Position | None = None
         self._changed = threading.Condition()
         self._stopping = False
         self._busy_since: float | None = None
@@ -75,39 +91,31 @@ class Recorder:
         """Take a record over; equal holds that still wait become one."""
         item = Item(record, policy, position, times)
         with self._changed:
-            if isinstance(record.decision, Hold) and record.outcome.kind is OutcomeKind.NONE:
-                name = identity(record)
-                waiting = self._waiting_holds.get(name)
-                if waiting is not None:
-                    waiting.times += times
-                    waiting.position = position or waiting.position
-                    return
-                if len(self._waiting_holds) >= MOST_HOLDS_QUEUED:
-                    self.lost_holds += times
-                    return
-                self._waiting_holds[name] = item
+            if isinstance(record.decision, Hold) and not self._takes_hold(item):
+                return
+            if not merges(record):
+                self._waiting_holds.clear()  # an equal hold is news after this
             if is_reverted(record):  # what waits must not be persisted over it
                 for entry in self._queue:
                     if isinstance(entry, Item):
                         entry.persisted = True
-            self._queue.append(item)
-            self._changed.notify()
+            self._noted = position or self._noted
+            self._append(item)
 
     def resume(self, record: Record, policy: Policy) -> None:
         """Take over a record whose row is written already, for what may still be owed after it."""
         with self._changed:
-            self._queue.append(Item(record, policy, stored=True, logged=True))
-            self._changed.notify()
+            self._append(Item(record, policy, stored=True, logged=True))
 
     def say(self, event: str, level: str, message: str, **fields: Any) -> None:
         """Have a line logged that is no decision."""
         with self._changed:
-            self._queue.append(Notice(event, level, message, fields))
-            self._changed.notify()
+            self._append(Notice(event, level, message, fields))
 
     def note_position(self, position: Position) -> None:
-        """Remember how far the kernel's lines were taken in; it is written with the next flush."""
-        self._keeper.position = position
+        """Have it remembered how far the kernel's lines were taken in, once all handed over before is written."""
+        with self._changed:
+            self._mark(position)
 
     def ask(self, work: Callable[[Keeper], T], seconds: float) -> T | None:
         """Have the worker do `work` in its turn, and wait `seconds` at most; None where it fails or takes longer."""
@@ -123,8 +131,7 @@ class Recorder:
                 done.set()
 
         with self._changed:
-            self._queue.append(job)
-            self._changed.notify()
+            self._append(job)
         done.wait(seconds)
         return answers[0] if answers else None
 
@@ -141,13 +148,48 @@ class Recorder:
         since, trouble = self._busy_since, self._keeper.trouble()
         if self._thread.ident is not None and not self._thread.is_alive() and not self._stopping:
             trouble.append("The recorder has ended: nothing is recorded, logged or persisted until a restart.")
+        with self._changed:
+            backlog = sum(not isinstance(entry, Mark) for entry in self._queue)
         return {
-            "backlog": len(self._queue),
+            "backlog": backlog,
             "stuck_seconds": 0.0 if since is None else round(time.monotonic() - since, 1),
             "lost_holds": self.lost_holds,
             "lost_lines": self._keeper.lost_lines(),
             "trouble": trouble,
         }
+
+    def _append(self, entry: Item | Notice | Mark | Callable[[], None]) -> None:
+        self._queue.append(entry)
+        self._changed.notify()
+
+    def _takes_hold(self, item: Item) -> bool:
+        """Return whether a hold gets a place of its own: it joins an equal one that waits, or is one too many."""
+        name = identity(item.record)
+        waiting = self._waiting_holds.get(name)
+        if waiting is not None:
+            waiting.times += item.times
+            waiting.last_wall_seconds = item.last_wall_seconds
+            if item.position is not None:
+                self._mark(item.position)  # not its own: others that wait are covered too
+            return False
+        if self._holds >= MOST_HOLDS_QUEUED:
+            self.lost_holds += item.times
+            return False
+        self._holds += 1
+        if merges(item.record):
+            self._waiting_holds[name] = item
+        return True
+
+    def _mark(self, position: Position) -> None:
+        """Put a new position at the queue's end, in the place of one that waits there. It wakes nobody."""
+        if position == self._noted:
+            return
+        self._noted = position
+        last = self._queue[-1] if len(self._queue) > 1 else None  # the only one may be at work
+        if isinstance(last, Mark):
+            last.position = position
+        else:
+            self._queue.append(Mark(position))
 
     def _run(self) -> None:
         """Take the queue's head, do it, and only then remove it."""
@@ -157,8 +199,8 @@ class Recorder:
                 if not self._queue and not self._stopping:
                     self._changed.wait(_TURN_SECONDS)
                 head = self._queue[0] if self._queue else None
-                if isinstance(head, Item):
-                    self._waiting_holds.pop(identity(head.record), None)
+                if isinstance(head, Item) and self._waiting_holds.get(identity(head.record)) is head:
+                    del self._waiting_holds[identity(head.record)]
             if head is None and self._stopping:
                 self._all_done = self._step("end", self._keeper.finish)
                 return
@@ -166,13 +208,18 @@ class Recorder:
             self._step("upkeep", self._keeper.tidy)
             if finished:
                 wait = _FIRST_RETRY_SECONDS
-                if head is not None:
-                    self._queue.popleft()
+                self._remove(head)
                 continue
             if self._stopping:
                 return  # what is left is explained at the next start by the intents
             self._go_on_without_history(wait)
             wait = min(2 * wait, _LONGEST_RETRY_SECONDS)
+
+    def _remove(self, head: object) -> None:
+        with self._changed:
+            if head is not None:
+                self._queue.popleft()
+            self._holds -= isinstance(head, Item) and isinstance(head.record.decision, Hold)
 
     def _go_on_without_history(self, seconds: float) -> None:
         """Until the head is tried again, don't keep back what needs no history: drop-ins and log lines."""
@@ -189,7 +236,7 @@ class Recorder:
                         self._queue.remove(entry)
             self._step("upkeep", self._keeper.tidy)
             with self._changed:
-                if len(self._queue) == 1 + sum(isinstance(entry, Item) for entry in behind):
+                if len(self._queue) == 1 + sum(not isinstance(entry, Notice) for entry in behind):
                     self._changed.wait(min(left, _TURN_SECONDS))
 
     def _step(self, subject: str, work: Callable[..., bool | None], *arguments: object) -> bool:
@@ -203,10 +250,12 @@ class Recorder:
         finally:
             self._busy_since = None
 
-    def _do(self, head: Item | Notice | Callable[[], None] | None) -> bool:
+    def _do(self, head: Item | Notice | Mark | Callable[[], None] | None) -> bool:
         match head:
             case Item():
                 return self._keeper.keep(head)
+            case Mark(position):
+                self._keeper.position = position
             case Notice():
                 self._keeper.say(head.event, head.level, head.message, **head.fields)
             case None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from conntrackd_guard.core.model import (
@@ -59,9 +60,10 @@ def a_record(
     )
 
 
-def raised(key: str, **observed: Any) -> Record:
+def raised(key: str, *, limit_after: int | None = None, **observed: Any) -> Record:
     """Return a raise that was applied."""
-    return a_record(key, RAISE, OutcomeKind.APPLIED, **observed)
+    record = a_record(key, RAISE, OutcomeKind.APPLIED, **observed)
+    return replace(record, outcome=replace(record.outcome, limit_after=limit_after))
 
 
 def add(history: History, record: Record, position: Position | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from records import BOOT, a_record, add, raised
@@ -29,7 +30,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "history.db"
 
 
-def refused(key: str, errno: int = 30, **observed: float) -> Record:
+def refused(key: str, errno: int = 30, **observed: Any) -> Record:
     """Return a raise that the kernel refused."""
     return replace(raised(key, **observed), outcome=Outcome(kind=OutcomeKind.REJECTED, errno=errno))
 
