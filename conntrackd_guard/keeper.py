@@ -38,6 +38,8 @@ FLUSH_SECONDS = 10.0
 """Repeats are counted in memory this long before they go to the disk."""
 LOG_AGAIN_SECONDS = 3600.0
 """A hold that lasts is logged once an hour."""
+NEWS_SECONDS = 3600.0
+"""Not decided again for as long, a hold that comes back is a row of its own, and logged."""
 FIRST_PRUNE_SECONDS = 300.0
 """After a start, when the host's own start is over; a guard that is restarted often prunes all the same."""
 PRUNE_SECONDS = 6 * 3600.0
@@ -47,12 +49,12 @@ _OWED_SECONDS = 30.0
 
 @dataclass(slots=True)
 class _Known:
-    """A hold that history has a row for."""
+    """News that history has a row for."""
 
     row_id: int
     logged_seconds: float
+    last_wall_seconds: float
     unwritten: int = 0
-    last_wall_seconds: float = 0.0
 
 
 class Keeper:
@@ -217,34 +219,49 @@ class Keeper:
 
     def _store(self, item: Item) -> None:
         """Write the row, or count a repeat of one."""
-        record = item.record
-        if not news.merges(record) or news.is_refused(record):
-            self._add(item)
-            self._known.clear()  # after a raise or an order, an equal hold is news again
+        record, now = item.record, item.record.observation.boottime_seconds
+        known = self._same_news(record) if news.merges(record) else None
+        if known is None:
+            row_id = self._add(item, None)
+            if news.changes_state(record):
+                self._known.clear()  # an equal hold is news after this
+            if news.merges(record):
+                more = 0 if news.is_refused(record) else item.times - 1
+                self._remember(news.identity(record), _Known(row_id, now, item.last_wall_seconds, more))
             return
-        name = news.identity(record)
+        if now - known.logged_seconds < LOG_AGAIN_SECONDS:
+            item.logged = True
+        else:
+            known.logged_seconds = now
+        if news.is_refused(record):  # the state is folded from it: written at once, with its evidence
+            self._add(item, known.row_id)
+        else:
+            known.unwritten += item.times
+            self.position = item.position or self.position
+        known.last_wall_seconds = item.last_wall_seconds
+
+    def _same_news(self, record: Record) -> _Known | None:
+        """Return the row that says the same, None where there is none or it was last said long ago."""
+        name, seen = news.identity(record), record.observation
         known = self._known.get(name)
         if known is None:
-            found = self._open().find_identity(name, record.observation.boot_id)
+            found = self._open().find_identity(name, seen.boot_id)
             if found is None:
-                row_id, item.times = self._add(item), item.times - 1
-                known = _Known(row_id=row_id, logged_seconds=time.monotonic())
-            else:
-                known = _Known(row_id=found[0], logged_seconds=time.monotonic())
-                item.logged = False
-            self._known[name] = known
-            while len(self._known) > _KNOWN_KEPT:
-                self._flush()
-                self._known.popitem(last=False)
-        else:
-            item.logged = time.monotonic() - known.logged_seconds < LOG_AGAIN_SECONDS
-            if not item.logged:
-                known.logged_seconds = time.monotonic()
-        known.unwritten += item.times
-        known.last_wall_seconds = item.last_wall_seconds
-        self.position = item.position or self.position
+                return None
+            known = _Known(found[0], seen.boottime_seconds, found[1])  # its line is in the log
+        if seen.wall_seconds - known.last_wall_seconds > NEWS_SECONDS:
+            return None
+        self._remember(name, known)
+        return known
 
-    def _add(self, item: Item) -> int:
+    def _remember(self, name: str, known: _Known) -> None:
+        self._known[name] = known
+        if len(self._known) > _KNOWN_KEPT:
+            oldest = next(iter(self._known))
+            self._count(self._known[oldest])
+            del self._known[oldest]
+
+    def _add(self, item: Item, again: int | None) -> int:
         """Write the row with its position, which covers what was counted in memory before."""
         self._flush()
         return self._open().add(
@@ -253,14 +270,19 @@ class Keeper:
             sentence=sentence(item.record),
             kernel_release=platform.release(),
             position=item.position,
+            again=again,
         )
+
+    def _count(self, known: _Known) -> None:
+        """Write the repeats counted in memory."""
+        if known.unwritten:
+            self._open().merge(known.row_id, known.unwritten, known.last_wall_seconds)
+            known.unwritten = 0
 
     def _flush(self) -> None:
         """Write the repeats counted in memory, then the position: it never runs ahead of what it covers."""
         for known in self._known.values():
-            if known.unwritten:
-                self._open().merge(known.row_id, known.unwritten, known.last_wall_seconds)
-                known.unwritten = 0
+            self._count(known)
         if self.position is not None:
             self._open().save_position(self.position)
             self.position = None
