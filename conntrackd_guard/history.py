@@ -131,9 +131,11 @@ class History:
             _put_position(database, position)
 
     def position(self) -> Position | None:
-        """Return how far the guard had read, None in a new history."""
+        """Return how far the guard had read, None in a new history and where it can't be understood."""
         found = self._all("SELECT value FROM meta WHERE key = 'position'")
-        return decode(Position, json.loads(found[0][0])) if found else None
+        with suppress(ValueError):
+            return decode(Position, json.loads(found[0][0])) if found else None
+        return None
 
     def records(self, boot_id: str) -> Iterator[Record]:
         """Yield that boot's records that can change the state, oldest first, each as often as it came: no plain holds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from conntrackd_guard.core.model import KernelEvent
 from conntrackd_guard.history import Position
 from conntrackd_guard.host.journal import JournalFollower
 from conntrackd_guard.host.kmsg import RingBuffer
+from conntrackd_guard.keeper import Past
+from conntrackd_guard.question import Question
 
 ALONE_POLL_SECONDS = 0.2
 """Without a ring buffer the journal is asked this often: its entries can be read 0.4 s before it says so."""
@@ -29,7 +32,7 @@ class Intake:
         self,
         ring: RingBuffer | None,
         journal: JournalFollower | None,
-        position: Position | None,
+        past: Question[Past],
         boot_id: str,
         notes: tuple[str, ...] = (),
     ) -> None:
@@ -40,22 +43,34 @@ class Intake:
         newest = None
         if ring is not None:
             self._caught_up, newest = ring.catch_up()
-        self._liveness = Liveness(
-            boot_id=boot_id,
-            newest_stamp_us=newest,
-            recorded_boot_id=position.boot_id if position else None,
-            recorded_stamp_us=position.stamp_us if position else None,
-        )
-        self._cursor = position.cursor if position else None
-        self._recorded = position
         self._overruns = 0
-        if journal is not None:
-            if ring is None:
-                journal.poll_seconds = ALONE_POLL_SECONDS
-            else:
-                journal.rest_between_looks()
-            journal.start(self._cursor)
-            journal.await_end(AT_START_SECONDS)
+        self._liveness = Liveness(boot_id=boot_id, newest_stamp_us=newest)
+        self._past, self._recalled = past, False
+        self._cursor: str | None = None
+        self._recorded: Position | None = None
+        if journal is not None and ring is None:
+            journal.poll_seconds = ALONE_POLL_SECONDS
+        elif journal is not None:
+            journal.rest_between_looks()
+        if past.answered:
+            self._recall()
+            self._start_journal()
+        else:  # the ring buffer alone until the disk answers
+            threading.Thread(target=self._start_journal, name="journal start", daemon=True).start()
+
+    def _start_journal(self) -> None:
+        """Begin where an earlier run stood, as soon as that is known."""
+        position = self._past.wait().position
+        if self._journal is not None:
+            self._journal.start(None if position is None else position.cursor)
+            self._journal.await_end(AT_START_SECONDS)
+
+    def _recall(self) -> None:
+        """Take in where an earlier run stood. What the ring buffer held at start is told apart by that, and waits for it."""
+        self._recalled, self._recorded = True, self._past.wait().position
+        if self._recorded is not None:
+            self._cursor = self._recorded.cursor
+            self._liveness.recall(self._recorded.boot_id, self._recorded.stamp_us)
 
     def descriptors(self) -> list[int]:
         """Return what becomes readable when a source has something."""
@@ -63,7 +78,11 @@ class Intake:
 
     def take(self) -> list[tuple[KernelEvent, bool]]:
         """Return the lines not taken yet, each with whether it is live. A line that both sources heard comes once."""
-        heard, self._caught_up = self._caught_up, []
+        if not self._recalled and self._past.answered:
+            self._recall()
+        heard: list[KernelEvent] = []
+        if self._recalled:
+            heard, self._caught_up = self._caught_up, []
         if self._ring is not None:
             heard = heard + self._read_ring(self._ring)
         if self._journal is not None:
@@ -96,8 +115,10 @@ class Intake:
             self._journal.look_closely()
         return events
 
-    def position(self) -> Position:
-        """Return how far the kernel's lines were taken in."""
+    def position(self) -> Position | None:
+        """Return how far the kernel's lines were taken in; None until it is known where an earlier run stood."""
+        if not self._recalled:
+            return None
         if self._liveness.newest_taken_us is None and self._recorded is not None:
             return replace(self._recorded, cursor=self._cursor)  # an earlier boot's stamp still tells its lines apart
         return Position(cursor=self._cursor, boot_id=self._boot_id, stamp_us=self._liveness.newest_taken_us)

@@ -21,7 +21,7 @@ def is_reverted(record: Record) -> bool:
 class Persister:
     """Makes the drop-in follow raises, and never stand below what another writer set."""
 
-    def __init__(self, drop_in: DropIn, say: Callable[[str, str, str], None]) -> None:
+    def __init__(self, drop_in: DropIn, say: Callable[..., None]) -> None:
         self._drop_in, self._say = drop_in, say
         self._owed: Record | None = None
 
@@ -52,11 +52,16 @@ class Persister:
         if isinstance(owed.decision, Raise) and owed.outcome.limit_after is not None:
             self._drop_in.put(_persisted(owed, owed.decision, owed.outcome.limit_after))
         else:
-            self.let_go(owed.observation.limit)
+            self._let_go(owed.observation.limit)
         self._owed = None
 
-    def let_go(self, limit: int | None) -> None:
-        """Remove a drop-in that would lower this limit at the next boot, and say so. Raises HostError."""
+    def written_by(self) -> str | None:
+        """Return the key of the record that wrote the drop-in, None without one. Raises HostError."""
+        kept = self._drop_in.kept()
+        return None if kept is None else kept.decision
+
+    def _let_go(self, limit: int | None) -> None:
+        """Remove a drop-in that would lower this limit at the next boot, and say so."""
         persisted = self._drop_in.limit()
         if persisted is None or limit is None or not _is_above(limit, persisted):
             return

@@ -13,14 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 
-from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.identity import identity, merges
 from conntrackd_guard.core.model import Hold, Policy, Record
 from conntrackd_guard.history import Position
 from conntrackd_guard.keeper import Keeper
 from conntrackd_guard.persister import is_reverted
+from conntrackd_guard.question import Question
 
 MOST_HOLDS_QUEUED = 1000
 """Different holds kept while the disk stalls (about 10 KB each); more are only counted."""
@@ -71,7 +71,7 @@ class Recorder:
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        self._queue: deque[Item | Notice | Mark | Callable[[], None]] = deque()
+        self._queue: deque[Item | Notice | Mark | Question[Any]] = deque()
         self._waiting_holds: dict[str, Item] = {}
         """Those that an equal hold may still join."""
         self._holds = 0
@@ -112,28 +112,22 @@ class Recorder:
         with self._changed:
             self._append(Notice(event, level, message, fields))
 
-    def note_position(self, position: Position) -> None:
+    def note_position(self, position: Position | None) -> None:
         """Have it remembered how far the kernel's lines were taken in, once all handed over before is written."""
+        if position is not None:
+            with self._changed:
+                self._mark(position)
+
+    def question(self, work: Callable[[Keeper], T], *, insist: bool = False) -> Question[T]:
+        """Have the worker do `work` in its turn; with `insist` all behind it waits until it is done."""
+        question = Question(work, insist=insist)
         with self._changed:
-            self._mark(position)
+            self._append(question)
+        return question
 
     def ask(self, work: Callable[[Keeper], T], seconds: float) -> T | None:
         """Have the worker do `work` in its turn, and wait `seconds` at most; None where it fails or takes longer."""
-        answers: list[T] = []
-        done = threading.Event()
-
-        def job() -> None:
-            try:
-                answers.append(work(self._keeper))
-            except GuardError as error:  # the asker has an answer, so nothing is left to try again
-                self._keeper.worry("history", error)
-            finally:
-                done.set()
-
-        with self._changed:
-            self._append(job)
-        done.wait(seconds)
-        return answers[0] if answers else None
+        return self.question(work).within(seconds)
 
     def close(self, seconds: float) -> bool:
         """Work off the queue and stop; return whether all was done within `seconds`."""
@@ -158,7 +152,7 @@ class Recorder:
             "trouble": trouble,
         }
 
-    def _append(self, entry: Item | Notice | Mark | Callable[[], None]) -> None:
+    def _append(self, entry: Item | Notice | Mark | Question[Any]) -> None:
         self._queue.append(entry)
         self._changed.notify()
 
@@ -250,16 +244,18 @@ class Recorder:
         finally:
             self._busy_since = None
 
-    def _do(self, head: Item | Notice | Mark | Callable[[], None] | None) -> bool:
+    def _do(self, head: Item | Notice | Mark | Question[Any] | None) -> bool:
         match head:
             case Item():
                 return self._keeper.keep(head)
             case Mark(position):
-                self._keeper.position = position
+                self._keeper.note(position)
             case Notice():
                 self._keeper.say(head.event, head.level, head.message, **head.fields)
+            case Question():
+                return self._keeper.attempt("history", head.put_to, self._keeper) or not head.insist
             case None:
                 pass
             case _:
-                head()
+                assert_never(head)
         return True

@@ -8,10 +8,11 @@ from typing import Any
 from conntrackd_guard.core import state as states
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.model import Outcome, OutcomeKind, Policy, Raise, Record, State
-from conntrackd_guard.history import Position
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.kernel import Kernel
 from conntrackd_guard.host.runfiles import RunFiles
+from conntrackd_guard.keeper import Past
+from conntrackd_guard.question import Question
 from conntrackd_guard.recorder import Recorder
 
 HISTORY_SECONDS = 5.0
@@ -23,16 +24,18 @@ class Recovered:
     """What a start knows of the past."""
 
     state: State
-    position: Position | None
+    past: Question[Past]
+    """Answered at once, or when the disk answers."""
 
 
 def recover(  # noqa: PLR0913, PLR0917 - wiring
     recorder: Recorder, run_files: RunFiles, kernel: Kernel, clock: Clock, boot_id: str, policy: Policy
 ) -> Recovered:
     """Return the state to begin with; open intents and orders become records."""
-    past = recorder.ask(lambda keeper: (*keeper.past(boot_id), keeper.began_anew), HISTORY_SECONDS)
-    state, position, known = State(), None, set[str]()
-    if past is None or past[2]:
+    question = recorder.question(lambda keeper: keeper.past(boot_id), insist=True)
+    past = question.within(HISTORY_SECONDS)
+    state, known = State(), set[str]()
+    if past is None or past.records is None:
         state = states.lost(clock.boottime(), policy)
         recorder.say(
             "guard.notice",
@@ -40,12 +43,11 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
             "This boot's history can't be read: pace starts with half the allowance spent.",
         )
     else:
-        records, position, _ = past
-        for record in records:
+        for record in past.records:
             state = states.advance(state, record)
-        known = {record.key for record in records}
-    limit = kernel.limit_in_force()
-    for record in [*_explained(run_files, kernel, recorder), *_orders(run_files, recorder)]:
+        known = {record.key for record in past.records}
+    persisted = None if past is None else past.persisted
+    for record in [*_explained(run_files, kernel, recorder, persisted), *_orders(run_files, recorder)]:
         if record.key in known:  # the kill came after the row was written
             recorder.resume(record, policy)
             run_files.drop_order(record.key)
@@ -53,12 +55,14 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
         state = states.advance(state, record)
         recorder.submit(record, policy)
         run_files.drop_order(record.key)
-    recorder.ask(lambda keeper: keeper.let_go(limit), 0.0)
-    return Recovered(state=state, position=position)
+    return Recovered(state=state, past=question)
 
 
-def _explained(run_files: RunFiles, kernel: Kernel, recorder: Recorder) -> list[Record]:
-    """Return the open intents as records, oldest first, each closed by what the kernel shows now."""
+def _explained(run_files: RunFiles, kernel: Kernel, recorder: Recorder, persisted: str | None) -> list[Record]:
+    """Return the open intents as records, oldest first, each closed by what kernel and drop-in show now.
+
+    `persisted` is the key of the record that wrote the drop-in: after its write, and before a row need be there.
+    """
     reached = kernel.limit()
     explained = []
     for key, content in reversed(run_files.intents()):
@@ -70,8 +74,9 @@ def _explained(run_files: RunFiles, kernel: Kernel, recorder: Recorder) -> list[
         target, before = record.decision.target, record.observation.limit
         if kernel.rehearsing:
             outcome = Outcome(kind=OutcomeKind.REHEARSED, limit_after=target, detail="completed")
-        elif reached == target:
-            outcome = Outcome(kind=OutcomeKind.APPLIED, limit_after=target, detail="completed: found in force at start")
+        elif reached == target or record.key == persisted:
+            found = "in force" if reached == target else f"in the drop-in, and {reached} in force"
+            outcome = Outcome(kind=OutcomeKind.APPLIED, limit_after=target, detail=f"completed: found {found} at start")
             reached = before  # an older intent led up to here
         elif reached == before:
             detail = "not applied: the guard ended before the write"

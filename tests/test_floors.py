@@ -19,6 +19,8 @@ FLOOR_3 = {
     "recorder",
     "keeper",
     "persister",
+    "scribe",
+    "question",
     "recovery",
     "orders",
     "status",

@@ -115,7 +115,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
     recovered = recover(recorder, run_files, kernel, clock, observer.boot_id, settings.policy)
     if isinstance(kernel, RehearsingKernel) and recovered.state.set_limit is not None:
         kernel.set_limit(recovered.state.set_limit)
-    intake = _intake(paths, recovered.position, observer.boot_id)
+    intake = _intake(paths, recovered.past, observer.boot_id)
     observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
     parts = Parts(
         mode=paths.mode,
@@ -158,7 +158,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
     return code
 
 
-def _intake(paths: Paths, position: Any, boot_id: str) -> Any:
+def _intake(paths: Paths, past: Any, boot_id: str) -> Any:
     """Open what can be opened: the ring buffer (handed in on standard input, or by path) and the journal."""
     from conntrackd_guard.host.journal import JournalFollower  # noqa: PLC0415
     from conntrackd_guard.host.kmsg import RingBuffer  # noqa: PLC0415
@@ -171,7 +171,7 @@ def _intake(paths: Paths, position: Any, boot_id: str) -> Any:
     except HostError as error:
         notes.append(str(error))
     journal = JournalFollower()
-    return Intake(ring, journal, position, boot_id, tuple(notes))
+    return Intake(ring, journal, past, boot_id, tuple(notes))
 
 
 def _kept(drop_in: Any, recorder: Any) -> Any:

@@ -28,26 +28,25 @@ class Standing(Enum):
 class Liveness:
     """Judges each line once, whichever source heard it first.
 
-    `newest_stamp_us` is the newest stamp in the ring buffer at start, None where it could not be
-    read. `recorded_boot_id` and `recorded_stamp_us` say how far an earlier run came.
+    `newest_stamp_us` is the newest stamp in the ring buffer at start, None where it could not be read.
     """
 
-    def __init__(
-        self,
-        *,
-        boot_id: str,
-        newest_stamp_us: int | None,
-        recorded_boot_id: str | None = None,
-        recorded_stamp_us: int | None = None,
-    ) -> None:
+    def __init__(self, *, boot_id: str, newest_stamp_us: int | None) -> None:
         self._boot_id = boot_id
         self._newest_at_start_us = newest_stamp_us
-        self._recorded_boot_id, self._recorded_us = recorded_boot_id, recorded_stamp_us
+        self._recorded_boot_id: str | None = None
+        self._recorded_us: int | None = None
         self._remembered: dict[_Key, None] = {}
         self._forgotten_us = -1
         """At and below this stamp, lines of this boot are too old to be remembered one by one."""
-        self.newest_taken_us = recorded_stamp_us if recorded_boot_id == boot_id else None
+        self.newest_taken_us: int | None = None
         """Newest stamp of this boot that was taken, by this run or an earlier one."""
+
+    def recall(self, boot_id: str | None, stamp_us: int | None) -> None:
+        """Learn how far an earlier run came: its lines are taken already."""
+        self._recorded_boot_id, self._recorded_us = boot_id, stamp_us
+        if boot_id == self._boot_id and stamp_us is not None:
+            self.newest_taken_us = max(stamp_us, self.newest_taken_us or 0)
 
     def judge(self, event: KernelEvent) -> Standing:
         """Return whether the line is live, past, or taken before; it counts as taken from now on.

@@ -72,6 +72,8 @@ class Kept:
     """What the drop-in keeps for the next boot, and what it says of the host it was written on."""
 
     limit: int
+    decision: str = ""
+    """The key of the record that wrote it."""
     boot_id: str = ""
     machine_id: str = ""
     memory_total_bytes: int = 0

@@ -15,6 +15,7 @@ from conntrackd_guard.host.sysctl_files import assignments
 
 _SETTING = re.compile(rb"^net\.netfilter\.nf_conntrack_max = (\d+)$", re.MULTILINE)
 
+_DECISION = re.compile(rb"^# When: .* Decision: `guard show ([^`]{1,64})`$", re.MULTILINE)
 _ORIGIN = re.compile(rb"\b(boot_id|machine_id|memory_total_bytes|budget_bytes)=([0-9a-f-]{1,64})\b")
 
 
@@ -71,8 +72,10 @@ class SysctlDropIn:
         if setting is None:
             return None
         told = {name.decode(): value.decode("ascii", "replace") for name, value in _ORIGIN.findall(content)}
+        decision = _DECISION.search(content)
         return Kept(
             limit=int(setting[1]),
+            decision=decision[1].decode("ascii", "replace") if decision else "",
             boot_id=told.get("boot_id", ""),
             machine_id=told.get("machine_id", ""),
             memory_total_bytes=_number(told.get("memory_total_bytes", "")),

@@ -62,14 +62,25 @@ def test_tables_that_overflow_in_the_same_microsecond_are_each_heard() -> None:
 
 def test_what_an_earlier_run_recorded_is_not_taken_again() -> None:
     """The recorded stamp counts for its own boot only."""
-    judged = Liveness(boot_id=BOOT, newest_stamp_us=100, recorded_boot_id=BOOT, recorded_stamp_us=50)
+    judged = Liveness(boot_id=BOOT, newest_stamp_us=100)
+    judged.recall(BOOT, 50)
     standings = [judged.judge(event(stamp)) for stamp in (50, 51, 101)]
     assert standings == [Standing.TAKEN, Standing.PAST, Standing.LIVE]
-    older = Liveness(boot_id=BOOT, newest_stamp_us=100, recorded_boot_id=OTHER, recorded_stamp_us=10**9)
+    older = Liveness(boot_id=BOOT, newest_stamp_us=100)
+    older.recall(OTHER, 10**9)
     assert older.judge(event(9, boot=OTHER)) is Standing.TAKEN
     assert older.judge(event(10**9 + 1, boot=OTHER)) is Standing.PAST
     assert older.judge(event(101)) is Standing.LIVE
     assert older.newest_taken_us == 101
+
+
+def test_what_an_earlier_run_recorded_may_be_learned_late() -> None:
+    """A live line that was heard meanwhile stays the newest."""
+    judged = Liveness(boot_id=BOOT, newest_stamp_us=100)
+    assert judged.judge(event(101)) is Standing.LIVE
+    judged.recall(BOOT, 50)
+    assert judged.newest_taken_us == 101
+    assert [judged.judge(event(stamp)) for stamp in (50, 51, 101)] == [Standing.TAKEN, Standing.PAST, Standing.TAKEN]
 
 
 def test_a_line_that_the_ring_buffer_lost_is_taken_from_the_journal() -> None:
@@ -101,12 +112,8 @@ def test_a_kernel_clock_shifted_by_an_hour_changes_nothing(
     """Kernel stamps are compared with each other and with nothing else."""
 
     def standings(by: int) -> list[Standing]:
-        judged = Liveness(
-            boot_id=BOOT,
-            newest_stamp_us=None if newest is None else newest + by,
-            recorded_boot_id=BOOT,
-            recorded_stamp_us=None if recorded is None else recorded + by,
-        )
+        judged = Liveness(boot_id=BOOT, newest_stamp_us=None if newest is None else newest + by)
+        judged.recall(BOOT, None if recorded is None else recorded + by)
         return [judged.judge(event(stamp + by)) for stamp in stamps]
 
     assert standings(0) == standings(shift)

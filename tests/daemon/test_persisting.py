@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from disks import until
-from guarded import LIMIT, Guarded, Host, again
+from guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import (
@@ -99,17 +99,6 @@ def test_another_writers_lower_limit_leaves_the_file(host: Host) -> None:
     guarded.written()
     assert host.persisted == STEP
     guarded.stop()
-
-
-def test_a_limit_raised_while_no_guard_ran_is_not_lowered_either(host: Host) -> None:
-    """The start compares the file with the limit in force."""
-    guarded = raised(host)
-    guarded.stop()
-    host.limit = 1_000_000
-    after = again(guarded)
-    after.written()
-    assert host.persisted is None
-    after.stop()
 
 
 def test_a_file_that_cannot_be_removed_is_removed_later(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from guarded import LIMIT, Guarded, Host
 
-from conntrackd_guard import keeper
+from conntrackd_guard import scribe
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Policy
 from conntrackd_guard.history import History
@@ -69,7 +69,7 @@ def test_it_is_left_again_when_it_is_logged_again(host: Host, monkeypatch: pytes
     """A hold that lasts is news once an hour, under the number of its one row."""
     guarded = notifying(host)
     full(guarded)
-    monkeypatch.setattr(keeper, "LOG_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(scribe, "LOG_AGAIN_SECONDS", 0.0)
     full(guarded)
     assert [document["decision"]["id"] for document in documents(guarded)] == [1, 1]
     guarded.stop()
@@ -114,7 +114,7 @@ def documents_of(folder: Path) -> list[dict[str, Any]]:
 def test_beyond_a_bound_the_oldest_is_dropped_and_named(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the command takes none, /run does not fill, and the log says which decision nobody will be told of."""
     monkeypatch.setattr(notices, "MOST_WAITING", 3)
-    monkeypatch.setattr(keeper, "LOG_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(scribe, "LOG_AGAIN_SECONDS", 0.0)
     guarded = notifying(host)
     full(guarded)
     (first,) = left(guarded)

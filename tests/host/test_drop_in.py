@@ -28,7 +28,12 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert drop_in.kept() is None
     drop_in.put(PERSISTED)
     kept = Kept(
-        limit=98_304, boot_id="5a2b-b007", machine_id="00ff", memory_total_bytes=8 << 30, budget_bytes=800 << 20
+        limit=98_304,
+        decision="7",
+        boot_id="5a2b-b007",
+        machine_id="00ff",
+        memory_total_bytes=8 << 30,
+        budget_bytes=800 << 20,
     )
     assert drop_in.kept() == kept
     assert NoDropIn(drop_in).kept() == kept

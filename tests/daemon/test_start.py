@@ -1,0 +1,185 @@
+"""A start on a disk that stalls or refuses: nothing of the past is lost, and a write is told by all it left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from disks import until
+from guarded import LIMIT, Guarded, Host, Killed, again
+
+from conntrackd_guard import recovery
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.model import KernelEvent, KernelLine, LineKind
+from conntrackd_guard.history import History, Position
+from conntrackd_guard.host.journal import JournalFollower
+from conntrackd_guard.host.kmsg import RingBuffer
+from conntrackd_guard.intake import Intake
+
+STEP = 98_304
+STORED = Position(cursor="stored", boot_id="boot-1", stamp_us=5)
+
+
+class ToldJournal(JournalFollower):
+    """A journal that only tells where it was begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[str | None] = []
+
+    def start(self, cursor: str | None) -> None:
+        """Note the cursor."""
+        self.begun.append(cursor)
+        self.newest_cursor = cursor
+
+    def await_end(self, seconds: float) -> None:
+        """Stand at the end already."""
+
+
+class ToldRing(RingBuffer):
+    """A ring buffer that holds the lines with these stamps at start, and then those that are told."""
+
+    def __init__(self, *held: int) -> None:
+        self.held, self.told, self.overruns = held, list[int](), 0
+
+    def catch_up(self) -> tuple[list[KernelEvent], int | None]:
+        """Return what it holds."""
+        return [_event(stamp) for stamp in self.held], max(self.held)
+
+    def read(self, most: int = 0) -> list[KernelEvent]:  # noqa: ARG002
+        """Return what was told since."""
+        told, self.told = self.told, []
+        return [_event(stamp) for stamp in told]
+
+
+def _event(stamp: int) -> KernelEvent:
+    line = KernelLine(kind=LineKind.TABLE_FULL, namespace=None, message="full")
+    return KernelEvent(line=line, stamp_us=stamp, boot_id="boot-1", source="ring buffer")
+
+
+def stamps(intake: Intake) -> list[tuple[int | None, bool]]:
+    """Take the lines, as stamp and whether it is live."""
+    return [(event.stamp_us, live) for event, live in intake.take()]
+
+
+@pytest.fixture
+def before(host: Host) -> Guarded:
+    """Give a guard that ran, took lines in up to a position, and ended."""
+    guarded = Guarded(host)
+    guarded.recorder.note_position(STORED)
+    guarded.stop()
+    return guarded
+
+
+@pytest.fixture(params=["stalls", "refuses"])
+def disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Give a disk on which the history can't be opened until the event is set."""
+    works, init = threading.Event(), History.__init__
+
+    def opened(self: History, *args: Any, **more: Any) -> None:
+        if request.param == "refuses" and not works.is_set():
+            raise HostError("open the history", "history.db", OSError(28, "No space left on device"), "Free space.")
+        assert works.wait(10.0)
+        init(self, *args, **more)
+
+    monkeypatch.setattr(recovery, "HISTORY_SECONDS", 0.05)
+    monkeypatch.setattr(History, "__init__", opened)
+    yield works
+    works.set()
+
+
+def test_the_journal_goes_on_where_it_was_left(before: Guarded) -> None:
+    """On a sound disk the position is known before the first line is taken."""
+    guarded, journal = again(before), ToldJournal()
+    intake = Intake(None, journal, guarded.recovered.past, "boot-1")
+    assert journal.begun == ["stored"]
+    assert intake.position() == STORED
+    guarded.stop()
+
+
+def test_the_position_outlives_a_disk_that_does_not_answer(before: Guarded, disk: threading.Event) -> None:
+    """The guard starts and hears live lines; the journal begins, at the old cursor, once that can be read."""
+    guarded, journal, ring = again(before), ToldJournal(), ToldRing(3, 7)
+    intake = Intake(ring, journal, guarded.recovered.past, "boot-1")
+    guarded.recorder.note_position(intake.position())
+    assert journal.begun == []
+    ring.told = [9]
+    assert stamps(intake) == [(9, True)]
+    disk.set()
+    until(lambda: journal.begun)
+    assert journal.begun == ["stored"]
+    guarded.written()
+    with History(guarded.paths.history, mode="reader") as history:
+        assert history.position() == STORED
+    assert stamps(intake) == [(7, False)]  # the line of stamp 3 was taken by the run before
+    assert intake.position() == Position(cursor="stored", boot_id="boot-1", stamp_us=9)
+    guarded.stop()
+
+
+def test_a_row_that_cannot_be_understood_costs_the_pace_alone(before: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state is lost and said; the journal goes on where it was left."""
+
+    def broken(self: History, _: str) -> Iterator[Any]:
+        raise HostError("understand decision 1 of", self.path, None, "Use a newer guard.")
+
+    monkeypatch.setattr(History, "records", broken)
+    guarded, journal = again(before), ToldJournal()
+    Intake(None, journal, guarded.recovered.past, "boot-1")
+    assert len(guarded.recovered.state.raise_seconds) == 10
+    assert journal.begun == ["stored"]
+    guarded.stop()
+
+
+def test_a_new_history_begins_at_the_end_of_the_journal(host: Host) -> None:
+    """There is nothing to go on from, and that is known at once."""
+    guarded, journal = Guarded(host), ToldJournal()
+    intake = Intake(None, journal, guarded.recovered.past, "boot-1")
+    assert journal.begun == [None]
+    assert intake.position() == Position(boot_id="boot-1")
+    guarded.stop()
+
+
+def test_a_write_that_another_writer_undid_did_happen(host: Host, refusing: threading.Event) -> None:
+    """The limit is back where it was, but the drop-in names this very raise: it was applied."""
+    guarded = Guarded(host)
+    refusing.set()
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    until(lambda: host.persisted == STEP)
+    guarded.recorder.close(5.0)
+    refusing.clear()
+    host.limit = LIMIT
+    after = again(guarded)
+    (row,) = after.rows()
+    assert (row.outcome, row.limit_after) == ("applied", STEP)
+    assert "in the drop-in" in row.detail
+    after.stop()
+
+
+def test_an_older_drop_in_of_the_same_limit_proves_nothing(host: Host) -> None:
+    """The same step was made and undone before; this write never happened."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    host.table(10)
+    host.limit = LIMIT
+    guarded.turn(20.0)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.run_files.meanwhile = [die]
+    with pytest.raises(Killed):
+        guarded.turn()
+    guarded.stop()
+    assert host.persisted == STEP
+    after = again(guarded)
+    assert after.reasons()[-1].endswith("not_applied")
+    after.stop()
+
+
+def die() -> None:
+    """End the process, as kill -9 does."""
+    raise Killed
