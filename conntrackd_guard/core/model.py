@@ -334,7 +334,7 @@ class HoldReason(Enum):
     )
     LIMIT_RAISED = ("limit_raised", "Another writer raised the limit.")
     LIMIT_LOWERED = ("limit_lowered", "Another writer lowered the limit.")
-    RESERVE_BROKEN = ("reserve_broken", "The tables already hold more memory than budget and reserve allow.")
+    RESERVE_BROKEN = ("reserve_broken", "The budget or the reserve is broken already.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

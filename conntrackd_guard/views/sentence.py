@@ -136,6 +136,8 @@ def _hold_sentence(record: Record, decision: Hold) -> str:
             refusal = record.state.refusal
             wait = max(0.0, refusal.until_seconds - record.observation.boottime_seconds)
             parts.append(f"Refused {refusal.count} times (errno {refusal.errno}); next try in {format_duration(wait)}.")
+        case HoldReason.RESERVE_BROKEN if decision.arithmetic is not None:
+            parts = [_broken(decision.arithmetic)]
         case _:
             pass
     table = concerned(record)
@@ -143,19 +145,26 @@ def _hold_sentence(record: Record, decision: Hold) -> str:
         name = table_name(table)
         parts.append(f"The table of {name} holds {_how_full(table, limit)} ({100 * table.count / limit:.0f} %).")
     if decision.arithmetic is not None:
-        parts.append(_bounds(decision.reason, decision.arithmetic))
+        parts.append(_bounds(decision.arithmetic))
     where = "" if limit is None else f" at {limit:,}"
     return " ".join([f"Held{where}: {parts[0]}", *(part for part in parts[1:] if part), *decision.advice])
 
 
-def _bounds(reason: HoldReason, arithmetic: Arithmetic) -> str:
+def _broken(arithmetic: Arithmetic) -> str:
+    """Return which is broken: the budget, by the tables, or the reserve, by whoever took the memory."""
+    taken = f"{arithmetic.in_use:,} entries take {format_bytes(arithmetic.cost_bytes)}"
+    budget, reserve = format_bytes(arithmetic.budget_bytes), format_bytes(arithmetic.reserve_bytes)
+    over = arithmetic.cost_bytes > arithmetic.budget_bytes
+    told = [f"The tables hold more memory than the budget: {taken} of {budget}."] if over else []
+    if arithmetic.memory_available_bytes < arithmetic.reserve_bytes:
+        tables = "" if over else f"; the tables' {taken} of a budget of {budget}"
+        available = format_bytes(arithmetic.memory_available_bytes)
+        told.append(f"Less memory is available than the reserve, {available} of {reserve}{tables}.")
+    return " ".join(told) or HoldReason.RESERVE_BROKEN.sentence
+
+
+def _bounds(arithmetic: Arithmetic) -> str:
     """Return the figures of the bound that held the step back."""
-    if reason is HoldReason.RESERVE_BROKEN:
-        return (
-            f"{arithmetic.in_use:,} entries cost {format_bytes(arithmetic.cost_bytes)} (budget "
-            f"{format_bytes(arithmetic.budget_bytes)}); {format_bytes(arithmetic.memory_available_bytes)} is available "
-            f"(reserve {format_bytes(arithmetic.reserve_bytes)})."
-        )
     match arithmetic.bound:
         case Bound.TARGET:
             return ""

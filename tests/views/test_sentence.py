@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -34,6 +35,11 @@ def held(reason: HoldReason, bound: Bound = Bound.TARGET) -> Hold:
     return Hold(reason=reason, arithmetic=replace(SUM, bound=bound, target=70000), advice=("Do this.",))
 
 
+def broken(**terms: Any) -> Record:
+    """Return the record of a budget or a reserve that is broken by what is held."""
+    return a_record("a", Hold(reason=HoldReason.RESERVE_BROKEN, arithmetic=replace(SUM, **terms)))
+
+
 @pytest.mark.parametrize(
     ("record", "says"),
     [
@@ -60,8 +66,16 @@ def held(reason: HoldReason, bound: Bound = Bound.TARGET) -> Hold:
         ),
         (a_record("a", held(HoldReason.RESERVE, Bound.RESERVE)), "a reserve of 1.1 GiB (19.6 GiB is available) allows"),
         (
-            a_record("a", held(HoldReason.RESERVE_BROKEN)),
-            "65,536 entries cost 53.8 MiB (budget 2.3 GiB); 19.6 GiB is available (reserve 1.1 GiB).",
+            broken(cost_bytes=3_000_000_000),
+            "Held at 65,536: The tables hold more memory than the budget: 65,536 entries take 2.8 GiB of 2.3 GiB.",
+        ),
+        (
+            broken(memory_available_bytes=900_000_000),
+            "Less memory is available than the reserve, 858.3 MiB of 1.1 GiB; the tables' 65,536 entries take 53.8 MiB of a",
+        ),
+        (
+            broken(cost_bytes=3_000_000_000, memory_available_bytes=900_000_000),
+            "entries take 2.8 GiB of 2.3 GiB. Less memory is available than the reserve, 858.3 MiB of 1.1 GiB.",
         ),
         (
             a_record("a", Hold(reason=HoldReason.PAUSED), pause=Pause(by="guard pause", reason="load test")),
