@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 from disks import until
-from guarded import LIMIT, Guarded, Host
+from guarded import LIMIT, Guarded, Host, again, an_order
 
+from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import (
-    Mode,
-    Order,
-    OrderKind,
-    Outcome,
-    OutcomeKind,
-    Record,
-    State,
-    Trigger,
-    TriggerKind,
-)
+from conntrackd_guard.core.model import OrderKind, Outcome, OutcomeKind
 from conntrackd_guard.host.drop_in import SysctlDropIn
 
 STEP = 98_304
@@ -45,19 +37,15 @@ def raised(host: Host) -> Guarded:
     return guarded
 
 
-def revert(guarded: Guarded) -> Record:
-    """Revert as the command does, but for the history: order, limit and file; return the record."""
-    planned = Record(
-        key="order-revert",
-        mode=Mode.ACT,
-        trigger=Trigger(kind=TriggerKind.ORDER),
-        observation=guarded.guard._p.observer.observe(),
-        state=State(),
-        decision=Order(kind=OrderKind.REVERT, target=LIMIT),
-        outcome=Outcome(kind=OutcomeKind.APPLIED, limit_after=LIMIT),
-    )
+def revert(guarded: Guarded) -> None:
+    """Revert limit and file as the command does, and have the running guard take the order."""
+    order = an_order(guarded, OrderKind.REVERT, LIMIT)
+    guarded.run_files.put_order(order.key, encode(order))
     guarded.host.limit = LIMIT
-    return planned
+    with suppress(HostError):  # the folder may refuse it
+        SysctlDropIn(guarded.paths).remove()
+    guarded.turn(5.0)
+    assert guarded.run_files.orders() == []
 
 
 @pytest.mark.parametrize("limit", [1_000_000, 0])
@@ -99,6 +87,18 @@ def test_another_writers_lower_limit_leaves_the_file(host: Host) -> None:
     guarded.written()
     assert host.persisted == STEP
     guarded.stop()
+
+
+def test_a_limit_raised_while_no_guard_ran_is_not_lowered_either(host: Host) -> None:
+    """The start notices the other writer, and the file goes."""
+    guarded = raised(host)
+    guarded.stop()
+    host.limit = 1_000_000
+    after = again(guarded)
+    after.guard.start()
+    after.written()
+    assert host.persisted is None
+    after.stop()
 
 
 def test_a_file_that_cannot_be_removed_is_removed_later(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_a_revert_forgets_what_is_owed(host: Host) -> None:
     folder = host.root / "etc/sysctl.d"
     folder.write_text("no folder")
     guarded = raised(host)
-    guarded.recorder.submit(revert(guarded), guarded.policy)
+    revert(guarded)
     guarded.written()
     folder.unlink()
     guarded.written()
@@ -160,9 +160,8 @@ def test_a_revert_that_failed_forgets_nothing(host: Host) -> None:
     folder = host.root / "etc/sysctl.d"
     folder.write_text("no folder")
     guarded = raised(host)
-    refused = replace(revert(guarded), outcome=Outcome(kind=OutcomeKind.REJECTED, errno=30))
-    host.limit = STEP
-    guarded.recorder.submit(refused, guarded.policy)
+    order = an_order(guarded, OrderKind.REVERT, LIMIT)
+    guarded.recorder.submit(replace(order, outcome=Outcome(kind=OutcomeKind.REJECTED, errno=30)), guarded.policy)
     guarded.written()
     folder.unlink()
     until(lambda: host.persisted == STEP)
@@ -178,10 +177,9 @@ def test_a_revert_outruns_raises_that_still_wait(host: Host, stalled: threading.
         guarded.turn(3.0)
     until(lambda: host.persisted == STEP)  # its row is stuck, and the second raise behind it
     host.table(10)
-    SysctlDropIn(guarded.paths).remove()
-    guarded.recorder.submit(revert(guarded), guarded.policy)
+    revert(guarded)
     stalled.set()
-    assert guarded.reasons()[-1] == "order revert applied"
+    assert "order revert applied" in guarded.reasons()
     assert guarded.reasons().count("raise kernel_line confirmed applied") == 2
     assert host.persisted is None
     assert guarded.intents() == 0
@@ -191,7 +189,7 @@ def test_a_revert_outruns_raises_that_still_wait(host: Host, stalled: threading.
 def test_an_order_handed_over_twice_is_one_row(host: Host) -> None:
     """The command and the running guard both record an order: whoever comes first."""
     guarded = raised(host)
-    order = revert(guarded)
+    order = an_order(guarded, OrderKind.REVERT, LIMIT)
     for _ in range(2):
         guarded.recorder.submit(order, guarded.policy)
     assert guarded.reasons().count("order revert applied") == 1
