@@ -48,9 +48,9 @@ _FIRST: Final = frozenset({"key", "at", "at_seconds", "boottime_seconds"})
 class History:
     """An open history file. Every method raises HostError where SQLite or the disk refuses."""
 
-    def __init__(self, path: Path, *, mode: Literal["writer", "reader"]) -> None:
+    def __init__(self, path: Path, *, mode: Literal["writer", "reader"], traceless: bool = False) -> None:
         self.path = path
-        self._database, self.note = history_file.connect(path, writes=mode == "writer")
+        self._database, self.note = history_file.connect(path, writes=mode == "writer", traceless=traceless)
 
     @classmethod
     def open_or_set_aside(cls, path: Path, now: float) -> tuple[Self, str | None]:
@@ -184,6 +184,11 @@ class History:
         surplus = max(0, self._all("SELECT count(*) FROM decisions")[0][0] - max_rows)
         holds = self._delete(f"verdict = 'hold' AND {keep}", (), surplus)
         return old + holds + self._delete(keep, (), surplus - holds)
+
+    def check(self, seconds: float) -> bool:
+        """Check every page; return whether that was done within `seconds`. Raises HistoryDamaged where one is unsound."""
+        with told("check", self.path):
+            return history_file.check_pages(self._database, self.path, seconds)
 
     def _delete(self, condition: str, values: tuple[object, ...], most: float = float("inf")) -> int:
         """Delete the oldest rows that fit, in small transactions."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -26,6 +27,9 @@ WAL_BYTES: Final = 4 * 2**20
 CHECK_BYTES: Final = 32 * 2**20
 """Up to this size a file that was not closed cleanly is checked at start (some 50 ms). WAL itself survives kill -9
 and a power cut; only a broken disk damages a file, and on a larger one the first touch of a bad page says so."""
+
+PROGRESS_STEPS: Final = 10_000
+"""SQLite's steps between two looks at the clock: well under a millisecond."""
 
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _NEXT_STEPS: Final = {
@@ -58,14 +62,15 @@ def told(doing: str, path: Path) -> Iterator[None]:
         raise HostError(doing, path, error, next_step) from error
 
 
-def connect(path: Path, *, writes: bool) -> tuple[sqlite3.Connection, str]:
+def connect(path: Path, *, writes: bool, traceless: bool = False) -> tuple[sqlite3.Connection, str]:
     """Open the file and return it with a note for people ("" when there is nothing to say).
 
-    A writer makes folder and file where they are absent and brings an older schema up to date.
+    A writer makes folder and file where they are absent and brings an older schema up to date. A `traceless` reader
+    leaves no -wal and -shm behind, as others do; it is for a short look only.
     HostError: not there, not permitted, or written by a newer guard. HistoryDamaged: unsound.
     """
     with told("open the history", path):
-        database, note = _writer(path) if writes else _reader(path)
+        database, note = _writer(path) if writes else _reader(path, traceless=traceless)
         try:
             _check_version(database, path, writes=writes)
         except BaseException:
@@ -100,23 +105,35 @@ def _writer(path: Path) -> tuple[sqlite3.Connection, str]:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
         if unclean and path.stat().st_size <= CHECK_BYTES:
-            _check_pages(database, path)
+            check_pages(database, path)
     except BaseException:
         database.close()
         raise
     return database, ""
 
 
-def _check_pages(database: sqlite3.Connection, path: Path) -> None:
-    """Raise HistoryDamaged where a page of the file is unsound; some 50 ms for `CHECK_BYTES`."""
-    found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+def check_pages(database: sqlite3.Connection, path: Path, seconds: float = float("inf")) -> bool:
+    """Raise HistoryDamaged where a page is unsound (some 50 ms for `CHECK_BYTES`); False: not done within `seconds`."""
+    deadline = time.monotonic() + seconds
+    database.set_progress_handler(lambda: time.monotonic() > deadline, PROGRESS_STEPS)
+    try:
+        found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        return False
+    finally:
+        database.set_progress_handler(None, 0)
     if found != "ok":
-        raise HistoryDamaged("open the history", path, OSError(None, found), "It is set aside.")
+        raise HistoryDamaged("check", path, OSError(None, found), "It is set aside when the guard starts.")
+    return True
 
 
-def _reader(path: Path) -> tuple[sqlite3.Connection, str]:
+def _reader(path: Path, *, traceless: bool) -> tuple[sqlite3.Connection, str]:
     """Open for reading; where SQLite would have to create its -shm file and may not, read the file as it lies."""
     os.close(os.open(path, os.O_RDONLY))  # says "not there" and "not permitted" better than SQLite does
+    if traceless and not path.with_name(path.name + "-wal").exists():
+        return _open(path, "ro&immutable=1"), ""  # nobody has it open, so the file is whole
     database = _open(path, "ro")
     try:
         database.execute("SELECT count(*) FROM sqlite_master").fetchone()

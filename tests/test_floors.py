@@ -12,21 +12,9 @@ PACKAGE = "conntrackd_guard"
 ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 GROUND = {"model", "codec", "units", "errors", "timespec", "identity", "setting_keys", "setting_kinds"}
 FLOOR_3 = {
-    "daemon",
-    "decider",
-    "observer",
-    "applier",
-    "recorder",
-    "keeper",
-    "persister",
-    "scribe",
-    "question",
-    "recovery",
-    "orders",
-    "status",
-    "intake",
-    "notify",
-}
+    "daemon", "decider", "observer", "applier", "recorder", "keeper", "persister", "scribe", "question", "recovery",
+    "orders", "status", "intake", "notify", "doctor", "readings",
+}  # fmt: skip
 OUTSIDE = {
     "asyncio", "ctypes", "fcntl", "io", "locale", "logging", "os", "pathlib", "platform", "random", "rich", "secrets",
     "select", "shutil", "signal", "socket", "sqlite3", "structlog", "subprocess", "sys", "systemd", "tempfile",

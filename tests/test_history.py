@@ -251,3 +251,26 @@ def test_members_of_adm_may_read_and_others_not(path: Path, tmp_path: Path, guar
     assert (member.stdout, member.stderr) == ("['a']\n", "")
     other = subprocess.run([*read, "65534"], capture_output=True, text=True, check=False)
     assert "Permission denied. Run as root or as a member of adm." in other.stderr
+
+
+def test_a_short_look_leaves_nothing_behind(path: Path) -> None:
+    """A traceless reader makes no -wal and no -shm; beside a writer it reads what that has written."""
+    with History(path, mode="writer") as history:
+        add(history, raised("1"))
+        with History(path, mode="reader", traceless=True) as beside:
+            assert [row.key for row in beside.rows()] == ["1"]
+    before = sorted(path.parent.iterdir())
+    with History(path, mode="reader", traceless=True) as history:
+        assert [row.key for row in history.rows()] == ["1"]
+        assert history.check(60.0)
+    assert sorted(path.parent.iterdir()) == before == [path]
+
+
+def test_a_check_of_all_pages_ends_in_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that would take too long says so; the history is read on all the same."""
+    monkeypatch.setattr("conntrackd_guard.history_file.PROGRESS_STEPS", 1)
+    with History(path, mode="writer") as history:
+        add(history, raised("1"))
+        assert not history.check(-1.0)
+        assert [row.key for row in history.rows()] == ["1"]
+        assert history.check(60.0)

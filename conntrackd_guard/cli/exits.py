@@ -15,7 +15,7 @@ class Exit(IntEnum):
     USAGE = 2
     """The command line can't be understood."""
     NO = 3
-    """The command was understood and the answer is no: degraded, nothing to revert, refused without --force."""
+    """The command was understood and the answer is no: degraded, something wrong, nothing to revert, refused without --force."""
     NOT_PERMITTED = 77
     """The caller lacks the rights for this."""
     BAD_SETTINGS = 78

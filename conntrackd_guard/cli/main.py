@@ -19,6 +19,7 @@ _MODULES = {
     "history": "history",
     "show": "history",
     "status": "status",
+    "doctor": "doctor",
     "pause": "orders",
     "resume": "orders",
     "revert": "orders",

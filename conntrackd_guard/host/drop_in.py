@@ -104,7 +104,7 @@ class SysctlDropIn:
             raise HostError("removing", path, error, "Remove it by hand.") from error
 
     def _text(self, persisted: Persisted) -> str:
-        others = [found for found in assignments(self._paths.root) if found.path != self._paths.drop_in]
+        others = [found for found in assignments(self._paths.root) if found.path != str(self._paths.drop_in)]
         overridden = [_printable(f"{found.path}:{found.line} ({found.value})") for found in others]
         try:
             machine = files.read(self._paths.machine_id).decode("ascii", "replace").strip()

@@ -167,6 +167,18 @@ class KernelJournal:
             return None
 
 
+def newest_line(directory: Path | None) -> tuple[bool, str, int | None]:
+    """Return whether there is a journal, and boot id and kernel stamp (µs) of the newest kernel line in it.
+
+    Raises READ_ERRORS.
+    """
+    with KernelJournal(directory) as journal:
+        if not journal.exists():
+            return False, _NO_BOOT, None
+        journal.place_at_end()
+        return True, *journal.here()
+
+
 def _number(content: bytes | None) -> int | None:
     return int(content) if content is not None and content.isdigit() else None
 

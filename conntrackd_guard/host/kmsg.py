@@ -28,6 +28,8 @@ _MOST_HELD = 1_000_000
 
 _FACILITY_0_BELOW = 8
 """priority = facility × 8 + level."""
+_WARNING = 4
+"""The level of the lines that the guard looks for."""
 
 
 class RingBuffer:
@@ -111,6 +113,18 @@ class RingBuffer:
                 if event is not None:
                     events.append(event)
         return events
+
+    def newest_warning(self) -> int | None:
+        """Read all that the buffer holds; return the stamp (µs) of the kernel's own newest warning, or worse."""
+        newest = None
+        for _ in range(_MOST_HELD):
+            record = self._next()
+            if record is None:
+                break
+            priority = record.partition(b",")[0]
+            if priority.isdigit() and int(priority) <= _WARNING:
+                newest = _stamp(record) or newest
+        return newest
 
     def close(self) -> None:
         """Stop following."""

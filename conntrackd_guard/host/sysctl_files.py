@@ -1,54 +1,29 @@
-"""Who else sets the limit at boot: the files that systemd-sysctl and `sysctl --system` read."""
+"""The files that systemd-sysctl and `sysctl --system` read; what they come to is for `core.sysctl_order` to say."""
 
 from __future__ import annotations
 
-import fnmatch
-from dataclasses import dataclass
+import os
 from pathlib import Path
 
-FOLDERS = ("etc/sysctl.d", "run/sysctl.d", "usr/local/lib/sysctl.d", "usr/lib/sysctl.d", "lib/sysctl.d")
-_KEYS = ("net/netfilter/nf_conntrack_max", "net/nf_conntrack_max")
-"""The second is an alias of the same variable."""
+from conntrackd_guard.core.sysctl_order import FOLDERS, LAST_FOLDER, LAST_NAME, Assignment, SysctlFile, Tool, writes
+from conntrackd_guard.host import conf_folders
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """One line that sets the limit."""
-
-    path: Path
-    line: int
-    value: str
+def sysctl_files(root: Path) -> list[SysctlFile]:
+    """Return every file that either of them may read. Never raises."""
+    files = [_file(folder, path) for folder, path in conf_folders.listed(root, FOLDERS, ".conf")]
+    last = root / LAST_FOLDER.lstrip("/") / LAST_NAME
+    return [*files, _file(LAST_FOLDER, last)] if os.path.lexists(last) else files
 
 
 def assignments(root: Path) -> list[Assignment]:
-    """Return every line that sets the limit, in the order in which systemd-sysctl applies the files. Never raises."""
-    by_name: dict[str, Path] = {}
-    for folder in FOLDERS:
-        for path in sorted((root / folder).glob("*.conf")):
-            by_name.setdefault(path.name, path)  # the earlier folder masks the later
-    files = [by_name[name] for name in sorted(by_name)]
-    if (root / "etc/sysctl.conf").exists():
-        files.append(root / "etc/sysctl.conf")  # procps applies it last of all
-    return [found for path in files for found in _of_file(path)]
+    """Return every line that sets the limit, in the order in which `sysctl --system` applies them. Never raises."""
+    return list(writes(sysctl_files(root), Tool.PROCPS))
 
 
-def _of_file(path: Path) -> list[Assignment]:
+def _file(folder: str, path: Path) -> SysctlFile:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    found = []
-    for number, row in enumerate(text.splitlines(), start=1):
-        name, equals, value = row.strip().partition("=")
-        if not equals or name.startswith(("#", ";")):
-            continue
-        key = _normal(name.strip().removeprefix("-"))
-        if any(fnmatch.fnmatchcase(wanted, key) for wanted in _KEYS):
-            found.append(Assignment(path=path, line=number, value=value.strip()))
-    return found
-
-
-def _normal(name: str) -> str:
-    """`.` and `/` are one separator; the first of them decides which one the name is written with."""
-    first = next((char for char in name if char in "./"), "/")
-    return name if first == "/" else name.translate(str.maketrans("./", "/."))
+        link = os.readlink(path)
+    except OSError:  # it is no link
+        link = ""
+    return SysctlFile(folder=folder, name=path.name, path=str(path), content=conf_folders.text(path), link=link)

@@ -22,6 +22,8 @@ from journal_files import (
     write,
 )
 
+from conntrackd_guard.host.journal_reader import newest_line
+
 __all__ = ["start"]
 
 pytestmark = pytest.mark.skipif(not os.path.exists(REMOTE), reason="needs the package systemd-journal-remote")
@@ -150,3 +152,10 @@ def test_a_cursor_never_passes_events_that_were_not_taken(tmp_path: Path, start:
     assert first.newest_cursor == saved
     first.stop()
     assert numbers(take(start(tmp_path, first.newest_cursor), 1)) == [2]
+
+
+def test_the_newest_kernel_line_is_told_with_its_boot(tmp_path: Path) -> None:
+    """Lines of others don't count; a folder without a journal has none."""
+    assert newest_line(tmp_path) == (False, "", None)
+    write(tmp_path, "a", entry(5), entry(7), entry(9, _TRANSPORT="syslog"))
+    assert newest_line(tmp_path) == (True, BOOT, 7)

@@ -132,3 +132,14 @@ def test_the_real_device_opened_or_handed_in_ignores_what_processes_write() -> N
     finally:
         opened.close()
         adopted.close()
+
+
+def test_the_newest_warning_is_the_kernels_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings and worse of facility 0 count, not information and not what a process wrote."""
+    records: Records = [b"4,1,5,-;a\n", b"3,2,6,-;b\n", errno.EPIPE, b"6,3,7,-;c\n", b"12,4,8,-;d\n", b"junk"]
+    assert ring(monkeypatch, records).newest_warning() == 6
+
+
+def test_a_buffer_may_hold_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel has nothing to complain of, there is no newest warning."""
+    assert ring(monkeypatch, [b"6,3,7,-;c\n"]).newest_warning() is None

@@ -1,0 +1,78 @@
+"""The simulated order of sysctl files, against the programs themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sysctl_programs import SysctlRoot, why_not
+
+from conntrackd_guard.core.sysctl_order import FOLDERS, Tool, writes
+from conntrackd_guard.host.sysctl_files import sysctl_files
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+
+PATHS = [f"{folder}/{name}" for folder in FOLDERS[:-1] for name in ("10-a.conf", "99-b.conf", "99-zz-c.conf")] + [
+    "/etc/sysctl.d/9.conf",
+    "/etc/sysctl.d/.hidden.conf",
+    "/etc/sysctl.d/99-b.conf.bak",
+    "/etc/sysctl.conf",
+]
+NAMES = [
+    "net.netfilter.nf_conntrack_max",
+    "net/netfilter/nf_conntrack_max",
+    "net.nf_conntrack_max",
+    "net/nf_conntrack_max",
+    "/net/netfilter/nf_conntrack_max",
+    ".net.netfilter.nf_conntrack_max",
+    "net//netfilter/nf_conntrack_max",
+    "net.netfilter/nf_conntrack_max",
+    "net/netfilter.nf_conntrack_max",
+    "net.netfilter.*",
+    "net/netfilter/*",
+    "net.netfilter.nf_conntrack_m?x",
+    "net/*/nf_conntrack_max",
+    "net.nf_*",
+    "net.*",
+    "*.nf_conntrack_[l-n]ax",
+    "*.nf_conntrack_[^a]ax",
+    "*.nf_conntrack_[!m]ax",
+    "kernel.domainname",
+]
+LINES = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "", "", "-", "- ", " ", "\t-", "#", " ;"]),
+    st.sampled_from(NAMES),
+    st.sampled_from([" = ", "=", "\t=\t"]),
+    st.integers(100000, 100002),
+) | st.builds("{}{}".format, st.sampled_from(["-", "", "- "]), st.sampled_from(NAMES))
+CONTENTS = st.lists(LINES, max_size=4).map("\n".join) | st.lists(LINES, max_size=2).map("\r\n".join) | st.none()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> SysctlRoot:
+    """Give a root with both programs."""
+    return SysctlRoot(tmp_path_factory.mktemp("root"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(PATHS), CONTENTS, min_size=1, max_size=5))
+def test_the_simulation_does_what_the_programs_do(root: SysctlRoot, files: dict[str, str | None]) -> None:
+    """For any set of files, each program leaves in the limit what is written last in its simulation, or nothing."""
+    root.clear()
+    for path, content in files.items():
+        root.put(path, content)
+    for tool in Tool:
+        written = writes(sysctl_files(root.root), tool)
+        assert (tool, root.limit_after(tool)) == (tool, written[-1].value if written else None)
+
+
+def test_the_programs_are_really_asked(root: SysctlRoot, tmp_path: Path) -> None:
+    """Both programs run and write: an oracle that failed to start would agree with everything that sets nothing."""
+    assert tmp_path.exists()
+    root.clear()
+    root.put("/usr/lib/sysctl.d/1.conf", "net.netfilter.nf_conntrack_max = 100001\n")
+    root.put("/etc/sysctl.conf", "net.nf_conntrack_max = 100002\n")
+    assert [root.limit_after(tool) for tool in Tool] == ["100001", "100002"]
