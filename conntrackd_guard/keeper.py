@@ -10,14 +10,15 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.model import Policy, Raise, Record
+from conntrackd_guard.core.model import Policy, Raise, Record, TriggerKind
 from conntrackd_guard.core.urgency import needs_person
 from conntrackd_guard.history import HistoryDamaged, Position
 from conntrackd_guard.history_rows import first_row
+from conntrackd_guard.host.culprit import culprit
 from conntrackd_guard.host.drop_in import DropIn
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notices import MOST_WAITING, Notices
@@ -66,7 +67,7 @@ class Keeper:
         retention_seconds: float,
         max_rows: int,
     ) -> None:
-        self._log, self._run_files = log, run_files
+        self._log, self._run_files, self._root = log, run_files, paths.root
         self.notices: Notices | None = None
         """Where what a person must hear of is left for the `notify` command; None where there is none."""
         self._scribe = Scribe(paths.history, retention_seconds, max_rows, self.say)
@@ -96,6 +97,7 @@ class Keeper:
         """Do what is still to do for one record; return whether all is done."""
         self._persist(item)
         if not item.stored:
+            self._name_culprit(item)
             item.stored = self.attempt("history", self._scribe.write, item)
         self._tell(item)
         if item.stored and isinstance(item.record.decision, Raise):
@@ -164,6 +166,13 @@ class Keeper:
         self._scribe.close()
         self._log.flush()
         return flushed
+
+    def _name_culprit(self, item: Item) -> None:
+        """Say who changed the limit, as far as this host shows it: a look at all processes, so never in the loop."""
+        record, limit = item.record, item.record.observation.limit
+        if record.trigger.kind is TriggerKind.OTHER_WRITER and limit is not None and not record.outcome.detail:
+            told = culprit(self._root, limit, record.observation.boottime_seconds)
+            item.record = replace(record, outcome=replace(record.outcome, detail=f"by {told}"))
 
     def _persist(self, item: Item) -> None:
         """Have the drop-in follow a record; what fails is owed, and does not keep the row back."""

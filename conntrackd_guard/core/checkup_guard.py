@@ -25,6 +25,10 @@ class Writer:
     next_step: str
     number: int | None = None
     """What it sets, where that is known and nothing puts it right again."""
+    sets: int | None = None
+    """What it sets, as far as can be told, whatever is applied after it."""
+    pid: int | None = None
+    """Its process, where it runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

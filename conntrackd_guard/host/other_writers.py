@@ -61,12 +61,15 @@ def _kube_proxy(root: Path, name: str, pid: int, cores: int) -> Writer:
     flags = _flags(root / "proc" / str(pid) / "cmdline")
     per_core, least = flags.get("conntrack-max-per-core", _PER_CORE), flags.get("conntrack-min", _MIN)
     said = "by its flags" if "conntrack-max-per-core" in flags else "unless its configuration says otherwise"
-    sets = f"sets {max(per_core * cores, least):,} at each start" if per_core else "leaves the limit alone"
+    limit = max(per_core * cores, least)
+    sets = f"sets {limit:,} at each start" if per_core else "leaves the limit alone"
     return Writer(
         evidence=f"{name} runs (process {pid}) and {sets}, {said}",
         next_step="Set conntrack.maxPerCore: 0 in kube-proxy's configuration: it then leaves the limit alone."
         if per_core
         else "",
+        sets=limit if per_core else None,
+        pid=pid,
     )
 
 
@@ -104,6 +107,8 @@ def _tuned(root: Path, pid: int | None) -> Iterator[Writer]:
                 if gives_way
                 else "Set reapply_sysctl = 1 in /etc/tuned/tuned-main.conf, or remove the line.",
                 number=None if gives_way else line.number,
+                sets=line.number,
+                pid=pid,
             )
 
 

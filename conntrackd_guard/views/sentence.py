@@ -128,7 +128,8 @@ def _hold_sentence(record: Record, decision: Hold) -> str:
     parts = [decision.reason.sentence]
     match decision.reason:
         case HoldReason.LIMIT_RAISED | HoldReason.LIMIT_LOWERED if record.trigger.was is not None and limit is not None:
-            parts = [f"{decision.reason.sentence.rstrip('.')}: {record.trigger.was:,} → {limit:,}."]
+            by = f" ({record.outcome.detail})" if record.outcome.detail else ""
+            parts = [f"{decision.reason.sentence.rstrip('.')}: {record.trigger.was:,} → {limit:,}{by}."]
         case HoldReason.PAUSED if record.observation.pause is not None:
             pause = record.observation.pause
             parts.append(f"By {pause.by}{f': {pause.reason}' if pause.reason else ''}.")

@@ -45,6 +45,7 @@ def test_a_lowering_while_the_guard_was_down_is_noticed_at_start(host: Host) -> 
     second = Guarded(host, clock=first.clock)
     second.turn(1.0)
     assert second.reasons()[-1] == "hold limit_lowered none"
+    assert "98,304 → 65,536 (by unknown)" in second.rows()[-1].sentence
     assert len(second.state.fight_seconds) == 1
     second.stop()
 
