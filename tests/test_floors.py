@@ -23,6 +23,7 @@ FLOOR_3 = {
     "question",
     "recovery",
     "orders",
+    "standing",
     "status",
     "intake",
     "notify",

@@ -28,14 +28,17 @@ class RunFiles:
         self._lock: int | None = None
 
     def prepare(self) -> None:
-        """Make the folders. Raises NotPermitted where this user may not, HostError where it can't be done."""
+        """Make the folders. Raises NotPermitted where this user may not write there, HostError where it can't be done."""
         for folder in (self._paths.pause.parent, self._paths.run_folder, self._paths.intents, self._paths.orders):
+            denied = f"writing in {folder}: permission denied. Run this as root."
             try:
                 folder.mkdir(mode=0o755, exist_ok=True)
             except PermissionError as error:
-                raise NotPermitted(f"creating {folder}: permission denied. Run this as root.") from error
+                raise NotPermitted(denied) from error
             except OSError as error:
                 raise HostError("creating", folder, error, "Check that /run is mounted and writable.") from error
+            if os.geteuid() and not os.access(folder, os.W_OK):
+                raise NotPermitted(denied)
 
     def take_lock(self) -> None:
         """Become the one guard of this host and mode, until this process ends. Raises AnswerIsNo if there is one."""
@@ -107,13 +110,17 @@ class RunFiles:
         return existed
 
     def pause(self, now: float) -> Pause | None:
-        """Return the pause in force at `now` (CLOCK_BOOTTIME), whoever began it.
-
-        A pause file that can't be read counts as a pause: an operator wanted one. Never raises.
-        """
+        """Return the pause in force at `now` (CLOCK_BOOTTIME), whoever began it. Never raises."""
         fleet = self._paths.fleet_pause
         if os.path.lexists(fleet):
             return Pause(by=str(fleet), reason="the file exists")
+        return self.ordered_pause(now)
+
+    def ordered_pause(self, now: float) -> Pause | None:
+        """Return the pause that an order began and that is in force at `now`. Never raises.
+
+        A file that can't be read counts as a pause: an operator wanted one.
+        """
         try:
             content = json.loads(files.read(self._paths.pause))
             until = content["until_seconds"]
