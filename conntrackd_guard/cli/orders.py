@@ -86,8 +86,8 @@ def _resume(args: argparse.Namespace, paths: Paths) -> Exit:
 def _revert(args: argparse.Namespace, paths: Paths) -> Exit:
     orders = _orders(paths)
     plan = orders.plan(args.id, whole=args.all)
-    pause = "pauses raising for 1 h" if plan.paused is None else f"raising stays paused, by {printable(plan.paused.by)}"
-    _say(f"Reverting takes the limit from {plan.current:,} to {plan.target:,}; {pause}.")
+    pause = " and pauses raising for 1 h" if plan.paused is None else f"; raising stays paused by {plan.paused.by}"
+    _say(printable(f"Reverting takes the limit from {plan.current:,} to {plan.target:,}{pause}."))
     for label, count in plan.squeezed:
         _say(
             f"The table of {printable(label)} holds {count:,} entries, more than that: its new connections would drop."

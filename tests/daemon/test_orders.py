@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from guarded import LIMIT, Guarded, Host
+from guarded import LIMIT, Guarded, Host, Killed
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
@@ -241,6 +241,35 @@ def test_a_raise_that_history_has_not_taken_yet_can_be_undone(
     for limit in (STEP, LIMIT):
         assert main(["revert"], guarded.paths) is Exit.DONE
         assert guarded.host.limit == limit
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (LIMIT, ("applied", LIMIT, "Reverted")),
+        (STEP, ("not_applied", STEP, "Ordered to revert")),
+        (300_000, ("unknown", None, "Ordered to revert")),
+    ],
+)
+def test_a_killed_revert_is_recorded_as_the_kernel_shows_it(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, found: int, told: tuple[str, int | None, str]
+) -> None:
+    """Its file is written before the limit: the next start tells a revert that was made from one that was not."""
+
+    def killed(*_: object) -> int:
+        raise Killed
+
+    guarded.stop()
+    monkeypatch.setattr(LiveKernel, "set_limit", killed)
+    with pytest.raises(Killed):
+        main(["revert"], guarded.paths)
+    guarded.host.limit = found
+    after = Guarded(guarded.host, clock=guarded.clock)
+    row = after.rows()[-1]
+    assert (row.outcome, row.limit_after, row.sentence.split(" 98,304")[0]) == told
+    assert after.recovered.state.set_limit == (None if told[0] == "applied" else STEP)
+    assert after.run_files.orders() == []
+    after.stop()
 
 
 ORDERS = """
