@@ -23,6 +23,7 @@ FLOOR_3 = {
     "question",
     "recovery",
     "orders",
+    "live_status",
     "standing",
     "status",
     "intake",
