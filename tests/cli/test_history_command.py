@@ -114,6 +114,13 @@ def test_show_tells_the_whole_sum(paths: Paths, capsys: pytest.CaptureFixture[st
         assert text in out
 
 
+def test_show_says_what_was_counted(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """A hold's count is of kernel lines too, ten of which may be one decision: it is not told as so many decisions."""
+    assert main(["show", "1"], paths) is Exit.DONE
+    out = capsys.readouterr().out
+    assert "repeats          2 in all: kernel lines, and decisions without a new line; last at " in out
+
+
 def test_show_json_holds_the_evidence(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     """A program gets all that is needed to decide again."""
     assert main(["show", "2", "--json"], paths) is Exit.DONE
