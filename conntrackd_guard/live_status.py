@@ -21,6 +21,7 @@ def live_status(  # noqa: PLR0913 - one argument a thing told
     pause: Pause | None,
     sources: dict[str, Any],
     recorder: dict[str, Any],
+    over_budget: bool,
     episodes: int,
 ) -> dict[str, Any]:
     """Return the document under /run; `since` and `at` are wall time, `boottime_seconds` tells how old it is."""
@@ -38,6 +39,7 @@ def live_status(  # noqa: PLR0913 - one argument a thing told
         "recorder": recorder,
         "paused": None if pause is None else {"by": pause.by, "reason": pause.reason},
         "standoff": bool(policy.standoff) and len(fights) >= policy.standoff,
+        "over_budget": over_budget,
         "episodes": episodes,
     }
 
@@ -47,7 +49,11 @@ def status_line(document: dict[str, Any]) -> str:
     parts = [limit_text(document["limit"])]
     if document["paused"] is not None:
         parts.append(f"paused by {document['paused']['by']}")
-    bad = ["stopped by a stand-off"] if document["standoff"] else []
+    bad = []
+    if document["standoff"]:
+        bad.append("stopped by a stand-off")
+    if document["over_budget"]:
+        bad.append("over budget")
     if trouble := document["recorder"]["trouble"]:
         bad.append(f"{len(trouble)} trouble(s)")
     return f"{document['mode']}: {', '.join(parts + bad)}{': see `guard status`' if bad else ''}"

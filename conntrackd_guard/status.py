@@ -90,9 +90,10 @@ class Status:
 
     @property
     def degraded(self) -> bool:
-        """Whether a running guard can't do its work: it is silent, has trouble, or has stopped in a stand-off."""
+        """Whether the running guard needs a person: silent, in trouble or a stand-off, or begun with too high a limit."""
         live = self.live if self.running and self.live is not None else {}
-        return self.silent or bool(live.get("standoff")) or bool((live.get("recorder") or {}).get("trouble"))
+        trouble = (live.get("recorder") or {}).get("trouble")
+        return self.silent or any(map(bool, (trouble, live.get("standoff"), live.get("over_budget"))))
 
 
 def gather(paths: Paths) -> Status:

@@ -95,6 +95,9 @@ def _service(status: Status) -> list[tuple[str, str, str]]:
         lines += [("trouble", str(text), "bold red") for text in (live.get("recorder") or {}).get("trouble") or []]
     if live.get("standoff"):
         lines.append(("stand-off", "another writer keeps lowering the limit; `guard resume` ends it", "bold red"))
+    if live.get("over_budget"):
+        text = "the limit kept from the last boot is more than this host can bear; `guard revert --all` undoes it"
+        lines.append(("over budget", text, "bold red"))
     pause = status.observation.pause
     if pause is not None:
         lines.append(("paused", f"by {pause.by}{f': {pause.reason}' if pause.reason else ''}", "bold yellow"))

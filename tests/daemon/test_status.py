@@ -13,7 +13,7 @@ from rich.console import Console
 
 from conntrackd_guard import status
 from conntrackd_guard.cli.status_text import print_status
-from conntrackd_guard.core.model import Hold, HoldReason, Mode, Policy, Raise, State
+from conntrackd_guard.core.model import Hold, HoldReason, Mode, Pause, Policy, Raise, State
 from conntrackd_guard.history import History
 from conntrackd_guard.host import settings_files
 from conntrackd_guard.host.paths import Paths
@@ -37,7 +37,7 @@ def told(**changed: Any) -> dict[str, Any]:
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     plain: dict[str, Any] = {
         "mode": Mode.ACT, "since_seconds": 1.0, "wall_seconds": 2.0, "boottime_seconds": now, "limit": LIMIT,
-        "policy": Policy(), "state": State(), "pause": None, "episodes": 0,
+        "policy": Policy(), "state": State(), "pause": None, "over_budget": False, "episodes": 0,
         "sources": {"ring_buffer": "following", "journal": "following", "notes": []}, "recorder": {"trouble": []},
     }  # fmt: skip
     return live_status(**plain | changed)
@@ -102,6 +102,25 @@ def test_a_guard_that_says_nothing_any_more_is_degraded(host: Host, capsys: pyte
     assert "running since" in printed(found, capsys)
 
 
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ({"recorder": {"trouble": ["disk full"]}}, "trouble: disk full"),
+        ({"over_budget": True}, "more than this host can bear; `guard revert --all` undoes it"),
+        ({"state": State(fight_seconds=(1e9,) * 3)}, "`guard resume` ends it"),
+    ],
+)
+def test_what_needs_a_person_is_degraded(
+    host: Host, capsys: pytest.CaptureFixture[str], document: dict[str, Any], says: str
+) -> None:
+    """Trouble with the disk, a limit that is too much for this host, and a stand-off each come with a next step."""
+    kept = a_guard_runs(host, document=told(**document))
+    found = gather(Paths(host.root))
+    assert found.degraded
+    assert says in printed(found, capsys)
+    assert kept
+
+
 def test_what_an_earlier_guard_said_is_not_this_ones(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     """A guard that has just begun holds the lock, while the file under /run is its predecessor's."""
     kept = a_guard_runs(host, document=told(policy=Policy(ceiling=LIMIT)) | {"pid": 1})
@@ -145,5 +164,9 @@ def test_the_service_managers_line() -> None:
     assert status_line(told()) == "act: limit 65,536"
     assert status_line(told(limit=None)) == "act: no limit, as this kernel tracks no connections yet"
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    stopped = told(state=State(fight_seconds=(now - 1.0,) * 3), recorder={"trouble": ["disk full"]})
-    assert status_line(stopped) == "act: limit 65,536, stopped by a stand-off, 1 trouble(s): see `guard status`"
+    bad = told(state=State(fight_seconds=(now - 1.0,) * 3), recorder={"trouble": ["disk full"]}, over_budget=True)
+    assert status_line(bad) == (
+        "act: limit 65,536, stopped by a stand-off, over budget, 1 trouble(s): see `guard status`"
+    )
+    paused = told(pause=Pause(by="guard pause", reason="drill"))
+    assert status_line(paused) == "act: limit 65,536, paused by guard pause"
