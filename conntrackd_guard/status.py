@@ -23,7 +23,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import decide
-from conntrackd_guard.core.state import advance
+from conntrackd_guard.core.state import advance, rehearsed_limit
 from conntrackd_guard.history import History, Row
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.kernel import LiveKernel, RehearsingKernel
@@ -196,9 +196,7 @@ def _past(paths: Paths, unread: list[str]) -> tuple[State, Row | None]:
 def _observe(paths: Paths, state: State) -> Observation:
     """Look twice, so that growth can be told."""
     live = LiveKernel(paths)
-    in_force = live.limit()
-    rehearsed = state.set_limit if in_force and (state.set_limit or 0) > in_force else None
-    kernel = RehearsingKernel(live, rehearsed) if paths.mode is Mode.DRY_RUN else live
+    kernel = RehearsingKernel(live, rehearsed_limit(state, live.limit())) if paths.mode is Mode.DRY_RUN else live
     observer = Observer(paths, kernel, Clock(), RunFiles(paths))
     observer.observe(rescan=True)
     time.sleep(LOOK_SECONDS)
