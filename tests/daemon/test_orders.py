@@ -235,7 +235,7 @@ def test_a_raise_that_history_has_not_taken_yet_can_be_undone(
         guarded.host.table(STEP)
         guarded.line()
         guarded.turn(5.0)
-        guarded.stop()
+        assert not guarded.recorder.close(5.0)  # the row is owed
     assert (guarded.host.limit, guarded.intents()) == (147_456, 1)
     guarded.host.table(10)
     for limit in (STEP, LIMIT):
