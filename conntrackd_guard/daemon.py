@@ -7,11 +7,9 @@ that is due. Nothing here waits for a disk or a log; the recorder does that.
 from __future__ import annotations
 
 import math
-import os
 import select
 import time
 from collections.abc import Callable
-from typing import Any
 
 from conntrackd_guard.core import budget, episode, pressure
 from conntrackd_guard.core.corroboration import corroborate
@@ -29,6 +27,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.decider import Decider, Parts
+from conntrackd_guard.live_status import live_status, status_line
 
 STATUS_SECONDS = 2.0
 MEMORY_SECONDS = 1.0
@@ -240,33 +239,23 @@ class Guard:
         now = self._p.clock.boottime()
         self._decider.take_orders()
         self._status_at = now + STATUS_SECONDS
-        policy, state, limit = self._decider.policy, self._decider.state, self._decider.limit
-        pause = self._p.run_files.pause(now)
-        report = self._p.recorder.report()
-        fights = [at for at in state.fight_seconds if at > now - policy.standoff_window_seconds]
-        content: dict[str, Any] = {
-            "version": 1,
-            "pid": os.getpid(),
-            "since": self.since_seconds,
-            "mode": self._p.mode.value,
-            "limit": limit,
-            "sources": self._p.intake.report(),
-            "recorder": report,
-            "paused": None if pause is None else {"by": pause.by, "reason": pause.reason},
-            "standoff": bool(policy.standoff) and len(fights) >= policy.standoff,
-            "over_budget": self._decider.over_budget,
-            "episodes": len(self._episodes),
-        }
+        document = live_status(
+            mode=self._p.mode,
+            since_seconds=self.since_seconds,
+            wall_seconds=self._p.clock.wall(),
+            boottime_seconds=now,
+            limit=self._decider.limit,
+            policy=self._decider.policy,
+            state=self._decider.state,
+            pause=self._p.run_files.pause(now),
+            sources=self._p.intake.report(),
+            recorder=self._p.recorder.report(),
+            over_budget=self._decider.over_budget,
+            episodes=len(self._episodes),
+        )
         try:
-            self._p.run_files.put_status(content)
+            self._p.run_files.put_status(document)
         except GuardError as error:
             self._p.recorder.say("guard.error", "error", str(error))
             self._status_at = now + 60.0
-        text = "waiting for conntrack" if limit is None else f"limit {limit:,}"
-        if pause is not None:
-            text += f", paused by {pause.by}"
-        if self._decider.over_budget:
-            text += ", over budget: see `guard status`"
-        if report["trouble"]:
-            text += f", {len(report['trouble'])} trouble(s): see `guard status`"
-        self._p.service.status(f"{self._p.mode.value}: {text}")
+        self._p.service.status(status_line(document))

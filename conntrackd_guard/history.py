@@ -164,6 +164,14 @@ class History:
                 values: list[Any] = [*found[:-1], json.loads(found[-1]) if found[-1] else None]
                 yield Row(*values)
 
+    def steps(self) -> Iterator[Row]:
+        """Yield what moved the limit, newest first: applied raises and reverts, and what other writers did."""
+        query = f"""SELECT {SUMMARY} FROM decisions WHERE trigger = 'other_writer'
+            OR (outcome = 'applied' AND (verdict = 'raise' OR reason = 'revert')) ORDER BY id DESC"""  # noqa: S608 - constants
+        with told("read", self.path):
+            for found in self._database.execute(query):
+                yield Row(*found)
+
     def row(self, row_id: int) -> Told | None:
         """Return the decision with that id and all its evidence, None where there is none."""
         found = self._all(f"SELECT {SUMMARY} FROM decisions WHERE id = ?", (row_id,))  # noqa: S608 - constants

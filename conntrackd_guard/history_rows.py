@@ -66,7 +66,7 @@ class Row:
     uid: int | None
     login_uid: int | None
     repeats: int
-    """How often this was decided; 1 where it never came again."""
+    """Kernel lines that came to this, and decisions without a new line; 1 where it never came again."""
     last_at: str
     last_seconds: float
     arithmetic: dict[str, Any] | None = None

@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError, NotPermitted
+from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError
 from conntrackd_guard.core.model import (
     Mode,
     Observation,
@@ -30,13 +29,14 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.history import History
-from conntrackd_guard.history_rows import Row, rfc3339
+from conntrackd_guard.history_rows import rfc3339
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.drop_in import DropIn, Persisted
 from conntrackd_guard.host.kernel import Kernel
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runfiles import RunFiles
 from conntrackd_guard.observer import Observer
+from conntrackd_guard.standing import Step, standing_raises
 from conntrackd_guard.views.sentence import sentence
 
 REVERT_PAUSE_SECONDS = 3600.0
@@ -44,6 +44,8 @@ REVERT_PAUSE_SECONDS = 3600.0
 _IN_FLIGHT_SECONDS = 0.1
 """A guard that was past its look at the pause writes within this time; then the revert is checked once more."""
 _NO_LOGIN = 0xFFFFFFFF
+_NAMED = 10
+"""Raises named to choose from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,8 @@ class Plan:
     original: bool
     """The target is what the limit was before the guard first raised it: nothing is left to persist."""
     squeezed: tuple[tuple[str, int], ...]
+    paused: Pause | None
+    """A pause ordered before that lasts longer than the revert's own: it stays as it is."""
     observation: Observation
 
 
@@ -87,50 +91,72 @@ class Orders:
         current = self._kernel.limit_in_force()
         if not current:
             raise AnswerIsNo("The kernel has no limit to revert (no conntrack, or 0 for unlimited).")
-        with self._history("reader") as history:
-            raises = _standing_raises(history)
+        raises = standing_raises(self._paths, current)
         if not raises:
-            raise AnswerIsNo("Nothing to revert: history knows no raise that is still standing.")
-        target = _target(raises, row_id, current, whole=whole)
-        if target >= current:
-            raise AnswerIsNo(f"Nothing to revert: the limit is {current:,}, and that decision began at {target:,}.")
+            raise AnswerIsNo(
+                f"Nothing to revert: no raise of the guard led to the limit of {current:,}. `guard history` tells "
+                "what did; `sysctl -w net.netfilter.nf_conntrack_max=N` sets another."
+            )
+        target = (raises[-1] if whole else _chosen(raises, row_id)).before
         observation = self._observer.observe(rescan=True)
         return Plan(
             current=current,
             target=target,
-            original=target <= (raises[0].from_limit or 0),
+            original=target == raises[-1].before,
             squeezed=tuple((t.label, t.count) for t in observation.tables if t.count > target),
+            paused=self._lasting_pause(),
             observation=observation,
         )
 
     def revert(self, plan: Plan, reason: str) -> Record:
-        """Carry a plan out: pause, write, read back, drop-in, history."""
+        """Carry a plan out: pause, write, read back, drop-in, history. Where it fails, the pauses are as before."""
         self._run_files.prepare()
-        until = self._clock.boottime() + REVERT_PAUSE_SECONDS
-        order = Order(kind=OrderKind.REVERT, target=plan.target, until_seconds=until, reason=reason, **_who())
-        self._run_files.put_pause(
-            Pause(by="guard revert", reason=reason or "the limit was reverted", until_seconds=until)
+        now = self._clock.boottime()
+        own = Pause(
+            by="guard revert", reason=reason or "the limit was reverted", until_seconds=now + REVERT_PAUSE_SECONDS
         )
+        earlier = self._run_files.ordered_pause(now)
+        until = (plan.paused or own).until_seconds
+        order = Order(kind=OrderKind.REVERT, target=plan.target, until_seconds=until, reason=reason, **_who())
         planned = self._planned(order, plan.observation)
         applied = Outcome(kind=OutcomeKind.APPLIED, limit_after=plan.target)
-        self._run_files.put_order(planned.key, encode(replace(planned, outcome=applied)))
         try:
-            after = self._kernel.set_limit(plan.target)
-            time.sleep(_IN_FLIGHT_SECONDS)
-            if self._kernel.limit_in_force() != plan.target:
-                after = self._kernel.set_limit(plan.target)
+            if plan.paused is None:
+                self._run_files.put_pause(own)
+            self._run_files.put_order(planned.key, encode(replace(planned, outcome=applied)))
+            after = self._write(plan.target)
         except HostError as error:
-            self._run_files.drop_order(planned.key)
-            self._run_files.drop_pause()
+            with contextlib.suppress(HostError):  # /run itself may be what fails
+                self._run_files.drop_order(planned.key)
+                if plan.paused is None:
+                    self._put_back(earlier)
             self._keep(
                 replace(planned, outcome=Outcome(kind=OutcomeKind.REJECTED, errno=error.errno, detail=str(error)))
             )
-            if os.geteuid() != 0:
-                raise NotPermitted(str(error)) from error
             raise
-        record = replace(planned, outcome=replace(applied, limit_after=after, detail=self._follow(planned, plan)))
-        self._keep(record)
-        return record
+        detail = self._follow(planned, plan)
+        return self._keep(replace(planned, outcome=replace(applied, limit_after=after, detail=detail)))
+
+    def _write(self, target: int) -> int:
+        """Write the limit, once more where a raise was on its way; return what is read back."""
+        after = self._kernel.set_limit(target)
+        time.sleep(_IN_FLIGHT_SECONDS)
+        return after if self._kernel.limit_in_force() == target else self._kernel.set_limit(target)
+
+    def _lasting_pause(self) -> Pause | None:
+        """Return the ordered pause where it lasts longer than a revert's own."""
+        now = self._clock.boottime()
+        pause = self._run_files.ordered_pause(now)
+        if pause is None or (pause.until_seconds is not None and pause.until_seconds < now + REVERT_PAUSE_SECONDS):
+            return None
+        return pause
+
+    def _put_back(self, earlier: Pause | None) -> None:
+        """Have the pause that was in force before, or none."""
+        if earlier is None:
+            self._run_files.drop_pause()
+        else:
+            self._run_files.put_pause(earlier)
 
     def _follow(self, planned: Record, plan: Plan) -> str:
         """Make the drop-in follow; return what of it failed."""
@@ -158,8 +184,7 @@ class Orders:
         """Record an order that wrote no limit; a running guard learns of it by its file."""
         record = replace(self._planned(order, self._observer.observe()), outcome=outcome)
         self._run_files.put_order(record.key, encode(record))
-        self._keep(record)
-        return record
+        return self._keep(record)
 
     @staticmethod
     def _planned(order: Order, observation: Observation) -> Record:
@@ -173,43 +198,26 @@ class Orders:
             outcome=Outcome(kind=OutcomeKind.NONE),
         )
 
-    def _keep(self, record: Record) -> None:
-        """Write an order to history; it stands all the same where that fails."""
-        with self._history("writer") as history:
-            history.add(record, policy=self._policy, sentence=sentence(record), kernel_release=os.uname().release)
-
-    @contextlib.contextmanager
-    def _history(self, mode: str) -> Iterator[History]:
-        history = History(self._paths.history, mode="writer" if mode == "writer" else "reader")
+    def _keep(self, record: Record) -> Record:
+        """Write an order to history; where that fails it stands all the same, and the record returned says so."""
         try:
-            yield history
-        finally:
-            history.close()
+            with History(self._paths.history, mode="writer") as history:
+                history.add(record, policy=self._policy, sentence=sentence(record), kernel_release=os.uname().release)
+        except GuardError as error:
+            detail = "; ".join(filter(None, [record.outcome.detail, f"not in history yet: {error}"]))
+            return replace(record, outcome=replace(record.outcome, detail=detail))
+        return record
 
 
-def _standing_raises(history: History) -> list[Row]:
-    """Return the applied raises since the last revert that went all the way back, oldest first."""
-    raises: list[Row] = []
-    for row in reversed(list(history.rows())):
-        if row.outcome != OutcomeKind.APPLIED:
-            continue
-        if row.verdict == "raise":
-            raises.append(row)
-        elif row.reason == OrderKind.REVERT:
-            raises = [r for r in raises if (r.from_limit or 0) < (row.to_limit or 0)]
-    return raises
-
-
-def _target(raises: list[Row], row_id: int | None, current: int, *, whole: bool) -> int:
-    if whole:
-        return raises[0].from_limit or 0
+def _chosen(raises: list[Step], row_id: int | None) -> Step:
+    """Return the raise with that number, or the last; `raises` are those that stand, newest first."""
     if row_id is None:
-        below = [row for row in raises if (row.from_limit or 0) < current]
-        return (below or raises)[-1].from_limit or 0
-    named = next((row for row in raises if row.id == row_id), None)
+        return raises[0]
+    named = next((step for step in raises if step.id == row_id), None)
     if named is None:
-        raise AnswerIsNo(f"Decision {row_id} is no standing raise. `guard history --verdict raise` lists them.")
-    return named.from_limit or 0
+        ids = ", ".join(str(step.id) for step in raises[:_NAMED] if step.id is not None)
+        raise AnswerIsNo(f"Decision {row_id} is no raise that led to the present limit. Those that did: {ids}.")
+    return named
 
 
 def _who() -> dict[str, int | None]:

@@ -47,7 +47,7 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
             state = states.advance(state, record)
         known = {record.key for record in past.records}
     persisted = None if past is None else past.persisted
-    for record in [*_explained(run_files, kernel, recorder, persisted), *_orders(run_files, recorder)]:
+    for record in [*_explained(run_files, kernel, recorder, persisted), *_orders(run_files, kernel, recorder)]:
         if record.key in known:  # the kill came after the row was written
             recorder.resume(record, policy)
             run_files.drop_order(record.key)
@@ -88,17 +88,30 @@ def _explained(run_files: RunFiles, kernel: Kernel, recorder: Recorder, persiste
     return explained[::-1]
 
 
-def _orders(run_files: RunFiles, recorder: Recorder) -> list[Record]:
+def _orders(run_files: RunFiles, kernel: Kernel, recorder: Recorder) -> list[Record]:
     """Return the orders given while no guard ran."""
     found = []
+    limit = kernel.limit_in_force()
     for key, content in run_files.orders():
         record = _decoded(content)
         if record is None:
             recorder.say("guard.error", "error", f"The order {key} can't be read and is left out.")
             run_files.drop_order(key)
         else:
-            found.append(record)
+            found.append(_as_found(record, limit))
     return found
+
+
+def _as_found(order: Record, limit: int | None) -> Record:
+    """Return an order's record as the limit in force bears it out: the file of a revert comes before its write."""
+    before, after = order.observation.limit, order.outcome.limit_after
+    if after in {None, limit}:
+        return order
+    if limit == before:
+        detail = "not applied: the command ended before the write"
+        return replace(order, outcome=Outcome(kind=OutcomeKind.NOT_APPLIED, limit_after=limit, detail=detail))
+    detail = f"unknown: the limit at start is neither {before} nor {after}"
+    return replace(order, outcome=Outcome(kind=OutcomeKind.UNKNOWN, detail=detail))
 
 
 def _decoded(content: dict[str, Any] | None) -> Record | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, replace
 from typing import Any
 
 from conntrackd_guard.core import budget
+from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import (
     Hold,
@@ -21,7 +23,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import decide
-from conntrackd_guard.core.state import advance
+from conntrackd_guard.core.state import advance, rehearsed_limit
 from conntrackd_guard.history import History, Row
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.kernel import LiveKernel, RehearsingKernel
@@ -32,6 +34,8 @@ from conntrackd_guard.observer import Observer
 
 LOOK_SECONDS = 0.25
 """Growth takes two looks; this far apart, as the guard's own ticks."""
+SILENT_SECONDS = 10.0
+"""The loop tells of itself every 2 s; one that has missed five turns hangs, or was stopped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,46 +60,82 @@ class Cost:
 class Status:
     """Everything `guard status` tells."""
 
-    running: bool | None
-    """None where this user can't tell."""
+    mode: Mode
+    """Of the guard that is looked at."""
+    holder: int | None
+    """Process id of that guard, 0 where none runs, None where that can't be told."""
     live: dict[str, Any] | None
-    """What the running guard says of itself, None without one."""
+    """What it says of itself, None where it has said nothing yet."""
+    silent_seconds: float
+    """How long ago it said that."""
+    other_runs: bool
+    """A guard of the other mode runs."""
     observation: Observation
     cost: Cost
     next_step: Raise | Hold
     """What would be decided if the fullest table filled up now."""
     last: Row | None
     unread: tuple[str, ...]
-    """What this user could not read, and what was taken instead."""
+    """What could not be read, or differs from what the guard goes by, and what was taken instead."""
+
+    @property
+    def running(self) -> bool | None:
+        """Whether the guard runs; None where that can't be told."""
+        return None if self.holder is None else self.holder > 0
+
+    @property
+    def silent(self) -> bool:
+        """Whether a running guard has said nothing for too long."""
+        return self.silent_seconds > SILENT_SECONDS
 
     @property
     def degraded(self) -> bool:
-        """Whether a running guard can't do its work: it has trouble, or has stopped raising in a stand-off."""
+        """Whether the running guard needs a person: silent, in trouble or a stand-off, or begun with too high a limit."""
         live = self.live if self.running and self.live is not None else {}
-        return bool(live.get("standoff")) or bool((live.get("recorder") or {}).get("trouble"))
+        trouble = (live.get("recorder") or {}).get("trouble")
+        return self.silent or any(map(bool, (trouble, live.get("standoff"), live.get("over_budget"))))
 
 
 def gather(paths: Paths) -> Status:
     """Read everything, in about LOOK_SECONDS. HostError only where not even the boot can be told."""
     unread: list[str] = []
-    try:
-        policy = load_settings(paths.settings_file, paths.settings_folder).policy
-    except GuardError as error:
-        policy = Policy()
-        unread.append(f"settings ({error}): the defaults are shown")
+    run_files = RunFiles(paths)
+    holder = run_files.holder()
+    live = run_files.status() if holder != 0 else None
+    if live is not None and holder is not None and live.get("pid") != holder:
+        live = None  # an earlier guard's
+    policy = _policy(paths, live, unread)
     state, last = _past(paths, unread)
     observation = _observe(paths, state)
-    run_files = RunFiles(paths)
-    running = run_files.is_running()
+    said = (live or {}).get("boottime_seconds", observation.boottime_seconds)
     return Status(
-        running=running,
-        live=run_files.status() if running is not False else None,
+        mode=paths.mode,
+        holder=holder,
+        live=live,
+        silent_seconds=max(0.0, observation.boottime_seconds - said),
+        other_runs=any(RunFiles(Paths(paths.root, mode)).is_running() for mode in Mode if mode is not paths.mode),
         observation=observation,
         cost=cost_of(observation, policy),
         next_step=preview(observation, state, policy),
         last=last,
         unread=(*observation.unread, *unread),
     )
+
+
+def _policy(paths: Paths, live: dict[str, Any] | None, unread: list[str]) -> Policy:
+    """Return the policy that the running guard goes by, without one that of the settings; what is amiss is noted."""
+    known = None
+    with contextlib.suppress(ValueError):
+        known = decode(Policy, (live or {}).get("policy"))
+    try:
+        settings = load_settings(paths.settings_file, paths.settings_folder).policy
+    except GuardError as error:
+        instead = "the defaults" if known is None else "the running guard's"
+        unread.append(f"settings ({error}): {instead} are shown")
+        return known or Policy()
+    if known is not None and known != settings:
+        unread.append("the settings in /etc differ from those the running guard goes by, which are shown: reload it")
+    return known or settings
 
 
 def cost_of(observation: Observation, policy: Policy) -> Cost:
@@ -156,7 +196,7 @@ def _past(paths: Paths, unread: list[str]) -> tuple[State, Row | None]:
 def _observe(paths: Paths, state: State) -> Observation:
     """Look twice, so that growth can be told."""
     live = LiveKernel(paths)
-    kernel = RehearsingKernel(live, state.set_limit) if paths.mode is Mode.DRY_RUN else live
+    kernel = RehearsingKernel(live, rehearsed_limit(state, live.limit())) if paths.mode is Mode.DRY_RUN else live
     observer = Observer(paths, kernel, Clock(), RunFiles(paths))
     observer.observe(rescan=True)
     time.sleep(LOOK_SECONDS)

@@ -44,6 +44,7 @@ class FakeHost:
         self.put("proc/sys/net/netfilter/nf_conntrack_buckets", "65536\n")
         self.put("proc/sys/kernel/random/boot_id", f"{BOOT}\n")
         self.put("proc/1/comm", "systemd\n")
+        (root / "proc/locks").symlink_to("/proc/locks")  # where a real lock on the file below shows
         self.put("sys/module/nf_conntrack/parameters/hashsize", "65536\n")
         self.put("etc/sysctl.d/99-zz-conntrackd-guard.conf", "net.netfilter.nf_conntrack_max = 98304\n")
         self.put("run/conntrackd-guard/lock", "42\n")

@@ -242,6 +242,6 @@ def test_a_reload_turns_it_on_and_off(tmp_path: Path) -> None:
     found = []
     for text in ("notify: /bin/x\n", "notify: x\n", "notify: none\n"):
         settings(tmp_path, text)
-        _reload(args, paths, service, recorder, keeper)
+        _reload(args, paths, read_settings(), service, recorder, keeper)
         found.append(keeper.notices is not None)
     assert found == [True, True, False]

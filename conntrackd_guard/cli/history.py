@@ -22,6 +22,9 @@ from conntrackd_guard.history import History
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.views import json_documents
 
+_DIGITS = 19
+"""As many as SQLite's largest number has."""
+
 
 def add_parser(commands: Any) -> None:
     """Add `guard history` and `guard show`."""
@@ -51,7 +54,10 @@ def add_parser(commands: Any) -> None:
     for parser in (history, show):
         parser.add_argument("--json", action="store_true", help="print one JSON document")
         parser.add_argument(
-            "--dry-run", dest="dry_run_history", action="store_true", help="look at the dry run's own history"
+            "--dry-run",
+            dest="rehearsed",
+            action=argparse.BooleanOptionalAction,
+            help="look at the dry run's own history, or not (default: as `mode` in the settings)",
         )
 
 
@@ -126,7 +132,7 @@ def _zone() -> tzinfo:
 
 
 def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:19]) < 1 << 63:
+    if not text.isascii() or not text.isdigit() or len(text) > _DIGITS or not 1 <= int(text) < 1 << 63:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
     return int(text)
 

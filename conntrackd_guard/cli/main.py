@@ -44,8 +44,8 @@ def entry() -> None:
 def main(arguments: list[str], paths: Paths) -> Exit:
     """Carry out one command line and return the exit code; what went wrong is told on stderr."""
     args = _parser(_parts(arguments[0] if arguments else "")).parse_args(arguments)
-    if getattr(args, "dry_run_history", False):
-        paths = Paths(paths.root, Mode.DRY_RUN)
+    if "rehearsed" in args:
+        paths = Paths(paths.root, _mode(paths, rehearsed=args.rehearsed))
     try:
         return Exit(args.run(args, paths))
     except SettingsError as error:
@@ -62,6 +62,18 @@ def main(arguments: list[str], paths: Paths) -> Exit:
         text = str(error)
     print(f"guard: {text}", file=sys.stderr)  # noqa: T201 - the command line talks on stderr
     return code
+
+
+def _mode(paths: Paths, *, rehearsed: bool | None) -> Mode:
+    """Return which guard is looked at: as the command line says, else the settings; with bad ones the acting guard."""
+    if rehearsed is not None:
+        return Mode.DRY_RUN if rehearsed else Mode.ACT
+    from conntrackd_guard.host.settings_files import load_settings  # noqa: PLC0415 - yaml, which few commands need
+
+    try:
+        return load_settings(paths.settings_file, paths.settings_folder).mode
+    except SettingsError:
+        return Mode.ACT
 
 
 def _parts(command: str) -> list[ModuleType]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.core import units
-from conntrackd_guard.core.errors import AnswerIsNo
-from conntrackd_guard.core.model import OutcomeKind
+from conntrackd_guard.core.errors import AnswerIsNo, SettingsError
+from conntrackd_guard.core.model import Policy, Record
 from conntrackd_guard.host.drop_in import SysctlDropIn
 from conntrackd_guard.host.kernel import LiveKernel
 from conntrackd_guard.host.paths import Paths
@@ -56,13 +56,18 @@ def add_parser(commands: Any) -> None:
     revert.set_defaults(run=_revert)
 
 
-def _orders(paths: Paths) -> tuple[Orders, bool]:
-    settings = load_settings(paths.settings_file, paths.settings_folder)
-    return Orders(paths, LiveKernel(paths), SysctlDropIn(paths), settings.policy), settings.persist
+def _orders(paths: Paths) -> Orders:
+    """Wire what gives orders. They need no settings: where these can't be used, that is said, and no more."""
+    try:
+        policy = load_settings(paths.settings_file, paths.settings_folder).policy
+    except SettingsError as error:
+        _say(f"The settings can't be used; the order is recorded with the defaults:\n{error}")
+        policy = Policy()
+    return Orders(paths, LiveKernel(paths), SysctlDropIn(paths), policy)
 
 
 def _pause(args: argparse.Namespace, paths: Paths) -> Exit:
-    _orders(paths)[0].pause(args.duration, args.reason)
+    _note(_orders(paths).pause(args.duration, args.reason))
     until = "until `guard resume`" if args.duration is None else f"for {units.format_duration(args.duration)}"
     _say(f"Raising is paused {until}. Full tables will drop new connections meanwhile.")
     return Exit.DONE
@@ -70,7 +75,8 @@ def _pause(args: argparse.Namespace, paths: Paths) -> Exit:
 
 def _resume(args: argparse.Namespace, paths: Paths) -> Exit:
     del args
-    _, left = _orders(paths)[0].resume()
+    record, left = _orders(paths).resume()
+    _note(record)
     if left is not None:
         raise AnswerIsNo(f"Raising is still paused: {left.by} exists. Remove that file to resume.")
     _say("Raising is resumed; a stand-off, if there was one, is over.")
@@ -78,9 +84,10 @@ def _resume(args: argparse.Namespace, paths: Paths) -> Exit:
 
 
 def _revert(args: argparse.Namespace, paths: Paths) -> Exit:
-    orders, _ = _orders(paths)
+    orders = _orders(paths)
     plan = orders.plan(args.id, whole=args.all)
-    _say(f"Reverting takes the limit from {plan.current:,} to {plan.target:,} and pauses raising for 1 h.")
+    pause = " and pauses raising for 1 h" if plan.paused is None else f"; raising stays paused by {plan.paused.by}"
+    _say(printable(f"Reverting takes the limit from {plan.current:,} to {plan.target:,}{pause}."))
     for label, count in plan.squeezed:
         _say(
             f"The table of {printable(label)} holds {count:,} entries, more than that: its new connections would drop."
@@ -95,13 +102,18 @@ def _revert(args: argparse.Namespace, paths: Paths) -> Exit:
 
 def _carry_out(orders: Orders, plan: Plan, reason: str) -> Exit:
     record = orders.revert(plan, reason)
-    if record.outcome.detail:
-        _say(printable(record.outcome.detail))
+    _note(record)
     if record.outcome.limit_after != plan.target:
         _say(f"The limit reads {record.outcome.limit_after} instead: another writer is at work.")
         return Exit.FAILED
-    _say(f"The limit is {plan.target:,}. `guard resume` lets the guard raise again before the hour is over.")
-    return Exit.DONE if record.outcome.kind is OutcomeKind.APPLIED else Exit.FAILED
+    _say(f"The limit is {plan.target:,}. `guard resume` lets the guard raise again before the pause is over.")
+    return Exit.DONE
+
+
+def _note(record: Record) -> None:
+    """Tell what of an order failed although it was carried out."""
+    if record.outcome.detail:
+        _say(printable(record.outcome.detail))
 
 
 def _duration(text: str) -> float:

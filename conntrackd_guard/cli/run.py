@@ -14,13 +14,18 @@ from typing import Any
 from conntrackd_guard import __version__
 from conntrackd_guard.applier import Applier
 from conntrackd_guard.cli.exits import Exit
-from conntrackd_guard.core.errors import GuardError, HostError, SettingsError
+from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import Mode, Policy
+from conntrackd_guard.core.setting_keys import KEYS
 from conntrackd_guard.core.settings import Settings
+from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.live_status import limit_text
 
 CLOSE_SECONDS = 5.0
 """How long the end waits for the recorder; what a stalled disk keeps is explained by the intents at the next start."""
+_AT_START = frozenset({"mode", "persist", "history_retention_seconds", "history_max_rows"})
+"""Settings that a reload does not change."""
 _SWITCH_SECONDS = 0.0005
 """The loop must not wait the interpreter's usual 5 ms for a worker's turn to end."""
 
@@ -72,8 +77,32 @@ def run(args: argparse.Namespace, paths: Paths) -> Exit:
         from conntrackd_guard.core.errors import NotPermitted  # noqa: PLC0415
 
         raise NotPermitted("Raising the limit takes root. Run `sudo guard run`, or try `sudo guard run --dry-run`.")
-    signals = Signals()
-    return _serve(args, paths, settings, signals)
+    return _check(args, paths) if args.check else _serve(args, paths, settings, Signals())
+
+
+def _check(args: argparse.Namespace, paths: Paths) -> Exit:
+    """Say what would run here. Nothing is locked or written, and orders and intents are left to whom they are for."""
+    from conntrackd_guard.host.clock import Clock  # noqa: PLC0415 - as for `_serve`
+    from conntrackd_guard.host.journal import JournalFollower  # noqa: PLC0415
+    from conntrackd_guard.host.kernel import LiveKernel  # noqa: PLC0415
+    from conntrackd_guard.host.log import Log  # noqa: PLC0415
+    from conntrackd_guard.host.runfiles import RunFiles  # noqa: PLC0415
+    from conntrackd_guard.intake import AT_START_SECONDS  # noqa: PLC0415
+    from conntrackd_guard.observer import Observer  # noqa: PLC0415
+
+    run_files, log, journal = RunFiles(paths), Log(args.log_format, sys.stderr), JournalFollower()
+    ring, notes = _ring_buffer(paths)
+    journal.start(None)
+    journal.await_end(AT_START_SECONDS)
+    sources = {"ring_buffer": "absent" if ring is None else "readable", "journal": journal.state}
+    journal.stop()
+    seen = Observer(paths, LiveKernel(paths), Clock(), run_files).observe(rescan=True)
+    log.emit("guard.notice", "info", f"Would watch: {_watched(sources, paths.mode, seen.kernel_limit)}.")
+    for text in (*notes, *seen.unread):
+        log.emit("guard.notice", "warning", f"Not read: {text}")
+    if holder := run_files.holder():
+        log.emit("guard.notice", "info", f"A guard in this mode runs already, as process {holder}.")
+    return Exit.DONE
 
 
 def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: Signals) -> Exit:
@@ -113,8 +142,9 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
     recorder = Recorder(keeper)
     recorder.start()
     recovered = recover(recorder, run_files, kernel, clock, observer.boot_id, settings.policy)
-    if isinstance(kernel, RehearsingKernel) and recovered.state.set_limit is not None:
-        kernel.set_limit(recovered.state.set_limit)
+    rehearsed = rehearsed_limit(recovered.state, live.limit())
+    if rehearsing and rehearsed is not None:
+        kernel.set_limit(rehearsed)
     intake = _intake(paths, recovered.past, observer.boot_id)
     observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
     parts = Parts(
@@ -134,44 +164,50 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
     recorder.say(
         "guard.ready",
         "info",
-        f"Watching: ring buffer {sources['ring_buffer']}, journal {sources['journal']}; mode {paths.mode}; "
-        f"limit {live.limit()}.",
+        f"Watching: {_watched(sources, paths.mode, live.limit())}.",
         version=__version__,
         mode=paths.mode.value,
         sources=sources,
         settings=sorted({origin.split(":")[0] for origin in settings.origins.values()}),
     )
-    code = Exit.DONE
-    if not args.check:
-        service.ready()
-        gc.collect()
-        gc.freeze()
-        sys.setswitchinterval(_SWITCH_SECONDS)
-        guard.run(signals.descriptor, lambda: _reload(args, paths, service, recorder, keeper))
+    service.ready()
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    guard.run(signals.descriptor, lambda: _reload(args, paths, settings, service, recorder, keeper))
     service.stopping()
     intake.close()
     recorder.note_position(intake.position())
     recorder.say("guard.stopped", "info", "The guard ends; the limit stays as it is.")
     if not recorder.close(CLOSE_SECONDS):
         sys.stderr.write("guard: the recorder did not finish; open intents are explained at the next start.\n")
-        code = Exit.FAILED
-    return code
+        return Exit.FAILED
+    return Exit.DONE
+
+
+def _watched(sources: dict[str, Any], mode: Mode, limit: int | None) -> str:
+    """Return in words what a guard watches here."""
+    heard = f"ring buffer {sources['ring_buffer']}, journal {sources['journal']}"
+    return f"{heard}; mode {mode}; {limit_text(limit)}"
 
 
 def _intake(paths: Paths, past: Any, boot_id: str) -> Any:
-    """Open what can be opened: the ring buffer (handed in on standard input, or by path) and the journal."""
+    """Open what can be opened: the ring buffer and the journal."""
     from conntrackd_guard.host.journal import JournalFollower  # noqa: PLC0415
-    from conntrackd_guard.host.kmsg import RingBuffer  # noqa: PLC0415
     from conntrackd_guard.intake import Intake  # noqa: PLC0415
 
-    notes = []
-    ring = None
+    ring, notes = _ring_buffer(paths)
+    return Intake(ring, JournalFollower(), past, boot_id, notes)
+
+
+def _ring_buffer(paths: Paths) -> tuple[Any, tuple[str, ...]]:
+    """Open the ring buffer (handed in on standard input, or by path); without it return why."""
+    from conntrackd_guard.host.kmsg import RingBuffer  # noqa: PLC0415
+
     try:
-        ring = RingBuffer.adopt(0) if RingBuffer.is_one(0) else RingBuffer.open(paths.kmsg)
+        return (RingBuffer.adopt(0) if RingBuffer.is_one(0) else RingBuffer.open(paths.kmsg)), ()
     except HostError as error:
-        notes.append(str(error))
-    journal = JournalFollower()
-    return Intake(ring, journal, past, boot_id, tuple(notes))
+        return None, (str(error),)
 
 
 def _kept(drop_in: Any, recorder: Any) -> Any:
@@ -190,20 +226,23 @@ def _notices(paths: Paths, settings: Settings) -> Any:
     return None if settings.notify is None or paths.mode is Mode.DRY_RUN else Notices(paths)
 
 
-def _reload(args: argparse.Namespace, paths: Paths, service: Any, recorder: Any, keeper: Any) -> Policy | None:
-    """Read the settings again; a bad file keeps the old ones and says so."""
+def _reload(  # noqa: PLR0913, PLR0917 - wiring
+    args: argparse.Namespace, paths: Paths, started: Settings, service: Any, recorder: Any, keeper: Any
+) -> Policy | None:
+    """Read the settings again; a bad file keeps the old ones and says so, and so does what waits for a restart."""
     from conntrackd_guard.host.settings_files import load_settings  # noqa: PLC0415
 
     service.reloading()
     try:
         settings = load_settings(paths.settings_file, paths.settings_folder, only=args.config)
-    except (SettingsError, GuardError) as error:
+    except GuardError as error:
         recorder.say("guard.error", "error", f"The settings were not reloaded, the old ones stay: {error}")
         service.ready()
         return None
     keeper.notices = _notices(paths, settings)
-    changed_mode = not args.dry_run and settings.mode is not paths.mode
-    note = f" `mode: {settings.mode}` takes effect at the next start." if changed_mode else ""
+    fields = _AT_START - {"mode"} if args.dry_run else _AT_START
+    waits = [k.name for k in KEYS if k.field in fields and getattr(settings, k.field) != getattr(started, k.field)]
+    note = f" In effect from the next start on only: {', '.join(f'`{name}`' for name in waits)}." if waits else ""
     recorder.say("guard.notice", "info", f"The settings were reloaded.{note}")
     service.ready()
     return settings.policy

@@ -19,7 +19,12 @@ def add_parser(commands: Any) -> None:
         epilog="Example: guard status --json | jq .tables    (exit code 3: the running guard is degraded)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--dry-run", dest="dry_run_history", action="store_true", help="look at the guard in dry run")
+    parser.add_argument(
+        "--dry-run",
+        dest="rehearsed",
+        action=argparse.BooleanOptionalAction,
+        help="look at the guard in dry run, or not (default: as `mode` in the settings)",
+    )
     parser.set_defaults(run=_status)
 
 

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from conntrackd_guard.core.codec import encode, verdict
-from conntrackd_guard.core.model import Hold, Raise, Table
-from conntrackd_guard.core.units import format_bytes
+from conntrackd_guard.core.model import Hold, Mode, Raise, Table
+from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.status import Status, fullest_first
 from conntrackd_guard.views import json_documents
 from conntrackd_guard.views.printable import printable
@@ -65,8 +65,10 @@ def status_document(status: Status) -> str:
     seen, cost = status.observation, status.cost
     return json_documents.document(
         {
+            "mode": status.mode.value,
             "running": status.running,
             "service": status.live,
+            "silent_seconds": None if status.live is None else round(status.silent_seconds, 1),
             "limit": seen.limit,
             "kernel_limit": seen.kernel_limit,
             "tables": [encode(table) | {"share": _share(table, seen.limit or 0)} for table in fullest_first(seen)],
@@ -84,26 +86,45 @@ def status_document(status: Status) -> str:
 def _service(status: Status) -> list[tuple[str, str, str]]:
     """Return the lines about the guard itself: (name, text, style)."""
     live = status.live or {}
-    lines = []
-    if status.running:
-        since = live.get("since")
-        since_text = f" since {local(since)}" if isinstance(since, int | float) else ""
-        lines.append(("guard", f"running{since_text}, pid {live.get('pid')}, mode {live.get('mode')}", "green"))
+    lines = [("guard", *_guard(status))]
+    if status.running and live:
         sources: dict[str, Any] = live.get("sources") or {}
         told = f"ring buffer {sources.get('ring_buffer', 'unknown')}, journal {sources.get('journal', 'unknown')}"
         lines.append(("events from", told, ""))
         lines += [("", str(note), "yellow") for note in sources.get("notes") or []]
         lines += [("trouble", str(text), "bold red") for text in (live.get("recorder") or {}).get("trouble") or []]
-    elif status.running is None:
-        lines.append(("guard", "this user can't tell whether it runs", "yellow"))
-    else:
-        lines.append(("guard", "not running: nothing is raised; systemctl start conntrackd-guard", "bold red"))
     if live.get("standoff"):
         lines.append(("stand-off", "another writer keeps lowering the limit; `guard resume` ends it", "bold red"))
+    if live.get("over_budget"):
+        text = "the limit kept from the last boot is more than this host can bear; `guard revert --all` undoes it"
+        lines.append(("over budget", text, "bold red"))
     pause = status.observation.pause
     if pause is not None:
         lines.append(("paused", f"by {pause.by}{f': {pause.reason}' if pause.reason else ''}", "bold yellow"))
     return lines
+
+
+def _guard(status: Status) -> tuple[str, str]:
+    """Return whether the guard runs and does its work, and the style of that."""
+    if status.running is None:
+        return "it can't be told whether it runs", "yellow"
+    if not status.running:
+        acting = status.mode is Mode.ACT
+        text = "not running: nothing is raised" if acting else "not running: nothing is rehearsed"
+        if status.other_runs:
+            other, flag = (Mode.DRY_RUN, "--dry-run") if acting else (Mode.ACT, "--no-dry-run")
+            return f"{text}; one in mode {other} runs: `guard status {flag}` shows it", "bold red"
+        start = "systemctl start conntrackd-guard" if acting else "sudo guard run --dry-run"
+        return f"{text}; {start}", "bold red"
+    if status.live is None:
+        return f"starting, pid {status.holder}: it has said nothing yet", "yellow"
+    since = status.live.get("since")
+    since_text = f" since {local(since)}" if isinstance(since, int | float) else ""
+    text = f"running{since_text}, pid {status.holder}, mode {status.live.get('mode')}"
+    if status.silent:
+        silent = format_duration(status.silent_seconds)
+        return f"{text}, silent for {silent}: it hangs or was stopped; systemctl restart conntrackd-guard", "bold red"
+    return text, "green"
 
 
 def _limit(status: Status) -> str:

@@ -55,6 +55,11 @@ def lost(now: float, policy: Policy) -> State:
     return State(last_raise_seconds=now, raise_seconds=(now,) * -(-policy.raises // 2))
 
 
+def rehearsed_limit(state: State, in_force: int | None) -> int | None:
+    """Return the limit that a dry run has reached; None where the one in force is as high, or unlimited (0)."""
+    return state.set_limit if in_force and (state.set_limit or 0) > in_force else None
+
+
 def _after_raise(state: State, outcome: Outcome, limit: int, now: float) -> State:
     match outcome.kind:
         case OutcomeKind.APPLIED | OutcomeKind.REHEARSED | OutcomeKind.UNKNOWN:

@@ -7,7 +7,6 @@ cut because the kernel's limit does not either. Only root may write the folder.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -28,48 +27,65 @@ class RunFiles:
         self._lock: int | None = None
 
     def prepare(self) -> None:
-        """Make the folders. Raises NotPermitted where this user may not, HostError where it can't be done."""
+        """Make the folders. Raises NotPermitted where this user may not write there, HostError where it can't be done."""
         for folder in (self._paths.pause.parent, self._paths.run_folder, self._paths.intents, self._paths.orders):
+            denied = f"writing in {folder}: permission denied. Run this as root."
             try:
                 folder.mkdir(mode=0o755, exist_ok=True)
             except PermissionError as error:
-                raise NotPermitted(f"creating {folder}: permission denied. Run this as root.") from error
+                raise NotPermitted(denied) from error
             except OSError as error:
                 raise HostError("creating", folder, error, "Check that /run is mounted and writable.") from error
+            if os.geteuid() and not os.access(folder, os.W_OK):
+                raise NotPermitted(denied)
 
     def take_lock(self) -> None:
         """Become the one guard of this host and mode, until this process ends. Raises AnswerIsNo if there is one."""
-        descriptor = os.open(self._paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        path = self._paths.lock
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno not in {errno.EAGAIN, errno.EACCES}:
-                raise HostError("locking", self._paths.lock, error, "Check /run.") from error
-            holder = self._paths.lock.read_text(encoding="ascii", errors="replace").strip()
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.fchmod(descriptor, 0o600)  # whoever may open it may lock it
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(descriptor)
+                raise
+        except BlockingIOError as error:
+            holder = files.read(path).decode("ascii", "replace").strip()
             raise AnswerIsNo(
-                f"A guard is running already (process {holder or 'unknown'} holds {self._paths.lock}). "
+                f"A guard is running already (process {holder or 'unknown'} holds {path}). "
                 "Stop it first, or look at it with `guard status`."
             ) from error
+        except OSError as error:
+            raise HostError("locking", path, error, "Check /run.") from error
         os.ftruncate(descriptor, 0)
         os.write(descriptor, b"%d\n" % os.getpid())
         self._lock = descriptor
 
-    def is_running(self) -> bool | None:
-        """Return whether a guard holds the lock; None where this user can't tell. Never raises."""
+    def holder(self) -> int | None:
+        """Return the process id of the guard that holds the lock, 0 where none does, None where that can't be told.
+
+        Any user may ask, and nothing is locked for it: a guard that starts meanwhile would find the lock taken.
+        """
         try:
-            descriptor = os.open(self._paths.lock, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        except OSError:
+            lock = os.stat(self._paths.lock)
+        except OSError as error:
+            return 0 if isinstance(error, FileNotFoundError) else None
+        place = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
+        try:
+            with open(self._paths.proc / "locks", encoding="ascii") as locks:
+                for line in locks:  # 1: FLOCK  ADVISORY  WRITE 4711 00:1a:1234 0 EOF
+                    _, kind, _, _, pid, where, *_ = line.split()
+                    if (kind, where) == ("FLOCK", place):
+                        return int(pid)
+        except (OSError, ValueError):
             return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return 0
+
+    def is_running(self) -> bool | None:
+        """Return whether a guard holds the lock; None where that can't be told. Never raises."""
+        holder = self.holder()
+        return None if holder is None else holder > 0
 
     def put_intent(self, key: str, content: dict[str, Any]) -> None:
         """Note a write before it is made."""
@@ -107,13 +123,17 @@ class RunFiles:
         return existed
 
     def pause(self, now: float) -> Pause | None:
-        """Return the pause in force at `now` (CLOCK_BOOTTIME), whoever began it.
-
-        A pause file that can't be read counts as a pause: an operator wanted one. Never raises.
-        """
+        """Return the pause in force at `now` (CLOCK_BOOTTIME), whoever began it. Never raises."""
         fleet = self._paths.fleet_pause
         if os.path.lexists(fleet):
             return Pause(by=str(fleet), reason="the file exists")
+        return self.ordered_pause(now)
+
+    def ordered_pause(self, now: float) -> Pause | None:
+        """Return the pause that an order began and that is in force at `now`. Never raises.
+
+        A file that can't be read counts as a pause: an operator wanted one.
+        """
         try:
             content = json.loads(files.read(self._paths.pause))
             until = content["until_seconds"]

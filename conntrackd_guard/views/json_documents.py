@@ -13,7 +13,11 @@ VERSION = 1
 
 
 def decision(row: Row) -> dict[str, Any]:
-    """Return one decision. `reason`: a hold's code; a raise's trigger and corroboration; an order's kind."""
+    """Return one decision.
+
+    `reason`: a hold's code; a raise's trigger and corroboration; an order's kind. `repeats`: the kernel lines that came
+    to this, and the decisions without a new line.
+    """
     return {
         "id": row.id,
         "at": row.at,

@@ -64,10 +64,18 @@ def table_name(table: Table) -> str:
 
 
 def concerned(record: Record) -> Table | None:
-    """Return the table that the record is about: the one named, else the fullest, None where none was read."""
-    tables = record.observation.tables
-    named = [table for table in tables if table.namespace == record.trigger.namespace]
-    return max(named or tables, key=lambda table: table.count, default=None)
+    """Return the table that the record is about: the one named, else the fullest, None where none was read.
+
+    An untrusted one is what a hold for that reason is about, but not a sum that charges another table as full too.
+    """
+    tables, decision = record.observation.tables, record.decision
+    about = [table for table in tables if table.namespace == record.trigger.namespace] or [*tables]
+    if isinstance(decision, Hold) and decision.reason is HoldReason.UNTRUSTED_NAMESPACE:
+        about = [table for table in about if table.user_owned] or about
+    arithmetic = None if isinstance(decision, Order) else decision.arithmetic
+    if arithmetic is not None and arithmetic.full_tables > 1 and any(table.user_owned for table in about):
+        about = [table for table in tables if not table.user_owned] or about
+    return max(about, key=lambda table: table.count, default=None)
 
 
 def _raise_sentence(record: Record, decision: Raise) -> str:
@@ -99,7 +107,9 @@ def _need(record: Record, decision: Raise) -> str:
         return f"the kernel reports a full table{f' in netns {number}' if number else ''}, which could not be checked"
     how = _how_full(table, decision.arithmetic.current)
     state = "was full" if table.count >= decision.arithmetic.current or table.dropped else "was filling up"
-    if record.trigger.kind is not TriggerKind.PRESSURE and state != "was full":
+    fuller = any(other.count > table.count for other in record.observation.tables)
+    by_line = record.trigger.namespace == table.namespace or (record.trigger.namespace is None and not fuller)
+    if record.trigger.kind is not TriggerKind.PRESSURE and by_line and state != "was full":
         state = "was full a moment before"
     return f"the table of {table_name(table)} {state} ({how})"
 

@@ -120,7 +120,8 @@ def _outcome(row: Row) -> list[tuple[str, str]]:
     if row.detail:
         lines.append(("detail", printable(row.detail)))
     if row.repeats > 1:
-        lines.append(("repeats", f"decided {row.repeats:,} times, last at {local(row.last_seconds)}"))
+        counted = f"{row.repeats:,} in all: kernel lines, and decisions without a new line"
+        lines.append(("repeats", f"{counted}; last at {local(row.last_seconds)}"))
     return lines
 
 

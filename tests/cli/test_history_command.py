@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.model import Mode, Observation, Outcome, OutcomeKind, Policy
 from conntrackd_guard.history import History
+from conntrackd_guard.host import settings_files
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.views.sentence import sentence
 
@@ -21,6 +23,12 @@ FIELDS = {
     *("id", "at", "trigger", "verdict", "reason", "from", "to", "outcome", "mode", "namespace", "message"),
     *("repeats", "last_at", "arithmetic", "sentence"),
 }
+
+
+@pytest.fixture(autouse=True)
+def settings_of_whoever_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings belong to root on a host, and here to whoever runs the tests."""
+    monkeypatch.setattr(settings_files, "_ROOT", os.geteuid())
 
 
 @pytest.fixture
@@ -81,7 +89,10 @@ def test_history_is_narrowed(
     assert [found["id"] for found in json.loads(capsys.readouterr().out)["decisions"]] == ids
 
 
-@pytest.mark.parametrize("arguments", [["history", "--last", "0"], ["history", "--since", "soon"], ["show", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["history", "--last", "0"], ["history", "--since", "soon"], ["show", "x"], ["show", "1000000000000000000000"]],
+)
 def test_what_makes_no_sense_is_usage(paths: Paths, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     """A number or a time that can't be meant ends with 2 and says what was expected."""
     with pytest.raises(SystemExit) as ended:
@@ -101,6 +112,13 @@ def test_show_tells_the_whole_sum(paths: Paths, capsys: pytest.CaptureFixture[st
         "outcome          applied",
     ):
         assert text in out
+
+
+def test_show_says_what_was_counted(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """A hold's count is of kernel lines too, ten of which may be one decision: it is not told as so many decisions."""
+    assert main(["show", "1"], paths) is Exit.DONE
+    out = capsys.readouterr().out
+    assert "repeats          2 in all: kernel lines, and decisions without a new line; last at " in out
 
 
 def test_show_json_holds_the_evidence(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,10 +143,25 @@ def test_a_fresh_host_has_no_history(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "No decision has been recorded yet" in told.err
 
 
-def test_the_dry_run_has_its_own(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--dry-run` looks at the rehearsal's history, not at the real one."""
-    rehearsal = Paths(paths.root, Mode.DRY_RUN)
-    with History(rehearsal.history, mode="writer") as history:
+@pytest.mark.parametrize(
+    ("settings", "arguments", "found"),
+    [
+        ("", [], "Held"),
+        ("", ["--dry-run"], "rehearsed"),
+        ("mode: dry-run", [], "rehearsed"),
+        ("mode: dry-run", ["--no-dry-run"], "Held"),
+        ("mode: sleep", [], "Held"),
+    ],
+)
+def test_the_dry_run_has_its_own(
+    paths: Paths, capsys: pytest.CaptureFixture[str], settings: str, arguments: list[str], found: str
+) -> None:
+    """`mode` in the settings says which of the two is looked at, unless the command line does; bad settings: the real one."""
+    with History(Paths(paths.root, Mode.DRY_RUN).history, mode="writer") as history:
         history.add(a_record("dry"), policy=Policy(), sentence="rehearsed", kernel_release="6.1")
-    assert main(["history", "--dry-run"], paths) is Exit.DONE
-    assert "rehearsed" in capsys.readouterr().out
+    paths.settings_file.parent.mkdir(parents=True)
+    paths.settings_file.write_text(settings + "\n")
+    for command in (["history"], ["show", "1"]):
+        assert main([*command, *arguments], paths) is Exit.DONE
+        out = capsys.readouterr().out
+        assert [word for word in ("Held", "rehearsed") if word in out] == [found]

@@ -10,7 +10,7 @@ from records import a_record
 from rich.console import Console
 
 from conntrackd_guard.cli.status_text import print_status, status_document
-from conntrackd_guard.core.model import Hold, Observation, Pause, Policy, Raise, State, Table
+from conntrackd_guard.core.model import Hold, Mode, Observation, Pause, Policy, Raise, State, Table
 from conntrackd_guard.status import Status, cost_of, preview
 
 MEMORY = {"memory_total_bytes": 25 * 10**9, "memory_available_bytes": 20 * 10**9, "entry_slab_bytes": 256}
@@ -23,13 +23,14 @@ def seen(**observed: Any) -> Observation:
     return a_record("a", **fields).observation
 
 
-def a_status(
-    observation: Observation, *, running: bool | None = False, live: dict[str, object] | None = None
-) -> Status:
+def a_status(observation: Observation, *, holder: int | None = 0, live: dict[str, object] | None = None) -> Status:
     """Return the status of that host."""
     return Status(
-        running=running,
+        mode=Mode.ACT,
+        holder=holder,
         live=live,
+        silent_seconds=0.0,
+        other_runs=False,
         observation=observation,
         cost=cost_of(observation, Policy()),
         next_step=preview(observation, State(), Policy()),
@@ -84,13 +85,13 @@ def test_a_running_guard_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         "sources": {"ring_buffer": "following", "journal": "following", "notes": []},
         "recorder": {"trouble": ["disk full"]},
     }
-    status = a_status(seen(), running=True, live=live)
+    status = a_status(seen(), holder=42, live=live)
     out = printed(status, capsys)
     assert "running, pid 42, mode act" in out
     assert "events from: ring buffer following, journal following" in out
     assert "trouble: disk full" in out
     assert status.degraded
-    assert not a_status(seen(), running=True, live={"recorder": {"trouble": []}}).degraded
+    assert not a_status(seen(), holder=42, live={"recorder": {"trouble": []}}).degraded
 
 
 def test_the_document_is_complete() -> None:

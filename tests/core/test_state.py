@@ -22,7 +22,7 @@ from conntrackd_guard.core.model import (
     Refusal,
     State,
 )
-from conntrackd_guard.core.state import advance, lost
+from conntrackd_guard.core.state import advance, lost, rehearsed_limit
 
 BUSY = State(
     last_raise_seconds=1.0,
@@ -118,3 +118,21 @@ def test_the_state_stays_small() -> None:
     state = advance(state, record(RAISE, OutcomeKind.APPLIED, after=2))
     assert (len(state.raise_seconds), len(state.fight_seconds)) == (1000, 100)
     assert (state.raise_seconds[-1], state.fight_seconds[-1]) == (NOW, NOW)
+
+
+@pytest.mark.parametrize(
+    ("reached", "in_force", "counts"),
+    [
+        (98_304, 65_536, 98_304),
+        (98_304, 98_304, None),
+        (98_304, 131_072, None),
+        (98_304, 0, None),
+        (98_304, None, None),
+    ],
+)
+def test_a_rehearsed_limit_counts_above_the_one_in_force(
+    reached: int, in_force: int | None, counts: int | None
+) -> None:
+    """A dry run goes on from what it reached, unless the host has more by now, or no limit at all."""
+    assert rehearsed_limit(State(set_limit=reached), in_force) == counts
+    assert rehearsed_limit(State(), in_force) is None

@@ -138,6 +138,43 @@ def test_what_a_terminal_would_act_on_is_shown(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
+ROOTLESS = Table(namespace=4026532316, label="rootless", count=65536, user_owned=True)
+"""The table that the line names: any user may have made and filled it."""
+
+
+@pytest.mark.parametrize(
+    ("decision", "others", "says"),
+    [
+        (
+            replace(RAISE, arithmetic=replace(SUM, full_tables=2)),
+            (60000,),
+            "the table of web (netns 7) was filling up (60,0",
+        ),
+        (
+            replace(RAISE, arithmetic=replace(SUM, full_tables=2)),
+            (),
+            "the table of rootless (netns 4026532316) was full",
+        ),
+        (RAISE, (100,), "the table of rootless (netns 4026532316) was full"),  # with trust_user_namespaces
+        (
+            Hold(reason=HoldReason.UNTRUSTED_NAMESPACE),
+            (70000,),
+            "The table of rootless (netns 4026532316) holds 65,536",
+        ),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_the_table_told_is_the_one_raised_for(
+    decision: Decision, others: tuple[int, ...], says: str, *, named: bool
+) -> None:
+    """Where a trusted table needs the raise too, it is told, and not the one that nobody would raise for."""
+    tables = (ROOTLESS, *(Table(namespace=7, label="web", count=count) for count in others))
+    record = a_record("a", decision, OutcomeKind.APPLIED, tables=tables)
+    if not named:
+        record = replace(record, trigger=replace(record.trigger, namespace=None))
+    assert says in sentence(record)
+
+
 def test_a_hostile_name_does_not_reach_the_screen() -> None:
     """A namespace named by someone else can't clear the reader's screen."""
     decision: Decision = RAISE

@@ -1,0 +1,66 @@
+"""What the running guard says of itself, for `guard status` and for the service manager."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.model import Mode, Pause, Policy, State
+
+
+def live_status(  # noqa: PLR0913 - one argument a thing told
+    *,
+    mode: Mode,
+    since_seconds: float,
+    wall_seconds: float,
+    boottime_seconds: float,
+    limit: int | None,
+    policy: Policy,
+    state: State,
+    pause: Pause | None,
+    sources: dict[str, Any],
+    recorder: dict[str, Any],
+    over_budget: bool,
+    episodes: int,
+) -> dict[str, Any]:
+    """Return the document under /run; `since` and `at` are wall time, `boottime_seconds` tells how old it is."""
+    fights = [at for at in state.fight_seconds if at > boottime_seconds - policy.standoff_window_seconds]
+    return {
+        "version": 1,
+        "pid": os.getpid(),
+        "since": since_seconds,
+        "at": wall_seconds,
+        "boottime_seconds": boottime_seconds,
+        "mode": mode.value,
+        "limit": limit,
+        "policy": encode(policy),
+        "sources": sources,
+        "recorder": recorder,
+        "paused": None if pause is None else {"by": pause.by, "reason": pause.reason},
+        "standoff": bool(policy.standoff) and len(fights) >= policy.standoff,
+        "over_budget": over_budget,
+        "episodes": episodes,
+    }
+
+
+def status_line(document: dict[str, Any]) -> str:
+    """Return that document as the one line that `systemctl status` shows."""
+    parts = [limit_text(document["limit"])]
+    if document["paused"] is not None:
+        parts.append(f"paused by {document['paused']['by']}")
+    bad = []
+    if document["standoff"]:
+        bad.append("stopped by a stand-off")
+    if document["over_budget"]:
+        bad.append("over budget")
+    if trouble := document["recorder"]["trouble"]:
+        bad.append(f"{len(trouble)} trouble(s)")
+    return f"{document['mode']}: {', '.join(parts + bad)}{': see `guard status`' if bad else ''}"
+
+
+def limit_text(limit: int | None) -> str:
+    """Return the limit in force in words."""
+    if limit is None:
+        return "no limit, as this kernel tracks no connections yet"
+    return f"limit {limit:,}" if limit else "limit 0 (unlimited)"

@@ -1,0 +1,132 @@
+"""`guard run`: what its start-up check leaves alone, and what a reload says."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from conntrackd_guard.cli import run
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.main import main
+from conntrackd_guard.core.model import Mode
+from conntrackd_guard.core.settings import Settings
+from conntrackd_guard.host import settings_files
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runfiles import RunFiles
+from conntrackd_guard.host.settings_files import load_settings
+
+
+@pytest.fixture(name="paths")
+def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
+    """A tree with what the guard reads of a kernel, and settings that belong to whoever tests."""
+    files = {
+        "proc/sys/kernel/random/boot_id": "boot-1\n",
+        "proc/meminfo": "MemTotal: 1048576 kB\nMemAvailable: 524288 kB\n",
+        "proc/sys/net/netfilter/nf_conntrack_max": "65536\n",
+        "proc/sys/net/netfilter/nf_conntrack_buckets": "65536\n",
+        "etc/conntrackd-guard/guard.yaml": "ceiling: none\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    (tmp_path / "proc/locks").symlink_to("/proc/locks")
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(settings_files, "_ROOT", os.geteuid())
+    return Paths(tmp_path)
+
+
+def tree(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Return every file with its time and content."""
+    found = (path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+
+@pytest.mark.parametrize("limit", ["65536\n", "0\n", None])
+def test_a_check_beside_a_running_guard_changes_nothing(
+    paths: Paths, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, limit: str | None
+) -> None:
+    """It needs no lock, and the orders and intents it finds are left to the guard they are for."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    run_files = RunFiles(paths)
+    run_files.prepare()
+    run_files.take_lock()
+    run_files.put_order("1-2-resume", {})
+    run_files.put_intent("1-2-3", {})
+    if limit is None:
+        paths.limit.unlink()
+    else:
+        paths.limit.write_text(limit)
+    before = tree(paths.root)
+    assert main(["run", "--check", "--log-format", "text"], paths) is Exit.DONE
+    assert tree(paths.root) == before
+    told = capsys.readouterr().err
+    words = {"65536\n": "limit 65,536.", "0\n": "limit 0 (unlimited).", None: "this kernel tracks no connections yet."}
+    assert f"Would watch: ring buffer absent, journal {journal(told)}; mode act; " in told
+    assert words[limit] in told
+    assert f"A guard in this mode runs already, as process {os.getpid()}" in told
+    assert "None" not in told
+
+
+def journal(text: str) -> str:
+    """Return what was told of this machine's journal."""
+    return text.split("journal ", 1)[1].split(";", 1)[0]
+
+
+def test_a_check_needs_good_settings(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """With settings that can't be used nothing would run: 78."""
+    paths.settings_file.write_text("budgett: 1%\n")
+    assert main(["run", "--check"], paths) is Exit.BAD_SETTINGS
+    assert "budgett" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changed", "dry_run", "waits"),
+    [
+        ("budget: 5%", False, ""),
+        ("persist: false", False, "`persist`"),
+        (
+            "mode: dry-run\nhistory_retention: 30d\nhistory_max_rows: 5_000",
+            False,
+            "`mode`, `history_retention`, `history_max_rows`",
+        ),
+        ("mode: dry-run", True, ""),
+    ],
+)
+def test_a_reload_says_what_waits_for_a_restart(paths: Paths, changed: str, waits: str, *, dry_run: bool) -> None:
+    """The policy is in force at once; nobody is led to believe that the rest is, too."""
+    started = load_settings(paths.settings_file, paths.settings_folder)
+    paths.settings_file.write_text(changed + "\n")
+    said, policy = reloaded(paths, started, dry_run=dry_run)
+    assert policy == load_settings(paths.settings_file, paths.settings_folder).policy
+    after = f" In effect from the next start on only: {waits}." if waits else ""
+    assert said == [("info", f"The settings were reloaded.{after}")]
+
+
+def test_a_reload_of_bad_settings_keeps_the_old_ones(paths: Paths) -> None:
+    """The error is said with its file and line, and the policy stays."""
+    started = load_settings(paths.settings_file, paths.settings_folder)
+    paths.settings_file.write_text("persist: perhaps\n")
+    said, policy = reloaded(paths, started)
+    assert policy is None
+    (only,) = said
+    assert only[0] == "error"
+    assert "the old ones stay" in only[1]
+    assert "guard.yaml:1: persist" in only[1]
+
+
+def reloaded(paths: Paths, started: Settings, *, dry_run: bool = False) -> tuple[list[tuple[str, str]], Any]:
+    """Reload; return what was said, and the policy. The service manager is told of the beginning and the end."""
+    said: list[tuple[str, str]] = []
+    told: list[str] = []
+    service = SimpleNamespace(reloading=lambda: told.append("reloading"), ready=lambda: told.append("ready"))
+    recorder = SimpleNamespace(say=lambda _event, level, message: said.append((level, message)))
+    args = argparse.Namespace(config=None, dry_run=dry_run)
+    place = Paths(paths.root, Mode.DRY_RUN if dry_run else Mode.ACT)
+    policy = run._reload(args, place, started, service, recorder, SimpleNamespace())
+    assert told == ["reloading", "ready"]
+    return said, policy
