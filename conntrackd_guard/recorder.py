@@ -94,7 +94,7 @@ class Recorder:
             if isinstance(record.decision, Hold) and not self._takes_hold(item):
                 return
             if not merges(record):
-                self._waiting_holds.clear()  # an equal hold is news after this
+                self._waiting_holds.clear()  # nothing joins what waits before it, and nothing joins it
             if is_reverted(record):  # what waits must not be persisted over it
                 for entry in self._queue:
                     if isinstance(entry, Item):
@@ -170,8 +170,7 @@ class Recorder:
             self.lost_holds += item.times
             return False
         self._holds += 1
-        if merges(item.record):
-            self._waiting_holds[name] = item
+        self._waiting_holds[name] = item
         return True
 
     def _mark(self, position: Position) -> None:

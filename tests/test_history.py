@@ -71,6 +71,13 @@ def test_row_and_position_are_one_transaction(path: Path) -> None:
         assert add(history, a_record("b")) == 1
 
 
+def test_a_position_that_cannot_be_understood_is_none(path: Path) -> None:
+    """The journal is then followed from its end: a start never fails for it."""
+    with History(path, mode="writer") as history:
+        history._database.execute("INSERT INTO meta VALUES ('position', '{\"cursor\": 7}')")
+        assert history.position() is None
+
+
 def test_only_what_changes_the_state_is_folded(path: Path) -> None:
     """At start the guard reads this boot's raises, orders and other writers in order, and no plain hold."""
     lowered = Hold(reason=HoldReason.LIMIT_LOWERED)

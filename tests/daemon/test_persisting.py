@@ -139,6 +139,22 @@ def test_an_owed_value_that_another_writer_has_passed_is_not_written(host: Host)
     guarded.stop()
 
 
+def test_what_is_owed_keeps_its_intent(host: Host) -> None:
+    """A kill before the file is written is made good at the next start; a lowering by another changes nothing of it."""
+    folder = host.root / "etc/sysctl.d"
+    folder.write_text("no folder")
+    guarded = raised(host)
+    host.limit = LIMIT
+    guarded.turn(5.0)
+    guarded.written()
+    assert guarded.intents() == 1
+    folder.unlink()
+    until(lambda: host.persisted == STEP)
+    guarded.written()
+    assert guarded.intents() == 0
+    guarded.stop()
+
+
 def test_a_revert_forgets_what_is_owed(host: Host) -> None:
     """/etc can't be written at the raise, the operator reverts, /etc is writable again: the old limit stays."""
     folder = host.root / "etc/sysctl.d"

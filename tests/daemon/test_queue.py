@@ -17,6 +17,7 @@ from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Hold, HoldReason, Policy, Record, State, TriggerKind
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.history import History, Position
+from conntrackd_guard.keeper import Keeper
 
 CHAINS = Hold(reason=HoldReason.CHAINS)
 ADD = History.add
@@ -89,6 +90,46 @@ def test_a_merged_hold_takes_no_position_to_the_front(
     until(lambda: on_disk(guarded.paths.history) == ([("r", 1), ("a", 2), ("b", 1)], at(4)))
 
 
+def test_a_position_noted_while_another_is_at_work_is_not_lost(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker may hold the very entry that a newer position would replace."""
+    begun, returns, note = threading.Event(), threading.Event(), Keeper.note
+
+    def slow(self: Keeper, position: Position) -> None:
+        begun.set()
+        assert returns.wait(10.0)
+        note(self, position)
+
+    monkeypatch.setattr(Keeper, "note", slow)
+    guarded.recorder.note_position(at(1))
+    assert begun.wait(10.0)
+    guarded.recorder.note_position(at(2))
+    returns.set()
+    guarded.written()
+    until(lambda: on_disk(guarded.paths.history)[1] == at(2))
+
+
+def test_repeats_are_written_before_a_row_whose_position_covers_them(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill right after the row loses none of them."""
+    monkeypatch.setattr("conntrackd_guard.keeper.FLUSH_SECONDS", 1e9)
+    for number, record in enumerate([a_record("a"), a_record("b"), a_record("c", CHAINS)]):
+        guarded.recorder.submit(record, Policy(), at(number))
+    guarded.written()
+    assert on_disk(guarded.paths.history) == ([("a", 2), ("c", 1)], at(2))
+
+
+def test_a_merged_hold_keeps_its_last_time(guarded: Guarded, stalled: threading.Event) -> None:
+    """When the disk returns, the row tells when the news was last said."""
+    for number, seconds in enumerate((1000.0, 1000.0, 1500.0)):
+        guarded.recorder.submit(a_record(str(number), wall_seconds=seconds), Policy())
+    stalled.set()
+    guarded.written()
+    until(lambda: guarded.rows()[0].last_seconds == 1500.0)
+
+
 @pytest.mark.parametrize("between", [raised("b"), lowered("b")])
 def test_holds_are_not_merged_across_what_changes_the_state(
     guarded: Guarded, stalled: threading.Event, between: Record
@@ -127,3 +168,5 @@ def test_holds_that_wait_are_bounded_whatever_comes_between(
     assert (report["backlog"], report["lost_holds"]) == (6, 35)
     stalled.set()
     assert len(guarded.rows()) == 6
+    guarded.recorder.submit(lowered("later"), Policy())
+    assert len(guarded.rows()) == 7

@@ -64,6 +64,12 @@ def stamps(intake: Intake) -> list[tuple[int | None, bool]]:
     return [(event.stamp_us, live) for event, live in intake.take()]
 
 
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write what is held back at every turn of the recorder."""
+    monkeypatch.setattr("conntrackd_guard.keeper.FLUSH_SECONDS", 0.0)
+
+
 @pytest.fixture
 def before(host: Host) -> Guarded:
     """Give a guard that ran, took lines in up to a position, and ended."""
@@ -110,6 +116,7 @@ def test_the_position_outlives_a_disk_that_does_not_answer(before: Guarded, disk
     disk.set()
     until(lambda: journal.begun)
     assert journal.begun == ["stored"]
+    guarded.written()
     guarded.written()
     with History(guarded.paths.history, mode="reader") as history:
         assert history.position() == STORED
