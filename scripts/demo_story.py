@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from limit_keeper import LimitKeeper, RefusedError, foreign_entries
+from bystanders import foreign_entries
+from limit_keeper import LimitKeeper, RefusedError
 from private_world import Guard, PrivateWorld, eventually
 from scratch_namespace import ScratchNamespace
 
@@ -34,7 +35,7 @@ def main() -> int:
     try:
         _tell()
     except (DeclinedError, RefusedError) as error:
-        sys.stderr.write(f"The demo declines: {error}. Nothing was changed.\n")
+        sys.stderr.write(f"The demo declines: {error}. This host is as it was.\n")
         return 3
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. Everything was put back.\n")
@@ -50,8 +51,10 @@ def _tell() -> None:
         try:
             with ScratchNamespace() as table, PrivateWorld() as world:
                 keeper.own(table.number)
-                _act(keeper, table, world)
-                keeper.check()
+                try:
+                    _act(keeper, table, world)
+                finally:
+                    keeper.check()  # a loan that ended early explains whatever failed after it
         finally:
             keeper.close()
         _say(f"Put back: nf_conntrack_max is {_limit():,} again. The namespace and the guard's files are gone.")

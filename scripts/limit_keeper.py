@@ -4,6 +4,8 @@
 `nf_conntrack_max` is one value for the whole machine, so whoever lowers it for a test can hurt others. A `LimitKeeper`
 therefore starts a process of its own that remembers the values and restores them when the pipe to its parent closes:
 at the end, and also when everything else was killed with SIGKILL. Run as a program, this file is that process.
+
+It lowers nothing while that could hurt somebody else (see `bystanders`): asked before every write, and each second.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from bystanders import acting_guard, foreign_entries, unseen_entries
 
 LOCK = Path("/run/lock/conntrackd-guard-limit.lock")
 """Held by the one keeper of this machine, and by whatever else changes the limit for a test."""
@@ -38,13 +42,13 @@ class RefusedError(Exception):
 class LimitKeeper:
     """The limit of this machine, on loan until `close`, the end of this process, or its death.
 
-    Waits `wait_seconds` for another keeper to finish. Raises RefusedError when that doesn't happen, without root, or
-    where the kernel tracks no connections.
+    Waits `wait_seconds` for another keeper to finish. Raises RefusedError when that doesn't happen, without root, where
+    the kernel tracks no connections, and while a guard acts on this host: it would raise for what happens in a test.
     """
 
     def __init__(self, *, wait_seconds: float = 600.0) -> None:
         self._process = subprocess.Popen(
-            ["/usr/bin/python3", "-I", __file__, str(wait_seconds)],
+            ["/usr/bin/python3", "-BEs", __file__, str(wait_seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -60,7 +64,7 @@ class LimitKeeper:
         self._ask(f"own {namespace}")
 
     def set_limit(self, value: int) -> None:
-        """Write nf_conntrack_max. Raises RefusedError while a namespace that isn't our own holds an entry."""
+        """Write nf_conntrack_max. Raises RefusedError while that could hurt somebody else."""
         self._ask(f"limit {value}")
 
     def set_buckets(self, value: int) -> None:
@@ -72,7 +76,7 @@ class LimitKeeper:
         self._ask(f"message_cost {seconds}")
 
     def check(self) -> None:
-        """Raise RefusedError when the limit had to be put back because another namespace began to track."""
+        """Raise RefusedError when the limit had to be put back because a guard started or another namespace began to track."""
         self._ask("check")
 
     def close(self) -> None:
@@ -102,48 +106,6 @@ class LimitKeeper:
         return text
 
 
-def foreign_entries(own: frozenset[int] = frozenset()) -> str | None:
-    """Say which network namespace outside `own` holds a conntrack entry, None when none does (needs root)."""
-    seen = set(own)
-    for number, place, enter in _namespaces():
-        if number in seen:
-            continue
-        seen.add(number)
-        count = entries(enter)
-        if count:
-            return f"{place} holds {count:,} conntrack entries"
-    return None
-
-
-def entries(enter: str) -> int:
-    """Return how many entries the namespace behind `enter` (/proc/PID/ns/net or a mounted one) holds; 0 once it is gone."""
-    if enter.startswith("/proc/"):
-        try:
-            rows = Path(enter[: -len("ns/net")] + "net/stat/nf_conntrack").read_text("ascii").splitlines()
-            return int(rows[1].split()[0], 16)
-        except (OSError, IndexError):
-            pass  # ended, or a kernel without CONFIG_NF_CONNTRACK_PROCFS: ask from inside
-    command = ["nsenter", f"--net={enter}", "cat", "/proc/sys/net/netfilter/nf_conntrack_count"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return int(answer.stdout) if answer.returncode == 0 else 0
-
-
-def _namespaces() -> list[tuple[int, str, str]]:
-    """List every network namespace in reach as (inode, name for people, way in)."""
-    found = []
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            number = os.stat(f"/proc/{pid}/ns/net").st_ino
-        except OSError:
-            continue  # it ended meanwhile
-        found.append((number, f"the network namespace of process {pid}", f"/proc/{pid}/ns/net"))
-    for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines():
-        root, mounted = line.split()[3:5]
-        if root.startswith("net:["):  # a namespace kept alive by a mount: `ip netns`, docker
-            found.append((int(root[5:-1]), f"the network namespace {mounted}", mounted))
-    return found
-
-
 class _Keeper:
     """The process that holds the lock and the values to put back."""
 
@@ -166,8 +128,8 @@ class _Keeper:
             return f"refused {self._tripped}"
         if name == "check":
             return "ok"
-        if foreign := foreign_entries(self._own):
-            return f"refused {foreign}"
+        if why := acting_guard() or foreign_entries(self._own) or unseen_entries():
+            return f"refused {why}"
         self._changed = True
         try:
             _write(_VALUES[name], int(value))
@@ -176,9 +138,11 @@ class _Keeper:
         return "ok"
 
     def look(self) -> None:
-        """Put everything back at once when a namespace that isn't our own has begun to hold entries."""
-        if self._changed and not self._tripped and (foreign := foreign_entries(self._own)):
-            self._tripped = f"the limit was put back early: {foreign}"
+        """Put everything back at once when a guard has started, or a namespace that isn't our own holds entries."""
+        if self._tripped:
+            return
+        if why := acting_guard() or (foreign_entries(self._own) if self._changed else None):
+            self._tripped = f"the limit was put back early: {why}"
             self.restore()
 
     def restore(self) -> None:
@@ -232,16 +196,23 @@ def _serve(keeper: _Keeper) -> None:
             next_look = time.monotonic() + _LOOK_SECONDS
 
 
+def _begin(wait_seconds: float) -> _Keeper:
+    """Return the keeper of the held lock. Raises OSError, and RefusedError while a guard acts on this host."""
+    _lock(wait_seconds)
+    if os.geteuid() != 0:
+        raise PermissionError(1, "changing the limit needs root")
+    if why := acting_guard():
+        raise RefusedError(why)
+    return _Keeper()
+
+
 def main() -> int:
     """Be the keeper until standard input closes."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     try:
-        _lock(float(sys.argv[1]))
-        keeper = _Keeper()
-        if os.geteuid() != 0:
-            raise PermissionError(1, "changing the limit needs root")
-    except OSError as error:
+        keeper = _begin(float(sys.argv[1]))
+    except (OSError, RefusedError) as error:
         sys.stdout.write(f"refused {error}\n")
         return 1
     sys.stdout.write(f"ok {keeper.saved_limit()}\n")

@@ -11,13 +11,14 @@ from limit_keeper import LimitKeeper, RefusedError
 
 from bench_parts.ground import Ground, say
 from bench_parts.sandbox import run_isolated
+from bench_parts.standstill import Freezer
 from bench_parts.table import Row, render
 
-_NEEDED = ("gcc", "nft", "conntrack", "ip", "unshare", "nsenter", "journalctl")
+_NEEDED = ("gcc", "nft", "conntrack", "ip", "unshare", "nsenter", "journalctl", "mkfs.ext4")
 _ROWS = ("reaction", "dropped", "cost", "events", "history")
 _LOADS = ("ramp", "burst", "slow")
 _NOT_PERMITTED = 77
-_WHAT = "Measure the guard beside simpler programs on this machine. The lot takes three hours; see --phases."
+_WHAT = "Measure the guard beside simpler programs on this machine. The lot takes about 70 minutes; see --phases."
 
 
 def main() -> int:
@@ -31,25 +32,27 @@ def main() -> int:
     if missing := [tool for tool in _NEEDED if not shutil.which(tool)]:
         return _refuse(f"install what is missing first: {', '.join(missing)}", 1)
     try:
-        # The keeper starts outside the sandbox, so that it outlives it.
-        with LimitKeeper() as keeper:
-            return run_isolated(lambda: _measure(keeper, options))
+        # Both start outside the sandbox, so that they outlive it.
+        with LimitKeeper() as keeper, Freezer() as freezer:
+            return run_isolated(lambda: _measure(keeper, freezer, options))
     except (RefusedError, OSError) as error:
         return _refuse(str(error), 1)
 
 
-def _measure(keeper: LimitKeeper, options: argparse.Namespace) -> int:
+def _measure(keeper: LimitKeeper, freezer: Freezer, options: argparse.Namespace) -> int:
     ground = Ground(keeper)
     rows = []
     for name in options.rows or _ROWS:
-        for row in _row_sources(ground, options)[name]():
+        for row in _row_sources(ground, freezer, options)[name]():
             say(f"{row.what}: {row.who}: {row.figure}")
             rows.append(row)
     print(render(rows))
     return 1 if any(row.met is False for row in rows) else 0
 
 
-def _row_sources(ground: Ground, options: argparse.Namespace) -> dict[str, Callable[[], Iterator[Row]]]:
+def _row_sources(
+    ground: Ground, freezer: Freezer, options: argparse.Namespace
+) -> dict[str, Callable[[], Iterator[Row]]]:
     from bench_parts.cost import cost, events  # noqa: PLC0415
     from bench_parts.dropped import LOADS, dropped  # noqa: PLC0415
     from bench_parts.history_rows import history  # noqa: PLC0415
@@ -57,8 +60,8 @@ def _row_sources(ground: Ground, options: argparse.Namespace) -> dict[str, Calla
 
     loads = tuple(load for load in LOADS if load.name in (options.loads or _LOADS))
     return {
-        "reaction": lambda: reaction(ground, options.trials, options.who),
-        "dropped": lambda: dropped(ground, options.phases, loads, options.who),
+        "reaction": lambda: reaction(ground, freezer, options.trials, options.who),
+        "dropped": lambda: dropped(ground, options.phases, options.yardstick_phases, loads, options.who),
         "cost": lambda: cost(ground, options.seconds, options.journal_mib),
         "events": lambda: events(ground, options.events),
         "history": lambda: history(options.history_rows),
@@ -76,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--who", default="", help="only those with this in their name, in `reaction` and `dropped`")
     parser.add_argument("--trials", type=int, default=20, help="packets a contender in `reaction` (%(default)s)")
     parser.add_argument("--phases", type=int, default=20, help="random start phases in `dropped` (%(default)s)")
+    parser.add_argument("--yardstick-phases", type=int, default=5, help="the same for the yardsticks (%(default)s)")
     parser.add_argument("--load", action="append", dest="loads", choices=_LOADS, help="only this load in `dropped`")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each look in `cost` (%(default)s)")
     parser.add_argument("--journal-mib", type=int, default=1024, help="size of the journal in `cost` (%(default)s)")

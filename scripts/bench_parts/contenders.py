@@ -18,6 +18,8 @@ from scratch_namespace import ScratchNamespace
 from bench_parts.ground import REPOSITORY, Ground, wait_for
 
 _PYTHON = "/usr/bin/python3"
+_GUARD = (_PYTHON, "-m", "conntrackd_guard")
+STATE = Path("/var/lib/conntrackd-guard")
 _LIMIT = "/proc/sys/net/netfilter/nf_conntrack_max"
 _COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
 _FOLLOWER = f"""
@@ -61,6 +63,8 @@ class Contender:
     hide_ring_buffer: bool = False
     journald_stopped: bool = False
     """Whether journald stands still while the packet drops."""
+    state_stalled: bool = False
+    """Whether nothing can be written to the guard's state folder all the while."""
 
 
 def guard(name: str, **settings: object) -> Contender:
@@ -98,7 +102,7 @@ class Running:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+                env=_environment(),
                 start_new_session=True,
             )
         try:
@@ -140,15 +144,26 @@ def run(ground: Ground, contender: Contender, namespace: ScratchNamespace | None
     return Running(ground, contender, namespace.pid if namespace else 1)
 
 
+def raises_recorded() -> int:
+    """Return how many raises the last guard's history holds. Raises CalledProcessError when it can't be read."""
+    command = [*_GUARD, "history", "--json", "--verdict", "raise"]
+    answer = subprocess.run(command, env=_environment(), stdout=subprocess.PIPE, check=True)
+    return len(json.loads(answer.stdout)["decisions"])
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
 def _fresh_guard(settings: dict[str, object]) -> list[str]:
     """Forget what earlier guards left, write the settings (JSON is YAML), and return the command."""
-    for folder in ("/var/lib/conntrackd-guard", "/run/conntrackd-guard"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in (STATE, Path("/run/conntrackd-guard")):
+        shutil.rmtree(folder, ignore_errors=True)  # a mount point stays, empty
     for left in Path("/etc/sysctl.d").iterdir():
         left.unlink()
     file = Path("/run/bench/guard.yaml")
     file.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items()), "utf-8")
-    return [_PYTHON, "-m", "conntrackd_guard", "run", "--config", str(file), "--log-format", "json"]
+    return [*_GUARD, "run", "--config", str(file), "--log-format", "json"]
 
 
 def _hide_ring_buffer() -> list[str]:

@@ -27,6 +27,7 @@ class Load:
     held: int = 0
     """Entries before the contender starts."""
     idle_seconds: float = 0.0
+    """Before it begins. For the guard only: a yardstick does the same after a second as after a minute."""
     flows: int
     rate: float
 
@@ -51,19 +52,23 @@ class Loss:
     cpu_seconds: float
 
 
-def dropped(ground: Ground, phases: int, loads: tuple[Load, ...], who: str) -> Iterator[Row]:
-    """Yield one row a load and contender named like `who`: what was lost, least to most of `phases` random phases."""
+def dropped(ground: Ground, phases: int, yardstick_phases: int, loads: tuple[Load, ...], who: str) -> Iterator[Row]:
+    """Yield one row a load and contender named like `who`: what was lost, least to most of so many random phases.
+
+    Fewer phases find a milder worst case, so a yardstick with fewer than the guard is the harder one to match.
+    """
     for load in loads:
         worst: dict[str, int] = {}
         for contender in named(CONTENDERS, who):
-            say(f"dropped: {load.name}, {contender.name}, {phases} phases")
-            losses = [_loss(ground, load, contender) for _ in range(phases)]
+            number = yardstick_phases if contender.settings is None else phases
+            say(f"dropped: {load.name}, {contender.name}, {number} phases")
+            losses = [_loss(ground, load, contender) for _ in range(number)]
             worst[contender.name] = max(loss.refused for loss in losses)
             target, met = _target(contender, losses, worst)
             yield Row(
                 what=load.name,
                 who=contender.name,
-                figure=_figure(losses),
+                figure=f"{_figure(losses)}, {number} phases",
                 ratio=_ratio(worst[contender.name], worst.get(C_ON_LINE.name, 0)),
                 target=target,
                 met=met,
@@ -75,7 +80,7 @@ def _loss(ground: Ground, load: Load, contender: Contender) -> Loss:
         ground.keeper.set_limit(load.limit)
         ground.flows(namespace, 0, load.held or 1)  # one entry at least: a namespace that is known to track
         with run(ground, contender, namespace) as running:
-            time.sleep(load.idle_seconds + random.uniform(0, 1))
+            time.sleep((load.idle_seconds if contender.settings is not None else 0) + random.uniform(0, 1))
             before = namespace.dropped()
             refused, _, _ = ground.flows(namespace, load.held + 1, load.flows, load.rate, _PROBES_PER_SECOND)
             loss = Loss(

@@ -38,7 +38,7 @@ def injected(guard: Guard, syscall: str, fault: str, paths: tuple[str, ...], log
 
 @contextmanager
 def staged(keeper: LimitKeeper, folder: Path) -> Iterator[Stage]:
-    """Set a stage on a loan of the limit that outlasts it."""
+    """Set a stage on a loan of the limit that outlasts it. Lines keep their numbers where a test doesn't say otherwise."""
     with ScratchNamespace() as table, PrivateWorld(folder) as world:
         keeper.own(table.number)
         keeper.set_limit(LIMIT)

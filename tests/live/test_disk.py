@@ -20,6 +20,8 @@ pytestmark = pytest.mark.live
 
 SETTINGS = {"kernel_line": False, "standoff": 0, "runway": "0s", "settle": "100ms", "settle_full": "50ms"}
 
+LINE_ONLY = {**SETTINGS, "kernel_line": True, "pressure": False}
+
 
 @pytest.fixture(scope="module", name="keeper")
 def borrow_the_limit() -> Iterator[LimitKeeper]:
@@ -95,6 +97,24 @@ def test_a_frozen_state_folder_delays_no_raise_and_loses_no_row(stage: Stage, tm
             assert len(open_intents(stage)) >= 2
         all_recorded(stage, LIMIT)
         eventually(lambda: persisted(stage) == limit(), "the drop-in", guard.log)
+        assert guard.stop() == 0
+
+
+def test_a_line_that_names_no_namespace_is_placed_on_a_frozen_disk(stage: Stage, tmp_path: Path) -> None:
+    """Looking through all namespaces for the full table needs no disk; after the thaw the raises are there."""
+    stage.numbered = False
+    stage.keeper.set_message_cost(0)
+    with file_system(stage, tmp_path / "image") as folder:
+        guard = stage.start(LINE_ONLY)
+        with frozen(stage, folder):
+            stage.table.fill(LIMIT)
+            stage.table.overflow()
+            first = stage.raised()
+            stage.table.fill(first - stage.table.count())
+            stage.table.overflow()
+            stage.raised(first)
+        all_recorded(stage, LIMIT)
+        assert {(row["trigger"], row["namespace"]) for row in stage.raises()} == {("kernel_line", None)}
         assert guard.stop() == 0
 
 

@@ -24,6 +24,7 @@ from stage import LIMIT, Stage, limit
 pytestmark = pytest.mark.live
 
 SETTINGS = {"kernel_line": False, "standoff": 0, "runway": "0s"}
+LINE_ONLY = {"pressure": False, "standoff": 0}
 REACHED = LIMIT + 8192
 """What one uninterrupted run reaches with a table of LIMIT entries: `min_entries` more, and all is below the threshold."""
 _DROP_IN_PATHS = (f"/{DROP_IN.replace('/99', '/.99')}.new", f"/{DROP_IN}", "/etc/sysctl.d")
@@ -137,6 +138,31 @@ def test_killed_right_after_every_write_the_limit_passes_nothing_that_one_run_re
     assert len(rows) == 20
     assert {row["outcome"] for row in rows} == {"applied"}
     assert "completed: found in force at start" in {row["detail"] for row in rows}
+    assert guard.stop() == 0
+
+
+@pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "without-number"])
+def test_a_raise_for_a_line_is_explained_with_what_the_line_said(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, numbered: bool
+) -> None:
+    """Killed right after the write, with or without a number in the line: the next guard records that line's raise, once."""
+    begin_anew(stage)
+    monkeypatch.setattr(stage, "numbered", numbered)
+    stage.keeper.set_message_cost(0)
+    guard = stage.start(LINE_ONLY)
+    stage.table.fill(LIMIT)
+    with injected(guard, "write", "delay_exit=300000", (LIMIT_PATH,), tmp_path / "strace"):
+        stage.table.overflow()
+        reached = stage.raised()
+        guard.kill()
+    guard = stage.start(LINE_ONLY)
+    (row,) = stage.raises()
+    assert (row["trigger"], row["outcome"], row["to"]) == ("kernel_line", "applied", reached)
+    assert row["detail"] == "completed: found in force at start"
+    named = f"in netns {stage.table.number}," in row["message"]  # not before Linux 6.17
+    assert row["namespace"] == (stage.table.number if named else None)
+    assert not named or numbered
+    assert limit() == reached
     assert guard.stop() == 0
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from pathlib import Path
 
+import bystanders
 import limit_keeper
 import pytest
 from limit_keeper import LimitKeeper, RefusedError
@@ -54,5 +56,28 @@ def test_nothing_is_lowered_while_another_namespace_holds_entries() -> None:
             keeper.set_limit(keeper.saved_limit - 1)
         assert limit() == keeper.saved_limit
         keeper.own(foreign.number)
+        keeper.set_limit(keeper.saved_limit - 1)
+        assert limit() == keeper.saved_limit - 1
+
+
+def test_entries_in_a_namespace_that_only_a_socket_keeps_are_noticed() -> None:
+    """It has no process and no mount to be found by, but what it holds is more than the namespaces in reach account for."""
+    with LimitKeeper() as keeper, ScratchNamespace() as foreign:
+        foreign.fill(1000 * (os.cpu_count() or 1))
+        if bystanders._allocated() <= 0:
+            pytest.skip("this kernel does not tell what it has allocated")
+        assert foreign._holder.stdin is not None
+        foreign._holder.stdin.close()
+        foreign._holder.wait()
+        with pytest.raises(RefusedError, match="in no network namespace that can be found"):
+            keeper.set_limit(keeper.saved_limit - 1)
+        assert limit() == keeper.saved_limit
+
+
+def test_entries_that_end_with_their_namespace_are_waited_for() -> None:
+    """The kernel empties the table of a namespace that has ended a little later: that hinders nobody."""
+    with LimitKeeper() as keeper:
+        with ScratchNamespace() as ended:
+            ended.fill(20_000)
         keeper.set_limit(keeper.saved_limit - 1)
         assert limit() == keeper.saved_limit - 1

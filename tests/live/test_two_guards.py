@@ -12,6 +12,8 @@ from stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 
+LINE_ONLY = {"pressure": False}
+
 
 @pytest.fixture(scope="module", name="keeper")
 def borrow_the_limit() -> Iterator[LimitKeeper]:
@@ -47,12 +49,16 @@ def test_a_killed_guard_leaves_no_lock(stage: Stage) -> None:
     assert stage.start({}).stop() == 0
 
 
-def test_a_dry_run_beside_an_acting_guard_keeps_its_own_history(stage: Stage) -> None:
-    """Both see the same table fill; one writes the limit, the other only tells, each in a history of its own."""
-    rehearsing = stage.start({}, "--dry-run")
+@pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "without-number"])
+def test_a_dry_run_beside_an_acting_guard_keeps_its_own_history(stage: Stage, *, numbered: bool) -> None:
+    """Both hear the same line; one would write the limit, the other only tells, each in a history of its own."""
+    stage.numbered = numbered
+    stage.keeper.set_message_cost(0)
+    rehearsing = stage.start(LINE_ONLY, "--dry-run")
     assert stage.world.guard("run", "--dry-run").returncode == 3
-    acting = stage.start({"ceiling": LIMIT})
+    acting = stage.start({**LINE_ONLY, "ceiling": LIMIT})
     stage.table.fill(LIMIT)
+    stage.table.overflow()
     stage.held("at_ceiling")
     told = stage.decision(lambda row: row["verdict"] == "raise", "a rehearsed raise", "--dry-run")
     assert (told["mode"], told["outcome"], told["from"]) == ("dry-run", "rehearsed", LIMIT)

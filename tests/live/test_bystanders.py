@@ -1,0 +1,177 @@
+"""Whom our own scripts would hurt is found out, and then nothing is lowered. Nothing here touches the limit itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import bystanders
+import limit_keeper
+import pytest
+from limit_keeper import RefusedError
+
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runfiles import RunFiles
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+SAVED = 262_144
+ASK = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import bystanders
+print(bystanders.foreign_entries())
+"""
+LIST = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import bystanders
+print([(place, count) for _, place, count in bystanders._tables() if "kept" in place])
+"""
+SCRIPTS = str(Path(bystanders.__file__).parent)
+
+
+@pytest.fixture(name="guard")
+def make_the_lock_of_a_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFiles:
+    """A guard's own lock, in a folder of the test, where the scripts look for it."""
+    assert Paths(Path("/")).lock == bystanders.GUARD_LOCK
+    paths = Paths(tmp_path)
+    paths.lock.parent.mkdir(parents=True)
+    monkeypatch.setattr(bystanders, "GUARD_LOCK", paths.lock)
+    return RunFiles(paths)
+
+
+@pytest.fixture(name="limit")
+def fake_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that stands for the limit, on a host whose tables are all empty."""
+    path = tmp_path / "nf_conntrack_max"
+    path.write_text(f"{SAVED}\n")
+    monkeypatch.setattr(limit_keeper, "_VALUES", {"limit": path})
+    monkeypatch.setattr(limit_keeper, "LOCK", tmp_path / "limit.lock")
+    monkeypatch.setattr(limit_keeper, "foreign_entries", lambda *_: None)
+    monkeypatch.setattr(limit_keeper, "unseen_entries", lambda: None)
+    return path
+
+
+def end(guard: RunFiles) -> None:
+    """End the guard: the kernel gives its lock back."""
+    assert guard._lock is not None
+    os.close(guard._lock)
+
+
+def test_no_guard_is_one_that_never_ran_or_has_ended(guard: RunFiles) -> None:
+    """Neither a host without the file nor the file that an ended guard leaves is a guard at work."""
+    assert bystanders.acting_guard() is None
+    guard.take_lock()
+    end(guard)
+    assert bystanders.acting_guard() is None
+
+
+@needs_root
+def test_nothing_is_lent_while_a_guard_acts(guard: RunFiles, limit: Path) -> None:
+    """The refusal names the process and the way to stop it, and nothing was written."""
+    guard.take_lock()
+    with pytest.raises(RefusedError, match=rf"a guard acts on this host \(process {os.getpid()} .*systemctl stop"):
+        limit_keeper._begin(1.0)
+    assert int(limit.read_text()) == SAVED
+
+
+def test_a_guard_that_starts_ends_the_loan(guard: RunFiles, limit: Path) -> None:
+    """The next look finds it, the limit is put back, and it can't be lowered again."""
+    keeper = limit_keeper._Keeper()
+    assert keeper.obey("limit 4096") == "ok"
+    keeper.look()
+    assert int(limit.read_text()) == 4096
+    guard.take_lock()
+    keeper.look()
+    assert int(limit.read_text()) == SAVED
+    assert "put back early: a guard acts on this host" in keeper.obey("check")
+    assert keeper.obey("limit 4096").startswith("refused")
+    assert int(limit.read_text()) == SAVED
+
+
+def test_a_guard_that_has_just_started_is_found_before_the_write(guard: RunFiles, limit: Path) -> None:
+    """Between two looks the write itself asks."""
+    keeper = limit_keeper._Keeper()
+    guard.take_lock()
+    assert keeper.obey("limit 4096").startswith("refused a guard acts on this host")
+    assert int(limit.read_text()) == SAVED
+
+
+def test_who_asks_keeps_no_guard_from_starting(guard: RunFiles) -> None:
+    """The lock is free again after the question."""
+    guard.take_lock()
+    end(guard)
+    assert bystanders.acting_guard() is None
+    guard.take_lock()
+    end(guard)
+
+
+@needs_root
+def test_a_host_that_hides_its_processes_counts_as_in_use() -> None:
+    """Where /proc is mounted with hidepid and the caller has no rights over others, it says what it could not read."""
+    hide = "mount -n -t proc -o hidepid=1 proc /proc"
+    drop = "setpriv --regid 65534 --clear-groups --bounding-set -all --inh-caps -all"
+    answer = in_private_mounts(f'{hide} && exec {drop} /usr/bin/python3 -c "$1" "$2"', ASK, SCRIPTS)
+    assert "/net/stat can't be read (Operation not permitted)" in answer
+
+
+def test_a_namespace_that_does_not_answer_counts_as_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A way in that is there and leads nowhere is no empty table; one that has ended with its namespace is nobody's."""
+    broken = tmp_path / "broken"
+    broken.touch()
+    found = (broken.stat().st_ino, None, "the network namespace broken", [str(broken)])
+    monkeypatch.setattr(bystanders, "_namespaces", lambda: iter([found]))
+    assert bystanders.foreign_entries() == "the network namespace broken can't be read"
+    broken.unlink()
+    assert bystanders.foreign_entries() is None
+
+
+def test_a_namespace_is_asked_through_a_process_that_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the first process found in it has ended, the next one answers."""
+    ways = ["/proc/4194305/net/stat", "/proc/self/net/stat"]  # the first is above the largest process id there can be
+    monkeypatch.setattr(bystanders, "_namespaces", lambda: iter([(1, 1, "this one", ways)]))
+    ((_, _, count),) = bystanders._tables()
+    assert count is not None
+
+
+@needs_root
+def test_a_namespace_that_only_a_mount_keeps_is_asked(tmp_path: Path) -> None:
+    """No process is in it, and its name has a blank."""
+    name = tmp_path / "kept by a mount"
+    name.touch()
+    answer = in_private_mounts(
+        'unshare --net="$3" true && exec /usr/bin/python3 -c "$1" "$2"', LIST, SCRIPTS, str(name)
+    )
+    assert answer.endswith("/kept by a mount'\", 0)]\n")
+
+
+def in_private_mounts(script: str, *arguments: str) -> str:
+    """Run a shell script where mounts are its own, and return what it printed."""
+    command = ["unshare", "--mount", "sh", "-ec", script, "sh", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("counted", "figures", "said"),
+    [
+        (936, {}, None),
+        (935, {}, "1 conntrack entries or more are in no network namespace that can be found"),
+        (0, {"sheaf_capacity": 1000}, None),
+        (935, {"sheaf_capacity": None}, "1 conntrack entries or more are in no network namespace that can be found"),
+        (0, {"objects": None}, None),
+    ],
+    ids=["all are found", "one is not", "processors keep more", "one is not, older kernel", "no figures"],
+)
+def test_entries_that_no_namespace_in_reach_holds_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: int, figures: dict[str, int | None], said: str | None
+) -> None:
+    """What is allocated, less what the processors keep, is more than all namespaces hold; no figures say nothing."""
+    shown = {"objects": 1000, "cpu_slabs": 4, "objs_per_slab": 16, "sheaf_capacity": 0} | figures
+    for name, figure in shown.items():
+        if figure is not None:
+            (tmp_path / name).write_text(f"{figure} N0={figure}\n")
+    monkeypatch.setattr(bystanders, "SLAB", tmp_path)
+    monkeypatch.setattr(bystanders, "_DYING_SECONDS", 0.0)
+    monkeypatch.setattr(bystanders, "_tables", lambda: iter([(1, "a namespace", counted)]))
+    assert bystanders.unseen_entries() == said

@@ -1,0 +1,174 @@
+"""Holds that take more than a full table and a setting: other tables, other writers, a host that has changed meanwhile.
+
+Left out, because they can't be had without harm to the machine: `neighbour_table` (its table and `gc_thresh3` are one
+for all network namespaces), `no_conntrack` (the module would have to go) and `int_max` (no host can afford it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from _faults import LIMIT_PATH, empty, injected
+from limit_keeper import RefusedError
+from private_world import eventually
+from stage import LIMIT, Stage, limit
+
+pytestmark = pytest.mark.live
+
+LINE_ONLY = {"pressure": False, "standoff": 0}
+NUMBERED_ONLY = pytest.mark.parametrize("stage", [True], ids=["numbered"], indirect=True)
+"""For lines that never name a namespace, and for holds that no line asks for."""
+EXPECTATIONS = Path("/proc/sys/net/netfilter/nf_conntrack_expect_max")
+MOST_EXPECTATIONS = 20_000
+EXPECT = """
+table ip guard_expect {
+  ct expectation later { protocol udp; dport 9; timeout 1m; size 1; l3proto ip; }
+  chain output {
+    type filter hook output priority 0
+    udp dport 9 ct expectation set "later"
+  }
+}
+"""
+"""Every flow to port 9 makes the kernel expect another one back."""
+
+
+def test_a_limit_of_0_means_unlimited_and_is_left_alone(stage: Stage) -> None:
+    """A line from before the limit became 0 raises nothing: any number would be less."""
+    guard = stage.start(LINE_ONLY)
+    guard.signal(signal.SIGSTOP)
+    stage.table.fill(LIMIT + 8)  # refused through netlink: a line
+    try:
+        stage.keeper.set_limit(0)
+    except RefusedError as error:
+        if "Invalid argument" not in str(error):
+            raise
+        pytest.skip("this kernel does not take 0")
+    guard.signal(signal.SIGCONT)
+    stage.decision(lambda row: (row["trigger"], row["reason"]) == ("kernel_line", "unlimited"), "a hold for unlimited")
+    assert limit() == 0
+
+
+@NUMBERED_ONLY
+def test_tables_that_cost_more_than_the_budget_are_one_error(stage: Stage) -> None:
+    """What is held already breaks the budget: nothing is raised, and one line in the log says so however often it is seen."""
+    guard = stage.start({"kernel_line": False, "pressure": False, "budget": "1MiB"})
+    stage.table.fill(LIMIT)
+    row = stage.held("reserve_broken")
+    assert (row["trigger"], row["outcome"], limit()) == ("memory", "none", LIMIT)
+    time.sleep(2.5)  # held and budget are compared once a second
+    errors = [event["reason"] for event in guard.events() if event["level"] == "error"]
+    assert errors == ["reserve_broken"]
+
+
+@NUMBERED_ONLY
+def test_lines_that_the_kernel_kept_back_are_told(stage: Stage) -> None:
+    """`callbacks suppressed` is recorded as what it is."""
+    stage.keeper.set_message_cost(1)
+    stage.table.fill(LIMIT)
+    stage.start({**LINE_ONLY, "ceiling": LIMIT})
+    stage.table.overflow(20)
+    time.sleep(1.5)  # the window of 1 s is over: the next line is preceded by what was kept back
+    stage.table.overflow()
+    row = stage.held("suppressed")
+    assert row["trigger"] == "kernel_line"
+    assert "callbacks suppressed" in row["message"]
+    assert limit() == LIMIT
+
+
+@NUMBERED_ONLY
+def test_a_full_expectation_table_is_not_raised_for(stage: Stage) -> None:
+    """It has a limit of its own, and a line of its own; the connections themselves have room."""
+    most = int(EXPECTATIONS.read_text("ascii"))
+    if most > MOST_EXPECTATIONS:
+        pytest.skip(f"this machine expects up to {most:,} connections, too many to make for a test")
+    roomy = LIMIT + 4 * most
+    stage.keeper.set_limit(roomy)
+    command = ["nsenter", f"--net=/proc/{stage.table.pid}/ns/net", "nft", "-f", "-"]
+    subprocess.run(command, input=EXPECT, text=True, check=True)
+    stage.start({})
+    with stage.table._socket() as sender:
+        for number in range(most + 20):
+            with contextlib.suppress(PermissionError):  # dropped: one more can't be expected
+                sender.sendto(b"x", (f"127.1.{number // 250}.{number % 250 + 1}", 9))
+    row = stage.held("expectation_table")
+    assert row["trigger"] == "kernel_line"
+    assert row["message"].endswith("expectation table full")
+    assert limit() == roomy
+
+
+def test_a_line_that_a_raise_has_answered_is_not_answered_twice(stage: Stage) -> None:
+    """Within settle after a raise, a line that no table bears out any more is taken for one of the burst it answered."""
+    stage.table.fill(LIMIT)
+    guard = stage.start({**LINE_ONLY, "settle": "60s", "settle_full": "60s"})
+    stage.table.overflow()
+    reached = stage.raised()
+    stage.raises()
+    guard.signal(signal.SIGSTOP)
+    stage.keeper.set_limit(LIMIT)
+    stage.table.fill(8)  # refused through netlink: a line, but no drop counted
+    stage.keeper.set_limit(reached)
+    guard.signal(signal.SIGCONT)
+    stage.held("answered")
+    assert len(stage.raises()) == 1
+
+
+@NUMBERED_ONLY
+def test_a_need_that_has_passed_is_told(stage: Stage) -> None:
+    """A table at a reached ceiling empties: the next look says that the matter is over."""
+    stage.table.fill(LIMIT * 95 // 100)
+    stage.start({"kernel_line": False, "ceiling": LIMIT})
+    stage.held("at_ceiling")
+    empty(stage)
+    assert stage.held("eased")["trigger"] == "pressure"
+
+
+def test_what_a_rehearsed_raise_would_hold_is_not_rehearsed_again(stage: Stage) -> None:
+    """In a dry run the table stays full and goes on dropping; the limit that was only rehearsed would have room."""
+    stage.table.fill(LIMIT)
+    stage.start(LINE_ONLY, "--dry-run")
+    stage.table.overflow()
+    stage.decision(lambda row: row["verdict"] == "raise", "a rehearsed raise", "--dry-run")
+    stage.table.overflow()
+    stage.decision(lambda row: row["reason"] == "rehearsed_enough", "a hold for rehearsed_enough", "--dry-run")
+    assert limit() == LIMIT
+
+
+@NUMBERED_ONLY
+def test_a_line_soon_after_a_refused_write_waits(stage: Stage) -> None:
+    """Where /proc/sys is read-only, a new line does not make the guard write again before its time."""
+    stage.world.run(
+        ["sh", "-ec", "mount -n --bind /proc/sys /proc/sys; mount -n -o remount,ro,bind /proc/sys"]
+    ).check_returncode()
+    stage.table.fill(LIMIT)
+    stage.start(LINE_ONLY)
+
+    def waits() -> bool:
+        stage.table.overflow()
+        return any(row["reason"] == "write_refused" for row in stage.world.decisions())
+
+    eventually(waits, "a hold for write_refused")
+    assert limit() == LIMIT
+
+
+@NUMBERED_ONLY
+def test_a_limit_that_is_lowered_again_and_again_is_not_raised_from(stage: Stage, tmp_path: Path) -> None:
+    """Somebody lowers the limit between the guard's look and its write, each time anew: it steps back, and raises later."""
+    guard = stage.start(LINE_ONLY)
+    stage.table.fill(LIMIT)
+    steps = iter(range(LIMIT - 1, 0, -1))
+
+    def steps_back() -> bool:
+        stage.keeper.set_limit(next(steps))
+        return any(event.get("reason") == "changed_under_us" for event in guard.events())
+
+    with injected(guard, "openat", "delay_enter=200000", (LIMIT_PATH,), tmp_path / "strace"):
+        stage.table.overflow()
+        eventually(steps_back, "a hold for changed_under_us", guard.log)
+        assert limit() < LIMIT
+    stage.held("changed_under_us")
+    stage.raised()
