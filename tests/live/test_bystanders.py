@@ -14,7 +14,6 @@ from limit_keeper import RefusedError
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runfiles import RunFiles
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 SAVED = 262_144
 ASK = """
 import sys
@@ -67,7 +66,7 @@ def test_no_guard_is_one_that_never_ran_or_has_ended(guard: RunFiles) -> None:
     assert bystanders.acting_guard() is None
 
 
-@needs_root
+@pytest.mark.skipif(os.geteuid() != 0, reason="the keeper says first that it needs root")
 def test_nothing_is_lent_while_a_guard_acts(guard: RunFiles, limit: Path) -> None:
     """The refusal names the process and the way to stop it, and nothing was written."""
     guard.take_lock()
@@ -107,7 +106,7 @@ def test_who_asks_keeps_no_guard_from_starting(guard: RunFiles) -> None:
     end(guard)
 
 
-@needs_root
+@pytest.mark.live
 def test_a_host_that_hides_its_processes_counts_as_in_use() -> None:
     """Where /proc is mounted with hidepid and the caller has no rights over others, it says what it could not read."""
     hide = "mount -n -t proc -o hidepid=1 proc /proc"
@@ -127,6 +126,7 @@ def test_a_namespace_that_does_not_answer_counts_as_in_use(tmp_path: Path, monke
     assert bystanders.foreign_entries() is None
 
 
+@pytest.mark.live
 def test_a_namespace_is_asked_through_a_process_that_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the first process found in it has ended, the next one answers."""
     ways = ["/proc/4194305/net/stat", "/proc/self/net/stat"]  # the first is above the largest process id there can be
@@ -135,7 +135,7 @@ def test_a_namespace_is_asked_through_a_process_that_still_runs(monkeypatch: pyt
     assert count is not None
 
 
-@needs_root
+@pytest.mark.live
 def test_a_namespace_that_only_a_mount_keeps_is_asked(tmp_path: Path) -> None:
     """No process is in it, and its name has a blank."""
     name = tmp_path / "kept by a mount"
