@@ -224,8 +224,7 @@ def _other_writers(host: Readings) -> Check:
     found = other_writers(host.paths.root, os.cpu_count() or 1)
     lowered = None if host.state is None else checkup_guard.lowerings(host.state, host.policy, host.now)
     unseen = "" if sees_processes(host.paths.root) else "other users' processes are hidden from this one"
-    if lowered is None:
-        unseen = "the history can't be read"
+    unseen = unseen if lowered is not None else "the history can't be read"
     limit = host.kept if host.kept is not None else host.limit
     return checkup_guard.other_writers(found, lowered, limit, unseen=unseen)
 

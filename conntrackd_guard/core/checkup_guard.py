@@ -73,16 +73,17 @@ def _condition(live: Mapping[str, Any], who: str) -> Check:
     """Conclude from what a guard that is alive says."""
     recorder, sources = live.get("recorder") or {}, live.get("sources") or {}
     trouble = [str(text) for text in recorder.get("trouble") or []]
+    steps = ["Raises go on. Cure the cause named; what is owed is then written by itself."] if trouble else []
     stuck = _number(recorder.get("stuck_seconds"))
     if stuck > STUCK_SECONDS:
-        trouble.append(f"the recorder has been at one step for {format_duration(stuck)}: the disk may stand still")
+        trouble.append(f"the recorder has been at one step for {format_duration(stuck)}")
+        steps.append("Look at the disk: raises go on meanwhile, and are recorded when it answers.")
+    if live.get("over_budget"):
+        trouble.append("the limit kept from an earlier boot is in force, and more than this host can bear")
+        steps.append("`guard revert --all` goes back; `guard status` has the sum.")
     if trouble:
-        return Check(
-            name="guard",
-            verdict=Verdict.WRONG,
-            evidence=f"it runs ({who}) with trouble: {'; '.join(trouble)}",
-            next_step="Raises go on. Cure the cause named; what is owed is then written by itself.",
-        )
+        evidence = f"it runs ({who}) with trouble: {'; '.join(trouble)}"
+        return Check(name="guard", verdict=Verdict.WRONG, evidence=evidence, next_step=" ".join(steps))
     lost = [
         f"{number:,.0f} {what}"
         for key, what in (("lost_lines", "log lines undelivered"), ("lost_holds", "holds not recorded"))
@@ -92,11 +93,13 @@ def _condition(live: Mapping[str, Any], who: str) -> Check:
         lost.append("; ".join(map(str, sources.get("notes") or ["no ring buffer"])))
     if not str(sources.get("journal")).startswith("following"):
         lost.append(f"journal {sources.get('journal', 'unknown')}")
-    evidence = f"it runs ({who})"
     if lost:
-        return Check(name="guard", verdict=Verdict.NOTE, evidence=f"{evidence}: {'; '.join(lost)}", next_step=_LOGS)
+        evidence = f"it runs ({who}): {'; '.join(lost)}"
+        return Check(name="guard", verdict=Verdict.NOTE, evidence=evidence, next_step=_LOGS)
     return Check(
-        name="guard", verdict=Verdict.GOOD, evidence=f"{evidence} and follows ring buffer and journal, without trouble"
+        name="guard",
+        verdict=Verdict.GOOD,
+        evidence=f"it runs ({who}), follows ring buffer and journal, and has no trouble",
     )
 
 
@@ -150,12 +153,12 @@ def other_writers(found: Sequence[Writer], lowered: Lowerings | None, limit: int
             name="other_writers",
             verdict=Verdict.UNKNOWN,
             evidence=f"none found, but {unseen}",
-            next_step="Run this as root.",
+            next_step="Run this as root, and see `history` below.",
         )
     return Check(
         name="other_writers",
         verdict=Verdict.GOOD,
-        evidence="no kube-proxy, no tuned profile, ufw or start script that sets it, and history knows of no fight",
+        evidence="no kube-proxy, tuned profile, ufw or start script that sets it, and no fight in this boot's history",
     )
 
 

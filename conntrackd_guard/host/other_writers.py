@@ -35,7 +35,8 @@ _OWN = "conntrackd-guard"
 def other_writers(root: Path, cores: int) -> list[Writer]:
     """Return those whose traces are found. Never raises."""
     running = _running(root / "proc", {*_KUBE_PROXIES, "tuned"})
-    found = [_kube_proxy(root, name, running[name], cores) for name in _KUBE_PROXIES if name in running]
+    proxies = [name for name in _KUBE_PROXIES if name in running]
+    found = [writer for name in proxies for writer in _kube_proxy(root, name, running[name], cores)]
     return [*found, *_tuned(root, running.get("tuned")), *_ufw(root), *_scripts(root)]
 
 
@@ -57,20 +58,19 @@ def _running(proc: Path, names: set[str]) -> dict[str, int]:
     return found
 
 
-def _kube_proxy(root: Path, name: str, pid: int, cores: int) -> Writer:
+def _kube_proxy(root: Path, name: str, pid: int, cores: int) -> Iterator[Writer]:
+    """Yield a kube-proxy with what it sets; nothing where its flags have it leave the limit alone."""
     flags = _flags(root / "proc" / str(pid) / "cmdline")
     per_core, least = flags.get("conntrack-max-per-core", _PER_CORE), flags.get("conntrack-min", _MIN)
     said = "by its flags" if "conntrack-max-per-core" in flags else "unless its configuration says otherwise"
-    limit = max(per_core * cores, least)
-    sets = f"sets {limit:,} at each start" if per_core else "leaves the limit alone"
-    return Writer(
-        evidence=f"{name} runs (process {pid}) and {sets}, {said}",
-        next_step="Set conntrack.maxPerCore: 0 in kube-proxy's configuration: it then leaves the limit alone."
-        if per_core
-        else "",
-        sets=limit if per_core else None,
-        pid=pid,
-    )
+    if per_core:
+        limit = max(per_core * cores, least)
+        yield Writer(
+            evidence=f"{name} runs (process {pid}) and sets {limit:,} at each start, {said}",
+            next_step="Set conntrack.maxPerCore: 0 in kube-proxy's configuration: it then leaves the limit alone.",
+            sets=limit,
+            pid=pid,
+        )
 
 
 def _flags(cmdline: Path) -> dict[str, int]:

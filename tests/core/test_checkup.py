@@ -198,10 +198,11 @@ def test_boot_trap(built_in: bool | None, rule: str, listed: str, kept: bool, ve
 @pytest.mark.parametrize(
     ("changed", "age", "verdict", "says"),
     [
-        ({}, 1.0, "good", "it runs (process 42, mode act) and follows ring buffer and journal"),
+        ({}, 1.0, "good", "it runs (process 42, mode act), follows ring buffer and journal"),
         ({}, 91.0, "wrong", "has said nothing for 1min 31s"),
         ({"recorder": {"trouble": ["disk full"]}}, 1.0, "wrong", "with trouble: disk full"),
         ({"recorder": {"stuck_seconds": 11.0}}, 1.0, "wrong", "at one step for 11s"),
+        ({"over_budget": True}, 1.0, "wrong", "`guard revert --all` goes back"),
         ({"recorder": {"lost_lines": 7}}, 1.0, "note", "7 log lines undelivered"),
         ({"recorder": {"lost_holds": 1200}}, 1.0, "note", "1,200 holds not recorded"),
         ({"sources": {"ring_buffer": "absent", "journal": "following", "notes": ["no rights"]}}, 1.0, "note", "no rights"),
