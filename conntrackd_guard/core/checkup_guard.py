@@ -91,8 +91,9 @@ def _condition(live: Mapping[str, Any], who: str) -> Check:
     ]
     if sources.get("ring_buffer") != "following":
         lost.append("; ".join(map(str, sources.get("notes") or ["no ring buffer"])))
-    if not str(sources.get("journal")).startswith("following"):
-        lost.append(f"journal {sources.get('journal', 'unknown')}")
+    journal = str(sources.get("journal", "absent"))
+    if journal.startswith(("absent", "waiting", "stopped")):
+        lost.append(f"journal {journal}")
     if lost:
         evidence = f"it runs ({who}): {'; '.join(lost)}"
         return Check(name="guard", verdict=Verdict.NOTE, evidence=evidence, next_step=_LOGS)

@@ -207,6 +207,8 @@ def test_boot_trap(built_in: bool | None, rule: str, listed: str, kept: bool, ve
         ({"recorder": {"lost_holds": 1200}}, 1.0, "note", "1,200 holds not recorded"),
         ({"sources": {"ring_buffer": "absent", "journal": "following", "notes": ["no rights"]}}, 1.0, "note", "no rights"),
         ({"sources": {"ring_buffer": "following", "journal": "waiting: no journal"}}, 1.0, "note", "waiting: no journal"),
+        ({"sources": {"ring_buffer": "following", "journal": "looked at once a minute"}}, 1.0, "good", "no trouble"),
+        ({"sources": {"ring_buffer": "following", "journal": "absent"}}, 1.0, "note", "journal absent"),
         ({"sources": None, "recorder": None}, 1.0, "note", "no ring buffer"),
     ],
 )  # fmt: skip
