@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Self
 from conntrackd_guard import history_file
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.follow_up import FollowUp
 from conntrackd_guard.core.model import Policy, Record
 from conntrackd_guard.history_file import HistoryDamaged, told
 from conntrackd_guard.history_rows import (
@@ -28,12 +29,13 @@ from conntrackd_guard.history_rows import (
     columns,
     compact,
     evidence,
+    follow_up_of,
     hashed,
     record_of,
     rfc3339,
     storable,
 )
-from conntrackd_guard.history_schema import FOLDED, SUMMARY
+from conntrackd_guard.history_schema import FOLDED, FOLLOW_UP, SUMMARY
 
 __all__ = ["History", "HistoryDamaged", "Position", "Row", "Told"]
 
@@ -110,6 +112,12 @@ class History:
             )
             _put_position(database, position)
 
+    def add_follow_up(self, follow_up: FollowUp) -> None:
+        """Write what came of a raise beside its decision (nothing where that is gone); not synced by itself."""
+        with self._transaction("write what came of a raise to", durable=False) as database:
+            query = "REPLACE INTO follow_ups SELECT id, ? FROM decisions WHERE key = ?"
+            database.execute(query, (compact(encode(follow_up)), follow_up.key))
+
     def has(self, key: str) -> bool:
         """Return whether the record with that key is written."""
         return bool(self._all("SELECT 1 FROM decisions WHERE key = ?", (key,)))
@@ -155,14 +163,13 @@ class History:
     ) -> Iterator[Row]:
         """Yield decisions, newest first, that came (or came again) between two wall times, both included."""
         sums = "(SELECT arithmetic FROM evidence WHERE id = decisions.id)" if arithmetic else "NULL"
-        query = f"""SELECT {SUMMARY}, {sums} FROM decisions
+        query = f"""SELECT {SUMMARY}, {sums}, {FOLLOW_UP} FROM decisions
             WHERE last_seconds >= ? AND at_seconds <= ? AND coalesce(verdict = ?, TRUE)
             ORDER BY id DESC LIMIT ?"""  # noqa: S608 - constants
         low, high = (-1e18 if since is None else since), (1e18 if until is None else until)
         with told("read", self.path):
             for found in self._database.execute(query, (low, high, verdict, -1 if last is None else last)):
-                values: list[Any] = [*found[:-1], json.loads(found[-1]) if found[-1] else None]
-                yield Row(*values)
+                yield _row(found)
 
     def steps(self) -> Iterator[Row]:
         """Yield what moved the limit, newest first: applied raises and reverts, and what other writers did."""
@@ -174,10 +181,10 @@ class History:
 
     def row(self, row_id: int) -> Told | None:
         """Return the decision with that id and all its evidence, None where there is none."""
-        found = self._all(f"SELECT {SUMMARY} FROM decisions WHERE id = ?", (row_id,))  # noqa: S608 - constants
+        found = self._all(f"SELECT {SUMMARY}, NULL, {FOLLOW_UP} FROM decisions WHERE id = ?", (row_id,))  # noqa: S608
         if not found:
             return None
-        row = Row(*found[0])
+        row = _row(found[0])
         policy = self._all("SELECT json FROM policies WHERE hash = ?", (row.policy_hash,))[0][0]
         return Told(row=row, record=self._record(row), policy=decode(Policy, json.loads(policy)))
 
@@ -237,6 +244,13 @@ class History:
                 with suppress(sqlite3.Error):  # a full disk has rolled back already
                     self._database.execute("ROLLBACK")
                 raise
+
+
+def _row(found: tuple[Any, ...]) -> Row:
+    """Return a row with its sum and what came of it, which are read as JSON behind the summary."""
+    *summary, sums, follow_up = found
+    values: list[Any] = [*summary, json.loads(sums) if sums else None, follow_up_of(follow_up)]
+    return Row(*values)
 
 
 def _insert(database: sqlite3.Connection, row: dict[str, object]) -> int | None:

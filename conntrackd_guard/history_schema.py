@@ -1,7 +1,7 @@
 """The tables of a history file, and how an older file becomes a newer one.
 
 `decisions` holds what a list of decisions shows, `evidence` the large rest: so a hundred thousand
-decisions can be listed without touching a hundred megabytes of JSON.
+decisions can be listed without touching a hundred megabytes of JSON. `follow_ups` tells what came of raises.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX decisions_identity ON decisions (boot_id, identity)",
         f"CREATE INDEX decisions_folded ON decisions (boot_id) WHERE {FOLDED}",
     ),
+    (
+        """CREATE TABLE follow_ups (
+            id INTEGER PRIMARY KEY REFERENCES decisions (id) ON DELETE CASCADE, json TEXT NOT NULL)""",
+    ),
 )
 """Migration N brings a file from `user_version` N to N + 1. Append only: files in the field depend on each."""
 
@@ -41,3 +45,6 @@ SUMMARY: Final = (
     " kernel_release, uid, login_uid, repeats, last_at, last_seconds"
 )
 """The columns of `decisions`, in the order of `history.Row`'s fields."""
+
+FOLLOW_UP: Final = "(SELECT json FROM follow_ups WHERE id = decisions.id)"
+"""What came of the raise, NULL where it was not watched to an end."""

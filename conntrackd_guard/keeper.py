@@ -13,7 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.core.follow_up import Drops, End, FollowUp
 from conntrackd_guard.core.model import Policy, Raise, Record, TriggerKind
 from conntrackd_guard.core.urgency import needs_person
 from conntrackd_guard.history import HistoryDamaged, Position
@@ -27,6 +29,7 @@ from conntrackd_guard.host.runfiles import RunFiles
 from conntrackd_guard.persister import Persister
 from conntrackd_guard.scribe import Scribe
 from conntrackd_guard.views import json_documents
+from conntrackd_guard.views.afterwards import afterwards
 from conntrackd_guard.views.record_log import event_of, fields_of, level_of
 from conntrackd_guard.views.sentence import sentence
 
@@ -103,6 +106,14 @@ class Keeper:
         if item.stored and isinstance(item.record.decision, Raise):
             self._written.add(item.record.key)
         return item.stored
+
+    def follow_up(self, found: FollowUp) -> bool:
+        """Keep what came of a raise; drops that go on are also said."""
+        self._scribe.history().add_follow_up(found)
+        if found.drops is Drops.GO_ON and found.end is End.WATCHED:
+            told = encode(found)
+            self.say("guard.drops_go_on", "warning", f"The raise to {found.limit:,}: {afterwards(found)}", **told)
+        return True
 
     def announce(self, item: Item) -> None:
         """Do what doesn't need the history: it refuses a record before this one."""

@@ -26,6 +26,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.history import History, HistoryDamaged, Position
+from conntrackd_guard.history_schema import MIGRATIONS
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ def test_a_newer_file_is_refused_and_not_moved(path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(HostError, match=r"it has schema 99, this guard knows 1\. Use the newer guard"):
+    with pytest.raises(HostError, match=rf"it has schema 99, this guard knows {len(MIGRATIONS)}\. Use the newer guard"):
         History.open_or_set_aside(path, now=0.0)
     with pytest.raises(HostError, match="schema 99"):
         History(path, mode="reader")

@@ -10,8 +10,10 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from conntrackd_guard.core.follow_up import Drops, FollowUp
 from conntrackd_guard.core.model import Hold, Order, Raise, Record
 from conntrackd_guard.history_rows import Row, Told
+from conntrackd_guard.views.afterwards import afterwards
 from conntrackd_guard.views.printable import printable
 from conntrackd_guard.views.sentence import concerned, table_name
 from conntrackd_guard.views.sums import sum_lines
@@ -32,6 +34,8 @@ def print_history(console: Console, rows: Iterable[Row]) -> bool:
             printed = True
         print_line(console, _head(row))
         _print_indented(console, Text(printable(row.sentence), style="dim" if row.verdict == "hold" else ""))
+        if row.follow_up is not None:
+            _print_indented(console, _afterwards(row.follow_up))
     return printed
 
 
@@ -49,6 +53,11 @@ def _head(row: Row) -> Text:
     if row.repeats > 1:
         text.append(f"  ×{row.repeats:,} until {local(row.last_seconds)}", "cyan")
     return text
+
+
+def _afterwards(follow_up: FollowUp) -> Text:
+    """Return what came of a raise, loud where it was no cure."""
+    return Text(f"Afterwards: {afterwards(follow_up)}", style="bold red" if follow_up.drops is Drops.GO_ON else "green")
 
 
 def print_told(console: Console, told: Told) -> None:
@@ -119,6 +128,8 @@ def _outcome(row: Row) -> list[tuple[str, str]]:
     lines = [("outcome", f"{row.outcome}{number}{after}")]
     if row.detail:
         lines.append(("detail", printable(row.detail)))
+    if row.follow_up is not None:
+        lines.append(("afterwards", afterwards(row.follow_up)))
     if row.repeats > 1:
         counted = f"{row.repeats:,} in all: kernel lines, and decisions without a new line"
         lines.append(("repeats", f"{counted}; last at {local(row.last_seconds)}"))
