@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from conntrackd_guard import history_file
+from conntrackd_guard import history_file, history_series
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.follow_up import FollowUp
 from conntrackd_guard.core.model import Policy, Record
+from conntrackd_guard.core.series import Point
 from conntrackd_guard.history_file import HistoryDamaged, told
 from conntrackd_guard.history_rows import (
     Position,
@@ -118,6 +119,17 @@ class History:
             query = "REPLACE INTO follow_ups SELECT id, ? FROM decisions WHERE key = ?"
             database.execute(query, (compact(encode(follow_up)), follow_up.key))
 
+    def add_points(self, points: Sequence[Point]) -> None:
+        """Write points of one second into the time series, the newest last, and thin it; not synced by itself."""
+        with self._transaction("write the time series to", durable=False) as database:
+            history_series.add(database, points)
+            history_series.thin(database, points[-1].at)
+
+    def points(self, since: float, until: float, step: int) -> list[Point]:
+        """Return the time series between two wall times, oldest first, in steps of at least `step` seconds."""
+        with told("read", self.path):
+            return list(history_series.read(self._database, int(since), int(until), step))
+
     def has(self, key: str) -> bool:
         """Return whether the record with that key is written."""
         return bool(self._all("SELECT 1 FROM decisions WHERE key = ?", (key,)))
@@ -197,6 +209,8 @@ class History:
         keep = f"NOT (boot_id = {newest} AND {FOLDED})"
         old = self._delete(f"last_seconds < ? AND {keep}", (now - retention_seconds,))
         surplus = max(0, self._all("SELECT count(*) FROM decisions")[0][0] - max_rows)
+        with self._transaction("forget tables of", durable=False) as database:
+            history_series.forget_names(database)
         holds = self._delete(f"verdict = 'hold' AND {keep}", (), surplus)
         return old + holds + self._delete(keep, (), surplus - holds)
 

@@ -1,12 +1,15 @@
 """The tables of a history file, and how an older file becomes a newer one.
 
 `decisions` holds what a list of decisions shows, `evidence` the large rest: so a hundred thousand
-decisions can be listed without touching a hundred megabytes of JSON. `follow_ups` tells what came of raises.
+decisions can be listed without touching a hundred megabytes of JSON. `follow_ups` tells what came of raises;
+`history_series` has the time series.
 """
 
 from __future__ import annotations
 
 from typing import Final
+
+from conntrackd_guard.history_series import TABLES
 
 FOLDED: Final = "(verdict != 'hold' OR trigger = 'other_writer')"
 """The rows that `core.state.advance` can care about: raises (refused ones too), orders, other writers."""
@@ -36,6 +39,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         """CREATE TABLE follow_ups (
             id INTEGER PRIMARY KEY REFERENCES decisions (id) ON DELETE CASCADE, json TEXT NOT NULL)""",
     ),
+    TABLES,
 )
 """Migration N brings a file from `user_version` N to N + 1. Append only: files in the field depend on each."""
 

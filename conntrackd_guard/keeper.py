@@ -18,6 +18,7 @@ from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.follow_up import Drops, End, FollowUp
 from conntrackd_guard.core.model import Policy, Raise, Record, TriggerKind
 from conntrackd_guard.core.urgency import needs_person
+from conntrackd_guard.gatherer import Gatherer
 from conntrackd_guard.history import HistoryDamaged, Position
 from conntrackd_guard.history_rows import first_row
 from conntrackd_guard.host.culprit import culprit
@@ -40,6 +41,8 @@ FLUSH_SECONDS = 10.0
 """Repeats are counted in memory this long before they go to the disk."""
 FIRST_PRUNE_SECONDS = 300.0
 """After a start, when the host's own start is over; a guard that is restarted often prunes all the same."""
+SERIES_SECONDS = 60.0
+"""The time series is written this often."""
 PRUNE_SECONDS = 6 * 3600.0
 _OWED_SECONDS = 30.0
 """A drop-in that could not be written is tried again this often."""
@@ -58,7 +61,7 @@ class Past:
 
 
 class Keeper:
-    """Used by the recorder's thread only, but for `trouble` and `lost_lines` (status) and `notices` (set at reload)."""
+    """Used by the recorder's thread only, but for `trouble` and `lost_lines` (status), `notices` (set at reload)."""
 
     def __init__(  # noqa: PLR0913 - wiring
         self,
@@ -73,11 +76,14 @@ class Keeper:
         self._log, self._run_files, self._root = log, run_files, paths.root
         self.notices: Notices | None = None
         """Where what a person must hear of is left for the `notify` command; None where there is none."""
+        self.gatherer = Gatherer()
+        """The loop notes to it, this thread takes from it."""
         self._scribe = Scribe(paths.history, retention_seconds, max_rows, self.say)
         self._persister = Persister(drop_in, self.say)
         self._written: set[str] = set()
         """Raises whose row is written and whose intent is open."""
         self._settled_seconds = self._flushed_seconds = 0.0
+        self._series_seconds = time.monotonic() + SERIES_SECONDS
         self._prune_seconds = time.monotonic() + FIRST_PRUNE_SECONDS
         self._trouble: dict[str, str] = {}
 
@@ -114,6 +120,11 @@ class Keeper:
             told = encode(found)
             self.say("guard.drops_go_on", "warning", f"The raise to {found.limit:,}: {afterwards(found)}", **told)
         return True
+
+    def keep_points(self) -> None:
+        """Write what was gathered of the time series; what the history refuses is given up."""
+        if points := self.gatherer.take():
+            self._scribe.history().add_points(points)
 
     def announce(self, item: Item) -> None:
         """Do what doesn't need the history: it refuses a record before this one."""
@@ -165,6 +176,9 @@ class Keeper:
         if now - self._flushed_seconds >= FLUSH_SECONDS:
             self._flushed_seconds = now
             self.attempt("repeats", self._scribe.flush)
+        if now >= self._series_seconds:
+            self._series_seconds = now + SERIES_SECONDS
+            self.attempt("time series", self.keep_points)
         if now >= self._prune_seconds:
             self._prune_seconds = now + PRUNE_SECONDS
             self.attempt("prune", self._scribe.prune)
@@ -174,6 +188,7 @@ class Keeper:
         self._settle()
         self.attempt("intents", self._close_intents)
         flushed = self.attempt("repeats", self._scribe.flush)
+        self.attempt("time series", self.keep_points)
         self._scribe.close()
         self._log.flush()
         return flushed
