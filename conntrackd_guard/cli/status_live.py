@@ -15,15 +15,13 @@ from conntrackd_guard import status
 from conntrackd_guard.cli import status_text
 from conntrackd_guard.core import pressure
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.follow_up import Drops
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.history import History, Row
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.status import Status
-from conntrackd_guard.views.afterwards import afterwards
 from conntrackd_guard.views.printable import printable
-from conntrackd_guard.views.text import local
+from conntrackd_guard.views.text import afterwards_text, local
 
 REFRESH_SECONDS = 2.0
 """As often as the loop tells of itself."""
@@ -141,8 +139,8 @@ def _decisions(last: list[Row]) -> list[RenderableType]:
     for row in last:
         lines.append(_cut(f"#{row.id} {local(row.last_seconds)}  {printable(row.sentence)}"))
         if row.follow_up is not None:
-            style = "bold red" if row.follow_up.drops is Drops.GO_ON else "green"
-            lines.append(_cut(f"   Afterwards: {afterwards(row.follow_up)}", style))
+            told = Text("   ", no_wrap=True, overflow="ellipsis") + afterwards_text(row.follow_up)
+            lines.append(told)
     return lines or [_cut("no decision is recorded")]
 
 

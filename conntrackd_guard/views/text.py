@@ -35,7 +35,7 @@ def print_history(console: Console, rows: Iterable[Row]) -> bool:
         print_line(console, _head(row))
         _print_indented(console, Text(printable(row.sentence), style="dim" if row.verdict == "hold" else ""))
         if row.follow_up is not None:
-            _print_indented(console, _afterwards(row.follow_up))
+            _print_indented(console, afterwards_text(row.follow_up))
     return printed
 
 
@@ -55,9 +55,10 @@ def _head(row: Row) -> Text:
     return text
 
 
-def _afterwards(follow_up: FollowUp) -> Text:
+def afterwards_text(follow_up: FollowUp) -> Text:
     """Return what came of a raise, loud where it was no cure."""
-    return Text(f"Afterwards: {afterwards(follow_up)}", style="bold red" if follow_up.drops is Drops.GO_ON else "green")
+    style = {Drops.GO_ON: "bold red", Drops.UNKNOWN: ""}.get(follow_up.drops, "green")
+    return Text(f"Afterwards: {afterwards(follow_up)}", style=style)
 
 
 def print_told(console: Console, told: Told) -> None:
