@@ -132,7 +132,8 @@ class Guard:
             else:
                 name = (event.line.kind, namespace, live)
                 others[name] = (event, others[name][1] + 1 if name in others else 1)
-        for (kind, namespace, live), (event, lines) in others.items():
+        for nth, ((kind, namespace, live), (event, lines)) in enumerate(others.items(), start=1):
+            covers = nth == len(others) and not self._waiting_lines()
             self._decider.decide(
                 Trigger(
                     kind=TriggerKind.KERNEL_LINE,
@@ -142,10 +143,15 @@ class Guard:
                     live=live,
                     lines=lines,
                     stamp_us=event.stamp_us,
-                )
+                ),
+                covers=covers,
             )
-        if not any(e.lines for e in self._episodes.values()):
+        if not self._waiting_lines():
             self._p.recorder.note_position(self._p.intake.position())
+
+    def _waiting_lines(self, but: int | None = -1) -> bool:
+        """Return whether lines wait for a decision, those of the episode `but` left out."""
+        return any(known.lines for name, known in self._episodes.items() if name != but)
 
     # -- watching ------------------------------------------------------------------------------
 
@@ -225,7 +231,9 @@ class Guard:
         for name, known in list(self._episodes.items()):
             if known.due_seconds is not None and known.due_seconds <= now:
                 trigger = known.trigger(pressure=self._decider.policy.pressure)
-                decision = self._decider.decide(trigger, quietly_eased=known.reason is None)
+                decision = self._decider.decide(
+                    trigger, quietly_eased=known.reason is None, covers=not self._waiting_lines(but=name)
+                )
                 self._episodes[name] = episode.decided(known, decision)
                 self._status_at = 0.0
 

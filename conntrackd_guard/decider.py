@@ -74,10 +74,15 @@ class Decider:
         ours = None if parts.kernel.rehearsing else state.set_limit
         self.limit = parts.kernel.limit_in_force() if ours is None else ours
         """The limit in force as last seen, or as the guard left it before it was restarted."""
-        self.over_budget = False
-        """The limit was found at start to be more than this host can bear."""
+        self._bearable: int | None = None
+        """What this host could bear at start, where the limit found then was more."""
         self._after: AfterRaise | None = None
         self._keys = 0
+
+    @property
+    def over_budget(self) -> bool:
+        """The limit in force is more than this host could bear at start, and was so then."""
+        return self._bearable is not None and (self.limit or 0) > self._bearable
 
     def restore(self) -> None:
         """Compare what was kept for this boot with what is in force, and put it back where a boot has lost it."""
@@ -85,10 +90,14 @@ class Decider:
         if kept is not None:
             ours = max(kept.limit, 0 if self._p.kernel.rehearsing else self.state.set_limit or 0)
             decision = self.decide(Trigger(kind=TriggerKind.START, kept=replace(kept, limit=ours)))
-            self.over_budget = isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START
+            over = isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START
+            self._bearable = decision.arithmetic.target if over and decision.arithmetic else None
 
-    def decide(self, trigger: Trigger, *, quietly_eased: bool = False) -> Raise | Hold:
-        """Observe, decide, apply, record; return the decision as it ended. `quietly_eased`: such a hold is no news."""
+    def decide(self, trigger: Trigger, *, quietly_eased: bool = False, covers: bool = False) -> Raise | Hold:
+        """Observe, decide, apply, record; return the decision as it ended.
+
+        `quietly_eased`: such a hold is no news. `covers`: with this record, all lines taken so far are decided on.
+        """
         for attempt in range(LOWERED_RETRIES + 1):
             record, policy = self._decide_once(trigger, last=attempt == LOWERED_RETRIES)
             if record is not None:
@@ -97,7 +106,7 @@ class Decider:
             raise AssertionError("the last attempt always ends in a record")
         decision = record.decision
         if not (quietly_eased and isinstance(decision, Hold) and decision.reason is HoldReason.EASED):
-            self._finish(record, policy)
+            self._finish(record, policy, covers=covers)
         if isinstance(decision, Raise) and record.outcome.kind is OutcomeKind.REJECTED and self.state.refusal:
             return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=self.state.refusal.until_seconds)
         return decision if isinstance(decision, Raise | Hold) else Hold(reason=HoldReason.EASED)
@@ -119,7 +128,6 @@ class Decider:
             if limit is not None:
                 self.restore()  # the module has loaded late: its default hides what was kept
             return False
-        self.over_budget = False
         self.decide(Trigger(kind=TriggerKind.OTHER_WRITER, was=before))
         return True
 
@@ -187,7 +195,7 @@ class Decider:
             observation = self._p.observer.observe(rescan=True)
         return condense(observation, trigger.namespace)
 
-    def _finish(self, record: Record, policy: Policy) -> None:
+    def _finish(self, record: Record, policy: Policy, *, covers: bool) -> None:
         """Take a record into the state and hand it to the recorder."""
         self.state = advance(self.state, record)
         if isinstance(record.decision, Raise) and record.outcome.limit_after is not None:
@@ -196,7 +204,8 @@ class Decider:
             self._p.observer.rebase()
             if record.outcome.kind is OutcomeKind.APPLIED:
                 self._watch_raise(record, record.outcome.limit_after)
-        self._p.recorder.submit(record, policy, self._p.intake.position(), times=max(1, record.trigger.lines))
+        position = self._p.intake.position() if covers else None
+        self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.lines))
 
     # -- what came of a raise ------------------------------------------------------------------
 

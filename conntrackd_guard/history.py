@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from conntrackd_guard import history_file, history_series
 from conntrackd_guard.core.codec import decode, encode
@@ -32,11 +32,15 @@ from conntrackd_guard.history_rows import (
     evidence,
     follow_up_of,
     hashed,
+    portrait_of,
     record_of,
     rfc3339,
     storable,
 )
 from conntrackd_guard.history_schema import FOLDED, FOLLOW_UP, SUMMARY
+
+if TYPE_CHECKING:
+    from conntrackd_guard.core.portrait import Portrait
 
 __all__ = ["History", "HistoryDamaged", "Position", "Row", "Told"]
 
@@ -130,9 +134,21 @@ class History:
         with told("read", self.path):
             return list(history_series.read(self._database, int(since), int(until), step))
 
-    def has(self, key: str) -> bool:
-        """Return whether the record with that key is written."""
-        return bool(self._all("SELECT 1 FROM decisions WHERE key = ?", (key,)))
+    def add_portrait(self, key: str, portrait: Portrait) -> None:
+        """Write a table's portrait beside the decision with that key (nothing where there is none); not synced by itself."""
+        values = (portrait.wall_seconds, portrait.findings[0].cause.value, compact(encode(portrait)), key)
+        with self._transaction("write a sample to", durable=False) as database:
+            database.execute("REPLACE INTO samples SELECT id, ?, ?, ? FROM decisions WHERE key = ?", values)
+
+    def prune_portraits(self, before_seconds: float) -> None:
+        """Delete the portraits taken before that wall time."""
+        with self._transaction("delete old samples of", durable=False) as database:
+            database.execute("DELETE FROM samples WHERE at_seconds < ?", (before_seconds,))
+
+    def find_key(self, key: str) -> int | None:
+        """Return the id of the record with that key, None where it is not written."""
+        found = self._all("SELECT id FROM decisions WHERE key = ?", (key,))
+        return int(found[0][0]) if found else None
 
     def find_identity(self, wanted: str, boot_id: str) -> tuple[int, float] | None:
         """Return that boot's newest row with this identity and the wall time of its last repeat.
@@ -198,7 +214,13 @@ class History:
             return None
         row = _row(found[0])
         policy = self._all("SELECT json FROM policies WHERE hash = ?", (row.policy_hash,))[0][0]
-        return Told(row=row, record=self._record(row), policy=decode(Policy, json.loads(policy)))
+        sample = self._all("SELECT portrait FROM samples WHERE id = ?", (row_id,))
+        return Told(
+            row=row,
+            record=self._record(row),
+            policy=decode(Policy, json.loads(policy)),
+            portrait=portrait_of(sample[0][0]) if sample else None,
+        )
 
     def prune(self, now: float, retention_seconds: float, max_rows: int) -> int:
         """Delete what is older than the retention, then the oldest holds, then the oldest others; return how many.

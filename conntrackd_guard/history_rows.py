@@ -7,7 +7,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import decode, decode_decision, encode, verdict
@@ -25,6 +25,9 @@ from conntrackd_guard.core.model import (
     State,
     Trigger,
 )
+
+if TYPE_CHECKING:  # 0.6 MB that a guard does without until a table fills
+    from conntrackd_guard.core.portrait import Portrait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,8 @@ class Told:
     row: Row
     record: Record
     policy: Policy
+    portrait: Portrait | None = None
+    """Of the table it is about, taken just after."""
 
 
 def rfc3339(wall_seconds: float) -> str:
@@ -164,6 +169,15 @@ def follow_up_of(text: str | None) -> FollowUp | None:
     """Return what came of a raise; None where it is not known, or damaged."""
     with suppress(ValueError):
         return None if text is None else decode(FollowUp, json.loads(text))
+    return None
+
+
+def portrait_of(text: str) -> Portrait | None:
+    """Return a table's portrait; None where it is damaged, or a newer guard wrote what this one does not know."""
+    from conntrackd_guard.core.portrait import Portrait  # noqa: PLC0415 - see above
+
+    with suppress(ValueError):
+        return decode(Portrait, json.loads(text))
     return None
 
 

@@ -1,8 +1,8 @@
 """The tables of a history file, and how an older file becomes a newer one.
 
 `decisions` holds what a list of decisions shows, `evidence` the large rest: so a hundred thousand
-decisions can be listed without touching a hundred megabytes of JSON. `follow_ups` tells what came of raises;
-`history_series` has the time series.
+decisions can be listed without touching a hundred megabytes of JSON. `samples` holds portraits of the tables concerned,
+`follow_ups` what came of raises; `history_series` has the time series.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             decision TEXT NOT NULL, arithmetic TEXT)""",
         "CREATE INDEX decisions_identity ON decisions (boot_id, identity)",
         f"CREATE INDEX decisions_folded ON decisions (boot_id) WHERE {FOLDED}",
+    ),
+    (
+        """CREATE TABLE samples (
+            id INTEGER PRIMARY KEY REFERENCES decisions (id) ON DELETE CASCADE,
+            at_seconds REAL NOT NULL, cause TEXT NOT NULL, portrait TEXT NOT NULL)""",
     ),
     (
         """CREATE TABLE follow_ups (

@@ -18,6 +18,7 @@ from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.follow_up import Drops, End, FollowUp
 from conntrackd_guard.core.model import Policy, Raise, Record, TriggerKind
 from conntrackd_guard.core.urgency import needs_person
+from conntrackd_guard.exporter import Exporter, Outlets
 from conntrackd_guard.gatherer import Gatherer
 from conntrackd_guard.history import HistoryDamaged, Position
 from conntrackd_guard.history_rows import first_row
@@ -28,6 +29,7 @@ from conntrackd_guard.host.notices import MOST_WAITING, Notices
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runfiles import RunFiles
 from conntrackd_guard.persister import Persister
+from conntrackd_guard.portrayer import Portrayer, Sampling
 from conntrackd_guard.scribe import Scribe
 from conntrackd_guard.views import json_documents
 from conntrackd_guard.views.afterwards import afterwards
@@ -61,7 +63,7 @@ class Past:
 
 
 class Keeper:
-    """Used by the recorder's thread only, but for `trouble` and `lost_lines` (status), `notices` (set at reload)."""
+    """Used by the recorder's thread only, but for `trouble` and `lost_lines` (status), and what a reload sets."""
 
     def __init__(  # noqa: PLR0913 - wiring
         self,
@@ -75,10 +77,16 @@ class Keeper:
     ) -> None:
         self._log, self._run_files, self._root = log, run_files, paths.root
         self.notices: Notices | None = None
-        """Where what a person must hear of is left for the `notify` command; None where there is none."""
+        """Where what a person must hear of is left for the `notify` command; None where there is none. A reload sets it."""
+        self.outlets = Outlets()
+        """Where metrics go. A reload sets it."""
+        self._exporter = Exporter(paths, run_files, self.attempt)
+        self.sampling = Sampling()
+        """How samples are taken for decisions. A reload sets it."""
         self.gatherer = Gatherer()
         """The loop notes to it, this thread takes from it."""
         self._scribe = Scribe(paths.history, retention_seconds, max_rows, self.say)
+        self._portrayer = Portrayer(paths, self._scribe, self.say)
         self._persister = Persister(drop_in, self.say)
         self._written: set[str] = set()
         """Raises whose row is written and whose intent is open."""
@@ -105,10 +113,15 @@ class Keeper:
     def keep(self, item: Item) -> bool:
         """Do what is still to do for one record; return whether all is done."""
         self._persist(item)
-        if not item.stored:
+        was_stored = item.stored
+        if not was_stored:
             self._name_culprit(item)
             item.stored = self.attempt("history", self._scribe.write, item)
+            if item.stored:
+                self._exporter.count(item.record, item.times)
         self._tell(item)
+        if item.stored and not was_stored:
+            self.attempt("sample", self._portrayer.portray, item.record, self.sampling)
         if item.stored and isinstance(item.record.decision, Raise):
             self._written.add(item.record.key)
         return item.stored
@@ -167,7 +180,7 @@ class Keeper:
         return self._log.lost
 
     def tidy(self) -> None:
-        """Do what is due now and then: close intents, count repeats, save the position, retry the drop-in, prune."""
+        """Do what is due now and then: close intents, count repeats, save the position, retry the drop-in, prune, export."""
         now = time.monotonic()
         self._log.flush()
         if self._persister.owes and now - self._settled_seconds >= _OWED_SECONDS:
@@ -182,6 +195,8 @@ class Keeper:
         if now >= self._prune_seconds:
             self._prune_seconds = now + PRUNE_SECONDS
             self.attempt("prune", self._scribe.prune)
+            self.attempt("samples", self._portrayer.prune, self.sampling)
+        self._exporter.turn(self.outlets)
 
     def finish(self) -> bool:
         """Write what is held back and close; return whether all rows are written."""

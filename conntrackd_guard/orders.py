@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.crowd import condense
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError
 from conntrackd_guard.core.model import (
     Mode,
@@ -124,7 +125,7 @@ class Orders:
             if plan.paused is None:
                 self._run_files.put_pause(own)
             self._run_files.put_order(planned.key, encode(replace(planned, outcome=applied)))
-            after = self._write(plan.target)
+            after, detail = self._write(planned, plan)
         except HostError as error:
             with contextlib.suppress(HostError):  # /run itself may be what fails
                 self._run_files.drop_order(planned.key)
@@ -134,14 +135,18 @@ class Orders:
                 replace(planned, outcome=Outcome(kind=OutcomeKind.REJECTED, errno=error.errno, detail=str(error)))
             )
             raise
-        detail = self._follow(planned, plan)
         return self._keep(replace(planned, outcome=replace(applied, limit_after=after, detail=detail)))
 
-    def _write(self, target: int) -> int:
-        """Write the limit, once more where a raise was on its way; return what is read back."""
-        after = self._kernel.set_limit(target)
+    def _write(self, planned: Record, plan: Plan) -> tuple[int, str]:
+        """Write the limit, the drop-in at once after it, and both again where a raise was on its way.
+
+        Return what is read back, and what of the drop-in failed.
+        """
+        after, detail = self._kernel.set_limit(plan.target), self._follow(planned, plan)
         time.sleep(_IN_FLIGHT_SECONDS)
-        return after if self._kernel.limit_in_force() == target else self._kernel.set_limit(target)
+        if self._kernel.limit_in_force() != plan.target:
+            after, detail = self._kernel.set_limit(plan.target), self._follow(planned, plan)
+        return after, detail
 
     def _lasting_pause(self) -> Pause | None:
         """Return the ordered pause where it lasts longer than a revert's own."""
@@ -192,7 +197,7 @@ class Orders:
             key=f"{int(observation.boottime_seconds * 1e6)}-{os.getpid()}-{order.kind}",
             mode=Mode.ACT,
             trigger=Trigger(kind=TriggerKind.ORDER, lines=0),
-            observation=observation,
+            observation=condense(observation, None),
             state=State(),
             decision=order,
             outcome=Outcome(kind=OutcomeKind.NONE),

@@ -10,6 +10,7 @@ from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.errors import HostError, NotPermitted
 from conntrackd_guard.core.model import Raise, Record, TriggerKind
 from conntrackd_guard.history import History
+from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runfiles import RunFiles
 
@@ -29,8 +30,9 @@ class Step:
 def standing_raises(paths: Paths, limit: int) -> list[Step]:
     """Return the raises that led to `limit`, newest first.
 
-    What another writer did ends the search, and so does a raise that began elsewhere than where the one before it
-    ended. Raises that a revert undid are passed over. Raises HostError, or NotPermitted.
+    What another writer did in this boot ends the search, and so does a raise that began elsewhere than where the one
+    before it ended. Passed over are raises that a revert undid, and other writers of earlier boots: a boot begins with
+    what was kept. Raises HostError, or NotPermitted.
     """
     standing: list[Step] = []
     sought, begins = limit, True
@@ -47,6 +49,7 @@ def standing_raises(paths: Paths, limit: int) -> list[Step]:
 
 def _steps(paths: Paths) -> Iterator[Step]:
     """Yield every move of the limit, newest first: open intents that history has not, then history."""
+    boot_id = files.read(paths.boot_id).decode("ascii").strip()
     open_intents = RunFiles(paths).intents()  # before history: a row is written before its intent goes
     try:
         history = History(paths.history, mode="reader")
@@ -59,10 +62,10 @@ def _steps(paths: Paths) -> Iterator[Step]:
     with history:
         for key, content in reversed(open_intents):
             step = _intended(content)
-            if step is not None and not history.has(key):
+            if step is not None and history.find_key(key) is None:
                 yield step
         for row in history.steps():
-            foreign = row.trigger == TriggerKind.OTHER_WRITER
+            foreign = row.trigger == TriggerKind.OTHER_WRITER and row.boot_id == boot_id
             yield Step(
                 id=row.id, verdict=row.verdict, before=row.from_limit or 0, after=row.limit_after, foreign=foreign
             )

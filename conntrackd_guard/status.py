@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from conntrackd_guard.core import budget
 from conntrackd_guard.core.codec import decode
+from conntrackd_guard.core.cost import Cost, cost_of, filled
 from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import (
     Hold,
@@ -18,7 +18,6 @@ from conntrackd_guard.core.model import (
     Policy,
     Raise,
     State,
-    Table,
     Trigger,
     TriggerKind,
 )
@@ -36,24 +35,6 @@ LOOK_SECONDS = 0.25
 """Growth takes two looks; this far apart, as the guard's own ticks."""
 SILENT_SECONDS = 10.0
 """The loop tells of itself every 2 s; one that has missed five turns hangs, or was stopped."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What the tables cost in kernel memory, in bytes, and what is free for them."""
-
-    bytes_per_entry: int
-    now_bytes: int
-    full_bytes: int
-    """If every table that holds an entry now filled up to the limit."""
-    budget_bytes: int
-    reserve_bytes: int
-    available_bytes: int
-
-    @property
-    def headroom_bytes(self) -> int:
-        """What tables may still grow by: within the budget, and above the reserve."""
-        return max(0, min(self.budget_bytes - self.now_bytes, self.available_bytes - self.reserve_bytes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,42 +119,13 @@ def _policy(paths: Paths, live: dict[str, Any] | None, unread: list[str]) -> Pol
     return known or settings
 
 
-def cost_of(observation: Observation, policy: Policy) -> Cost:
-    """Return what the tables cost now and if full."""
-    each, _ = budget.bytes_per_entry(observation.entry_slab_bytes)
-    arrays = budget.BUCKET_BYTES * observation.bucket_arrays * (observation.buckets or 0)
-    in_use = sum(table.count for table in observation.tables)
-    tables = max(1, sum(table.count > 0 for table in observation.tables))
-    return Cost(
-        bytes_per_entry=each,
-        now_bytes=each * in_use + arrays,
-        full_bytes=each * tables * (observation.limit or 0) + arrays,
-        budget_bytes=budget.budget_bytes(policy, observation.memory_total_bytes, observation.memory_hugetlb_bytes),
-        reserve_bytes=budget.reserve_bytes(policy, observation.memory_total_bytes),
-        available_bytes=observation.memory_available_bytes,
-    )
-
-
 def preview(observation: Observation, state: State, policy: Policy) -> Raise | Hold:
-    """Return what would be decided if the fullest table filled up now, its new entries taken from available memory."""
-    limit = observation.limit or 0
-    fullest = fullest_first(observation)[:1] or (Table(namespace=0, label="initial", initial=True, count=0),)
-    full = replace(fullest[0], count=max(limit, fullest[0].count))
-    each, _ = budget.bytes_per_entry(observation.entry_slab_bytes)
-    then = replace(
-        observation,
-        kernel_limit=observation.limit,
-        tables=(full, *(table for table in observation.tables if table is not fullest[0])),
-        memory_available_bytes=max(0, observation.memory_available_bytes - each * (full.count - fullest[0].count)),
-    )
+    """Return what would be decided if the fullest table filled up now."""
+    then, full = filled(observation)
     kind = TriggerKind.KERNEL_LINE if policy.kernel_line else TriggerKind.PRESSURE
     line = LineKind.TABLE_FULL if policy.kernel_line else None
-    return decide(Trigger(kind=kind, line=line, namespace=full.namespace), then, state, policy)
-
-
-def fullest_first(observation: Observation) -> tuple[Table, ...]:
-    """Return the tables, the fullest first."""
-    return tuple(sorted(observation.tables, key=lambda table: (-table.count, not table.initial, table.namespace)))
+    trigger = Trigger(kind=kind, line=line, namespace=full.namespace)
+    return decide(trigger, replace(then, kernel_limit=observation.limit), state, policy)
 
 
 def _past(paths: Paths, unread: list[str]) -> tuple[State, Row | None]:

@@ -5,11 +5,13 @@
 therefore starts a process of its own that remembers the values and restores them when the pipe to its parent closes:
 at the end, and also when everything else was killed with SIGKILL. Run as a program, this file is that process.
 
-It lowers nothing while that could hurt somebody else (see `bystanders`): asked before every write, and each second.
+It lowers nothing while that could hurt somebody else (see `bystanders`): asked before every write, and each second. No
+guard can start meanwhile: it would raise for what happens in a test, and keep that limit for the next boot.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -21,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bystanders import acting_guard, foreign_entries, unseen_entries
+from bystanders import acting_guard, foreign_entries, no_guard_starts, unseen_entries
 
 LOCK = Path("/run/lock/conntrackd-guard-limit.lock")
 """Held by the one keeper of this machine, and by whatever else changes the limit for a test."""
@@ -43,7 +45,7 @@ class LimitKeeper:
     """The limit of this machine, on loan until `close`, the end of this process, or its death.
 
     Waits `wait_seconds` for another keeper to finish. Raises RefusedError when that doesn't happen, without root, where
-    the kernel tracks no connections, and while a guard acts on this host: it would raise for what happens in a test.
+    the kernel tracks no connections, and while a guard acts on this host.
     """
 
     def __init__(self, *, wait_seconds: float = 600.0) -> None:
@@ -107,9 +109,11 @@ class LimitKeeper:
 
 
 class _Keeper:
-    """The process that holds the lock and the values to put back."""
+    """The process that holds the locks and the values to put back. Raises OSError."""
 
     def __init__(self) -> None:
+        self._guards = contextlib.ExitStack()
+        self._guards.enter_context(no_guard_starts())
         self._saved = {name: _read(path) for name, path in _VALUES.items()}
         self._own: frozenset[int] = frozenset()
         self._changed = False
@@ -144,6 +148,10 @@ class _Keeper:
         if why := acting_guard() or (foreign_entries(self._own) if self._changed else None):
             self._tripped = f"the limit was put back early: {why}"
             self.restore()
+            self.let_guards_start()
+
+    def let_guards_start(self) -> None:
+        self._guards.close()
 
     def restore(self) -> None:
         for name, value in self._saved.items():
@@ -223,6 +231,7 @@ def main() -> int:
         keeper.restore()
         time.sleep(_AFTERMATH_SECONDS)
         keeper.restore()
+        keeper.let_guards_start()
     return 0
 
 

@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -59,20 +59,9 @@ class ScratchNamespace:
         self._receiver.setblocking(False)  # noqa: FBT003  the name of the call says what is False
 
     def fill(self, flows: int) -> None:
-        """Add `flows` assured flows through netlink (about 80,000 a second); stops at the first one that a full table refuses."""
-        command = ["nsenter", f"--net=/proc/{self.pid}/ns/net", "conntrack", "-R", "-"]
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        ) as load:
-            assert load.stdin is not None  # noqa: S101  it was asked for as a pipe
-            with contextlib.suppress(BrokenPipeError):
-                load.stdin.writelines(_flow(self._made + number) for number in range(flows))
-                load.stdin.close()
-            assert load.stderr is not None  # noqa: S101  it was asked for as a pipe
-            said = load.stderr.read().decode(errors="replace")
+        """Add `flows` assured flows; stops at the first one that a full table refuses."""
+        load_flows(flows, first=self._made, enter=("nsenter", f"--net=/proc/{self.pid}/ns/net"))
         self._made += flows
-        if load.returncode != 0 and "not enough memory" not in said:  # ENOMEM is how a full table refuses
-            raise OSError(f"conntrack -R failed: {said.strip()}")
 
     def overflow(self, packets: int = 1) -> int:
         """Send UDP packets, each a new flow, over the loopback inside; return how many arrived."""
@@ -136,6 +125,23 @@ class ScratchNamespace:
         head, *rows = Path(f"/proc/{self.pid}/net/stat/nf_conntrack").read_text("ascii").splitlines()
         place = head.split().index(column)
         return (int(row.split()[place], 16) for row in rows)
+
+
+def load_flows(flows: int, *, first: int = 0, enter: Sequence[str] = ()) -> None:
+    """Add assured flows, numbered from `first`, through netlink (about 80,000 a second), in the namespace that `enter` enters.
+
+    Stops at the first one that a full table refuses. Raises OSError where `conntrack` fails otherwise.
+    """
+    command = [*enter, "conntrack", "-R", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as load:
+        assert load.stdin is not None  # noqa: S101  it was asked for as a pipe
+        with contextlib.suppress(BrokenPipeError):
+            load.stdin.writelines(_flow(first + number) for number in range(flows))
+            load.stdin.close()
+        assert load.stderr is not None  # noqa: S101  it was asked for as a pipe
+        said = load.stderr.read().decode(errors="replace")
+    if load.returncode != 0 and "not enough memory" not in said:  # ENOMEM is how a full table refuses
+        raise OSError(f"conntrack -R failed: {said.strip()}")
 
 
 def _flow(number: int) -> bytes:

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("no deadline", deadline=None)  # no test judges by time
+settings.load_profile("no deadline")
 
 _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE.parent / "scripts"), str(_HERE / "live")]

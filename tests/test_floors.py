@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 GROUND = {"model", "codec", "units", "errors", "timespec", "identity", "setting_keys", "setting_kinds"}
 FLOOR_3 = {
     "daemon", "decider", "observer", "applier", "recorder", "keeper", "persister", "scribe", "question", "recovery",
-    "orders", "status", "intake", "notify", "doctor", "readings", "live_status", "standing", "gatherer",
+    "orders", "status", "intake", "notify", "doctor", "readings", "live_status", "standing", "exporter",
+    "sampler", "portrayer", "gatherer",
 }  # fmt: skip
 OUTSIDE = {
     "asyncio", "ctypes", "fcntl", "io", "locale", "logging", "os", "pathlib", "platform", "random", "rich", "secrets",

@@ -56,7 +56,7 @@ def test_a_redelivered_record_is_kept_once(path: Path) -> None:
     with History(path, mode="writer") as history:
         first = add(history, a_record("a"))
         assert add(history, a_record("a"), Position(cursor="c2")) == first
-        assert (history.has("a"), history.has("b")) == (True, False)
+        assert (history.find_key("a"), history.find_key("b")) == (1, None)
         assert len(list(history.rows())) == 1
         assert history.position() == Position(cursor="c2")
 

@@ -49,7 +49,9 @@ def add_parser(commands: Any) -> None:
         formatter_class=raw,
         epilog="Example: guard show 12",
     )
-    show.add_argument("id", type=_positive, metavar="ID", help="the number in the first column of `guard history`")
+    show.add_argument(
+        "id", metavar="ID", help="the number in the first column of `guard history`, or the key that a log line tells"
+    )
     show.set_defaults(run=_show)
     for parser in (history, show):
         parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -81,7 +83,7 @@ def _history(args: argparse.Namespace, paths: Paths) -> Exit:
 
 def _show(args: argparse.Namespace, paths: Paths) -> Exit:
     with opened(paths) as history:
-        told = None if history is None else history.row(args.id)
+        told = None if history is None else history.row(_id(args.id, history))
         if told is None:
             raise AnswerIsNo(f"There is no decision {args.id}. `guard history` lists those there are.")
         if args.json:
@@ -130,6 +132,12 @@ def _zone() -> tzinfo:
         with Path("/etc/localtime").open("rb") as file:
             return ZoneInfo.from_file(file)
     return UTC
+
+
+def _id(text: str, history: History) -> int:
+    """Return the number of a decision; 0, which none has, where the text is neither a number nor a known key."""
+    is_number = text.isascii() and text.isdigit() and len(text) < len(str(1 << 63))
+    return int(text) if is_number else history.find_key(text) or 0
 
 
 def _positive(text: str) -> int:

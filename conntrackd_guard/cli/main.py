@@ -20,6 +20,7 @@ _MODULES = {
     "show": "history",
     "report": "report",
     "status": "status",
+    "top": "top",
     "doctor": "doctor",
     "pause": "orders",
     "resume": "orders",

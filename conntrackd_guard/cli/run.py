@@ -138,7 +138,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
         retention_seconds=settings.history_retention_seconds,
         max_rows=settings.history_max_rows,
     )
-    keeper.notices = _notices(paths, settings)
+    _equip(keeper, paths, settings)
     recorder = Recorder(keeper)
     recorder.start()
     recovered = recover(recorder, run_files, kernel, clock, observer.boot_id, settings.policy)
@@ -219,11 +219,37 @@ def _kept(drop_in: Any, recorder: Any) -> Any:
         return None
 
 
+def _equip(keeper: Any, paths: Paths, settings: Settings) -> None:
+    """Give the recorder's thread what a reload may change."""
+    keeper.notices, keeper.outlets = _notices(paths, settings), _outlets(paths, settings)
+    keeper.sampling = _sampling(settings)
+
+
 def _notices(paths: Paths, settings: Settings) -> Any:
     """Return where decisions for the `notify` command are left; None without one, and in a dry run: it tells nobody."""
     from conntrackd_guard.host.notices import Notices  # noqa: PLC0415
 
     return None if settings.notify is None or paths.mode is Mode.DRY_RUN else Notices(paths)
+
+
+def _outlets(paths: Paths, settings: Settings) -> Any:
+    """Return where metrics go; nowhere in a dry run: one that runs beside a guard that acts would take its place."""
+    from conntrackd_guard.exporter import Outlets  # noqa: PLC0415
+
+    if paths.mode is Mode.DRY_RUN:
+        return Outlets()
+    return Outlets(file=Path(settings.metrics_file) if settings.metrics_file else None, port=settings.metrics_port)
+
+
+def _sampling(settings: Settings) -> Any:
+    """Return how samples are taken for decisions."""
+    from conntrackd_guard.portrayer import Sampling  # noqa: PLC0415
+
+    return Sampling(
+        entries=settings.sample_entries,
+        addresses=settings.sample_addresses,
+        retention_seconds=settings.sample_retention_seconds,
+    )
 
 
 def _reload(  # noqa: PLR0913, PLR0917 - wiring
@@ -239,7 +265,7 @@ def _reload(  # noqa: PLR0913, PLR0917 - wiring
         recorder.say("guard.error", "error", f"The settings were not reloaded, the old ones stay: {error}")
         service.ready()
         return None
-    keeper.notices = _notices(paths, settings)
+    _equip(keeper, paths, settings)
     fields = _AT_START - {"mode"} if args.dry_run else _AT_START
     waits = [k.name for k in KEYS if k.field in fields and getattr(settings, k.field) != getattr(started, k.field)]
     note = f" In effect from the next start on only: {', '.join(f'`{name}`' for name in waits)}." if waits else ""

@@ -14,6 +14,7 @@ from rich.text import Text
 from conntrackd_guard import status
 from conntrackd_guard.cli import status_text
 from conntrackd_guard.core import pressure
+from conntrackd_guard.core.cost import fullest_first
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.units import format_bytes, format_duration
@@ -53,7 +54,7 @@ class Sight:
         self._elapsed = 0.0 if self._at is None else seen.boottime_seconds - self._at
         self._at = seen.boottime_seconds
         self._before, self._now = self._now, {table.namespace: table for table in seen.tables}
-        for table in status.fullest_first(seen)[:_MOST_TABLES]:
+        for table in fullest_first(seen)[:_MOST_TABLES]:
             self.remember(table.namespace, seen.wall_seconds, table.count / (seen.limit or 1))
         for name in self._uses.keys() - self._now.keys():
             del self._uses[name]
@@ -155,7 +156,7 @@ def _tables(found: Status, sight: Sight, most: int) -> RenderableType:
         grid.add_column(width=width, justify="right", no_wrap=True)
     heads = ("TABLE", "USE", "", "ENTRIES", "5 MINUTES", "GROWTH/s", "DROPS/s", "FULL IN")
     grid.add_row(*(Text(head, style="bold") for head in heads))
-    tables = status.fullest_first(seen)
+    tables = fullest_first(seen)
     for table in tables[:most]:
         grid.add_row(*_row(table, limit, sight, seen.wall_seconds))
     rest = max(0, len(tables) - most)

@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.text import Text
 
 from conntrackd_guard.core.codec import encode, verdict
+from conntrackd_guard.core.cost import fullest_first
 from conntrackd_guard.core.model import Hold, Mode, Raise, Table
 from conntrackd_guard.core.units import format_bytes, format_duration
-from conntrackd_guard.status import Status, fullest_first
+from conntrackd_guard.status import Status
 from conntrackd_guard.views import json_documents
 from conntrackd_guard.views.printable import printable
 from conntrackd_guard.views.sentence import table_name

@@ -7,7 +7,7 @@ may grow, but never past the target). A held entry is already missing from avail
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from conntrackd_guard.core.model import INT_MAX, Arithmetic, Bound, Buckets, Observation, Policy, Share, Table
@@ -80,8 +80,16 @@ def charges(observation: Observation, needy: tuple[Table, ...], policy: Policy, 
     )
 
 
-def work_out(observation: Observation, charged: Charges, wanted: int, demand: float, policy: Policy) -> Arithmetic:
-    """Return the sum for the largest target that every bound allows, `wanted` at most."""
+def work_out(  # noqa: PLR0913 - the sum has as many terms
+    observation: Observation,
+    charged: Charges,
+    wanted: int,
+    demand: float,
+    policy: Policy,
+    *,
+    counted: Collection[Bound] = tuple(Bound),
+) -> Arithmetic:
+    """Return the sum for the largest target that every bound `counted` allows, `wanted` at most."""
     bounds: list[tuple[Bound, Callable[[int], bool]]] = [
         (Bound.INT_MAX, lambda target: target <= INT_MAX),
         (Bound.CEILING, lambda target: policy.ceiling is None or target <= policy.ceiling),
@@ -91,7 +99,7 @@ def work_out(observation: Observation, charged: Charges, wanted: int, demand: fl
     ]
     target, bound = wanted, Bound.TARGET
     for name, allows in bounds:
-        if not allows(target):
+        if name in counted and not allows(target):
             target, bound = _largest(allows, target), name
     return _sum(observation, charged, wanted, target, demand, policy, bound)
 

@@ -11,8 +11,9 @@ NAMED_ONE_BY_ONE = 32
 
 
 def condense(observation: Observation, concerned: int | None) -> Observation:
-    """Return the observation with its small tables told as a sum; no decision and no sum of one changes by it.
+    """Return the observation with its small tables told as a sum.
 
+    No decision changes by it, and no sum but one of a hold whose bounds allow less than the limit in force.
     A small table is under half the limit, so it is charged twice what it holds whatever the target. Never among them:
     the fullest, the initial one, that of the namespace `concerned`, and those that dropped, or may have.
     """

@@ -21,6 +21,14 @@ class Mode(StrEnum):
     DRY_RUN = "dry-run"
 
 
+class Addresses(StrEnum):
+    """What a stored sample says of addresses."""
+
+    FULL = "full"
+    PREFIX = "prefix"
+    OFF = "off"
+
+
 class LineKind(StrEnum):
     """What a kernel line is about."""
 

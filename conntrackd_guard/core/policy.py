@@ -118,8 +118,8 @@ def _at_start(kept: Kept, observation: Observation, policy: Policy) -> Raise | H
     initial = tuple(table for table in observation.tables if table.initial)
     charged = budget.charges(observation, initial, policy, unknown=not initial)
     if limit >= kept.limit:
-        arithmetic = budget.work_out(observation, charged, limit, 0.0, policy)
-        if arithmetic.bound in {Bound.BUDGET, Bound.RESERVE}:
+        arithmetic = budget.work_out(observation, charged, limit, 0.0, policy, counted=(Bound.BUDGET, Bound.RESERVE))
+        if arithmetic.bound is not Bound.TARGET:
             step = "It is never lowered unasked: `guard revert --all` goes back to the limit before the first raise."
             return Hold(reason=HoldReason.OVER_BUDGET_AT_START, arithmetic=arithmetic, advice=(step,))
         return Hold(reason=HoldReason.IN_FORCE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conntrackd_guard.core.model import INT_MAX, Buckets, Mode
+from conntrackd_guard.core.model import INT_MAX, Addresses, Buckets, Mode
 from conntrackd_guard.core.setting_kinds import (
     Kind,
     boolean,
@@ -14,7 +14,9 @@ from conntrackd_guard.core.setting_kinds import (
     duration,
     number,
     optional,
+    path,
     percentage,
+    port,
     share,
 )
 
@@ -193,6 +195,48 @@ KEYS = (
         does="The command that is run for each hold that only a person can end, with the decision as JSON on stdin.",
         source="whom to tell, and how, no program can know.",
         instead=(("/usr/local/sbin/page-on-call", "people are woken. Keep secrets in a file that the command reads."),),
+    ),
+    Key(
+        name="metrics_file", field="metrics_file", kind=optional("none", path(".prom")), default="none",
+        does="The file that metrics are written to, for node_exporter's textfile collector. None in a dry run.",
+        source="whether a node_exporter runs, and where it looks, differs from host to host.",
+        instead=((
+            "/var/lib/prometheus/node-exporter/guard.prom",
+            "(where Debian's node_exporter looks) the unit must be allowed to write there: see the README.",
+        ),),
+    ),
+    Key(
+        name="metrics_http", field="metrics_port", kind=optional("none", port()), default="none",
+        does="The port on 127.0.0.1 where metrics are served over HTTP. None in a dry run.",
+        source="the unit has no network, and a file does for most.",
+        instead=((
+            "9786",
+            "(any free port) every user of this host can read there; 8 MiB more memory; needs python3-prometheus-client.",
+        ),),
+    ),
+    Key(
+        name="sample_entries", field="sample_entries", kind=count("0", "50_000"), default="5_000",
+        does="Entries read of a full table after a raise, or a hold that only a person can end, to tell who fills it.",
+        source="shares are then within 1.4 points; reading them takes some 35 ms, and never more than 100 ms.",
+        instead=(
+            ("2_500", "shares are within 2 points."),
+            ("10_000", "shares are within 1 point; a busy host reads no more than 100 ms allow."),
+        ),
+    ),
+    Key(
+        name="sample_addresses", field="sample_addresses", kind=choice(Addresses), default="full",
+        does="What a stored sample tells of addresses: full, prefix (IPv4 /24, IPv6 /48) or off. Ports are always told.",
+        source="who fills the table is the question; history is readable by root and the group adm only.",
+        instead=(("off", "only protocols, ports and states are left to go by; with prefix, networks as well."),),
+    ),
+    Key(
+        name="sample_retention", field="sample_retention_seconds", kind=duration("1d", "3650d"), default="30d",
+        does="Samples older than this are removed. They go with their decision at the latest.",
+        source="judgement: addresses of clients are personal data; a month is long enough to look into an incident.",
+        instead=(
+            ("15d", "an incident looked into after two weeks has no addresses left."),
+            ("60d", "some 5 KiB of each raise are kept twice as long."),
+        ),
     ),
     Key(
         name="history_retention", field="history_retention_seconds", kind=duration("1d", "3650d"), default="400d",

@@ -105,6 +105,25 @@ def command() -> Kind:
     )
 
 
+def path(suffix: str) -> Kind:
+    """Return the kind of an absolute path of a file whose name ends in `suffix`."""
+
+    def read(text: str) -> str:
+        name = text.strip()
+        stem = name.rpartition("/")[2].removesuffix(suffix)
+        if not (name.startswith("/") and name.endswith(suffix) and name.isprintable() and stem):
+            raise ValueError(f"{name} is no such path")
+        return name
+
+    return Kind(expected=f"an absolute path that ends in {suffix}", read=read, write=str)
+
+
+def port() -> Kind:
+    """Return the kind of a port that takes no rights to open."""
+    low, high = "1024", "65535"
+    return Kind(expected=f"a port from {low} to {high}", read=_between(units.parse_count, low, high), write=str)
+
+
 def optional(word: str, kind: Kind) -> Kind:
     """Return `kind` with one word more, which stands for None."""
     return Kind(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conntrackd_guard.core.errors import SettingsError
-from conntrackd_guard.core.model import Mode, Policy
+from conntrackd_guard.core.model import Addresses, Mode, Policy
 from conntrackd_guard.core.setting_keys import BY_NAME, KEYS, Key
 from conntrackd_guard.core.units import format_duration
 
@@ -54,6 +54,11 @@ class Settings:
     persist: bool
     notify: tuple[str, ...] | None
     """The words of the command, None where there is none."""
+    metrics_file: str | None
+    metrics_port: int | None
+    sample_entries: int
+    sample_addresses: Addresses
+    sample_retention_seconds: float
     history_retention_seconds: float
     history_max_rows: int
     origins: dict[str, str]

@@ -38,3 +38,10 @@ def screen(*, paged: bool) -> Iterator[Console]:
         pipe = process.stdin or sys.stdout.buffer  # never None: a pipe was asked for
         with io.TextIOWrapper(pipe, encoding="utf-8", line_buffering=True) as stream:
             yield Screen(file=stream, force_terminal=True, width=shutil.get_terminal_size().columns, highlight=False)
+
+
+def redraw(console: Console, text: str) -> None:
+    """Put `text` in the place of what the terminal shows, from its top, without a flicker; what does not fit is cut."""
+    rows = text.strip("\n").split("\n")[: console.height - 1]
+    console.file.write("\x1b[H" + "".join(f"{row}\x1b[K\n" for row in rows) + "\x1b[J")
+    console.file.flush()

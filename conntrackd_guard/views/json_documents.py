@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.history_rows import Row, Told
+
+if TYPE_CHECKING:
+    from conntrackd_guard.core.portrait import Portrait
 
 VERSION = 1
 
@@ -72,8 +75,27 @@ def show(told: Told) -> str:
         "observation": encode(record.observation),
         "state": encode(record.state),
         "policy": encode(told.policy),
+        "sample": None if told.portrait is None else portrait(told.portrait),
     }
     return document({"decision": full})
+
+
+def portrait(taken: Portrait) -> dict[str, Any]:
+    """Return a table's portrait; shares (0 to 1) stand beside counts, each within the sample's `margin`."""
+    content: dict[str, Any] = encode(taken)
+    sample = content["sample"]
+    for ranking in sample.values():
+        if isinstance(ranking, dict):
+            for group in ranking["top"]:
+                group["share"] = round(taken.sample.share(group["entries"]), 4)
+    sample["margin"] = round(taken.sample.margin, 4)
+    content["owner"]["text"] = taken.owner.text
+    return content
+
+
+def line(content: dict[str, Any]) -> str:
+    """Return `content` as one line of a stream, versioned too."""
+    return json.dumps({"version": VERSION, **content}, ensure_ascii=True) + "\n"
 
 
 def document(content: dict[str, Any]) -> str:

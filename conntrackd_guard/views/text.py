@@ -12,8 +12,10 @@ from rich.text import Text
 
 from conntrackd_guard.core.follow_up import Drops, FollowUp
 from conntrackd_guard.core.model import Hold, Order, Raise, Record
+from conntrackd_guard.core.portrait import Portrait
 from conntrackd_guard.history_rows import Row, Told
 from conntrackd_guard.views.afterwards import afterwards
+from conntrackd_guard.views.portrait_text import head_lines, mix_lines, ranking_lines
 from conntrackd_guard.views.printable import printable
 from conntrackd_guard.views.sentence import concerned, table_name
 from conntrackd_guard.views.sums import sum_lines
@@ -22,6 +24,8 @@ _STYLES = {"raise": "bold green", "hold": "yellow", "order": "bold cyan"}
 _BAD_OUTCOMES = frozenset({"rejected", "not_applied", "unknown"})
 _INDENT = 7
 _TABLES_SHOWN = 20
+_GROUPS_SHOWN = 5
+"""Of each kind; all that were kept are in --json."""
 
 
 def print_history(console: Console, rows: Iterable[Row]) -> bool:
@@ -66,13 +70,15 @@ def print_told(console: Console, told: Told) -> None:
     row, record = told.row, told.record
     print_line(console, _head(row))
     _print_indented(console, Text(printable(row.sentence)))
-    _section(console, "Seen", _seen(record))
+    section(console, "Seen", _seen(record))
     arithmetic = getattr(record.decision, "arithmetic", None)
     if arithmetic is not None:
-        _section(console, "The sum", sum_lines(arithmetic, told.policy))
-    _section(console, "Decided", _decided(record))
-    _section(console, "Came of it", _outcome(row))
-    _section(
+        section(console, "The sum", sum_lines(arithmetic, told.policy))
+    if told.portrait is not None:
+        _print_portrait(console, told.portrait)
+    section(console, "Decided", _decided(record))
+    section(console, "Came of it", _outcome(row))
+    section(
         console,
         "Made by",
         [
@@ -80,6 +86,16 @@ def print_told(console: Console, told: Told) -> None:
             ("kernel", f"{printable(row.kernel_release)}, boot {printable(row.boot_id)}"),
         ],
     )
+
+
+def _print_portrait(console: Console, portrait: Portrait) -> None:
+    """Print what the table was full of just after."""
+    section(console, "Who filled it", [("at", local(portrait.wall_seconds)), *head_lines(portrait)])
+    for kind in ("state", "destination", "source"):
+        title, lines = ranking_lines(portrait.sample, kind, _GROUPS_SHOWN)
+        if lines:
+            section(console, title, lines)
+    section(console, "In all", mix_lines(portrait.sample))
 
 
 def _seen(record: Record) -> list[tuple[str, str]]:
@@ -137,7 +153,7 @@ def _outcome(row: Row) -> list[tuple[str, str]]:
     return lines
 
 
-def _section(console: Console, title: str, lines: list[tuple[str, str]]) -> None:
+def section(console: Console, title: str, lines: list[tuple[str, str]]) -> None:
     """Print a heading and its lines with their names in one column."""
     console.print()
     console.print(Text(title, style="bold"))

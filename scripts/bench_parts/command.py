@@ -18,7 +18,7 @@ _NEEDED = ("gcc", "nft", "conntrack", "ip", "unshare", "nsenter", "journalctl", 
 _ROWS = ("reaction", "dropped", "cost", "events", "history")
 _LOADS = ("ramp", "burst", "slow")
 _NOT_PERMITTED = 77
-_WHAT = "Measure the guard beside simpler programs on this machine. The lot takes about 70 minutes; see --phases."
+_WHAT = "Measure the guard beside simpler programs on this machine. The lot takes about 75 minutes; see --phases."
 
 
 def main() -> int:

@@ -15,12 +15,13 @@ from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.status_live import SPARK_SECONDS, Sight, view
 from conntrackd_guard.core import follow_up
+from conntrackd_guard.core.cost import cost_of
 from conntrackd_guard.core.follow_up import End
 from conntrackd_guard.core.model import Mode, Observation, Policy, State, Table
 from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.history_rows import first_row
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.status import Status, cost_of, preview
+from conntrackd_guard.status import Status, preview
 
 NOW = 1_798_167_600.0
 LIMIT = 65_536

@@ -33,6 +33,7 @@ def test_the_defaults_are_the_policys() -> None:
     settings = read_settings()
     assert settings.policy == Policy()
     assert (settings.mode, settings.persist, settings.notify) == (Mode.ACT, True, None)
+    assert (settings.metrics_file, settings.metrics_port) == (None, None)
     assert (settings.history_retention_seconds, settings.history_max_rows) == (400 * 86400, 200_000)
     assert set(settings.origins.values()) == {DEFAULT}
 
@@ -52,6 +53,8 @@ def test_every_value_reaches_the_policy() -> None:
         "settle": "3s", "settle_full": "1s", "raises": "5", "raises_window": "1h", "standoff": "0",
         "standoff_window": "2h", "buckets": "match", "trust_user_namespaces": "yes", "persist": "false",
         "notify": "/usr/bin/mail -s 'table full' ops",
+        "metrics_file": "/var/lib/prometheus/node-exporter/guard.prom", "metrics_http": "9786",
+        "sample_entries": "0", "sample_addresses": "prefix", "sample_retention": "7d",
         "history_retention": "30d", "history_max_rows": "5000",
     }  # fmt: skip
     assert set(given_texts) == set(BY_NAME)
@@ -64,6 +67,7 @@ def test_every_value_reaches_the_policy() -> None:
     )  # fmt: skip
     assert (settings.mode, settings.persist) == (Mode.DRY_RUN, False)
     assert settings.notify == ("/usr/bin/mail", "-s", "table full", "ops")
+    assert (settings.metrics_file, settings.metrics_port) == ("/var/lib/prometheus/node-exporter/guard.prom", 9786)
     assert (settings.history_retention_seconds, settings.history_max_rows) == (30 * 86400, 5000)
     assert settings.origins["mode"] == "guard.yaml:1"
     assert settings.origins["history_max_rows"] == f"guard.yaml:{len(KEYS)}"
@@ -122,6 +126,8 @@ def test_a_contradiction_is_placed_where_the_operator_wrote() -> None:
         ("settle", "200ms", "1h", ["61min", "-1s", "infinity"]),
         ("raises", "1", "1000", ["0", "1001"]),
         ("standoff", "0", "1000", ["1001", "never"]),
+        ("metrics_file", "none", "/a b/ü.prom", ["guard.prom", "/x.txt", "/.prom", "/x/.prom", "/x.prom/"]),
+        ("metrics_http", "1024", "65535", ["0", "80", "65536", "0.0.0.0:9786", ":9786", "auto"]),
         ("history_retention", "1d", "3650d", ["23h", "3651d"]),
         ("history_max_rows", "1000", "10_000_000", ["999", "10_000_001"]),
         ("mode", "act", "dry-run", ["dry_run", "ACT", "rehearse"]),
@@ -136,6 +142,12 @@ def test_bounds(key: str, least: str, most: str, outside: list[str]) -> None:
     for text in outside:
         (line,) = problems(entry(key, text))
         assert line == f"guard.yaml:1: {key}: found '{text}', expected {BY_NAME[key].kind.expected}"
+
+
+def test_a_path_that_a_terminal_would_obey_is_refused() -> None:
+    """Nor does the message show it as it is."""
+    (line,) = problems(entry("metrics_file", "/x\u202e.prom"))
+    assert r"found '/x\u202e.prom', expected none, or an absolute path" in line
 
 
 def test_the_least_threshold_is_above_the_gate() -> None:

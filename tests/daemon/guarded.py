@@ -41,6 +41,7 @@ from conntrackd_guard.host.service import Service
 from conntrackd_guard.intake import Intake
 from conntrackd_guard.keeper import Keeper
 from conntrackd_guard.observer import Observer
+from conntrackd_guard.portrayer import Sampling
 from conntrackd_guard.recorder import Recorder
 from conntrackd_guard.recovery import Recovered, recover
 
@@ -195,6 +196,7 @@ class Guarded:
     """A host with a guard started on it; `crash` and another Guarded on the same host is a restart."""
 
     max_rows = 100_000
+    sampling = Sampling()
 
     def __init__(self, host: Host, policy: Policy | None = None, clock: ToldClock | None = None) -> None:
         self.host, self.policy, self.clock = host, policy or Policy(), clock or ToldClock()
@@ -212,6 +214,7 @@ class Guarded:
             retention_seconds=1e9,
             max_rows=self.max_rows,
         )
+        keeper.sampling = self.sampling
         self.recorder = Recorder(keeper)
         self.recorder.start()
         self.recovered: Recovered = recover(

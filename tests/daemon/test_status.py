@@ -15,7 +15,6 @@ from conntrackd_guard import status
 from conntrackd_guard.cli.status_text import print_status
 from conntrackd_guard.core.model import Hold, HoldReason, Mode, Pause, Policy, Raise, State
 from conntrackd_guard.history import History
-from conntrackd_guard.host import settings_files
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runfiles import RunFiles
 from conntrackd_guard.live_status import live_status, status_line
@@ -29,7 +28,6 @@ def a_quick_look(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Look twice without the pause between, and at the kernel's own list of locks."""
     (host.root / "proc/locks").symlink_to("/proc/locks")
     monkeypatch.setattr(status, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(settings_files, "_ROOT", os.geteuid())
 
 
 def told(**changed: Any) -> dict[str, Any]:

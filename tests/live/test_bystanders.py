@@ -11,6 +11,7 @@ import limit_keeper
 import pytest
 from limit_keeper import RefusedError
 
+from conntrackd_guard.core.errors import AnswerIsNo
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runfiles import RunFiles
 
@@ -35,7 +36,7 @@ def make_the_lock_of_a_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A guard's own lock, in a folder of the test, where the scripts look for it."""
     assert Paths(Path("/")).lock == bystanders.GUARD_LOCK
     paths = Paths(tmp_path)
-    paths.lock.parent.mkdir(parents=True)
+    paths.lock.parent.parent.mkdir(parents=True)
     monkeypatch.setattr(bystanders, "GUARD_LOCK", paths.lock)
     return RunFiles(paths)
 
@@ -52,6 +53,12 @@ def fake_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def start(guard: RunFiles) -> None:
+    """Start the guard as far as its lock."""
+    guard.prepare()
+    guard.take_lock()
+
+
 def end(guard: RunFiles) -> None:
     """End the guard: the kernel gives its lock back."""
     assert guard._lock is not None
@@ -61,48 +68,79 @@ def end(guard: RunFiles) -> None:
 def test_no_guard_is_one_that_never_ran_or_has_ended(guard: RunFiles) -> None:
     """Neither a host without the file nor the file that an ended guard leaves is a guard at work."""
     assert bystanders.acting_guard() is None
-    guard.take_lock()
+    start(guard)
     end(guard)
     assert bystanders.acting_guard() is None
+
+
+def test_who_asks_keeps_no_guard_from_starting(guard: RunFiles) -> None:
+    """The lock is free again after the question."""
+    start(guard)
+    end(guard)
+    assert bystanders.acting_guard() is None
+    start(guard)
+    end(guard)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the keeper says first that it needs root")
 def test_nothing_is_lent_while_a_guard_acts(guard: RunFiles, limit: Path) -> None:
     """The refusal names the process and the way to stop it, and nothing was written."""
-    guard.take_lock()
+    start(guard)
     with pytest.raises(RefusedError, match=rf"a guard acts on this host \(process {os.getpid()} .*systemctl stop"):
         limit_keeper._begin(1.0)
     assert int(limit.read_text()) == SAVED
 
 
-def test_a_guard_that_starts_ends_the_loan(guard: RunFiles, limit: Path) -> None:
-    """The next look finds it, the limit is put back, and it can't be lowered again."""
+def test_no_guard_starts_while_the_limit_is_lent(guard: RunFiles, limit: Path) -> None:
+    """It declines and names the keeper; once everything was put back it starts, and no file of ours is left."""
     keeper = limit_keeper._Keeper()
     assert keeper.obey("limit 4096") == "ok"
+    with pytest.raises(AnswerIsNo, match=f"process {os.getpid()} holds"):
+        guard.take_lock()
     keeper.look()
     assert int(limit.read_text()) == 4096
-    guard.take_lock()
+    keeper.restore()
+    keeper.let_guards_start()
+    assert int(limit.read_text()) == SAVED
+    assert not bystanders.GUARD_LOCK.parent.exists()
+
+
+def test_the_file_of_a_guard_that_ran_before_is_left(guard: RunFiles, limit: Path) -> None:
+    """Another guard may be just about to lock it."""
+    start(guard)
+    end(guard)
+    limit_keeper._Keeper().let_guards_start()
+    assert int(limit.read_text()) == SAVED
+    assert bystanders.GUARD_LOCK.exists()
+    start(guard)
+    end(guard)
+
+
+def test_a_loan_that_ends_early_lets_a_guard_start(
+    guard: RunFiles, limit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody begins to track: the limit is put back, can't be lowered again, and the host may have its guard."""
+    keeper = limit_keeper._Keeper()
+    assert keeper.obey("limit 4096") == "ok"
+    monkeypatch.setattr(limit_keeper, "foreign_entries", lambda *_: "somebody holds 1 conntrack entries")
+    keeper.look()
+    assert int(limit.read_text()) == SAVED
+    assert keeper.obey("check") == "refused the limit was put back early: somebody holds 1 conntrack entries"
+    start(guard)
+    end(guard)
+
+
+@pytest.mark.parametrize("lowered", [True, False])
+def test_a_guard_that_started_in_spite_of_all_ends_the_loan(guard: RunFiles, limit: Path, *, lowered: bool) -> None:
+    """When somebody has removed the lock under us, the next look finds the guard, and so does the next write."""
+    keeper = limit_keeper._Keeper()
+    assert not lowered or keeper.obey("limit 4096") == "ok"
+    bystanders.GUARD_LOCK.unlink()
+    start(guard)
+    assert keeper.obey("limit 2048").startswith("refused a guard acts on this host")
     keeper.look()
     assert int(limit.read_text()) == SAVED
     assert "put back early: a guard acts on this host" in keeper.obey("check")
-    assert keeper.obey("limit 4096").startswith("refused")
-    assert int(limit.read_text()) == SAVED
-
-
-def test_a_guard_that_has_just_started_is_found_before_the_write(guard: RunFiles, limit: Path) -> None:
-    """Between two looks the write itself asks."""
-    keeper = limit_keeper._Keeper()
-    guard.take_lock()
-    assert keeper.obey("limit 4096").startswith("refused a guard acts on this host")
-    assert int(limit.read_text()) == SAVED
-
-
-def test_who_asks_keeps_no_guard_from_starting(guard: RunFiles) -> None:
-    """The lock is free again after the question."""
-    guard.take_lock()
-    end(guard)
-    assert bystanders.acting_guard() is None
-    guard.take_lock()
     end(guard)
 
 

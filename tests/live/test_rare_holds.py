@@ -166,9 +166,10 @@ def test_a_limit_that_is_lowered_again_and_again_is_not_raised_from(stage: Stage
         stage.keeper.set_limit(next(steps))
         return any(event.get("reason") == "changed_under_us" for event in guard.events())
 
-    with injected(guard, "openat", "delay_enter=200000", (LIMIT_PATH,), tmp_path / "strace"):
+    # A quarter of a second before each look of the guard: we lower it several times in between.
+    with injected(guard, "openat", "delay_enter=250000", (LIMIT_PATH,), tmp_path / "strace"):
         stage.table.overflow()
-        eventually(steps_back, "a hold for changed_under_us", guard.log)
+        eventually(steps_back, "a hold for changed_under_us", guard.log, seconds=30.0)
         assert limit() < LIMIT
     stage.held("changed_under_us")
     stage.raised()

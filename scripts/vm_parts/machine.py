@@ -1,0 +1,163 @@
+"""What the checks of this machine look at and change: the limit, the tables, the settings, the history."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ground import GUARD, SITE, lines, run, shown, until
+from scratch_namespace import load_flows
+
+SYSCTL = Path("/proc/sys/net/netfilter")
+DROP_IN = Path("/etc/sysctl.d/99-zz-conntrackd-guard.conf")
+RULE = Path("/etc/udev/rules.d/60-conntrackd-guard.rules")
+FIREWALL = "firewall.service"
+_WAIT_SECONDS = 30
+"""For what takes milliseconds on real hardware: an emulated machine on a busy host is a hundred times slower."""
+_LAST = 50
+"""Entries that packets bring; this machine's own traffic brings a few meanwhile."""
+_RULES = """
+table ip firewall {
+  chain output {
+    type filter hook output priority 0
+    ct state new counter
+  }
+}
+"""
+_FIREWALL_UNIT = f"""
+[Unit]
+Description=A firewall that tracks connections, loaded late as container engines load theirs
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/sbin/nft -f /etc/{FIREWALL}.nft
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def limit() -> int | None:
+    """Return the limit in force, None while nothing is tracked."""
+    try:
+        return int((SYSCTL / "nf_conntrack_max").read_text("ascii"))
+    except FileNotFoundError:
+        return None
+
+
+def default_limit() -> int:
+    """Return what this kernel chooses by itself: one entry a bucket, since 5.15."""
+    return int((SYSCTL / "nf_conntrack_buckets").read_text("ascii"))
+
+
+def kept() -> int:
+    """Return the limit that the drop-in keeps."""
+    (value,) = (
+        row.partition(" = ")[2] for row in DROP_IN.read_text("utf-8").splitlines() if row.startswith("net.netfilter.")
+    )
+    return int(value)
+
+
+def boot_id() -> str:
+    """Return the id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+
+
+def awaited(value: int | None) -> int:
+    """Return the limit in force once it is `value`."""
+    until(lambda: limit() == value, _WAIT_SECONDS, f"the limit is {value}, not {limit()}")
+    return value or 0
+
+
+def raised(above: int) -> int:
+    """Return the limit in force once it is above that."""
+    return int(until(lambda: (limit() or 0) > above and limit(), _WAIT_SECONDS, f"the limit is above {above}"))
+
+
+def decisions(*where: str) -> list[dict[str, Any]]:
+    """Return this boot's decisions, oldest first; `where` is `--dry-run` for the audit's."""
+    rows: list[dict[str, Any]] = json.loads(run("guard", "history", "--json", *where))["decisions"]
+    return sorted((row for row in rows if row["boot_id"] == boot_id()), key=lambda row: int(row["id"]))
+
+
+def decision(reason: str, *where: str, after: int = 0) -> dict[str, Any]:
+    """Return the first decision for that reason whose number is beyond `after`, once there is one."""
+    seen: list[dict[str, Any]] = []
+
+    def find() -> dict[str, Any] | None:
+        seen[:] = decisions(*where)
+        return next((row for row in seen if row["reason"] == reason and row["id"] > after), None)
+
+    try:
+        found: dict[str, Any] = until(find, _WAIT_SECONDS, f"history has {reason}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it has {[(row['id'], row['reason']) for row in seen]}") from None
+    return found
+
+
+def newest() -> int:
+    """Return the number of the newest decision, 0 without one."""
+    return max((int(row["id"]) for row in decisions()), default=0)
+
+
+def calm() -> None:
+    """Wait until the guard attends to no table: for 10 s after a line it raises for a table that is nearly full."""
+    live = Path("/run/conntrackd-guard/status.json")
+    until(lambda: not json.loads(live.read_text("utf-8"))["episodes"], _WAIT_SECONDS, "no episode is open")
+
+
+def configure(settings: str) -> None:
+    """Give the guard these settings, and have it take them."""
+    before = len(lines(MESSAGE="The settings were reloaded."))
+    Path(SITE).write_text(settings, "ascii")
+    run("systemctl", "reload", GUARD)
+    until(lambda: len(lines(MESSAGE="The settings were reloaded.")) > before, _WAIT_SECONDS, "the settings are taken")
+
+
+@contextlib.contextmanager
+def frozen_journald() -> Iterator[None]:
+    """While this holds, journald stands still: no line of the kernel gets into the journal."""
+    pid = int(shown("systemd-journald.service", "MainPID"))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+class InitialTable:
+    """The initial namespace's own table."""
+
+    def __init__(self) -> None:
+        self._made = 0
+
+    def track(self) -> None:
+        """Load rules that track connections, now and at every boot."""
+        Path("/etc/systemd/system", FIREWALL).write_text(_FIREWALL_UNIT, "ascii")
+        Path(f"/etc/{FIREWALL}.nft").write_text(_RULES, "ascii")
+        run("systemctl", "enable", "--now", FIREWALL)
+
+    def count(self) -> int:
+        """Return the entries that the table holds."""
+        return int((SYSCTL / "nf_conntrack_count").read_text("ascii"))
+
+    def fill(self, flows: int) -> None:
+        """Add assured flows, which the kernel does not evict; ends where the table is full."""
+        load_flows(flows, first=self._made)
+        self._made += flows
+
+    def overflow(self) -> None:
+        """Fill the table up to the limit; the last entries are packets, each a new flow, until one is dropped."""
+        self.fill((limit() or 0) - self.count() - _LAST)  # netlink's last flow could be the one that is refused
+        for _ in range(40 * _LAST):  # the kernel evicts some of these meanwhile: nobody answers them
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                try:
+                    sender.sendto(b"x", ("127.0.0.1", 9))
+                except PermissionError:  # EPERM: a full table dropped it
+                    return
+        raise AssertionError(f"no packet was dropped with {self.count()} of {limit()} entries")

@@ -1,0 +1,211 @@
+"""The first boot: the package is installed, tables are filled for real, and the guard raises, keeps and tells.
+
+One function a check; it returns its evidence. A check builds on those before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from ground import AUDIT, GUARD, equal, holds, lines, process, run, shown, until
+from machine import (
+    DROP_IN,
+    RULE,
+    InitialTable,
+    awaited,
+    boot_id,
+    calm,
+    configure,
+    decision,
+    decisions,
+    default_limit,
+    frozen_journald,
+    kept,
+    limit,
+    newest,
+    raised,
+)
+from scratch_namespace import ScratchNamespace
+
+LINE = "nf_conntrack: nf_conntrack: table full, dropping packet"
+"""How kernels before 6.17 say it: without the namespace."""
+GOAL = 60_000
+"""Entries that the initial table is brought to: what it asks for is more than 384 MiB of memory can bear later."""
+NOTIFY = "conntrackd-guard-notify.service"
+COMMAND = Path("/usr/local/bin/tell-somebody")
+_COMMAND = """#!/usr/bin/python3
+import json, sys
+told = json.load(sys.stdin)["decision"]
+print("on call:", told["reason"], told["from"])
+"""
+initial = InitialTable()
+
+
+def the_package_installs_and_its_service_waits_for_conntrack() -> str:
+    """The module is not loaded on this machine; the service starts all the same."""
+    equal(limit(), None)
+    (package,) = Path(__file__).parent.glob("*.deb")
+    run("dpkg", "--install", str(package))
+    until(lambda: "tracks no connections yet" in shown(GUARD, "StatusText"), 30, "the status line says that it waits")
+    equal((shown(GUARD, "ActiveState"), shown(GUARD, "UnitFileState")), ("active", "enabled"))
+    return f"{package.name} on {os.uname().release}; status line “{shown(GUARD, 'StatusText')}”"
+
+
+def the_module_loads_and_is_noticed() -> str:
+    """The guard learns of the limit by itself."""
+    run("modprobe", "nf_conntrack")
+    awaited(default_limit())
+    until(lambda: f"{limit():,}" in shown(GUARD, "StatusText"), 30, "the status line tells the limit")
+    return f"status line “{shown(GUARD, 'StatusText')}”"
+
+
+def an_audit_runs_beside_it() -> str:
+    """The unit for a dry run is off until somebody starts it."""
+    equal((shown(AUDIT, "ActiveState"), shown(AUDIT, "UnitFileState")), ("inactive", "disabled"))
+    run("systemctl", "start", AUDIT)
+    equal((shown(AUDIT, "ActiveState"), shown(GUARD, "ActiveState")), ("active", "active"))
+    return f"status line “{shown(AUDIT, 'StatusText')}”"
+
+
+def a_full_child_table_is_raised_for_by_the_ring_buffer_alone() -> str:
+    """Journald stands still when the packet is dropped. The line names no namespace: the guard finds it."""
+    configure("pressure: false\nrunway: 0s\n")  # only a line can be the reason, and the step is small
+    before = limit() or 0
+    with ScratchNamespace() as table:
+        table.fill(before)
+        with frozen_journald():
+            equal(table.overflow(), 0)
+            after = raised(before)
+        row = decision("kernel_line confirmed")
+        number = table.number
+    equal(
+        (row["message"], row["from"], row["to"], row["limit_after"], row["outcome"]),
+        (LINE, before, after, after, "applied"),
+    )
+    holds(row["sentence"], f"netns {number}")
+    return f"{before:,} → {after:,}; history: {row['sentence']}"
+
+
+def one_drop_is_one_raise() -> str:
+    """However many sources have the line by now."""
+    until(lambda: LINE in run("journalctl", "--boot", "--quiet", "_TRANSPORT=kernel"), 30, "the line is in the journal")
+    (row,) = decisions()
+    return f"history has one decision, the kernel's line counted {row['repeats']} time(s)"
+
+
+def the_journal_has_the_decision_in_fields() -> str:
+    """What a collector would filter by."""
+    (line,) = until(lambda: lines(GUARD_EVENT="guard.raise"), 30, "the decision is in the journal")
+    (row,) = decisions()
+    names = ("GUARD_VERDICT", "GUARD_OUTCOME", "GUARD_FROM", "GUARD_TO", "PRIORITY", "_SYSTEMD_UNIT")
+    equal([line[name] for name in names], ["raise", "applied", str(row["from"]), str(row["to"]), "4", GUARD])
+    holds(line["MESSAGE"], row["sentence"])
+    return " ".join(f"{name}={line[name]}" for name in (*names, "MESSAGE_ID"))
+
+
+def the_limit_is_kept() -> str:
+    """The drop-in has the limit in force, and where it comes from."""
+    equal(kept(), limit())
+    machine_id = Path("/etc/machine-id").read_text("ascii").strip()
+    holds(
+        DROP_IN.read_text("utf-8"), f"boot_id={boot_id()}", f"machine_id={machine_id}", "memory_total_bytes=", "Why: "
+    )
+    return f"{DROP_IN}: nf_conntrack_max = {kept()}, with boot, machine and memory"
+
+
+def a_full_initial_table_is_raised_for() -> str:
+    """The same in the initial namespace."""
+    initial.track()
+    calm()
+    before, seen = limit() or 0, newest()
+    initial.overflow()
+    after = raised(before)
+    row = decision("kernel_line confirmed", after=seen)
+    holds(row["sentence"], "the table of the initial namespace was full")
+    until(lambda: kept() == after, 30, "the drop-in follows")
+    return f"{before:,} → {after:,}; history: {row['sentence']}"
+
+
+def pressure_raises_before_it_is_full() -> str:
+    """A table that keeps growing, with the settings of the package."""
+    configure("")
+    before, seen = limit() or 0, newest()
+    while initial.count() < GOAL:
+        initial.fill(max(500, (limit() or 0) // 30))
+    row = decision("pressure confirmed", after=seen)
+    until(lambda: initial.count() < 0.8 * (limit() or 0), 30, "the table is below the threshold")
+    until(lambda: kept() == limit(), 30, "the drop-in follows")
+    return f"{before:,} → {limit():,} while {initial.count():,} entries came; history: {row['sentence']}"
+
+
+def status_tells_it() -> str:
+    """Sources, limit and no trouble; the unit's status line as well."""
+    status = json.loads(run("guard", "status", "--json"))
+    sources = status["service"]["sources"]
+    equal((status["running"], status["degraded"], status["limit"], status["unread"]), (True, False, limit(), []))
+    equal((sources["ring_buffer"], sources["notes"]), ("following", []))
+    holds(shown(GUARD, "StatusText"), f"act: limit {limit():,}")
+    return f"status line “{shown(GUARD, 'StatusText')}”; ring buffer {sources['ring_buffer']}, journal {sources['journal']}"
+
+
+def the_audit_rehearsed_it() -> str:
+    """It decided the same line by itself, in a history of its own, and wrote no limit."""
+    (row, *_) = [row for row in decisions("--dry-run") if row["verdict"] == "raise"]
+    equal((row["outcome"], row["mode"]), ("rehearsed", "dry-run"))
+    holds(row["sentence"], "Would raise")
+    run("systemctl", "stop", AUDIT)
+    return f"its history: {row['sentence']}"
+
+
+def a_hold_for_a_person_reaches_the_notify_command() -> str:
+    """The ceiling is reached and the table full: the operator's command is told, once."""
+    COMMAND.write_text(_COMMAND, "ascii")
+    COMMAND.chmod(0o755)
+    configure(f"ceiling: {limit()}\nnotify: {COMMAND}\n")
+    seen = newest()
+    initial.overflow()
+    row = decision("at_ceiling", after=seen)
+    took = f"took decision {row['id']}"
+    told = until(lambda: [line for line in lines(NOTIFY) if took in line["MESSAGE"]], 60, "the command was told")
+    holds(told[0]["MESSAGE"], f"on call: at_ceiling {limit()}")
+    until(lambda: not os.listdir("/run/conntrackd-guard/notices"), 30, "nothing waits")
+    equal(len(told), 1)
+    configure("")
+    return f"{NOTIFY}: {told[0]['MESSAGE']}"
+
+
+def the_guard_had_no_trouble() -> str:
+    """Nothing was refused to the hardened unit, and no unit failed."""
+    equal([line["MESSAGE"] for line in lines(GUARD_EVENT="guard.error")], [])
+    equal(run("systemctl", "list-units", "--failed", "--no-legend").strip(), "")
+    told = Path(f"/proc/{process()}/status").read_text("utf-8")
+    (capabilities,) = re.findall(r"(?m)^CapEff:\t0*(\w+)$", told)
+    return f"no error line, no failed unit; all this with the capabilities {capabilities}"
+
+
+def the_next_boot_has_neither_guard_nor_rule() -> str:
+    """Only the drop-in is left to bring the limit back."""
+    run("systemctl", "disable", GUARD)
+    RULE.rename(f"/root/{RULE.name}")
+    return f"{RULE} moved away, {GUARD} disabled"
+
+
+CHECKS = (
+    the_package_installs_and_its_service_waits_for_conntrack,
+    the_module_loads_and_is_noticed,
+    an_audit_runs_beside_it,
+    a_full_child_table_is_raised_for_by_the_ring_buffer_alone,
+    one_drop_is_one_raise,
+    the_journal_has_the_decision_in_fields,
+    the_limit_is_kept,
+    a_full_initial_table_is_raised_for,
+    pressure_raises_before_it_is_full,
+    status_tells_it,
+    the_audit_rehearsed_it,
+    a_hold_for_a_person_reaches_the_notify_command,
+    the_guard_had_no_trouble,
+    the_next_boot_has_neither_guard_nor_rule,
+)

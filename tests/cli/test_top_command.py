@@ -1,0 +1,160 @@
+"""`guard top`, as typed and as read."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+
+import pytest
+from crowded_host import CLIENT, CrowdedHost, listing
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from conntrackd_guard import sampler
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.main import main
+from conntrackd_guard.cli.top import _print
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.host.entries import EntryReader
+from conntrackd_guard.host.namespaces import Place
+from conntrackd_guard.sampler import Sampler
+from conntrackd_guard.views.console import redraw
+
+
+@pytest.fixture(autouse=True)
+def a_patient_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine, samples are whole."""
+    monkeypatch.setattr(sampler, "LONGEST_SECONDS", 60.0)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> CrowdedHost:
+    """A flood from one client in one namespace, little in another."""
+    host = CrowdedHost(tmp_path)
+    host.namespace(200, "nginx", 60_000, listing(6000))
+    host.namespace(201, "quic", 40, listing(40, answered=True))
+    return host
+
+
+def test_a_person_reads_who_why_and_what_now(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
+    """The fullest table: how full, whose, how sure, what it is and what to do; then what there is most of."""
+    assert main(["top"], host.paths) is Exit.DONE
+    out = capsys.readouterr().out
+    assert "60,000 of 65,536 entries (92 %)" in out
+    assert "nginx.service, process nginx (200)" in out
+    assert "5,000 entries, each share ± 1.3 points" in out
+    assert "flood: Most flows are never answered" in out
+    assert f"ip saddr {CLIENT} drop" in out
+    assert "100.0 %               60,000  udp UNREPLIED" in out
+    assert "100.0 %               60,000  udp 10.200.0.1:4433" in out
+    assert f" 50.0 %               30,000  {CLIENT}" in out
+
+
+@pytest.mark.parametrize(
+    ("by", "heading", "row"),
+    [
+        ("source", "By source, the largest 10 of 2,501", CLIENT),
+        ("destination", "By destination", "udp 10.200.0.1:4433"),
+        ("port", "By port", "udp 4433"),
+        ("state", "By protocol and state", "udp UNREPLIED"),
+    ],
+)
+def test_one_kind_alone(by: str, heading: str, row: str, host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--by` shows its ten largest and no other kind."""
+    main(["top", "--by", by], host.paths)
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("By ")] == [heading]
+    assert row in out.partition(heading)[2]
+
+
+def test_sources_that_do_not_stand_out_are_a_number(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the largest is within the margin, naming it would accuse somebody by chance."""
+    lines = [line for line in listing(6000).splitlines(keepends=True) if CLIENT not in line]
+    host.namespace(200, "nginx", 60_000, "".join(lines))
+    main(["top", "--by", "source"], host.paths)
+    assert "3,000 seen, and none of them stands out" in capsys.readouterr().out
+
+
+def test_a_named_namespace(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
+    """A small table is seen whole; one that is not there is no."""
+    assert main(["top", "--namespace", "process 201"], host.paths) is Exit.DONE
+    out = capsys.readouterr().out
+    assert "40 entries, all there are" in out
+    assert "40 entries are too few to tell" in out
+    assert main(["top", "--namespace", "web"], host.paths) is Exit.NO
+    assert "No table of a namespace web can be read" in capsys.readouterr().err
+
+
+def test_an_empty_table(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is no fault."""
+    assert main(["top", "--namespace", "initial"], host.paths) is Exit.DONE
+    assert "the initial namespace: 0 of 65,536 entries (0 %)" in capsys.readouterr().out
+
+
+def test_the_document_is_complete(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--json` has counts and shares, the margin, the owner, figures and steps."""
+    assert main(["top", "--json"], host.paths) is Exit.DONE
+    document = json.loads(capsys.readouterr().out)
+    assert (document["version"], document["limit"], document["table"]["count"]) == (1, 65536, 60_000)
+    assert document["owner"]["text"] == "nginx.service, process nginx (200)"
+    sample = document["sample"]
+    assert (sample["seen"], sample["margin"]) == (5000, 0.0133)
+    assert sample["sources"]["top"][0] == {"name": CLIENT, "entries": 2500, "translated": 0, "share": 0.5}
+    (finding,) = document["findings"]
+    assert (finding["cause"], len(finding["figures"])) == ("flood", 1)
+    assert all(step["why"] for step in finding["steps"])
+
+
+def test_watching_is_a_stream_of_documents(
+    host: CrowdedHost, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One a line with `--json`, until Ctrl-C, which is how watching ends and no fault."""
+    naps = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        host.namespace(200, "nginx", 61_000, listing(100))
+        if len(naps) > 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", nap)
+    assert main(["top", "--watch", "--json"], host.paths) is Exit.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["table"]["count"] for line in lines] == [60_000, 61_000]
+    monkeypatch.setattr(EntryReader, "open", lambda *_: nap(0))
+    with pytest.raises(KeyboardInterrupt):
+        main(["top"], host.paths)
+
+
+def test_who_may_not_read_is_told(
+    host: CrowdedHost, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel shows entries to root alone."""
+
+    def refuse(_: EntryReader, place: Place) -> None:
+        raise HostError("reading the entries of", place.label, PermissionError(13, "Permission denied"), "As root.")
+
+    monkeypatch.setattr(EntryReader, "open", refuse)
+    assert main(["top"], host.paths) is Exit.NOT_PERMITTED
+    assert "Permission denied. As root." in capsys.readouterr().err
+
+
+def test_a_redrawn_screen_fits_and_leaves_nothing_old() -> None:
+    """Each line is erased to its end, and what does not fit is cut, so that nothing scrolls."""
+    drawn = io.StringIO()
+    redraw(Console(file=drawn, force_terminal=True, width=80, height=4), "\none\ntwo\nthree\nfour\n")
+    assert drawn.getvalue() == "\x1b[Hone\x1b[K\ntwo\x1b[K\nthree\x1b[K\n\x1b[J"
+
+
+def test_a_terminal_of_80_columns(host: CrowdedHost) -> None:
+    """No line is wider, whatever it tells."""
+    taker = Sampler(host.paths, enter=False)
+    found = taker.find()
+    shown = io.StringIO()
+    _print(Console(file=shown, force_terminal=True, width=80, height=40), taker.portray(found[0], found), None)
+    lines = Text.from_ansi(shown.getvalue()).plain.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert any(line.startswith("  diagnosis") for line in lines)

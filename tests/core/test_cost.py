@@ -1,0 +1,92 @@
+"""How far raising could go: the same as deciding step by step, and never more than a bound allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from figures import GIB, LIMIT, seen, tables
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conntrackd_guard.core.cost import filled, reach
+from conntrackd_guard.core.model import (
+    INT_MAX,
+    Bound,
+    LineKind,
+    Observation,
+    Policy,
+    Raise,
+    Share,
+    State,
+    Trigger,
+    TriggerKind,
+)
+from conntrackd_guard.core.policy import decide
+
+
+def stepped(observation: Observation, policy: Policy) -> int:
+    """Return the limit after raises for a fullest table that is full again after each."""
+    for _ in range(100):
+        then, full = filled(observation)
+        line = Trigger(kind=TriggerKind.KERNEL_LINE, line=LineKind.TABLE_FULL, namespace=full.namespace, lines=1)
+        decision = decide(line, replace(then, kernel_limit=then.limit), State(), policy)
+        if not isinstance(decision, Raise):
+            return observation.limit or 0
+        observation = replace(observation, limit=decision.target)
+    raise AssertionError("raising never ended")
+
+
+@given(st.integers(1, 64), st.integers(0, 30), st.integers(1_000, 400_000), st.none() | st.integers(1_000, 4_000_000))
+def test_raising_step_by_step_ends_there(memory_gib: int, crowd: int, limit: int, ceiling: int | None) -> None:
+    """Up to the last twentieth, which is not worth a write; where nothing can be raised, reach says so too."""
+    policy = Policy(ceiling=ceiling)
+    total, available = memory_gib * GIB, memory_gib * GIB // 2
+    host = seen(*tables(crowd), limit=limit, memory_total_bytes=total, memory_available_bytes=available)
+    furthest = reach(host, policy)
+    assert furthest is not None
+    ends = stepped(host, policy)
+    assert ends >= limit
+    assert ends == limit or ends <= furthest.target
+    assert furthest.target < 1.06 * ends
+
+
+@pytest.mark.parametrize(
+    ("policy", "bound", "target"),
+    [
+        (Policy(), Bound.CHAINS, 12 * LIMIT),
+        (Policy(ceiling=300_000), Bound.CEILING, 300_000),
+        (Policy(ceiling=1_000), Bound.CEILING, 1_000),
+    ],
+)
+def test_the_bound_that_ends_it_is_told(policy: Policy, bound: Bound, target: int) -> None:
+    """Also where it lies below the limit in force."""
+    furthest = reach(seen(*tables(1)), policy)
+    assert furthest is not None
+    assert (furthest.bound, furthest.target) == (bound, target)
+
+
+def test_entries_that_fill_the_table_first_take_memory_too() -> None:
+    """Where the reserve ends it: what is available above it is what comes, from what is held today."""
+    host = seen(*tables(2), buckets=None)
+    furthest = reach(host, Policy(budget=Share(fraction=0.9)))
+    assert furthest is not None
+    assert furthest.bound is Bound.RESERVE
+    entries = (furthest.memory_available_bytes - furthest.reserve_bytes) // furthest.bytes_per_entry
+    assert furthest.target - LIMIT == pytest.approx(entries, abs=1)
+    assert furthest.memory_available_bytes == 20 * GIB - (LIMIT - 2) * furthest.bytes_per_entry
+
+
+def test_something_always_bounds_it() -> None:
+    """With memory without end and no buckets known it is what the kernel takes."""
+    furthest = reach(
+        seen(*tables(1), buckets=None, memory_total_bytes=1 << 60, memory_available_bytes=1 << 60), Policy()
+    )
+    assert furthest is not None
+    assert (furthest.bound, furthest.target) == (Bound.INT_MAX, INT_MAX)
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+def test_without_a_limit_there_is_nothing_to_reach(limit: int | None) -> None:
+    """No conntrack, or unlimited."""
+    assert reach(seen(limit=limit), Policy()) is None

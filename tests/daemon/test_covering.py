@@ -1,0 +1,28 @@
+"""How far the lines are taken in is never said ahead of a decision on them."""
+
+from __future__ import annotations
+
+import pytest
+from guarded import LIMIT, Guarded, Host
+
+from conntrackd_guard.core.model import Policy
+
+
+def test_a_row_covers_no_line_that_waits(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two namespaces' lines in one turn: the position goes with the second decision, or a kill between loses a line."""
+    guarded = Guarded(host, Policy(pressure=False, ceiling=LIMIT))
+    positions: list[bool] = []
+    submit = guarded.recorder.submit
+
+    def note(record: object, policy: object, position: object = None, **more: object) -> None:
+        positions.append(position is not None)
+        submit(record, policy, position, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(guarded.recorder, "submit", note)
+    host.table(LIMIT)
+    host.table(LIMIT, pid="200")
+    guarded.line(host.initial)
+    guarded.line(host.container)
+    guarded.turn()
+    assert positions == [False, True]
+    guarded.stop()

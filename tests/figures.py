@@ -1,0 +1,52 @@
+"""Figures for tests of metrics: a host with as many tables as asked for, and every figure there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from conntrackd_guard.core.cost import cost_of, reach
+from conntrackd_guard.core.metrics import Figures, Loop, Totals, count_drops, known_ways
+from conntrackd_guard.core.model import Observation, Policy, Table
+
+LIMIT = 262_144
+GIB = 1 << 30
+LOOP = Loop(
+    said_seconds=1.8e9,
+    sources={"ring_buffer": "following", "journal": "waiting: this host has no journal"},
+    standoff=False,
+    over_budget=False,
+    troubles=0,
+)
+
+
+def tables(number: int, **more: Any) -> tuple[Table, ...]:
+    """Return that many, the initial one nearly empty, the others each with one entry more than the one before."""
+    first = Table(namespace=1, label="initial", initial=True, count=1, drop=0, early_drop=0)
+    plain: dict[str, Any] = {"drop": 0, "early_drop": 0, **more}
+    return (first, *(Table(namespace=n, label=f"process {n}", count=n, **plain) for n in range(2, number + 1)))
+
+
+def seen(*those: Table, **more: Any) -> Observation:
+    """Return a host of 24 GiB with these tables."""
+    plain: dict[str, Any] = {
+        "boottime_seconds": 100.0, "wall_seconds": 1.8e9, "boot_id": "boot-1", "limit": LIMIT, "kernel_limit": LIMIT,
+        "tables": those, "buckets": LIMIT, "entry_slab_bytes": 256, "memory_total_bytes": 24 * GIB,
+        "memory_available_bytes": 20 * GIB,
+    }  # fmt: skip
+    return Observation(**plain | more)
+
+
+def figures(observation: Observation, policy: Policy | None = None, **more: Any) -> Figures:
+    """Return what is told of that host."""
+    policy = policy or Policy()
+    whole = Figures(
+        version="1.2.3",
+        observation=observation,
+        cost=cost_of(observation, policy),
+        reach=reach(observation, policy),
+        totals=count_drops(Totals(), observation),
+        decisions=known_ways(),
+        loop=LOOP,
+    )
+    return replace(whole, **more)

@@ -1,0 +1,64 @@
+"""The alerts: promtool fires each of them, and what they ask for is told."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from exposition import promtool
+from figures import figures, seen, tables
+
+from conntrackd_guard.core.metrics import families
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES, TESTS = ROOT / "config/prometheus/rules.yaml", Path(__file__).with_name("rules_test.yaml")
+NAMES = {
+    "ConntrackGuardOverBudget", "ConntrackGuardAtCeiling", "ConntrackGuardStandoff", "ConntrackGuardDropsGoOn",
+    "ConntrackGuardBlind", "ConntrackGuardStale",
+}  # fmt: skip
+
+
+def rules() -> list[dict[str, Any]]:
+    """Return all alerts."""
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def tried(tests: Path) -> subprocess.CompletedProcess[str]:
+    """Run promtool's own tests."""
+    return subprocess.run([promtool(), "test", "rules", tests], capture_output=True, text=True, check=False)
+
+
+def test_every_alert_fires_when_it_must_and_only_then() -> None:
+    """As rules_test.yaml has it; each alert is tried both ways."""
+    done = tried(TESTS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cases = [case for test in yaml.safe_load(TESTS.read_text())["tests"] for case in test["alert_rule_test"]]
+    both = {(case["alertname"], bool(case["exp_alerts"])) for case in cases}
+    assert {rule["alert"] for rule in rules()} == NAMES
+    assert both == {(name, fires) for name in NAMES for fires in (True, False)}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_an_alert_that_never_fired_would_be_noticed(name: str, tmp_path: Path) -> None:
+    """The tests hold each rule: with one that can't fire they fail."""
+    dead = re.sub(
+        rf"(- alert: {name}\n(?:.*\n)*?        expr: )(>-\n(?:          .*\n)+|.*\n)",
+        r"\1vector(0) > 1\n",
+        RULES.read_text(),
+    )
+    assert dead != RULES.read_text()
+    (tmp_path / "rules.yaml").write_text(dead)
+    (tmp_path / "tests.yaml").write_text(TESTS.read_text().replace("../../config/prometheus/", ""))
+    assert f"alertname: {name}" in tried(tmp_path / "tests.yaml").stdout + tried(tmp_path / "tests.yaml").stderr
+
+
+def test_what_alerts_ask_for_is_told() -> None:
+    """Every metric named exists."""
+    told = {family.name for family in families(figures(seen(*tables(1))))}
+    asked = {name for rule in rules() for name in re.findall(r"\bguard_\w+", rule["expr"])}
+    assert asked
+    assert asked - told == set()

@@ -1,0 +1,52 @@
+"""The Debian package's own files against the program."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from conntrackd_guard import __version__
+from conntrackd_guard.host.paths import Paths
+
+ROOT = Path(__file__).resolve().parents[2]
+DEBIAN_NAMES = {
+    "systemd-python": "python3-systemd", "pyyaml": "python3-yaml", "structlog": "python3-structlog",
+    "rich": "python3-rich",
+}  # fmt: skip
+
+
+def read(name: str) -> str:
+    """Return a file of the repository."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_changelog_carries_the_version() -> None:
+    """`conntrackd_guard.__version__` is the one place of the version; the newest entry must say the same."""
+    assert read("debian/changelog").splitlines()[0].split()[1] == f"({__version__})"
+
+
+def test_dependencies_are_those_of_the_project() -> None:
+    """With the same lower bounds."""
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    wanted = {"python3": project["requires-python"]}
+    for dependency in project["dependencies"]:
+        name, bound = re.fullmatch(r"([\w-]+)(>=.+)", dependency).groups()  # type: ignore[union-attr] # fails the test
+        wanted[DEBIAN_NAMES[name]] = bound
+    named = re.findall(r"(?m)^ (python3[\w-]*) \(>= (.+)\),$", read("debian/control").partition("\nPackage:")[2])
+    assert {name: f">={bound}" for name, bound in named} == wanted
+
+
+def test_the_purge_knows_every_place_the_guard_writes() -> None:
+    """Drop-in, with what a killed guard leaves beside it, state and run folder."""
+    paths, script = Paths(), read("debian/postrm")
+    beside = paths.drop_in.parent / f".{paths.drop_in.name}.new"
+    assert f"\ndrop_in={paths.drop_in}\n" in script
+    assert f'\n    rm -f "$drop_in" {beside}\n    rm -rf {paths.state_folder} {paths.run_folder}\n' in script
+
+
+def test_the_rule_applies_the_drop_in_when_the_module_loads() -> None:
+    """Its prefix covers the setting that the drop-in sets."""
+    rule = read("config/60-conntrackd-guard.rules").splitlines()[-1]
+    (prefix,) = re.findall(r"--prefix=(\S+?)\"", rule)
+    assert Paths().limit.is_relative_to(f"/proc/sys{prefix}")

@@ -1,0 +1,64 @@
+"""The shipped units: how exposed they are, and that what they say of the program is so."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from conntrackd_guard.cli.exits import Exit
+
+FOLDER = Path(__file__).resolve().parents[2] / "systemd"
+GUARD, AUDIT = FOLDER / "conntrackd-guard.service", FOLDER / "conntrackd-guard-audit.service"
+MOST_EXPOSURE = 15
+"""Tenths: what a service of root can reach with one capability and the host's own network (measured: 14)."""
+FOR_ACTING = {"OOMScoreAdjust", "ManagedOOMPreference", "MemorySwapMax", "ReadWritePaths", "Wants"}
+"""What the guard needs to act, and to tell someone, and a rehearsal does not."""
+ITS_OWN = {"Description", "Documentation", "ExecStart", "StateDirectory", "RuntimeDirectory"}
+
+
+def directives(unit: Path) -> dict[str, list[str]]:
+    """Return the values of every directive, in order."""
+    found: dict[str, list[str]] = {}
+    for name, value in re.findall(r"(?m)^(\w+)=(.*)$", unit.read_text(encoding="utf-8")):
+        found.setdefault(name, []).append(value)
+    return found
+
+
+@pytest.mark.parametrize("unit", [GUARD, AUDIT], ids=lambda unit: unit.stem)
+def test_exposure_is_small(unit: Path) -> None:
+    """`systemd-analyze security` says so."""
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSURE}", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_stays_open_is_explained() -> None:
+    """For each point that systemd counts against the unit, a comment names the directive, or stands right above it."""
+    command = ["systemd-analyze", "security", "--offline=true", "--json=short", str(GUARD)]
+    points = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    exposed = {point["name"].partition("=")[0] for point in points if float(point["exposure"] or 0)}
+    lines = GUARD.read_text(encoding="utf-8").splitlines()
+    comments = " ".join(line for line in lines if line.startswith("#"))
+    above = {line.partition("=")[0] for before, line in pairwise(lines) if before.startswith("#")}
+    assert exposed
+    assert {name for name in exposed - above if f"{name}=" not in comments} == set()
+
+
+def test_the_audit_is_the_guard_without_the_right_to_act() -> None:
+    """Whatever hardens one hardens the other; the rehearsal writes nothing but its own folders."""
+    guard, audit = directives(GUARD), directives(AUDIT)
+    assert {name for name in guard.keys() | audit.keys() if guard.get(name) != audit.get(name)} == FOR_ACTING | ITS_OWN
+    assert not FOR_ACTING & audit.keys()
+    assert audit["ExecStart"] == [f"{guard['ExecStart'][0]} --dry-run"]
+    assert audit["StateDirectory"] == audit["RuntimeDirectory"] == ["conntrackd-guard/dry-run"]
+
+
+def test_what_a_person_must_mend_is_not_tried_again() -> None:
+    """The exit codes that another start can't change."""
+    (codes,) = directives(GUARD)["RestartPreventExitStatus"]
+    assert {int(code) for code in codes.split()} == {Exit.USAGE, Exit.NOT_PERMITTED, Exit.BAD_SETTINGS}
