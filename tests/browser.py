@@ -89,6 +89,8 @@ class Browser:
         """Show the page as on paper (`print`), or in light or dark."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", media=kind, features=features)
+        drawn = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        self.call("Runtime.evaluate", expression=drawn, awaitPromise=True)  # what is folded changes with a picture only
 
     def key(self, name: str) -> None:
         """Press a key."""
