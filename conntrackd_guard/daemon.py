@@ -163,10 +163,13 @@ class Guard:
             self._tick_at = now + WAITING_SECONDS
             self._close_episodes(now)
             return
-        tables, hurry = self._p.observer.watch(attentive=bool(self._episodes))
+        wall, gatherer = self._p.clock.wall(), self._p.recorder.gatherer
+        tables, hurry = self._p.observer.watch(attentive=bool(self._episodes) or gatherer.is_due(wall))
         left = [pressure.seconds_to_full(t.count, limit, t.demand_per_second) for t in tables]
         if hurry or min(left, default=math.inf) < pressure.HURRY_SECONDS or self._just_raised(now):
             self._tick_at = now + pressure.HURRIED_TICK_SECONDS
+        self._decider.saw(tables, limit, now)
+        gatherer.note(tables, limit, wall)
         for table in tables:
             self._judge(table, limit, now)
         self._close_episodes(now)

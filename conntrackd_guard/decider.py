@@ -10,10 +10,11 @@ import os
 from dataclasses import dataclass, replace
 
 from conntrackd_guard.applier import LOWERED_RETRIES, Applier, BucketsRefused, Lowered
-from conntrackd_guard.core import pressure
+from conntrackd_guard.core import follow_up, pressure
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.corroboration import concerned_tables
 from conntrackd_guard.core.crowd import condense
+from conntrackd_guard.core.follow_up import AfterRaise, End
 from conntrackd_guard.core.model import (
     Buckets,
     Hold,
@@ -28,6 +29,7 @@ from conntrackd_guard.core.model import (
     Raise,
     Record,
     State,
+    Table,
     Trigger,
     TriggerKind,
 )
@@ -74,6 +76,7 @@ class Decider:
         """The limit in force as last seen, or as the guard left it before it was restarted."""
         self._bearable: int | None = None
         """What this host could bear at start, where the limit found then was more."""
+        self._after: AfterRaise | None = None
         self._keys = 0
 
     @property
@@ -199,5 +202,31 @@ class Decider:
             if not self._p.kernel.rehearsing:
                 self.limit = record.outcome.limit_after
             self._p.observer.rebase()
+            if record.outcome.kind is OutcomeKind.APPLIED:
+                self._watch_raise(record, record.outcome.limit_after)
         position = self._p.intake.position() if covers else None
         self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.lines))
+
+    # -- what came of a raise ------------------------------------------------------------------
+
+    def saw(self, tables: tuple[Table, ...], limit: int, now: float) -> None:
+        """Note a look at the tables for the raise before, and have it recorded what came of that once it is known."""
+        if self._after is not None:
+            end = follow_up.ended_by(self._after, limit, now)
+            if end is not End.LIMIT_CHANGED:
+                self._after = follow_up.seen(self._after, tables, now)
+            if end is not None:
+                self._conclude(end, now)
+
+    def _watch_raise(self, record: Record, limit: int) -> None:
+        """Begin to watch what comes of a raise, in place of the one before."""
+        self._conclude(End.RAISED_AGAIN, record.observation.boottime_seconds)
+        if record.trigger.kind is not TriggerKind.START:  # nothing was full, and nothing is being looked at
+            self._after = follow_up.begin(record, limit)
+
+    def _conclude(self, end: End, now: float) -> None:
+        """Hand over what came of the raise that is being watched: it is written once that raise's row is."""
+        if self._after is not None:
+            found = follow_up.conclude(self._after, end, now)
+            self._p.recorder.question(lambda keeper: keeper.follow_up(found), insist=True)
+        self._after = None

@@ -11,16 +11,18 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from conntrackd_guard import history_file
+from conntrackd_guard import history_file, history_series
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.errors import HostError, NotPermitted
+from conntrackd_guard.core.follow_up import FollowUp
 from conntrackd_guard.core.model import Policy, Record
+from conntrackd_guard.core.series import Point
 from conntrackd_guard.history_file import HistoryDamaged, told
 from conntrackd_guard.history_rows import (
     Position,
@@ -29,13 +31,14 @@ from conntrackd_guard.history_rows import (
     columns,
     compact,
     evidence,
+    follow_up_of,
     hashed,
     portrait_of,
     record_of,
     rfc3339,
     storable,
 )
-from conntrackd_guard.history_schema import FOLDED, SUMMARY
+from conntrackd_guard.history_schema import FOLDED, FOLLOW_UP, SUMMARY
 
 if TYPE_CHECKING:
     from conntrackd_guard.core.portrait import Portrait
@@ -127,6 +130,23 @@ class History:
             )
             _put_position(database, position)
 
+    def add_follow_up(self, follow_up: FollowUp) -> None:
+        """Write what came of a raise beside its decision (nothing where that is gone); not synced by itself."""
+        with self._transaction("write what came of a raise to", durable=False) as database:
+            query = "REPLACE INTO follow_ups SELECT id, ? FROM decisions WHERE key = ?"
+            database.execute(query, (compact(encode(follow_up)), follow_up.key))
+
+    def add_points(self, points: Sequence[Point]) -> None:
+        """Write points of one second into the time series, the newest last, and thin it; not synced by itself."""
+        with self._transaction("write the time series to", durable=False) as database:
+            history_series.add(database, points)
+            history_series.thin(database, points[-1].at)
+
+    def points(self, since: float, until: float, step: int) -> list[Point]:
+        """Return the time series between two wall times, oldest first, in steps of at least `step` seconds."""
+        with told("read", self.path):
+            return list(history_series.read(self._database, int(since), int(until), step))
+
     def add_portrait(self, key: str, portrait: Portrait) -> None:
         """Write a table's portrait beside the decision with that key (nothing where there is none); not synced by itself."""
         values = (portrait.wall_seconds, portrait.findings[0].cause.value, compact(encode(portrait)), key)
@@ -184,14 +204,13 @@ class History:
     ) -> Iterator[Row]:
         """Yield decisions, newest first, that came (or came again) between two wall times, both included."""
         sums = "(SELECT arithmetic FROM evidence WHERE id = decisions.id)" if arithmetic else "NULL"
-        query = f"""SELECT {SUMMARY}, {sums} FROM decisions
+        query = f"""SELECT {SUMMARY}, {sums}, {FOLLOW_UP} FROM decisions
             WHERE last_seconds >= ? AND at_seconds <= ? AND coalesce(verdict = ?, TRUE)
             ORDER BY id DESC LIMIT ?"""  # noqa: S608 - constants
         low, high = (-1e18 if since is None else since), (1e18 if until is None else until)
         with told("read", self.path):
             for found in self._database.execute(query, (low, high, verdict, -1 if last is None else last)):
-                values: list[Any] = [*found[:-1], json.loads(found[-1]) if found[-1] else None]
-                yield Row(*values)
+                yield _row(found)
 
     def steps(self) -> Iterator[Row]:
         """Yield what moved the limit, newest first: applied raises and reverts, and what other writers did."""
@@ -203,10 +222,10 @@ class History:
 
     def row(self, row_id: int) -> Told | None:
         """Return the decision with that id and all its evidence, None where there is none."""
-        found = self._all(f"SELECT {SUMMARY} FROM decisions WHERE id = ?", (row_id,))  # noqa: S608 - constants
+        found = self._all(f"SELECT {SUMMARY}, NULL, {FOLLOW_UP} FROM decisions WHERE id = ?", (row_id,))  # noqa: S608
         if not found:
             return None
-        row = Row(*found[0])
+        row = _row(found[0])
         policy = self._all("SELECT json FROM policies WHERE hash = ?", (row.policy_hash,))[0][0]
         sample = self._all("SELECT portrait FROM samples WHERE id = ?", (row_id,))
         return Told(
@@ -225,6 +244,8 @@ class History:
         keep = f"NOT (boot_id = {newest} AND {FOLDED})"
         old = self._delete(f"last_seconds < ? AND {keep}", (now - retention_seconds,))
         surplus = max(0, self._all("SELECT count(*) FROM decisions")[0][0] - max_rows)
+        with self._transaction("forget tables of", durable=False) as database:
+            history_series.forget_names(database)
         holds = self._delete(f"verdict = 'hold' AND {keep}", (), surplus)
         return old + holds + self._delete(keep, (), surplus - holds)
 
@@ -272,6 +293,13 @@ class History:
                 with suppress(sqlite3.Error):  # a full disk has rolled back already
                     self._database.execute("ROLLBACK")
                 raise
+
+
+def _row(found: tuple[Any, ...]) -> Row:
+    """Return a row with its sum and what came of it, which are read as JSON behind the summary."""
+    *summary, sums, follow_up = found
+    values: list[Any] = [*summary, json.loads(sums) if sums else None, follow_up_of(follow_up)]
+    return Row(*values)
 
 
 def _insert(database: sqlite3.Connection, row: dict[str, object]) -> int | None:

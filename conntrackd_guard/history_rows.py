@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import decode, decode_decision, encode, verdict
+from conntrackd_guard.core.follow_up import FollowUp
 from conntrackd_guard.core.identity import identity, reason
 from conntrackd_guard.core.model import (
     Mode,
@@ -74,6 +75,8 @@ class Row:
     last_at: str
     last_seconds: float
     arithmetic: dict[str, Any] | None = None
+    follow_up: FollowUp | None = None
+    """Of a raise: what came of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +163,13 @@ def record_of(row: Row, *texts: str | None) -> Record:
         decision=decode_decision(decision if arithmetic is None else decision | {"arithmetic": arithmetic}),
         outcome=outcome,
     )
+
+
+def follow_up_of(text: str | None) -> FollowUp | None:
+    """Return what came of a raise; None where it is not known, or damaged."""
+    with suppress(ValueError):
+        return None if text is None else decode(FollowUp, json.loads(text))
+    return None
 
 
 def portrait_of(text: str) -> Portrait | None:

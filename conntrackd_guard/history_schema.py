@@ -1,12 +1,15 @@
 """The tables of a history file, and how an older file becomes a newer one.
 
 `decisions` holds what a list of decisions shows, `evidence` the large rest: so a hundred thousand
-decisions can be listed without touching a hundred megabytes of JSON. `samples` holds portraits of the tables concerned.
+decisions can be listed without touching a hundred megabytes of JSON. `samples` holds portraits of the tables concerned,
+`follow_ups` what came of raises; `history_series` has the time series.
 """
 
 from __future__ import annotations
 
 from typing import Final
+
+from conntrackd_guard.history_series import TABLES
 
 FOLDED: Final = "(verdict != 'hold' OR trigger = 'other_writer')"
 """The rows that `core.state.advance` can care about: raises (refused ones too), orders, other writers."""
@@ -37,6 +40,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             id INTEGER PRIMARY KEY REFERENCES decisions (id) ON DELETE CASCADE,
             at_seconds REAL NOT NULL, cause TEXT NOT NULL, portrait TEXT NOT NULL)""",
     ),
+    (
+        """CREATE TABLE follow_ups (
+            id INTEGER PRIMARY KEY REFERENCES decisions (id) ON DELETE CASCADE, json TEXT NOT NULL)""",
+    ),
+    TABLES,
 )
 """Migration N brings a file from `user_version` N to N + 1. Append only: files in the field depend on each."""
 
@@ -46,3 +54,6 @@ SUMMARY: Final = (
     " kernel_release, uid, login_uid, repeats, last_at, last_seconds"
 )
 """The columns of `decisions`, in the order of `history.Row`'s fields."""
+
+FOLLOW_UP: Final = "(SELECT json FROM follow_ups WHERE id = decisions.id)"
+"""What came of the raise, NULL where it was not watched to an end."""

@@ -13,10 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.core.follow_up import Drops, End, FollowUp
 from conntrackd_guard.core.model import Policy, Raise, Record, TriggerKind
 from conntrackd_guard.core.urgency import needs_person
 from conntrackd_guard.exporter import Exporter, Outlets
+from conntrackd_guard.gatherer import Gatherer
 from conntrackd_guard.history import HistoryDamaged, Position
 from conntrackd_guard.history_rows import first_row
 from conntrackd_guard.host.culprit import culprit
@@ -29,6 +32,7 @@ from conntrackd_guard.persister import Persister
 from conntrackd_guard.portrayer import Portrayer, Sampling
 from conntrackd_guard.scribe import Scribe
 from conntrackd_guard.views import json_documents
+from conntrackd_guard.views.afterwards import afterwards
 from conntrackd_guard.views.record_log import event_of, fields_of, level_of
 from conntrackd_guard.views.sentence import sentence
 
@@ -39,6 +43,8 @@ FLUSH_SECONDS = 10.0
 """Repeats are counted in memory this long before they go to the disk."""
 FIRST_PRUNE_SECONDS = 300.0
 """After a start, when the host's own start is over; a guard that is restarted often prunes all the same."""
+SERIES_SECONDS = 60.0
+"""The time series is written this often."""
 PRUNE_SECONDS = 6 * 3600.0
 _OWED_SECONDS = 30.0
 """A drop-in that could not be written is tried again this often."""
@@ -77,12 +83,15 @@ class Keeper:
         self._exporter = Exporter(paths, run_files, self.attempt)
         self.sampling = Sampling()
         """How samples are taken for decisions. A reload sets it."""
+        self.gatherer = Gatherer()
+        """The loop notes to it, this thread takes from it."""
         self._scribe = Scribe(paths.history, retention_seconds, max_rows, self.say)
         self._portrayer = Portrayer(paths, self._scribe, self.say)
         self._persister = Persister(drop_in, self.say)
         self._written: set[str] = set()
         """Raises whose row is written and whose intent is open."""
         self._settled_seconds = self._flushed_seconds = 0.0
+        self._series_seconds = time.monotonic() + SERIES_SECONDS
         self._prune_seconds = time.monotonic() + FIRST_PRUNE_SECONDS
         self._trouble: dict[str, str] = {}
 
@@ -116,6 +125,19 @@ class Keeper:
         if item.stored and isinstance(item.record.decision, Raise):
             self._written.add(item.record.key)
         return item.stored
+
+    def follow_up(self, found: FollowUp) -> bool:
+        """Keep what came of a raise; drops that go on are also said."""
+        self._scribe.history().add_follow_up(found)
+        if found.drops is Drops.GO_ON and found.end is End.WATCHED:
+            told = encode(found)
+            self.say("guard.drops_go_on", "warning", f"The raise to {found.limit:,}: {afterwards(found)}", **told)
+        return True
+
+    def keep_points(self) -> None:
+        """Write what was gathered of the time series; what the history refuses is given up."""
+        if points := self.gatherer.take():
+            self._scribe.history().add_points(points)
 
     def announce(self, item: Item) -> None:
         """Do what doesn't need the history: it refuses a record before this one."""
@@ -167,6 +189,9 @@ class Keeper:
         if now - self._flushed_seconds >= FLUSH_SECONDS:
             self._flushed_seconds = now
             self.attempt("repeats", self._scribe.flush)
+        if now >= self._series_seconds:
+            self._series_seconds = now + SERIES_SECONDS
+            self.attempt("time series", self.keep_points)
         if now >= self._prune_seconds:
             self._prune_seconds = now + PRUNE_SECONDS
             self.attempt("prune", self._scribe.prune)
@@ -178,6 +203,7 @@ class Keeper:
         self._settle()
         self.attempt("intents", self._close_intents)
         flushed = self.attempt("repeats", self._scribe.flush)
+        self.attempt("time series", self.keep_points)
         self._scribe.close()
         self._log.flush()
         return flushed

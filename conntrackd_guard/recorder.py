@@ -71,6 +71,8 @@ class Recorder:
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
+        self.gatherer = keeper.gatherer
+        """Takes what the loop sees for the time series."""
         self._queue: deque[Item | Notice | Mark | Question[Any]] = deque()
         self._waiting_holds: dict[str, Item] = {}
         """Those that an equal hold may still join."""

@@ -15,7 +15,7 @@ TOP = ""
 
 
 def commands() -> dict[str, set[str]]:
-    """Return the options of every command, without -h and --help: `""`, `run`, ... `config check`."""
+    """Return the long options of every command, without --help: `""`, `run`, ... `config check`."""
     found: dict[str, set[str]] = {}
 
     def walk(name: str, parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def commands() -> dict[str, set[str]]:
                 for word, child in action.choices.items():
                     walk(f"{name} {word}".strip(), child)
             elif "--help" not in action.option_strings:
-                found[name] |= set(action.option_strings)
+                found[name] |= {option for option in action.option_strings if option.startswith("--")}
 
     walk(TOP, _parser(_parts("")))
     return found

@@ -35,8 +35,8 @@ def add_parser(commands: Any) -> None:
         epilog="Example: guard history --since yesterday --verdict raise",
     )
     times = "a time as journalctl takes it: '2026-11-01 10:00', yesterday, -1h, @EPOCH"
-    history.add_argument("--since", metavar="TIME", type=_time, help=f"decisions from then on ({times})")
-    history.add_argument("--until", metavar="TIME", type=_time, help="decisions up to then")
+    history.add_argument("--since", metavar="TIME", type=time_option, help=f"decisions from then on ({times})")
+    history.add_argument("--until", metavar="TIME", type=time_option, help="decisions up to then")
     history.add_argument("--last", metavar="N", type=_positive, help="at most N, the newest")
     history.add_argument("--verdict", choices=("raise", "hold", "order"), help="only these")
     history.set_defaults(run=_history)
@@ -64,7 +64,7 @@ def add_parser(commands: Any) -> None:
 
 def _history(args: argparse.Namespace, paths: Paths) -> Exit:
     choice = {"since": args.since, "until": args.until, "last": args.last, "verdict": args.verdict}
-    with _opened(paths) as history:
+    with opened(paths) as history:
         rows = iter(()) if history is None else history.rows(**choice, arithmetic=args.json)
         if args.json:
             for piece in json_documents.history(rows):
@@ -81,7 +81,7 @@ def _history(args: argparse.Namespace, paths: Paths) -> Exit:
 
 
 def _show(args: argparse.Namespace, paths: Paths) -> Exit:
-    with _opened(paths) as history:
+    with opened(paths) as history:
         told = None if history is None else history.row(_id(args.id, history))
         if told is None:
             raise AnswerIsNo(f"There is no decision {args.id}. `guard history` lists those there are.")
@@ -97,7 +97,7 @@ def _show(args: argparse.Namespace, paths: Paths) -> Exit:
 
 
 @contextmanager
-def _opened(paths: Paths) -> Iterator[History | None]:
+def opened(paths: Paths) -> Iterator[History | None]:
     """Open the history for reading; None, and a word about it, where no guard has written one."""
     history = History.existing(paths.history)
     if history is None:
@@ -110,7 +110,8 @@ def _opened(paths: Paths) -> Iterator[History | None]:
         yield history
 
 
-def _time(text: str) -> float:
+def time_option(text: str) -> float:
+    """Return a time of the command line as wall seconds."""
     try:
         return parse_time(text, now_seconds=time.time(), zone=_zone())
     except ValueError as error:

@@ -18,6 +18,7 @@ _MODULES = {
     "run": "run",
     "history": "history",
     "show": "history",
+    "report": "report",
     "status": "status",
     "top": "top",
     "doctor": "doctor",

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.core.errors import AnswerIsNo
 from conntrackd_guard.host.paths import Paths
 
 
@@ -18,7 +19,11 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Example: guard status --json | jq .tables    (exit code 3: the running guard is degraded)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON document")
+    form.add_argument(
+        "--watch", action="store_true", help="redraw in place until Ctrl-C, with rates and the last minutes"
+    )
     parser.add_argument(
         "--dry-run",
         dest="rehearsed",
@@ -33,6 +38,8 @@ def _status(args: argparse.Namespace, paths: Paths) -> Exit:
     from conntrackd_guard.cli import status_text  # noqa: PLC0415
     from conntrackd_guard.views import console as terminal  # noqa: PLC0415
 
+    if args.watch:
+        return _watch(paths)
     found = status.gather(paths)
     if args.json:
         sys.stdout.write(status_text.status_document(found))
@@ -40,3 +47,15 @@ def _status(args: argparse.Namespace, paths: Paths) -> Exit:
         with terminal.screen(paged=False) as console:
             status_text.print_status(console, found)
     return Exit.NO if found.degraded else Exit.DONE
+
+
+def _watch(paths: Paths) -> Exit:
+    """Show the live view until Ctrl-C."""
+    from conntrackd_guard.cli import status_live  # noqa: PLC0415 - as above
+    from conntrackd_guard.views import console as terminal  # noqa: PLC0415
+
+    if not sys.stdout.isatty():
+        raise AnswerIsNo("`guard status --watch` draws on a terminal; `guard status --json` is for programs.")
+    with terminal.screen(paged=False) as console:
+        status_live.watch(console, paths)
+    return Exit.DONE

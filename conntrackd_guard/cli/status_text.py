@@ -27,7 +27,7 @@ _NAME = 14
 def print_status(console: Console, status: Status) -> None:
     """Print how things stand, the state of the service first, what could not be read last."""
     seen = status.observation
-    for name, text, style in [*_service(status), ("limit", _limit(status), "bold")]:
+    for name, text, style in [*_service(status), ("limit", limit_text(status), "bold")]:
         _line(console, name, Text(printable(text), style=style))
     tables = fullest_first(seen)
     cells = _BAR_CELLS // 2 if console.is_terminal and console.width < _NARROW else _BAR_CELLS
@@ -50,7 +50,7 @@ def print_status(console: Console, status: Status) -> None:
             f"{format_bytes(cost.reserve_bytes)} of it reserved)"
         ),
     )
-    step, style = _next_step(status.next_step)
+    step, style = next_step_text(status.next_step)
     _line(console, "next step", Text(step, style=style))
     if status.last is not None:
         last = f"{local(status.last.last_seconds)}  #{status.last.id}  {printable(status.last.sentence)}"
@@ -87,7 +87,7 @@ def status_document(status: Status) -> str:
 def _service(status: Status) -> list[tuple[str, str, str]]:
     """Return the lines about the guard itself: (name, text, style)."""
     live = status.live or {}
-    lines = [("guard", *_guard(status))]
+    lines = [("guard", *guard_text(status))]
     if status.running and live:
         sources: dict[str, Any] = live.get("sources") or {}
         told = f"ring buffer {sources.get('ring_buffer', 'unknown')}, journal {sources.get('journal', 'unknown')}"
@@ -105,7 +105,7 @@ def _service(status: Status) -> list[tuple[str, str, str]]:
     return lines
 
 
-def _guard(status: Status) -> tuple[str, str]:
+def guard_text(status: Status) -> tuple[str, str]:
     """Return whether the guard runs and does its work, and the style of that."""
     if status.running is None:
         return "it can't be told whether it runs", "yellow"
@@ -128,7 +128,8 @@ def _guard(status: Status) -> tuple[str, str]:
     return text, "green"
 
 
-def _limit(status: Status) -> str:
+def limit_text(status: Status) -> str:
+    """Return the limit in words."""
     seen = status.observation
     if seen.limit is None:
         return "none: this kernel tracks no connections yet"
@@ -141,10 +142,15 @@ def _share(table: Table, limit: int) -> float | None:
     return round(table.count / limit, 4) if limit else None
 
 
+def use_style(share: float, *, dropping: bool) -> str:
+    """Return the colour of a table's use."""
+    return "bold red" if share >= 0.95 or dropping else "yellow" if share >= 0.8 else "green"  # noqa: PLR2004
+
+
 def _table(table: Table, limit: int, cells: int) -> Text:
     """Return one table as a bar, its share, count, drops and name."""
     share = table.count / limit if limit else 0.0
-    style = "bold red" if share >= 0.95 or table.dropped else "yellow" if share >= 0.8 else "green"  # noqa: PLR2004
+    style = use_style(share, dropping=bool(table.dropped))
     filled = min(cells, round(share * cells))
     text = Text("█" * filled, style=style) + Text("░" * (cells - filled), style="dim")
     drops = "drops unknown" if table.drop is None else f"{table.drop:,} dropped"
@@ -154,7 +160,7 @@ def _table(table: Table, limit: int, cells: int) -> Text:
     return text
 
 
-def _next_step(decision: Raise | Hold) -> tuple[str, str]:
+def next_step_text(decision: Raise | Hold) -> tuple[str, str]:
     """Return what would happen if the fullest table filled up now, and its style."""
     when = "if the fullest table filled up now:"
     if isinstance(decision, Raise):

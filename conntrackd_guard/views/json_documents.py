@@ -40,6 +40,7 @@ def decision(row: Row) -> dict[str, Any]:
         "last_at": row.last_at,
         "sentence": row.sentence,
         "arithmetic": row.arithmetic,
+        "follow_up": encode(row.follow_up),
         "boot_id": row.boot_id,
         "uid": row.uid,
         "login_uid": row.login_uid,

@@ -10,9 +10,11 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from conntrackd_guard.core.follow_up import Drops, FollowUp
 from conntrackd_guard.core.model import Hold, Order, Raise, Record
 from conntrackd_guard.core.portrait import Portrait
 from conntrackd_guard.history_rows import Row, Told
+from conntrackd_guard.views.afterwards import afterwards
 from conntrackd_guard.views.portrait_text import head_lines, mix_lines, ranking_lines
 from conntrackd_guard.views.printable import printable
 from conntrackd_guard.views.sentence import concerned, table_name
@@ -36,6 +38,8 @@ def print_history(console: Console, rows: Iterable[Row]) -> bool:
             printed = True
         print_line(console, _head(row))
         _print_indented(console, Text(printable(row.sentence), style="dim" if row.verdict == "hold" else ""))
+        if row.follow_up is not None:
+            _print_indented(console, afterwards_text(row.follow_up))
     return printed
 
 
@@ -53,6 +57,12 @@ def _head(row: Row) -> Text:
     if row.repeats > 1:
         text.append(f"  ×{row.repeats:,} until {local(row.last_seconds)}", "cyan")
     return text
+
+
+def afterwards_text(follow_up: FollowUp) -> Text:
+    """Return what came of a raise, loud where it was no cure."""
+    style = {Drops.GO_ON: "bold red", Drops.UNKNOWN: ""}.get(follow_up.drops, "green")
+    return Text(f"Afterwards: {afterwards(follow_up)}", style=style)
 
 
 def print_told(console: Console, told: Told) -> None:
@@ -135,6 +145,8 @@ def _outcome(row: Row) -> list[tuple[str, str]]:
     lines = [("outcome", f"{row.outcome}{number}{after}")]
     if row.detail:
         lines.append(("detail", printable(row.detail)))
+    if row.follow_up is not None:
+        lines.append(("afterwards", afterwards(row.follow_up)))
     if row.repeats > 1:
         counted = f"{row.repeats:,} in all: kernel lines, and decisions without a new line"
         lines.append(("repeats", f"{counted}; last at {local(row.last_seconds)}"))

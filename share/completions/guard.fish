@@ -6,6 +6,7 @@ complete -c guard -n __fish_use_subcommand -l version -d 'show the version'
 complete -c guard -n __fish_use_subcommand -a run -d 'watch this host and raise the limit when needed'
 complete -c guard -n __fish_use_subcommand -a history -d 'list decisions, newest first'
 complete -c guard -n __fish_use_subcommand -a show -d 'tell one decision in full'
+complete -c guard -n __fish_use_subcommand -a report -d 'write a page about a time on this host'
 complete -c guard -n __fish_use_subcommand -a status -d 'limit, use, memory, the next step'
 complete -c guard -n __fish_use_subcommand -a top -d 'who fills a table now'
 complete -c guard -n __fish_use_subcommand -a doctor -d 'check this host'
@@ -32,7 +33,14 @@ complete -c guard -n '__fish_seen_subcommand_from show; and not __fish_seen_subc
 complete -c guard -n '__fish_seen_subcommand_from show; and not __fish_seen_subcommand_from config' -l dry-run -d 'look at the dry run'
 complete -c guard -n '__fish_seen_subcommand_from show; and not __fish_seen_subcommand_from config' -l no-dry-run -d 'look at the guard that acts'
 
+complete -c guard -n '__fish_seen_subcommand_from report' -l since -x -d 'from then on'
+complete -c guard -n '__fish_seen_subcommand_from report' -l until -x -d 'up to then'
+complete -c guard -n '__fish_seen_subcommand_from report' -s o -l output -rF -d 'where the page goes'
+complete -c guard -n '__fish_seen_subcommand_from report' -l dry-run -d 'look at the dry run'
+complete -c guard -n '__fish_seen_subcommand_from report' -l no-dry-run -d 'look at the guard that acts'
+
 complete -c guard -n '__fish_seen_subcommand_from status' -l json -d 'print one JSON document'
+complete -c guard -n '__fish_seen_subcommand_from status' -l watch -d 'redraw in place'
 complete -c guard -n '__fish_seen_subcommand_from status' -l dry-run -d 'look at the dry run'
 complete -c guard -n '__fish_seen_subcommand_from status' -l no-dry-run -d 'look at the guard that acts'
 

@@ -1,0 +1,28 @@
+"""Points of the time series: what one table showed in one step of time. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One table (or all `others`, as a sum) over the step that begins at `at`."""
+
+    at: int
+    """Wall time in whole seconds."""
+    namespace: int
+    label: str
+    limit: int
+    count: int
+    """The most entries seen."""
+    dropped: int = 0
+    """The rise of the drop counter."""
+    evicted: int = 0
+    """The rise of the early_drop counter."""
+    step: int = 1
+    """Seconds: 1, 60 or 3600 as stored, more where steps were joined to be shown."""
+
+
+OTHERS = "others"
+"""The label of the sum of all tables that are not told by themselves; its namespace is 0."""

@@ -1,0 +1,239 @@
+"""`guard report`: one page that anybody can open, whatever hostile text it tells of."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import report_scene
+from browser import CHROMIUM, Browser
+
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.main import main
+from conntrackd_guard.history import History
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.views import report as view
+from conntrackd_guard.views.printable import printable
+
+SPAN = ["--since", f"@{report_scene.BEGIN}", "--until", f"@{report_scene.END}", "--no-dry-run"]
+TAGS = {
+    "html", "head", "meta", "title", "style", "body", "a", "header", "h1", "h2", "p", "br", "span", "main", "section", "dl",
+    "div", "dt", "dd", "figure", "figcaption", "strong", "svg", "path", "rect", "ul", "li", "table", "caption", "thead", "tr",
+    "th", "tbody", "td", "details", "summary",
+}  # fmt: skip
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note it."""
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with a busy history and its report, `report.html`."""
+    root = tmp_path_factory.mktemp("scene")
+    report_scene.write(Paths(root))
+    assert main(["report", *SPAN, "-o", str(root / "report.html")], Paths(root)) == Exit.DONE
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(scene: Path) -> str:
+    """Give the page's source."""
+    return (scene / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def browser(scene: Path) -> Iterator[Browser]:
+    """Give a browser that shows the page."""
+    assert CHROMIUM is not None, "apt-get install chromium (scripts/test does)"
+    with Browser() as opened:
+        opened.open(scene / "report.html")
+        yield opened
+
+
+def test_everything_is_told(page: str) -> None:
+    """The decisions with their sums, what came of them, and the tables' figures."""
+    for text in (
+        "Raised 262,144 → 393,216",
+        "average chain",
+        "drops went on: 1,200 more",
+        "the drops ended 0.4 s",
+        "8,100 packets",
+    ):
+        assert text in page
+    assert page.count("<details>") == 5
+    assert all(html.escape(printable(hostile)) in page for hostile in report_scene.HOSTILE)
+
+
+def test_nothing_from_outside_becomes_an_element(page: str) -> None:
+    """Names and kernel lines stay text: no tag that the page does not use itself, no handler, no address."""
+    elements = Elements(page).found
+    assert {tag for tag, _ in elements} <= TAGS
+    names = {name for _, attributes in elements for name in attributes}
+    assert not {name for name in names if name.startswith("on")} | names & {"src", "action", "srcset"}
+    assert all((attributes.get("href") or "#").startswith("#") for _, attributes in elements)
+    assert not [char for char in page.replace("\n", "") if not char.isprintable()]
+
+
+def test_links_and_labels_lead_somewhere(page: str) -> None:
+    """Each mark of the chart leads to its row, and no id is there twice."""
+    elements = [attributes for _, attributes in Elements(page).found]
+    ids = Counter(attributes["id"] for attributes in elements if "id" in attributes)
+    assert set(ids.values()) == {1}
+    targets = {(attributes.get("href") or "")[1:] for attributes in elements if "href" in attributes}
+    labels = {attributes["aria-labelledby"] for attributes in elements if "aria-labelledby" in attributes}
+    assert len(targets) == 7
+    assert targets | labels <= ids.keys()
+
+
+def test_what_else_is_known_of_a_decision_is_shown(scene: Path) -> None:
+    """A sample of the table, say, stands under the sentence, escaped like all else."""
+    with History(Paths(scene).history, mode="reader") as history:
+        told = history.row(1)
+    assert told is not None
+    entry = view.Entry(told=told, found=(("verdict", "<b>flood</b>"),))
+    report = view.Report(
+        host="<i>",
+        version="1",
+        made_seconds=0.0,
+        since=0.0,
+        until=1.0,
+        step=1,
+        points=(),
+        entries=(entry,),
+        left_out=True,
+    )
+    text = "".join(view.page(report))
+    assert "<dt>verdict</dt><dd>&lt;b&gt;flood&lt;/b&gt;</dd>" in text
+    assert "&lt;i&gt;" in text
+    assert "There are older ones" in text
+    assert "The time series has nothing of this time" in text
+
+
+def test_a_time_without_anything_is_a_page_too(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says that there is nothing."""
+    output = scene / "empty.html"
+    assert (
+        main(["report", "--since", "@1000", "--until", "@2000", "--no-dry-run", "-o", str(output)], Paths(scene))
+        == Exit.DONE
+    )
+    assert "No decision was made in this time." in output.read_text()
+    assert str(output) in capsys.readouterr().out
+    assert output.stat().st_mode & 0o007 == 0
+
+
+def test_what_cannot_be_done_is_told(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No history, a time that ends before it begins, a folder that is not there."""
+    output = ["--no-dry-run", "-o", str(tmp_path / "none/r.html")]
+    assert main(["report", *output], Paths(tmp_path)) == Exit.NO
+    assert main(["report", "--since", "@9", "--until", "@5", *output], Paths(scene)) == Exit.NO
+    assert main(["report", *output], Paths(scene)) == Exit.FAILED
+    assert "none/r.html" in capsys.readouterr().err
+
+
+def test_the_browser_asks_for_nothing_and_complains_of_nothing(browser: Browser) -> None:
+    """One file, no network, no script that ran, no message in the console."""
+    asked = [
+        event["params"]["request"]["url"]
+        for event in browser.events
+        if event.get("method") == "Network.requestWillBeSent"
+    ]
+    assert [address.split("/")[-1] for address in asked] == ["report.html"]
+    assert [
+        event for event in browser.events if event.get("method") in {"Log.entryAdded", "Runtime.exceptionThrown"}
+    ] == []
+    assert browser.value("document.title").startswith("Connection tracking on ")
+    assert browser.value("document.scripts.length + document.images.length") == 0
+
+
+@pytest.mark.parametrize("width", [320, 375, 768, 1400])
+def test_no_page_is_wider_than_its_window(browser: Browser, width: int) -> None:
+    """A phone scrolls one way, also with every sum open."""
+    browser.media()
+    browser.size(width, 800)
+    browser.value("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert browser.value("document.documentElement.scrollWidth") <= width
+    narrow = "[...document.querySelectorAll('td, dd')].filter(e => e.textContent && e.getBoundingClientRect().width < 20).length"
+    assert browser.value(narrow) == 0
+    browser.value("document.querySelectorAll('details').forEach(d => d.open = false)")
+
+
+_CONTRAST = """(() => {
+  const rgb = text => text.match(/[\\d.]+/g).slice(0, 3).map(Number);
+  const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = c => { const [r, g, b] = rgb(c).map(v => linear(v / 255));
+    return .2126 * r + .7152 * g + .0722 * b; };
+  const behind = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+    if (!/, 0\\)|transparent/.test(c)) return c; } return 'rgb(255, 255, 255)'; };
+  let worst = 21;
+  for (const e of document.querySelectorAll('main *, header *')) {
+    if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
+    const [a, b] = [light(getComputedStyle(e).color), light(behind(e))];
+    worst = Math.min(worst, (Math.max(a, b) + .05) / (Math.min(a, b) + .05));
+  }
+  return worst;
+})()"""
+
+
+@pytest.mark.parametrize(("kind", "scheme"), [("", "light"), ("", "dark"), ("print", "light"), ("print", "dark")])
+def test_all_text_can_be_read_in_light_and_dark_and_on_paper(browser: Browser, kind: str, scheme: str) -> None:
+    """A contrast of 4.5 (WCAG AA) everywhere; paper is white also for who likes it dark."""
+    browser.size(1200, 800)
+    browser.media(kind, scheme)
+    assert browser.value(_CONTRAST) >= 4.5
+    dark = scheme == "dark" and not kind
+    assert (browser.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)") is not dark
+    browser.media()
+
+
+def test_paper_shows_every_sum(browser: Browser) -> None:
+    """Nobody can unfold a sheet."""
+    browser.media("print")
+    shown = "[...document.querySelectorAll('details .sum')].filter(e => e.checkVisibility({contentVisibilityAuto: true})).length"
+    assert browser.value(shown) == 5
+    browser.media()
+    assert browser.value(shown) == 0
+
+
+def test_the_keyboard_reaches_everything(browser: Browser) -> None:
+    """Tab goes to the skip link, every mark and every sum, each with a visible ring; Enter opens a sum."""
+    browser.value("document.activeElement.blur(); window.getSelection().removeAllRanges()")
+    reached, rings = [], []
+    for _ in range(12):
+        browser.key("Tab")
+        reached.append(browser.value("document.activeElement.localName"))
+        rings.append(browser.value("getComputedStyle(document.activeElement).outlineStyle"))
+    assert reached == ["a"] * 7 + ["summary"] * 5
+    assert set(rings[1:]) == {"solid"}
+    browser.key("Enter")
+    assert browser.value("document.querySelectorAll('details[open]').length") == 1
+    browser.key("Enter")
+
+
+@pytest.mark.parametrize("width", [375, 1200])
+def test_a_screen_reader_gets_tables_names_and_headings(browser: Browser, width: int) -> None:
+    """Also where the table is shown as blocks it is told as a table; each chart and each link has a name."""
+    browser.size(width, 800)
+    browser.call("Accessibility.enable")
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    told = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n.get("ignored")]
+    roles = Counter(role for role, _ in told)
+    assert (roles["table"], roles["heading"], roles["main"]) == (2, 4, 1)
+    assert roles["row"] == 2 + 6 + 6
+    assert roles["rowheader"] == 6 + 6
+    named = {"link", "image", "table", "region", "DisclosureTriangle"}
+    assert [node for node in told if node[0] in named and not node[1].strip()] == []
+    assert sum(role == "image" for role, _ in told) == 3

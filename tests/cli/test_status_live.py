@@ -1,0 +1,128 @@
+"""`guard status --watch`: rates, sparklines and a picture that fits any terminal."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from records import a_record, raised
+from rich.cells import cell_len
+from rich.console import Console
+
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.main import main
+from conntrackd_guard.cli.status_live import SPARK_SECONDS, Sight, view
+from conntrackd_guard.core import follow_up
+from conntrackd_guard.core.cost import cost_of
+from conntrackd_guard.core.follow_up import End
+from conntrackd_guard.core.model import Mode, Observation, Policy, State, Table
+from conntrackd_guard.core.units import format_duration
+from conntrackd_guard.history_rows import first_row
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.status import Status, preview
+
+NOW = 1_798_167_600.0
+LIMIT = 65_536
+
+
+def a_status(*tables: Table, at: float = 0.0) -> Status:
+    """Return how a host with these tables stands."""
+    seen = Observation(
+        boottime_seconds=1000.0 + at,
+        wall_seconds=NOW + at,
+        boot_id="boot-1",
+        limit=LIMIT,
+        kernel_limit=LIMIT,
+        tables=tables,
+        buckets=LIMIT,
+        memory_total_bytes=8 << 30,
+        memory_available_bytes=5 << 30,
+    )
+    return Status(
+        mode=Mode.ACT,
+        holder=42,
+        live={"pid": 42, "since": NOW, "mode": "act"},
+        silent_seconds=0.0,
+        other_runs=False,
+        observation=seen,
+        cost=cost_of(seen, Policy()),
+        next_step=preview(seen, State(), Policy()),
+        last=None,
+        unread=(),
+    )
+
+
+def table(count: int, drop: int = 0, label: str = "web", namespace: int = 7, early_drop: int = 0) -> Table:
+    """Return a table."""
+    return Table(namespace=namespace, label=label, count=count, drop=drop, early_drop=early_drop)
+
+
+def picture(found: Status, sight: Sight, width: int = 80, height: int = 24, rows: int = 3) -> list[str]:
+    """Return the lines of one picture, with some decisions."""
+    record = raised("r", tables=(table(LIMIT),))
+    proof = follow_up.conclude(follow_up.begin(record, LIMIT), End.WATCHED, 60.0)
+    hostile = replace(a_record("h"), key="h")
+    row = first_row(record, 3, policy=Policy(), sentence="Raised \x1b[2J" + 200 * "x", kernel_release="6.1")
+    other = first_row(hostile, 2, policy=Policy(), sentence="Held", kernel_release="6.1")
+    last = [replace(row, follow_up=proof), other, replace(row, follow_up=proof)][:rows]
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
+    console.print(view(found, sight, last, height))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_rates_are_between_two_pictures() -> None:
+    """Entries that came less those that went, and what was dropped or evicted, a second."""
+    sight = Sight()
+    sight.add(a_status(table(1000, drop=5)))
+    assert sight.rates(table(1000)) is None
+    sight.add(a_status(table(1400, drop=25, early_drop=4), at=2.0))
+    assert sight.rates(table(1400, drop=25, early_drop=4)) == (200.0, 12.0)
+    text = "\n".join(picture(a_status(table(1400, drop=25, early_drop=4), at=2.0), sight))
+    assert "+200" in text
+    assert format_duration((LIMIT - 1400) / 212, parts=1) in text
+
+
+def test_a_full_table_that_drops_is_full_now() -> None:
+    """Its count stands still; the drops are what is wanted."""
+    sight = Sight()
+    sight.add(a_status(table(LIMIT, drop=5)))
+    full = a_status(table(LIMIT, drop=5000), at=2.0)
+    sight.add(full)
+    line = next(line for line in picture(full, sight) if line.startswith("web"))
+    assert line.split()[-2:] == ["2,498", "now"]
+    assert "████████ 100 %" in line
+
+
+def test_the_sparkline_shows_the_last_minutes() -> None:
+    """The highest use of each cell's time; what nobody saw is blank."""
+    sight = Sight()
+    for ago, use in [(290, 0.0), (100, 0.5), (95, 0.1), (1, 1.0)]:
+        sight.remember(7, NOW - ago, use)
+    sight.remember(7, NOW - SPARK_SECONDS - 1, 1.0)
+    assert sight.spark(7, NOW) == "▁     ▅  █"
+    assert sight.spark(8, NOW) == " " * 10
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 50), (120, 30), (200, 60)])
+def test_a_picture_fits_the_terminal(width: int, height: int) -> None:
+    """Hundreds of tables, hostile and wide names: no line is wider, no picture higher, no escape gets out."""
+    names = ["\x1b[2J\x1b]0;owned\x07", "漢字" * 20, "x" * 300, "[red]markup[/red]", "\u202egnp"]
+    tables = [table(60_000 - number, 2**31, names[number % 5], number) for number in range(300)]
+    sight = Sight()
+    sight.add(a_status(*tables))
+    found = a_status(*tables, at=2.0)
+    sight.add(found)
+    lines = picture(replace(found, unread=("\x1b[31m" + 300 * "y",) * 9), sight, width, height)
+    assert len(lines) <= height
+    assert max(map(cell_len, lines)) <= width
+    assert all(line.isprintable() for line in lines)
+    assert any("[red]markup" in line for line in lines) or height == 24
+
+
+def test_it_takes_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a pipe it says what to use instead, and ends."""
+    assert main(["status", "--watch", "--no-dry-run"], Paths(tmp_path)) == Exit.NO
+    assert "--json" in capsys.readouterr().err

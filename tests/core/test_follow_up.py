@@ -1,0 +1,106 @@
+"""What came of a raise: whether the drops ended, and how long the new limit lasts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from records import raised
+
+from conntrackd_guard.core import follow_up
+from conntrackd_guard.core.follow_up import Drops, End, FollowUp
+from conntrackd_guard.core.model import Table
+from conntrackd_guard.views.afterwards import afterwards
+
+LIMIT = 98_304
+TABLE = Table(namespace=4026532316, label="web", count=65_536, drop=3, early_drop=0)
+"""As the record of `raised` saw it at 50 s."""
+GONE = "At this rate (24,263/s) 98,304 lasts no longer."
+SHORT = "The growth was seen too short to tell how long the limit lasts."
+
+
+def watched(*looks: tuple[float, int, int | None], end: End = End.WATCHED, until: float = 10.0) -> FollowUp:
+    """Return what came of a raise by looks of (seconds after it, count, drops since it)."""
+    after = follow_up.begin(raised("r", tables=(TABLE,)), LIMIT)
+    for seconds, count, dropped in looks:
+        after = follow_up.seen(after, [replace(TABLE, count=count, dropped=dropped)], 50.0 + seconds)
+    return follow_up.conclude(after, end, 50.0 + until)
+
+
+@pytest.mark.parametrize(
+    ("looks", "drops", "dropped"),
+    [
+        ([(0.1, 65_540, 0), (9.9, 66_000, 0)], Drops.NONE, 0),
+        ([(0.1, 65_540, 4), (9.9, 66_000, 4)], Drops.ENDED, 4),
+        ([(0.1, 65_540, 4), (5.0, 66_000, 9), (9.9, 66_000, 9)], Drops.ENDED, 9),
+        ([(0.1, 65_540, 4), (5.1, 98_304, 9)], Drops.GO_ON, 9),
+        ([(0.1, 65_540, 4), (9.9, 66_000, 0)], Drops.ENDED, 4),  # ten quiet seconds begin the count anew
+        ([(0.1, 65_540, None)], Drops.UNKNOWN, None),
+        ([], Drops.UNKNOWN, None),
+    ],
+)
+def test_drops_end_or_go_on(looks: list[tuple[float, int, int | None]], drops: Drops, dropped: int | None) -> None:
+    """What the later half of the watch still saw goes on; unread counters are no proof of anything."""
+    found = watched(*looks)
+    assert (found.drops, found.dropped) == (drops, dropped)
+
+
+def test_drops_of_several_tables_are_added() -> None:
+    """Each namespace has a counter of its own."""
+    after = follow_up.begin(raised("r", tables=(TABLE,)), LIMIT)
+    other = replace(TABLE, namespace=7, dropped=5)
+    after = follow_up.seen(after, [replace(TABLE, dropped=2), other], 50.2)
+    assert follow_up.conclude(after, End.WATCHED, 60.0).dropped == 7
+
+
+def test_how_long_it_lasts_is_worked_out_from_the_growth_after_the_raise() -> None:
+    """1,000 entries and 100 refused in 10 s are 110 a second; the table that is full first counts."""
+    found = watched((10.0, 66_536, 100))
+    assert found.growth_per_second == 110.0
+    assert found.lasts_seconds == pytest.approx((LIMIT - 66_536) / 110, abs=0.1)
+
+
+def test_evicted_entries_are_growth() -> None:
+    """A table of unreplied entries overflows by eviction, its count stands still."""
+    after = follow_up.begin(raised("r", tables=(TABLE,)), LIMIT)
+    after = follow_up.seen(after, [replace(TABLE, early_drop=500, dropped=0)], 60.0)
+    assert follow_up.conclude(after, End.WATCHED, 60.0).growth_per_second == 50.0
+
+
+def test_a_table_that_shrinks_or_was_seen_too_short_lasts_for_no_known_time() -> None:
+    """No growth is said as such; a growth of half a second is not made a forecast."""
+    shrinks = watched((10.0, 60_000, 0))
+    assert (shrinks.growth_per_second, shrinks.lasts_seconds) == (0.0, None)
+    short = watched((0.5, 70_000, 0), end=End.RAISED_AGAIN, until=0.5)
+    assert (short.growth_per_second, short.lasts_seconds) == (None, None)
+
+
+def test_a_change_of_the_limit_ends_the_watch_at_once() -> None:
+    """What comes then is no longer that raise's doing."""
+    after = follow_up.begin(raised("r"), LIMIT)
+    assert follow_up.ended_by(after, LIMIT, 59.9) is None
+    assert follow_up.ended_by(after, LIMIT, 60.0) is End.WATCHED
+    assert follow_up.ended_by(after, 50_000, 51.0) is End.LIMIT_CHANGED
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (watched((9.9, 65_536, 0)), "nothing dropped in the 10 s watched. No table grew."),
+        (
+            watched((0.25, 65_536, 12), (10.0, 66_536, 12)),
+            "the drops ended 0.25 s after the raise (12 more dropped). At this rate (101/s) 98,304 lasts 5min 14s.",
+        ),
+        (
+            watched((1.4, LIMIT, 1200), end=End.RAISED_AGAIN, until=1.5),
+            f"drops went on: 1,200 more dropped in the 1.5 s until the next raise. {GONE}",
+        ),
+        (
+            watched(until=0.5, end=End.LIMIT_CHANGED),
+            f"no drop counter could be read in the 0.5 s until the limit was changed. {SHORT}",
+        ),
+    ],
+)
+def test_people_read_a_sentence(found: FollowUp, text: str) -> None:
+    """The same text in log, history and `guard show`."""
+    assert afterwards(found) == text

@@ -1,0 +1,62 @@
+"""What the loop's looks leave in the time series."""
+
+from __future__ import annotations
+
+import pytest
+from guarded import LIMIT, Guarded, Host
+
+from conntrackd_guard import keeper
+from conntrackd_guard.core.series import Point
+from conntrackd_guard.history import History
+
+
+def series(guarded: Guarded) -> list[Point]:
+    """End the guard; return the initial namespace's points, oldest first."""
+    guarded.stop()
+    with History(guarded.paths.history, mode="reader") as history:
+        return [point for point in history.points(0, 2e9, 1) if point.label == "initial"]
+
+
+def test_looks_become_a_point_a_second(host: Host) -> None:
+    """Forty looks in ten seconds are ten points, with limit and drops; the second at work is not told yet."""
+    guarded = Guarded(host)
+    for look in range(40):
+        host.table(2_000 + look, drop=look)
+        guarded.turn(0.25)
+    points = series(guarded)
+    assert [point.count for point in points] == [2_002 + 4 * second for second in range(10)]
+    assert {point.limit for point in points} == {LIMIT}
+    assert sum(point.dropped for point in points) == 38
+
+
+def test_a_raise_shows_as_another_limit(host: Host) -> None:
+    """Use against limit over time can be drawn from it."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.turn(5.0)  # the look at the empty table is too old by now to tell of growth
+    for _ in range(3):
+        guarded.turn(1.0)
+    assert [point.limit for point in series(guarded)] == [LIMIT, 98_304, 98_304]
+
+
+def test_an_idle_host_gets_a_point_a_minute(host: Host) -> None:
+    """Far below the gate no table is read but for that point."""
+    guarded = Guarded(host)
+    host.table(100)
+    (host.root / "sys/kernel/slab/nf_conntrack/total_objects").write_text("200 N0=200\n")
+    for _ in range(200):
+        guarded.turn(1.0)
+    assert len(series(guarded)) == 3
+
+
+def test_it_is_written_once_a_minute(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only at the end: what a killed guard loses is a minute."""
+    monkeypatch.setattr(keeper, "SERIES_SECONDS", 0.0)
+    guarded = Guarded(host)
+    for _ in range(8):
+        guarded.turn(0.5)
+    guarded.written()
+    guarded.written()
+    with guarded.history() as history:
+        assert len(history.points(0, 2e9, 1)) >= 3
+    guarded.stop()
