@@ -1,7 +1,7 @@
 """The loop: lines and counters in, decisions out. It touches only /proc, /sys and /run.
 
-One turn: take what the sources heard, watch the tables when a tick is due, decide every episode
-that is due. Nothing here waits for a disk or a log; the recorder does that.
+One turn: take what the sources heard, decide every episode that is due, watch the tables when a tick is
+due and decide what that opened, record the other lines. Nothing here waits for a disk or a log; the recorder does that.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Guard:
         self._decider = Decider(parts, policy, state)
         self._signals = signals
         self._episodes: dict[int | None, Episode] = {}
+        self._others: dict[tuple[LineKind, int | None, bool], tuple[KernelEvent, int]] = {}
+        """Lines that nothing is raised for, as (newest, how many), until they are recorded."""
         self._tick_at = self._status_at = self._memory_at = self._blind_until = 0.0
         self._memory_broken = False
         self._wakes: tuple[int, int] = (0, 0)
@@ -88,10 +90,12 @@ class Guard:
                 self._take_lines()
             now = self._p.clock.boottime()
             if now >= self._blind_until:
+                self._decide_due()  # a line's episode is due at once, and packets drop: it comes before the look
                 if now >= self._tick_at:
                     self._watch()
                     self._failing = False
-                self._decide_due()
+                    self._decide_due()
+                self._record_others()
             if self._p.clock.boottime() >= self._status_at:
                 self._publish()
         except (GuardError, OSError, RuntimeError) as error:  # out of descriptors, out of threads: the host's trouble
@@ -120,36 +124,42 @@ class Guard:
     # -- lines ---------------------------------------------------------------------------------
 
     def _take_lines(self) -> None:
-        """Open or refresh episodes by live lines; record the others, merged, as what they are."""
-        others: dict[tuple[LineKind, int | None, bool], tuple[KernelEvent, int]] = {}
-        now = self._p.clock.boottime()
+        """Open or refresh episodes by live lines, and put the others aside."""
+        heard: dict[tuple[LineKind, int | None, bool], tuple[KernelEvent, int]] = {}
         for event, live in self._p.intake.take():
-            namespace = event.line.namespace
-            if live and event.line.kind is LineKind.TABLE_FULL:
-                self._episodes[namespace] = episode.heard(self._episodes.get(namespace), event, now)
+            name = (event.line.kind, event.line.namespace, live)
+            heard[name] = (event, heard[name][1] + 1 if name in heard else 1)
+        now = self._p.clock.boottime()
+        for name, (event, lines) in heard.items():
+            kind, namespace, live = name
+            if live and kind is LineKind.TABLE_FULL:
+                self._episodes[namespace] = episode.heard(self._episodes.get(namespace), event, lines, now)
             else:
-                name = (event.line.kind, namespace, live)
-                others[name] = (event, others[name][1] + 1 if name in others else 1)
-        for nth, ((kind, namespace, live), (event, lines)) in enumerate(others.items(), start=1):
-            covers = nth == len(others) and not self._waiting_lines()
-            self._decider.decide(
-                Trigger(
-                    kind=TriggerKind.KERNEL_LINE,
-                    line=kind,
-                    namespace=namespace,
-                    message=event.line.message,
-                    live=live,
-                    lines=lines,
-                    stamp_us=event.stamp_us,
-                ),
-                covers=covers,
+                self._others[name] = (event, lines + self._others.get(name, (event, 0))[1])
+
+    def _record_others(self) -> None:
+        """Record the lines that nothing is raised for, merged, as what they are; then how far was taken in."""
+        while self._others:
+            name, (event, lines) = next(iter(self._others.items()))
+            kind, namespace, live = name
+            trigger = Trigger(
+                kind=TriggerKind.KERNEL_LINE,
+                line=kind,
+                namespace=namespace,
+                message=event.line.message,
+                live=live,
+                lines=lines,
+                stamp_us=event.stamp_us,
             )
-        if not self._waiting_lines():
+            self._decider.decide(trigger, covers=self._all_decided(others=1))
+            del self._others[name]
+        if self._all_decided():
             self._p.recorder.note_position(self._p.intake.position())
 
-    def _waiting_lines(self, *but: int | None) -> bool:
-        """Return whether lines wait for a decision, those of the episodes `but` left out."""
-        return any(known.lines for name, known in self._episodes.items() if name not in but)
+    def _all_decided(self, *but: int | None, others: int = 0) -> bool:
+        """Return whether no line waits for a decision but those of the episodes `but`, and of so many `others`."""
+        waits = any(known.lines for name, known in self._episodes.items() if name not in but)
+        return not waits and len(self._others) <= others
 
     # -- watching ------------------------------------------------------------------------------
 
@@ -219,7 +229,7 @@ class Guard:
             if known.due_seconds is not None and known.due_seconds <= now:
                 trigger = known.trigger(pressure=self._decider.policy.pressure)
                 decision = self._decider.decide(
-                    trigger, quietly_eased=known.reason is None, covers=not self._waiting_lines(name)
+                    trigger, quietly_eased=known.reason is None, covers=self._all_decided(name)
                 )
                 self._episodes[name] = episode.decided(known, decision)
                 self._status_at = 0.0

@@ -55,14 +55,14 @@ class Episode:
         )
 
 
-def heard(episode: Episode | None, event: KernelEvent, now: float) -> Episode:
-    """Open or refresh an episode by a live line: it is decided at once."""
+def heard(episode: Episode | None, event: KernelEvent, lines: int, now: float) -> Episode:
+    """Open or refresh an episode by so many live lines, `event` the newest: it is decided at once."""
     namespace = event.line.namespace
     before = episode or Episode(namespace=namespace, needed_seconds=now)
     return replace(
         before,
         event=event,
-        lines=before.lines + 1,
+        lines=before.lines + lines,
         unanswered=True,
         line_seconds=now,
         needed_seconds=now,

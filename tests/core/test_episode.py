@@ -37,7 +37,7 @@ def test_a_burst_is_one_trigger() -> None:
     """Ten lines of a millisecond are decided once, at once, and counted."""
     known: Episode | None = None
     for i in range(10):
-        known = episode.heard(known, event(stamp=i), 100.0 + i / 10_000)
+        known = episode.heard(known, event(stamp=i), 1, 100.0 + i / 10_000)
     assert known is not None
     assert known.due_seconds == known.line_seconds == pytest.approx(100.0009)
     trigger = known.trigger(pressure=True)
@@ -55,15 +55,15 @@ def test_a_burst_is_one_trigger() -> None:
 )
 def test_after_a_decision(decision: Raise | Hold, due: float | None, *, unanswered: bool) -> None:
     """A hold that time can cure keeps the line and its time; a raise and a final hold answer it. Each counts once."""
-    known = episode.heard(episode.heard(None, event(), 100.0), event(2), 100.0)
+    known = episode.heard(episode.heard(None, event(), 1, 100.0), event(2), 1, 100.0)
     after = episode.decided(known, decision)
     assert (after.due_seconds, after.unanswered, after.lines) == (due, unanswered, 0)
 
 
 def test_a_new_line_is_decided_at_once() -> None:
     """A hold's retry time does not keep a new line waiting."""
-    held = episode.decided(episode.heard(None, event(), 100.0), hold(400.0, HoldReason.WRITE_REFUSED))
-    assert episode.heard(held, event(2), 101.0).due_seconds == 101.0
+    held = episode.decided(episode.heard(None, event(), 1, 100.0), hold(400.0, HoldReason.WRITE_REFUSED))
+    assert episode.heard(held, event(2), 1, 101.0).due_seconds == 101.0
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,13 @@ def test_pressure_goes_on(reason: HoldReason | None, retry: float | None, due: f
 @pytest.mark.parametrize(("reason", "due"), [(HoldReason.WRITE_REFUSED, 101.0), (HoldReason.SETTLING, 400.0)])
 def test_a_change_of_limit_ends_a_back_off(reason: HoldReason, due: float) -> None:
     """What waits for a refused write is decided at once, other holds keep their time."""
-    held = episode.decided(episode.heard(None, event(), 100.0), hold(400.0, reason))
+    held = episode.decided(episode.heard(None, event(), 1, 100.0), hold(400.0, reason))
     assert episode.limit_changed(held, 101.0).due_seconds == due
 
 
 def test_which_trigger_is_decided_on() -> None:
     """An unanswered line comes first; then pressure, unless that is switched off."""
-    known = episode.heard(None, event(), 100.0)
+    known = episode.heard(None, event(), 1, 100.0)
     answered = episode.decided(known, RAISED)
     assert answered.trigger(pressure=True).kind is TriggerKind.PRESSURE
     assert answered.trigger(pressure=False).kind is TriggerKind.KERNEL_LINE
@@ -107,6 +107,6 @@ def test_which_trigger_is_decided_on() -> None:
 
 def test_an_episode_ends_after_ten_quiet_seconds() -> None:
     """It is over 10 s after the last need, not after the last decision."""
-    known = episode.pressed(episode.heard(None, event(), 100.0), WEB, 105.0, urgent=False)
+    known = episode.pressed(episode.heard(None, event(), 1, 100.0), WEB, 105.0, urgent=False)
     assert not episode.is_over(known, 114.9)
     assert episode.is_over(known, 115.0)

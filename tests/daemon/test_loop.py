@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 from dataclasses import replace
 
 import pytest
@@ -86,6 +87,31 @@ def test_other_lines_are_recorded(host: Host, kind: LineKind, reason: str, *, li
     guarded.turn()
     assert guarded.reasons() == [f"hold {reason} none"]
     assert host.limit == LIMIT
+    guarded.stop()
+
+
+def test_a_full_table_comes_before_other_lines(host: Host) -> None:
+    """The kernel often says `callbacks suppressed` just before: nobody's packet waits for that to be recorded."""
+    guarded = Guarded(host)
+    guarded.turn()  # a tick, so that the next is not due at once
+    host.table(LIMIT)
+    guarded.line(kind=LineKind.SUPPRESSED)
+    guarded.line()
+    guarded.turn()
+    assert guarded.reasons() == ["raise kernel_line confirmed applied", "hold suppressed none"]
+    guarded.stop()
+
+
+def test_other_lines_wait_for_a_host_that_can_be_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of descriptors, a line is kept and recorded later, with all that came meanwhile."""
+    guarded = Guarded(host)
+    with monkeypatch.context() as patched:
+        patched.setattr(guarded.kernel, "limit", lambda: os.open("/nowhere", os.O_RDONLY))
+        for _ in range(3):
+            guarded.line(kind=LineKind.SUPPRESSED)
+            guarded.turn(0.1)
+    guarded.turn(2.0)
+    assert [(row.reason, row.repeats) for row in guarded.rows()] == [("suppressed", 3)]
     guarded.stop()
 
 

@@ -35,6 +35,7 @@ def test_lowered_again_and_again_while_deciding(host: Host) -> None:
     """The fourth time the guard holds, and decides again a tick later without a new line."""
     host.table(LIMIT)  # before the first look: no growth is seen
     guarded = Guarded(host, Policy(pressure=False))
+    guarded.turn()  # a tick, so that the next is not due at once
     guarded.line()
     guarded.run_files.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, 5)]  # type: ignore[misc]
     guarded.turn()
@@ -48,6 +49,7 @@ def test_lowered_again_and_again_while_deciding(host: Host) -> None:
 def test_raised_while_deciding(host: Host) -> None:
     """Another writer's higher limit stands: nothing is written over it."""
     guarded = Guarded(host)
+    guarded.turn()  # a tick, so that the next is not due at once
     host.table(LIMIT)
     guarded.line()
     guarded.run_files.meanwhile = [lambda: setattr(host, "limit", 4 * LIMIT)]
