@@ -90,18 +90,15 @@ def work_out(  # noqa: PLR0913 - the sum has as many terms
     counted: Collection[Bound] = tuple(Bound),
 ) -> Arithmetic:
     """Return the sum for the largest target that every bound `counted` allows, `wanted` at most."""
-    bounds: list[tuple[Bound, Callable[[int], bool]]] = [
-        (Bound.INT_MAX, lambda target: target <= INT_MAX),
-        (Bound.CEILING, lambda target: policy.ceiling is None or target <= policy.ceiling),
-        (Bound.BUDGET, lambda target: _within_budget(_sum(observation, charged, wanted, target, demand, policy))),
-        (Bound.RESERVE, lambda target: _within_reserve(_sum(observation, charged, wanted, target, demand, policy))),
-        (Bound.CHAINS, lambda target: _within_chains(_sum(observation, charged, wanted, target, demand, policy))),
-    ]
-    target, bound = wanted, Bound.TARGET
-    for name, allows in bounds:
-        if name in counted and not allows(target):
-            target, bound = _largest(allows, target), name
-    return _sum(observation, charged, wanted, target, demand, policy, bound)
+
+    def sum_for(target: int, bound: Bound = Bound.TARGET) -> Arithmetic:
+        return _sum(observation, charged, wanted, target, demand, policy, bound)
+
+    arithmetic = sum_for(wanted)
+    for bound, allows in _BOUNDS:
+        if bound in counted and not allows(arithmetic):
+            arithmetic = sum_for(_largest(sum_for, allows, arithmetic.target), bound)
+    return arithmetic
 
 
 def is_broken(observation: Observation, policy: Policy) -> Arithmetic | None:
@@ -183,6 +180,16 @@ def _within_chains(arithmetic: Arithmetic) -> bool:
     return after is None or 2 * arithmetic.charged_entries <= CHAIN_HOLD * after
 
 
+_BOUNDS: tuple[tuple[Bound, Callable[[Arithmetic], bool]], ...] = (
+    (Bound.INT_MAX, lambda arithmetic: arithmetic.target <= INT_MAX),
+    (Bound.CEILING, lambda arithmetic: arithmetic.ceiling is None or arithmetic.target <= arithmetic.ceiling),
+    (Bound.BUDGET, _within_budget),
+    (Bound.RESERVE, _within_reserve),
+    (Bound.CHAINS, _within_chains),
+)
+"""In this order; each is monotone in the target."""
+
+
 def _matching_buckets(entries: int, buckets: int | None) -> int | None:
     """Return the buckets that bring the chain back to CHAIN_ADVISE, None where it is no longer than that."""
     if buckets is None or 2 * entries <= CHAIN_ADVISE * buckets:
@@ -190,12 +197,12 @@ def _matching_buckets(entries: int, buckets: int | None) -> int | None:
     return math.ceil(2 * entries / CHAIN_ADVISE / BUCKETS_ROUNDED_TO) * BUCKETS_ROUNDED_TO
 
 
-def _largest(allows: Callable[[int], bool], most: int) -> int:
-    """Return the largest target below `most` that is allowed (every bound is monotone in the target), 0 if none is."""
+def _largest(sum_for: Callable[[int], Arithmetic], allows: Callable[[Arithmetic], bool], most: int) -> int:
+    """Return the largest target below `most` whose sum is allowed, 0 if none is."""
     low, high = 0, most
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if allows(middle) else (low, middle)
+        low, high = (middle, high) if allows(sum_for(middle)) else (low, middle)
     return low
 
 

@@ -33,7 +33,7 @@ def read_number(path: str | Path) -> int:
         os.close(descriptor)
 
 
-def replace(path: Path, content: bytes, *, mode: int = 0o644, durable: bool) -> None:
+def replace(path: Path | str, content: bytes, *, mode: int = 0o644, durable: bool) -> None:
     """Put `content` at `path` so that a reader sees the old file or the new one, never half of it.
 
     `durable` also survives a power cut (fsync of the file and its folder); leave it out under /run.
@@ -58,10 +58,10 @@ def replace(path: Path, content: bytes, *, mode: int = 0o644, durable: bool) -> 
             os.unlink(temporary)
         raise
     if durable:
-        sync_folder(path.parent)
+        sync_folder(folder)
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path | str) -> None:
     """Make names created or removed in `folder` survive a power cut. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 from typing import Protocol
 
 from conntrackd_guard.core.errors import HostError
@@ -47,8 +46,8 @@ class LiveKernel:
     rehearsing = False
 
     def __init__(self, paths: Paths) -> None:
-        self._limit = paths.limit
-        self._buckets = paths.buckets
+        self._limit = str(paths.limit)
+        self._buckets = str(paths.buckets)
 
     def limit(self) -> int | None:
         """Return nf_conntrack_max; 0 means unlimited; None: no conntrack in this kernel (yet)."""
@@ -109,7 +108,7 @@ class RehearsingKernel:
         return target
 
 
-def _number(path: Path) -> int | None:
+def _number(path: str) -> int | None:
     """Read a sysctl; None where it does not exist."""
     try:
         return files.read_number(path)
@@ -121,7 +120,7 @@ def _number(path: Path) -> int | None:
         raise HostError("reading", path, None, "Expected one decimal number.") from error
 
 
-def _write(path: Path, target: int) -> int:
+def _write(path: str, target: int) -> int:
     """Write a sysctl in one call, and read it back."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +31,9 @@ _FACILITY_0_BELOW = 8
 """priority = facility × 8 + level."""
 _WARNING = 4
 """The level of the lines that the guard looks for."""
+
+_recognise = lru_cache(maxsize=16)(recognise)
+"""The kernel prints ten equal lines within a millisecond, while packets drop."""
 
 
 class RingBuffer:
@@ -153,7 +157,7 @@ class RingBuffer:
         priority = head.partition(b",")[0]
         if not priority.isdigit() or int(priority) >= _FACILITY_0_BELOW:
             return None
-        line = recognise(message.decode("ascii", "replace"))
+        line = _recognise(message.decode("ascii", "replace"))
         if line is None:
             return None
         return KernelEvent(line=line, stamp_us=_stamp(record), boot_id=self._boot_id, source="ring buffer")

@@ -24,6 +24,8 @@ class RunFiles:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+        self._pauses = (str(paths.fleet_pause), str(paths.pause))
+        self._intents = str(paths.intents)
         self._lock: int | None = None
 
     def prepare(self) -> None:
@@ -89,7 +91,7 @@ class RunFiles:
 
     def put_intent(self, key: str, content: dict[str, Any]) -> None:
         """Note a write before it is made."""
-        self._put(self._paths.intents / f"{key}.json", content)
+        self._put(f"{self._intents}/{key}.json", content)
 
     def intents(self) -> list[tuple[str, dict[str, Any] | None]]:
         """Return open intents, oldest first, as (key, content); the content is None where it can't be read."""
@@ -124,9 +126,9 @@ class RunFiles:
 
     def pause(self, now: float) -> Pause | None:
         """Return the pause in force at `now` (CLOCK_BOOTTIME), whoever began it. Never raises."""
-        fleet = self._paths.fleet_pause
+        fleet, _ = self._pauses
         if os.path.lexists(fleet):
-            return Pause(by=str(fleet), reason="the file exists")
+            return Pause(by=fleet, reason="the file exists")
         return self.ordered_pause(now)
 
     def ordered_pause(self, now: float) -> Pause | None:
@@ -135,7 +137,7 @@ class RunFiles:
         A file that can't be read counts as a pause: an operator wanted one.
         """
         try:
-            content = json.loads(files.read(self._paths.pause))
+            content = json.loads(files.read(self._pauses[1]))
             until = content["until_seconds"]
             pause = Pause(
                 by=str(content["by"]),
@@ -145,7 +147,7 @@ class RunFiles:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
-            return Pause(by=str(self._paths.pause), reason="the file can't be read; `guard resume` removes it")
+            return Pause(by=self._pauses[1], reason="the file can't be read; `guard resume` removes it")
         return None if pause.until_seconds is not None and pause.until_seconds <= now else pause
 
     def put_status(self, content: dict[str, Any]) -> None:
@@ -161,7 +163,7 @@ class RunFiles:
         return None
 
     @staticmethod
-    def _put(path: Path, content: dict[str, Any]) -> None:
+    def _put(path: Path | str, content: dict[str, Any]) -> None:
         try:
             files.replace(path, json.dumps(content).encode(), durable=False)
         except OSError as error:
