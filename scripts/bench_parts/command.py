@@ -76,10 +76,11 @@ def _refuse(why: str, code: int) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description=_WHAT)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(_ROWS)}; all by default")
-    parser.add_argument("--who", default="", help="only those with this in their name, in `reaction` and `dropped`")
+    who = "only those with this in their name (may be given again), in `reaction` and `dropped`"
+    parser.add_argument("--who", action="append", default=[], help=who)
     parser.add_argument("--trials", type=int, default=20, help="packets a contender in `reaction` (%(default)s)")
     parser.add_argument("--phases", type=int, default=20, help="random start phases in `dropped` (%(default)s)")
-    parser.add_argument("--yardstick-phases", type=int, default=5, help="the same for the yardsticks (%(default)s)")
+    parser.add_argument("--yardstick-phases", type=int, default=5, help="for yardsticks without a target (%(default)s)")
     parser.add_argument("--load", action="append", dest="loads", choices=_LOADS, help="only this load in `dropped`")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of each look in `cost` (%(default)s)")
     parser.add_argument("--journal-mib", type=int, default=1024, help="size of the journal in `cost` (%(default)s)")

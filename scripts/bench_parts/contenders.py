@@ -79,9 +79,9 @@ C_LOOK = Contender(name="C program, looks every 10 ms", command=("{folder}/look"
 LOOP = Contender(name="shell loop, looks once a second", command=("sh", "-c", _LOOP, "loop", "{pid}"))
 
 
-def named(contenders: Iterable[Contender], who: str) -> list[Contender]:
-    """Return those with `who` in their name: all of them for an empty one."""
-    return [contender for contender in contenders if who in contender.name]
+def named(contenders: Iterable[Contender], who: list[str]) -> list[Contender]:
+    """Return those with one of `who` in their name: all of them for an empty list."""
+    return [contender for contender in contenders if not who or any(part in contender.name for part in who)]
 
 
 @dataclass(slots=True)

@@ -52,15 +52,17 @@ class Loss:
     cpu_seconds: float
 
 
-def dropped(ground: Ground, phases: int, yardstick_phases: int, loads: tuple[Load, ...], who: str) -> Iterator[Row]:
+def dropped(
+    ground: Ground, phases: int, yardstick_phases: int, loads: tuple[Load, ...], who: list[str]
+) -> Iterator[Row]:
     """Yield one row a load and contender named like `who`: what was lost, least to most of so many random phases.
 
-    Fewer phases find a milder worst case, so a yardstick with fewer than the guard is the harder one to match.
+    More phases find a worse worst case, so the one that a target is made of gets as many as the guard.
     """
     for load in loads:
         worst: dict[str, int] = {}
         for contender in named(CONTENDERS, who):
-            number = yardstick_phases if contender.settings is None else phases
+            number = phases if contender is C_ON_LINE or contender.settings is not None else yardstick_phases
             say(f"dropped: {load.name}, {contender.name}, {number} phases")
             losses = [_loss(ground, load, contender) for _ in range(number)]
             worst[contender.name] = max(loss.refused for loss in losses)

@@ -38,7 +38,7 @@ _STALLED = replace(_FROZEN, name="guard, /var stalled", state_stalled=True)
 _JOURNAL = replace(_FAST, name="guard by journal alone", hide_ring_buffer=True)
 
 
-def reaction(ground: Ground, freezer: Freezer, trials: int, who: str) -> Iterator[Row]:
+def reaction(ground: Ground, freezer: Freezer, trials: int, who: list[str]) -> Iterator[Row]:
     """Yield one row a contender named like `who`: median, 95th percentile and worst of `trials`."""
     floor = 0.0
     for contender in named((C_ON_LINE, _FAST, _FROZEN, _STALLED, _JOURNAL, FOLLOWER, PIPE), who):
