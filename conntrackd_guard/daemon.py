@@ -92,9 +92,10 @@ class Guard:
             if now >= self._blind_until:
                 self._decide_due()  # a line's episode is due at once, and packets drop: it comes before the look
                 if now >= self._tick_at:
-                    self._watch()
+                    tables = self._watch()
                     self._failing = False
                     self._decide_due()
+                    self._decider.look_for_floods(tables)
                 self._record_others()
             if self._p.clock.boottime() >= self._status_at:
                 self._publish()
@@ -163,8 +164,8 @@ class Guard:
 
     # -- watching ------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        """One tick: other writers, the tables that may be near the limit, and what they hold."""
+    def _watch(self) -> tuple[Table, ...]:
+        """One tick: other writers, the tables that may be near the limit (returned), and what they hold."""
         now = self._p.clock.boottime()
         self._look_for_other_writers()
         limit = self._p.kernel.limit()
@@ -172,7 +173,7 @@ class Guard:
         if not limit:
             self._tick_at = now + WAITING_SECONDS
             self._close_episodes(now)
-            return
+            return ()
         wall, gatherer = self._p.clock.wall(), self._p.recorder.gatherer
         tables, hurry = self._p.observer.watch(attentive=bool(self._episodes) or gatherer.is_due(wall))
         left = [pressure.seconds_to_full(t.count, limit, t.demand_per_second) for t in tables]
@@ -186,6 +187,7 @@ class Guard:
         if tables and now >= self._memory_at:
             self._memory_at = now + MEMORY_SECONDS
             self._check_memory()
+        return tables
 
     def _just_raised(self, now: float) -> bool:
         """A step made without a measured demand can fill within `settle`: look closely meanwhile."""

@@ -35,6 +35,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.state import advance
+from conntrackd_guard.floods import Floods
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.kernel import Kernel
 from conntrackd_guard.host.runfiles import RunFiles
@@ -42,6 +43,7 @@ from conntrackd_guard.host.service import Service
 from conntrackd_guard.intake import Intake
 from conntrackd_guard.observer import Observer
 from conntrackd_guard.recorder import Recorder
+from conntrackd_guard.views.sentence import concerned
 
 ORDER_SECONDS = 10.0
 """An order that set a limit is in force within milliseconds; one that still isn't was cut short."""
@@ -54,6 +56,7 @@ class Parts:
     mode: Mode
     kernel: Kernel
     observer: Observer
+    floods: Floods
     applier: Applier
     recorder: Recorder
     run_files: RunFiles
@@ -193,7 +196,7 @@ class Decider:
         trusted = self.policy.trust_user_namespaces
         if unplaced and not any(trusted or not t.user_owned for t in concerned_tables(trigger, observation)):
             observation = self._p.observer.observe(rescan=True)
-        return condense(observation, trigger.namespace)
+        return condense(self._p.floods.mark(observation), trigger.namespace)
 
     def _finish(self, record: Record, policy: Policy, *, covers: bool) -> None:
         """Take a record into the state and hand it to the recorder."""
@@ -206,6 +209,15 @@ class Decider:
                 self._watch_raise(record, record.outcome.limit_after)
         position = self._p.intake.position() if covers else None
         self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.lines))
+        table = concerned(record)
+        if isinstance(record.decision, Raise) and table is not None and table.flooded is None:
+            self._p.floods.sample((table,), policy, self._p.clock.boottime())  # it filled before there was a sample
+
+    def look_for_floods(self, tables: tuple[Table, ...]) -> None:
+        """Sample tables that are nearly full, for `on_flood`."""
+        if self.policy.flood_ceiling is not None and tables:
+            limit = self._p.kernel.limit() or 0
+            self._p.floods.watch(tables, limit, self.policy, self._p.clock.boottime())
 
     # -- what came of a raise ------------------------------------------------------------------
 

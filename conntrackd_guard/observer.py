@@ -125,6 +125,14 @@ class Observer:
             sources={"memory": "/proc/meminfo", "entry size": "slab" if memory.entry_slab_bytes else "assumed"},
         )
 
+    def place(self, namespace: int) -> Place | None:
+        """Return where the table of that number was last found, None where it was not."""
+        for track in self._tracks.values():
+            place = track.place
+            if namespace == (place.namespace if place.namespace is not None else place.key):
+                return place
+        return None
+
     def rebase(self) -> None:
         """After a raise: what was dropped up to now belongs to the old limit."""
         for track in self._tracks.values():

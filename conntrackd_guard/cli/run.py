@@ -111,6 +111,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
     """Take the lock, recover, and loop."""
     from conntrackd_guard.daemon import Guard  # noqa: PLC0415 - views and the journal come with it
     from conntrackd_guard.decider import Parts  # noqa: PLC0415
+    from conntrackd_guard.floods import Floods  # noqa: PLC0415
     from conntrackd_guard.host.clock import Clock  # noqa: PLC0415
     from conntrackd_guard.host.drop_in import DropIn, NoDropIn, SysctlDropIn  # noqa: PLC0415
     from conntrackd_guard.host.kernel import LiveKernel, RehearsingKernel  # noqa: PLC0415
@@ -153,6 +154,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
         mode=paths.mode,
         kernel=kernel,
         observer=observer,
+        floods=Floods(paths, observer),
         applier=Applier(kernel, run_files),
         recorder=recorder,
         run_files=run_files,

@@ -87,12 +87,13 @@ def work_out(  # noqa: PLR0913 - the sum has as many terms
     demand: float,
     policy: Policy,
     *,
+    flooded: bool = False,
     counted: Collection[Bound] = tuple(Bound),
 ) -> Arithmetic:
     """Return the sum for the largest target that every bound `counted` allows, `wanted` at most."""
 
     def sum_for(target: int, bound: Bound = Bound.TARGET) -> Arithmetic:
-        return _sum(observation, charged, wanted, target, demand, policy, bound)
+        return _sum(observation, charged, wanted, target, demand, policy, bound, flooded=flooded)
 
     arithmetic = sum_for(wanted)
     for bound, allows in _BOUNDS:
@@ -126,6 +127,8 @@ def _sum(  # noqa: PLR0913, PLR0917 - the sum has as many terms
     demand: float,
     policy: Policy,
     bound: Bound = Bound.TARGET,
+    *,
+    flooded: bool = False,
 ) -> Arithmetic:
     each, source = bytes_per_entry(observation.entry_slab_bytes)
     full_entries, other_entries, held = charged.entries(target)
@@ -162,6 +165,7 @@ def _sum(  # noqa: PLR0913, PLR0917 - the sum has as many terms
         memory_hugetlb_bytes=observation.memory_hugetlb_bytes,
         memory_available_bytes=observation.memory_available_bytes,
         ceiling=policy.ceiling,
+        flood_ceiling=policy.flood_ceiling if flooded else None,
         chain=round(2 * entries / after, 2) if after else None,
         estimate=observation.estimate,
     )
@@ -183,6 +187,7 @@ def _within_chains(arithmetic: Arithmetic) -> bool:
 _BOUNDS: tuple[tuple[Bound, Callable[[Arithmetic], bool]], ...] = (
     (Bound.INT_MAX, lambda arithmetic: arithmetic.target <= INT_MAX),
     (Bound.CEILING, lambda arithmetic: arithmetic.ceiling is None or arithmetic.target <= arithmetic.ceiling),
+    (Bound.FLOOD, lambda arithmetic: arithmetic.flood_ceiling is None or arithmetic.target <= arithmetic.flood_ceiling),
     (Bound.BUDGET, _within_budget),
     (Bound.RESERVE, _within_reserve),
     (Bound.CHAINS, _within_chains),

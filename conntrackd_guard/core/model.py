@@ -132,6 +132,8 @@ class Table:
     """Growth of count + drop + early_drop, None before two looks."""
     user_owned: bool = False
     """The namespace belongs to a user namespace that any user may have made."""
+    flooded: bool | None = None
+    """Whether a flood fills it, by a sample of the last 30 s; None without one. Asked for with `on_flood` only."""
     source: str = ""
 
     @property
@@ -215,6 +217,8 @@ class Policy:
     reserve: Share | None = None
     """None: the larger of 5 % of memory and min(512 MiB, 25 % of memory)."""
     ceiling: int | None = None
+    flood_ceiling: int | None = None
+    """The limit that a flood is raised to at most: 0 holds, None raises as for any need."""
     settle_seconds: float = 2.0
     settle_full_seconds: float = 0.2
     raises: int = 20
@@ -238,6 +242,7 @@ class Bound(StrEnum):
 
     TARGET = "target"
     CEILING = "ceiling"
+    FLOOD = "flood"
     BUDGET = "budget"
     RESERVE = "reserve"
     CHAINS = "chains"
@@ -287,6 +292,8 @@ class Arithmetic:
     ceiling: int | None
     chain: float | None
     """Average hash chain if all charged entries came: 2 × charged ÷ buckets."""
+    flood_ceiling: int | None = None
+    """What `on_flood` allows, where a flood fills every table that is raised for; None where it allows all."""
     estimate: bool = False
 
 
@@ -329,6 +336,11 @@ class HoldReason(Enum):
     OVER_BUDGET = ("over_budget", "The step would cost more kernel memory than the budget.")
     RESERVE = ("reserve", "The step would leave less memory available than the reserve.")
     AT_CEILING = ("at_ceiling", "The limit has reached the ceiling.")
+    FLOOD = ("flood", "A flood fills the table, and `on_flood` allows no more for it.")
+    UNSAMPLED = (
+        "unsampled",
+        "Nothing tells whether a flood fills the table, as `on_flood` wants, and a raise was made a moment before.",
+    )
     CHAINS = ("chains", "The hash chains would grow so long that packets drop without a line.")
     INT_MAX = ("int_max", "The limit is the largest number the kernel takes.")
     IN_FORCE = ("in_force", "The limit that was kept for this boot is in force.")

@@ -5,7 +5,7 @@ decided again from what the row holds. It never asks for a lower limit, never fo
 ceiling, the budget, the reserve or INT_MAX, and never for two raises inside `settle`.
 
 The questions are asked in this order, and the first one that ends the matter gives the reason:
-is there a limit to raise; is it ours to answer; is it true; may we; is it too soon; what fits.
+is there a limit to raise; is it ours to answer; is it true; may we; is it too soon; is it a flood; what fits.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 
 from conntrackd_guard.core import budget
 from conntrackd_guard.core.corroboration import concerned_tables, corroborate
+from conntrackd_guard.core.flood import flooded, plain_step_seconds, raised_for
 from conntrackd_guard.core.model import (
     Arithmetic,
     Bound,
@@ -59,6 +60,7 @@ _SIBLINGS = {
 }
 _BOUND_HOLDS = {
     Bound.CEILING: (HoldReason.AT_CEILING, "Raise `ceiling` in the settings if the host can bear more."),
+    Bound.FLOOD: (HoldReason.FLOOD, "`guard top` has commands against it; `on_flood: raise` would raise all the same."),
     Bound.BUDGET: (
         HoldReason.OVER_BUDGET,
         "Raise `budget`, add memory, or shorten timeouts (`guard show` has the sum).",
@@ -82,7 +84,12 @@ def decide(trigger: Trigger, observation: Observation, state: State, policy: Pol
     hold = _forbidden(needy, truth, observation, state, policy) or _too_soon(trigger, needy, observation, state, policy)
     if hold is not None:
         return hold
-    return _what_fits(_sum(needy, truth, observation, policy), truth, observation)
+    is_flooded, now = flooded(needy, policy), observation.boottime_seconds
+    if is_flooded is None and now < plain_step_seconds(state):
+        retry = min(plain_step_seconds(state), now + RECHECK_SECONDS)
+        return Hold(reason=HoldReason.UNSAMPLED, retry_seconds=retry, corroboration=truth)
+    arithmetic = _sum(needy, truth, observation, policy, is_flooded=is_flooded)
+    return _what_fits(arithmetic, truth, observation, sampled=is_flooded is not None)
 
 
 def _not_ours(  # noqa: PLR0911 - one return an answer
@@ -237,19 +244,28 @@ def _too_soon(
     return None
 
 
-def _sum(needy: tuple[Table, ...], truth: Corroboration, observation: Observation, policy: Policy) -> Arithmetic:
+def _sum(
+    needy: tuple[Table, ...],
+    truth: Corroboration,
+    observation: Observation,
+    policy: Policy,
+    *,
+    is_flooded: bool | None,
+) -> Arithmetic:
     """How far the need asks to go, and what of it the host can bear."""
     unknown = truth is Corroboration.UNKNOWN
-    demand = 0.0 if unknown else _demand(needy, policy)
+    demand = 0.0 if unknown or is_flooded is None else _demand(needy, policy)
     wanted = _wanted(observation.limit or 0, observation, demand, policy)
     charged = budget.charges(observation, needy, policy, unknown=unknown)
-    return budget.work_out(observation, charged, wanted, demand, policy)
+    return budget.work_out(observation, charged, wanted, demand, policy, flooded=bool(is_flooded))
 
 
-def _what_fits(arithmetic: Arithmetic, truth: Corroboration, observation: Observation) -> Raise | Hold:
+def _what_fits(
+    arithmetic: Arithmetic, truth: Corroboration, observation: Observation, *, sampled: bool = True
+) -> Raise | Hold:
     """Is what fits worth a write?"""
     limit = observation.limit or 0
-    advice = _advice(arithmetic, unknown=truth is Corroboration.UNKNOWN)
+    advice = _advice(arithmetic, unknown=truth is Corroboration.UNKNOWN, sampled=sampled)
     if arithmetic.target > limit and (
         arithmetic.target >= arithmetic.wanted or arithmetic.target >= math.ceil(limit * (1 + SMALLEST_PART))
     ):
@@ -275,8 +291,7 @@ def _what_fits(arithmetic: Arithmetic, truth: Corroboration, observation: Observ
 
 def _demand(needy: tuple[Table, ...], policy: Policy) -> float:
     """Return the largest demand of a table that is raised for."""
-    raised_for = [t for t in needy if policy.trust_user_namespaces or not t.user_owned]
-    return max((t.demand_per_second or 0.0 for t in raised_for), default=0.0)
+    return max((table.demand_per_second or 0.0 for table in raised_for(needy, policy)), default=0.0)
 
 
 def _wanted(limit: int, observation: Observation, demand: float, policy: Policy) -> int:
@@ -290,11 +305,13 @@ def _wanted(limit: int, observation: Observation, demand: float, policy: Policy)
     )
 
 
-def _advice(arithmetic: Arithmetic, *, unknown: bool) -> tuple[str, ...]:
+def _advice(arithmetic: Arithmetic, *, unknown: bool, sampled: bool) -> tuple[str, ...]:
     """What to do about what raising alone won't cure."""
     advice = []
     if unknown:
         advice.append("The table could not be judged: one plain step, charged as one full table.")
+    if not sampled:
+        advice.append("No sample tells yet whether a flood fills the table: one plain step, and a sample after it.")
     if arithmetic.target < arithmetic.wanted and arithmetic.bound in _BOUND_HOLDS:
         advice.append(f"Only part of the step fits. {_BOUND_HOLDS[arithmetic.bound][1]}")
     if arithmetic.chain is not None and arithmetic.chain > budget.CHAIN_ADVISE and arithmetic.buckets_target is None:

@@ -12,6 +12,7 @@ from conntrackd_guard.core.setting_kinds import (
     command,
     count,
     duration,
+    flood_answer,
     number,
     optional,
     path,
@@ -117,6 +118,12 @@ KEYS = (
         does="The limit is never raised above this.",
         source="the budget bounds memory already; a number that fits every host does not exist.",
         instead=(("262_144", "hosts with that limit (the kernel's own from 4 GB up) are never raised at all."),),
+    ),
+    Key(
+        name="on_flood", field="flood_ceiling", kind=flood_answer(_MOST), default="raise",
+        does="What a flood gets (most of the table unanswered, by a sample): raise, hold, or raise_to N and no further.",
+        source="not raising drops everybody's connections at once; and a sample may be wrong.",
+        instead=(("hold", "a flood fills the table, and nobody else gets an entry until it ends or is filtered."),),
     ),
     Key(
         name="settle", field="settle_seconds", kind=duration("0s", "1h"), default="2s",

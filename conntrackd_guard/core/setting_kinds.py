@@ -124,6 +124,24 @@ def port() -> Kind:
     return Kind(expected=f"a port from {low} to {high}", read=_between(units.parse_count, low, high), write=str)
 
 
+def flood_answer(most: str) -> Kind:
+    """Return the kind of the limit that a flood is raised to: `hold` is 0, `raise` None."""
+    to = count("1", most)
+
+    def read(text: str) -> int | None:
+        word, _, number = text.strip().partition(" ")
+        if word == "raise_to":
+            return int(to.read(number))
+        if number or word not in {"raise", "hold"}:
+            raise ValueError(f"{text} is no such answer")
+        return None if word == "raise" else 0
+
+    def write(value: int | None) -> str:
+        return "raise" if value is None else f"raise_to {to.write(value)}" if value else "hold"
+
+    return Kind(expected=f"raise, hold, or raise_to and {to.expected}", read=read, write=write)
+
+
 def optional(word: str, kind: Kind) -> Kind:
     """Return `kind` with one word more, which stands for None."""
     return Kind(

@@ -13,6 +13,7 @@ NEED_A_PERSON = frozenset(
         HoldReason.OVER_BUDGET_AT_START,
         HoldReason.RESERVE,
         HoldReason.AT_CEILING,
+        HoldReason.FLOOD,
         HoldReason.CHAINS,  # where raising ends by default on most hosts: larger than any other bound in practice
         HoldReason.INT_MAX,
         HoldReason.STANDOFF,

@@ -15,6 +15,7 @@ _WARNINGS = frozenset(
         HoldReason.OVER_BUDGET,
         HoldReason.RESERVE,
         HoldReason.AT_CEILING,
+        HoldReason.FLOOD,
         HoldReason.CHAINS,
         HoldReason.INT_MAX,
         HoldReason.WRITE_REFUSED,

@@ -32,6 +32,8 @@ _ABOUT_A_TABLE = frozenset(
         HoldReason.OVER_BUDGET,
         HoldReason.RESERVE,
         HoldReason.AT_CEILING,
+        HoldReason.FLOOD,
+        HoldReason.UNSAMPLED,
         HoldReason.CHAINS,
         HoldReason.INT_MAX,
         HoldReason.CONTRADICTED,
@@ -181,6 +183,8 @@ def _bounds(arithmetic: Arithmetic) -> str:
             return ""
         case Bound.CEILING:
             bound = "the ceiling allows"
+        case Bound.FLOOD:
+            bound = "`on_flood` allows"
         case Bound.BUDGET:
             bound = f"the budget of {format_bytes(arithmetic.budget_bytes)} allows"
         case Bound.RESERVE:

@@ -28,6 +28,8 @@ def sum_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str, str]]:
         ("", _verdict(left >= a.reserve_bytes, "left ≥ reserve", "less than the reserve would be left")),
         ("ceiling", "none" if a.ceiling is None else f"{a.ceiling:,}"),
     ]
+    if a.flood_ceiling is not None:
+        lines.append(("on_flood", f"{a.flood_ceiling:,} at most: a flood fills what is raised for"))
     if a.chain is not None:
         after = a.buckets_target or a.buckets or 0
         lines.append(("average chain", f"2 × {a.charged_entries:,} ÷ {after:,} buckets = {a.chain:g} (at most 24)"))

@@ -91,6 +91,9 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
     (HoldReason.OVER_BUDGET, line(), host(FULL, memory_total_bytes=GIB), CALM, Policy(), SOON),
     (HoldReason.RESERVE, line(), host(FULL, memory_available_bytes=GIB), CALM, Policy(), SOON),
     (HoldReason.AT_CEILING, line(), FULL_HOST, CALM, Policy(ceiling=LIMIT), SOON),
+    (HoldReason.FLOOD, line(), host(table(LIMIT, flooded=True)), CALM, Policy(flood_ceiling=0), SOON),
+    # no sample tells, and a step was made 10 s ago
+    (HoldReason.UNSAMPLED, line(), FULL_HOST, State(last_raise_seconds=NOW - 10.0), Policy(flood_ceiling=0), SOON),
     # 2 × 262,144 ÷ 16,384 = 32 already
     (HoldReason.CHAINS, line(), host(FULL, buckets=16_384), CALM, Policy(), SOON),
     (
@@ -152,6 +155,15 @@ def test_every_reason_has_its_row() -> None:
         # another writer lowered the limit far below the count: 500,000 ÷ 0.8, and one more
         (host(table(500_000)), Policy(), 625_001),
         (FULL_HOST, Policy(ceiling=300_000), 300_000),
+        (host(table(LIMIT, flooded=True)), Policy(), 393_216),  # by default a flood is a need like any other
+        (host(table(LIMIT, flooded=True)), Policy(flood_ceiling=300_000), 300_000),
+        (host(table(LIMIT, flooded=False)), Policy(flood_ceiling=0), 393_216),
+        # one that is no flood needs the step as well
+        (host(table(LIMIT, flooded=True), table(230_000, OTHER, flooded=False)), Policy(flood_ceiling=0), 393_216),
+        # a flood in a namespace that any user can make hides no need of the host's own
+        (host(FULL, table(LIMIT, OTHER, flooded=True, user_owned=True)), Policy(flood_ceiling=0), 393_216),
+        # no sample tells: one plain step, whatever the growth
+        (host(table(LIMIT, demand_per_second=20_000.0)), Policy(flood_ceiling=0), 393_216),
         # a part: the ceiling leaves 5 % of the limit and no less
         (FULL_HOST, Policy(ceiling=275_252), 275_252),
     ],
@@ -201,6 +213,14 @@ def test_a_part_says_what_kept_it_small() -> None:
     assert isinstance(decision, Raise)
     assert decision.target == 339_940  # (200,000,000 − 4,194,304) ÷ 576 = 339,940.4
     assert "budget" in decision.advice[0]
+
+
+def test_a_plain_step_without_a_sample_is_said() -> None:
+    """And made again after 30 s where no sample can be had: what nobody can look into is not left dropping."""
+    raised = State(last_raise_seconds=NOW - 30.0)
+    decision = decide(line(), FULL_HOST, raised, Policy(flood_ceiling=0))
+    assert isinstance(decision, Raise)
+    assert any("a sample after it" in advice for advice in decision.advice)
 
 
 UNKNOWABLE: list[Any] = [

@@ -50,7 +50,7 @@ def test_every_value_reaches_the_policy() -> None:
     given_texts = {
         "mode": "dry-run", "kernel_line": "no", "pressure": "off", "threshold": "70%", "factor": "2",
         "min_entries": "1", "runway": "1min", "budget": "256MiB", "reserve": "7.5%", "ceiling": "1_000_000",
-        "settle": "3s", "settle_full": "1s", "raises": "5", "raises_window": "1h", "standoff": "0",
+        "on_flood": "raise_to 900_000", "settle": "3s", "settle_full": "1s", "raises": "5", "raises_window": "1h", "standoff": "0",
         "standoff_window": "2h", "buckets": "match", "trust_user_namespaces": "yes", "persist": "false",
         "notify": "/usr/bin/mail -s 'table full' ops",
         "metrics_file": "/var/lib/prometheus/node-exporter/guard.prom", "metrics_http": "9786",
@@ -61,7 +61,8 @@ def test_every_value_reaches_the_policy() -> None:
     settings = read_settings(entry(key, text, line) for line, (key, text) in enumerate(given_texts.items(), 1))
     assert settings.policy == Policy(
         kernel_line=False, pressure=False, threshold=0.7, factor=2.0, min_entries=1, runway_seconds=60.0,
-        budget=Share(bytes=256 * 2**20), reserve=Share(fraction=0.075), ceiling=1_000_000, settle_seconds=3.0,
+        budget=Share(bytes=256 * 2**20), reserve=Share(fraction=0.075), ceiling=1_000_000, flood_ceiling=900_000,
+        settle_seconds=3.0,
         settle_full_seconds=1.0, raises=5, raises_window_seconds=3600.0, standoff=0, standoff_window_seconds=7200.0,
         buckets=Buckets.MATCH, trust_user_namespaces=True,
     )  # fmt: skip
@@ -123,6 +124,13 @@ def test_a_contradiction_is_placed_where_the_operator_wrote() -> None:
         ("budget", "0.1%", "90%", ["0%", "0.05%", "90.1%", "1000k", "0", "2000000T", "512MB"]),
         ("reserve", "1%", "90%", ["0%", "91%", "0", "none"]),
         ("ceiling", "1", str(INT_MAX), ["0", str(INT_MAX + 1), "auto", "-5"]),
+        (
+            "on_flood",
+            "hold",
+            "raise",
+            ["raise_to", "raise_to 0", "raise_to x", "hold 5", f"raise_to {INT_MAX + 1}"],
+        ),
+        ("on_flood", "raise_to 1", f"raise_to {INT_MAX}", ["raise 5", "drop"]),
         ("settle", "200ms", "1h", ["61min", "-1s", "infinity"]),
         ("raises", "1", "1000", ["0", "1001"]),
         ("standoff", "0", "1000", ["1001", "never"]),

@@ -11,6 +11,7 @@ from conntrackd_guard.core.urgency import needs_person
 TOLD = [
     "at_ceiling",
     "chains",
+    "flood",
     "int_max",
     "over_budget",
     "over_budget_at_start",

@@ -29,6 +29,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.daemon import Guard
 from conntrackd_guard.decider import Parts
+from conntrackd_guard.floods import Floods
 from conntrackd_guard.history import History, Position, Row
 from conntrackd_guard.host import namespaces
 from conntrackd_guard.host.clock import Clock
@@ -227,6 +228,7 @@ class Guarded:
             mode=Mode.ACT,
             kernel=self.kernel,
             observer=observer,
+            floods=Floods(self.paths, observer),
             applier=Applier(self.kernel, self.run_files),
             recorder=self.recorder,
             run_files=self.run_files,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 from scratch_namespace import ScratchNamespace
@@ -11,6 +12,9 @@ from stage import LIMIT, Stage, limit
 pytestmark = pytest.mark.live
 
 LINE_ONLY = {"pressure": False}
+ON_FLOOD = {**LINE_ONLY, "on_flood": "hold"}
+LOOKS_SECONDS = 1.0
+"""Four looks, one of which takes a sample."""
 SMALL_STEPS = {"min_entries": 64, "factor": 1.05, "standoff": 0}
 
 
@@ -31,6 +35,27 @@ def test_settings_hold_a_raise_that_a_line_asks_for(stage: Stage, settings: dict
     stage.table.overflow(3)
     row = stage.held(reason)
     assert (row["trigger"], row["outcome"], limit()) == ("kernel_line", "none", LIMIT)
+
+
+def test_a_flood_is_held(stage: Stage) -> None:
+    """With `on_flood: hold`, packets that nobody answers fill the table and raise nothing."""
+    stage.start(ON_FLOOD)
+    stage.table.overflow(LIMIT * 3 // 4)
+    time.sleep(LOOKS_SECONDS)
+    stage.table.overflow(LIMIT // 2)
+    held = stage.held("flood")
+    assert (held["arithmetic"]["flood_ceiling"], held["outcome"], limit()) == (0, "none", LIMIT)
+    assert "on_flood" in stage.world.guard("show", str(held["id"])).stdout
+
+
+def test_flows_that_are_answered_are_no_flood(stage: Stage) -> None:
+    """With the same setting, as many streams are raised for."""
+    stage.start(ON_FLOOD)
+    stage.table.fill(LIMIT * 3 // 4)
+    time.sleep(LOOKS_SECONDS)
+    stage.table.fill(LIMIT // 4)
+    stage.table.overflow(3)
+    stage.raised()
 
 
 def test_a_pause_holds_and_its_end_raises_without_a_new_line(stage: Stage) -> None:

@@ -38,6 +38,7 @@ def tables(draw: st.DrawFn, limit: int) -> tuple[Table, ...]:
             dropped=draw(st.none() | st.integers(0, 5000)),
             demand_per_second=draw(st.none() | st.floats(0, 1e6)),
             user_owned=draw(st.booleans()) and draw(st.booleans()),
+            flooded=draw(st.none() | st.booleans()),
         )
         for number in numbers
     )
@@ -91,6 +92,7 @@ policies = st.just(Policy()) | st.builds(
     budget=st.builds(Share, fraction=st.floats(0, 0.9)),
     reserve=st.none() | st.builds(Share, fraction=st.floats(0, 0.9)),
     ceiling=st.none() | st.integers(1, INT_MAX),
+    flood_ceiling=st.none() | st.integers(0, INT_MAX),
     buckets=st.sampled_from(Buckets),
     trust_user_namespaces=st.booleans(),
 )

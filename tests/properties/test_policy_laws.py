@@ -69,6 +69,19 @@ def test_an_untrusted_table_alone_never_raises(
 
 
 @MANY
+@given(triggers, observations(), states, policies, st.integers(0, INT_MAX))
+def test_a_flood_alone_never_raises_beyond_what_it_is_allowed(
+    trigger: Trigger, seen: Observation, state: State, policy: Policy, most: int
+) -> None:
+    """Where a flood fills every table, a confirmed raise ends at what `on_flood` allows."""
+    flooded = replace(seen, tables=tuple(replace(table, flooded=True) for table in seen.tables))
+    decision = decide(trigger, flooded, state, replace(policy, flood_ceiling=most))
+    if isinstance(decision, Raise) and decision.corroboration is Corroboration.CONFIRMED:
+        event("raised")
+        assert decision.target <= most
+
+
+@MANY
 @given(triggers, crowds(), states, policies)
 def test_a_crowd_told_as_a_sum_changes_no_decision(
     trigger: Trigger, seen: Observation, state: State, policy: Policy

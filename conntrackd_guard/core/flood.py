@@ -1,0 +1,26 @@
+"""Does a flood fill what is raised for? For the setting `on_flood`. Pure."""
+
+from __future__ import annotations
+
+from conntrackd_guard.core.model import Policy, State, Table
+
+SAMPLE_SECONDS = 30.0
+"""What a sample tells holds for this long, and so does one plain step without a sample."""
+
+
+def raised_for(needy: tuple[Table, ...], policy: Policy) -> tuple[Table, ...]:
+    """Return the tables whose need counts."""
+    return tuple(table for table in needy if policy.trust_user_namespaces or not table.user_owned)
+
+
+def flooded(needy: tuple[Table, ...], policy: Policy) -> bool | None:
+    """Return whether a flood fills all that is raised for; None where that matters and no sample tells."""
+    told = {table.flooded for table in raised_for(needy, policy)}
+    if policy.flood_ceiling is None or not told or False in told:
+        return False
+    return None if None in told else True
+
+
+def plain_step_seconds(state: State) -> float:
+    """Return when a step without a sample may be made: one is taken after each raise, and where it can't be, later."""
+    return -SAMPLE_SECONDS if state.last_raise_seconds is None else state.last_raise_seconds + SAMPLE_SECONDS
