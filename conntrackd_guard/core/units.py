@@ -150,11 +150,6 @@ def format_percentage(fraction: float) -> str:
     return f"{fraction * 100:.10g}%"
 
 
-def format_count(count: int) -> str:
-    """Return a whole number for people: `1,000,000`."""
-    return f"{count:,}"
-
-
 _FEW_PARTS = 2
 _WHOLE_FROM_US = 10_000_000
 """From ten seconds on nobody reads the milliseconds, where a duration is not to be read back."""

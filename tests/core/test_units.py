@@ -164,8 +164,6 @@ def test_what_is_ambiguous_or_out_of_range_is_refused(parse: Callable[[str], obj
         (units.format_bytes(-2048), "-2 KiB"),
         (units.format_bytes(2**60), "1 EiB"),
         (units.format_bytes(float("inf")), "inf"),
-        (units.format_count(1_000_000), "1,000,000"),
-        (units.format_count(-1234), "-1,234"),
         (units.format_duration(0), "0s"),
         (units.format_duration(0.2), "200ms"),
         (units.format_duration(5400), "1h 30min"),
