@@ -17,6 +17,8 @@ def condense(observation: Observation, concerned: int | None) -> Observation:
     A small table is under half the limit, so it is charged twice what it holds whatever the target. Never among them:
     the fullest, the initial one, that of the namespace `concerned`, and those that dropped, or may have.
     """
+    if len(observation.tables) <= NAMED_ONE_BY_ONE:
+        return observation
     limit = observation.limit or 0
     fullest = sorted(observation.tables, key=lambda table: (-table.count, table.namespace))
     alone = fullest[:NAMED_ONE_BY_ONE]

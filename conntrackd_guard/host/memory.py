@@ -31,6 +31,8 @@ class MemoryReader:
         self._meminfo = str(paths.proc / "meminfo")
         self._slab_size = str(paths.slab / "slab_size")
         self._total_objects = str(paths.slab / "total_objects")
+        self._entry_slab_bytes: int | None = None
+        """Once read it stays: a kernel's entries have one size."""
 
     def read(self) -> Memory:
         """Return the figures of this moment. What can't be read takes its safe default. Never raises."""
@@ -42,16 +44,16 @@ class MemoryReader:
             hugetlb = figures.get(b"Hugetlb", 0) * _KIB
         except (OSError, ValueError, KeyError) as error:
             unread.append(f"{self._meminfo} ({_short(error)}): no memory is taken as available")
-        slab: int | None = None
-        try:
-            slab = files.read_number(self._slab_size)
-        except (OSError, ValueError) as error:
-            unread.append(f"{self._slab_size} ({_short(error)}): 640 bytes an entry are assumed")
+        if self._entry_slab_bytes is None:
+            try:
+                self._entry_slab_bytes = files.read_number(self._slab_size)
+            except (OSError, ValueError) as error:
+                unread.append(f"{self._slab_size} ({_short(error)}): 640 bytes an entry are assumed")
         return Memory(
             total_bytes=total,
             hugetlb_bytes=hugetlb,
             available_bytes=available,
-            entry_slab_bytes=slab,
+            entry_slab_bytes=self._entry_slab_bytes,
             allocated_entries=self.allocated_entries(),
             # A built-in NAT (the second array) can't be told from outside, so it is always counted: 8 bytes a bucket.
             bucket_arrays=2,
