@@ -168,7 +168,7 @@ class Guard:
         left = [pressure.seconds_to_full(t.count, limit, t.demand_per_second) for t in tables]
         if hurry or min(left, default=math.inf) < pressure.HURRY_SECONDS or self._just_raised(now):
             self._tick_at = now + pressure.HURRIED_TICK_SECONDS
-        self._decider.saw(tables, limit, now)
+        self._decider.saw(tables, now)
         gatherer.note(tables, limit, wall)
         for table in tables:
             self._judge(table, limit, now)

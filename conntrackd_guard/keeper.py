@@ -13,9 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.follow_up import Drops, End, FollowUp
+from conntrackd_guard.core.follow_up import FollowUp
 from conntrackd_guard.core.model import Policy, Raise, Record, TriggerKind
 from conntrackd_guard.core.urgency import needs_person
 from conntrackd_guard.exporter import Exporter, Outlets
@@ -32,7 +31,6 @@ from conntrackd_guard.persister import Persister
 from conntrackd_guard.portrayer import Portrayer, Sampling
 from conntrackd_guard.scribe import Scribe
 from conntrackd_guard.views import json_documents
-from conntrackd_guard.views.afterwards import afterwards
 from conntrackd_guard.views.record_log import event_of, fields_of, level_of
 from conntrackd_guard.views.sentence import sentence
 
@@ -127,11 +125,8 @@ class Keeper:
         return item.stored
 
     def follow_up(self, found: FollowUp) -> bool:
-        """Keep what came of a raise; drops that go on are also said."""
+        """Keep what came of a raise."""
         self._scribe.history().add_follow_up(found)
-        if found.drops is Drops.GO_ON and found.end is End.WATCHED:
-            told = encode(found)
-            self.say("guard.drops_go_on", "warning", f"The raise to {found.limit:,}: {afterwards(found)}", **told)
         return True
 
     def keep_points(self) -> None:
