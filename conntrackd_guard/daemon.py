@@ -169,7 +169,7 @@ class Guard:
         if hurry or min(left, default=math.inf) < pressure.HURRY_SECONDS or self._just_raised(now):
             self._tick_at = now + pressure.HURRIED_TICK_SECONDS
         self._decider.saw(tables, now)
-        gatherer.note(tables, limit, wall)
+        gatherer.note(tables, self._p.observer.present, limit, wall)
         for table in tables:
             self._judge(table, limit, now)
         self._close_episodes(now)

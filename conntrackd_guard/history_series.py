@@ -16,6 +16,7 @@ from conntrackd_guard.core.series import OTHERS, Point
 MOST_TABLES: Final = 20
 MOST_NAMES: Final = 20_000
 """Tables that have a name of their own; a host that makes more within a year has the newest among the others."""
+_OTHERS: Final = (0, OTHERS)
 _OTHERS_ID: Final = 0
 _FUTURE_SECONDS: Final = 120
 """Points further ahead than this come from a clock that was set back since."""
@@ -54,6 +55,8 @@ def add(database: sqlite3.Connection, points: Iterable[Point]) -> None:
     peaks: dict[tuple[int, str], int] = {}
     for point in found:
         name = (point.namespace, point.label)
+        if name == _OTHERS:
+            continue
         peaks[name] = max(peaks.get(name, 0), point.count)
     ids = _ids(database, sorted(peaks, key=lambda name: peaks[name], reverse=True)[:MOST_TABLES])
     others: dict[int, Point] = {}

@@ -52,6 +52,8 @@ class Observer:
         self._reader = TableReader(paths)
         self.boot_id = files.read(paths.boot_id).decode("ascii").strip()
         self._tracks: dict[int, _Track] = {}
+        self.present: frozenset[int] = frozenset()
+        """The namespaces found by the last scan, as tables name them."""
         self._complete = False
         self._scanned_seconds = -RESCAN_SECONDS
         self._names: frozenset[str] = frozenset()
@@ -145,6 +147,7 @@ class Observer:
             self._tracks[place.key] = track if track is not None and same else _Track(place)
             self._tracks[place.key].place = place
             self._tracks[place.key].out_of_reach = False
+        self.present = frozenset(_name(place) for place in places)
         self._unexplained = self._allocated_now() - self._held()
 
     def _gate(self, now: float, limit: int) -> tuple[bool, bool]:
@@ -212,7 +215,7 @@ class Observer:
         if self._kernel.rehearsing:
             need += pressure.risen(track.rehearsed_drop, counters.drop)
         return Table(
-            namespace=place.namespace if place.namespace is not None else place.key,
+            namespace=_name(place),
             label=place.label,
             initial=place.initial,
             placed=place.namespace is not None,
@@ -225,6 +228,10 @@ class Observer:
             user_owned=place.user_owned,
             source=counters.source,
         )
+
+
+def _name(place: Place) -> int:
+    return place.key if place.namespace is None else place.namespace
 
 
 def _expected_count(track: _Track) -> int:
