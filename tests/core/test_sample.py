@@ -150,7 +150,11 @@ def test_many_sources_are_ten_and_a_number() -> None:
     """The largest ten are named, the others counted."""
     entries = [half_open(source=bytes((10, 0, n, m))) for n in range(20) for m in range(n + 1)]
     merged = add_up(entries, table_entries=210, addresses=Addresses.PREFIX).sources
-    assert (len(merged.top), merged.distinct, merged.top[0]) == (TOP, 20, Group(name="10.0.19.0/24", entries=20))
+    assert (len(merged.top), merged.distinct, merged.top[0]) == (
+        TOP,
+        20,
+        Group(name="10.0.19.0/24", entries=20, unanswered=20),
+    )
 
 
 def test_an_offloaded_flow_has_no_time_left() -> None:

@@ -10,6 +10,7 @@ import pytest
 from records import RAISE, SUM, a_record
 
 from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.diagnosis import Cause
 from conntrackd_guard.core.follow_up import Drops, End, FollowUp
 from conntrackd_guard.core.model import Hold, HoldReason, Order, OrderKind, OutcomeKind, Record
 from conntrackd_guard.host.log import MESSAGE_IDS
@@ -78,6 +79,7 @@ def test_other_lines_show_only_what_they_always_have() -> None:
         last_drop_seconds=9.0, growth_per_second=None, lasts_seconds=None))  # fmt: skip
     assert used("guard.drops_go_on") <= {f"GUARD_{name.upper()}" for name, value in found.items() if value is not None}
     assert used("guard.sample") == {"GUARD_CAUSE"}
+    assert [cause for cause in Cause if cause not in entries()[MESSAGE_IDS["guard.sample"]]] == []
     assert used("guard.notice") == used("guard.error") == used("guard.stopped") == set()
 
 
