@@ -113,8 +113,17 @@ class Sample:
         return entries / self.seen if self.seen else 0.0
 
 
-def add_up(entries: Iterable[Entry], *, table_entries: int, addresses: Addresses = Addresses.FULL) -> Sample:
-    """Return the shares of `entries`, read one by one and never held together."""
+def add_up(
+    entries: Iterable[Entry],
+    *,
+    table_entries: int,
+    addresses: Addresses = Addresses.FULL,
+    established_seconds: int | None = None,
+) -> Sample:
+    """Return the shares of `entries`, read one by one and never held together.
+
+    `established_seconds` is the namespace's timeout of established TCP flows, None where it is not known.
+    """
     states: Counter[tuple[int, str, bool, bool]] = Counter()
     destinations: Counter[_Destination] = Counter()
     translated: Counter[_Destination] = Counter()
@@ -143,7 +152,7 @@ def add_up(entries: Iterable[Entry], *, table_entries: int, addresses: Addresses
         addresses=addresses,
         assured=sum(count for (_, _, assured, _), count in states.items() if assured),
         unanswered=unanswered.total(),
-        idle=_idle(established),
+        idle=_idle(established, established_seconds),
         dns=_to_dns(destinations),
         dns_translated=_to_dns(translated),
         ipv6=sum(count for source, count in sources.items() if len(source) > IPV4_BYTES),
@@ -158,14 +167,15 @@ def add_up(entries: Iterable[Entry], *, table_entries: int, addresses: Addresses
     )
 
 
-def _idle(established: list[int]) -> int:
+def _idle(established: list[int], timeout: int | None) -> int:
     """Return how many established TCP flows have been silent for IDLE_SECONDS at least.
 
-    Each packet winds a flow up to the namespace's timeout, which can't be read from outside: the longest time left
-    in the sample stands for it. While all flows have one timeout, no silence is overestimated.
+    Each packet winds a flow up to the timeout. Where that is not known, or was longer when a flow was last wound up,
+    the longest time left in the sample stands for it: while all flows have one timeout, no silence is overestimated.
     """
     longest = max(established, default=0)
-    return sum(_UNACKNOWLEDGED_SECONDS < left <= longest - IDLE_SECONDS for left in established)
+    wound_up = ((left, longest if timeout is None or left > timeout else timeout) for left in established)
+    return sum(_UNACKNOWLEDGED_SECONDS < left <= full - IDLE_SECONDS for left, full in wound_up)
 
 
 def _to_dns(counts: Mapping[_Destination, int]) -> int:
