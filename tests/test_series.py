@@ -176,6 +176,27 @@ def test_more_names_than_there_is_room_for_are_others(history: History, monkeypa
     assert [told.label for told in everything(history)] == ["a", OTHERS, "a"]
 
 
+def test_the_newest_names_outlive_the_oldest(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that starts a hundred containers a day tells today's by name; of months ago, their sum."""
+    monkeypatch.setattr(history_series, "MOST_NAMES", 5)
+    monkeypatch.setattr(history_series, "NAMES_LEFT", 3)
+    history.add_points([Point(at=NOW, namespace=0, label=OTHERS, limit=LIMIT, count=100, dropped=2)])
+    for at, name in enumerate("abc"):
+        history.add_points([point(NOW + at, 10, name, dropped=1), point(NOW + at, 3, "lasting")])
+    history.prune(NOW, 1e9, 1000)
+    history.add_points([point(NOW + 3, 5, "new")])
+    told = {(found.at - NOW, found.label): (found.count, found.dropped) for found in everything(history)}
+    assert told == {
+        (0, OTHERS): (110, 3),
+        (0, "lasting"): (3, 0),
+        (1, OTHERS): (10, 1),
+        (1, "lasting"): (3, 0),
+        (2, "c"): (10, 1),
+        (2, "lasting"): (3, 0),
+        (3, "new"): (5, 0),
+    }
+
+
 def test_all_of_it_fits_in_64_mib(tmp_path: Path) -> None:
     """A year with 21 tables at every step, large figures and long names."""
     path = tmp_path / "history.db"
