@@ -116,7 +116,7 @@ class Decider:
         """Notice a limit that neither the guard nor an order set, and record it; return whether there was one."""
         limit = self._p.kernel.limit_in_force()
         if self._after is not None and limit != self._after.limit:
-            self._conclude(End.LIMIT_CHANGED, self._p.clock.boottime())
+            self._conclude(self._after, End.LIMIT_CHANGED, self._p.clock.boottime())
         if limit == self.limit:
             return False
         self.take_orders()
@@ -217,20 +217,18 @@ class Decider:
         if self._after is not None:
             self._after = follow_up.seen(self._after, tables, now)
             if follow_up.is_over(self._after, now):
-                self._conclude(End.WATCHED, now)
+                self._conclude(self._after, End.WATCHED, now)
 
     def _watch_raise(self, record: Record, limit: int) -> None:
         """Begin to watch what comes of a raise, in place of the one before."""
-        now = record.observation.boottime_seconds
+        seen = record.observation
         if self._after is not None:
-            self._after = follow_up.seen(self._after, record.observation.tables, now)
-            self._conclude(End.RAISED_AGAIN, now)
+            after = follow_up.seen(self._after, seen.tables, seen.boottime_seconds)
+            self._conclude(after, End.RAISED_AGAIN, seen.boottime_seconds)
         if record.trigger.kind is not TriggerKind.START:  # nothing was full, and nothing is being looked at
             self._after = follow_up.begin(record, limit)
 
-    def _conclude(self, end: End, now: float) -> None:
-        """Hand over what came of the raise that is being watched: it is written once that raise's row is."""
-        if self._after is not None:
-            found = follow_up.conclude(self._after, end, now)
-            self._p.recorder.follow_up(found)
+    def _conclude(self, after: AfterRaise, end: End, now: float) -> None:
+        """Hand over what came of a raise: it is written once that raise's row is."""
+        self._p.recorder.follow_up(follow_up.conclude(after, end, now))
         self._after = None

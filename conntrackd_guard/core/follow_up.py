@@ -147,7 +147,7 @@ def conclude(after: AfterRaise, end: End, now: float) -> FollowUp:
     drops = _drops(after, seconds)
     told = {name: _growth(table) for name, table in after.tables.items() if _to_the_end(after, table, seconds)}
     growths = {name: rate for name, rate in told.items() if rate is not None}
-    lasts = {name: _lasts_seconds(after, name, rate) for name, rate in growths.items() if rate > 0}
+    lasts = {name: _lasts_seconds(after, name, rate) for name, rate in growths.items() if round(rate, 1) > 0}
     first_full = min(lasts, key=lambda name: lasts[name], default=None)
     growth = (0.0 if growths else None) if first_full is None else growths[first_full]
     return FollowUp(

@@ -74,6 +74,8 @@ def test_a_table_that_shrinks_or_was_seen_too_short_lasts_for_no_known_time() ->
     """No growth is said as such; a growth of half a second is not made a forecast."""
     shrinks = watched((10.0, 60_000, 0))
     assert (shrinks.growth_per_second, shrinks.lasts_seconds) == (0.0, None)
+    stands = watched((300.0, 65_537, 0), until=300.0)  # a host that was suspended
+    assert (stands.growth_per_second, stands.lasts_seconds) == (0.0, None)
     short = watched((0.5, 70_000, 0), end=End.RAISED_AGAIN, until=0.5)
     assert (short.growth_per_second, short.lasts_seconds) == (None, None)
 
