@@ -84,7 +84,7 @@ class AfterRaise:
     unconfirmed: bool = False
     """No table confirmed the line that led to it."""
     namespace: int | None = None
-    """The one that the line named."""
+    """The one that it was made for; None where the line named none."""
     last_drop_seconds: float | None = None
 
 
@@ -171,7 +171,8 @@ def _drops(after: AfterRaise, seconds: float) -> Drops:
     if after.last_drop_seconds is not None and after.last_drop_seconds > seconds / 2:
         return Drops.GO_ON
     counted = {name for name, table in after.tables.items() if table.dropped is not None}
-    if not counted or (after.unconfirmed and after.namespace not in counted):
+    is_seen = not after.unconfirmed if after.namespace is None else after.namespace in counted
+    if not counted or not is_seen:
         return Drops.UNKNOWN
     return Drops.NONE if after.last_drop_seconds is None else Drops.ENDED
 

@@ -48,6 +48,14 @@ def test_drops_end_or_go_on(looks: list[tuple[float, int, int | None]], drops: D
     assert (found.drops, found.dropped) == (drops, dropped)
 
 
+def test_other_tables_prove_nothing_of_the_one_that_was_raised_for() -> None:
+    """Its own counter can't be read, or it is gone before the first look: that the others drop nothing is no cure."""
+    other = replace(TABLE, namespace=7, dropped=0)
+    for looks in ([TABLE, other], [other]):
+        after = follow_up.begin(raised("r", tables=(TABLE, other)), LIMIT)
+        assert follow_up.conclude(follow_up.seen(after, looks, 60.0), End.WATCHED, 60.0).drops is Drops.UNKNOWN
+
+
 def test_drops_of_several_tables_are_added() -> None:
     """Each namespace has a counter of its own."""
     after = follow_up.begin(raised("r", tables=(TABLE,)), LIMIT)
