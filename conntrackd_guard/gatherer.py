@@ -64,16 +64,11 @@ class Gatherer:
             self._known = {name: known for name, known in self._known.items() if name in present}
             self._present = present
         for table in tables:
-            known = self._known.get(table.namespace)
+            label, known = table.label[:_LONGEST_LABEL], self._known.get(table.namespace)
             if known is None:
-                label = table.label[:_LONGEST_LABEL]
                 known = _Known(label, table.count, table.drop, table.early_drop, peak=table.count)
                 self._known[table.namespace] = known
-            known.label, known.count, known.peak = (
-                table.label[:_LONGEST_LABEL],
-                table.count,
-                max(known.peak, table.count),
-            )
+            known.label, known.count, known.peak = label, table.count, max(known.peak, table.count)
             known.dropped += risen(known.drop, table.drop)
             known.evicted += risen(known.early_drop, table.early_drop)
             known.drop, known.early_drop = table.drop, table.early_drop

@@ -195,9 +195,7 @@ class Observer:
 
     @staticmethod
     def _note_drops(track: _Track, counters: Counters, now: float) -> None:
-        if pressure.went_back(
-            track.base_drop, counters.drop
-        ):  # a new namespace under the number: all its drops are new
+        if pressure.went_back(track.base_drop, counters.drop):  # a new namespace has the number: all its drops are new
             track.base_drop = track.rehearsed_drop = 0
             track.dropped_seconds = now
         track.too_new = track.base_drop is None and bool(counters.drop)  # dropped, but nobody knows when
