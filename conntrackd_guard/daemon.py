@@ -179,8 +179,8 @@ class Guard:
         left = [pressure.seconds_to_full(t.count, limit, t.demand_per_second) for t in tables]
         if hurry or min(left, default=math.inf) < pressure.HURRY_SECONDS or self._just_raised(now):
             self._tick_at = now + pressure.HURRIED_TICK_SECONDS
-        self._decider.saw(tables, limit, now)
-        gatherer.note(tables, limit, wall)
+        self._decider.saw(tables, now)
+        gatherer.note(tables, self._p.observer.present, limit, wall)
         for table in tables:
             self._judge(table, limit, now)
         self._close_episodes(now)

@@ -7,6 +7,7 @@ what the next decision knows, so they are noticed here, just before it.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from conntrackd_guard.applier import LOWERED_RETRIES, Applier, BucketsRefused, Lowered
@@ -117,6 +118,8 @@ class Decider:
     def look_for_other_writers(self) -> bool:
         """Notice a limit that neither the guard nor an order set, and record it; return whether there was one."""
         limit = self._p.kernel.limit_in_force()
+        if self._after is not None and limit != self._after.limit:
+            self._conclude(self._after, End.LIMIT_CHANGED, self._p.clock.boottime())
         if limit == self.limit:
             return False
         self.take_orders()
@@ -221,24 +224,23 @@ class Decider:
 
     # -- what came of a raise ------------------------------------------------------------------
 
-    def saw(self, tables: tuple[Table, ...], limit: int, now: float) -> None:
-        """Note a look at the tables for the raise before, and have it recorded what came of that once it is known."""
+    def saw(self, tables: Sequence[Table], now: float) -> None:
+        """Note a look at the tables for the raise before, and hand over what came of that once it is known."""
         if self._after is not None:
-            end = follow_up.ended_by(self._after, limit, now)
-            if end is not End.LIMIT_CHANGED:
-                self._after = follow_up.seen(self._after, tables, now)
-            if end is not None:
-                self._conclude(end, now)
+            self._after = follow_up.seen(self._after, tables, now)
+            if follow_up.is_over(self._after, now):
+                self._conclude(self._after, End.WATCHED, now)
 
     def _watch_raise(self, record: Record, limit: int) -> None:
         """Begin to watch what comes of a raise, in place of the one before."""
-        self._conclude(End.RAISED_AGAIN, record.observation.boottime_seconds)
+        seen = record.observation
+        if self._after is not None:
+            after = follow_up.seen(self._after, seen.tables, seen.boottime_seconds)
+            self._conclude(after, End.RAISED_AGAIN, seen.boottime_seconds)
         if record.trigger.kind is not TriggerKind.START:  # nothing was full, and nothing is being looked at
             self._after = follow_up.begin(record, limit)
 
-    def _conclude(self, end: End, now: float) -> None:
-        """Hand over what came of the raise that is being watched: it is written once that raise's row is."""
-        if self._after is not None:
-            found = follow_up.conclude(self._after, end, now)
-            self._p.recorder.question(lambda keeper: keeper.follow_up(found), insist=True)
+    def _conclude(self, after: AfterRaise, end: End, now: float) -> None:
+        """Hand over what came of a raise: it is written once that raise's row is."""
+        self._p.recorder.follow_up(follow_up.conclude(after, end, now))
         self._after = None

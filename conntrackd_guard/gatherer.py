@@ -1,25 +1,39 @@
 """Gathers points for the time series: the loop notes what its looks show, the recorder's thread takes them.
 
-Nothing is read for it, but for one look a minute while no table is near its limit. Where the disk
-stalls, the oldest points are given up.
+Nothing is read for it, but for one look a minute while no table is near its limit. A look sees some of the tables;
+the others are told as they were last seen. Where the disk stalls, the oldest points are given up.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.pressure import risen
-from conntrackd_guard.core.series import Point
+from conntrackd_guard.core.series import OTHERS, Point
+from conntrackd_guard.history_series import MOST_TABLES
 
 IDLE_SECONDS = 60
 """While nothing else asks for a look, there is one for a point this often."""
 MOST_POINTS = 4_000
-"""Those of four minutes with 16 tables a second, about 0.25 KB each."""
-_MOST_KNOWN = 1_000
-"""Drop counters remembered; beyond, all are forgotten, and one rise of each is not told."""
+"""Those of three minutes with MOST_TABLES and the others a second, about 0.25 KB each."""
 _LONGEST_LABEL = 60
+
+
+@dataclass(slots=True)
+class _Known:
+    """A table as it was last seen, and what the second that is not over showed of it."""
+
+    label: str
+    count: int
+    drop: int | None
+    early_drop: int | None
+    peak: int
+    dropped: int = 0
+    evicted: int = 0
 
 
 class Gatherer:
@@ -27,42 +41,37 @@ class Gatherer:
 
     def __init__(self) -> None:
         self._closed: deque[Point] = deque(maxlen=MOST_POINTS)
-        self._open: dict[int, Point] = {}
-        """Those of the second that is not over yet."""
-        self._second = 0
+        self._known: dict[int, _Known] = {}
+        self._present: frozenset[int] = frozenset()
+        self._second = self._limit = 0
         self._looked_seconds = 0.0
-        self._counters: dict[int, tuple[int | None, int | None]] = {}
 
     def is_due(self, wall_seconds: float) -> bool:
         """Return whether there was no look for so long that one is to be made for the series."""
         return not 0 <= wall_seconds - self._looked_seconds < IDLE_SECONDS
 
-    def note(self, tables: Sequence[Table], limit: int, wall_seconds: float) -> None:
-        """Note a look: of each table and second the most entries, and all that its counters rose by."""
+    def note(self, tables: Sequence[Table], present: frozenset[int], limit: int, wall_seconds: float) -> None:
+        """Note a look at `tables`, some of the namespaces `present`: each second's peaks, and what counters rose by."""
         if tables or self.is_due(wall_seconds):
             self._looked_seconds = wall_seconds
         if not tables:
             return
-        second = int(wall_seconds)
-        if second != self._second:
-            self._closed.extend(self._open.values())
-            self._open = {}
-            self._second = second
-        if len(self._counters) > _MOST_KNOWN:
-            self._counters = {}
+        if int(wall_seconds) != self._second:
+            self._close_second()
+            self._second = int(wall_seconds)
+        self._limit = limit
+        if present is not self._present:
+            self._known = {name: known for name, known in self._known.items() if name in present}
+            self._present = present
         for table in tables:
-            drop, early_drop = self._counters.get(table.namespace, (None, None))
-            self._counters[table.namespace] = (table.drop, table.early_drop)
-            before = self._open.get(table.namespace)
-            self._open[table.namespace] = Point(
-                at=second,
-                namespace=table.namespace,
-                label=table.label[:_LONGEST_LABEL] if before is None else before.label,
-                limit=limit,
-                count=table.count if before is None else max(table.count, before.count),
-                dropped=risen(drop, table.drop) + (0 if before is None else before.dropped),
-                evicted=risen(early_drop, table.early_drop) + (0 if before is None else before.evicted),
-            )
+            label, known = table.label[:_LONGEST_LABEL], self._known.get(table.namespace)
+            if known is None:
+                known = _Known(label, table.count, table.drop, table.early_drop, peak=table.count)
+                self._known[table.namespace] = known
+            known.label, known.count, known.peak = label, table.count, max(known.peak, table.count)
+            known.dropped += risen(known.drop, table.drop)
+            known.evicted += risen(known.early_drop, table.early_drop)
+            known.drop, known.early_drop = table.drop, table.early_drop
 
     def take(self) -> list[Point]:
         """Return the points gathered since, but for those of the second that is not over."""
@@ -70,3 +79,24 @@ class Gatherer:
         while self._closed:
             taken.append(self._closed.popleft())
         return taken
+
+    def _close_second(self) -> None:
+        """Make points of what is known: the fullest tables, and the sum of the others."""
+        fullest = dict(heapq.nlargest(MOST_TABLES, self._known.items(), key=lambda item: item[1].peak))
+        others = [known for name, known in self._known.items() if name not in fullest]
+        self._closed.extend(self._point(name, known.label, [known]) for name, known in fullest.items())
+        if others:
+            self._closed.append(self._point(0, OTHERS, others))
+        for known in self._known.values():
+            known.peak, known.dropped, known.evicted = known.count, 0, 0
+
+    def _point(self, namespace: int, label: str, tables: Sequence[_Known]) -> Point:
+        return Point(
+            at=self._second,
+            namespace=namespace,
+            label=label,
+            limit=self._limit,
+            count=sum(known.peak for known in tables),
+            dropped=sum(known.dropped for known in tables),
+            evicted=sum(known.evicted for known in tables),
+        )

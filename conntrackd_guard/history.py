@@ -136,11 +136,12 @@ class History:
             query = "REPLACE INTO follow_ups SELECT id, ? FROM decisions WHERE key = ?"
             database.execute(query, (compact(encode(follow_up)), follow_up.key))
 
-    def add_points(self, points: Sequence[Point]) -> None:
-        """Write points of one second into the time series, the newest last, and thin it; not synced by itself."""
+    def add_points(self, points: Sequence[Point], *, thin: bool = True) -> None:
+        """Write points of one second into the time series, the newest last, and `thin` it; not synced by itself."""
         with self._transaction("write the time series to", durable=False) as database:
             history_series.add(database, points)
-            history_series.thin(database, points[-1].at)
+            if thin:
+                history_series.thin(database, points[-1].at)
 
     def points(self, since: float, until: float, step: int) -> list[Point]:
         """Return the time series between two wall times, oldest first, in steps of at least `step` seconds."""

@@ -15,7 +15,10 @@ from conntrackd_guard.core.series import OTHERS, Point
 
 MOST_TABLES: Final = 20
 MOST_NAMES: Final = 20_000
-"""Tables that have a name of their own; a host that makes more within a year has the newest among the others."""
+"""Tables that have a name of their own; beyond, a new one is among the others until there is room."""
+NAMES_LEFT: Final = 12_000
+"""Of those seen last, when room is made: the next six hours bring 7,200 at most, twenty a minute."""
+_OTHERS: Final = (0, OTHERS)
 _OTHERS_ID: Final = 0
 _FUTURE_SECONDS: Final = 120
 """Points further ahead than this come from a clock that was set back since."""
@@ -47,6 +50,13 @@ _JOIN: Final = """
     SELECT :wider, slot, iif(place <= :tables, name, :others) AS told, max(most), sum(peak), sum(dropped), sum(evicted)
     FROM ranked GROUP BY slot, told"""
 
+_TELL_AMONG_OTHERS: Final = """
+    INSERT INTO series SELECT step, at, ?, max("limit"), sum(count), sum(dropped), sum(evicted)
+    FROM series WHERE name NOT IN (SELECT id FROM series_names) GROUP BY step, at
+    ON CONFLICT DO UPDATE SET "limit" = max("limit", excluded."limit"), count = count + excluded.count,
+    dropped = dropped + excluded.dropped, evicted = evicted + excluded.evicted"""
+"""Points whose name is gone."""
+
 
 def add(database: sqlite3.Connection, points: Iterable[Point]) -> None:
     """Write points of one second each: those of the tables with the highest peaks, and the sum of the others."""
@@ -54,6 +64,8 @@ def add(database: sqlite3.Connection, points: Iterable[Point]) -> None:
     peaks: dict[tuple[int, str], int] = {}
     for point in found:
         name = (point.namespace, point.label)
+        if name == _OTHERS:
+            continue
         peaks[name] = max(peaks.get(name, 0), point.count)
     ids = _ids(database, sorted(peaks, key=lambda name: peaks[name], reverse=True)[:MOST_TABLES])
     others: dict[int, Point] = {}
@@ -90,9 +102,15 @@ def thin(database: sqlite3.Connection, now: int) -> None:
 
 
 def forget_names(database: sqlite3.Connection) -> None:
-    """Delete the names of tables that no point is left of."""
+    """Delete the names of tables that no point is left of; of too many, those seen last keep theirs."""
     query = "DELETE FROM series_names WHERE id != ? AND id NOT IN (SELECT name FROM series)"
     database.execute(query, (_OTHERS_ID,))
+    surplus = database.execute("SELECT count(*) FROM series_names").fetchone()[0] - NAMES_LEFT
+    if surplus > 0:
+        oldest = "SELECT name FROM series WHERE name != ? GROUP BY name ORDER BY max(at) LIMIT ?"
+        database.execute(f"DELETE FROM series_names WHERE id IN ({oldest})", (_OTHERS_ID, surplus))  # noqa: S608 - constant
+        database.execute(_TELL_AMONG_OTHERS, (_OTHERS_ID,))
+        database.execute("DELETE FROM series WHERE name NOT IN (SELECT id FROM series_names)")
 
 
 def read(database: sqlite3.Connection, since: int, until: int, step: int) -> Iterator[Point]:

@@ -13,9 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.follow_up import Drops, End, FollowUp
+from conntrackd_guard.core.follow_up import FollowUp
 from conntrackd_guard.core.model import Policy, Raise, Record, TriggerKind
 from conntrackd_guard.core.urgency import needs_person
 from conntrackd_guard.exporter import Exporter, Outlets
@@ -32,7 +31,6 @@ from conntrackd_guard.persister import Persister
 from conntrackd_guard.portrayer import Portrayer, Sampling
 from conntrackd_guard.scribe import Scribe
 from conntrackd_guard.views import json_documents
-from conntrackd_guard.views.afterwards import afterwards
 from conntrackd_guard.views.record_log import event_of, fields_of, level_of
 from conntrackd_guard.views.sentence import sentence
 
@@ -41,8 +39,10 @@ if TYPE_CHECKING:
 
 FLUSH_SECONDS = 10.0
 """Repeats are counted in memory this long before they go to the disk."""
-FIRST_PRUNE_SECONDS = 300.0
-"""After a start, when the host's own start is over; a guard that is restarted often prunes all the same."""
+STEADY_SECONDS = 300.0
+"""Nothing is deleted for its age before the wall clock has kept pace for so long: hosts boot with a wrong one."""
+_JUMP_SECONDS = 60.0
+"""By less than this a clock is set all the time, and nothing looks old for it."""
 SERIES_SECONDS = 60.0
 """The time series is written this often."""
 PRUNE_SECONDS = 6 * 3600.0
@@ -92,7 +92,8 @@ class Keeper:
         """Raises whose row is written and whose intent is open."""
         self._settled_seconds = self._flushed_seconds = 0.0
         self._series_seconds = time.monotonic() + SERIES_SECONDS
-        self._prune_seconds = time.monotonic() + FIRST_PRUNE_SECONDS
+        self._prune_seconds = 0.0
+        self._wall_began = self._steady_since = 0.0
         self._trouble: dict[str, str] = {}
 
     def past(self, boot_id: str) -> Past:
@@ -127,17 +128,14 @@ class Keeper:
         return item.stored
 
     def follow_up(self, found: FollowUp) -> bool:
-        """Keep what came of a raise; drops that go on are also said."""
+        """Keep what came of a raise."""
         self._scribe.history().add_follow_up(found)
-        if found.drops is Drops.GO_ON and found.end is End.WATCHED:
-            told = encode(found)
-            self.say("guard.drops_go_on", "warning", f"The raise to {found.limit:,}: {afterwards(found)}", **told)
         return True
 
     def keep_points(self) -> None:
         """Write what was gathered of the time series; what the history refuses is given up."""
         if points := self.gatherer.take():
-            self._scribe.history().add_points(points)
+            self._scribe.history().add_points(points, thin=self._is_steady())
 
     def announce(self, item: Item) -> None:
         """Do what doesn't need the history: it refuses a record before this one."""
@@ -192,7 +190,7 @@ class Keeper:
         if now >= self._series_seconds:
             self._series_seconds = now + SERIES_SECONDS
             self.attempt("time series", self.keep_points)
-        if now >= self._prune_seconds:
+        if self._is_steady() and now >= self._prune_seconds:
             self._prune_seconds = now + PRUNE_SECONDS
             self.attempt("prune", self._scribe.prune)
             self.attempt("samples", self._portrayer.prune, self.sampling)
@@ -207,6 +205,14 @@ class Keeper:
         self._scribe.close()
         self._log.flush()
         return flushed
+
+    def _is_steady(self) -> bool:
+        """Return whether the wall clock can be trusted to tell how old something is."""
+        now = time.monotonic()
+        began = time.time() - now
+        if abs(began - self._wall_began) > _JUMP_SECONDS:
+            self._wall_began, self._steady_since = began, now
+        return now - self._steady_since >= STEADY_SECONDS
 
     def _name_culprit(self, item: Item) -> None:
         """Say who changed the limit, as far as this host shows it: a look at all processes, so never in the loop."""

@@ -52,6 +52,8 @@ class Observer:
         self._reader = TableReader(paths)
         self.boot_id = files.read(paths.boot_id).decode("ascii").strip()
         self._tracks: dict[int, _Track] = {}
+        self.present: frozenset[int] = frozenset()
+        """The namespaces found by the last scan, as tables name them."""
         self._complete = False
         self._scanned_seconds = -RESCAN_SECONDS
         self._names: frozenset[str] = frozenset()
@@ -153,6 +155,7 @@ class Observer:
             self._tracks[place.key] = track if track is not None and same else _Track(place)
             self._tracks[place.key].place = place
             self._tracks[place.key].out_of_reach = False
+        self.present = frozenset(_name(place) for place in places)
         self._unexplained = self._allocated_now() - self._held()
 
     def _gate(self, now: float, limit: int) -> tuple[bool, bool]:
@@ -200,6 +203,9 @@ class Observer:
 
     @staticmethod
     def _note_drops(track: _Track, counters: Counters, now: float) -> None:
+        if pressure.went_back(track.base_drop, counters.drop):  # a new namespace has the number: all its drops are new
+            track.base_drop = track.rehearsed_drop = 0
+            track.dropped_seconds = now
         track.too_new = track.base_drop is None and bool(counters.drop)  # dropped, but nobody knows when
         if track.base_drop is None:
             track.base_drop = counters.drop
@@ -215,7 +221,7 @@ class Observer:
         if self._kernel.rehearsing:
             need += pressure.risen(track.rehearsed_drop, counters.drop)
         return Table(
-            namespace=place.namespace if place.namespace is not None else place.key,
+            namespace=_name(place),
             label=place.label,
             initial=place.initial,
             placed=place.namespace is not None,
@@ -228,6 +234,10 @@ class Observer:
             user_owned=place.user_owned,
             source=counters.source,
         )
+
+
+def _name(place: Place) -> int:
+    return place.key if place.namespace is None else place.namespace
 
 
 def _expected_count(track: _Track) -> int:

@@ -15,12 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, assert_never
 
+from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.follow_up import Drops, End, FollowUp
 from conntrackd_guard.core.identity import identity, merges
 from conntrackd_guard.core.model import Hold, Policy, Record
 from conntrackd_guard.history import Position
 from conntrackd_guard.keeper import Keeper
 from conntrackd_guard.persister import is_reverted
 from conntrackd_guard.question import Question
+from conntrackd_guard.views.afterwards import afterwards
 
 MOST_HOLDS_QUEUED = 1000
 """Different holds kept while the disk stalls (about 10 KB each); more are only counted."""
@@ -119,6 +122,13 @@ class Recorder:
         if position is not None:
             with self._changed:
                 self._mark(position)
+
+    def follow_up(self, found: FollowUp) -> None:
+        """Have it kept what came of a raise, behind that raise's row; drops that go on are said at once."""
+        self.question(lambda keeper: keeper.follow_up(found), insist=True)
+        if found.drops is Drops.GO_ON and found.end is End.WATCHED:
+            told = f"The raise to {found.limit:,}: {afterwards(found)}"
+            self.say("guard.drops_go_on", "warning", told, **encode(found))
 
     def question(self, work: Callable[[Keeper], T], *, insist: bool = False) -> Question[T]:
         """Have the worker do `work` in its turn; with `insist` all behind it waits until it is done."""

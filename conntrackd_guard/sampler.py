@@ -21,6 +21,7 @@ from conntrackd_guard.host.namespaces import NamespaceScanner, Place
 from conntrackd_guard.host.owners import OwnerReader
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.tables import TableReader
+from conntrackd_guard.host.timeouts import established_seconds
 
 LONGEST_SECONDS = 0.1
 """Three times what 5,000 entries take; on a slow or busy host the sample is smaller, and its margin says so."""
@@ -124,7 +125,12 @@ class Sampler:
     def _sample(self, one: Found) -> tuple[Sample, str]:
         with self._entries.open(one.place) as listing:
             entries = listing.entries(most=self._most, seconds=LONGEST_SECONDS)
-            sample = add_up(entries, table_entries=one.table.count, addresses=self._addresses)
+            sample = add_up(
+                entries,
+                table_entries=one.table.count,
+                addresses=self._addresses,
+                established_seconds=established_seconds(one.place, self._paths, enter=self._enter),
+            )
             return replace(sample, skipped=listing.skipped), listing.source
 
     def _look(self, place: Place) -> tuple[float, LossCounters] | None:

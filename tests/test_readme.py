@@ -11,6 +11,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from command_line import exit_texts
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import _MODULES, _parser, _parts, main
 from conntrackd_guard.core import budget
+from conntrackd_guard.core.follow_up import Drops, End, FollowUp
 from conntrackd_guard.core.kernel_messages import recognise
 from conntrackd_guard.core.model import (
     INT_MAX,
@@ -124,6 +126,17 @@ def test_the_settings_shown_are_valid() -> None:
     assert blocks
     for block in blocks:
         assert "README.md:1" in read_settings(entries(block.encode(), "README.md")).origins.values()
+
+
+def test_what_came_of_a_raise_is_explained() -> None:
+    """Every field of `follow_up` that a program reads, and each word it may hold."""
+    rows = re.findall(
+        r"(?m)^\| `(\w+)` \| (.+) \|$", README.partition("### What came of a raise\n")[2].partition("\n#")[0]
+    )
+    assert [name for name, _ in rows] == [field.name for field in fields(FollowUp)]
+    told = dict(rows)
+    for name, words in (("drops", Drops), ("end", End)):
+        assert re.findall(r"`(\w+)`", told[name]) == [word.value for word in words]
 
 
 def test_links_lead_somewhere() -> None:

@@ -56,6 +56,20 @@ def test_a_portrait_tells_whose_it_is_and_what_of(host: CrowdedHost) -> None:
     assert why.command.startswith(f"nsenter --net={host.root}/proc/200/ns/net sysctl -w ")
 
 
+def test_a_leak_is_told_by_the_timeout_of_the_namespace(host: CrowdedHost) -> None:
+    """The initial namespace's can be read: 400 flows that were all opened two days ago are a leak, and no growth."""
+    flow = "src=10.9.0.{n} dst=10.2.0.1 sport=4000 dport=443"
+    back = "src=10.2.0.1 dst=10.9.0.{n} sport=443 dport=4000"
+    line = f"ipv4     2 tcp      6 259200 ESTABLISHED {flow} {back} [ASSURED] mark=0 use=1\n"
+    host.namespace(1, "systemd", 400, "".join(line.format(n=n % 250) for n in range(400)))
+    taker = Sampler(host.paths, enter=False)
+    found = taker.find()
+    initial = choose(found, "initial")
+    assert [finding.cause for finding in taker.portray(initial, found).findings] == [Cause.GROW]  # it can't be read
+    (host.paths.sysctl / "nf_conntrack_tcp_timeout_established").write_text("432000\n")
+    assert [finding.cause for finding in taker.portray(initial, found).findings] == [Cause.LEAK]
+
+
 def test_counters_are_compared_between_looks(host: CrowdedHost) -> None:
     """What was lost before the first look is nobody's news; a later rise is."""
     taker = Sampler(host.paths, enter=False)

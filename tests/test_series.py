@@ -39,6 +39,11 @@ def table(count: int, drop: int | None = 0, early_drop: int | None = 0, namespac
     return Table(namespace=namespace, label="web", count=count, drop=drop, early_drop=early_drop)
 
 
+def look(gathered: Gatherer, tables: list[Table], at: float) -> None:
+    """Note a look at all the tables there are."""
+    gathered.note(tables, frozenset(table.namespace for table in tables), LIMIT, at)
+
+
 def everything(history: History, step: int = 1) -> list[Point]:
     """Return all points."""
     return history.points(0, 2 * NOW, step)
@@ -54,7 +59,7 @@ def test_a_second_is_one_point_with_its_peak_and_its_drops() -> None:
         (1.1, 41, 10, 4),
         (2.0, 42, 10, 4),
     ]:
-        gathered.note([table(count, drop, early)], LIMIT, NOW + at)
+        look(gathered, [table(count, drop, early)], NOW + at)
     first, second = gathered.take()
     assert (first.at, first.count, first.dropped, first.evicted) == (NOW, 90, 4, 3)
     assert (second.at, second.count, second.dropped, second.evicted) == (NOW + 1, 41, 1, 0)
@@ -65,7 +70,7 @@ def test_a_counter_that_cannot_be_read_or_begins_anew_is_no_drop() -> None:
     """Another namespace under a reused number, and a kernel without the file."""
     gathered = Gatherer()
     for at, drop in enumerate([500, 3, None, 4, 5, 5]):
-        gathered.note([table(1, drop, drop)], LIMIT, NOW + at)
+        look(gathered, [table(1, drop, drop)], NOW + at)
     assert [found.dropped for found in gathered.take()] == [0, 0, 0, 0, 1]
 
 
@@ -73,11 +78,11 @@ def test_an_idle_host_has_one_look_a_minute() -> None:
     """A look is asked for after a minute without any; a host without tables is not asked again and again."""
     gathered = Gatherer()
     assert gathered.is_due(NOW)
-    gathered.note([], LIMIT, NOW)
+    look(gathered, [], NOW)
     assert not gathered.is_due(NOW + 59)
     assert gathered.is_due(NOW + 60)
-    gathered.note([table(1)], LIMIT, NOW + 60)
-    gathered.note([], LIMIT, NOW + 90)
+    look(gathered, [table(1)], NOW + 60)
+    look(gathered, [], NOW + 90)
     assert not gathered.is_due(NOW + 119)
     assert gathered.is_due(NOW + 120)
     assert gathered.is_due(NOW - 5)  # the clock was set back
@@ -87,7 +92,7 @@ def test_a_stalled_disk_costs_points_and_no_memory() -> None:
     """Nobody takes them for hours: the newest are kept."""
     gathered = Gatherer()
     for at in range(2 * gatherer.MOST_POINTS):
-        gathered.note([table(at)], LIMIT, NOW + at)
+        look(gathered, [table(at)], NOW + at)
     taken = gathered.take()
     assert len(taken) == gatherer.MOST_POINTS
     assert taken[-1].count == 2 * gatherer.MOST_POINTS - 2
@@ -169,6 +174,27 @@ def test_more_names_than_there_is_room_for_are_others(history: History, monkeypa
     history.add_points([point(NOW + 1, 6, "b")])
     history.add_points([point(NOW + 2, 7, "a")])
     assert [told.label for told in everything(history)] == ["a", OTHERS, "a"]
+
+
+def test_the_newest_names_outlive_the_oldest(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that starts a hundred containers a day tells today's by name; of months ago, their sum."""
+    monkeypatch.setattr(history_series, "MOST_NAMES", 5)
+    monkeypatch.setattr(history_series, "NAMES_LEFT", 3)
+    history.add_points([Point(at=NOW, namespace=0, label=OTHERS, limit=LIMIT, count=100, dropped=2)])
+    for at, name in enumerate("abc"):
+        history.add_points([point(NOW + at, 10, name, dropped=1), point(NOW + at, 3, "lasting")])
+    history.prune(NOW, 1e9, 1000)
+    history.add_points([point(NOW + 3, 5, "new")])
+    told = {(found.at - NOW, found.label): (found.count, found.dropped) for found in everything(history)}
+    assert told == {
+        (0, OTHERS): (110, 3),
+        (0, "lasting"): (3, 0),
+        (1, OTHERS): (10, 1),
+        (1, "lasting"): (3, 0),
+        (2, "c"): (10, 1),
+        (2, "lasting"): (3, 0),
+        (3, "new"): (5, 0),
+    }
 
 
 def test_all_of_it_fits_in_64_mib(tmp_path: Path) -> None:

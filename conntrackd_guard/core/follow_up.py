@@ -1,7 +1,7 @@
 """What came of a raise, by the looks that the loop takes anyway. Pure.
 
 A raise begins it, every look at the tables adds to it, and it ends after WATCH_SECONDS, or at once
-when the limit changes: what comes then is no longer that raise's doing.
+with the next raise or another limit: what comes then is no longer that raise's doing.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from conntrackd_guard.core.model import Record, Table
-from conntrackd_guard.core.pressure import QUIET_SECONDS, risen
+from conntrackd_guard.core.model import Corroboration, Raise, Record, Table
+from conntrackd_guard.core.pressure import QUIET_SECONDS, risen, went_back
 
 WATCH_SECONDS = QUIET_SECONDS
 """The episode that led to the raise keeps the tables looked at for as long."""
@@ -50,7 +50,7 @@ class FollowUp:
     end: End
     drops: Drops
     dropped: int | None
-    """Drops since the raise, in all tables seen; None where no counter could be read."""
+    """Drops since the raise, in all tables seen; None where `drops` is unknown."""
     last_drop_seconds: float | None
     """When the last of them was seen, counted from the raise."""
     growth_per_second: float | None
@@ -67,7 +67,10 @@ class _Seen:
     first_seconds: float
     last: Table
     last_seconds: float
+    counted: int = 0
+    """`Table.dropped` as last read: drops since the raise, or since a quiet spell began the count anew."""
     dropped: int | None = None
+    """All drops since the raise; None while no look has shown them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,10 @@ class AfterRaise:
     limit: int
     raised_seconds: float
     tables: dict[int, _Seen]
+    unconfirmed: bool = False
+    """No table confirmed the line that led to it."""
+    namespace: int | None = None
+    """The one that it was made for; None where the line named none."""
     last_drop_seconds: float | None = None
 
 
@@ -88,38 +95,59 @@ def begin(record: Record, limit: int) -> AfterRaise:
         table.namespace: _Seen(first=table, first_seconds=now, last=table, last_seconds=now)
         for table in record.observation.tables
     }
-    return AfterRaise(key=record.key, limit=limit, raised_seconds=now, tables=tables)
+    decision = record.decision
+    return AfterRaise(
+        key=record.key,
+        limit=limit,
+        raised_seconds=now,
+        tables=tables,
+        unconfirmed=isinstance(decision, Raise) and decision.corroboration is Corroboration.UNKNOWN,
+        namespace=record.trigger.namespace,
+    )
 
 
 def seen(after: AfterRaise, tables: Sequence[Table], now: float) -> AfterRaise:
     """Return the watch with one look more."""
     known, last_drop = dict(after.tables), after.last_drop_seconds
     for table in tables:
-        if table.namespace not in known and len(known) >= _MOST_TABLES:
+        before = known.get(table.namespace)
+        if before is None and not _has_room(known, table):
             continue
-        before = known.get(table.namespace) or _Seen(first=table, first_seconds=now, last=table, last_seconds=now)
-        dropped = before.dropped
-        if table.dropped is not None:  # counted from the raise on, until ten quiet seconds end it
-            dropped = max(table.dropped, dropped or 0)
-            if dropped > (before.dropped or 0):
-                last_drop = now - after.raised_seconds
-        known[table.namespace] = replace(before, last=table, last_seconds=now, dropped=dropped)
+        if before is None or went_back(before.last.drop, table.drop):  # another one under a reused number
+            lost = None if before is None else before.dropped
+            before = _Seen(first=table, first_seconds=now, last=table, last_seconds=now, dropped=lost)
+        counted, dropped = before.counted, before.dropped
+        if table.dropped is not None:
+            rise = table.dropped - counted if table.dropped >= counted else table.dropped
+            counted, dropped = table.dropped, (dropped or 0) + rise
+            last_drop = now - after.raised_seconds if rise else last_drop
+        known[table.namespace] = replace(before, last=table, last_seconds=now, counted=counted, dropped=dropped)
     return replace(after, tables=known, last_drop_seconds=last_drop)
 
 
-def ended_by(after: AfterRaise, limit: int | None, now: float) -> End | None:
-    """Return what ends the watch now, None while it goes on."""
-    if limit != after.limit:
-        return End.LIMIT_CHANGED
-    return End.WATCHED if now - after.raised_seconds >= WATCH_SECONDS else None
+def _has_room(known: dict[int, _Seen], table: Table) -> bool:
+    """Return whether one table more is remembered: one that drops takes the place of the emptiest that doesn't."""
+    if len(known) < _MOST_TABLES:
+        return True
+    quiet = [name for name, other in known.items() if not other.dropped]
+    if not table.dropped or not quiet:
+        return False
+    del known[min(quiet, key=lambda name: known[name].last.count)]
+    return True
+
+
+def is_over(after: AfterRaise, now: float) -> bool:
+    """Return whether it was watched for as long as it is to be."""
+    return now - after.raised_seconds >= WATCH_SECONDS
 
 
 def conclude(after: AfterRaise, end: End, now: float) -> FollowUp:
     """Return what came of the raise."""
     seconds = max(0.0, now - after.raised_seconds)
-    counted = [table.dropped for table in after.tables.values() if table.dropped is not None]
-    growths = {name: rate for name, table in after.tables.items() if (rate := _growth_per_second(table)) is not None}
-    lasts = {name: _lasts_seconds(after, name, rate) for name, rate in growths.items() if rate > 0}
+    drops = _drops(after, seconds)
+    told = {name: _growth(table) for name, table in after.tables.items() if _to_the_end(after, table, seconds)}
+    growths = {name: rate for name, rate in told.items() if rate is not None}
+    lasts = {name: _lasts_seconds(after, name, rate) for name, rate in growths.items() if round(rate, 1) > 0}
     first_full = min(lasts, key=lambda name: lasts[name], default=None)
     growth = (0.0 if growths else None) if first_full is None else growths[first_full]
     return FollowUp(
@@ -127,29 +155,40 @@ def conclude(after: AfterRaise, end: End, now: float) -> FollowUp:
         limit=after.limit,
         seconds=round(seconds, 3),
         end=end,
-        drops=_drops(after, counted, seconds),
-        dropped=sum(counted) if counted else None,
+        drops=drops,
+        dropped=None if drops is Drops.UNKNOWN else sum(table.dropped or 0 for table in after.tables.values()),
         last_drop_seconds=None if after.last_drop_seconds is None else round(after.last_drop_seconds, 3),
         growth_per_second=None if growth is None else round(growth, 1),
         lasts_seconds=None if first_full is None else round(lasts[first_full], 1),
     )
 
 
-def _drops(after: AfterRaise, counted: list[int], seconds: float) -> Drops:
-    """Drops go on where the later half of the watch still saw some: packets in flight come at once."""
-    if not counted:
+def _drops(after: AfterRaise, seconds: float) -> Drops:
+    """Drops go on where the later half of the watch still saw some: packets in flight come at once.
+
+    That other tables drop nothing proves nothing of one that was not seen.
+    """
+    if after.last_drop_seconds is not None and after.last_drop_seconds > seconds / 2:
+        return Drops.GO_ON
+    counted = {name for name, table in after.tables.items() if table.dropped is not None}
+    is_seen = not after.unconfirmed if after.namespace is None else after.namespace in counted
+    if not counted or not is_seen:
         return Drops.UNKNOWN
-    if after.last_drop_seconds is None:
-        return Drops.NONE
-    return Drops.GO_ON if after.last_drop_seconds > seconds / 2 else Drops.ENDED
+    return Drops.NONE if after.last_drop_seconds is None else Drops.ENDED
 
 
-def _growth_per_second(table: _Seen) -> float | None:
-    elapsed = table.last_seconds - table.first_seconds
+def _to_the_end(after: AfterRaise, table: _Seen, seconds: float) -> bool:
+    """Return whether the later half of the watch saw it; a namespace that ended fills no limit."""
+    return table.last_seconds - after.raised_seconds >= seconds / 2
+
+
+def _growth(table: _Seen) -> float | None:
+    """Return Δcount + Δdrop + Δearly_drop a second; None where it was seen too short."""
+    first, last, elapsed = table.first, table.last, table.last_seconds - table.first_seconds
     if elapsed < _SHORTEST_SECONDS:
         return None
-    evicted = risen(table.first.early_drop, table.last.early_drop)
-    return (table.last.count - table.first.count + (table.dropped or 0) + evicted) / elapsed
+    refused = risen(first.drop, last.drop) + risen(first.early_drop, last.early_drop)
+    return (last.count - first.count + refused) / elapsed
 
 
 def _lasts_seconds(after: AfterRaise, name: int, growth: float) -> float:

@@ -44,15 +44,13 @@ class Look:
 
 
 def risen(before: int | None, now: int | None) -> int:
-    """Return how far a counter rose, 0 where that can't be told.
+    """Return how far a counter rose, 0 where that can't be told. It is a sum of u32 counters that wrap."""
+    return 0 if before is None or now is None or went_back(before, now) else (now - before) % _U32
 
-    It is a sum of u32 counters that wrap. A fall by less than half their range is no wrap but another
-    namespace under a reused inode number.
-    """
-    if before is None or now is None:
-        return 0
-    rise = (now - before) % _U32
-    return rise if rise < _U32 // 2 else 0
+
+def went_back(before: int | None, now: int | None) -> bool:
+    """Return whether a counter fell by less than half its range: no wrap, but another namespace under a reused number."""
+    return before is not None and now is not None and (now - before) % _U32 >= _U32 // 2
 
 
 def demand_per_second(looks: Sequence[Look]) -> float | None:

@@ -10,7 +10,7 @@ from conntrackd_guard.core.diagnosis import MEANINGS, Cause, Evidence, Finding, 
 from conntrackd_guard.core.sample import IDLE_SECONDS, Sample
 
 _ONE_SOURCE = 0.10
-"""Share of the entries from which one source is worth a rule of its own: judgement."""
+"""Share of all entries that one source's unanswered ones must be for a rule of its own: judgement."""
 _MOST = 0.5
 _RESIZE_STALL_SECONDS = 0.5e-6
 """How long a resize of the hash table stops all traffic, for each entry."""
@@ -64,8 +64,8 @@ def _against_flood(evidence: Evidence, sample: Sample) -> tuple[Step, ...]:
         for state, name, seconds, what in _HANDSHAKES
         if state in states
     ]
-    largest = sample.sources.top[0] if sample.sources.top else None
-    if largest is None or sample.share(largest.entries) - sample.margin < _ONE_SOURCE:
+    largest = max(sample.sources.top, key=lambda group: group.unanswered, default=None)
+    if largest is None or sample.share(largest.unanswered) - sample.margin < _ONE_SOURCE:
         return (*shorter, _top(evidence, "no single source stands out; see whom it is aimed at", "destination"))
     family = "ip6" if ":" in largest.name else "ip"
     drop = _early(evidence, "guard_drop", f"{family} saddr {largest.name} drop")

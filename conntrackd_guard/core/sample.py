@@ -57,6 +57,8 @@ class Group:
     entries: int
     translated: int = 0
     """Of a destination: those that NAT leads elsewhere."""
+    unanswered: int = 0
+    """Of a source: those without an answer, or in a handshake that has not ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +113,22 @@ class Sample:
         return entries / self.seen if self.seen else 0.0
 
 
-def add_up(entries: Iterable[Entry], *, table_entries: int, addresses: Addresses = Addresses.FULL) -> Sample:
-    """Return the shares of `entries`, read one by one and never held together."""
+def add_up(
+    entries: Iterable[Entry],
+    *,
+    table_entries: int,
+    addresses: Addresses = Addresses.FULL,
+    established_seconds: int | None = None,
+) -> Sample:
+    """Return the shares of `entries`, read one by one and never held together.
+
+    `established_seconds` is the namespace's timeout of established TCP flows, None where it is not known.
+    """
     states: Counter[tuple[int, str, bool, bool]] = Counter()
     destinations: Counter[_Destination] = Counter()
     translated: Counter[_Destination] = Counter()
     sources: Counter[bytes] = Counter()
+    unanswered: Counter[bytes] = Counter()
     remaining: Counter[int | None] = Counter()
     established: list[int] = []
     masqueraded = 0
@@ -125,6 +137,8 @@ def add_up(entries: Iterable[Entry], *, table_entries: int, addresses: Addresses
         states[entry.protocol, entry.state, entry.assured, entry.replied] += 1
         destinations[destination] += 1
         sources[entry.source] += 1
+        if not entry.replied or entry.state in _HALF_OPEN:
+            unanswered[entry.source] += 1
         remaining[entry.remaining_seconds] += 1
         if entry.destination != entry.reply_source or entry.destination_port != entry.reply_source_port:
             translated[destination] += 1
@@ -137,8 +151,8 @@ def add_up(entries: Iterable[Entry], *, table_entries: int, addresses: Addresses
         seen=states.total(),
         addresses=addresses,
         assured=sum(count for (_, _, assured, _), count in states.items() if assured),
-        unanswered=sum(n for (_, state, _, replied), n in states.items() if not replied or state in _HALF_OPEN),
-        idle=_idle(established),
+        unanswered=unanswered.total(),
+        idle=_idle(established, established_seconds),
         dns=_to_dns(destinations),
         dns_translated=_to_dns(translated),
         ipv6=sum(count for source, count in sources.items() if len(source) > IPV4_BYTES),
@@ -148,19 +162,20 @@ def add_up(entries: Iterable[Entry], *, table_entries: int, addresses: Addresses
         states=_ranking(_merged(states, lambda key: key[:2]), lambda key: f"{protocol_name(key[0])} {key[1]}"),
         ports=_ranking(_merged(destinations, lambda key: (key[0], key[2])), _port_name),
         destinations=_destinations(destinations, translated, addresses),
-        sources=_sources(sources, addresses),
+        sources=_sources(sources, unanswered, addresses),
         lifetimes=_lifetimes(remaining),
     )
 
 
-def _idle(established: list[int]) -> int:
+def _idle(established: list[int], timeout: int | None) -> int:
     """Return how many established TCP flows have been silent for IDLE_SECONDS at least.
 
-    Each packet winds a flow up to the namespace's timeout, which can't be read from outside: the longest time left
-    in the sample stands for it. While all flows have one timeout, no silence is overestimated.
+    Each packet winds a flow up to the timeout. Where that is not known, or was longer when a flow was last wound up,
+    the longest time left in the sample stands for it: while all flows have one timeout, no silence is overestimated.
     """
     longest = max(established, default=0)
-    return sum(_UNACKNOWLEDGED_SECONDS < left <= longest - IDLE_SECONDS for left in established)
+    wound_up = ((left, longest if timeout is None or left > timeout else timeout) for left in established)
+    return sum(_UNACKNOWLEDGED_SECONDS < left <= full - IDLE_SECONDS for left, full in wound_up)
 
 
 def _to_dns(counts: Mapping[_Destination, int]) -> int:
@@ -181,13 +196,19 @@ def _destinations(counts: Counter[_Destination], translated: Counter[_Destinatio
             text = f"{text}:{port}" if len(address) == IPV4_BYTES else f"[{text}]:{port}"
         return f"{protocol_name(protocol)} {text}"
 
-    return _ranking(_merged(counts, kept), name, _merged(translated, kept))
+    return _ranking(_merged(counts, kept), name, translated=_merged(translated, kept))
 
 
-def _sources(counts: Counter[bytes], how: Addresses) -> Ranking:
+def _sources(counts: Counter[bytes], unanswered: Counter[bytes], how: Addresses) -> Ranking:
     if how is Addresses.OFF:
         return Ranking()
-    return _ranking(_merged(counts, lambda address: _kept(address, how)), lambda address: _address_name(address, how))
+
+    def kept(address: bytes) -> bytes:
+        return _kept(address, how)
+
+    return _ranking(
+        _merged(counts, kept), lambda address: _address_name(address, how), unanswered=_merged(unanswered, kept)
+    )
 
 
 def _kept(address: bytes, how: Addresses) -> bytes:
@@ -217,11 +238,17 @@ def _merged(counts: Mapping[K, int], kept: Callable[[K], L]) -> Counter[L]:
 
 
 def _ranking(
-    counts: Counter[K], name: Callable[[K], str], translated: Mapping[K, int] = MappingProxyType({})
+    counts: Counter[K],
+    name: Callable[[K], str],
+    *,
+    translated: Mapping[K, int] = MappingProxyType({}),
+    unanswered: Mapping[K, int] = MappingProxyType({}),
 ) -> Ranking:
     """Return the largest groups; only they are given names, which would take longest."""
-    largest = counts.most_common(TOP)
-    top = tuple(Group(name=name(key), entries=count, translated=translated.get(key, 0)) for key, count in largest)
+    top = tuple(
+        Group(name=name(key), entries=count, translated=translated.get(key, 0), unanswered=unanswered.get(key, 0))
+        for key, count in counts.most_common(TOP)
+    )
     return Ranking(top=top, distinct=len(counts))
 
 

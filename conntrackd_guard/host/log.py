@@ -23,6 +23,8 @@ MESSAGE_IDS = {
     "guard.error": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a05",
     "guard.ready": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a06",
     "guard.stopped": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a07",
+    "guard.sample": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a08",
+    "guard.drops_go_on": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a09",
 }
 Event = MutableMapping[str, Any]
 _PRIORITIES = {"error": 3, "warning": 4, "info": 6}

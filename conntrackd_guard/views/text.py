@@ -116,6 +116,9 @@ def _seen(record: Record) -> list[tuple[str, str]]:
     more = len(tables) - _TABLES_SHOWN
     if more > 0:
         lines.append(("", f"and {more} tables more (all in --json)"))
+    if observation.small_tables:
+        told = f"{observation.small_tables:,} tables hold {observation.small_entries:,} entries together"
+        lines.append(("small ones", told))
     if observation.idle_tables:
         lines.append(("idle", f"{observation.idle_tables} tracking namespaces that hold nothing"))
     lines += [("not read", printable(text)) for text in observation.unread]

@@ -21,7 +21,7 @@ from conntrackd_guard.views.sentence import sentence
 
 FIELDS = {
     *("id", "at", "trigger", "verdict", "reason", "from", "to", "outcome", "mode", "namespace", "message"),
-    *("repeats", "last_at", "arithmetic", "sentence"),
+    *("repeats", "last_at", "arithmetic", "sentence", "follow_up"),
 }
 
 
@@ -112,6 +112,17 @@ def test_show_tells_the_whole_sum(paths: Paths, capsys: pytest.CaptureFixture[st
         "outcome          applied",
     ):
         assert text in out
+
+
+def test_show_says_how_many_small_tables_a_sum_stands_for(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """The entries charged can be found again among what was seen."""
+    crowd = raised("crowd", small_tables=4967, small_entries=49_670)
+    with History(paths.history, mode="writer") as history:
+        number = history.add(crowd, policy=Policy(), sentence="why", kernel_release="6.1")
+    for row_id, told in ((number, True), (2, False)):
+        assert main(["show", str(row_id)], paths) is Exit.DONE
+        out = capsys.readouterr().out
+        assert ("small ones       4,967 tables hold 49,670 entries together" in out) is told
 
 
 def test_a_decision_is_found_by_its_key(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:

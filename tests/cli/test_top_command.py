@@ -102,7 +102,13 @@ def test_the_document_is_complete(host: CrowdedHost, capsys: pytest.CaptureFixtu
     assert document["owner"]["text"] == "nginx.service, process nginx (200)"
     sample = document["sample"]
     assert (sample["seen"], sample["margin"]) == (5000, 0.0133)
-    assert sample["sources"]["top"][0] == {"name": CLIENT, "entries": 2500, "translated": 0, "share": 0.5}
+    assert sample["sources"]["top"][0] == {
+        "name": CLIENT,
+        "entries": 2500,
+        "translated": 0,
+        "unanswered": 2500,
+        "share": 0.5,
+    }
     (finding,) = document["findings"]
     assert (finding["cause"], len(finding["figures"])) == ("flood", 1)
     assert all(step["why"] for step in finding["steps"])

@@ -120,6 +120,15 @@ def test_a_flood_from_one_source_is_dropped_early() -> None:
     assert timeout.endswith("syn_sent=30")
 
 
+def test_who_is_answered_is_no_flood() -> None:
+    """A gateway with much of the table is not to be dropped for a flood that comes from everywhere else."""
+    everywhere = [(1, half_open(source=bytes((198, 51, n >> 8, n & 255)))) for n in range(3000)]
+    assert not [c for c in commands(Evidence(sample=seen(*everywhere, (2000, STREAM)))) if "drop" in c]
+    one = half_open(source=bytes((203, 0, 113, 9)))
+    drop, *_ = commands(Evidence(sample=seen(*everywhere, (1200, STREAM), (800, one))))
+    assert "ip saddr 203.0.113.9 drop" in drop
+
+
 def test_dns_behind_nat_stays_tracked() -> None:
     """Without tracking there is no NAT: NOTRACK is named only where none of the questions is translated."""
     plain = commands(Evidence(sample=seen((5000, dns()))))

@@ -106,6 +106,26 @@ def test_silent_flows(seconds: list[int], idle: int) -> None:
     assert add_up([established(left) for left in seconds], table_entries=9).idle == idle
 
 
+@pytest.mark.parametrize(
+    ("seconds", "idle"),
+    [
+        ([250_000, 249_000], 2),  # all of them are silent, and none tells by its own time what the timeout is
+        ([432_000, 424_561, 424_560], 1),
+        ([500_000, 499_000, 492_560], 1),  # the timeout was lowered since: what is beyond it counts by the longest seen
+    ],
+)
+def test_silent_flows_by_a_timeout_that_is_known(seconds: list[int], idle: int) -> None:
+    """A flow is idle by what is left of the timeout."""
+    entries = [established(left) for left in seconds]
+    assert add_up(entries, table_entries=9, established_seconds=432_000).idle == idle
+
+
+def test_a_lowered_timeout_makes_no_fresh_flow_silent() -> None:
+    """Whoever follows the advice against a leak is not told of one for five days more: fresh flows have two hours left."""
+    entries = [established(left) for left in (400_000, 300_000, 7440, 7000, 900)]
+    assert add_up(entries, table_entries=9, established_seconds=7440).idle == 1
+
+
 def test_other_flows_are_never_idle() -> None:
     """A closing flow has a short timeout by nature, and SCTP's is another one."""
     closing = an_entry(6, "TIME_WAIT", seconds=900, flags="ar")
@@ -150,7 +170,11 @@ def test_many_sources_are_ten_and_a_number() -> None:
     """The largest ten are named, the others counted."""
     entries = [half_open(source=bytes((10, 0, n, m))) for n in range(20) for m in range(n + 1)]
     merged = add_up(entries, table_entries=210, addresses=Addresses.PREFIX).sources
-    assert (len(merged.top), merged.distinct, merged.top[0]) == (TOP, 20, Group(name="10.0.19.0/24", entries=20))
+    assert (len(merged.top), merged.distinct, merged.top[0]) == (
+        TOP,
+        20,
+        Group(name="10.0.19.0/24", entries=20, unanswered=20),
+    )
 
 
 def test_an_offloaded_flow_has_no_time_left() -> None:

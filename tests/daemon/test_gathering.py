@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard import keeper
-from conntrackd_guard.core.series import Point
+from conntrackd_guard.core.series import OTHERS, Point
 from conntrackd_guard.history import History
+
+
+def everything(guarded: Guarded) -> list[Point]:
+    """End the guard; return all points, oldest first."""
+    guarded.stop()
+    with History(guarded.paths.history, mode="reader") as history:
+        return history.points(0, 2e9, 1)
 
 
 def series(guarded: Guarded) -> list[Point]:
     """End the guard; return the initial namespace's points, oldest first."""
-    guarded.stop()
-    with History(guarded.paths.history, mode="reader") as history:
-        return [point for point in history.points(0, 2e9, 1) if point.label == "initial"]
+    return [point for point in everything(guarded) if point.label == "initial"]
 
 
 def test_looks_become_a_point_a_second(host: Host) -> None:
@@ -37,6 +44,35 @@ def test_a_raise_shows_as_another_limit(host: Host) -> None:
     for _ in range(3):
         guarded.turn(1.0)
     assert [point.limit for point in series(guarded)] == [LIMIT, 98_304, 98_304]
+
+
+def test_a_crowd_is_told_whole(host: Host) -> None:
+    """A look sees some of 60 tables; a second tells the twenty fullest, and all the others as their sum."""
+    for number in range(60):
+        host.namespace(str(1000 + number), 1000 + number)
+    guarded = Guarded(host)
+    for _ in range(200):
+        guarded.turn(0.25)
+    points = [point for point in everything(guarded) if point.at > 1.8e9 + 1020]
+    for at in {point.at for point in points}:
+        told = {point.label: point.count for point in points if point.at == at}
+        assert sum(told.values()) == sum(range(1000, 1060))
+        assert told.keys() == {OTHERS, *(f"process {1000 + number}" for number in range(40, 60))}
+
+
+def test_tables_that_end_leave_the_sum(host: Host) -> None:
+    """Within the minute in which namespaces are looked for."""
+    for number in range(40):
+        host.namespace(str(1000 + number), 1000)
+    guarded = Guarded(host)
+    guarded.turn(1.0)
+    for number in range(40):
+        shutil.rmtree(host.root / f"proc/{1000 + number}")
+    for _ in range(130):
+        guarded.turn(0.5)
+    points = everything(guarded)
+    assert sum(point.count for point in points if point.at == points[0].at) == 40_000
+    assert sum(point.count for point in points if point.at == points[-1].at) == 0
 
 
 def test_an_idle_host_gets_a_point_a_minute(host: Host) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
+from disks import until
 from guarded import LIMIT, Guarded, Host, an_order
 
 from conntrackd_guard.cli.main import main
@@ -91,6 +93,63 @@ def test_an_order_to_revert_ends_it_too(host: Host) -> None:
     found = follow_ups(guarded)[0]
     assert found is not None
     assert found.end is End.LIMIT_CHANGED
+    guarded.stop()
+
+
+@pytest.mark.parametrize("gone", [None, 0])
+def test_a_limit_that_is_gone_ends_it_at_once(host: Host, gone: int | None) -> None:
+    """Unlimited, or no conntrack any more: an hour later the raise is not praised for that hour."""
+    guarded = raised(host)
+    limit = host.root / "proc/sys/net/netfilter/nf_conntrack_max"
+    limit.unlink() if gone is None else limit.write_text(f"{gone}\n")
+    guarded.turn(0.5)
+    host.limit = STEP
+    guarded.turn(3600.0)
+    found = follow_ups(guarded)[0]
+    assert found is not None
+    assert found.end is End.LIMIT_CHANGED
+    assert found.seconds < 1
+    guarded.stop()
+
+
+def test_drops_that_only_the_next_raise_saw_count(host: Host) -> None:
+    """A line comes between two looks of the watch: what it tells of belongs to the raise before."""
+    guarded = raised(host)
+    host.table(STEP, drop=405)
+    guarded.line()
+    guarded.turn(0.24)  # no tick of the watch is due
+    found = follow_ups(guarded)[0]
+    assert found is not None
+    assert (found.end, found.dropped, found.drops) == (End.RAISED_AGAIN, 400, Drops.GO_ON)
+    guarded.stop()
+
+
+def test_a_table_that_nobody_can_read_is_no_proof(host: Host) -> None:
+    """The line names a namespace that is out of reach: that all others drop nothing says nothing of it."""
+    guarded = Guarded(host)
+    host.table(1000)
+    guarded.line(namespace=999)
+    guarded.turn()
+    assert guarded.reasons() == ["raise kernel_line unknown applied"]
+    for _ in range(41):
+        guarded.turn(0.25)
+    (found,) = follow_ups(guarded)
+    assert found is not None
+    assert (found.drops, found.dropped) == (Drops.UNKNOWN, None)
+    guarded.stop()
+
+
+def test_a_history_that_refuses_keeps_no_warning_back(host: Host, refusing: threading.Event) -> None:
+    """The disk is full and the raise no cure: that is when somebody must hear of it."""
+    refusing.set()
+    guarded = raised(host)
+    for tenth in range(1, 110):
+        host.table(70_000, drop=5 + tenth)
+        guarded.turn(0.1)
+    until(lambda: guarded.logged("guard.drops_go_on"))
+    refusing.clear()
+    assert [found and found.drops for found in follow_ups(guarded)] == [Drops.GO_ON]
+    assert len(guarded.logged("guard.drops_go_on")) == 1
     guarded.stop()
 
 

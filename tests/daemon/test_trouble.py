@@ -87,7 +87,7 @@ def test_what_the_history_refused_to_the_end_is_no_success(host: Host, refusing:
 @pytest.mark.parametrize(("owner", "name"), [(History, "save_position"), (History, "prune")])
 def test_trouble_ends_with_its_cause(host: Host, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
     """One error is one line and one trouble; it goes when the work succeeds, and comes again with the next error."""
-    for figure in ("FIRST_PRUNE_SECONDS", "PRUNE_SECONDS"):
+    for figure in ("STEADY_SECONDS", "PRUNE_SECONDS"):
         monkeypatch.setattr(f"conntrackd_guard.keeper.{figure}", 0.0)
     guarded = Guarded(host)
     fails = failing(monkeypatch, owner, name, FULL)
@@ -128,7 +128,7 @@ def test_old_rows_go_soon_after_a_start(host: Host, monkeypatch: pytest.MonkeyPa
     guarded.turn()
     assert len(guarded.rows()) == 1
     guarded.stop()
-    monkeypatch.setattr("conntrackd_guard.keeper.FIRST_PRUNE_SECONDS", 0.0)
+    monkeypatch.setattr("conntrackd_guard.keeper.STEADY_SECONDS", 0.0)
     monkeypatch.setattr(Guarded, "max_rows", 0)
     after = again(guarded)
     after.written()

@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 from records import RAISE, SUM, a_record
 
+from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.diagnosis import Cause
+from conntrackd_guard.core.follow_up import Drops, End, FollowUp
 from conntrackd_guard.core.model import Hold, HoldReason, Order, OrderKind, OutcomeKind, Record
 from conntrackd_guard.host.log import MESSAGE_IDS
 from conntrackd_guard.views.record_log import _ERRORS, _WARNINGS, event_of, fields_of
 
-CATALOG = Path(__file__).resolve().parents[2] / "share/catalog/conntrackd-guard.catalog"
+ROOT = Path(__file__).resolve().parents[2]
+CATALOG = ROOT / "share/catalog/conntrackd-guard.catalog"
 LONGEST_BYTES = 256
 """`REPLACE_VAR_MAX` of systemd's catalog.c: a longer field (its name and `=` included) is shown by its name."""
 RECORDS = [
@@ -53,6 +57,13 @@ def test_every_kind_of_line_has_an_entry() -> None:
     assert entries().keys() == set(MESSAGE_IDS.values())
 
 
+def test_every_event_has_an_entry_of_its_own() -> None:
+    """A warning is not explained as a change of settings."""
+    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "conntrackd_guard").rglob("*.py"))
+    events = {event for source in sources for event in re.findall(r'"(guard\.[a-z_]+)"', source)}
+    assert events == MESSAGE_IDS.keys()
+
+
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{event_of(record)}-{fields_of(record)['reason']}")
 def test_fields_shown_are_there_and_short(record: Record) -> None:
     """Whatever was decided, no field's name stands where its value should."""
@@ -62,8 +73,13 @@ def test_fields_shown_are_there_and_short(record: Record) -> None:
 
 
 def test_other_lines_show_only_what_they_always_have() -> None:
-    """A notice, an error and the end have no figures; the start has version and mode."""
+    """A notice, an error and the end have no figures; the start has version and mode, what came of a raise its figures."""
     assert used("guard.ready") == {"GUARD_VERSION", "GUARD_MODE"}
+    found = encode(FollowUp(key="", limit=1, seconds=10.0, end=End.WATCHED, drops=Drops.GO_ON, dropped=1,
+        last_drop_seconds=9.0, growth_per_second=None, lasts_seconds=None))  # fmt: skip
+    assert used("guard.drops_go_on") <= {f"GUARD_{name.upper()}" for name, value in found.items() if value is not None}
+    assert used("guard.sample") == {"GUARD_CAUSE"}
+    assert [cause for cause in Cause if cause not in entries()[MESSAGE_IDS["guard.sample"]]] == []
     assert used("guard.notice") == used("guard.error") == used("guard.stopped") == set()
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from command_line import commands, exit_texts
 
+from conntrackd_guard.core.follow_up import FollowUp
 from conntrackd_guard.core.setting_keys import KEYS, Key
 from conntrackd_guard.host.paths import Paths
 
@@ -37,6 +39,12 @@ def test_every_command_and_option_is_explained() -> None:
     taken = {name: {option[1:] for option in options} for name, options in commands().items()}
     assert shown == {name: options for name, options in taken.items() if name not in {"", "config"}}
     assert taken[""] == set(re.findall(r"(?m)^\.Op Fl (-\S+)", section(GUARD, "SYNOPSIS")))
+
+
+def test_what_came_of_a_raise_is_explained() -> None:
+    """Every field of `follow_up` that a program reads."""
+    history = section(GUARD, "COMMANDS").partition(".Ss guard history\n")[2].partition("\n.Ss ")[0]
+    assert re.findall(r"(?m)^\.It Cm (\w+)$", history) == [field.name for field in fields(FollowUp)]
 
 
 def test_exit_codes_are_those_of_the_program() -> None:
