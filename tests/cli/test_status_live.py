@@ -11,6 +11,7 @@ from records import a_record, raised
 from rich.cells import cell_len
 from rich.console import Console
 
+from conntrackd_guard.cli import status_live
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.status_live import SPARK_SECONDS, Sight, view
@@ -161,5 +162,6 @@ def test_it_takes_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_terminal_that_can_not_redraw_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One without a cursor would show nothing for ever."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr(status_live, "watch", lambda *_: None)
     monkeypatch.setenv("TERM", "dumb")
     assert main(["status", "--watch", "--no-dry-run"], Paths(tmp_path)) == Exit.NO
