@@ -93,11 +93,12 @@ def in_short(status: Status) -> tuple[str, str]:
     return "; ".join(text for text, _ in told), style
 
 
-def _guard_in_short(status: Status) -> tuple[str, str]:
+def _guard_in_short(status: Status) -> tuple[str, str]:  # noqa: PLR0911 - one return a state
     live = status.live or {}
     if not status.running:
-        known = status.running is not None
-        return ("NO GUARD RUNS", "bold red") if known else ("it can't be told whether a guard runs", "yellow")
+        if status.running is None:
+            return "it can't be told whether a guard runs", "yellow"
+        return f"NO GUARD{f' IN MODE {status.mode}' if status.other_runs else ''} RUNS", "bold red"
     if status.silent:
         return "the guard IS SILENT", "bold red"
     if status.degraded:

@@ -91,7 +91,7 @@ def _facts(report: Report) -> str:
     last = ""
     if report.entries:
         row = report.entries[0].row
-        name = f"The last decision, {row.verdict} at {local(row.at_seconds)}:"
+        name = f"The last decision, {row.verdict} at {local(row.last_seconds)}:"
         last = f'<p><a href="#d{row.id}">{escaped(name)}</a> {escaped(row.sentence)}</p>'
     return f'<dl class="facts">{items}</dl>{last}'
 

@@ -103,6 +103,7 @@ def test_a_running_guard_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (65536, 0, {}, "the guard watches; the table of web (netns 7) IS FULL at 65,536"),
         (60000, 3, {}, "the guard watches; the table of web (netns 7) DROPS at 65,536"),
         (32768, 0, {"holder": 0, "live": None}, "NO GUARD RUNS; the fullest table is at 50 % of 65,536"),
+        (32768, 0, {"holder": 0, "live": None, "other_runs": True}, "NO GUARD IN MODE act RUNS; the fullest"),
         (32768, 0, {"holder": None, "live": None}, "it can't be told whether a guard runs; the fullest"),
         (32768, 0, {"live": None}, "the guard is starting; the fullest"),
         (32768, 0, {"silent_seconds": 99.0}, "the guard IS SILENT; the fullest"),
