@@ -122,7 +122,7 @@ def _tables_in_short(status: Status) -> tuple[str, str]:
     if not seen.limit:
         return f"no limit, and {table.count:,} entries in the fullest table", "green"
     share = table.count / seen.limit
-    text = f"the fullest table is at {100 * share:.0f} % of {seen.limit:,}"
+    text = f"the fullest table is at {int(100 * share)} % of {seen.limit:,}"
     if table.dropped or share >= 1:
         text = f"the table of {table_name(table)} {'DROPS' if table.dropped else 'IS FULL'} at {seen.limit:,}"
     bound = isinstance(step, Hold) and step.reason in NEED_A_PERSON
@@ -204,8 +204,11 @@ def _table(table: Table, limit: int, cells: int) -> Text:
     style = use_style(share, dropping=bool(table.dropped))
     filled = min(cells, round(share * cells))
     text = Text("█" * filled, style=style) + Text("░" * (cells - filled), style="dim")
-    drops = "drops unknown" if table.drop is None else f"{table.drop:,} dropped"
-    text.append(f" {100 * share:5.1f} %  {table.count:>9,}  {drops}  {table_name(table)}")
+    drops = "drops unknown" if table.drop is None else f"{table.drop:,} dropped so far"
+    text.append(f" {100 * share:5.1f} %  {table.count:>9,}  {drops}")
+    if table.dropped:
+        text.append(f", {table.dropped:,} of them just now", "bold red")
+    text.append(f"  {table_name(table)}")
     if table.demand_per_second and table.demand_per_second >= 1:
         text.append(f"  +{table.demand_per_second:,.0f}/s", "yellow")
     return text

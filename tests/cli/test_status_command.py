@@ -125,6 +125,15 @@ def test_the_first_line_tells_it_in_short(
     assert printed(status, capsys).splitlines()[0].startswith(f"      in short: {told}")
 
 
+def test_drops_of_long_ago_are_told_from_those_of_now(capsys: pytest.CaptureFixture[str]) -> None:
+    """The kernel counts since the namespace began; that alone is no alarm."""
+    table = Table(namespace=7, label="web", count=65_000, drop=900)
+    assert "900 dropped so far  web" in printed(a_status(seen(tables=(table,))), capsys)
+    dropping = printed(a_status(seen(tables=(replace(table, dropped=30),))), capsys)
+    assert "900 dropped so far, 30 of them just now  web" in dropping
+    assert "at 99 % of 65,536" in printed(a_status(seen(tables=(table,))), capsys)
+
+
 def test_a_bound_that_only_a_person_can_move_is_told_before_the_table_is_full(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
