@@ -148,6 +148,11 @@ class History:
         with told("read", self.path):
             return list(history_series.read(self._database, int(since), int(until), step))
 
+    def held(self, since: float, until: float, step: int) -> list[tuple[int, int]]:
+        """Return (wall time, the most entries in all tables together), in the steps of `points`."""
+        with told("read", self.path):
+            return history_series.held(self._database, int(since), int(until), step)
+
     def add_portrait(self, key: str, portrait: Portrait) -> None:
         """Write a table's portrait beside the decision with that key (nothing where there is none); not synced by itself."""
         values = (portrait.wall_seconds, portrait.findings[0].cause.value, compact(encode(portrait)), key)

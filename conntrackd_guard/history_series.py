@@ -57,6 +57,9 @@ _TELL_AMONG_OTHERS: Final = """
     dropped = dropped + excluded.dropped, evicted = evicted + excluded.evicted"""
 """Points whose name is gone."""
 
+_WITHIN: Final = """((step = 1 AND at BETWEEN :since AND :until) OR (step = 60 AND at BETWEEN :since - 59 AND :until)
+    OR (step = 3600 AND at BETWEEN :since - 3599 AND :until))"""
+
 
 def add(database: sqlite3.Connection, points: Iterable[Point]) -> None:
     """Write points of one second each: those of the tables with the highest peaks, and the sum of the others."""
@@ -115,12 +118,10 @@ def forget_names(database: sqlite3.Connection) -> None:
 
 def read(database: sqlite3.Connection, since: int, until: int, step: int) -> Iterator[Point]:
     """Yield the points between two wall times, oldest first, joined to steps of at least `step` seconds."""
-    query = """SELECT at - at % max(step, :wide) AS slot, namespace, label, max("limit"), max(count),
+    query = f"""SELECT at - at % max(step, :wide) AS slot, namespace, label, max("limit"), max(count),
             sum(dropped), sum(evicted), max(max(step, :wide))
         FROM series JOIN series_names ON series_names.id = series.name
-        WHERE (step = 1 AND at BETWEEN :since AND :until) OR (step = 60 AND at BETWEEN :since - 59 AND :until)
-            OR (step = 3600 AND at BETWEEN :since - 3599 AND :until)
-        GROUP BY slot, name ORDER BY slot, namespace"""
+        WHERE {_WITHIN} GROUP BY slot, name ORDER BY slot, namespace"""  # noqa: S608 - a constant
     for row in database.execute(query, {"wide": step, "since": since, "until": until}):
         at, namespace, label, limit, count, dropped, evicted, wide = row
         yield Point(
@@ -133,6 +134,17 @@ def read(database: sqlite3.Connection, since: int, until: int, step: int) -> Ite
             evicted=evicted,
             step=wide,
         )
+
+
+def held(database: sqlite3.Connection, since: int, until: int, step: int) -> list[tuple[int, int]]:
+    """Return (time, the most entries in all tables together) as `read` returns points.
+
+    No sum of those: tables that lived one after the other within a step are not added up.
+    """
+    query = f"""SELECT at - at % max(step, :wide) AS slot, max(entries) FROM
+            (SELECT step, at, sum(count) AS entries FROM series WHERE {_WITHIN} GROUP BY step, at)
+        GROUP BY slot ORDER BY slot"""  # noqa: S608 - a constant
+    return database.execute(query, {"wide": step, "since": since, "until": until}).fetchall()
 
 
 def _ids(database: sqlite3.Connection, names: Iterable[tuple[int, str]]) -> dict[tuple[int, str], int]:

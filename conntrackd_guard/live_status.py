@@ -45,18 +45,19 @@ def live_status(  # noqa: PLR0913 - one argument a thing told
 
 
 def status_line(document: dict[str, Any]) -> str:
-    """Return that document as the one line that `systemctl status` shows."""
-    parts = [limit_text(document["limit"])]
-    if document["paused"] is not None:
-        parts.append(f"paused by {document['paused']['by']}")
+    """Return that document as the one line that `systemctl status` shows: what is wrong first, then the limit."""
     bad = []
     if document["standoff"]:
         bad.append("stopped by a stand-off")
     if document["over_budget"]:
         bad.append("over budget")
     if trouble := document["recorder"]["trouble"]:
-        bad.append(f"{len(trouble)} trouble(s)")
-    return f"{document['mode']}: {', '.join(parts + bad)}{': see `guard status`' if bad else ''}"
+        bad.append(f"in trouble ({trouble[0]})")
+    if document["paused"] is not None:
+        bad.append(f"paused by {document['paused']['by']}")
+    well = "watching" if document["mode"] == Mode.ACT.value else "rehearsing"
+    pressed = f", {document['episodes']} full or filling up" if document["episodes"] else ""
+    return f"{', '.join(bad) or well}: {limit_text(document['limit'])}{pressed}{'; see `guard status`' if bad else ''}"
 
 
 def limit_text(limit: int | None) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from flows import an_entry
+
 from conntrackd_guard.core import follow_up
+from conntrackd_guard.core.diagnosis import Evidence
 from conntrackd_guard.core.follow_up import Drops, End
 from conntrackd_guard.core.model import (
     LineKind,
@@ -23,6 +26,9 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.portrait import Owner, Portrait
+from conntrackd_guard.core.remedies import diagnose
+from conntrackd_guard.core.sample import add_up
 from conntrackd_guard.core.series import Point
 from conntrackd_guard.history import History
 from conntrackd_guard.host.paths import Paths
@@ -60,6 +66,7 @@ def write(paths: Paths) -> None:
             limit = _raise(history, f"r{number}", limit, message, 600.0 * number)
         order = Order(kind=OrderKind.PAUSE, reason=HOSTILE[1], uid=0, login_uid=1000)
         _add(history, replace(_record("o", limit, "", 3600.0), decision=order, trigger=Trigger(kind=TriggerKind.ORDER)))
+        history.add_portrait("r1", _portrait())
         history.add_points(_points())
 
 
@@ -81,6 +88,25 @@ def _raise(history: History, key: str, limit: int, message: str, at: float) -> i
         ended = proof if key != "r1" else replace(proof, drops=Drops.GO_ON, dropped=1200, last_drop_seconds=9.0)
         history.add_follow_up(ended)
     return after
+
+
+def _portrait() -> Portrait:
+    """Return a flood, from a namespace whose names are hostile."""
+    flows = [an_entry(6, "SYN_SENT", source=bytes((10, 0, number // 100, number % 100))) for number in range(1000)]
+    sample = add_up(flows, table_entries=393_216)
+    table = replace(SEEN.tables[0], count=393_216)
+    findings = diagnose(Evidence(sample=sample, in_use=table.count, buckets=262_144, inside="ip netns exec web "))
+    owner = Owner(pid=7, process=HOSTILE[1], unit=HOSTILE[2])
+    return Portrait(
+        wall_seconds=BEGIN + 3601.0,
+        limit=393_216,
+        table=table,
+        owner=owner,
+        sample=sample,
+        findings=findings,
+        source="netlink",
+        took_seconds=0.03,
+    )
 
 
 def _record(key: str, limit: int, message: str, at: float) -> Record:

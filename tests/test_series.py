@@ -219,3 +219,12 @@ def test_all_of_it_fits_in_64_mib(tmp_path: Path) -> None:
             history.add_points([point(at + second, second, f"t{n}") for second in range(60) for n in range(25)])
         assert database.execute("SELECT count(*) FROM series").fetchone()[0] <= rows_full + 3 * 60 * 21
     assert path.stat().st_size < 64 << 20
+
+
+def test_tables_that_followed_each_other_are_not_added_up(history: History) -> None:
+    """Sixty containers of a minute each hold no more together than one at a time, however wide a step is shown."""
+    for n in range(60):
+        history.add_points([point(NOW + 60 * n, 1000 + n, f"job {n}")])
+    assert history.held(NOW, NOW + HOUR, HOUR) == [(NOW, 1059)]
+    assert sum(found.count for found in history.points(NOW, NOW + HOUR, HOUR)) > 60_000
+    assert len(history.held(NOW, NOW + HOUR, 60)) == 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from importlib import import_module
@@ -32,6 +33,8 @@ _MODULES = {
 
 def entry() -> None:
     """Run the command line and end the process with its exit code (see `cli.exits`)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an arrow that a locale lacks is no reason to end
     try:
         code = main(sys.argv[1:], Paths())
         sys.stdout.flush()

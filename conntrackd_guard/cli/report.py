@@ -7,6 +7,7 @@ import platform
 import re
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from conntrackd_guard import __version__
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.history import opened, time_option
 from conntrackd_guard.core.errors import AnswerIsNo, HostError
+from conntrackd_guard.core.follow_up import Drops
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 
@@ -26,7 +28,7 @@ _SPAN_SECONDS = 86400.0
 _DOTS = 500
 """A chart is some 1,000 pixels wide."""
 _MOST_DECISIONS = 500
-"""Each with its sum takes some 4 KB of the page."""
+"""Each takes 2 KB of the page with its sum, and 4 KB more with who filled the table."""
 _FILE_MODE = 0o640
 """As the history's: it tells as much."""
 
@@ -63,23 +65,39 @@ def _report(args: argparse.Namespace, paths: Paths) -> Exit:
         if history is None:
             return Exit.NO
         page = "".join(view.page(_gathered(history, since, until)))
-    output: Path = args.output
+    content = page.encode()
+    _write(args.output, content)
+    sys.stderr.write(f"guard: {args.output}: {len(content) / 1024:,.0f} KiB\n")
+    return Exit.DONE
+
+
+def _write(output: Path, content: bytes) -> None:
+    """Put the page there; a link (/dev/stdout is one), a device and a pipe are written to, never replaced."""
     try:
-        files.replace(output, page.encode(), mode=_FILE_MODE, durable=False)
+        if not output.exists() or (output.is_file() and not output.is_symlink()):
+            files.replace(output, content, mode=_FILE_MODE, durable=False)
+        else:
+            output.write_bytes(content)
     except OSError as error:
         raise HostError(
             "write the report to", output, error, "Name a file in a folder that you may write to."
         ) from error
-    sys.stdout.write(f"{output}: {len(page) / 1024:,.0f} KiB\n")
-    return Exit.DONE
 
 
 def _gathered(history: History, since: float, until: float) -> Report:
     """Read what the page tells."""
-    from conntrackd_guard.views.report import Entry, Report  # noqa: PLC0415 - as above
+    from conntrackd_guard.views.report import Counts, Report  # noqa: PLC0415 - as above
 
-    rows = list(history.rows(since=since, until=until, last=_MOST_DECISIONS + 1))
-    told = [found for row in rows[:_MOST_DECISIONS] if (found := history.row(row.id)) is not None]
+    counted: Counter[str] = Counter()
+    newest: list[int] = []
+    for row in history.rows(since=since, until=until):
+        counted["decisions"] += 1
+        counted["raises"] += row.verdict == "raise" and row.outcome in {"applied", "rehearsed"}
+        counted["holds"] += row.verdict == "hold"
+        counted["watched"] += row.follow_up is not None
+        counted["went_on"] += row.follow_up is not None and row.follow_up.drops is Drops.GO_ON
+        if len(newest) < _MOST_DECISIONS:
+            newest.append(row.id)
     step = max(1, round((until - since) / _DOTS))
     return Report(
         host=platform.node(),
@@ -89,6 +107,7 @@ def _gathered(history: History, since: float, until: float) -> Report:
         until=until,
         step=step,
         points=history.points(since, until, step),
-        entries=[Entry(told=found) for found in told],
-        left_out=len(rows) > _MOST_DECISIONS,
+        held=history.held(since, until, step),
+        entries=[told for number in newest if (told := history.row(number)) is not None],
+        counts=Counts(**counted),
     )

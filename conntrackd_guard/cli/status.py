@@ -54,8 +54,9 @@ def _watch(paths: Paths) -> Exit:
     from conntrackd_guard.cli import status_live  # noqa: PLC0415 - as above
     from conntrackd_guard.views import console as terminal  # noqa: PLC0415
 
-    if not sys.stdout.isatty():
-        raise AnswerIsNo("`guard status --watch` draws on a terminal; `guard status --json` is for programs.")
     with terminal.screen(paged=False) as console:
+        if not console.is_terminal or console.is_dumb_terminal:
+            text = "`guard status --watch` needs a terminal that can redraw in place; `guard status --json` is for programs."
+            raise AnswerIsNo(text)
         status_live.watch(console, paths)
     return Exit.DONE

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from contextlib import suppress
+from dataclasses import replace
+from typing import Final, Literal
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -21,7 +22,8 @@ from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.history import History, Row
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.status import Status
-from conntrackd_guard.views.printable import printable
+from conntrackd_guard.views import console as terminal
+from conntrackd_guard.views.printable import printable, short
 from conntrackd_guard.views.text import afterwards_text, local
 
 REFRESH_SECONDS = 2.0
@@ -31,8 +33,25 @@ _SPARK_CELLS = 10
 _SPARKS = "▁▂▃▄▅▆▇█"
 _BAR_CELLS = 8
 _DECISIONS = 3
-_OTHER_LINES = 19
-"""Lines of the view that are no table."""
+_TABLE_FRAME = 4
+"""Lines about the tables that are no table: two empty ones, the heading, the number of those not shown."""
+_TALL = 36
+"""Lines from which decisions are told in three lines each instead of one."""
+_WIDE = 76
+"""Columns that all of _COLUMNS take."""
+_COLUMNS: Final[tuple[tuple[str, int, Literal["left", "right"]], ...]] = (
+    ("TABLE", 0, "left"),
+    ("USE", _BAR_CELLS, "left"),
+    ("", 5, "right"),
+    ("ENTRIES", 11, "right"),
+    ("5 MINUTES", _SPARK_CELLS, "left"),
+    ("GROWTH/s", 8, "right"),
+    ("DROPS/s", 7, "right"),
+    ("FULL IN", 8, "right"),
+)
+"""Heading, width (0: what is left) and side."""
+_FEW = frozenset({"TABLE", "", "ENTRIES", "DROPS/s"})
+"""What a narrow terminal shows of them."""
 _MOST_LOOKS = 200
 _MOST_TABLES = 64
 """More than any screen shows."""
@@ -71,6 +90,15 @@ class Sight:
         lost = pressure.risen(before.drop, table.drop) + pressure.risen(before.early_drop, table.early_drop)
         return (table.count - before.count) / self._elapsed, lost / self._elapsed
 
+    def with_drops(self, found: Status) -> Status:
+        """Return the status with what was dropped since the last picture: more than its own short look has seen."""
+        tables = []
+        for table in found.observation.tables:
+            before = self._before.get(table.namespace)
+            dropped = 0 if before is None else pressure.risen(before.drop, table.drop)
+            tables.append(replace(table, dropped=max(dropped, table.dropped or 0)))
+        return replace(found, observation=replace(found.observation, tables=tuple(tables)))
+
     def spark(self, namespace: int, now: float) -> str:
         """Return the last minutes' use: the highest of each cell's time, blank where nothing was seen."""
         width = SPARK_SECONDS / _SPARK_CELLS
@@ -88,13 +116,15 @@ def _block(use: float) -> str:
 def watch(console: Console, paths: Paths) -> None:
     """Redraw until interrupted."""
     sight = Sight()
-    with Live(console=console, screen=True, auto_refresh=False) as live, suppress(KeyboardInterrupt):
-        for point, age in _past(paths):
-            sight.remember(point[0], age, point[1])
+    for point, age in _past(paths):
+        sight.remember(point[0], age, point[1])
+    with suppress(KeyboardInterrupt):
         while True:
             found = status.gather(paths)
             sight.add(found)
-            live.update(view(found, sight, _last(paths), console.height), refresh=True)
+            with console.capture() as drawn:
+                console.print(view(found, sight, _last(paths), console))
+            terminal.redraw(console, drawn.get())
             time.sleep(REFRESH_SECONDS - status.LOOK_SECONDS)
 
 
@@ -114,54 +144,58 @@ def _last(paths: Paths) -> list[Row]:
     return []
 
 
-def view(found: Status, sight: Sight, last: list[Row], height: int) -> RenderableType:
-    """Return one picture of `height` lines at most."""
-    seen = found.observation
-    head = Text(no_wrap=True, overflow="ellipsis")
+def view(found: Status, sight: Sight, last: list[Row], console: Console) -> RenderableType:
+    """Return one picture that fits the console: what is wrong first, then as many tables as there is room for."""
+    seen, cost, most = found.observation, found.cost, 3 if console.height >= _TALL else 1
+    told, style = status_text.in_short(sight.with_drops(found))
+    above = _wrapped(console, f"{local(seen.wall_seconds)}  {told}", 2, style)
     text, style = status_text.guard_text(found)
-    head.append(f"{local(seen.wall_seconds)}  ", "bold").append(printable(text), style)
-    lines: list[RenderableType] = [head, _cut(f"limit {status_text.limit_text(found)}", "bold"), Text()]
-    lines += [_tables(found, sight, max(1, height - _OTHER_LINES)), Text()]
-    cost = found.cost
+    said = [("guard", text, style), *(line for line in status_text.service_lines(found) if line[2])]
+    said.append(("limit", status_text.limit_text(found), ""))
+    for name, text, style in said:
+        above += _named(console, name, text, 1, style)
     memory = f"{format_bytes(cost.now_bytes)} now, {format_bytes(cost.full_bytes)} if all in use were full"
-    lines.append(_cut(f"memory     {memory}; budget {format_bytes(cost.budget_bytes)}"))
+    below = _named(console, "memory", f"{memory}; budget {format_bytes(cost.budget_bytes)}", 2)
     available = f"{format_bytes(cost.headroom_bytes)} for entries; {format_bytes(cost.available_bytes)} available"
-    lines.append(_cut(f"headroom   {available}, {format_bytes(cost.reserve_bytes)} of it reserved"))
+    below += _named(console, "headroom", f"{available}, {format_bytes(cost.reserve_bytes)} of it reserved", 2)
     step, style = status_text.next_step_text(found.next_step)
-    lines += [_cut(f"next step  {step}", style), Text()]
-    lines += _decisions(last)
-    lines += [_cut(f"not read   {printable(text)}", "yellow") for text in found.unread[:2]]
-    return Group(*lines, _cut("Ctrl-C ends; growth is net: entries that came less those that went", "dim"))
+    below += [*_named(console, "next step", step, 2, style), Text()]
+    below += _decisions(console, last, most)
+    for text in found.unread[:2]:
+        below += _named(console, "not read", text, most, "yellow")
+    below += _wrapped(console, "Ctrl-C ends; growth is net: entries that came less those that went", 1, "dim")
+    room = console.height - 1 - len(above) - len(below) - _TABLE_FRAME
+    return Group(*above, Text(), _tables(found, sight, max(1, room), console.width), Text(), *below)
 
 
-def _decisions(last: list[Row]) -> list[RenderableType]:
-    """Return two lines a decision, the newest first."""
-    lines: list[RenderableType] = []
+def _decisions(console: Console, last: list[Row], most: int) -> list[Text]:
+    """Return the last decisions, the newest first, and what came of them, `most` lines each."""
+    lines: list[Text] = []
     for row in last:
-        lines.append(_cut(f"#{row.id} {local(row.last_seconds)}  {printable(row.sentence)}"))
+        lines += _wrapped(console, f"#{row.id} {local(row.last_seconds)}  {row.sentence}", most)
         if row.follow_up is not None:
-            told = Text("   ", no_wrap=True, overflow="ellipsis") + afterwards_text(row.follow_up)
-            lines.append(told)
-    return lines or [_cut("no decision is recorded")]
+            told = afterwards_text(row.follow_up)
+            lines += _wrapped(console, f"   {told.plain}", most, str(told.style))
+    return lines or [Text("no decision is recorded")]
 
 
-def _tables(found: Status, sight: Sight, most: int) -> RenderableType:
-    """Return a row for each of the fullest tables."""
+def _tables(found: Status, sight: Sight, most: int, width: int) -> RenderableType:
+    """Return a row for each of the fullest tables; on a narrow terminal without what moves."""
     seen, limit = found.observation, found.observation.limit or 0
+    columns = _COLUMNS if width >= _WIDE else [column for column in _COLUMNS if column[0] in _FEW]
     grid = Grid.grid(padding=(0, 1, 0, 0), expand=True)
-    grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis", min_width=10)
-    for width, justify in ((_BAR_CELLS, "left"), (5, "right"), (11, "right"), (_SPARK_CELLS, "left")):
-        grid.add_column(width=width, justify=justify, no_wrap=True)  # type: ignore[arg-type] # two of its literals
-    for width in (8, 7, 8):
-        grid.add_column(width=width, justify="right", no_wrap=True)
-    heads = ("TABLE", "USE", "", "ENTRIES", "5 MINUTES", "GROWTH/s", "DROPS/s", "FULL IN")
-    grid.add_row(*(Text(head, style="bold") for head in heads))
+    for _, size, justify in columns:
+        if size:
+            grid.add_column(width=size, justify=justify, no_wrap=True)
+        else:
+            grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis", min_width=10)
+    grid.add_row(*(Text(name, style="bold") for name, _, _ in columns))
     tables = fullest_first(seen)
     for table in tables[:most]:
-        grid.add_row(*_row(table, limit, sight, seen.wall_seconds))
-    rest = max(0, len(tables) - most)
-    more = f"and {rest} tables more; " if rest else ""
-    return Group(grid, _cut(f"{more}{seen.idle_tables} tracking namespaces hold nothing", "dim"))
+        cells = dict(zip((name for name, _, _ in _COLUMNS), _row(table, limit, sight, seen.wall_seconds), strict=True))
+        grid.add_row(*(cells[name] for name, _, _ in columns))
+    rest = status_text.rest_text(max(0, len(tables) - most), seen.idle_tables)
+    return Group(grid, Text(rest, style="dim")) if rest else grid
 
 
 def _row(table: Table, limit: int, sight: Sight, now: float) -> list[Text]:
@@ -174,7 +208,7 @@ def _row(table: Table, limit: int, sight: Sight, now: float) -> list[Text]:
     filled = min(_BAR_CELLS, round(use * _BAR_CELLS))
     bar = Text("█" * filled, style=style) + Text("░" * (_BAR_CELLS - filled), style="dim")
     return [
-        Text(printable(table.label) or f"netns {table.namespace}"),
+        Text(short(table.label) or f"netns {table.namespace}"),
         bar,
         Text(f"{100 * use:.0f} %", style=style),
         Text(f"{table.count:,}"),
@@ -185,6 +219,15 @@ def _row(table: Table, limit: int, sight: Sight, now: float) -> list[Text]:
     ]
 
 
-def _cut(text: str, style: str = "") -> Text:
-    """Return a line that never wraps."""
-    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+def _named(console: Console, name: str, text: str, most: int, style: str = "") -> list[Text]:
+    return _wrapped(console, f"{name:9}  {text}", most, style)
+
+
+def _wrapped(console: Console, text: str, most: int, style: str = "") -> list[Text]:
+    """Return a text from outside as `most` lines of the console at most; the last one shows that there is more."""
+    lines = list(Text(printable(text), style=style).wrap(console, console.width))
+    if len(lines) > most:
+        lines = lines[:most]
+        lines[-1].truncate(console.width - 1)
+        lines[-1].append("…")
+    return lines

@@ -7,10 +7,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from conntrackd_guard.core.codec import encode, verdict
+from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.cost import fullest_first
 from conntrackd_guard.core.model import Hold, Mode, Raise, Table
 from conntrackd_guard.core.units import format_bytes, format_duration
+from conntrackd_guard.core.urgency import NEED_A_PERSON
 from conntrackd_guard.status import Status
 from conntrackd_guard.views import json_documents
 from conntrackd_guard.views.printable import printable
@@ -27,15 +28,16 @@ _NAME = 14
 def print_status(console: Console, status: Status) -> None:
     """Print how things stand, the state of the service first, what could not be read last."""
     seen = status.observation
-    for name, text, style in [*_service(status), ("limit", limit_text(status), "bold")]:
+    lines = [("in short", *in_short(status)), ("guard", *guard_text(status)), *service_lines(status)]
+    for name, text, style in [*lines, ("limit", limit_text(status), "bold")]:
         _line(console, name, Text(printable(text), style=style))
     tables = fullest_first(seen)
     cells = _BAR_CELLS // 2 if console.is_terminal and console.width < _NARROW else _BAR_CELLS
     for number, table in enumerate(tables[:_TABLES_SHOWN]):
         _line(console, "" if number else "tables", _table(table, seen.limit or 0, cells))
     rest = max(0, len(tables) - _TABLES_SHOWN)
-    if rest + seen.idle_tables:
-        _line(console, "", Text(f"and {rest} more; {seen.idle_tables} tracking namespaces hold nothing"))
+    if not_shown := rest_text(rest, seen.idle_tables):
+        _line(console, "", Text(not_shown))
     cost = status.cost
     memory = (
         f"{format_bytes(cost.now_bytes)} now, {format_bytes(cost.full_bytes)} if every table in use were full; "
@@ -84,10 +86,59 @@ def status_document(status: Status) -> str:
     )
 
 
-def _service(status: Status) -> list[tuple[str, str, str]]:
-    """Return the lines about the guard itself: (name, text, style)."""
+def in_short(status: Status) -> tuple[str, str]:
+    """Return in one line whether the guard does its work and how full it is, and the style of the graver one."""
+    told = (_guard_in_short(status), _tables_in_short(status))
+    style = next(style for style in ("bold red", "yellow", "green") if style in {found for _, found in told})
+    return "; ".join(text for text, _ in told), style
+
+
+def _guard_in_short(status: Status) -> tuple[str, str]:  # noqa: PLR0911 - one return a state
     live = status.live or {}
-    lines = [("guard", *guard_text(status))]
+    if not status.running:
+        if status.running is None:
+            return "it can't be told whether a guard runs", "yellow"
+        return f"NO GUARD{f' IN MODE {status.mode}' if status.other_runs else ''} RUNS", "bold red"
+    if status.silent:
+        return "the guard IS SILENT", "bold red"
+    if status.degraded:
+        why = {"stand-off": live.get("standoff"), "over budget": live.get("over_budget")}
+        told = ", ".join(name for name, holds in why.items() if holds)
+        return f"the guard NEEDS A PERSON: {told or 'trouble'}", "bold red"
+    if status.observation.pause is not None:
+        return "raising IS PAUSED", "yellow"
+    if status.live is None:
+        return "the guard is starting", "yellow"
+    return "the guard watches" if status.mode is Mode.ACT else "the guard rehearses", "green"
+
+
+def _tables_in_short(status: Status) -> tuple[str, str]:
+    seen, step = status.observation, status.next_step
+    if seen.limit is None:
+        return "nothing is tracked", "green"
+    table = max(seen.tables, key=lambda table: (table.dropped or 0, table.count), default=None)
+    if table is None:
+        return "no table could be read", "yellow"
+    if not seen.limit:
+        return f"no limit, and {table.count:,} entries in the fullest table", "green"
+    share = table.count / seen.limit
+    text = f"the fullest table is at {int(100 * share)} % of {seen.limit:,}"
+    if table.dropped or share >= 1:
+        text = f"the table of {table_name(table)} {'DROPS' if table.dropped else 'IS FULL'} at {seen.limit:,}"
+    bound = isinstance(step, Hold) and step.reason in NEED_A_PERSON
+    return f"{text}, and no raise is left" if bound else text, use_style(share, dropping=bool(table.dropped))
+
+
+def rest_text(rest: int, idle: int) -> str:
+    """Return how many tables are not shown, and why; nothing where all are."""
+    told = [f"{rest:,} more"] * bool(rest) + [f"{idle:,} empty"] * bool(idle)
+    return f"and {' and '.join(told)}" if told else ""
+
+
+def service_lines(status: Status) -> list[tuple[str, str, str]]:
+    """Return what there is to say about the guard beside that it runs: (name, text, style); what is well has no style."""
+    live = status.live or {}
+    lines: list[tuple[str, str, str]] = []
     if status.running and live:
         sources: dict[str, Any] = live.get("sources") or {}
         told = f"ring buffer {sources.get('ring_buffer', 'unknown')}, journal {sources.get('journal', 'unknown')}"
@@ -153,8 +204,11 @@ def _table(table: Table, limit: int, cells: int) -> Text:
     style = use_style(share, dropping=bool(table.dropped))
     filled = min(cells, round(share * cells))
     text = Text("█" * filled, style=style) + Text("░" * (cells - filled), style="dim")
-    drops = "drops unknown" if table.drop is None else f"{table.drop:,} dropped"
-    text.append(f" {100 * share:5.1f} %  {table.count:>9,}  {drops}  {table_name(table)}")
+    drops = "drops unknown" if table.drop is None else f"{table.drop:,} dropped so far"
+    text.append(f" {100 * share:5.1f} %  {table.count:>9,}  {drops}")
+    if table.dropped:
+        text.append(f", {table.dropped:,} of them just now", "bold red")
+    text.append(f"  {table_name(table)}")
     if table.demand_per_second and table.demand_per_second >= 1:
         text.append(f"  +{table.demand_per_second:,.0f}/s", "yellow")
     return text
@@ -162,13 +216,12 @@ def _table(table: Table, limit: int, cells: int) -> Text:
 
 def next_step_text(decision: Raise | Hold) -> tuple[str, str]:
     """Return what would happen if the fullest table filled up now, and its style."""
-    when = "if the fullest table filled up now:"
+    advice = "".join(f" {text}" for text in decision.advice)
     if isinstance(decision, Raise):
         cost = format_bytes(decision.arithmetic.cost_bytes)
-        advice = "".join(f" {text}" for text in decision.advice)
-        return f"{when} raise to {decision.target:,}, worst case {cost}{'.' if advice else ''}{advice}", "green"
-    advice = "".join(f" {text}" for text in decision.advice)
-    return f"{when} {verdict(decision)}. {decision.reason.sentence}{advice}", "bold red"
+        step = f"a raise to {decision.target:,} if the fullest table filled up now, worst case {cost}"
+        return f"{step}{'.' if advice else ''}{advice}", "green"
+    return f"none, if the fullest table filled up now: {decision.reason.sentence}{advice}", "bold red"
 
 
 def _line(console: Console, name: str, text: Text) -> None:

@@ -77,20 +77,20 @@ def _show(args: argparse.Namespace, portrait: Portrait) -> None:
     from conntrackd_guard.views import console as terminal  # noqa: PLC0415 - rich, for people only
 
     with terminal.screen(paged=False) as console:
-        if args.watch and console.is_terminal:
+        if args.watch and console.is_terminal and not console.is_dumb_terminal:
             with console.capture() as drawn:
-                _print(console, portrait, args.by)
+                _print(console, portrait, args.by, steps=False)
             terminal.redraw(console, drawn.get())
         else:
             _print(console, portrait, args.by)
             console.file.flush()
 
 
-def _print(console: Console, portrait: Portrait, by: str | None) -> None:
+def _print(console: Console, portrait: Portrait, by: str | None, *, steps: bool = True) -> None:
     from conntrackd_guard.views import portrait_text  # noqa: PLC0415 - for people only
     from conntrackd_guard.views.text import section  # noqa: PLC0415
 
-    section(console, "Who fills it", portrait_text.head_lines(portrait))
+    section(console, "Who fills it", portrait_text.head_lines(portrait, steps=steps))
     for kind in (by,) if by else _SHOWN:
         title, lines = portrait_text.ranking_lines(portrait.sample, kind, _ROWS if by else _FEW)
         if lines:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from conntrackd_guard.core.portrait import Portrait
 from conntrackd_guard.core.sample import Group, Ranking, Sample
 from conntrackd_guard.views.printable import printable
 from conntrackd_guard.views.sentence import table_name
 
 Line = tuple[str, str]
+
+COMMAND: Final = "run"
+"""The name of a line that is there to be pasted: it is never wrapped."""
 
 _TITLES = {
     "source": "By source",
@@ -17,8 +22,8 @@ _TITLES = {
 }
 
 
-def head_lines(portrait: Portrait) -> list[Line]:
-    """Return whose table it is, what was seen of it, and what that means."""
+def head_lines(portrait: Portrait, *, steps: bool = True) -> list[Line]:
+    """Return whose table it is, what was seen of it, what that means, and with `steps` what to do."""
     table, sample = portrait.table, portrait.sample
     share = f" ({100 * table.count / portrait.limit:.0f} %)" if portrait.limit else ""
     limit = f"{portrait.limit:,}" if portrait.limit else "unlimited"
@@ -30,9 +35,9 @@ def head_lines(portrait: Portrait) -> list[Line]:
     for number, finding in enumerate(portrait.findings):
         lines.append(("also" if number else "diagnosis", f"{finding.cause}: {finding.meaning}"))
         lines += [("", figure) for figure in finding.figures]
-        for step in finding.steps:
+        for step in finding.steps if steps else ():
             lines.append(("to do", step.why))
-            lines += [("", step.command)] * bool(step.command)
+            lines += [(COMMAND, step.command)] * bool(step.command)
     return [(name, printable(text)) for name, text in lines]
 
 
@@ -40,23 +45,29 @@ def mix_lines(sample: Sample) -> list[Line]:
     """Return protocols, address families, NAT and lifetimes, a line each."""
     if not sample.seen:
         return []
-    nat = f"{_percent(sample, sample.destination_translated)} to another destination, "
+    there, back = (_plain(sample, moved) for moved in (sample.destination_translated, sample.source_translated))
     return [
         ("protocols", _in_one_line(sample, sample.protocols)),
-        ("IPv6", _percent(sample, sample.ipv6)),
-        ("NAT", f"{nat}{_percent(sample, sample.source_translated)} from another source"),
+        ("IPv6", _plain(sample, sample.ipv6)),
+        ("NAT", f"{there} to another destination, {back} from another source"),
         ("time left", _in_one_line(sample, sample.lifetimes)),
     ]
 
 
 def ranking_lines(sample: Sample, kind: str, most: int) -> tuple[str, list[Line]]:
-    """Return a heading, and the largest groups of a kind: share, entries of the table, and name."""
+    """Return a heading, and the largest groups of a kind: share, entries of the table, and name.
+
+    Of more than `most` only those that chance can't explain: it would name another one in the next sample.
+    """
     ranking = _ranking(sample, kind)
-    more = f", the largest {most} of {ranking.distinct:,}" if ranking.distinct > most else ""
     top = ranking.top[:most]
-    if more and sample.share(top[0].entries) < sample.margin:
+    if ranking.distinct <= most:
+        return _TITLES[kind], [_row(sample, group) for group in top]
+    certain = [group for group in top if sample.share(group.entries) >= sample.margin]
+    if not certain:
         return _TITLES[kind], [("", f"{ranking.distinct:,} seen, and none of them stands out")]
-    return f"{_TITLES[kind]}{more}", [_row(sample, group) for group in top]
+    others = [("", "none of the others stands out")] * (len(certain) < len(top))
+    return f"{_TITLES[kind]}, the largest of {ranking.distinct:,}", [_row(sample, group) for group in certain] + others
 
 
 def _row(sample: Sample, group: Group) -> Line:
@@ -85,5 +96,9 @@ def _percent(sample: Sample, entries: int) -> str:
     return f"{100 * sample.share(entries):5.1f} %"
 
 
+def _plain(sample: Sample, entries: int) -> str:
+    return _percent(sample, entries).lstrip()
+
+
 def _in_one_line(sample: Sample, ranking: Ranking) -> str:
-    return ", ".join(f"{group.name} {_percent(sample, group.entries).lstrip()}" for group in ranking.top)
+    return ", ".join(f"{group.name} {_plain(sample, group.entries)}" for group in ranking.top)

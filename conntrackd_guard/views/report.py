@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from conntrackd_guard.core.follow_up import Drops
-from conntrackd_guard.core.model import Arithmetic
 from conntrackd_guard.core.series import OTHERS, Point
-from conntrackd_guard.core.units import format_bytes
-from conntrackd_guard.history_rows import Row, Told
-from conntrackd_guard.views.afterwards import afterwards
+from conntrackd_guard.core.units import format_bytes, format_duration
+from conntrackd_guard.history_rows import Told
 from conntrackd_guard.views.html import escaped
+from conntrackd_guard.views.printable import short
 from conntrackd_guard.views.report_chart import MOST_LINES, Dots, Frame, Line, Mark, bar_chart, line_chart
+from conntrackd_guard.views.report_decisions import SIGNS, arithmetic_of, decisions, step
 from conntrackd_guard.views.report_style import STYLE
-from conntrackd_guard.views.sums import sum_lines
 from conntrackd_guard.views.text import local
 
 _MOST_MARKS = 100
 """Links above the chart; the table has every decision."""
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
-_SIGNS = {"raise": "▲", "order": "◆", "hold": "●"}
+_MOST_TABLES = 21
+"""As many as the time series tells by themselves at a time, and the sum of the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One decision of the report."""
+class Counts:
+    """Of all decisions of the time, also those that the page has no room for."""
 
-    told: Told
-    found: tuple[tuple[str, str], ...] = ()
-    """What else is known of it, as (name, text): shown under its sentence."""
+    decisions: int = 0
+    raises: int = 0
+    """That were applied, or rehearsed."""
+    holds: int = 0
+    watched: int = 0
+    """Raises after which the drop counters were watched."""
+    went_on: int = 0
+    """Raises after which drops went on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +49,11 @@ class Report:
     until: float
     step: int
     points: Sequence[Point]
-    entries: Sequence[Entry]
-    """The newest first."""
-    left_out: bool
-    """There are older decisions in that time than those of `entries`."""
+    held: Dots
+    """The most entries in all tables together, over time."""
+    entries: Sequence[Told]
+    """The newest first, as many as there is room for."""
+    counts: Counts
 
 
 def page(report: Report) -> Iterator[str]:
@@ -64,28 +70,38 @@ def page(report: Report) -> Iterator[str]:
     yield from _charts(report)
     yield "</section>"
     yield from _tables(report)
-    yield from _decisions(report)
+    yield from decisions(report.entries, report.counts.decisions)
     yield "</main></body></html>\n"
 
 
 def _facts(report: Report) -> str:
-    """Return the figures that a reader wants first."""
-    rows = [entry.told.row for entry in report.entries]
-    raises = [row for row in rows if row.verdict == "raise" and row.outcome in {"applied", "rehearsed"}]
-    told = [row.follow_up for row in raises if row.follow_up is not None]
-    went_on = sum(found.drops is Drops.GO_ON for found in told)
-    peak = max((point.count / point.limit for point in report.points if point.label != OTHERS), default=None)
-    limits = _limit_dots(report)
+    """Return the figures that a reader wants first, and the last decision."""
+    counts, limits = report.counts, _limit_dots(report)
+    peak = max(_shares(report), default=None)
+    went_on = f"{counts.went_on:,} of {counts.watched:,} raises" if counts.watched else "none was watched"
     facts = [
         ("Limit at the end", f"{limits[-1][1]:,.0f}" if limits else "not known"),
         ("Highest use of a table", "not known" if peak is None else f"{100 * peak:.0f} %"),
-        ("Dropped", f"{sum(point.dropped for point in report.points):,}" if report.points else "not known"),
-        ("Raises", f"{len(raises):,}"),
-        ("Raises after which drops went on", f"{went_on:,} of {len(told):,} watched"),
-        ("Decisions in all", f"{'more than ' if report.left_out else ''}{len(rows):,}"),
+        ("Packets dropped", f"{sum(point.dropped for point in report.points):,}" if report.points else "not known"),
+        ("Raises", f"{counts.raises:,}"),
+        ("Drops went on after", went_on if counts.raises else "no raise"),
+        ("Holds", f"{counts.holds:,}"),
     ]
     items = "".join(f"<div><dt>{escaped(name)}</dt><dd>{escaped(text)}</dd></div>" for name, text in facts)
-    return f'<dl class="facts">{items}</dl>'
+    last = ""
+    if report.entries:
+        row = report.entries[0].row
+        name = f"The last decision, {row.verdict} at {local(row.last_seconds)}:"
+        last = f'<p><a href="#d{row.id}">{escaped(name)}</a> {escaped(row.sentence)}</p>'
+    return f'<dl class="facts">{items}</dl>{last}'
+
+
+def _shares(report: Report) -> Iterator[float]:
+    """Yield how full tables were: where the limit rose within a step, only the decision knows that one was full."""
+    alone = (point for point in report.points if point.limit and (point.namespace, point.label) != (0, OTHERS))
+    yield from (point.count / point.limit for point in alone)
+    for seen in (told.record.observation for told in report.entries):
+        yield from (table.count / seen.limit for table in seen.tables if seen.limit)
 
 
 def _charts(report: Report) -> Iterator[str]:
@@ -98,28 +114,47 @@ def _charts(report: Report) -> Iterator[str]:
     lines = [Line(name=name, dots=dots) for name, dots in _by_table(report.points)]
     limit = Line(name="limit", dots=_limit_dots(report), steps=True)
     highest = max(value for line in (limit, *lines) for _, value in line.dots)
-    shown = "the fullest table" if len(lines) == 1 else f"the {min(MOST_LINES, len(lines))} fullest tables"
-    told = f"Entries of {shown} against the limit. {_SIGNS['raise']} raise, {_SIGNS['order']} order: each leads to its row."
-    yield line_chart(frame, "Use against limit.", told, limit, lines, _marks(report), f"{highest:,.0f}")
+    yield line_chart(
+        frame, "Use against limit.", _use_told(report, limit, lines), limit, lines, _marks(report), f"{highest:,.0f}"
+    )
     lost: dict[float, float] = defaultdict(float)
     for point in report.points:
         lost[point.at] += point.dropped + point.evicted
     dropped, evicted = (sum(getattr(point, name) for point in report.points) for name in ("dropped", "evicted"))
-    told = f"{dropped:,} packets dropped, {evicted:,} entries evicted early."
+    most = f"at most {max(lost.values()):,.0f} in {format_duration(report.step)}"
+    told = f"{dropped:,} packets dropped, {evicted:,} entries evicted early{f': {most}' if dropped + evicted else ''}."
     yield bar_chart(frame, "Drops and evictions.", told, sorted(lost.items()), f"{max(lost.values()):,.0f}")
     yield from _memory(report, frame)
 
 
+def _use_told(report: Report, limit: Line, lines: Sequence[Line]) -> str:
+    """Return the chart in words."""
+    fullest = max(lines[0].dots, key=lambda dot: dot[1])
+    first, last = limit.dots[0][1], limit.dots[-1][1]
+    change = f"from {first:,.0f} to {last:,.0f}" if first != last else f"at {last:,.0f} at both ends"
+    told = (
+        f"The limit, {change}, and the entries of {_those(len(lines))}: at most {fullest[1]:,.0f}, in {lines[0].name}."
+    )
+    steps = [entry.row for entry in report.entries if entry.row.verdict != "hold"]
+    if not steps:
+        return told
+    which = f" (the last {_MOST_MARKS})" if len(steps) > _MOST_MARKS else ""
+    return f"{told} {SIGNS['raise']} raise, {SIGNS['order']} order{which}: each leads to its row."
+
+
+def _those(tables: int) -> str:
+    if tables == 1:
+        return "the one table seen"
+    return f"the {MOST_LINES} fullest of {tables:,} tables" if tables > MOST_LINES else f"all {tables} tables"
+
+
 def _memory(report: Report, frame: Frame) -> Iterator[str]:
     """Yield what the entries take against the budget, by the newest sum of that time."""
-    arithmetic = next(filter(None, map(_arithmetic, report.entries)), None)
+    arithmetic = next(filter(None, map(arithmetic_of, report.entries)), None)
     if arithmetic is None:
         yield "<p>Memory is told where a decision of this time has a sum.</p>"
         return
-    held: dict[float, float] = defaultdict(float)
-    for point in report.points:
-        held[point.at] += point.count
-    dots = [(at, count * arithmetic.bytes_per_entry + arithmetic.bucket_bytes) for at, count in sorted(held.items())]
+    dots = [(at, count * arithmetic.bytes_per_entry + arithmetic.bucket_bytes) for at, count in report.held]
     budget = Line(name="budget", dots=[(report.since, float(arithmetic.budget_bytes))], steps=True)
     most = format_bytes(max(value for _, value in dots))
     told = f"At most {most} of a budget of {format_bytes(arithmetic.budget_bytes)}, at {arithmetic.bytes_per_entry} bytes an entry."
@@ -130,10 +165,10 @@ def _memory(report: Report, frame: Frame) -> Iterator[str]:
 
 
 def _marks(report: Report) -> Iterator[Mark]:
-    steps = [entry.told.row for entry in report.entries if entry.told.row.verdict != "hold"][:_MOST_MARKS]
+    steps = [told.row for told in report.entries if told.row.verdict != "hold"][:_MOST_MARKS]
     for row in reversed(steps):
-        label = f"{local(row.at_seconds)}: {row.verdict} {_step(row)}"
-        yield Mark(at_seconds=row.at_seconds, target=f"d{row.id}", label=label, sign=_SIGNS.get(row.verdict, "●"))
+        label = f"{local(row.at_seconds)}: {row.verdict} {step(row)}"
+        yield Mark(at_seconds=row.at_seconds, target=f"d{row.id}", label=label, sign=SIGNS.get(row.verdict, "●"))
 
 
 def _by_table(points: Iterable[Point]) -> list[tuple[str, Dots]]:
@@ -146,12 +181,19 @@ def _by_table(points: Iterable[Point]) -> list[tuple[str, Dots]]:
 
 
 def _limit_dots(report: Report) -> Dots:
-    """Return the limit over time, by the series and by what each decision found and left."""
-    dots = {float(point.at): point.limit for point in report.points}
-    for row in (entry.told.row for entry in report.entries):
+    """Return the limit over time, by what each decision found and left, and by the series.
+
+    A point of the series knows the highest limit of its step: where it changed within, only the decision knows when.
+    """
+    dots: dict[float, float] = {}
+    for row in (told.row for told in report.entries):
         if report.since <= row.at_seconds <= report.until and row.from_limit is not None:
             dots[row.at_seconds] = row.from_limit
             dots[row.at_seconds + 1e-3] = row.from_limit if row.limit_after is None else row.limit_after
+    decided = sorted(dots)
+    for point in report.points:
+        if bisect_left(decided, point.at) == bisect_left(decided, point.at + point.step):
+            dots[point.at] = point.limit
     return sorted(dots.items())
 
 
@@ -162,79 +204,26 @@ def _tables(report: Report) -> Iterator[str]:
     found: dict[tuple[int, str], list[Point]] = defaultdict(list)
     for point in report.points:
         found[point.namespace, point.label].append(point)
-    yield '<section aria-labelledby="tables"><h2 id="tables">Tables</h2><table class="figures">'
-    yield "<caption>The most entries and the highest use of each, the fullest first.</caption>"
-    yield '<thead><tr><th scope="col">Table</th>'
-    yield "".join(f'<th scope="col" class="number">{name}</th>' for name in ("Entries", "Use", "Dropped", "Evicted"))
-    yield "</tr></thead><tbody>"
-    for who, points in sorted(found.items(), key=lambda item: max(p.count for p in item[1]), reverse=True)[:21]:
+    yield '<section aria-labelledby="tables"><h2 id="tables">Tables</h2><table class="figures" role="table">'
+    fullest = sorted(found.items(), key=lambda item: max(p.count for p in item[1]), reverse=True)
+    more = f" These are {_MOST_TABLES} of {len(found):,}." if len(found) > _MOST_TABLES else ""
+    yield f"<caption>The most entries and the highest use of each, the fullest first.{more}</caption>"
+    yield '<thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader">Table</th>'
+    yield "".join(
+        f'<th scope="col" role="columnheader" class="number">{name}</th>'
+        for name in ("Entries", "Use", "Dropped", "Evicted")
+    )
+    yield '</tr></thead><tbody role="rowgroup">'
+    for who, points in fullest[:_MOST_TABLES]:
         most = max(point.count for point in points)
-        share = max(point.count / point.limit for point in points)
+        share = max(point.count / point.limit if point.limit else 0.0 for point in points)
         use = "" if who == (0, OTHERS) else f"{100 * share:.0f} %"
         figures = (f"{most:,}", use, f"{sum(p.dropped for p in points):,}", f"{sum(p.evicted for p in points):,}")
-        cells = "".join(f'<td class="number">{figure}</td>' for figure in figures)
-        yield f'<tr><th scope="row">{escaped(_name(*who))}</th>{cells}</tr>'
+        cells = "".join(f'<td role="cell" class="number">{figure}</td>' for figure in figures)
+        yield f'<tr role="row"><th scope="row" role="rowheader">{escaped(_name(*who))}</th>{cells}</tr>'
     yield "</tbody></table></section>"
-
-
-def _decisions(report: Report) -> Iterator[str]:
-    yield '<section aria-labelledby="decisions"><h2 id="decisions" tabindex="-1">Decisions</h2>'
-    if not report.entries:
-        yield "<p>No decision was made in this time.</p></section>"
-        return
-    more = " There are older ones: choose a shorter time to see them." if report.left_out else ""
-    yield '<table class="decisions" role="table">'
-    yield f"<caption>The newest first. A row opens to show its sum.{more}</caption>"
-    yield '<thead role="rowgroup"><tr role="row">'
-    yield "".join(f'<th scope="col" role="columnheader">{name}</th>' for name in ("When", "What", "Why"))
-    yield '</tr></thead><tbody role="rowgroup">'
-    for entry in report.entries:
-        yield _decision(entry)
-    yield "</tbody></table></section>"
-
-
-def _decision(entry: Entry) -> str:
-    """Return one row: when, what, and why with the sum folded in."""
-    row = entry.told.row
-    repeats = f'<br><span class="soft">×{row.repeats:,} until {escaped(local(row.last_seconds))}</span>' * (
-        row.repeats > 1
-    )
-    outcome = "" if row.outcome in {"none", "applied"} else f", {escaped(row.outcome)}"
-    why = [f"<p>{escaped(row.sentence)}</p>"]
-    if row.follow_up is not None:
-        tone = {Drops.GO_ON: "bad", Drops.UNKNOWN: "soft"}.get(row.follow_up.drops, "good")
-        why.append(f'<p class="{tone}">Afterwards: {escaped(afterwards(row.follow_up))}</p>')
-    if row.message:
-        why.append(f'<p class="soft">The kernel said: {escaped(row.message)}</p>')
-    if entry.found:
-        why.append(_pairs(entry.found))
-    arithmetic = _arithmetic(entry)
-    if arithmetic is not None:
-        sums = _pairs(sum_lines(arithmetic, entry.told.policy))
-        why.append(
-            f'<details><summary>The sum<span class="hidden"> of decision {row.id}</span></summary>{sums}</details>'
-        )
-    return (
-        f'<tr role="row" id="d{row.id}"><th scope="row" role="rowheader" class="when">'
-        f"#{row.id} {escaped(local(row.at_seconds))}{repeats}</th>"
-        f'<td role="cell" class="what">{_SIGNS.get(row.verdict, "●")} {escaped(row.verdict)}{outcome}<br>{escaped(_step(row))}'
-        f'<br><span class="soft">{escaped(row.reason)}</span></td><td role="cell">{"".join(why)}</td></tr>\n'
-    )
-
-
-def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
-    items = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(text)}</dd>" for name, text in pairs)
-    return f'<dl class="sum">{items}</dl>'
-
-
-def _arithmetic(entry: Entry) -> Arithmetic | None:
-    return getattr(entry.told.record.decision, "arithmetic", None)
-
-
-def _step(row: Row) -> str:
-    limit = "-" if row.from_limit is None else f"{row.from_limit:,}"
-    return limit if row.to_limit is None else f"{limit} → {row.to_limit:,}"
 
 
 def _name(namespace: int, label: str) -> str:
-    return label if label in {OTHERS, "initial"} else f"{label} (netns {namespace})"
+    """Return what a table is called; whoever names a namespace `others` is told by its number."""
+    return OTHERS if (namespace, label) == (0, OTHERS) else f"{short(label)} (netns {namespace})"

@@ -97,7 +97,7 @@ def _figure(frame: Frame, title: str, told: str, drawn: str, top: str, links: st
     return (
         f"<figure><figcaption><strong>{escaped(title)}</strong> {escaped(told)}</figcaption>{legend}"
         f'<div class="plot{" marked" if links else ""}"><span class="top">{escaped(top)}</span>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{escaped(title)}">'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{escaped(f"{title} {told}")}">'
         f"{grid}{drawn}</svg>{links}</div>"
         f'<div class="times"><span>{begin}</span><span class="middle">{middle}</span><span>{end}</span></div></figure>'
     )

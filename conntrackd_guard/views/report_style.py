@@ -21,7 +21,7 @@ h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.2rem; margin: 2rem 0 .5re
 a { color: var(--c0); } a:focus-visible, summary:focus-visible { outline: 3px solid var(--c0); outline-offset: 2px; }
 .skip { position: absolute; left: -99rem; } .skip:focus { position: static; }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: .75rem; margin: 1rem 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .5rem; margin: 1rem 0; }
 .facts div { border: 1px solid var(--edge); border-radius: 6px; padding: .5rem .75rem; background: var(--band); }
 .facts dt { color: var(--soft); font-size: .875rem; } .facts dd { margin: 0; font-size: 1.15rem; font-weight: 600; }
 figure { margin: 1.5rem 0; } figcaption { margin-bottom: .25rem; }
@@ -49,14 +49,20 @@ tr:target { background: var(--band); outline: 2px solid var(--c0); }
 summary { cursor: pointer; color: var(--c0); padding: .25rem 0; }
 .sum { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .1rem 1rem; margin: .25rem 0;
   font-size: .9rem; } .sum dt { color: var(--soft); } .sum dd { margin: 0; font-variant-numeric: tabular-nums; }
+.title { margin: .5rem 0 0; font-size: .9rem; font-weight: 600; } code { font-size: .9em; }
 @media (max-width: 40rem), print {
   .decisions, .decisions caption, .decisions tbody,
   .decisions tr, .decisions td, .decisions th { display: block; border: 0; padding: 0; }
   .decisions thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-  .decisions tr { border-bottom: 1px solid var(--edge); padding: .6rem 0; } }
+  .decisions tr { border-bottom: 1px solid var(--edge); padding: .6rem 0; }
+  .decisions .what { padding-bottom: .4rem; white-space: normal; } .what br { display: none; } }
 @media (max-width: 40rem) {
   .figures { font-size: .85rem; } .figures th, .figures td { padding-right: .4rem; }
-  .middle { display: none; } .sum { grid-template-columns: 1fr; gap: 0; } .sum dt { margin-top: .3rem; } }
+  .figures tbody, .figures tr, .figures thead { display: block; }
+  .figures tr { display: grid; grid-template-columns: 1.3fr .8fr 1fr 1fr; border-bottom: 1px solid var(--edge); }
+  .figures th, .figures td { border: 0; } .figures th:first-child { grid-column: 1 / -1; padding-bottom: 0; }
+  .middle { display: none; } .sum { grid-template-columns: 1fr; gap: 0; } .sum dt { margin-top: .3rem; }
+  .shares { grid-template-columns: 4.5rem 1fr; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } .skip { display: none; } a { color: inherit; }
   figure, dl.facts div { break-inside: avoid; } .plot svg, .mark::before { height: 7rem; } figure { margin: .75rem 0; }
   summary { list-style: none; color: var(--soft); }

@@ -19,7 +19,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.units import format_bytes, format_duration
-from conntrackd_guard.views.printable import printable
+from conntrackd_guard.views.printable import printable, short
 
 _ABOUT_A_TABLE = frozenset(
     {
@@ -62,7 +62,7 @@ def table_name(table: Table) -> str:
     if table.initial:
         return "the initial namespace"
     number = f"netns {table.namespace}"
-    return printable(f"{table.label} ({number})" if table.label and table.label != number else number)
+    return f"{short(table.label)} ({number})" if table.label and table.label != number else number
 
 
 def concerned(record: Record) -> Table | None:

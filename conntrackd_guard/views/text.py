@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import groupby
 
 from rich.console import Console
 from rich.padding import Padding
@@ -15,7 +16,7 @@ from conntrackd_guard.core.model import Hold, Order, Raise, Record
 from conntrackd_guard.core.portrait import Portrait
 from conntrackd_guard.history_rows import Row, Told
 from conntrackd_guard.views.afterwards import afterwards
-from conntrackd_guard.views.portrait_text import head_lines, mix_lines, ranking_lines
+from conntrackd_guard.views.portrait_text import COMMAND, head_lines, mix_lines, ranking_lines
 from conntrackd_guard.views.printable import printable
 from conntrackd_guard.views.sentence import concerned, table_name
 from conntrackd_guard.views.sums import sum_lines
@@ -164,13 +165,23 @@ def section(console: Console, title: str, lines: list[tuple[str, str]]) -> None:
         for name, text in lines:
             print_line(console, Text(f"  {name:15}  {text}"))
         return
+    for whole, some in groupby(lines, key=lambda line: line[0] == COMMAND):
+        if whole:
+            for name, text in some:
+                print_line(console, Text.assemble((f"  {name:17}  ", "cyan"), (text, "bold")))
+        else:
+            console.print(Padding(_grid(some), (0, 0, 0, 2)))
+
+
+def _grid(lines: Iterable[tuple[str, str]]) -> Grid:
+    """Return lines that wrap beside their names."""
     grid = Grid.grid(padding=(0, 2))
     grid.add_column(min_width=15)
     grid.add_column(overflow="fold")
     for name, text in lines:
         style = "red" if text.startswith("✗") else "green" if text.startswith("✓") else ""
         grid.add_row(Text(name, style="cyan"), Text(text, style=style))
-    console.print(Padding(grid, (0, 0, 0, 2)))
+    return grid
 
 
 def _print_indented(console: Console, text: Text) -> None:

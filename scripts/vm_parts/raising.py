@@ -147,7 +147,7 @@ def status_tells_it() -> str:
     sources = status["service"]["sources"]
     equal((status["running"], status["degraded"], status["limit"], status["unread"]), (True, False, limit(), []))
     equal((sources["ring_buffer"], sources["notes"]), ("following", []))
-    holds(shown(GUARD, "StatusText"), f"act: limit {limit():,}")
+    holds(shown(GUARD, "StatusText"), f"watching: limit {limit():,}")
     return f"status line “{shown(GUARD, 'StatusText')}”; ring buffer {sources['ring_buffer']}, journal {sources['journal']}"
 
 

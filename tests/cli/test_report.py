@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import html
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import report_scene
 from browser import CHROMIUM, Browser
 
+from conntrackd_guard.cli import report
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.core.series import Point
 from conntrackd_guard.history import History
+from conntrackd_guard.history_rows import Told
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.views import report as view
 from conntrackd_guard.views.printable import printable
@@ -23,7 +28,7 @@ SPAN = ["--since", f"@{report_scene.BEGIN}", "--until", f"@{report_scene.END}", 
 TAGS = {
     "html", "head", "meta", "title", "style", "body", "a", "header", "h1", "h2", "p", "br", "span", "main", "section", "dl",
     "div", "dt", "dd", "figure", "figcaption", "strong", "svg", "path", "rect", "ul", "li", "table", "caption", "thead", "tr",
-    "th", "tbody", "td", "details", "summary",
+    "th", "tbody", "td", "details", "summary", "code",
 }  # fmt: skip
 
 
@@ -74,7 +79,7 @@ def test_everything_is_told(page: str) -> None:
         "8,100 packets",
     ):
         assert text in page
-    assert page.count("<details>") == 5
+    assert page.count("<details>") == 6
     assert all(html.escape(printable(hostile)) in page for hostile in report_scene.HOSTILE)
 
 
@@ -99,28 +104,98 @@ def test_links_and_labels_lead_somewhere(page: str) -> None:
     assert targets | labels <= ids.keys()
 
 
-def test_what_else_is_known_of_a_decision_is_shown(scene: Path) -> None:
-    """A sample of the table, say, stands under the sentence, escaped like all else."""
+def test_who_filled_the_table_and_whether_raising_was_the_cure_is_told(page: str) -> None:
+    """The diagnosis stands open; owner, shares and commands unfold, escaped like all else."""
+    row = page.partition('id="d2"')[2].partition("</tr>")[0]
+    shown, _, folded = row.partition("Who filled the table, and what to do")
+    assert "Diagnosis: flood: Most flows are never answered" in shown
+    assert "<code>ip netns exec web sysctl -w" in folded
+    assert f"process {html.escape(report_scene.HOSTILE[1])} (7)" in folded
+    assert "<dt>100.0 %</dt><dd>    393,216  tcp SYN_SENT</dd>" in folded
+
+
+def a_report(points: Sequence[Point] = (), entries: Sequence[Told] = (), **more: Any) -> str:
+    """Return the page of a report of 100 s with these."""
+    plain: dict[str, Any] = {
+        "host": "<i>", "version": "1", "made_seconds": 0.0, "since": 0.0, "until": 100.0, "step": 10,
+        "held": [(point.at, point.count) for point in points],
+        "counts": view.Counts(decisions=len(entries)),
+    }  # fmt: skip
+    return "".join(view.page(view.Report(**plain | more, points=points, entries=entries)))
+
+
+def test_the_host_may_be_called_anything() -> None:
+    """Its name is escaped in title and heading."""
+    assert a_report().count("&lt;i&gt;</") == 2
+    assert "The time series has nothing of this time" in a_report()
+
+
+def test_a_host_without_a_limit_has_a_report_too() -> None:
+    """0 means unlimited: there is no share to tell."""
+    text = a_report([Point(at=10, namespace=1, label="initial", limit=0, count=7)])
+    assert "The limit, at 0 at both ends, and the entries of the one table seen: at most 7" in text
+
+
+def test_no_namespace_passes_for_another() -> None:
+    """One called `others` is no sum; one whose name is a path of 4 KB leaves room for the rest."""
+    names = ["others", "x" * 4096]
+    points = [Point(at=10, namespace=7 + n, label=name, limit=9, count=9 - n) for n, name in enumerate(names)]
+    text = a_report([*points, Point(at=10, namespace=0, label="others", limit=9, count=99)])
+    assert re.findall(r'role="rowheader">([^<]*)<', text) == ["others", "others (netns 7)", f"{63 * 'x'}… (netns 8)"]
+    assert "<dt>Highest use of a table</dt><dd>100 %</dd>" in text
+
+
+def test_a_raise_within_a_step_is_no_peak_of_the_limit(scene: Path) -> None:
+    """The series knows the highest limit of a step; drawn from its begin, the line would fall again before the raise."""
     with History(Paths(scene).history, mode="reader") as history:
         told = history.row(1)
     assert told is not None
-    entry = view.Entry(told=told, found=(("verdict", "<b>flood</b>"),))
-    report = view.Report(
-        host="<i>",
-        version="1",
-        made_seconds=0.0,
-        since=0.0,
-        until=1.0,
-        step=1,
-        points=(),
-        entries=(entry,),
-        left_out=True,
-    )
-    text = "".join(view.page(report))
-    assert "<dt>verdict</dt><dd>&lt;b&gt;flood&lt;/b&gt;</dd>" in text
-    assert "&lt;i&gt;" in text
-    assert "There are older ones" in text
-    assert "The time series has nothing of this time" in text
+    at = told.row.at_seconds
+    points = [Point(at=int(at) - 5 + n, namespace=1, label="initial", limit=393_216, count=1, step=10) for n in (0, 10)]
+    text = a_report(points, [told], since=at - 10, until=at + 90)
+    (line,) = re.findall(r'<path class="bound" d="([^"]{20,})"', text)
+    heights = [float(y) for y in re.findall(r"[V ]([0-9.]+)", line)]
+    assert heights == sorted(heights, reverse=True)
+    assert heights[0] > heights[-1] == 0.0
+
+
+def test_that_a_table_was_full_is_told_although_the_limit_rose_at_once(scene: Path) -> None:
+    """Against the limit after the raise the same entries are two thirds."""
+    with History(Paths(scene).history, mode="reader") as history:
+        told = history.row(1)
+    assert told is not None
+    points = [Point(at=10, namespace=7, label="web", limit=393_216, count=262_144)]
+    assert "<dt>Highest use of a table</dt><dd>100 %</dd>" in a_report(points, [told])
+
+
+def test_what_there_is_no_room_for_is_counted_and_said(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures are those of all decisions, the rows those of the last."""
+    monkeypatch.setattr(report, "_MOST_DECISIONS", 2)
+    output = tmp_path / "short.html"
+    assert main(["report", *SPAN, "-o", str(output)], Paths(scene)) == Exit.DONE
+    text = output.read_text()
+    assert "These are the last 2 of 6: choose a shorter time" in text
+    assert text.count('<tr role="row" id="d') == 2
+    assert "<dt>Raises</dt><dd>5</dd>" in text
+    assert "<dt>Drops went on after</dt><dd>1 of 5 raises</dd>" in text
+
+
+def test_what_is_no_file_is_written_to_and_stays(
+    scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What `-o /dev/stdout` and `-o /dev/null` name, by links of our own: root must not lose the real ones."""
+    for name, target in [("stdout", "/proc/self/fd/1"), ("null", "/dev/null"), ("page", "real.html")]:
+        link = tmp_path / name
+        link.symlink_to(target)
+        if name == "page":
+            link.write_text("before")
+        capfd.readouterr()
+        assert main(["report", *SPAN, "-o", str(link)], Paths(scene)) == Exit.DONE
+        assert link.is_symlink()
+        assert capfd.readouterr().out.endswith("</html>\n") is (name == "stdout")
+    assert (tmp_path / "real.html").read_text().endswith("</html>\n")
 
 
 def test_a_time_without_anything_is_a_page_too(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +206,7 @@ def test_a_time_without_anything_is_a_page_too(scene: Path, capsys: pytest.Captu
         == Exit.DONE
     )
     assert "No decision was made in this time." in output.read_text()
-    assert str(output) in capsys.readouterr().out
+    assert str(output) in capsys.readouterr().err
     assert output.stat().st_mode & 0o007 == 0
 
 
@@ -203,7 +278,7 @@ def test_paper_shows_every_sum(browser: Browser) -> None:
     """Nobody can unfold a sheet."""
     browser.media("print")
     shown = "[...document.querySelectorAll('details .sum')].filter(e => e.checkVisibility({contentVisibilityAuto: true})).length"
-    assert browser.value(shown) == 5
+    assert browser.value(shown) == 10
     browser.media()
     assert browser.value(shown) == 0
 
@@ -212,11 +287,11 @@ def test_the_keyboard_reaches_everything(browser: Browser) -> None:
     """Tab goes to the skip link, every mark and every sum, each with a visible ring; Enter opens a sum."""
     browser.value("document.activeElement.blur(); window.getSelection().removeAllRanges()")
     reached, rings = [], []
-    for _ in range(12):
+    for _ in range(14):
         browser.key("Tab")
         reached.append(browser.value("document.activeElement.localName"))
         rings.append(browser.value("getComputedStyle(document.activeElement).outlineStyle"))
-    assert reached == ["a"] * 7 + ["summary"] * 5
+    assert reached == ["a"] * 8 + ["summary"] * 6
     assert set(rings[1:]) == {"solid"}
     browser.key("Enter")
     assert browser.value("document.querySelectorAll('details[open]').length") == 1
@@ -236,4 +311,10 @@ def test_a_screen_reader_gets_tables_names_and_headings(browser: Browser, width:
     assert roles["rowheader"] == 6 + 6
     named = {"link", "image", "table", "region", "DisclosureTriangle"}
     assert [node for node in told if node[0] in named and not node[1].strip()] == []
-    assert sum(role == "image" for role, _ in told) == 3
+    charts = [name for role, name in told if role == "image"]
+    assert [name.partition(".")[0] for name in charts] == [
+        "Use against limit",
+        "Drops and evictions",
+        "Memory of the tables",
+    ]
+    assert "8,100 packets dropped" in charts[1]

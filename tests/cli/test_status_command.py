@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -93,6 +94,57 @@ def test_a_running_guard_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert "trouble: disk full" in out
     assert status.degraded
     assert not a_status(seen(), holder=42, live={"recorder": {"trouble": []}}).degraded
+
+
+@pytest.mark.parametrize(
+    ("count", "dropped", "changed", "told"),
+    [
+        (32768, 0, {}, "the guard watches; the fullest table is at 50 % of 65,536"),
+        (65536, 0, {}, "the guard watches; the table of web (netns 7) IS FULL at 65,536"),
+        (60000, 3, {}, "the guard watches; the table of web (netns 7) DROPS at 65,536"),
+        (32768, 0, {"holder": 0, "live": None}, "NO GUARD RUNS; the fullest table is at 50 % of 65,536"),
+        (32768, 0, {"holder": 0, "live": None, "other_runs": True}, "NO GUARD IN MODE act RUNS; the fullest"),
+        (32768, 0, {"holder": None, "live": None}, "it can't be told whether a guard runs; the fullest"),
+        (32768, 0, {"live": None}, "the guard is starting; the fullest"),
+        (32768, 0, {"silent_seconds": 99.0}, "the guard IS SILENT; the fullest"),
+        (32768, 0, {"live": {"pid": 42, "standoff": True}}, "the guard NEEDS A PERSON: stand-off; the fullest"),
+        (
+            32768,
+            0,
+            {"live": {"pid": 42, "recorder": {"trouble": ["x"]}}},
+            "the guard NEEDS A PERSON: trouble; the fullest",
+        ),
+    ],
+)
+def test_the_first_line_tells_it_in_short(
+    count: int, dropped: int, changed: dict[str, Any], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether the guard does its work, and how full it is: nobody has to read on where all is well."""
+    table = Table(namespace=7, label="web", count=count, dropped=dropped)
+    status = replace(a_status(seen(tables=(table,)), holder=42, live={"pid": 42}), **changed)
+    assert printed(status, capsys).splitlines()[0].startswith(f"      in short: {told}")
+
+
+def test_drops_of_long_ago_are_told_from_those_of_now(capsys: pytest.CaptureFixture[str]) -> None:
+    """The kernel counts since the namespace began; that alone is no alarm."""
+    table = Table(namespace=7, label="web", count=65_000, drop=900)
+    assert "900 dropped so far  web" in printed(a_status(seen(tables=(table,))), capsys)
+    dropping = printed(a_status(seen(tables=(replace(table, dropped=30),))), capsys)
+    assert "900 dropped so far, 30 of them just now  web" in dropping
+    assert "at 99 % of 65,536" in printed(a_status(seen(tables=(table,))), capsys)
+
+
+def test_a_bound_that_only_a_person_can_move_is_told_before_the_table_is_full(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At the ceiling the next full table drops: that is news at 50 %, too. A pause is told as what it is."""
+    capped = replace(a_status(seen()), next_step=preview(seen(), State(), Policy(ceiling=65536)))
+    assert "50 % of 65,536, and no raise is left" in printed(capped, capsys).splitlines()[0]
+    held = seen(pause=Pause(by="guard pause", reason=""))
+    paused = a_status(held, holder=42, live={"pid": 42})
+    assert printed(paused, capsys).splitlines()[0] == (
+        "      in short: raising IS PAUSED; the fullest table is at 50 % of 65,536"
+    )
 
 
 def test_the_document_is_complete() -> None:

@@ -11,6 +11,7 @@ from records import a_record, raised
 from rich.cells import cell_len
 from rich.console import Console
 
+from conntrackd_guard.cli import status_live
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.status_live import SPARK_SECONDS, Sight, view
@@ -68,7 +69,7 @@ def picture(found: Status, sight: Sight, width: int = 80, height: int = 24, rows
     other = first_row(hostile, 2, policy=Policy(), sentence="Held", kernel_release="6.1")
     last = [replace(row, follow_up=proof), other, replace(row, follow_up=proof)][:rows]
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
-    console.print(view(found, sight, last, height))
+    console.print(view(found, sight, last, console))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -106,7 +107,7 @@ def test_the_sparkline_shows_the_last_minutes() -> None:
     assert sight.spark(8, NOW) == " " * 10
 
 
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 50), (120, 30), (200, 60)])
+@pytest.mark.parametrize(("width", "height"), [(40, 30), (80, 24), (80, 50), (120, 30), (200, 60)])
 def test_a_picture_fits_the_terminal(width: int, height: int) -> None:
     """Hundreds of tables, hostile and wide names: no line is wider, no picture higher, no escape gets out."""
     names = ["\x1b[2J\x1b]0;owned\x07", "漢字" * 20, "x" * 300, "[red]markup[/red]", "\u202egnp"]
@@ -116,13 +117,51 @@ def test_a_picture_fits_the_terminal(width: int, height: int) -> None:
     found = a_status(*tables, at=2.0)
     sight.add(found)
     lines = picture(replace(found, unread=("\x1b[31m" + 300 * "y",) * 9), sight, width, height)
-    assert len(lines) <= height
+    assert len(lines) < height
     assert max(map(cell_len, lines)) <= width
     assert all(line.isprintable() for line in lines)
     assert any("[red]markup" in line for line in lines) or height == 24
+    assert lines[-1].startswith("Ctrl-C ends")
+
+
+def test_what_is_wrong_stands_at_the_top() -> None:
+    """Trouble, a stand-off and a pause are told as by `guard status`; what is well needs no line."""
+    live = {"pid": 42, "mode": "act", "standoff": True, "recorder": {"trouble": ["disk full"]}}
+    quiet = a_status(table(100))
+    lines = picture(replace(quiet, live={**live, "sources": {"journal": "following"}}), Sight())
+    assert "the guard NEEDS A PERSON: stand-off" in lines[0]
+    assert [line.split()[0] for line in lines[2:6]] == ["guard", "trouble", "stand-off", "limit"]
+    assert "the guard watches; the fullest table is at 0 % of 65,536" in picture(quiet, Sight())[0]
+
+
+def test_drops_between_two_pictures_are_not_missed() -> None:
+    """The look of a status is short; a table that dropped before it drops all the same."""
+    sight = Sight()
+    sight.add(a_status(table(60_000, drop=5)))
+    found = a_status(table(60_000, drop=50), at=2.0)
+    sight.add(found)
+    assert "the table of web (netns 7) DROPS at" in picture(found, sight)[0]
+
+
+def test_a_narrow_terminal_shows_which_table_drops() -> None:
+    """Names, use, entries and drops are left of 40 columns."""
+    sight = Sight()
+    sight.add(a_status(table(LIMIT, drop=5)))
+    full = a_status(table(LIMIT, drop=5000), at=2.0)
+    sight.add(full)
+    lines = picture(full, sight, width=40)
+    assert ["web", "100", "%", "65,536", "2,498"] in [line.split() for line in lines]
 
 
 def test_it_takes_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In a pipe it says what to use instead, and ends."""
     assert main(["status", "--watch", "--no-dry-run"], Paths(tmp_path)) == Exit.NO
     assert "--json" in capsys.readouterr().err
+
+
+def test_a_terminal_that_can_not_redraw_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without a cursor would show nothing for ever."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr(status_live, "watch", lambda *_: None)
+    monkeypatch.setenv("TERM", "dumb")
+    assert main(["status", "--watch", "--no-dry-run"], Paths(tmp_path)) == Exit.NO

@@ -56,7 +56,7 @@ def test_a_person_reads_who_why_and_what_now(host: CrowdedHost, capsys: pytest.C
 @pytest.mark.parametrize(
     ("by", "heading", "row"),
     [
-        ("source", "By source, the largest 10 of 2,501", CLIENT),
+        ("source", "By source, the largest of 2,501", CLIENT),
         ("destination", "By destination", "udp 10.200.0.1:4433"),
         ("port", "By port", "udp 4433"),
         ("state", "By protocol and state", "udp UNREPLIED"),
@@ -76,6 +76,14 @@ def test_sources_that_do_not_stand_out_are_a_number(host: CrowdedHost, capsys: p
     host.namespace(200, "nginx", 60_000, "".join(lines))
     main(["top", "--by", "source"], host.paths)
     assert "3,000 seen, and none of them stands out" in capsys.readouterr().out
+
+
+def test_whom_chance_put_there_is_not_named(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
+    """One source has half of the entries; which of the others come next differs from sample to sample."""
+    main(["top", "--by", "source"], host.paths)
+    rows = capsys.readouterr().out.partition("By source")[2].splitlines()[1:]
+    assert [row.split()[-1] for row in rows] == [CLIENT, "out"]
+    assert rows[1].strip() == "none of the others stands out"
 
 
 def test_a_named_namespace(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,12 +163,29 @@ def test_a_redrawn_screen_fits_and_leaves_nothing_old() -> None:
     assert drawn.getvalue() == "\x1b[Hone\x1b[K\ntwo\x1b[K\nthree\x1b[K\n\x1b[J"
 
 
-def test_a_terminal_of_80_columns(host: CrowdedHost) -> None:
-    """No line is wider, whatever it tells."""
+def on_a_terminal(host: CrowdedHost, *, steps: bool) -> tuple[list[str], list[str]]:
+    """Return what a terminal of 80 columns shows of the fullest table, and the commands that belong to it."""
     taker = Sampler(host.paths, enter=False)
     found = taker.find()
+    portrait = taker.portray(found[0], found)
     shown = io.StringIO()
-    _print(Console(file=shown, force_terminal=True, width=80, height=40), taker.portray(found[0], found), None)
-    lines = Text.from_ansi(shown.getvalue()).plain.splitlines()
-    assert max(map(cell_len, lines)) <= 80
+    _print(Console(file=shown, force_terminal=True, width=80, height=40), portrait, None, steps=steps)
+    commands = [step.command for finding in portrait.findings for step in finding.steps if step.command]
+    return Text.from_ansi(shown.getvalue()).plain.splitlines(), commands
+
+
+def test_commands_can_be_pasted_from_a_terminal_of_80_columns(host: CrowdedHost) -> None:
+    """No line is wider but theirs: wrapped ones would be other commands."""
+    lines, commands = on_a_terminal(host, steps=True)
+    assert len(commands) == 2
+    assert [line.removeprefix("  run").strip() for line in lines if line.startswith("  run")] == commands
+    assert max(cell_len(line) for line in lines if not line.startswith("  run")) <= 80
     assert any(line.startswith("  diagnosis") for line in lines)
+
+
+def test_a_picture_that_is_redrawn_has_room_for_who_fills_it(host: CrowdedHost) -> None:
+    """With `--watch` what to do is left out: nobody pastes from what changes, and the rest would not fit."""
+    lines, commands = on_a_terminal(host, steps=False)
+    assert not [line for line in lines if any(command in line for command in commands)]
+    assert max(map(cell_len, lines)) <= 80
+    assert next(number for number, line in enumerate(lines) if line.startswith("By source")) < 24

@@ -159,12 +159,13 @@ def test_a_rehearsed_limit_counts_while_it_is_the_higher(host: Host, tmp_path: P
 
 def test_the_service_managers_line() -> None:
     """One line for `systemctl status`, in words where there is no limit, and with what stops the guard."""
-    assert status_line(told()) == "act: limit 65,536"
-    assert status_line(told(limit=None)) == "act: no limit, as this kernel tracks no connections yet"
+    assert status_line(told()) == "watching: limit 65,536"
+    assert status_line(told(mode=Mode.DRY_RUN, episodes=2)) == "rehearsing: limit 65,536, 2 full or filling up"
+    assert status_line(told(limit=None)) == "watching: no limit, as this kernel tracks no connections yet"
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     bad = told(state=State(fight_seconds=(now - 1.0,) * 3), recorder={"trouble": ["disk full"]}, over_budget=True)
     assert status_line(bad) == (
-        "act: limit 65,536, stopped by a stand-off, over budget, 1 trouble(s): see `guard status`"
+        "stopped by a stand-off, over budget, in trouble (disk full): limit 65,536; see `guard status`"
     )
     paused = told(pause=Pause(by="guard pause", reason="drill"))
-    assert status_line(paused) == "act: limit 65,536, paused by guard pause"
+    assert status_line(paused) == "paused by guard pause: limit 65,536; see `guard status`"

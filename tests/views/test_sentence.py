@@ -27,7 +27,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.views.printable import printable
-from conntrackd_guard.views.sentence import sentence
+from conntrackd_guard.views.sentence import sentence, table_name
 
 
 def held(reason: HoldReason, bound: Bound = Bound.TARGET) -> Hold:
@@ -180,3 +180,11 @@ def test_a_hostile_name_does_not_reach_the_screen() -> None:
     decision: Decision = RAISE
     hostile = Table(namespace=4026532316, label="\x1b]0;x\x07", count=65536)
     assert "\\x1b]0;x\\x07 (netns" in sentence(a_record("a", decision, OutcomeKind.APPLIED, tables=(hostile,)))
+
+
+def test_a_namespace_whose_name_is_a_path_of_4_kb_leaves_room_for_the_why() -> None:
+    """Its name is cut where a table is named; the number tells which it is."""
+    named = table_name(Table(namespace=7, label="\x1b" + "x" * 4096, count=1))
+    assert named.startswith(r"\x1bxxx")
+    assert named.endswith("x… (netns 7)")
+    assert len(named) < 80

@@ -1,0 +1,26 @@
+"""The command as the shell starts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CODE = """
+from conntrackd_guard.cli import main
+main.main = lambda *_: print("262,144 → 393,216") or main.Exit.DONE
+main.entry()
+"""
+
+
+def test_a_locale_without_arrows_and_bars_is_no_failure() -> None:
+    """What its encoding lacks is a question mark, and all else is there."""
+    told = subprocess.run(
+        [sys.executable, "-c", CODE],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+    )
+    assert (told.returncode, told.stdout, told.stderr) == (0, b"262,144 ? 393,216\n", b"")
