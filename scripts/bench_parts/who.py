@@ -98,7 +98,7 @@ def _top(held: int) -> Row:
     return Row(
         what=f"guard top, {held:,} entries, a new process each",
         who="guard",
-        figure=f"{_middle_and_worst(times)}, {_RUNS} runs",
+        figure=f"{_middle_and_worst(times)}, {_RUNS} runs",  # interpreter, imports, all tables, the sample, the text
         target=f"worst ≤ {_TOP_MS:.0f} ms",
         met=max(times) <= _TOP_MS,
     )
@@ -139,15 +139,18 @@ def _resident(ground: Ground, namespace: ScratchNamespace, held: int) -> Row:
                 ground.keeper.set_limit(int(held / _LOW))
             wait_for(lambda taken=number: _told(ground, "guard.sample") > taken, "a raise and its sample")
         time.sleep(_FLUSH_SECONDS)
-        resident, own = running.memory_kib()
-        samples, notices = _told(ground, "guard.sample"), _told(ground, "guard.hold")
+        peak, (resident, own) = running.peak_kib(), running.memory_kib()
+        sampled = _told(ground, "guard.sample")
         ground.flush(namespace)  # else the kernel walks a million entries for each of the crowd
     return Row(
         what=f"memory, everything on but HTTP, {company}",
         who="guard",
-        figure=f"{resident / 1024:.1f} MiB resident ({own / 1024:.1f} its own), after {samples} samples {notices}",
-        target=f"≤ {_RESIDENT_MIB:.0f} MiB",
-        met=resident / 1024 <= _RESIDENT_MIB,
+        figure=(
+            f"peak {peak / 1024:.1f} MiB resident, then {resident / 1024:.1f} ({own / 1024:.1f} its own), "
+            f"{sampled} sampled decisions"
+        ),
+        target=f"peak ≤ {_RESIDENT_MIB:.0f} MiB",
+        met=peak / 1024 <= _RESIDENT_MIB,
     )
 
 
