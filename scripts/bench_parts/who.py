@@ -30,7 +30,7 @@ _TOP = ["/usr/bin/python3", "-m", "conntrackd_guard", "top"]
 _LOW, _CEILING = 0.948, 0.9005
 """Use of the limit before each raise, and where raising ends: from one to the other is just more than the least step,
 and at 90 % a table that does not grow is still one to raise for."""
-_DECISIONS = 5
+_RAISES = 5
 _FLUSH_SECONDS = 65.0
 """Series are written once a minute, and namespaces rescanned."""
 
@@ -88,7 +88,7 @@ def _samples(namespace: ScratchNamespace, held: int) -> Iterator[Row]:
 
 
 def _top(held: int) -> Row:
-    """Return the wall time of `guard top`, a new process each, from its start to its end."""
+    """Return the wall time of `guard top`, a new process each: interpreter, imports, all tables, the sample, the text."""
     _ask()  # its files are in the page cache from here on
     times = []
     for _ in range(_RUNS):
@@ -98,7 +98,7 @@ def _top(held: int) -> Row:
     return Row(
         what=f"guard top, {held:,} entries, a new process each",
         who="guard",
-        figure=f"{_middle_and_worst(times)}, {_RUNS} runs",  # interpreter, imports, all tables, the sample, the text
+        figure=f"{_middle_and_worst(times)}, {_RUNS} runs",
         target=f"worst ≤ {_TOP_MS:.0f} ms",
         met=max(times) <= _TOP_MS,
     )
@@ -124,9 +124,9 @@ def _truth(held: int) -> Row:
 
 def _resident(ground: Ground, namespace: ScratchNamespace, held: int) -> Row:
     """Return the memory of a guard with everything on but HTTP, after raises and a hold for a ceiling, each sampled."""
-    everything = {
+    everything = {  # samples, series and the drop-in are on by default
         "ceiling": int(held / _CEILING),
-        "standoff": 0,
+        "standoff": 0,  # the limit is lowered between the raises
         "notify": "/bin/true",
         "metrics_file": str(ground.folder / "guard.prom"),
     }
@@ -134,7 +134,7 @@ def _resident(ground: Ground, namespace: ScratchNamespace, held: int) -> Row:
     say(f"who: a guard with everything on, {company}")
     ground.keeper.set_limit(int(held / _LOW))
     with noise.crowd(ground, noise.NAMESPACES, noise.PROCESSES), run(ground, guard("guard", **everything)) as running:
-        for number in range(_DECISIONS):
+        for number in range(_RAISES):
             if number:
                 ground.keeper.set_limit(int(held / _LOW))
             wait_for(lambda taken=number: _told(ground, "guard.sample") > taken, "a raise and its sample")
