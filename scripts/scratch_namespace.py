@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -132,11 +132,17 @@ def load_flows(flows: int, *, first: int = 0, enter: Sequence[str] = ()) -> None
 
     Stops at the first one that a full table refuses. Raises OSError where `conntrack` fails otherwise.
     """
+    load_lines((_flow(first + number) for number in range(flows)), enter=enter)
+
+
+def load_lines(lines: Iterable[bytes], *, enter: Sequence[str] = ()) -> None:
+    """Add the flows that these lines tell `conntrack -R`, as `load_flows` does."""
     command = [*enter, "conntrack", "-R", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as load:
         assert load.stdin is not None  # noqa: S101  it was asked for as a pipe
         with contextlib.suppress(BrokenPipeError):
-            load.stdin.writelines(_flow(first + number) for number in range(flows))
+            load.stdin.writelines(lines)
+        with contextlib.suppress(BrokenPipeError):
             load.stdin.close()
         assert load.stderr is not None  # noqa: S101  it was asked for as a pipe
         said = load.stderr.read().decode(errors="replace")

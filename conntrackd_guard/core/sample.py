@@ -132,20 +132,23 @@ def add_up(
     remaining: Counter[int | None] = Counter()
     established: list[int] = []
     masqueraded = 0
-    for entry in entries:
-        destination = (entry.protocol, entry.destination, entry.destination_port)
-        states[entry.protocol, entry.state, entry.assured, entry.replied] += 1
+    for (  # taken apart at once: a name costs a third of a field, and there are thousands
+        protocol, state, assured, replied, source, address, source_port, port,
+        reply_source, reply_destination, reply_source_port, reply_destination_port, left,
+    ) in entries:  # fmt: skip
+        destination = (protocol, address, port)
+        states[protocol, state, assured, replied] += 1
         destinations[destination] += 1
-        sources[entry.source] += 1
-        if not entry.replied or entry.state in _HALF_OPEN:
-            unanswered[entry.source] += 1
-        remaining[entry.remaining_seconds] += 1
-        if entry.destination != entry.reply_source or entry.destination_port != entry.reply_source_port:
+        sources[source] += 1
+        if not replied or state in _HALF_OPEN:
+            unanswered[source] += 1
+        remaining[left] += 1
+        if address != reply_source or port != reply_source_port:
             translated[destination] += 1
-        if entry.source != entry.reply_destination or entry.source_port != entry.reply_destination_port:
+        if source != reply_destination or source_port != reply_destination_port:
             masqueraded += 1
-        if entry.protocol == TCP and entry.state == _ESTABLISHED and entry.remaining_seconds is not None:
-            established.append(entry.remaining_seconds)
+        if protocol == TCP and state == _ESTABLISHED and left is not None:
+            established.append(left)
     return Sample(
         table_entries=table_entries,
         seen=states.total(),

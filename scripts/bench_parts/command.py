@@ -15,7 +15,7 @@ from bench_parts.standstill import Freezer
 from bench_parts.table import Row, render
 
 _NEEDED = ("gcc", "nft", "conntrack", "ip", "unshare", "nsenter", "journalctl", "mkfs.ext4")
-_ROWS = ("reaction", "dropped", "cost", "events", "history")
+_ROWS = ("reaction", "dropped", "cost", "events", "history", "who")
 _LOADS = ("ramp", "burst", "slow")
 _NOT_PERMITTED = 77
 _WHAT = "Measure the guard beside simpler programs on this machine. The lot takes about 75 minutes; see --phases."
@@ -57,6 +57,7 @@ def _row_sources(
     from bench_parts.dropped import LOADS, dropped  # noqa: PLC0415
     from bench_parts.history_rows import history  # noqa: PLC0415
     from bench_parts.reaction import reaction  # noqa: PLC0415
+    from bench_parts.who import who  # noqa: PLC0415
 
     loads = tuple(load for load in LOADS if load.name in (options.loads or _LOADS))
     return {
@@ -65,6 +66,7 @@ def _row_sources(
         "cost": lambda: cost(ground, options.seconds, options.journal_mib),
         "events": lambda: events(ground, options.events),
         "history": lambda: history(options.history_rows),
+        "who": lambda: who(ground),
     }
 
 

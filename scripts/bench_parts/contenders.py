@@ -129,6 +129,10 @@ class Running:
         status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
         return _kib(status, "VmRSS:"), _kib(status, "RssAnon:")
 
+    def peak_kib(self) -> int:
+        """Return the most that the first process ever had resident."""
+        return _kib(Path(f"/proc/{self.process.pid}/status").read_text("ascii"), "VmHWM:")
+
     def _command(self) -> list[str]:
         if self.contender.settings is None:
             return [

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from bench_parts import noise
 from bench_parts.contenders import Running, guard, run
-from bench_parts.ground import Ground, say
+from bench_parts.ground import Ground, memory_available_mib, say
 from bench_parts.table import Row
 
 _SETTLE_SECONDS = 5.0
 _IDLE_MIB = 26.0
-_NAMESPACES, _PROCESSES = 250, 5_000
 _LINES_PER_SECOND = 2_000
 _SPARE_MIB = 3 * 1024
 """Memory that must be left beside the journal, which lies in a tmpfs so that a killed run leaves none behind."""
@@ -36,7 +35,7 @@ class _Case:
 
 def cost(ground: Ground, seconds: float, journal_mib: int) -> Iterator[Row]:
     """Yield one row a company: the guard's share of one core over `seconds`, and its memory."""
-    affordable = min(journal_mib, max(_memory_available_mib() - _SPARE_MIB, 64))
+    affordable = min(journal_mib, max(memory_available_mib() - _SPARE_MIB, 64))
     say(f"cost: growing a journal of {affordable} MiB")
     noise.grow_journal(affordable)
     cases = (
@@ -52,8 +51,8 @@ def cost(ground: Ground, seconds: float, journal_mib: int) -> Iterator[Row]:
             most_percent=4.0,
         ),
         _Case(
-            what=f"idle, {_NAMESPACES} namespaces, {_PROCESSES:,} processes",
-            noise=lambda: noise.crowd(ground, _NAMESPACES, _PROCESSES),
+            what=f"idle, {noise.NAMESPACES} namespaces, {noise.PROCESSES:,} processes",
+            noise=lambda: noise.crowd(ground, noise.NAMESPACES, noise.PROCESSES),
             most_percent=0.5,
         ),
     )
@@ -110,8 +109,3 @@ def _measure(running: Running, seconds: float) -> tuple[float, int, int]:
     time.sleep(seconds)
     percent = (running.cpu_seconds() - start) / (time.monotonic() - began) * 100
     return percent, *running.memory_kib()
-
-
-def _memory_available_mib() -> int:
-    rows = Path("/proc/meminfo").read_text("ascii").splitlines()
-    return next(int(row.split()[1]) for row in rows if row.startswith("MemAvailable:")) // 1024

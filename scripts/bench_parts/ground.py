@@ -92,6 +92,12 @@ def wait_for(holds: Callable[[], bool], what: str, seconds: float = 15.0) -> Non
         time.sleep(0.02)
 
 
+def memory_available_mib() -> int:
+    """Return what the kernel says can be had without swapping."""
+    rows = Path("/proc/meminfo").read_text("ascii").splitlines()
+    return next(int(row.split()[1]) for row in rows if row.startswith("MemAvailable:")) // 1024
+
+
 def say(text: str) -> None:
     """Tell the person who waits what happens; the table alone goes to standard output."""
     print(f"bench: {text}", file=sys.stderr, flush=True)

@@ -18,6 +18,8 @@ _PORT = 9
 _HEAD = b"PRIORITY=6\nSYSLOG_IDENTIFIER=bench\nMESSAGE="
 _TICK_SECONDS = 0.01
 _ENTRY_BYTES = 4096
+NAMESPACES, PROCESSES = 250, 5_000
+"""Of a busy container host."""
 _ENTRIES_PER_NAMESPACE = 10
 _TABLE = "conntrackd_guard_bench"
 _FIREWALL = f"""add table inet {_TABLE} {{ flags owner; }}

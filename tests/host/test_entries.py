@@ -179,6 +179,18 @@ def test_messages_are_entries_until_the_dump_ends() -> None:
     assert entries_netlink.parse(message() + DONE + message()) == (expected[:1], 0, True)
 
 
+def test_a_tuple_may_have_any_form() -> None:
+    """As kernels write it, with the flags of old ones, or with its parts in another order: it is the same flow."""
+    address, ports = attribute(1, A) + attribute(2, B), [attribute(2, b"\x03\xe8"), attribute(3, b"\0\x35")]
+    number = attribute(1, b"\x11")
+    usual = attribute(0x8001, address) + attribute(0x8002, number + b"".join(ports))
+    turned = attribute(0x8001, address) + attribute(0x8002, number + b"".join(reversed(ports)))
+    first = attribute(0x8002, number + b"".join(ports)) + attribute(0x8001, address)
+    expected = [entry(17, "REPLIED", 29, flags="r")] * 4
+    datagram = message() + b"".join(message(original=form) for form in (usual, turned, first))
+    assert entries_netlink.parse(datagram) == (expected, 0, False)
+
+
 def test_a_refused_dump_is_an_error() -> None:
     """Without CAP_NET_ADMIN the kernel's answer is EPERM."""
     with pytest.raises(PermissionError):

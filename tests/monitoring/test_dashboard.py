@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from exposition import promtool
+from exposition import parsed, promtool
 from figures import figures, seen, tables
 
 from conntrackd_guard.core.metrics import families
+from conntrackd_guard.views.prometheus import text
 
 BOARD = json.loads((Path(__file__).resolve().parents[2] / "config/grafana/dashboard.json").read_text(encoding="utf-8"))
 PANELS: list[dict[str, Any]] = BOARD["panels"]
-TOLD = families(figures(seen(*tables(1))))
-VARIABLES = {"$instance": ".*", "$__rate_interval": "5m"}
+TOLD = families(figures(seen(*tables(3))))
+HOSTS = ("a:9786", "b:9786")
+VARIABLES = {"$instance": "|".join(HOSTS), "$__rate_interval": "5m"}
 """What Grafana puts in, and something to put in here."""
 COLUMNS = 24
 OF_THE_SCRAPE = {"instance", "job"}
@@ -30,6 +32,25 @@ def expressions() -> Iterator[str]:
     for panel in PANELS:
         yield from (target["expr"] for target in panel["targets"])
     yield from (each["expr"] for each in BOARD["annotations"]["list"])
+
+
+def filled_in(expression: str) -> str:
+    """Return what Prometheus gets of it."""
+    for name, value in VARIABLES.items():
+        expression = expression.replace(name, value)
+    return expression
+
+
+def series() -> Iterator[dict[str, str]]:
+    """Yield all that two guards tell for ten minutes: counters and the limit grow, the rest stays as it is."""
+    for metric in parsed(text(TOLD)):
+        for name, labels, value, *_ in metric.samples:
+            for host in HOSTS:
+                all_labels = ", ".join(
+                    f'{key}="{each}"' for key, each in {**labels, "instance": host, "job": "g"}.items()
+                )
+                step = 1 if metric.type == "counter" or name == "guard_limit_entries" else 0
+                yield {"series": f"{name}{{{all_labels}}}", "values": f"{value:.0f}+{step}x10"}
 
 
 def test_it_has_what_an_import_needs() -> None:
@@ -66,13 +87,28 @@ def test_no_panel_lies_on_another() -> None:
 
 def test_prometheus_understands_every_expression(tmp_path: Path) -> None:
     """As promtool reads them, with Grafana's variables put in."""
-    asked = list(expressions())
-    for name, value in VARIABLES.items():
-        asked = [expression.replace(name, value) for expression in asked]
+    asked = [filled_in(expression) for expression in expressions()]
     assert not [expression for expression in asked if "$" in expression]
     rules = [{"record": f"asked:{number}", "expr": expression} for number, expression in enumerate(asked)]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": rules}]}))
     command = [promtool(), "check", "rules", "--lint=none", str(tmp_path / "rules.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_expression_finds_something_on_every_host(tmp_path: Path) -> None:
+    """Two guards are scraped, each with several tables: no panel stays empty, and none joins what does not match."""
+    found = [
+        {
+            "expr": f"count(count by (instance) ({filled_in(expression)}))",
+            "eval_time": "10m",
+            "exp_samples": [{"labels": "{}", "value": len(HOSTS)}],
+        }
+        for expression in expressions()
+    ]
+    test = {"interval": "1m", "input_series": list(series()), "promql_expr_test": found}
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": [test]}))
+    command = [promtool(), "test", "rules", str(tmp_path / "tests.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
