@@ -127,6 +127,7 @@ def _resident(ground: Ground, namespace: ScratchNamespace, held: int) -> Row:
     everything = {  # samples, series and the drop-in are on by default
         "ceiling": int(held / _CEILING),
         "standoff": 0,  # the limit is lowered between the raises
+        "on_flood": "hold",  # which it is not: the loop samples, too
         "notify": "/bin/true",
         "metrics_file": str(ground.folder / "guard.prom"),
     }
