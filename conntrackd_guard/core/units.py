@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from decimal import Decimal
 
 _LONGEST_TEXT = 64
 """Longer than any sensible value; keeps a hostile digit string from costing time."""
+_SCALE: int = 10**_LONGEST_TEXT
+"""No text that is read has more decimals, so all arithmetic is in whole numbers: exact, and without a library."""
 
 MOST_BYTES = 2**60
 """1 EiB: beyond any host, and products with an entry's size stay far inside what SQLite can hold (63 bits)."""
@@ -28,18 +29,18 @@ _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _COUNT = re.compile(r"0|[1-9][0-9]*|[1-9][0-9]{0,2}(?:_[0-9]{3})+")
 _SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z\u00b5\u03bc]*)\s*")
 
-_SECONDS_OF = {
-    name: seconds
-    for names, seconds in (
-        ("us usec \u00b5s \u03bcs", Decimal("0.000001")),
-        ("ms msec", Decimal("0.001")),
-        ("s sec second seconds", Decimal(1)),
-        ("m min minute minutes", Decimal(60)),
-        ("h hr hour hours", Decimal(3600)),
-        ("d day days", Decimal(86400)),
-        ("w week weeks", Decimal(604_800)),
-        ("M month months", Decimal(2_629_800)),
-        ("y year years", Decimal(31_557_600)),
+_MICROSECONDS_OF = {
+    name: microseconds
+    for names, microseconds in (
+        ("us usec \u00b5s \u03bcs", 1),
+        ("ms msec", 1000),
+        ("s sec second seconds", 1_000_000),
+        ("m min minute minutes", 60_000_000),
+        ("h hr hour hours", 3_600_000_000),
+        ("d day days", 86_400_000_000),
+        ("w week weeks", 604_800_000_000),
+        ("M month months", 2_629_800_000_000),
+        ("y year years", 31_557_600_000_000),
     )
     for name in names.split()
 }
@@ -63,12 +64,12 @@ def parse_size(text: str) -> int:
         raise ValueError(f"{expected} ({unit}B is ambiguous: write {unit.upper()}iB, a power of 1024)")
     if tail == "iB" and not unit:
         raise ValueError(expected)
-    exact = Decimal(number) * _SIZE_UNITS[unit]
-    if exact > MOST_BYTES:
+    size, rest = divmod(_scaled(number) * _SIZE_UNITS[unit], _SCALE)
+    if size > MOST_BYTES or (size == MOST_BYTES and rest):
         raise ValueError(f"{expected}, at most {format_bytes(MOST_BYTES)}")
-    if exact != int(exact):
+    if rest:
         raise ValueError(f"{expected}, a whole number of bytes")
-    return int(exact)
+    return size
 
 
 def parse_percentage(text: str) -> float:
@@ -76,25 +77,25 @@ def parse_percentage(text: str) -> float:
     expected = "expected a percentage from 0% to 100%, such as 10%"
     short = _short(text, expected)
     number = short.removesuffix("%").rstrip()
-    if not short.endswith("%") or _NUMBER.fullmatch(number) is None or Decimal(number) > 100:  # noqa: PLR2004
+    if not short.endswith("%") or _NUMBER.fullmatch(number) is None or _scaled(number) > 100 * _SCALE:
         raise ValueError(expected)
-    return float(Decimal(number) / 100)
+    return _scaled(number) / (100 * _SCALE)
 
 
 def parse_duration(text: str) -> float:
     """Return a time span in seconds; systemd's grammar: `200ms`, `1h 30min`, `1.5h`; a bare number is seconds."""
     expected = "expected a duration such as 200ms, 2s, 10min, 1h 30min or 30d"
     short = _short(text, expected)
-    total, at = Decimal(0), 0
+    total = at = 0
     while at < len(short) or not short:
         match = _SPAN.match(short, at)
-        if match is None or (match[2] and match[2] not in _SECONDS_OF):
+        if match is None or (match[2] and match[2] not in _MICROSECONDS_OF):
             raise ValueError(expected)
-        total += Decimal(match[1]) * _SECONDS_OF[match[2] or "s"]
+        total += _scaled(match[1]) * _MICROSECONDS_OF[match[2] or "s"]
         at = match.end()
-    if total > MOST_SECONDS:
+    if total > MOST_SECONDS * 1_000_000 * _SCALE:
         raise ValueError(f"{expected}, at most 100 years")
-    return float(total)
+    return total / (1_000_000 * _SCALE)
 
 
 def parse_boolean(text: str) -> bool:
@@ -120,7 +121,7 @@ def parse_number(text: str) -> float:
     short = _short(text, expected)
     if _NUMBER.fullmatch(short) is None:
         raise ValueError(expected)
-    return float(Decimal(short))
+    return float(short)
 
 
 def format_bytes(count: float) -> str:
@@ -174,6 +175,12 @@ def format_duration(seconds: float, *, parts: int = 2) -> str:
         if whole:
             printed.append(f"{whole}{name}")
     return " ".join(printed) or "0s"
+
+
+def _scaled(number: str) -> int:
+    """Return a plain decimal number times _SCALE, exactly."""
+    whole, _, decimals = number.partition(".")
+    return int((whole + decimals).ljust(len(whole) + _LONGEST_TEXT, "0"))
 
 
 def _short(text: str, expected: str) -> str:
