@@ -66,7 +66,7 @@ class Guard:
                 if "stop" in told:
                     return
                 if "reload" in told:
-                    self._decider.policy = reload() or self._decider.policy
+                    self._decider.take_policy(reload() or self._decider.policy)
             self._rest(woken)
             self.turn(heard=bool(woken))
             self._p.service.watchdog()
@@ -90,13 +90,14 @@ class Guard:
                 self._take_lines()
             now = self._p.clock.boottime()
             if now >= self._blind_until:
+                tables: tuple[Table, ...] = ()
                 self._decide_due()  # a line's episode is due at once, and packets drop: it comes before the look
                 if now >= self._tick_at:
                     tables = self._watch()
                     self._failing = False
                     self._decide_due()
-                    self._decider.look_for_floods(tables)
                 self._record_others()
+                self._decider.look_for_floods(tables)
             if self._p.clock.boottime() >= self._status_at:
                 self._publish()
         except (GuardError, OSError, RuntimeError) as error:  # out of descriptors, out of threads: the host's trouble

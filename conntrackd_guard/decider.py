@@ -82,11 +82,17 @@ class Decider:
         """What this host could bear at start, where the limit found then was more."""
         self._after: AfterRaise | None = None
         self._keys = 0
+        parts.floods.prepare(policy)
 
     @property
     def over_budget(self) -> bool:
         """The limit in force is more than this host could bear at start, and was so then."""
         return self._bearable is not None and (self.limit or 0) > self._bearable
+
+    def take_policy(self, policy: Policy) -> None:
+        """Go by another policy from now on."""
+        self.policy = policy
+        self._p.floods.prepare(policy)
 
     def restore(self) -> None:
         """Compare what was kept for this boot with what is in force, and put it back where a boot has lost it."""
@@ -212,15 +218,20 @@ class Decider:
                 self._watch_raise(record, record.outcome.limit_after)
         position = self._p.intake.position() if covers else None
         self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.lines))
-        table = concerned(record)
-        if isinstance(record.decision, Raise) and table is not None and table.flooded is None:
-            self._p.floods.sample((table,), policy, self._p.clock.boottime())  # it filled before there was a sample
+        self._want_sample(record)
+
+    def _want_sample(self, record: Record) -> None:
+        """Have a table sampled that filled before there was a sample of it."""
+        decision, table = record.decision, concerned(record)
+        if table is None or table.flooded is not None:
+            return
+        if isinstance(decision, Raise) or (isinstance(decision, Hold) and decision.reason is HoldReason.UNSAMPLED):
+            self._p.floods.want(table)
 
     def look_for_floods(self, tables: tuple[Table, ...]) -> None:
-        """Sample tables that are nearly full, for `on_flood`."""
-        if self.policy.flood_ceiling is not None and tables:
-            limit = self._p.kernel.limit() or 0
-            self._p.floods.watch(tables, limit, self.policy, self._p.clock.boottime())
+        """Sample a table that is nearly full, or was just decided on without a sample, for `on_flood`."""
+        if self.policy.flood_ceiling is not None:
+            self._p.floods.sample(tables, self._p.kernel.limit() or 0, self.policy, self._p.clock.boottime())
 
     # -- what came of a raise ------------------------------------------------------------------
 

@@ -68,7 +68,9 @@ class Gatherer:
             if known is None:
                 known = _Known(label, table.count, table.drop, table.early_drop, peak=table.count)
                 self._known[table.namespace] = known
-            known.label, known.count, known.peak = label, table.count, max(known.peak, table.count)
+            if not label.startswith("process "):  # which process leads to it changes, and it stays the same table
+                known.label = label
+            known.count, known.peak = table.count, max(known.peak, table.count)
             known.dropped += risen(known.drop, table.drop)
             known.evicted += risen(known.early_drop, table.early_drop)
             known.drop, known.early_drop = table.drop, table.early_drop

@@ -93,7 +93,7 @@ def add(database: sqlite3.Connection, points: Iterable[Point]) -> None:
 
 def thin(database: sqlite3.Connection, now: int) -> None:
     """Join points that are too old for their step to wider ones, and delete the oldest. `now`: of the newest point."""
-    database.execute("DELETE FROM series WHERE step IN (1, 60, 3600) AND at > ?", (now + _FUTURE_SECONDS,))
+    database.execute("DELETE FROM series WHERE step IN (1, 60) AND at > ?", (now + _FUTURE_SECONDS,))
     for step, kept, wider in KEPT:
         before = now - kept
         if wider is not None:

@@ -120,12 +120,15 @@ def _policy(paths: Paths, live: dict[str, Any] | None, unread: list[str]) -> Pol
 
 
 def preview(observation: Observation, state: State, policy: Policy) -> Raise | Hold:
-    """Return what would be decided if the fullest table filled up now."""
+    """Return what would be decided if the fullest table filled up now, and not with a flood: no sample is taken here."""
     then, full = filled(observation)
     kind = TriggerKind.KERNEL_LINE if policy.kernel_line else TriggerKind.PRESSURE
     line = LineKind.TABLE_FULL if policy.kernel_line else None
     trigger = Trigger(kind=kind, line=line, namespace=full.namespace)
-    return decide(trigger, replace(then, kernel_limit=observation.limit), state, policy)
+    plain = replace(policy, flood_ceiling=None)
+    decision = decide(trigger, replace(then, kernel_limit=observation.limit), state, plain)
+    told = () if policy.flood_ceiling is None else ("What a flood gets is for `on_flood` to say.",)
+    return replace(decision, advice=(*decision.advice, *told))
 
 
 def _past(paths: Paths, unread: list[str]) -> tuple[State, Row | None]:

@@ -14,7 +14,7 @@ GROUND = {"model", "codec", "units", "errors", "timespec", "identity", "setting_
 FLOOR_3 = {
     "daemon", "decider", "observer", "applier", "recorder", "keeper", "persister", "scribe", "question", "recovery",
     "orders", "status", "intake", "notify", "doctor", "readings", "live_status", "standing", "exporter",
-    "sampler", "portrayer", "gatherer", "floods",
+    "sampler", "portrayer", "gatherer", "floods", "flood_sample",
 }  # fmt: skip
 OUTSIDE = {
     "asyncio", "ctypes", "fcntl", "io", "locale", "logging", "os", "pathlib", "platform", "random", "rich", "secrets",

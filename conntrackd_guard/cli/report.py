@@ -74,7 +74,7 @@ def _report(args: argparse.Namespace, paths: Paths) -> Exit:
 def _write(output: Path, content: bytes) -> None:
     """Put the page there; a link (/dev/stdout is one), a device and a pipe are written to, never replaced."""
     try:
-        if not output.exists() or (output.is_file() and not output.is_symlink()):
+        if not output.is_symlink() and (output.is_file() or not output.exists()):
             files.replace(output, content, mode=_FILE_MODE, durable=False)
         else:
             output.write_bytes(content)

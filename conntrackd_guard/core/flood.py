@@ -21,6 +21,6 @@ def flooded(needy: tuple[Table, ...], policy: Policy) -> bool | None:
     return None if None in told else True
 
 
-def plain_step_seconds(state: State) -> float:
-    """Return when a step without a sample may be made: one is taken after each raise, and where it can't be, later."""
-    return -SAMPLE_SECONDS if state.last_raise_seconds is None else state.last_raise_seconds + SAMPLE_SECONDS
+def may_step_plainly(state: State, now: float) -> bool:
+    """Return whether a step may be made without a sample: one is taken just after, and where it can't be, not at once."""
+    return state.last_raise_seconds is None or now >= state.last_raise_seconds + SAMPLE_SECONDS

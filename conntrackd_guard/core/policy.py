@@ -14,7 +14,7 @@ import math
 
 from conntrackd_guard.core import budget
 from conntrackd_guard.core.corroboration import concerned_tables, corroborate
-from conntrackd_guard.core.flood import flooded, plain_step_seconds, raised_for
+from conntrackd_guard.core.flood import flooded, may_step_plainly, raised_for
 from conntrackd_guard.core.model import (
     Arithmetic,
     Bound,
@@ -31,7 +31,7 @@ from conntrackd_guard.core.model import (
     Trigger,
     TriggerKind,
 )
-from conntrackd_guard.core.pressure import is_stable, presses
+from conntrackd_guard.core.pressure import TICK_SECONDS, is_stable, presses
 
 RECHECK_SECONDS = 5.0
 """A hold that conditions may end is decided again this often: as often as the kernel repeats its line."""
@@ -84,10 +84,11 @@ def decide(trigger: Trigger, observation: Observation, state: State, policy: Pol
     hold = _forbidden(needy, truth, observation, state, policy) or _too_soon(trigger, needy, observation, state, policy)
     if hold is not None:
         return hold
-    is_flooded, now = flooded(needy, policy), observation.boottime_seconds
-    if is_flooded is None and now < plain_step_seconds(state):
-        retry = min(plain_step_seconds(state), now + RECHECK_SECONDS)
-        return Hold(reason=HoldReason.UNSAMPLED, retry_seconds=retry, corroboration=truth)
+    now = observation.boottime_seconds
+    # Of a table that can't be judged, what fills the others tells nothing.
+    is_flooded = False if truth is Corroboration.UNKNOWN else flooded(needy, policy)
+    if is_flooded is None and not may_step_plainly(state, now):  # a sample comes with the end of this turn
+        return Hold(reason=HoldReason.UNSAMPLED, retry_seconds=now + TICK_SECONDS, corroboration=truth)
     arithmetic = _sum(needy, truth, observation, policy, is_flooded=is_flooded)
     return _what_fits(arithmetic, truth, observation, sampled=is_flooded is not None)
 
@@ -290,8 +291,11 @@ def _what_fits(
 
 
 def _demand(needy: tuple[Table, ...], policy: Policy) -> float:
-    """Return the largest demand of a table that is raised for."""
-    return max((table.demand_per_second or 0.0 for table in raised_for(needy, policy)), default=0.0)
+    """Return the largest demand of a table that is raised for; a flood's beside it is none, where `on_flood` bounds it."""
+    tables = raised_for(needy, policy)
+    if policy.flood_ceiling is not None:
+        tables = tuple(table for table in tables if not table.flooded) or tables
+    return max((table.demand_per_second or 0.0 for table in tables), default=0.0)
 
 
 def _wanted(limit: int, observation: Observation, demand: float, policy: Policy) -> int:

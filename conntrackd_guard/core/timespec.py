@@ -37,7 +37,7 @@ def parse_time(text: str, *, now_seconds: float, zone: tzinfo) -> float:
     Of an hour that comes twice (summer time ends) the first is taken.
     """
     try:
-        return max(0.0, _seconds(text.strip(), now_seconds, zone))
+        return _in_range(max(0.0, _seconds(text.strip(), now_seconds, zone)))
     except (ValueError, OverflowError) as error:
         raise ValueError(EXPECTED) from error
 
@@ -47,10 +47,10 @@ def _seconds(text: str, now: float, zone: tzinfo) -> float:
     if text == "now":
         return now
     if text.startswith("@"):
-        return _in_range(parse_number(text[1:]))
+        return parse_number(text[1:])
     for prefix, suffix, sign in (("+", "", 1), ("-", "", -1), ("", " left", 1), ("", " ago", -1)):
         if text.startswith(prefix) and text.endswith(suffix):
-            return _in_range(now + sign * parse_duration(text[len(prefix) : len(text) - len(suffix)]))
+            return now + sign * parse_duration(text[len(prefix) : len(text) - len(suffix)])
     word, _, rest = text.partition(" ")
     if word in _DAYS and rest.strip() in ("", "UTC"):
         home = UTC if rest else zone
@@ -105,6 +105,6 @@ def _midnight(day: date, zone: tzinfo) -> datetime:
 
 
 def _in_range(seconds: float) -> float:
-    """Return the seconds, or raise where no calendar reaches (year 9999)."""
-    datetime.fromtimestamp(seconds, UTC)
+    """Return the seconds, or raise where no calendar reaches (year 9999), in any zone: none is a day ahead."""
+    datetime.fromtimestamp(seconds + 86_400, UTC)
     return seconds

@@ -41,9 +41,13 @@ def replace(path: Path | str, content: bytes, *, mode: int = 0o644, durable: boo
     """
     folder, name = os.path.split(path)
     temporary = f"{folder}/.{name}.new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        descriptor = os.open(temporary, flags, mode)
+        try:
+            descriptor = os.open(temporary, flags, mode)
+        except FileExistsError:  # a kill left it, or somebody lies in wait in a shared folder: nothing of it is kept
+            os.unlink(temporary)
+            descriptor = os.open(temporary, flags, mode)
         try:
             left = memoryview(content)
             while left:  # a nearly full disk takes a part first, and says so at the next write only

@@ -186,7 +186,8 @@ def test_what_is_no_file_is_written_to_and_stays(
     scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What `-o /dev/stdout` and `-o /dev/null` name, by links of our own: root must not lose the real ones."""
-    for name, target in [("stdout", "/proc/self/fd/1"), ("null", "/dev/null"), ("page", "real.html")]:
+    links = {"stdout": "/proc/self/fd/1", "null": "/dev/null", "page": "real.html", "dangling": "made.html"}
+    for name, target in links.items():
         link = tmp_path / name
         link.symlink_to(target)
         if name == "page":
@@ -195,7 +196,8 @@ def test_what_is_no_file_is_written_to_and_stays(
         assert main(["report", *SPAN, "-o", str(link)], Paths(scene)) == Exit.DONE
         assert link.is_symlink()
         assert capfd.readouterr().out.endswith("</html>\n") is (name == "stdout")
-    assert (tmp_path / "real.html").read_text().endswith("</html>\n")
+    for name in ("real.html", "made.html"):
+        assert (tmp_path / name).read_text().endswith("</html>\n")
 
 
 def test_a_time_without_anything_is_a_page_too(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:

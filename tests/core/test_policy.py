@@ -93,7 +93,7 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
     (HoldReason.AT_CEILING, line(), FULL_HOST, CALM, Policy(ceiling=LIMIT), SOON),
     (HoldReason.FLOOD, line(), host(table(LIMIT, flooded=True)), CALM, Policy(flood_ceiling=0), SOON),
     # no sample tells, and a step was made 10 s ago
-    (HoldReason.UNSAMPLED, line(), FULL_HOST, State(last_raise_seconds=NOW - 10.0), Policy(flood_ceiling=0), SOON),
+    (HoldReason.UNSAMPLED, line(), FULL_HOST, State(last_raise_seconds=NOW - 10.0), Policy(flood_ceiling=0), NOW + 0.25),
     # 2 × 262,144 ÷ 16,384 = 32 already
     (HoldReason.CHAINS, line(), host(FULL, buckets=16_384), CALM, Policy(), SOON),
     (
@@ -213,6 +213,26 @@ def test_a_part_says_what_kept_it_small() -> None:
     assert isinstance(decision, Raise)
     assert decision.target == 339_940  # (200,000,000 − 4,194,304) ÷ 576 = 339,940.4
     assert "budget" in decision.advice[0]
+
+
+def test_a_flood_beside_a_need_does_not_size_the_step() -> None:
+    """With `on_flood`, the growth of what is raised for counts, and not that of the flood."""
+    seen = host(
+        table(230_000, demand_per_second=100.0, flooded=False),
+        table(LIMIT, OTHER, demand_per_second=50_000.0, flooded=True),
+    )
+    decision = decide(line(OTHER), seen, CALM, Policy(flood_ceiling=0))
+    assert isinstance(decision, Raise)
+    assert decision.target == 393_216
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_flood_tells_nothing_of_a_table_out_of_reach(*, complete: bool) -> None:
+    """A line that nothing confirms gets its plain step, whatever fills another table."""
+    seen = host(table(230_000, OTHER, flooded=True, demand_per_second=1_000.0), complete=complete)
+    decision = decide(line(WEB), seen, CALM, Policy(flood_ceiling=0))
+    assert isinstance(decision, Raise)
+    assert decision.corroboration is Corroboration.UNKNOWN
 
 
 def test_a_plain_step_without_a_sample_is_said() -> None:

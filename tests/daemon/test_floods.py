@@ -8,6 +8,7 @@ import pytest
 from guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.core.model import Policy
+from conntrackd_guard.flood_sample import FloodSample
 
 HOLD = Policy(flood_ceiling=0)
 NEAR = LIMIT * 3 // 4
@@ -71,6 +72,45 @@ def test_a_table_that_fills_at_once_gets_one_plain_step(host: Host, answered: in
     guarded.stop()
 
 
+def test_another_table_that_fills_just_after_waits_for_its_sample_alone(host: Host) -> None:
+    """Within 30 s of a raise, a table that fills at once is sampled in that turn and raised for in the next."""
+    fill_with(host, answered=1000, unanswered=0)
+    (host.root / "proc/200/net/nf_conntrack").write_text((host.root / "proc/1/net/nf_conntrack").read_text())
+    guarded = Guarded(host, HOLD)
+    guarded.turn()
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn(0.01)
+    host.table(10)
+    before = host.limit
+    host.table(before, pid="200")
+    guarded.line(host.container)
+    guarded.turn(2.5)
+    assert guarded.reasons()[-1] == "hold unsampled none"
+    guarded.turn(0.25)
+    assert host.limit > before
+    guarded.stop()
+
+
+def test_a_reload_switches_it_on_and_off(host: Host) -> None:
+    """What the samples take is loaded by the reload, and what they told counts no more once it is off."""
+    fill_with(host, answered=0, unanswered=1000)
+    host.table(NEAR)
+    guarded = Guarded(host)
+    guarded.turn()
+    guarded.guard._decider.take_policy(HOLD)
+    guarded.turn(0.25)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn(0.01)
+    assert guarded.reasons()[-1] == "hold flood none"
+    guarded.guard._decider.take_policy(Policy())
+    guarded.line()
+    guarded.turn(5.0)
+    assert host.limit > LIMIT
+    guarded.stop()
+
+
 def test_a_table_that_cannot_be_sampled_gets_a_plain_step_now_and_then(host: Host) -> None:
     """Nobody knows what fills it: neither is it left to drop, nor raised for as fast as it fills."""
     guarded = Guarded(host, HOLD)
@@ -97,8 +137,7 @@ def test_a_sample_is_taken_every_ten_seconds_and_never_without_need(
         taken.clear()
         host.table(NEAR)
         guarded = Guarded(host, policy)
-        floods = guarded.guard._p.floods
-        monkeypatch.setattr(floods, "_is_flooded", lambda _, g=guarded: taken.append(g.clock.now))
+        monkeypatch.setattr(FloodSample, "is_flooded", lambda *_, g=guarded: taken.append(g.clock.now))
         for _ in range(100):
             guarded.turn(0.25)
         assert len(taken) == expected  # at 0, 10 and 20 of 25 s

@@ -8,7 +8,9 @@ import pytest
 from guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard import keeper
+from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.series import OTHERS, Point
+from conntrackd_guard.gatherer import Gatherer
 from conntrackd_guard.history import History
 
 
@@ -44,6 +46,16 @@ def test_a_raise_shows_as_another_limit(host: Host) -> None:
     for _ in range(3):
         guarded.turn(1.0)
     assert [point.limit for point in series(guarded)] == [LIMIT, 98_304, 98_304]
+
+
+def test_a_table_stays_one_whichever_process_leads_to_it() -> None:
+    """A process that ends takes its number from the table's name in `status`, and splits no series."""
+    gatherer = Gatherer()
+    for second, label in enumerate(("process 7", "process 9", "web", "process 9")):
+        seen = Table(namespace=5, label=label, count=10, drop=0)
+        gatherer.note((seen,), frozenset({5}), LIMIT, float(second))
+    gatherer.note((seen,), frozenset({5}), LIMIT, 4.0)
+    assert [point.label for point in gatherer.take()] == ["process 7", "process 7", "web", "web"]
 
 
 def test_a_crowd_is_told_whole(host: Host) -> None:

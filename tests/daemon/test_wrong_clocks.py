@@ -98,6 +98,15 @@ def test_later_until_it_is_set_right(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert kept.left() == (True, True)
 
 
+def test_a_clock_that_stays_behind_leaves_the_hours(tmp_path: Path) -> None:
+    """What it makes look yet to come is real all the same: the year by the hour stays, the last week by the minute goes."""
+    with History(Paths(tmp_path).history, mode="writer") as history:
+        for days_ago in (30, 20, 60):  # the third is the clock that is behind
+            history.add_points([Point(at=int(NOW - days_ago * DAY), namespace=1, label="initial", limit=10, count=3)])
+        told = history.points(NOW - 90 * DAY, NOW, 1)
+    assert [round((NOW - point.at) / DAY) for point in told] == [60, 30]
+
+
 def test_what_is_old_by_a_clock_that_holds_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five minutes of the same time are believed."""
     kept = Kept(tmp_path, monkeypatch, NOW + 800 * DAY)
