@@ -16,7 +16,6 @@ _WARNINGS = frozenset(
         HoldReason.RESERVE,
         HoldReason.AT_CEILING,
         HoldReason.FLOOD,
-        HoldReason.UNSAMPLED,
         HoldReason.CHAINS,
         HoldReason.INT_MAX,
         HoldReason.WRITE_REFUSED,

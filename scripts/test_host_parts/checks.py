@@ -57,9 +57,9 @@ def an_upgrade_asks_nothing() -> None:
 
 
 def the_service_runs() -> None:
-    """The service is active, its status line tells mode and limit, and the audit waits to be asked for."""
+    """The service is active, its status line tells that it watches and the limit, and the audit waits to be asked for."""
     until(lambda: shown(GUARD, "StatusText"), 5, "there is a status line")
-    holds(shown(GUARD, "StatusText"), "act", f"{limit():,}")
+    equal(shown(GUARD, "StatusText"), f"watching: limit {limit():,}")
     equal((shown(GUARD, "ActiveState"), shown(GUARD, "UnitFileState")), ("active", "enabled"))
     equal((shown(AUDIT, "ActiveState"), shown(AUDIT, "UnitFileState")), ("inactive", "disabled"))
     holds(run("guard", "status"), "running", "mode act")
