@@ -166,7 +166,8 @@ def status_says_over_budget() -> str:
     equal(json.loads(run("guard", "status", "--json", fails=True))["degraded"], True)  # noqa: FBT003 - JSON's own word
     told = run("guard", "status", fails=True)
     holds(told, "over budget", "guard revert --all")
-    (row,) = (row for row in told.splitlines() if "over budget" in row)
+    in_short, row = (row for row in told.splitlines() if "over budget" in row)
+    holds(in_short, "NEEDS A PERSON")
     (line,) = lines(GUARD_EVENT="guard.hold", GUARD_REASON="over_budget_at_start")
     equal(line["PRIORITY"], "3")
     return f"status line “{shown(GUARD, 'StatusText')}”; guard status: {row.strip()}"
