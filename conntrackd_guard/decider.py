@@ -223,7 +223,7 @@ class Decider:
     def _want_sample(self, record: Record) -> None:
         """Have a table sampled that filled before there was a sample of it."""
         decision, table = record.decision, concerned(record)
-        if table is None or table.flooded is not None:
+        if self.policy.flood_ceiling is None or table is None or table.flooded is not None:
             return
         if isinstance(decision, Raise) or (isinstance(decision, Hold) and decision.reason is HoldReason.UNSAMPLED):
             self._p.floods.want(table)

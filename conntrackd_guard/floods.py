@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from conntrackd_guard.core.flood import SAMPLE_SECONDS
+from conntrackd_guard.core.flood import SAMPLE_SECONDS, raised_for
 from conntrackd_guard.core.model import Observation, Policy, Table
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.observer import Observer
@@ -50,14 +50,14 @@ class Floods:
     def sample(self, tables: Iterable[Table], limit: int, policy: Policy, now: float) -> None:
         """Sample the fullest table that is near the threshold or wanted, where its last sample is AGAIN_SECONDS old."""
         wanted, self._wanted = self._wanted, []
-        if policy.flood_ceiling is None or self._sample is None:
+        if self._sample is None:
             return
         self._told = {name: told for name, told in self._told.items() if now - told[0] < SAMPLE_SECONDS}
         least = (policy.threshold - BELOW_THRESHOLD) * limit
         near = [table for table in tables if table.count >= least]
-        for table in sorted([*wanted, *near], key=lambda table: -table.alive):
+        for table in sorted(raised_for((*wanted, *near), policy), key=lambda table: -table.alive):
             place = self._observer.place(table.namespace)
-            if place is None or (table.user_owned and not policy.trust_user_namespaces):
+            if place is None:
                 continue
             name = (table.namespace, place.key)
             if now - self._told.get(name, (-AGAIN_SECONDS, None))[0] >= AGAIN_SECONDS:

@@ -11,14 +11,13 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from conntrackd_guard.core.series import OTHERS, Point
+from conntrackd_guard.core.series import OTHERS, THE_OTHERS, Point
 
 MOST_TABLES: Final = 20
 MOST_NAMES: Final = 20_000
 """Tables that have a name of their own; beyond, a new one is among the others until there is room."""
 NAMES_LEFT: Final = 12_000
 """Of those seen last, when room is made: the next six hours bring 7,200 at most, twenty a minute."""
-_OTHERS: Final = (0, OTHERS)
 _OTHERS_ID: Final = 0
 _FUTURE_SECONDS: Final = 120
 """Points further ahead than this come from a clock that was set back since."""
@@ -66,16 +65,13 @@ def add(database: sqlite3.Connection, points: Iterable[Point]) -> None:
     found = list(points)
     peaks: dict[tuple[int, str], int] = {}
     for point in found:
-        name = (point.namespace, point.label)
-        if name == _OTHERS:
-            continue
-        peaks[name] = max(peaks.get(name, 0), point.count)
+        if point.name != THE_OTHERS:
+            peaks[point.name] = max(peaks.get(point.name, 0), point.count)
     ids = _ids(database, sorted(peaks, key=lambda name: peaks[name], reverse=True)[:MOST_TABLES])
     others: dict[int, Point] = {}
     for point in found:
-        name = (point.namespace, point.label)
-        if name in ids:
-            _put(database, ids[name], point)
+        if point.name in ids:
+            _put(database, ids[point.name], point)
             continue
         sum_ = others.get(point.at)
         others[point.at] = Point(

@@ -129,11 +129,7 @@ class Observer:
 
     def place(self, namespace: int) -> Place | None:
         """Return where the table of that number was last found, None where it was not."""
-        for track in self._tracks.values():
-            place = track.place
-            if namespace == (place.namespace if place.namespace is not None else place.key):
-                return place
-        return None
+        return next((track.place for track in self._tracks.values() if track.place.number == namespace), None)
 
     def rebase(self) -> None:
         """After a raise: what was dropped up to now belongs to the old limit."""
@@ -155,7 +151,7 @@ class Observer:
             self._tracks[place.key] = track if track is not None and same else _Track(place)
             self._tracks[place.key].place = place
             self._tracks[place.key].out_of_reach = False
-        self.present = frozenset(_name(place) for place in places)
+        self.present = frozenset(place.number for place in places)
         self._unexplained = self._allocated_now() - self._held()
 
     def _gate(self, now: float, limit: int) -> tuple[bool, bool]:
@@ -221,7 +217,7 @@ class Observer:
         if self._kernel.rehearsing:
             need += pressure.risen(track.rehearsed_drop, counters.drop)
         return Table(
-            namespace=_name(place),
+            namespace=place.number,
             label=place.label,
             initial=place.initial,
             placed=place.namespace is not None,
@@ -234,10 +230,6 @@ class Observer:
             user_owned=place.user_owned,
             source=counters.source,
         )
-
-
-def _name(place: Place) -> int:
-    return place.key if place.namespace is None else place.namespace
 
 
 def _expected_count(track: _Track) -> int:

@@ -69,7 +69,7 @@ class Sampler:
             counters = self._tables.read(place)
             if counters is not None:
                 table = Table(
-                    namespace=place.namespace if place.namespace is not None else place.key,
+                    namespace=place.number,
                     label=place.label,
                     initial=place.initial,
                     placed=place.namespace is not None,

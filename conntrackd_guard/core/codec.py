@@ -42,10 +42,7 @@ def encode(value: object) -> Any:
         return [encode(item) for item in value]
     if isinstance(value, dict):
         return {key: encode(item) for key, item in value.items()}
-    data = {
-        name: item if type(item := getattr(value, name)) in _PLAIN else encode(item)  # most are plain
-        for name in _names(cast("type", kind))
-    }
+    data = {name: encode(getattr(value, name)) for name in _names(cast("type", kind))}
     return {"verdict": verdict(value), **data} if isinstance(value, Raise | Hold | Order) else data
 
 

@@ -23,6 +23,13 @@ class Point:
     step: int = 1
     """Seconds: 1, 60 or 3600 as stored, more where steps were joined to be shown."""
 
+    @property
+    def name(self) -> tuple[int, str]:
+        """What tells a table from others: a number is reused, and so is a label."""
+        return self.namespace, self.label
+
 
 OTHERS = "others"
 """The label of the sum of all tables that are not told by themselves; its namespace is 0."""
+THE_OTHERS = (0, OTHERS)
+"""That sum, as `Point.name` has it."""

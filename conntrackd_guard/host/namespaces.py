@@ -36,6 +36,11 @@ class Place:
     """A path to enter it by, where /proc tells nothing of its table."""
     user_owned: bool = False
 
+    @property
+    def number(self) -> int:
+        """What a table of it is known by: the number that kernel lines use, else the key."""
+        return self.key if self.namespace is None else self.namespace
+
 
 class NamespaceScanner:
     """Walks /proc and the mounts. About 13 µs a process: for the watch to call seldom, not every tick."""

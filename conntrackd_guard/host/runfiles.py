@@ -136,8 +136,6 @@ class RunFiles:
 
         A file that can't be read counts as a pause: an operator wanted one.
         """
-        if not os.path.lexists(self._pauses[1]):
-            return None
         try:
             content = json.loads(files.read(self._pauses[1]))
             until = content["until_seconds"]

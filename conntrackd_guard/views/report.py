@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from conntrackd_guard.core.series import OTHERS, Point
+from conntrackd_guard.core.series import OTHERS, THE_OTHERS, Point
 from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.history_rows import Told
 from conntrackd_guard.views.html import escaped
@@ -98,7 +98,7 @@ def _facts(report: Report) -> str:
 
 def _shares(report: Report) -> Iterator[float]:
     """Yield how full tables were: where the limit rose within a step, only the decision knows that one was full."""
-    alone = (point for point in report.points if point.limit and (point.namespace, point.label) != (0, OTHERS))
+    alone = (point for point in report.points if point.limit and point.name != THE_OTHERS)
     yield from (point.count / point.limit for point in alone)
     for seen in (told.record.observation for told in report.entries):
         yield from (table.count / seen.limit for table in seen.tables if seen.limit)
@@ -217,7 +217,7 @@ def _tables(report: Report) -> Iterator[str]:
     for who, points in fullest[:_MOST_TABLES]:
         most = max(point.count for point in points)
         share = max(point.count / point.limit if point.limit else 0.0 for point in points)
-        use = "" if who == (0, OTHERS) else f"{100 * share:.0f} %"
+        use = "" if who == THE_OTHERS else f"{100 * share:.0f} %"
         figures = (f"{most:,}", use, f"{sum(p.dropped for p in points):,}", f"{sum(p.evicted for p in points):,}")
         cells = "".join(f'<td role="cell" class="number">{figure}</td>' for figure in figures)
         yield f'<tr role="row"><th scope="row" role="rowheader">{escaped(_name(*who))}</th>{cells}</tr>'
@@ -226,4 +226,4 @@ def _tables(report: Report) -> Iterator[str]:
 
 def _name(namespace: int, label: str) -> str:
     """Return what a table is called; whoever names a namespace `others` is told by its number."""
-    return OTHERS if (namespace, label) == (0, OTHERS) else f"{short(label)} (netns {namespace})"
+    return OTHERS if (namespace, label) == THE_OTHERS else f"{short(label)} (netns {namespace})"

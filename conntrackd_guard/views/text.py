@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from conntrackd_guard.core.cost import fullest_first
 from conntrackd_guard.core.follow_up import Drops, FollowUp
 from conntrackd_guard.core.model import Hold, Order, Raise, Record
 from conntrackd_guard.core.portrait import Portrait
@@ -108,7 +109,7 @@ def _seen(record: Record) -> list[tuple[str, str]]:
     limit = "no conntrack" if observation.limit is None else f"{observation.limit:,}"
     forced = "" if observation.kernel_limit == observation.limit else f" (in force: {observation.kernel_limit})"
     lines.append(("limit", limit + forced))
-    tables = sorted(observation.tables, key=lambda table: -table.count)
+    tables = fullest_first(observation)
     about = concerned(record)
     for table in tables[:_TABLES_SHOWN]:
         dropped = f", {table.dropped:,} dropped" if table.dropped else ""
