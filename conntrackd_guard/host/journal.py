@@ -23,6 +23,8 @@ MOST_A_TURN = 1000
 """Entries read before the thread looks up again."""
 MOST_QUEUED = 1000
 """Events waiting for the loop; with more the thread reads on later: the journal keeps them."""
+MOST_AN_OPENING = 20_000
+"""Entries read before the journal is opened again: what was read stays mapped, and is resident memory, until it is closed."""
 FLOOD_LINES = 100
 """Kernel lines a second from which the thread rests between reads: a gateway's firewall log is thousands a second."""
 REST_SECONDS = 0.002
@@ -153,12 +155,11 @@ class JournalFollower:
             try:
                 with KernelJournal(self._directory) as journal:
                     exists = journal.exists()
-                    if exists and not was_absent:
-                        self._follow(journal)
+                    rests = exists and not was_absent and self._follow(journal)
                 if not exists or was_absent:
                     was_absent = not exists
                     self._wait_for_journal()
-                elif self._may_rest():
+                elif rests:
                     self._sleep(REST_BETWEEN_LOOKS_SECONDS, until=lambda: not self._may_rest())
             except FileNotFoundError:
                 was_absent = True
@@ -175,34 +176,37 @@ class JournalFollower:
         self._caught_up.set()
         self._sleep(ABSENT_SECONDS)
 
-    def _follow(self, journal: KernelJournal) -> None:
-        """Read until told to stop, or until it is time to open the journal again."""
+    def _follow(self, journal: KernelJournal) -> bool:
+        """Read until told to stop, or until it is time to open the journal again; return whether to rest before that."""
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
         if journal.descriptor is not None:
             poller.register(journal.descriptor, journal.events_mask())
         unread = self._place(journal)
         quiet_since = time.monotonic()
-        while not self._stopping:
+        entries = 0
+        while not self._stopping and entries < MOST_AN_OPENING:
             drained = journal.drain(MOST_A_TURN, this_one_first=unread)
             unread = False
             now = time.monotonic()
             self._hand_over(drained)
+            entries += drained.entries
             if drained.entries:
                 self._failures = 0
                 quiet_since = now if journal.descriptor is not None else quiet_since
             if drained.ended:
                 self._reached_the_end(journal)
                 if self._may_rest():
-                    return
+                    return True
                 deaf = journal.descriptor is None
                 if now - quiet_since >= (DEAF_REOPEN_SECONDS if deaf else QUIET_REOPEN_SECONDS):
-                    return
+                    break
                 if self._is_flooded(drained.entries, now):
                     time.sleep(REST_SECONDS)
                 poller.poll(self._wait_seconds(journal) * 1000)
                 self._clear_wake()
             journal.process()
+        return False
 
     def _place(self, journal: KernelJournal) -> bool:
         """Stand where reading goes on; return whether the entry stood on is still to be read."""

@@ -50,6 +50,39 @@ def test_a_backlog_is_read_in_turns_and_bounded(tmp_path: Path, start: Start, mo
     second.stop()
 
 
+@pytest.mark.parametrize("rests", [False, True])
+def test_the_journal_is_opened_again_so_that_what_was_read_takes_no_memory(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, *, rests: bool
+) -> None:
+    """Each line comes once, with no minute's rest amid what waits: before the start, or after it."""
+    monkeypatch.setattr(followed, "MOST_A_TURN", 3)
+    monkeypatch.setattr(followed, "MOST_AN_OPENING", 10)
+    openings: list[int] = []
+    opened = KernelJournal.__enter__
+
+    def counted(self: KernelJournal) -> KernelJournal:
+        openings.append(1)
+        return opened(self)
+
+    monkeypatch.setattr(KernelJournal, "__enter__", counted)
+    write(tmp_path, "a", entry(1))
+    first = start(tmp_path)
+    first.take()
+    first.stop()
+    write(tmp_path, "a", *(entry(number) for number in range(2, 102)))
+    follower = JournalFollower(tmp_path)
+    if rests:
+        follower.rest_between_looks()
+    openings.clear()
+    follower.start(first.newest_cursor)
+    assert numbers(take(follower, 100)) == list(range(2, 102))
+    assert len(openings) >= 100 / (10 + 3)
+    write(tmp_path, "a", *(entry(number) for number in range(102, 152)))
+    follower.look_closely()
+    assert numbers(take(follower, 50)) == list(range(102, 152))
+    follower.stop()
+
+
 def test_a_missing_journal_is_waited_for(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """No journald is a state, not an end; the journal is followed once it is there."""
     monkeypatch.setattr(followed, "ABSENT_SECONDS", 0.3)
