@@ -219,7 +219,9 @@ class PrivateWorld:
 
     def _enter(self, command: list[str]) -> list[str]:
         # Whatever runs here must not outlive us: it could raise the limit after it was put back.
-        return ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", *command]
+        # Its root and folder as well: without them a chroot is left on the way.
+        enter = ("nsenter", f"--target={self._holder.pid}", "--mount", "--root", "--wd")
+        return ["setpriv", "--pdeathsig", "KILL", *enter, *command]
 
     def _spawn(self, command: list[str], out: IO[bytes]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
