@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from another_user import run_as_another
 from records import BOOT, RAISE, a_record, add, raised
 
 from conntrackd_guard.core.errors import HostError
@@ -228,9 +229,10 @@ def test_what_was_added_survives_kill(path: Path) -> None:
         assert history.position() == Position(cursor="c")
 
 
+ADM = 4
+"""The number that Debian gives to adm."""
 READS = """
-import os, sys
-os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(65534)
+import sys
 from pathlib import Path
 from conntrackd_guard.history import History
 with History(Path(sys.argv[1]), mode="reader") as history:
@@ -242,8 +244,6 @@ with History(Path(sys.argv[1]), mode="reader") as history:
 @pytest.mark.parametrize("guard", ["stopped", "running", "killed"])
 def test_members_of_adm_may_read_and_others_not(path: Path, tmp_path: Path, guard: str) -> None:
     """With the guard running, stopped or killed, the group adm reads the history and nobody else does."""
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
     if guard == "killed":
         command = [sys.executable, "-c", KILLED, str(path), str(Path(__file__).parent)]
         subprocess.run(command, check=False, cwd=Path.cwd())
@@ -252,12 +252,11 @@ def test_members_of_adm_may_read_and_others_not(path: Path, tmp_path: Path, guar
         add(history, raised("a"))
         if guard == "stopped":
             history.close()
-    assert (path.stat().st_mode & 0o777, path.stat().st_gid) == (0o640, 4)
-    assert (path.parent.stat().st_mode & 0o777, path.parent.stat().st_gid) == (0o750, 4)
-    read = [sys.executable, "-c", READS, str(path)]
-    member = subprocess.run([*read, "4"], capture_output=True, text=True, check=False)
+    assert (path.stat().st_mode & 0o777, path.stat().st_gid) == (0o640, ADM)
+    assert (path.parent.stat().st_mode & 0o777, path.parent.stat().st_gid) == (0o750, ADM)
+    member = run_as_another(READS, str(path), tmp_path=tmp_path, group=ADM)
     assert (member.stdout, member.stderr) == ("['a']\n", "")
-    other = subprocess.run([*read, "65534"], capture_output=True, text=True, check=False)
+    other = run_as_another(READS, str(path), tmp_path=tmp_path)
     assert "Permission denied. Run as root or as a member of adm." in other.stderr
 
 

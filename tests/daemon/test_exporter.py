@@ -6,7 +6,8 @@ import socket
 import sys
 import urllib.request
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import pytest
 from disks import until
@@ -221,7 +222,7 @@ def test_the_endpoint_opens_and_closes_with_the_setting(host: Host) -> None:
 
 def test_a_guard_without_the_library_goes_on(host: Host, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One clear line; the file is written, decisions are made."""
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)  # type: ignore[misc] # Python's own mark
+    monkeypatch.setitem(sys.modules, "prometheus_client", cast("ModuleType", None))  # Python's own mark
     guarded = exporting(host, Outlets(file=file, port=9786))
     until(lambda: guarded.recorder.report()["trouble"])
     host.table(LIMIT)

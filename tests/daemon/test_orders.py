@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from another_user import run_as_another
 from guarded import LIMIT, Guarded, Host
 from ordered import STEP, refuse_rows
 
@@ -129,23 +128,19 @@ def test_an_order_that_history_refuses_stands(
 
 
 ORDERS = """
-import os, sys
+import sys
 from pathlib import Path
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.host.paths import Paths
-os.setgroups([]); os.setuid(65534)
 sys.exit(main(sys.argv[2:], Paths(Path(sys.argv[1]))))
 """
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: becomes another user")
 @pytest.mark.parametrize("arguments", [["pause"], ["resume"], ["revert"]])
-def test_another_user_may_not_order(guarded: Guarded, arguments: list[str]) -> None:
+def test_another_user_may_not_order(guarded: Guarded, tmp_path: Path, arguments: list[str]) -> None:
     """Without the rights an order ends with 77, says who may, and leaves everything as it was."""
-    for folder in (guarded.host.root, *list(guarded.host.root.parents)[:2]):
-        folder.chmod(0o755)
-    command = [sys.executable, "-c", ORDERS, str(guarded.host.root), *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = run_as_another(ORDERS, str(guarded.host.root), *arguments, tmp_path=tmp_path)
     assert ended.returncode == Exit.NOT_PERMITTED
     assert "Run this as root." in ended.stderr or "Run as root" in ended.stderr
     assert guarded.run_files.orders() == []

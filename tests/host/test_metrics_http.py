@@ -11,6 +11,8 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 import pytest
 from exposition import samples
@@ -118,7 +120,7 @@ def test_a_missing_library_is_told_until_it_is_there(port: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name in hidden:
             patch.delitem(sys.modules, name)
-        patch.setitem(sys.modules, "prometheus_client", None)  # type: ignore[misc] # Python's own mark
+        patch.setitem(sys.modules, "prometheus_client", cast("ModuleType", None))  # Python's own mark
         with pytest.raises(HostError, match=r"^importing prometheus_client: .*Install python3-prometheus-client"):
             endpoint.show(FAMILIES)
     endpoint.show(FAMILIES)
