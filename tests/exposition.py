@@ -27,5 +27,5 @@ def samples(document: str, parser: str = "prometheus_client.parser") -> list[Sam
 def promtool() -> str:
     """Return the path of the installed one, or of the one that `scripts/test` took out of its package."""
     found = shutil.which("promtool") or (str(TAKEN_OUT) if TAKEN_OUT.exists() else None)
-    assert found, "no promtool: run scripts/test, or install Debian's prometheus"
+    assert found, "no promtool: run scripts/test, or install Debian's (12: in prometheus)"
     return found
