@@ -84,7 +84,7 @@ class Guard:
     def kill(self) -> None:
         """End it as a power cut would: SIGKILL."""
         self.process.kill()
-        self.process.wait()
+        self.process.wait(timeout=_DEADLINE_SECONDS)
 
     def stop(self) -> int:
         """Ask it to end, and return its exit code."""
