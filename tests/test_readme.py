@@ -85,7 +85,15 @@ def reader() -> Iterator[None]:
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_block_shows_what_the_program_makes(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Help, output, sums, settings and exit codes in the README are today's."""
-    assert produce(name, tmp_path, capsys) == BLOCKS[name]
+    made, shown = produce(name, tmp_path, capsys), BLOCKS[name]
+    if name.endswith("--help"):
+        made, shown = as_any_python(made), as_any_python(shown)
+    assert made == shown
+
+
+def as_any_python(text: str) -> str:
+    """Return a help without what differs: before Python 3.13 an option of two names says twice what it takes."""
+    return re.sub(r"(-\w)(?: [A-Z]+)?, (--[\w-]+ [A-Z]+)\s+", r"\1, \2  ", text)
 
 
 def test_nothing_is_left_unshown() -> None:
