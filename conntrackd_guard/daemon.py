@@ -35,6 +35,9 @@ WAITING_SECONDS = 2.0
 FLOOD_WAKES = 100
 """Wake-ups a second from which the loop rests between reads: a firewall that logs thousands of lines."""
 REST_SECONDS = 0.002
+LINE_LOOK_MS = 1
+"""While a line may come the ring buffer is asked this often: the kernel wakes its readers with the printing processor's
+next timer tick, up to 4 ms late (HZ=250), and connections are refused meanwhile. Costs about PERCENT of a core."""
 
 
 class Guard:
@@ -49,6 +52,7 @@ class Guard:
         """Lines that nothing is raised for, as (newest, how many), until they are recorded."""
         self._tick_at = self._status_at = self._memory_at = self._blind_until = 0.0
         self._memory_broken = False
+        self._expects_line = False
         self._wakes: tuple[int, int] = (0, 0)
         self._failing = False
         self.since_seconds = parts.clock.wall()
@@ -60,7 +64,7 @@ class Guard:
             poller = select.poll()
             for descriptor in (wake_descriptor, *self._p.intake.descriptors()):
                 poller.register(descriptor, select.POLLIN)
-            woken = {descriptor for descriptor, _ in poller.poll(self._wait_ms())}
+            woken = {descriptor for descriptor, _ in self._news(poller)}
             if wake_descriptor in woken:
                 told = self._signals()
                 if "stop" in told:
@@ -106,6 +110,15 @@ class Guard:
             self._failing = True
             self._blind_until = self._p.clock.boottime() + WAITING_SECONDS
             self._status_at = max(self._status_at, self._blind_until)
+
+    def _news(self, poller: select.poll) -> list[tuple[int, int]]:
+        """Wait for news, or until something is due."""
+        while True:
+            left = self._wait_ms()
+            most = LINE_LOOK_MS if self._expects_line else left
+            news = poller.poll(min(left, most))
+            if news or left <= most:
+                return news
 
     def _wait_ms(self) -> float:
         now = self._p.clock.boottime()
@@ -171,20 +184,24 @@ class Guard:
         self._look_for_other_writers()
         limit = self._p.kernel.limit()
         self._tick_at = now + pressure.TICK_SECONDS
+        self._expects_line = False
         if not limit:
             self._tick_at = now + WAITING_SECONDS
             self._close_episodes(now)
             return ()
         wall, gatherer = self._p.clock.wall(), self._p.recorder.gatherer
         tables, hurry = self._p.observer.watch(attentive=bool(self._episodes) or gatherer.is_due(wall))
-        left = [pressure.seconds_to_full(t.count, limit, t.demand_per_second) for t in tables]
-        if hurry or min(left, default=math.inf) < pressure.HURRY_SECONDS or self._just_raised(now):
+        left = min((pressure.seconds_to_full(t.count, limit, t.demand_per_second) for t in tables), default=math.inf)
+        if hurry or left < pressure.HURRY_SECONDS or self._just_raised(now):
             self._tick_at = now + pressure.HURRIED_TICK_SECONDS
         self._decider.saw(tables, now)
         gatherer.note(tables, self._p.observer.present, limit, wall)
         for table in tables:
             self._judge(table, limit, now)
         self._close_episodes(now)
+        is_near = left <= pressure.URGENT_SECONDS or any(is_full(table, limit) for table in tables)
+        may_be_told = self._decider.policy.kernel_line and self._p.intake.has_ring_buffer
+        self._expects_line = is_near and may_be_told and not self._episodes  # an episode is looked at by itself
         if tables and now >= self._memory_at:
             self._memory_at = now + MEMORY_SECONDS
             self._check_memory()

@@ -176,6 +176,8 @@ class EventfulRunFiles(RunFiles):
 class ToldIntake(Intake):
     """Kernel lines as the test gives them."""
 
+    has_ring_buffer = True
+
     def __init__(self) -> None:
         self.lines: list[tuple[KernelEvent, bool]] = []
 
