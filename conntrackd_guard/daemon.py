@@ -37,7 +37,7 @@ FLOOD_WAKES = 100
 REST_SECONDS = 0.002
 LINE_LOOK_MS = 1
 """While a line may come the ring buffer is asked this often: the kernel wakes its readers with the printing processor's
-next timer tick, up to 4 ms late (HZ=250), and connections are refused meanwhile. Costs about PERCENT of a core."""
+next timer tick, up to 4 ms late (HZ=250), and connections are refused meanwhile. Looking costs 3 % of a core."""
 
 
 class Guard:
