@@ -180,11 +180,11 @@ class Guard:
 
     def _watch(self) -> tuple[Table, ...]:
         """One tick: other writers, the tables that may be near the limit (returned), and what they hold."""
+        self._expects_line = False
         now = self._p.clock.boottime()
         self._look_for_other_writers()
         limit = self._p.kernel.limit()
         self._tick_at = now + pressure.TICK_SECONDS
-        self._expects_line = False
         if not limit:
             self._tick_at = now + WAITING_SECONDS
             self._close_episodes(now)
