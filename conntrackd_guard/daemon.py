@@ -107,7 +107,7 @@ class Guard:
         except (GuardError, OSError, RuntimeError) as error:  # out of descriptors, out of threads: the host's trouble
             if not self._failing:
                 self._p.recorder.say("guard.error", "error", f"{error}; it is tried again every {WAITING_SECONDS:g} s.")
-            self._failing = True
+            self._failing, self._expects_line = True, False
             self._blind_until = self._p.clock.boottime() + WAITING_SECONDS
             self._status_at = max(self._status_at, self._blind_until)
 
@@ -180,11 +180,11 @@ class Guard:
 
     def _watch(self) -> tuple[Table, ...]:
         """One tick: other writers, the tables that may be near the limit (returned), and what they hold."""
-        self._expects_line = False
         now = self._p.clock.boottime()
         self._look_for_other_writers()
         limit = self._p.kernel.limit()
         self._tick_at = now + pressure.TICK_SECONDS
+        self._expects_line = False
         if not limit:
             self._tick_at = now + WAITING_SECONDS
             self._close_episodes(now)
@@ -199,9 +199,10 @@ class Guard:
         for table in tables:
             self._judge(table, limit, now)
         self._close_episodes(now)
-        is_near = left <= pressure.URGENT_SECONDS or any(is_full(table, limit) for table in tables)
-        may_be_told = self._decider.policy.kernel_line and self._p.intake.has_ring_buffer
-        self._expects_line = is_near and may_be_told and not self._episodes  # an episode is looked at by itself
+        policy = self._decider.policy
+        by_line_alone = policy.kernel_line and not policy.pressure and self._p.intake.has_ring_buffer
+        is_near = left <= pressure.URGENT_SECONDS or any(t.count >= pressure.EVICTING_USE * limit for t in tables)
+        self._expects_line = by_line_alone and is_near and not self._episodes  # an episode is looked at by itself
         if tables and now >= self._memory_at:
             self._memory_at = now + MEMORY_SECONDS
             self._check_memory()

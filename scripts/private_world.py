@@ -200,8 +200,9 @@ class PrivateWorld:
     def close(self) -> None:
         """End everything that was started here, and forget everything that was written."""
         for guard in self._guards:
-            if guard.process.poll() is None:
-                guard.kill()
+            guard.process.kill()  # all of them, before one is waited for; nothing happens to one that has ended
+        for guard in self._guards:
+            guard.process.wait(timeout=_DEADLINE_SECONDS)
         if self._journald is not None:
             self._journald.kill()
             self._journald.wait()

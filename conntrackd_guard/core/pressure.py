@@ -18,6 +18,8 @@ QUIET_SECONDS = 10.0
 """Without need or a new drop for this long, a matter is over: two windows of the kernel's rate limit."""
 CONFIRM_USE = 0.90
 """From this use on a table counts as full: above 95 % the kernel evicts, so a full one may read a little less."""
+EVICTING_USE = 0.95
+"""Above this use the kernel looks for entries to evict (`nf_conntrack_max95`): the next connection may be refused."""
 TICK_SECONDS = 0.25
 HURRIED_TICK_SECONDS = 0.05
 HURRY_SECONDS = 30.0

@@ -24,7 +24,7 @@ _SPARE_MIB = 3 * 1024
 _FULL = 4096
 _EVENTS_PER_SECOND = 5_000
 _FLAT_KIB = 1024
-"""A megabyte over the whole run is noise of the allocator; a leak of two bytes an event shows at a million events."""
+"""A megabyte over the whole run is noise of the allocator; a leak of ten bytes an event shows at 100,000 events."""
 _FLOODED_MIB = 64
 """With the journal open beside the ring buffer, which no reader keeps up with at such a rate: half of the unit's MemoryMax."""
 
@@ -91,6 +91,8 @@ def events(ground: Ground, number: int) -> Iterator[Row]:
         start = running.cpu_seconds()
         with _watched(running) as looks:
             ground.flows(namespace, _FULL, number, _EVENTS_PER_SECOND)
+            time.sleep(2)
+        looks.append(running.memory_kib())  # an error where it has ended
         microseconds = (running.cpu_seconds() - start) / number * 1e6
     own, resident = [look[1] / 1024 for look in looks], max(look[0] for look in looks) / 1024
     yield Row(

@@ -301,10 +301,11 @@ LINE_ALONE = Policy(pressure=False)
     ("policy", "count", "has_ring_buffer", "expected"),
     [
         (LINE_ALONE, LIMIT, True, True),
-        (LINE_ALONE, int(LIMIT * 0.89), True, False),
+        (LINE_ALONE, int(LIMIT * 0.94), True, False),
         (LINE_ALONE, LIMIT, False, False),
         (Policy(pressure=False, kernel_line=False), LIMIT, True, False),
         (Policy(), LIMIT, True, False),  # an episode is open already
+        (Policy(threshold=0.99), int(LIMIT * 0.97), True, False),  # pressure looks after it
     ],
 )
 def test_a_line_that_may_come_is_looked_for(
@@ -320,6 +321,21 @@ def test_a_line_that_may_come_is_looked_for(
     assert bool(news) == expected
     assert (len(poller.waits) > 1) == expected
     assert (max(poller.waits) <= LINE_LOOK_MS) == expected
+    guarded.stop()
+
+
+def test_a_line_is_looked_for_a_second_ahead(host: Host) -> None:
+    """By the growth seen; and no longer once the host can't be read."""
+    host.table(LIMIT // 2)
+    guarded = Guarded(host, LINE_ALONE)
+    guarded.turn()
+    assert not guarded.guard._expects_line
+    host.table(LIMIT * 9 // 10)
+    guarded.turn(0.25)
+    assert guarded.guard._expects_line
+    (host.root / "proc/sys/net/netfilter/nf_conntrack_max").write_text("none\n")
+    guarded.turn(0.25)
+    assert not guarded.guard._expects_line
     guarded.stop()
 
 
