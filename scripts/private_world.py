@@ -117,6 +117,9 @@ class PrivateWorld:
             raise OSError("could not set up a private mount namespace (see the message above)")
         self.root = Path(f"/proc/{self._holder.pid}/root")
         """The world's own file tree, as seen from outside."""
+        # Its root and folder as well: without them a chroot is left on the way.
+        self.enter = ("nsenter", f"--target={self._holder.pid}", "--mount", "--root", "--wd")
+        """What a command that is to run in there begins with."""
         self._folder = folder or self.root / "run/private-world"
 
     # -- journald
@@ -220,9 +223,7 @@ class PrivateWorld:
 
     def _enter(self, command: list[str]) -> list[str]:
         # Whatever runs here must not outlive us: it could raise the limit after it was put back.
-        # Its root and folder as well: without them a chroot is left on the way.
-        enter = ("nsenter", f"--target={self._holder.pid}", "--mount", "--root", "--wd")
-        return ["setpriv", "--pdeathsig", "KILL", *enter, *command]
+        return ["setpriv", "--pdeathsig", "KILL", *self.enter, *command]
 
     def _spawn(self, command: list[str], out: IO[bytes]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

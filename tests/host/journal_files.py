@@ -76,6 +76,14 @@ def start() -> Iterator[Start]:
         follower.stop()
 
 
+def read_to_end(start: Start, folder: Path) -> str | None:
+    """Have a follower read what is there, as an earlier run did, and return its cursor."""
+    follower = start(folder)
+    follower.take()
+    follower.stop()
+    return follower.newest_cursor
+
+
 def take(follower: JournalFollower, count: int) -> list[KernelEvent]:
     """Take events until there are `count`, and see that no more come."""
     taken: list[KernelEvent] = []

@@ -16,6 +16,7 @@ from journal_files import (
     Start,
     entry,
     numbers,
+    read_to_end,
     start,
     take,
     until,
@@ -69,12 +70,10 @@ def test_resuming_at_a_cursor_misses_nothing_and_repeats_nothing(tmp_path: Path,
 def test_the_entry_after_a_vacuumed_cursor_is_new(tmp_path: Path, start: Start) -> None:
     """When the saved entry is gone, the one found in its place is told, not skipped."""
     old = write(tmp_path, "old", entry(1))
-    first = start(tmp_path)
-    first.take()
-    first.stop()
+    cursor = read_to_end(start, tmp_path)
     write(tmp_path, "new", entry(2), entry(3))
     old.unlink()
-    assert numbers(take(start(tmp_path, first.newest_cursor), 2)) == [2, 3]
+    assert numbers(take(start(tmp_path, cursor), 2)) == [2, 3]
 
 
 def test_a_cursor_from_the_future_or_no_cursor_at_all_falls_back_to_the_end(tmp_path: Path, start: Start) -> None:

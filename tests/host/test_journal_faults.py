@@ -17,6 +17,7 @@ from journal_files import (
     count_looks,
     entry,
     numbers,
+    read_to_end,
     start,
     take,
     until,
@@ -38,12 +39,10 @@ def test_a_backlog_is_read_in_turns_and_bounded(tmp_path: Path, start: Start, mo
     monkeypatch.setattr(followed, "MOST_QUEUED", 50)
     monkeypatch.setattr(followed, "DEAF_LOOK_SECONDS", 0.01)
     write(tmp_path, "a", entry(1))
-    first = start(tmp_path)
-    first.take()
-    first.stop()
+    cursor = read_to_end(start, tmp_path)
     write(tmp_path, "a", *(entry(number) for number in range(2, 302)))
     second = JournalFollower(tmp_path)
-    second.start(first.newest_cursor)
+    second.start(cursor)
     time.sleep(0.2)
     assert len(second._queue) <= 50 + 20
     assert numbers(take(second, 300)) == list(range(2, 302))
@@ -66,15 +65,13 @@ def test_the_journal_is_opened_again_so_that_what_was_read_takes_no_memory(
 
     monkeypatch.setattr(KernelJournal, "__enter__", counted)
     write(tmp_path, "a", entry(1))
-    first = start(tmp_path)
-    first.take()
-    first.stop()
+    cursor = read_to_end(start, tmp_path)
     write(tmp_path, "a", *(entry(number) for number in range(2, 102)))
     follower = JournalFollower(tmp_path)
     if rests:
         follower.rest_between_looks()
     openings.clear()
-    follower.start(first.newest_cursor)
+    follower.start(cursor)
     assert numbers(take(follower, 100)) == list(range(2, 102))
     assert len(openings) >= 100 / (10 + 3)
     write(tmp_path, "a", *(entry(number) for number in range(102, 152)))
@@ -98,9 +95,7 @@ def test_damage_is_waited_out_and_skipped(tmp_path: Path, start: Start, monkeypa
     """A place that fails for ever is retried within bounds, then given up for the end; what comes is told."""
     monkeypatch.setattr(followed, "RETRY_SECONDS", (0.01, 0.02))
     write(tmp_path, "a", entry(1))
-    first = start(tmp_path)
-    first.take()
-    first.stop()
+    cursor = read_to_end(start, tmp_path)
     write(tmp_path, "a", entry(2))
     drain = KernelJournal.drain
     failures: list[int] = []
@@ -112,7 +107,7 @@ def test_damage_is_waited_out_and_skipped(tmp_path: Path, start: Start, monkeypa
         return drain(self, most, this_one_first=this_one_first)
 
     monkeypatch.setattr(KernelJournal, "drain", damaged)
-    follower = start(tmp_path, first.newest_cursor)
+    follower = start(tmp_path, cursor)
     assert follower.reopens == followed.FAILURES_BEFORE_SKIPPING
     assert "reopened after an error" in follower.state
     write(tmp_path, "a", entry(3))

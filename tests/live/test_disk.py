@@ -222,9 +222,8 @@ def file_system(stage: Stage, image: Path) -> Iterator[str]:
 def frozen(stage: Stage, folder: str) -> Iterator[None]:
     """Freeze that file system: what writes to it waits. A process of its own thaws it, also when this one is killed."""
     script = 'fsfreeze -f "$1" && echo frozen && cat; fsfreeze -u "$1"'
-    enter = (f"--target={stage.world.root.parent.name}", "--mount", "--root")
     holder = subprocess.Popen(
-        ["nsenter", *enter, "sh", "-c", script, "sh", folder],
+        [*stage.world.enter, "sh", "-c", script, "sh", folder],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
