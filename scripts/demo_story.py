@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from bystanders import foreign_entries
-from limit_keeper import LimitKeeper, RefusedError
-from private_world import Guard, PrivateWorld, eventually
-from scratch_namespace import ScratchNamespace
+from testbed.bystanders import foreign_entries
+from testbed.limit_guard import LimitGuard, RefusedError
+from testbed.private_world import Guard, PrivateWorld, eventually
+from testbed.scratch_namespace import ScratchNamespace
 
 _SMALL = 4096
 """The lowered limit of the story: full in a tenth of a second."""
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def _tell() -> None:
-    with LimitKeeper(wait_seconds=60.0) as keeper:
+    with LimitGuard(wait_seconds=60.0) as keeper:
         try:
             with ScratchNamespace() as table, PrivateWorld() as world:
                 keeper.own(table.number)
@@ -60,7 +60,7 @@ def _tell() -> None:
         _say(f"Put back: nf_conntrack_max is {_limit():,} again. The namespace and the guard's files are gone.")
 
 
-def _act(keeper: LimitKeeper, table: ScratchNamespace, world: PrivateWorld) -> None:
+def _act(keeper: LimitGuard, table: ScratchNamespace, world: PrivateWorld) -> None:
     full = _choose_limit(keeper)
     _say(f"A scratch network namespace is filled with {full:,} flows: as many as nf_conntrack_max allows.")
     table.fill(full - table.count())
@@ -85,7 +85,7 @@ def _act(keeper: LimitKeeper, table: ScratchNamespace, world: PrivateWorld) -> N
     guard.stop()
 
 
-def _choose_limit(keeper: LimitKeeper) -> int:
+def _choose_limit(keeper: LimitGuard) -> int:
     """Return the limit that the story fills up to: a small one, or the present one where others hold entries."""
     foreign = foreign_entries()
     if foreign is None:

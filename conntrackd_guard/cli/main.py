@@ -23,9 +23,9 @@ _MODULES = {
     "status": "status",
     "top": "top",
     "doctor": "doctor",
-    "pause": "orders",
-    "resume": "orders",
-    "revert": "orders",
+    "pause": "overrides",
+    "resume": "overrides",
+    "revert": "overrides",
     "notify": "notify",
     "config": "config",
 }
@@ -73,7 +73,7 @@ def _mode(paths: Paths, *, rehearsed: bool | None) -> Mode:
     """Return which guard is looked at: as the command line says, else the settings; with bad ones the acting guard."""
     if rehearsed is not None:
         return Mode.DRY_RUN if rehearsed else Mode.ACT
-    from conntrackd_guard.host.settings_files import load_settings  # noqa: PLC0415 - yaml, which few commands need
+    from conntrackd_guard.settings.files import load_settings  # noqa: PLC0415 - yaml, which few commands need
 
     try:
         return load_settings(paths.settings_file, paths.settings_folder).mode
@@ -84,9 +84,9 @@ def _mode(paths: Paths, *, rehearsed: bool | None) -> Mode:
 def _parts(command: str) -> list[ModuleType]:
     """Return the module of `command`, or all of them for a help text: each costs tens of milliseconds to import."""
     if command in {"run", "notify"}:
-        import conntrackd_guard.lean  # noqa: F401, PLC0415 - before anything that would import what it leaves out
+        import conntrackd_guard.daemon.import_stubs  # noqa: F401, PLC0415 - before anything that would import what it leaves out
     names = [_MODULES[command]] if command in _MODULES else list(dict.fromkeys(_MODULES.values()))
-    return [import_module(f"conntrackd_guard.cli.{name}") for name in names]
+    return [import_module(f"conntrackd_guard.cli.commands.{name}") for name in names]
 
 
 def _parser(parts: list[ModuleType]) -> argparse.ArgumentParser:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conntrackd_guard.core.model import Corroboration, Observation, Table, Trigger, TriggerKind
-from conntrackd_guard.core.pressure import CONFIRM_USE
+from conntrackd_guard.core.usage import CONFIRM_USE
 
 
 def is_full(table: Table, kernel_limit: int) -> bool:

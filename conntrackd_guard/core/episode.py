@@ -8,16 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from conntrackd_guard.core.model import (
-    Hold,
-    HoldReason,
-    KernelEvent,
-    LineKind,
-    Raise,
-    Trigger,
-    TriggerKind,
-)
-from conntrackd_guard.core.pressure import QUIET_SECONDS
+from conntrackd_guard.core.model import Hold, HoldReason, KernelEvent, LineKind, Raise, Trigger, TriggerKind
+from conntrackd_guard.core.usage import QUIET_SECONDS
 
 _SHORTENED = frozenset({HoldReason.STABLE, HoldReason.SETTLING, HoldReason.ALLOWANCE, HoldReason.CHANGED_UNDER_US})
 

@@ -12,7 +12,6 @@ from enum import StrEnum
 
 from conntrackd_guard.core.codec import verdict
 from conntrackd_guard.core.cost import Cost
-from conntrackd_guard.core.identity import reason
 from conntrackd_guard.core.model import (
     Arithmetic,
     Corroboration,
@@ -23,7 +22,8 @@ from conntrackd_guard.core.model import (
     Table,
     TriggerKind,
 )
-from conntrackd_guard.core.pressure import risen
+from conntrackd_guard.core.records import reason
+from conntrackd_guard.core.usage import risen
 
 TABLES_NAMED = 20
 """Tables told one by one; the others are one sum. With three series each, a host has 63 at most."""

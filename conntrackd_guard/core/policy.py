@@ -31,7 +31,7 @@ from conntrackd_guard.core.model import (
     Trigger,
     TriggerKind,
 )
-from conntrackd_guard.core.pressure import TICK_SECONDS, is_stable, presses
+from conntrackd_guard.core.usage import TICK_SECONDS, is_stable, presses
 
 RECHECK_SECONDS = 5.0
 """A hold that conditions may end is decided again this often: as often as the kernel repeats its line."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from conntrackd_guard.core.text import printable
 from conntrackd_guard.host import files
 from conntrackd_guard.host.other_writers import other_writers
 from conntrackd_guard.host.sysctl_files import assignments
-from conntrackd_guard.views.printable import printable
 
 UNKNOWN = "unknown"
 STARTED_SECONDS = 60.0

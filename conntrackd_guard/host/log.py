@@ -10,8 +10,8 @@ from typing import Any, NoReturn, TextIO
 
 import structlog
 
-from conntrackd_guard.host.journal_log import JournalSender
-from conntrackd_guard.views.printable import printable
+from conntrackd_guard.core.text import printable
+from conntrackd_guard.host.journal_socket import JournalSender
 
 BACKLOG = 1000
 """Lines kept while journald does not take them (about 2 KiB each)."""

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 
-from conntrackd_guard.core.checkup_guard import Writer
-from conntrackd_guard.core.sysctl_order import FOLDERS, Assignment, SysctlFile, Tool, writes
-from conntrackd_guard.host import conf_folders
+from conntrackd_guard.core.sysctl_precedence import FOLDERS, Assignment, SysctlFile, Tool, writes
+from conntrackd_guard.doctor.verdicts_guard import Writer
+from conntrackd_guard.host import conf_dirs
 
 _KUBE_PROXIES = ("kube-proxy", "k3s-server", "k3s-agent", "kubelite")
 """The last three run a kube-proxy inside."""
@@ -75,7 +75,7 @@ def _kube_proxy(root: Path, name: str, pid: int, cores: int) -> Iterator[Writer]
 
 def _flags(cmdline: Path) -> dict[str, int]:
     """Return the flags of a command line that are numbers, written as `--name=N` or `--name N`."""
-    words = (conf_folders.text(cmdline) or "").split("\0")
+    words = (conf_dirs.text(cmdline) or "").split("\0")
     pairs = [word.partition("=") for word in words]
     flags = {name.lstrip("-"): value for name, equals, value in pairs if equals}
     flags |= {name.lstrip("-"): value for name, value in pairwise(words) if name.startswith("--")}
@@ -84,7 +84,7 @@ def _flags(cmdline: Path) -> dict[str, int]:
 
 def _tuned(root: Path, pid: int | None) -> Iterator[Writer]:
     """Yield the lines of tuned's active profile, and of what it includes, that set the limit."""
-    waiting = (conf_folders.text(root / "etc/tuned/active_profile") or "").split()
+    waiting = (conf_dirs.text(root / "etc/tuned/active_profile") or "").split()
     seen: set[str] = set()
     main = dict(_pairs(root / "etc/tuned/tuned-main.conf"))
     gives_way = main.get("reapply_sysctl", "1").lower() in {"1", "true", "yes", "y", "on"}
@@ -129,7 +129,7 @@ def _scripts(root: Path) -> Iterator[Writer]:
     """Yield the lines of start scripts, rules and tables that name the limit."""
     paths = (path for pattern in _SCRIPTS for path in sorted(root.glob(pattern)))
     for path in islice(paths, _MOST_SCRIPTS):
-        for number, line in conf_folders.lines(path):
+        for number, line in conf_dirs.lines(path):
             if "nf_conntrack_max" in line and _OWN not in path.name:
                 yield Writer(evidence=f"{path}:{number} names it: {line[:80]}", next_step=f"See what {path} does.")
                 break
@@ -137,7 +137,7 @@ def _scripts(root: Path) -> Iterator[Writer]:
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
     """Yield `name = value` of a file's lines."""
-    for _, line in conf_folders.lines(path):
+    for _, line in conf_dirs.lines(path):
         name, equals, value = line.partition("=")
         if equals:
             yield name.strip(), value.strip()
@@ -145,5 +145,5 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
 
 def _sets(path: Path) -> tuple[Assignment, ...]:
     """Return the lines of one file that set the limit."""
-    content = conf_folders.text(path)
+    content = conf_dirs.text(path)
     return writes([SysctlFile(folder=FOLDERS[0], name="x.conf", path=str(path), content=content)], Tool.PROCPS)

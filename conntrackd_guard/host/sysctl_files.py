@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from conntrackd_guard.core.sysctl_order import FOLDERS, LAST_FOLDER, LAST_NAME, Assignment, SysctlFile, Tool, writes
-from conntrackd_guard.host import conf_folders
+from conntrackd_guard.core.sysctl_precedence import (
+    FOLDERS,
+    LAST_FOLDER,
+    LAST_NAME,
+    Assignment,
+    SysctlFile,
+    Tool,
+    writes,
+)
+from conntrackd_guard.host import conf_dirs
 
 
 def sysctl_files(root: Path) -> list[SysctlFile]:
     """Return every file that either of them may read. Never raises."""
-    files = [_file(folder, path) for folder, path in conf_folders.listed(root, FOLDERS, ".conf")]
+    files = [_file(folder, path) for folder, path in conf_dirs.listed(root, FOLDERS, ".conf")]
     last = root / LAST_FOLDER.lstrip("/") / LAST_NAME
     return [*files, _file(LAST_FOLDER, last)] if os.path.lexists(last) else files
 
@@ -26,4 +34,4 @@ def _file(folder: str, path: Path) -> SysctlFile:
         link = os.readlink(path)
     except OSError:  # it is no link
         link = ""
-    return SysctlFile(folder=folder, name=path.name, path=str(path), content=conf_folders.text(path), link=link)
+    return SysctlFile(folder=folder, name=path.name, path=str(path), content=conf_dirs.text(path), link=link)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from conntrackd_guard.cli import config
+from conntrackd_guard.cli.commands import config
 from conntrackd_guard.cli.exits import Exit
-from conntrackd_guard.core.setting_keys import KEYS
-from conntrackd_guard.core.settings import read_settings
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.settings_files import load_settings
+from conntrackd_guard.settings.files import load_settings
+from conntrackd_guard.settings.keys import KEYS
+from conntrackd_guard.settings.settings import read_settings
 
-SHIPPED = Path(__file__).parents[2] / "config/guard.yaml"
+SHIPPED = Path(__file__).resolve().parents[2] / "config/guard.yaml"
 
 
 def guard(root: Path, *arguments: str) -> tuple[Exit, str, str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conntrackd_guard.cli.doctor import document, print_examination
+from conntrackd_guard.cli.commands.doctor import document, print_examination
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.core.checkup import Check, Verdict
 from conntrackd_guard.core.model import Mode
-from conntrackd_guard.doctor import Examination
+from conntrackd_guard.doctor.checks import Examination
+from conntrackd_guard.doctor.verdicts import Check, Verdict
 from conntrackd_guard.host.paths import Paths
 
 GOOD = Check(name="conntrack", verdict=Verdict.GOOD, evidence="limit 65,536")

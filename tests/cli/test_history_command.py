@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from records import a_record, raised
+from testbed.records import a_record, raised
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.codec import decode
+from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.model import Mode, Observation, Outcome, OutcomeKind, Policy
-from conntrackd_guard.history import History
-from conntrackd_guard.host import settings_files
+from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.views.sentence import sentence
+from conntrackd_guard.settings import files
 
 FIELDS = {
     *("id", "at", "trigger", "verdict", "reason", "from", "to", "outcome", "mode", "namespace", "message"),
@@ -28,7 +28,7 @@ FIELDS = {
 @pytest.fixture(autouse=True)
 def settings_of_whoever_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings belong to root on a host, and here to whoever runs the tests."""
-    monkeypatch.setattr(settings_files, "_ROOT", os.geteuid())
+    monkeypatch.setattr(files, "_ROOT", os.geteuid())
 
 
 @pytest.fixture

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import report_scene
-from browser import CHROMIUM, Browser
+from testbed import report_scene
+from testbed.browser import CHROMIUM, Browser
 
-from conntrackd_guard.cli import report
+from conntrackd_guard.cli.commands import report
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.core.series import Point
-from conntrackd_guard.history import History
-from conntrackd_guard.history_rows import Told
+from conntrackd_guard.cli.render.report import page as view
+from conntrackd_guard.core.text import printable
+from conntrackd_guard.history.database import History
+from conntrackd_guard.history.points import Point
+from conntrackd_guard.history.rows import Told
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.views import report as view
-from conntrackd_guard.views.printable import printable
 
 SPAN = ["--since", f"@{report_scene.BEGIN}", "--until", f"@{report_scene.END}", "--no-dry-run"]
 TAGS = {

@@ -10,33 +10,33 @@ from typing import Any
 
 import pytest
 
-from conntrackd_guard.cli import run
+from conntrackd_guard.cli.commands import run
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.model import Mode
-from conntrackd_guard.core.settings import Settings
-from conntrackd_guard.host import settings_files
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runfiles import RunFiles
-from conntrackd_guard.host.settings_files import load_settings
+from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.settings import files
+from conntrackd_guard.settings.files import load_settings
+from conntrackd_guard.settings.settings import Settings
 
 
 @pytest.fixture(name="paths")
 def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     """A tree with what the guard reads of a kernel, and settings that belong to whoever tests."""
-    files = {
+    contents = {
         "proc/sys/kernel/random/boot_id": "boot-1\n",
         "proc/meminfo": "MemTotal: 1048576 kB\nMemAvailable: 524288 kB\n",
         "proc/sys/net/netfilter/nf_conntrack_max": "65536\n",
         "proc/sys/net/netfilter/nf_conntrack_buckets": "65536\n",
         "etc/conntrackd-guard/guard.yaml": "ceiling: none\n",
     }
-    for name, content in files.items():
+    for name, content in contents.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     (tmp_path / "proc/locks").symlink_to("/proc/locks")
     (tmp_path / "run").mkdir()
-    monkeypatch.setattr(settings_files, "_ROOT", os.geteuid())
+    monkeypatch.setattr(files, "_ROOT", os.geteuid())
     return Paths(tmp_path)
 
 

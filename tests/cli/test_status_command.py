@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from records import a_record
 from rich.console import Console
+from testbed.records import a_record
 
-from conntrackd_guard.cli.status_text import print_status, status_document
+from conntrackd_guard.actions.status import Status, preview
+from conntrackd_guard.cli.render.status_text import print_status, status_document
 from conntrackd_guard.core.cost import cost_of
 from conntrackd_guard.core.model import Hold, Mode, Observation, Pause, Policy, Raise, State, Table
-from conntrackd_guard.status import Status, preview
 
 MEMORY = {"memory_total_bytes": 25 * 10**9, "memory_available_bytes": 20 * 10**9, "entry_slab_bytes": 256}
 

@@ -7,22 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from records import a_record, raised
 from rich.cells import cell_len
 from rich.console import Console
+from testbed.records import a_record, raised
 
-from conntrackd_guard.cli import status_live
+from conntrackd_guard.actions.status import Status, preview
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.cli.status_live import SPARK_SECONDS, Sight, view
-from conntrackd_guard.core import follow_up
+from conntrackd_guard.cli.render import status_live
+from conntrackd_guard.cli.render.status_live import SPARK_SECONDS, Sight, view
+from conntrackd_guard.core import verification
 from conntrackd_guard.core.cost import cost_of
-from conntrackd_guard.core.follow_up import End
 from conntrackd_guard.core.model import Mode, Observation, Policy, State, Table
 from conntrackd_guard.core.units import format_duration
-from conntrackd_guard.history_rows import first_row
+from conntrackd_guard.core.verification import End
+from conntrackd_guard.history.rows import first_row
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.status import Status, preview
 
 NOW = 1_798_167_600.0
 LIMIT = 65_536
@@ -63,7 +63,7 @@ def table(count: int, drop: int = 0, label: str = "web", namespace: int = 7, ear
 def picture(found: Status, sight: Sight, width: int = 80, height: int = 24, rows: int = 3) -> list[str]:
     """Return the lines of one picture, with some decisions."""
     record = raised("r", tables=(table(LIMIT),))
-    proof = follow_up.conclude(follow_up.begin(record, LIMIT), End.WATCHED, 60.0)
+    proof = verification.conclude(verification.begin(record, LIMIT), End.WATCHED, 60.0)
     hostile = replace(a_record("h"), key="h")
     row = first_row(record, 3, policy=Policy(), sentence="Raised \x1b[2J" + 200 * "x", kernel_release="6.1")
     other = first_row(hostile, 2, policy=Policy(), sentence="Held", kernel_release="6.1")

@@ -8,20 +8,20 @@ import time
 from pathlib import Path
 
 import pytest
-from crowded_host import CLIENT, CrowdedHost, listing
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
+from testbed.crowded_host import CLIENT, CrowdedHost, listing
 
-from conntrackd_guard import sampler
+from conntrackd_guard.cli.commands.top import _print
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.cli.top import _print
+from conntrackd_guard.cli.render.console import redraw
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.host.entries import EntryReader
-from conntrackd_guard.host.namespaces import Place
-from conntrackd_guard.sampler import Sampler
-from conntrackd_guard.views.console import redraw
+from conntrackd_guard.host.conntrack import sampler
+from conntrackd_guard.host.conntrack.entries import EntryReader
+from conntrackd_guard.host.conntrack.namespaces import Place
+from conntrackd_guard.host.conntrack.sampler import Sampler
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hosts import GIB, LIMIT, MIB, OTHER, host, table
+from testbed.hosts import GIB, LIMIT, MIB, OTHER, host, table
 
 from conntrackd_guard.core import budget
 from conntrackd_guard.core.budget import Charges

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conntrackd_guard.core.codec import decode, decode_decision, encode, hold_reason
-from conntrackd_guard.core.identity import identity, reason
 from conntrackd_guard.core.model import (
     Hold,
     HoldReason,
@@ -25,6 +24,7 @@ from conntrackd_guard.core.model import (
     Trigger,
     TriggerKind,
 )
+from conntrackd_guard.core.records import identity, reason
 
 st.register_type_strategy(float, st.floats(allow_nan=False))  # NaN equals nothing, not even itself
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hosts import LIMIT, OTHER, WEB, host, line, table
+from testbed.hosts import LIMIT, OTHER, WEB, host, line, table
 
 from conntrackd_guard.core.corroboration import corroborate, named_tables
 from conntrackd_guard.core.model import Corroboration, Observation

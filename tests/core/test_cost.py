@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from figures import GIB, LIMIT, seen, tables
 from hypothesis import given
 from hypothesis import strategies as st
+from testbed.figures import GIB, LIMIT, seen, tables
 
 from conntrackd_guard.core.cost import filled, reach
 from conntrackd_guard.core.model import (

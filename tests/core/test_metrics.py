@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from figures import LIMIT, LOOP, figures, seen, tables
 from hypothesis import given
 from hypothesis import strategies as st
-from records import CEILING, RAISE, a_record
+from testbed.figures import LIMIT, LOOP, figures, seen, tables
+from testbed.records import CEILING, RAISE, a_record
 
 from conntrackd_guard.core.metrics import (
     OTHERS,

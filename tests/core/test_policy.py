@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hosts import GIB, LIMIT, NOW, OTHER, PRESSURE, WEB, host, line, table
+from testbed.hosts import GIB, LIMIT, NOW, OTHER, PRESSURE, WEB, host, line, table
 
 from conntrackd_guard.core.model import (
     INT_MAX,

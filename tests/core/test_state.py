@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hosts import LIMIT, NOW
-from records import RAISE, a_record
+from testbed.hosts import LIMIT, NOW
+from testbed.records import RAISE, a_record
 
 from conntrackd_guard.core.model import (
     Corroboration,

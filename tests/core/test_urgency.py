@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from records import RAISE, a_record
+from testbed.records import RAISE, a_record
 
 from conntrackd_guard.core.model import Hold, HoldReason, Order, OrderKind, OutcomeKind, Record
 from conntrackd_guard.core.urgency import needs_person

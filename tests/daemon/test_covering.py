@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from guarded import LIMIT, Guarded, Host
+from testbed.guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.core.model import Policy
 

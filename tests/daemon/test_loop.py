@@ -10,16 +10,12 @@ from dataclasses import replace
 from typing import cast
 
 import pytest
-from guarded import LIMIT, Guarded, Host
+from testbed.guarded import LIMIT, Guarded, Host
 
-from conntrackd_guard.core.model import (
-    LineKind,
-    Policy,
-    State,
-)
+from conntrackd_guard.core.model import LineKind, Policy, State
 from conntrackd_guard.core.policy import decide
-from conntrackd_guard.daemon import LINE_LOOK_MS
-from conntrackd_guard.history import History
+from conntrackd_guard.daemon.loop import LINE_LOOK_MS
+from conntrackd_guard.history.database import History
 
 STEP = 98_304
 """65,536 × 1.5."""

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from guarded import LIMIT, Guarded, Host, an_order
+from testbed.guarded import LIMIT, Guarded, Host, an_order
 
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.model import (
-    OrderKind,
-    Pause,
-    Policy,
-)
+from conntrackd_guard.core.model import OrderKind, Pause, Policy
 
 STEP = 98_304
 """65,536 × 1.5."""

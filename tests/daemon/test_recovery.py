@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from guarded import LIMIT, Guarded, Host, Killed, again
+from testbed.guarded import LIMIT, Guarded, Host, Killed, again
 
-from conntrackd_guard import recovery
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.model import (
     Mode,
@@ -24,7 +23,8 @@ from conntrackd_guard.core.model import (
     Trigger,
     TriggerKind,
 )
-from conntrackd_guard.history import History
+from conntrackd_guard.daemon import recovery
+from conntrackd_guard.history.database import History
 
 STEP = 98_304
 

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from disks import until
-from guarded import LIMIT, Guarded, Host, Killed, again
+from testbed.disks import until
+from testbed.guarded import LIMIT, Guarded, Host, Killed, again
 
-from conntrackd_guard import recovery
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import KernelEvent, KernelLine, LineKind
-from conntrackd_guard.history import History, Position
-from conntrackd_guard.host.journal import JournalFollower
-from conntrackd_guard.host.kmsg import RingBuffer
-from conntrackd_guard.intake import Intake
+from conntrackd_guard.daemon import recovery
+from conntrackd_guard.daemon.log_sources import Intake
+from conntrackd_guard.history.database import History, Position
+from conntrackd_guard.host.kernel_log.journal import JournalFollower
+from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 
 STEP = 98_304
 STORED = Position(cursor="stored", boot_id="boot-1", stamp_us=5)
@@ -67,7 +67,7 @@ def stamps(intake: Intake) -> list[tuple[int | None, bool]]:
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write what is held back at every turn of the recorder."""
-    monkeypatch.setattr("conntrackd_guard.keeper.FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("conntrackd_guard.recording.worker.FLUSH_SECONDS", 0.0)
 
 
 @pytest.fixture

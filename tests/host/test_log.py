@@ -13,7 +13,7 @@ from typing import TextIO
 
 import pytest
 
-from conntrackd_guard.host.journal_log import JournalSender, Value
+from conntrackd_guard.host.journal_socket import JournalSender, Value
 from conntrackd_guard.host.log import BACKLOG, MESSAGE_IDS, Log
 
 Fields = dict[str, Value]
@@ -161,6 +161,6 @@ def test_auto_follows_what_stderr_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_daemon_does_not_pay_for_rich() -> None:
     """The rich library, 5 MB that structlog imports where it can, is not in the daemon."""
-    code = "import conntrackd_guard.lean, conntrackd_guard.host.log, sys; print(sys.modules.get('rich'))"
+    code = "import conntrackd_guard.daemon.import_stubs, conntrackd_guard.host.log, sys; print(sys.modules.get('rich'))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "None\n"

@@ -15,14 +15,14 @@ from types import ModuleType
 from typing import cast
 
 import pytest
-from exposition import samples
-from figures import figures, seen, tables
+from testbed.exposition import samples
+from testbed.figures import figures, seen, tables
 
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.metrics import families
+from conntrackd_guard.core.prometheus import text
 from conntrackd_guard.host import metrics_http
 from conntrackd_guard.host.metrics_http import ADDRESS, Endpoint
-from conntrackd_guard.views.prometheus import text
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = families(figures(seen(*tables(30))))
@@ -132,7 +132,7 @@ def test_the_library_comes_with_the_endpoint_only_and_works_in_the_lean_daemon(p
     """The daemon does without TLS to save memory, and the library does not import without it."""
     program = f"""
 import sys
-import conntrackd_guard.lean, conntrackd_guard.daemon, conntrackd_guard.keeper
+import conntrackd_guard.daemon.import_stubs, conntrackd_guard.daemon.loop, conntrackd_guard.recording.worker
 from conntrackd_guard.host.metrics_http import Endpoint
 assert not {{"prometheus_client", "http.server"}} & sys.modules.keys()
 Endpoint({port}).show(())

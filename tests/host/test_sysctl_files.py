@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from conntrackd_guard.core.sysctl_order import Tool, last_word
-from conntrackd_guard.host.conf_folders import MOST_BYTES
+from conntrackd_guard.core.sysctl_precedence import Tool, last_word
+from conntrackd_guard.host.conf_dirs import MOST_BYTES
 from conntrackd_guard.host.sysctl_files import assignments, sysctl_files
 
 SETS = "net.netfilter.nf_conntrack_max = 7\n"

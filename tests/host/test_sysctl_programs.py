@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sysctl_programs import SysctlRoot, why_not
+from testbed.sysctl_programs import SysctlRoot, why_not
 
-from conntrackd_guard.core.sysctl_order import FOLDERS, Tool, writes
+from conntrackd_guard.core.sysctl_precedence import FOLDERS, Tool, writes
 from conntrackd_guard.host.sysctl_files import sysctl_files
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())

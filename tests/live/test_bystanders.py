@@ -6,29 +6,28 @@ import os
 import subprocess
 from pathlib import Path
 
-import bystanders
-import limit_keeper
 import pytest
-from limit_keeper import RefusedError
+from testbed import bystanders, limit_guard
+from testbed.limit_guard import RefusedError
 
 from conntrackd_guard.core.errors import AnswerIsNo
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runfiles import RunFiles
+from conntrackd_guard.host.runtime_dir import RunFiles
 
 SAVED = 262_144
 ASK = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import bystanders
+from testbed import bystanders
 print(bystanders.foreign_entries())
 """
 LIST = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import bystanders
+from testbed import bystanders
 print([(place, count) for _, place, count in bystanders._tables() if "kept" in place])
 """
-SCRIPTS = str(Path(bystanders.__file__).parent)
+TESTS = str(Path(bystanders.__file__).parents[1])
 
 
 @pytest.fixture(name="guard")
@@ -46,10 +45,10 @@ def fake_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that stands for the limit, on a host whose tables are all empty."""
     path = tmp_path / "nf_conntrack_max"
     path.write_text(f"{SAVED}\n")
-    monkeypatch.setattr(limit_keeper, "_VALUES", {"limit": path})
-    monkeypatch.setattr(limit_keeper, "LOCK", tmp_path / "limit.lock")
-    monkeypatch.setattr(limit_keeper, "foreign_entries", lambda *_: None)
-    monkeypatch.setattr(limit_keeper, "unseen_entries", lambda: None)
+    monkeypatch.setattr(limit_guard, "_VALUES", {"limit": path})
+    monkeypatch.setattr(limit_guard, "LOCK", tmp_path / "limit.lock")
+    monkeypatch.setattr(limit_guard, "foreign_entries", lambda *_: None)
+    monkeypatch.setattr(limit_guard, "unseen_entries", lambda: None)
     return path
 
 
@@ -87,13 +86,13 @@ def test_nothing_is_lent_while_a_guard_acts(guard: RunFiles, limit: Path) -> Non
     """The refusal names the process and the way to stop it, and nothing was written."""
     start(guard)
     with pytest.raises(RefusedError, match=rf"a guard acts on this host \(process {os.getpid()} .*systemctl stop"):
-        limit_keeper._begin(1.0)
+        limit_guard._begin(1.0)
     assert int(limit.read_text()) == SAVED
 
 
 def test_no_guard_starts_while_the_limit_is_lent(guard: RunFiles, limit: Path) -> None:
     """It declines and names the keeper; once everything was put back it starts, and no file of ours is left."""
-    keeper = limit_keeper._Keeper()
+    keeper = limit_guard._LimitProcess()
     assert keeper.obey("limit 4096") == "ok"
     with pytest.raises(AnswerIsNo, match=f"process {os.getpid()} holds"):
         guard.take_lock()
@@ -109,7 +108,7 @@ def test_the_file_of_a_guard_that_ran_before_is_left(guard: RunFiles, limit: Pat
     """Another guard may be just about to lock it."""
     start(guard)
     end(guard)
-    limit_keeper._Keeper().let_guards_start()
+    limit_guard._LimitProcess().let_guards_start()
     assert int(limit.read_text()) == SAVED
     assert bystanders.GUARD_LOCK.exists()
     start(guard)
@@ -120,9 +119,9 @@ def test_a_loan_that_ends_early_lets_a_guard_start(
     guard: RunFiles, limit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody begins to track: the limit is put back, can't be lowered again, and the host may have its guard."""
-    keeper = limit_keeper._Keeper()
+    keeper = limit_guard._LimitProcess()
     assert keeper.obey("limit 4096") == "ok"
-    monkeypatch.setattr(limit_keeper, "foreign_entries", lambda *_: "somebody holds 1 conntrack entries")
+    monkeypatch.setattr(limit_guard, "foreign_entries", lambda *_: "somebody holds 1 conntrack entries")
     keeper.look()
     assert int(limit.read_text()) == SAVED
     assert keeper.obey("check") == "refused the limit was put back early: somebody holds 1 conntrack entries"
@@ -133,7 +132,7 @@ def test_a_loan_that_ends_early_lets_a_guard_start(
 @pytest.mark.parametrize("lowered", [True, False])
 def test_a_guard_that_started_in_spite_of_all_ends_the_loan(guard: RunFiles, limit: Path, *, lowered: bool) -> None:
     """When somebody has removed the lock under us, the next look finds the guard, and so does the next write."""
-    keeper = limit_keeper._Keeper()
+    keeper = limit_guard._LimitProcess()
     assert not lowered or keeper.obey("limit 4096") == "ok"
     bystanders.GUARD_LOCK.unlink()
     start(guard)
@@ -149,7 +148,7 @@ def test_a_host_that_hides_its_processes_counts_as_in_use() -> None:
     """Where /proc is mounted with hidepid and the caller has no rights over others, it says what it could not read."""
     hide = "mount -n -t proc -o hidepid=1 proc /proc"
     drop = "setpriv --regid 65534 --clear-groups --bounding-set -all --inh-caps -all"
-    answer = in_private_mounts(f'{hide} && exec {drop} /usr/bin/python3 -c "$1" "$2"', ASK, SCRIPTS)
+    answer = in_private_mounts(f'{hide} && exec {drop} /usr/bin/python3 -c "$1" "$2"', ASK, TESTS)
     assert "/net/stat can't be read (Operation not permitted)" in answer
 
 
@@ -178,9 +177,7 @@ def test_a_namespace_that_only_a_mount_keeps_is_asked(tmp_path: Path) -> None:
     """No process is in it, and its name has a blank."""
     name = tmp_path / "kept by a mount"
     name.touch()
-    answer = in_private_mounts(
-        'unshare --net="$3" true && exec /usr/bin/python3 -c "$1" "$2"', LIST, SCRIPTS, str(name)
-    )
+    answer = in_private_mounts('unshare --net="$3" true && exec /usr/bin/python3 -c "$1" "$2"', LIST, TESTS, str(name))
     assert answer.endswith("/kept by a mount'\", 0)]\n")
 
 

@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from _faults import DROP_IN, RUN, STATE, open_intents, persisted, staged
-from limit_keeper import LimitKeeper
-from private_world import Guard, eventually
-from stage import LIMIT, Stage, limit
+from testbed.faults import DROP_IN, RUN, STATE, open_intents, persisted, staged
+from testbed.limit_guard import LimitGuard
+from testbed.private_world import Guard, eventually
+from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 
@@ -24,14 +24,14 @@ LINE_ONLY = {**SETTINGS, "kernel_line": True, "pressure": False}
 
 
 @pytest.fixture(scope="module", name="keeper")
-def borrow_the_limit() -> Iterator[LimitKeeper]:
+def borrow_the_limit() -> Iterator[LimitGuard]:
     """One loan of the machine's limit for all tests of this file."""
-    with LimitKeeper() as keeper:
+    with LimitGuard() as keeper:
         yield keeper
 
 
 @pytest.fixture(name="stage")
-def set_the_stage(keeper: LimitKeeper, tmp_path: Path) -> Iterator[Stage]:
+def set_the_stage(keeper: LimitGuard, tmp_path: Path) -> Iterator[Stage]:
     """A new world and a new table for each test."""
     with staged(keeper, tmp_path) as stage:
         yield stage

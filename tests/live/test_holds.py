@@ -6,8 +6,8 @@ import signal
 import time
 
 import pytest
-from scratch_namespace import ScratchNamespace
-from stage import LIMIT, Stage, limit
+from testbed.scratch_namespace import ScratchNamespace
+from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from _faults import (
+from testbed.faults import (
     DROP_IN,
     LIMIT_PATH,
     STATE,
@@ -17,9 +17,9 @@ from _faults import (
     persisted,
     staged,
 )
-from limit_keeper import LimitKeeper
-from private_world import Guard, eventually
-from stage import LIMIT, Stage, limit
+from testbed.limit_guard import LimitGuard
+from testbed.private_world import Guard, eventually
+from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 
@@ -47,7 +47,7 @@ MOST_CALLS = 60
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One stage for all the kills: each begins anew on it."""
-    with LimitKeeper() as keeper, staged(keeper, tmp_path_factory.mktemp("kill")) as stage:
+    with LimitGuard() as keeper, staged(keeper, tmp_path_factory.mktemp("kill")) as stage:
         yield stage
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from stage import LIMIT, Stage, limit
+from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from _faults import LIMIT_PATH, empty, injected
-from limit_keeper import RefusedError
-from private_world import eventually
-from stage import LIMIT, Stage, limit
+from testbed.faults import LIMIT_PATH, empty, injected
+from testbed.limit_guard import RefusedError
+from testbed.private_world import eventually
+from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 

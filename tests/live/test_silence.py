@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from stage import Stage, limit
+from testbed.stage import Stage, limit
 
 pytestmark = pytest.mark.live
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from stage import LIMIT, Stage, limit
+from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from _faults import staged
-from limit_keeper import LimitKeeper
-from stage import LIMIT, Stage, limit
+from testbed.faults import staged
+from testbed.limit_guard import LimitGuard
+from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 
@@ -16,14 +16,14 @@ LINE_ONLY = {"pressure": False}
 
 
 @pytest.fixture(scope="module", name="keeper")
-def borrow_the_limit() -> Iterator[LimitKeeper]:
+def borrow_the_limit() -> Iterator[LimitGuard]:
     """One loan of the machine's limit for all tests of this file."""
-    with LimitKeeper() as keeper:
+    with LimitGuard() as keeper:
         yield keeper
 
 
 @pytest.fixture(name="stage")
-def set_the_stage(keeper: LimitKeeper, tmp_path: Path) -> Iterator[Stage]:
+def set_the_stage(keeper: LimitGuard, tmp_path: Path) -> Iterator[Stage]:
     """A new world and a new table for each test."""
     with staged(keeper, tmp_path) as stage:
         yield stage

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from exposition import parsed, promtool
-from figures import figures, seen, tables
+from testbed.exposition import parsed, promtool
+from testbed.figures import figures, seen, tables
 
 from conntrackd_guard.core.metrics import families
-from conntrackd_guard.views.prometheus import text
+from conntrackd_guard.core.prometheus import text
 
 BOARD = json.loads((Path(__file__).resolve().parents[2] / "config/grafana/dashboard.json").read_text(encoding="utf-8"))
 PANELS: list[dict[str, Any]] = BOARD["panels"]

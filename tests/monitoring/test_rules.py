@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from exposition import promtool
-from figures import figures, seen, tables
+from testbed.exposition import promtool
+from testbed.figures import figures, seen, tables
 
 from conntrackd_guard.core.metrics import families
 

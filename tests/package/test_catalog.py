@@ -7,14 +7,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from records import RAISE, SUM, a_record
+from testbed.records import RAISE, SUM, a_record
 
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.diagnosis import Cause
-from conntrackd_guard.core.follow_up import Drops, End, FollowUp
+from conntrackd_guard.core.log_fields import _ERRORS, _WARNINGS, event_of, fields_of
 from conntrackd_guard.core.model import Hold, HoldReason, Order, OrderKind, OutcomeKind, Record
+from conntrackd_guard.core.traffic.diagnosis import Cause
+from conntrackd_guard.core.verification import Drops, End, FollowUp
 from conntrackd_guard.host.log import MESSAGE_IDS
-from conntrackd_guard.views.record_log import _ERRORS, _WARNINGS, event_of, fields_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOG = ROOT / "share/catalog/conntrackd-guard.catalog"

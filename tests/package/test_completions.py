@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command_line import TOP, commands
+from testbed.command_line import TOP, commands
 
 FOLDER = Path(__file__).resolve().parents[2] / "share/completions"
 

@@ -7,11 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from command_line import commands, exit_texts
+from testbed.command_line import commands, exit_texts
 
-from conntrackd_guard.core.follow_up import FollowUp
-from conntrackd_guard.core.setting_keys import KEYS, Key
+from conntrackd_guard.core.verification import FollowUp
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.settings.keys import KEYS, Key
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "share/man"

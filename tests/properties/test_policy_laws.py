@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from strategies import NOW, crowds, observations, policies, states, triggers
+from testbed.strategies import NOW, crowds, observations, policies, states, triggers
 
 from conntrackd_guard.core import budget
 from conntrackd_guard.core.crowd import NAMED_ONE_BY_ONE, condense

@@ -1,0 +1,206 @@
+"""Who is measured: the guard in several settings, and the simple programs that people run today."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from testbed.scratch_namespace import ScratchNamespace
+
+from bench.ground import REPOSITORY, Ground, wait_for
+
+_PYTHON = "/usr/bin/python3"
+_GUARD = (_PYTHON, "-m", "conntrackd_guard")
+STATE = Path("/var/lib/conntrackd-guard")
+_LIMIT = "/proc/sys/net/netfilter/nf_conntrack_max"
+_COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
+_FOLLOWER = f"""
+from systemd import journal
+reader = journal.Reader()
+reader.add_match(_TRANSPORT="kernel")
+reader.seek_tail()
+reader.get_previous()
+print("ready", flush=True)
+while True:
+    reader.wait()
+    for entry in reader:
+        if "nf_conntrack: table full" in entry["MESSAGE"]:
+            limit = int(open("{_LIMIT}").read())
+            open("{_LIMIT}", "w").write(str(limit * 3 // 2))
+"""
+_PIPE = f"""
+(sleep 1; echo ready) &
+journalctl -kf -n0 -o cat | grep --line-buffered 'nf_conntrack: table full' | while read -r line; do
+    echo $(($(cat {_LIMIT}) * 3 / 2)) >{_LIMIT}
+done
+"""
+_LOOP = f"""
+echo ready
+while sleep 1; do
+    count=$(nsenter --net=/proc/$1/ns/net cat {_COUNT}); limit=$(cat {_LIMIT})
+    if [ $((count * 10)) -ge $((limit * 8)) ]; then echo $((limit * 3 / 2)) >{_LIMIT}; fi
+done
+"""
+_HIDDEN = 'mount --bind /run/bench/nodev/kmsg /dev/kmsg && exec "$@"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A program that keeps, or should keep, the table from overflowing. `{pid}` and `{folder}` in it are filled in."""
+
+    name: str
+    command: tuple[str, ...] = ()
+    settings: dict[str, object] | None = None
+    """The guard's settings; None for a yardstick."""
+    hide_ring_buffer: bool = False
+    journald_stopped: bool = False
+    """Whether journald stands still while the packet drops."""
+    state_stalled: bool = False
+    """Whether nothing can be written to the guard's state folder all the while."""
+
+
+def guard(name: str, **settings: object) -> Contender:
+    """Return the guard with `settings` that differ from its defaults."""
+    return Contender(name=name, settings=settings)
+
+
+C_ON_LINE = Contender(name="C program on /dev/kmsg", command=("{folder}/on_line",))
+FOLLOWER = Contender(name="bare python-systemd follower", command=(_PYTHON, "-c", _FOLLOWER))
+PIPE = Contender(name="shell pipe on journalctl -kf", command=("sh", "-c", _PIPE))
+C_LOOK = Contender(name="C program, looks every 10 ms", command=("{folder}/look", "{pid}", "10"))
+LOOP = Contender(name="shell loop, looks once a second", command=("sh", "-c", _LOOP, "loop", "{pid}"))
+
+
+def named(contenders: Iterable[Contender], who: list[str]) -> list[Contender]:
+    """Return those with one of `who` in their name: all of them for an empty list."""
+    return [contender for contender in contenders if not who or any(part in contender.name for part in who)]
+
+
+@dataclass(slots=True)
+class Running:
+    """A contender at work, from ready to killed. Raises TimeoutError, with what it said, when it doesn't get ready."""
+
+    ground: Ground
+    contender: Contender
+    namespace_pid: int
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def __enter__(self) -> Self:
+        said = self.ground.folder / "said"
+        ready = "ready" if self.contender.settings is None else "guard.ready"
+        with said.open("wb") as output:
+            self.process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=_environment(),
+                start_new_session=True,
+            )
+        try:
+            wait_for(lambda: self.process.poll() is not None or ready in said.read_text("utf-8", "replace"), ready)
+            if self.process.poll() is not None:
+                raise TimeoutError("it ended")  # noqa: TRY301
+        except TimeoutError as error:
+            self.__exit__()
+            text = said.read_text("utf-8", "replace")
+            raise TimeoutError(f"{self.contender.name}: {error}; it said: {text}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time used so far by the whole group, children it waited for included."""
+        return sum(_cpu_seconds(pid) for pid in _group(self.process.pid))
+
+    def memory_kib(self) -> tuple[int, int]:
+        """Return the first process's (resident, own) memory; what isn't its own is mapped files, the journal's."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
+        return _kib(status, "VmRSS:"), _kib(status, "RssAnon:")
+
+    def peak_kib(self) -> int:
+        """Return the most that the first process ever had resident."""
+        return _kib(Path(f"/proc/{self.process.pid}/status").read_text("ascii"), "VmHWM:")
+
+    def _command(self) -> list[str]:
+        if self.contender.settings is None:
+            return [
+                part.replace("{pid}", str(self.namespace_pid)).replace("{folder}", str(self.ground.folder))
+                for part in self.contender.command
+            ]
+        prefix = _hide_ring_buffer() if self.contender.hide_ring_buffer else []
+        return prefix + _fresh_guard(self.contender.settings)
+
+
+def run(ground: Ground, contender: Contender, namespace: ScratchNamespace | None = None) -> Running:
+    """Return `contender` to be run in a `with`; `namespace` is the one that the looking yardsticks look at."""
+    return Running(ground, contender, namespace.pid if namespace else 1)
+
+
+def raises_recorded() -> int:
+    """Return how many raises the last guard's history holds. Raises CalledProcessError when it can't be read."""
+    command = [*_GUARD, "history", "--json", "--verdict", "raise"]
+    answer = subprocess.run(command, env=_environment(), stdout=subprocess.PIPE, check=True)
+    return len(json.loads(answer.stdout)["decisions"])
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
+def _fresh_guard(settings: dict[str, object]) -> list[str]:
+    """Forget what earlier guards left, write the settings (JSON is YAML), and return the command."""
+    for folder in (STATE, Path("/run/conntrackd-guard")):
+        shutil.rmtree(folder, ignore_errors=True)  # a mount point stays, empty
+    for left in Path("/etc/sysctl.d").iterdir():
+        left.unlink()
+    file = Path("/run/bench/guard.yaml")
+    file.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items()), "utf-8")
+    return [*_GUARD, "run", "--config", str(file), "--log-format", "json"]
+
+
+def _hide_ring_buffer() -> list[str]:
+    """Return a prefix under which opening /dev/kmsg fails: a device node on a mount that allows none."""
+    folder = Path("/run/bench/nodev")
+    if not folder.exists():
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "nodev", "tmpfs", str(folder)], check=True)
+        subprocess.run(["mknod", str(folder / "kmsg"), "c", "1", "11"], check=True)
+    return ["unshare", "--mount", "sh", "-c", _HIDDEN, "sh"]
+
+
+def _group(leader: int) -> list[int]:
+    """Return the processes of the group that `leader` leads."""
+    found = []
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            if os.getpgid(int(pid)) == leader:
+                found.append(int(pid))
+        except ProcessLookupError:
+            continue  # it ended meanwhile
+    return found
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return a process's time on a processor: its threads' to the nanosecond, its ended children's in clock ticks."""
+    try:
+        own = sum(int(file.read_text("ascii").split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0  # it ended meanwhile; who waited for it counts it
+    return own / 1e9 + (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
+
+def _kib(text: str, name: str) -> int:
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith(name))

@@ -1,0 +1,135 @@
+"""Rows `cost` and `events`: what the guard takes from a host while it watches, and whether it grows."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import noise
+from bench.contenders import Running, guard, run
+from bench.ground import Ground, memory_available_mib, say
+from bench.table import Row
+
+_SETTLE_SECONDS = 65.0
+"""What a guard does once a minute, it has done once by then: write its time series, look at the journal."""
+_IDLE_MIB = 26.0
+_LINES_PER_SECOND = 2_000
+_SPARE_MIB = 3 * 1024
+"""Memory that must be left beside the journal, which lies in a tmpfs so that a killed run leaves none behind."""
+_FULL = 4096
+_EVENTS_PER_SECOND = 5_000
+_FLAT_KIB = 1024
+"""A megabyte over the whole run is noise of the allocator; a leak of ten bytes an event shows at 100,000 events."""
+_FLOODED_MIB = 64
+"""With the journal open beside the ring buffer, which no reader keeps up with at such a rate: half of the unit's MemoryMax."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    what: str
+    noise: Callable[[], AbstractContextManager[None]]
+    most_percent: float
+    most_mib: float | None = None
+
+
+def cost(ground: Ground, seconds: float, journal_mib: int) -> Iterator[Row]:
+    """Yield one row a company: the guard's share of one core over `seconds`, and its memory."""
+    affordable = min(journal_mib, max(memory_available_mib() - _SPARE_MIB, 64))
+    say(f"cost: growing a journal of {affordable} MiB")
+    noise.grow_journal(affordable)
+    cases = (
+        _Case(what=f"idle, journal of {affordable} MiB", noise=nullcontext, most_percent=0.2, most_mib=_IDLE_MIB),
+        _Case(
+            what=f"idle, {_LINES_PER_SECOND:,} user lines/s",
+            noise=lambda: noise.user_lines(_LINES_PER_SECOND),
+            most_percent=1.0,
+        ),
+        _Case(
+            what=f"idle, {_LINES_PER_SECOND:,} kernel lines/s",
+            noise=lambda: noise.kernel_lines(_LINES_PER_SECOND),
+            most_percent=4.0,
+        ),
+        _Case(
+            what=f"idle, {noise.NAMESPACES} namespaces, {noise.PROCESSES:,} processes",
+            noise=lambda: noise.crowd(ground, noise.NAMESPACES, noise.PROCESSES),
+            most_percent=0.5,
+        ),
+    )
+    ground.keeper.set_limit(ground.keeper.saved_limit)
+    for case in cases:
+        say(f"cost: {case.what}, {seconds:.0f} s")
+        with case.noise(), run(ground, guard("guard")) as running:
+            percent, rss_kib, own_kib = _measure(running, seconds)
+        wanted = f" and ≤ {case.most_mib:.0f} MiB" if case.most_mib else ""
+        yield Row(
+            what=case.what,
+            who="guard",
+            figure=f"{percent:.2f} % of a core, {rss_kib / 1024:.1f} MiB resident ({own_kib / 1024:.1f} its own)",
+            ratio="",
+            target=f"≤ {case.most_percent} %{wanted}",
+            met=percent <= case.most_percent and (case.most_mib is None or rss_kib / 1024 <= case.most_mib),
+        )
+
+
+def events(ground: Ground, number: int) -> Iterator[Row]:
+    """Yield how the guard's memory moved over `number` real kernel lines that it has to hold for."""
+    say(f"events: {number:,} kernel lines at {_EVENTS_PER_SECOND:,} a second, after those of {_SETTLE_SECONDS:.0f} s")
+    warm = int(_EVENTS_PER_SECOND * _SETTLE_SECONDS)
+    with ground.scratch() as namespace, contextlib.ExitStack() as stack:
+        ground.keeper.set_limit(_FULL)
+        ground.flows(namespace, 0, _FULL)
+        running = stack.enter_context(run(ground, guard("guard", ceiling=_FULL), namespace))
+        usual = int(Path("/proc/sys/net/core/message_cost").read_text("ascii"))
+        stack.callback(ground.keeper.set_message_cost, usual)  # for the rows after this one; the keeper restores it too
+        ground.keeper.set_message_cost(0)
+        ground.flows(namespace, _FULL, warm, _EVENTS_PER_SECOND)
+        start = running.cpu_seconds()
+        with _watched(running) as looks:
+            ground.flows(namespace, _FULL, number, _EVENTS_PER_SECOND)
+            time.sleep(2)
+        looks.append(running.memory_kib())  # an error where it has ended
+        microseconds = (running.cpu_seconds() - start) / number * 1e6
+    own, resident = [look[1] / 1024 for look in looks], max(look[0] for look in looks) / 1024
+    yield Row(
+        what=f"memory over {number:,} events",
+        who="guard",
+        figure=(
+            f"own {own[0]:.1f} MiB, at most {max(own):.1f}, then {own[-1]:.1f}; resident at most {resident:.1f}; "
+            f"{microseconds:.0f} µs of CPU an event"
+        ),
+        target=f"own grows ≤ {_FLAT_KIB / 1024:.0f} MiB, resident ≤ {_FLOODED_MIB} MiB",
+        met=max(own) - own[0] <= _FLAT_KIB / 1024 and resident <= _FLOODED_MIB,
+    )
+
+
+@contextlib.contextmanager
+def _watched(running: Running) -> Iterator[list[tuple[int, int]]]:
+    """Give a list of (resident, own) memory in KiB, to which each second adds; it has the first at once."""
+    looks = [running.memory_kib()]
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1):
+            looks.append(running.memory_kib())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield looks
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _measure(running: Running, seconds: float) -> tuple[float, int, int]:
+    """Return (per cent of one core, resident KiB, own KiB) over `seconds`, once the start is over."""
+    time.sleep(_SETTLE_SECONDS)
+    start, began = running.cpu_seconds(), time.monotonic()
+    time.sleep(seconds)
+    percent = (running.cpu_seconds() - start) / (time.monotonic() - began) * 100
+    return percent, *running.memory_kib()

@@ -1,0 +1,121 @@
+"""Row `dropped`: what is lost while a table fills, in three shapes of load."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.contenders import C_LOOK, C_ON_LINE, FOLLOWER, LOOP, PIPE, Contender, guard, named, run
+from bench.ground import Ground, say
+from bench.table import Row
+
+_PROBES_PER_SECOND = 20
+"""Real packets, each a new flow, beside the flows made through netlink: only a packet can be dropped and counted."""
+_AT_MOST = 1.5
+_LIMIT_FILE = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """A way in which a table fills."""
+
+    name: str
+    limit: int
+    held: int = 0
+    """Entries before the contender starts."""
+    idle_seconds: float = 0.0
+    """Before it begins. For the guard only: a yardstick does the same after a second as after a minute."""
+    flows: int
+    rate: float
+
+
+LOADS = (
+    Load(name="ramp", limit=65_536, flows=262_144, rate=20_000),
+    Load(name="burst", limit=65_536, idle_seconds=20, flows=98_304, rate=98_304),
+    Load(name="slow", limit=16_384, held=14_746, flows=4_915, rate=500),
+)
+_DEFAULTS = guard("guard")
+_LINE_ALONE = guard("guard, pressure off", pressure=False)
+CONTENDERS = (C_ON_LINE, _DEFAULTS, _LINE_ALONE, FOLLOWER, PIPE, C_LOOK, LOOP)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What one phase lost."""
+
+    refused: int
+    dropped: int
+    limit_after: int
+    cpu_seconds: float
+
+
+def dropped(
+    ground: Ground, phases: int, yardstick_phases: int, loads: tuple[Load, ...], who: list[str]
+) -> Iterator[Row]:
+    """Yield one row a load and contender named like `who`: what was lost, least to most of so many random phases.
+
+    More phases find a worse worst case, so the one that a target is made of gets as many as the guard.
+    """
+    for load in loads:
+        worst: dict[str, int] = {}
+        for contender in named(CONTENDERS, who):
+            number = phases if contender is C_ON_LINE or contender.settings is not None else yardstick_phases
+            say(f"dropped: {load.name}, {contender.name}, {number} phases")
+            losses = [_loss(ground, load, contender) for _ in range(number)]
+            worst[contender.name] = max(loss.refused for loss in losses)
+            target, met = _target(contender, losses, worst)
+            yield Row(
+                what=load.name,
+                who=contender.name,
+                figure=f"{_figure(losses)}, {number} phases",
+                ratio=_ratio(worst[contender.name], worst.get(C_ON_LINE.name, 0)),
+                target=target,
+                met=met,
+            )
+
+
+def _loss(ground: Ground, load: Load, contender: Contender) -> Loss:
+    with ground.scratch() as namespace:
+        ground.keeper.set_limit(load.limit)
+        ground.flows(namespace, 0, load.held or 1)  # one entry at least: a namespace that is known to track
+        with run(ground, contender, namespace) as running:
+            time.sleep((load.idle_seconds if contender.settings is not None else 0) + random.uniform(0, 1))
+            before = namespace.dropped()
+            refused, _, _ = ground.flows(namespace, load.held + 1, load.flows, load.rate, _PROBES_PER_SECOND)
+            loss = Loss(
+                refused=round(refused),
+                dropped=namespace.dropped() - before,
+                limit_after=int(_LIMIT_FILE.read_text("ascii")),
+                cpu_seconds=running.cpu_seconds(),
+            )
+    ground.keeper.set_limit(load.limit)
+    return loss
+
+
+def _target(contender: Contender, losses: list[Loss], worst: dict[str, int]) -> tuple[str, bool | None]:
+    if contender is _DEFAULTS:
+        return "0 refused, 0 dropped", all(loss.refused == loss.dropped == 0 for loss in losses)
+    if contender is _LINE_ALONE:
+        target = f"≤ {_AT_MOST} × C program"
+        floor = worst.get(C_ON_LINE.name)
+        return target, None if floor is None else worst[contender.name] <= _AT_MOST * floor
+    return "", None
+
+
+def _ratio(refused: int, floor: int) -> str:
+    return f"{refused / floor:.1f} × C program" if floor else ""
+
+
+def _figure(losses: list[Loss]) -> str:
+    def span(figures: list[int]) -> str:
+        least, most = min(figures), max(figures)
+        return f"{least:,}–{most:,}" if least != most else f"{most:,}"
+
+    return (
+        f"refused {span([loss.refused for loss in losses])}, dropped {span([loss.dropped for loss in losses])}, "
+        f"limit then {span([loss.limit_after for loss in losses])}, "
+        f"{max(loss.cpu_seconds for loss in losses):.2f} s CPU"
+    )

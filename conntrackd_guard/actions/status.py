@@ -1,0 +1,148 @@
+"""How things stand on this host: with or without a running guard, as root or as far as this user may look."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from conntrackd_guard.core.codec import decode
+from conntrackd_guard.core.cost import Cost, cost_of, filled
+from conntrackd_guard.core.errors import GuardError, HostError
+from conntrackd_guard.core.model import Hold, LineKind, Mode, Observation, Policy, Raise, State, Trigger, TriggerKind
+from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.state import advance, rehearsed_limit
+from conntrackd_guard.history.database import History, Row
+from conntrackd_guard.host.clock import Clock
+from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
+from conntrackd_guard.host.conntrack.observer import Observer
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.settings.files import load_settings
+
+LOOK_SECONDS = 0.25
+"""Growth takes two looks; this far apart, as the guard's own ticks."""
+SILENT_SECONDS = 10.0
+"""The loop tells of itself every 2 s; one that has missed five turns hangs, or was stopped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Everything `guard status` tells."""
+
+    mode: Mode
+    """Of the guard that is looked at."""
+    holder: int | None
+    """Process id of that guard, 0 where none runs, None where that can't be told."""
+    live: dict[str, Any] | None
+    """What it says of itself, None where it has said nothing yet."""
+    silent_seconds: float
+    """How long ago it said that."""
+    other_runs: bool
+    """A guard of the other mode runs."""
+    observation: Observation
+    cost: Cost
+    next_step: Raise | Hold
+    """What would be decided if the fullest table filled up now."""
+    last: Row | None
+    unread: tuple[str, ...]
+    """What could not be read, or differs from what the guard goes by, and what was taken instead."""
+
+    @property
+    def running(self) -> bool | None:
+        """Whether the guard runs; None where that can't be told."""
+        return None if self.holder is None else self.holder > 0
+
+    @property
+    def silent(self) -> bool:
+        """Whether a running guard has said nothing for too long."""
+        return self.silent_seconds > SILENT_SECONDS
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the running guard needs a person: silent, in trouble or a stand-off, or begun with too high a limit."""
+        live = self.live if self.running and self.live is not None else {}
+        trouble = (live.get("recorder") or {}).get("trouble")
+        return self.silent or any(map(bool, (trouble, live.get("standoff"), live.get("over_budget"))))
+
+
+def gather(paths: Paths) -> Status:
+    """Read everything, in about LOOK_SECONDS. HostError only where not even the boot can be told."""
+    unread: list[str] = []
+    run_files = RunFiles(paths)
+    holder = run_files.holder()
+    live = run_files.status() if holder != 0 else None
+    if live is not None and holder is not None and live.get("pid") != holder:
+        live = None  # an earlier guard's
+    policy = _policy(paths, live, unread)
+    state, last = _past(paths, unread)
+    observation = _observe(paths, state)
+    said = (live or {}).get("boottime_seconds", observation.boottime_seconds)
+    return Status(
+        mode=paths.mode,
+        holder=holder,
+        live=live,
+        silent_seconds=max(0.0, observation.boottime_seconds - said),
+        other_runs=any(RunFiles(Paths(paths.root, mode)).is_running() for mode in Mode if mode is not paths.mode),
+        observation=observation,
+        cost=cost_of(observation, policy),
+        next_step=preview(observation, state, policy),
+        last=last,
+        unread=(*observation.unread, *unread),
+    )
+
+
+def _policy(paths: Paths, live: dict[str, Any] | None, unread: list[str]) -> Policy:
+    """Return the policy that the running guard goes by, without one that of the settings; what is amiss is noted."""
+    known = None
+    with contextlib.suppress(ValueError):
+        known = decode(Policy, (live or {}).get("policy"))
+    try:
+        settings = load_settings(paths.settings_file, paths.settings_folder).policy
+    except GuardError as error:
+        instead = "the defaults" if known is None else "the running guard's"
+        unread.append(f"settings ({error}): {instead} are shown")
+        return known or Policy()
+    if known is not None and known != settings:
+        unread.append("the settings in /etc differ from those the running guard goes by, which are shown: reload it")
+    return known or settings
+
+
+def preview(observation: Observation, state: State, policy: Policy) -> Raise | Hold:
+    """Return what would be decided if the fullest table filled up now, and not with a flood: no sample is taken here."""
+    then, full = filled(observation)
+    kind = TriggerKind.KERNEL_LINE if policy.kernel_line else TriggerKind.PRESSURE
+    line = LineKind.TABLE_FULL if policy.kernel_line else None
+    trigger = Trigger(kind=kind, line=line, namespace=full.namespace)
+    plain = replace(policy, flood_ceiling=None)
+    decision = decide(trigger, replace(then, kernel_limit=observation.limit), state, plain)
+    told = () if policy.flood_ceiling is None else ("What a flood gets is for `on_flood` to say.",)
+    return replace(decision, advice=(*decision.advice, *told))
+
+
+def _past(paths: Paths, unread: list[str]) -> tuple[State, Row | None]:
+    """Return this boot's state and the last decision from history; what can't be read is noted."""
+    state = State()
+    try:
+        boot_id = paths.boot_id.read_text(encoding="ascii").strip()
+        with History(paths.history, mode="reader") as history:
+            for record in history.records(boot_id):
+                state = advance(state, record)
+            return state, next(history.rows(last=1), None)
+    except FileNotFoundError:
+        pass
+    except GuardError as error:
+        if not isinstance(error, HostError) or not isinstance(error.__cause__, FileNotFoundError):
+            unread.append(f"history ({error}): pace and stand-off are not taken into account")
+    return State(), None
+
+
+def _observe(paths: Paths, state: State) -> Observation:
+    """Look twice, so that growth can be told."""
+    live = LiveKernel(paths)
+    kernel = RehearsingKernel(live, rehearsed_limit(state, live.limit())) if paths.mode is Mode.DRY_RUN else live
+    observer = Observer(paths, kernel, Clock(), RunFiles(paths))
+    observer.observe(rescan=True)
+    time.sleep(LOOK_SECONDS)
+    return observer.observe()

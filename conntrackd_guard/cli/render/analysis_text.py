@@ -1,0 +1,104 @@
+"""A table's portrait for people: lines of (name, text), the same in `guard top` and `guard show`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from conntrackd_guard.core.explain import table_name
+from conntrackd_guard.core.text import printable
+from conntrackd_guard.core.traffic.analysis import Portrait
+from conntrackd_guard.core.traffic.sample import Group, Ranking, Sample
+
+Line = tuple[str, str]
+
+COMMAND: Final = "run"
+"""The name of a line that is there to be pasted: it is never wrapped."""
+
+_TITLES = {
+    "source": "By source",
+    "destination": "By destination",
+    "port": "By port",
+    "state": "By protocol and state",
+}
+
+
+def head_lines(portrait: Portrait, *, steps: bool = True) -> list[Line]:
+    """Return whose table it is, what was seen of it, what that means, and with `steps` what to do."""
+    table, sample = portrait.table, portrait.sample
+    share = f" ({100 * table.count / portrait.limit:.0f} %)" if portrait.limit else ""
+    limit = f"{portrait.limit:,}" if portrait.limit else "unlimited"
+    lines = [("table", f"{table_name(table)}: {table.count:,} of {limit} entries{share}")]
+    if portrait.owner.text:
+        lines.append(("owner", portrait.owner.text))
+    odd = f"; {sample.skipped:,} could not be understood" if sample.skipped else ""
+    lines.append(("sample", f"{sample.seen:,} entries, {_margin(sample)}{odd}"))
+    for number, finding in enumerate(portrait.findings):
+        lines.append(("also" if number else "diagnosis", f"{finding.cause}: {finding.meaning}"))
+        lines += [("", figure) for figure in finding.figures]
+        for step in finding.steps if steps else ():
+            lines.append(("to do", step.why))
+            lines += [(COMMAND, step.command)] * bool(step.command)
+    return [(name, printable(text)) for name, text in lines]
+
+
+def mix_lines(sample: Sample) -> list[Line]:
+    """Return protocols, address families, NAT and lifetimes, a line each."""
+    if not sample.seen:
+        return []
+    there, back = (_plain(sample, moved) for moved in (sample.destination_translated, sample.source_translated))
+    return [
+        ("protocols", _in_one_line(sample, sample.protocols)),
+        ("IPv6", _plain(sample, sample.ipv6)),
+        ("NAT", f"{there} to another destination, {back} from another source"),
+        ("time left", _in_one_line(sample, sample.lifetimes)),
+    ]
+
+
+def ranking_lines(sample: Sample, kind: str, most: int) -> tuple[str, list[Line]]:
+    """Return a heading, and the largest groups of a kind: share, entries of the table, and name.
+
+    Of more than `most` only those that chance can't explain: it would name another one in the next sample.
+    """
+    ranking = _ranking(sample, kind)
+    top = ranking.top[:most]
+    if ranking.distinct <= most:
+        return _TITLES[kind], [_row(sample, group) for group in top]
+    certain = [group for group in top if sample.share(group.entries) >= sample.margin]
+    if not certain:
+        return _TITLES[kind], [("", f"{ranking.distinct:,} seen, and none of them stands out")]
+    others = [("", "none of the others stands out")] * (len(certain) < len(top))
+    return f"{_TITLES[kind]}, the largest of {ranking.distinct:,}", [_row(sample, group) for group in certain] + others
+
+
+def _row(sample: Sample, group: Group) -> Line:
+    about = round(sample.share(group.entries) * max(sample.table_entries, sample.seen))
+    moved = f"  (NAT: {100 * group.translated / group.entries:.0f} %)" if group.translated else ""
+    return _percent(sample, group.entries), f"{about:>11,}  {printable(group.name)}{moved}"
+
+
+def _ranking(sample: Sample, kind: str) -> Ranking:
+    match kind:
+        case "source":
+            return sample.sources
+        case "destination":
+            return sample.destinations
+        case "port":
+            return sample.ports
+        case _:
+            return sample.states
+
+
+def _margin(sample: Sample) -> str:
+    return f"each share ± {100 * sample.margin:.1f} points" if sample.margin else "all there are"
+
+
+def _percent(sample: Sample, entries: int) -> str:
+    return f"{100 * sample.share(entries):5.1f} %"
+
+
+def _plain(sample: Sample, entries: int) -> str:
+    return _percent(sample, entries).lstrip()
+
+
+def _in_one_line(sample: Sample, ranking: Ranking) -> str:
+    return ", ".join(f"{group.name} {_plain(sample, group.entries)}" for group in ranking.top)

@@ -1,0 +1,233 @@
+"""`guard status --watch`: how things stand, redrawn in place until Ctrl-C. Fits 80 columns."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final, Literal
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as Grid
+from rich.text import Text
+
+from conntrackd_guard.actions import status
+from conntrackd_guard.actions.status import Status
+from conntrackd_guard.cli.render import console as terminal
+from conntrackd_guard.cli.render import status_text
+from conntrackd_guard.cli.render.decision_text import afterwards_text, local
+from conntrackd_guard.core import usage
+from conntrackd_guard.core.cost import fullest_first
+from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.core.model import Table
+from conntrackd_guard.core.text import printable, short
+from conntrackd_guard.core.units import format_bytes, format_duration
+from conntrackd_guard.history.database import History, Row
+from conntrackd_guard.host.paths import Paths
+
+REFRESH_SECONDS = 2.0
+"""As often as the loop tells of itself."""
+SPARK_SECONDS = 300
+_SPARK_CELLS = 10
+_SPARKS = "▁▂▃▄▅▆▇█"
+_BAR_CELLS = 8
+_DECISIONS = 3
+_TABLE_FRAME = 4
+"""Lines about the tables that are no table: two empty ones, the heading, the number of those not shown."""
+_TALL = 36
+"""Lines from which decisions are told in three lines each instead of one."""
+_WIDE = 76
+"""Columns that all of _COLUMNS take."""
+_COLUMNS: Final[tuple[tuple[str, int, Literal["left", "right"]], ...]] = (
+    ("TABLE", 0, "left"),
+    ("USE", _BAR_CELLS, "left"),
+    ("", 5, "right"),
+    ("ENTRIES", 11, "right"),
+    ("5 MINUTES", _SPARK_CELLS, "left"),
+    ("GROWTH/s", 8, "right"),
+    ("DROPS/s", 7, "right"),
+    ("FULL IN", 8, "right"),
+)
+"""Heading, width (0: what is left) and side."""
+_FEW = frozenset({"TABLE", "", "ENTRIES", "DROPS/s"})
+"""What a narrow terminal shows of them."""
+_MOST_LOOKS = 200
+_MOST_TABLES = 64
+"""More than any screen shows."""
+
+
+class Sight:
+    """What was seen up to now: `add` each status, then `rates` and `spark` tell of the time between."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, Table] = {}
+        self._now: dict[int, Table] = {}
+        self._elapsed = 0.0
+        self._at: float | None = None
+        self._uses: dict[int, deque[tuple[float, float]]] = {}
+
+    def add(self, found: Status) -> None:
+        """Take one status more."""
+        seen = found.observation
+        self._elapsed = 0.0 if self._at is None else seen.boottime_seconds - self._at
+        self._at = seen.boottime_seconds
+        self._before, self._now = self._now, {table.namespace: table for table in seen.tables}
+        for table in fullest_first(seen)[:_MOST_TABLES]:
+            self.remember(table.namespace, seen.wall_seconds, table.count / (seen.limit or 1))
+        for name in self._uses.keys() - self._now.keys():
+            del self._uses[name]
+
+    def remember(self, namespace: int, wall_seconds: float, use: float) -> None:
+        """Take one point for the sparkline: from history at first, and then what is seen."""
+        self._uses.setdefault(namespace, deque(maxlen=_MOST_LOOKS)).append((wall_seconds, use))
+
+    def rates(self, table: Table) -> tuple[float, float] | None:
+        """Return the net growth and the refused (dropped and evicted) a second; None before two looks."""
+        before = self._before.get(table.namespace)
+        if before is None or self._elapsed <= 0:
+            return None
+        lost = usage.risen(before.drop, table.drop) + usage.risen(before.early_drop, table.early_drop)
+        return (table.count - before.count) / self._elapsed, lost / self._elapsed
+
+    def with_drops(self, found: Status) -> Status:
+        """Return the status with what was dropped since the last picture: more than its own short look has seen."""
+        tables = []
+        for table in found.observation.tables:
+            before = self._before.get(table.namespace)
+            dropped = 0 if before is None else usage.risen(before.drop, table.drop)
+            tables.append(replace(table, dropped=max(dropped, table.dropped or 0)))
+        return replace(found, observation=replace(found.observation, tables=tuple(tables)))
+
+    def spark(self, namespace: int, now: float) -> str:
+        """Return the last minutes' use: the highest of each cell's time, blank where nothing was seen."""
+        width = SPARK_SECONDS / _SPARK_CELLS
+        highest: dict[int, float] = {}
+        for at, use in self._uses.get(namespace, ()):
+            cell = _SPARK_CELLS - 1 - int((now - at) / width)
+            highest[cell] = max(highest.get(cell, 0.0), use)
+        return "".join(_block(highest[cell]) if cell in highest else " " for cell in range(_SPARK_CELLS))
+
+
+def _block(use: float) -> str:
+    return _SPARKS[max(0, min(len(_SPARKS) - 1, int(use * len(_SPARKS))))]
+
+
+def watch(console: Console, paths: Paths) -> None:
+    """Redraw until interrupted."""
+    sight = Sight()
+    for point, age in _past(paths):
+        sight.remember(point[0], age, point[1])
+    with suppress(KeyboardInterrupt):
+        while True:
+            found = status.gather(paths)
+            sight.add(found)
+            with console.capture() as drawn:
+                console.print(view(found, sight, _last(paths), console))
+            terminal.redraw(console, drawn.get())
+            time.sleep(REFRESH_SECONDS - status.LOOK_SECONDS)
+
+
+def _past(paths: Paths) -> list[tuple[tuple[int, float], float]]:
+    """Return the last minutes from history as ((namespace, use), wall time); nothing where it can't be read."""
+    now = time.time()
+    with suppress(GuardError), History(paths.history, mode="reader") as history:
+        points = history.points(now - SPARK_SECONDS, now, 5)
+        return [((point.namespace, point.count / (point.limit or 1)), float(point.at)) for point in points]
+    return []
+
+
+def _last(paths: Paths) -> list[Row]:
+    """Return the last decisions; none where they can't be read, which `Status.unread` tells."""
+    with suppress(GuardError), History(paths.history, mode="reader") as history:
+        return list(history.rows(last=_DECISIONS))
+    return []
+
+
+def view(found: Status, sight: Sight, last: list[Row], console: Console) -> RenderableType:
+    """Return one picture that fits the console: what is wrong first, then as many tables as there is room for."""
+    seen, cost, most = found.observation, found.cost, 3 if console.height >= _TALL else 1
+    told, style = status_text.in_short(sight.with_drops(found))
+    above = _wrapped(console, f"{local(seen.wall_seconds)}  {told}", 2, style)
+    text, style = status_text.guard_text(found)
+    said = [("guard", text, style), *(line for line in status_text.service_lines(found) if line[2])]
+    said.append(("limit", status_text.limit_text(found), ""))
+    for name, text, style in said:
+        above += _named(console, name, text, 1, style)
+    memory = f"{format_bytes(cost.now_bytes)} now, {format_bytes(cost.full_bytes)} if all in use were full"
+    below = _named(console, "memory", f"{memory}; budget {format_bytes(cost.budget_bytes)}", 2)
+    available = f"{format_bytes(cost.headroom_bytes)} for entries; {format_bytes(cost.available_bytes)} available"
+    below += _named(console, "headroom", f"{available}, {format_bytes(cost.reserve_bytes)} of it reserved", 2)
+    step, style = status_text.next_step_text(found.next_step)
+    below += [*_named(console, "next step", step, 2, style), Text()]
+    below += _decisions(console, last, most)
+    for text in found.unread[:2]:
+        below += _named(console, "not read", text, most, "yellow")
+    below += _wrapped(console, "Ctrl-C ends; growth is net: entries that came less those that went", 1, "dim")
+    room = console.height - 1 - len(above) - len(below) - _TABLE_FRAME
+    return Group(*above, Text(), _tables(found, sight, max(1, room), console.width), Text(), *below)
+
+
+def _decisions(console: Console, last: list[Row], most: int) -> list[Text]:
+    """Return the last decisions, the newest first, and what came of them, `most` lines each."""
+    lines: list[Text] = []
+    for row in last:
+        lines += _wrapped(console, f"#{row.id} {local(row.last_seconds)}  {row.sentence}", most)
+        if row.follow_up is not None:
+            told = afterwards_text(row.follow_up)
+            lines += _wrapped(console, f"   {told.plain}", most, str(told.style))
+    return lines or [Text("no decision is recorded")]
+
+
+def _tables(found: Status, sight: Sight, most: int, width: int) -> RenderableType:
+    """Return a row for each of the fullest tables; on a narrow terminal without what moves."""
+    seen, limit = found.observation, found.observation.limit or 0
+    columns = _COLUMNS if width >= _WIDE else [column for column in _COLUMNS if column[0] in _FEW]
+    grid = Grid.grid(padding=(0, 1, 0, 0), expand=True)
+    for _, size, justify in columns:
+        if size:
+            grid.add_column(width=size, justify=justify, no_wrap=True)
+        else:
+            grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis", min_width=10)
+    grid.add_row(*(Text(name, style="bold") for name, _, _ in columns))
+    tables = fullest_first(seen)
+    for table in tables[:most]:
+        cells = dict(zip((name for name, _, _ in _COLUMNS), _row(table, limit, sight, seen.wall_seconds), strict=True))
+        grid.add_row(*(cells[name] for name, _, _ in columns))
+    rest = status_text.rest_text(max(0, len(tables) - most), seen.idle_tables)
+    return Group(grid, Text(rest, style="dim")) if rest else grid
+
+
+def _row(table: Table, limit: int, sight: Sight, now: float) -> list[Text]:
+    use = table.count / limit if limit else 0.0
+    rates = sight.rates(table)
+    growth, lost = rates if rates is not None else (None, None)
+    wanted = None if growth is None or lost is None else growth + lost
+    left = usage.seconds_to_full(table.count, limit, wanted) if wanted and wanted > 0 and limit else None
+    style = status_text.use_style(use, dropping=bool(lost))
+    filled = min(_BAR_CELLS, round(use * _BAR_CELLS))
+    bar = Text("█" * filled, style=style) + Text("░" * (_BAR_CELLS - filled), style="dim")
+    return [
+        Text(short(table.label) or f"netns {table.namespace}"),
+        bar,
+        Text(f"{100 * use:.0f} %", style=style),
+        Text(f"{table.count:,}"),
+        Text(sight.spark(table.namespace, now), style=style),
+        Text("" if growth is None else f"{growth:+,.0f}"),
+        Text("" if lost is None else f"{lost:,.0f}", style="bold red" if lost else ""),
+        Text("" if left is None else format_duration(left, parts=1) if left >= 1 else "now"),
+    ]
+
+
+def _named(console: Console, name: str, text: str, most: int, style: str = "") -> list[Text]:
+    return _wrapped(console, f"{name:9}  {text}", most, style)
+
+
+def _wrapped(console: Console, text: str, most: int, style: str = "") -> list[Text]:
+    """Return a text from outside as `most` lines of the console at most; the last one shows that there is more."""
+    lines = list(Text(printable(text), style=style).wrap(console, console.width))
+    if len(lines) > most:
+        lines = lines[:most]
+        lines[-1].truncate(console.width - 1)
+        lines[-1].append("…")
+    return lines

@@ -1,0 +1,1 @@
+"""What fills a table, from entries to advice."""

@@ -1,0 +1,263 @@
+"""Who fills a table: a sample of its entries, added up to shares. Pure; entries come from `host.entries`.
+
+The kernel lists a table in the order of its hash, which is keyed with a secret of the boot: the first entries of a
+listing are as good as any drawn at random, so their shares are the table's, give or take a margin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeVar
+
+from conntrackd_guard.core.model import Addresses
+from conntrackd_guard.core.traffic.entry import IPV4_BYTES, TCP, UDP, Entry, address_text, protocol_name
+
+DEFAULT_ENTRIES = 5000
+"""A margin of 1.4 points; reading and adding them up takes 30 ms."""
+TOP = 10
+"""Shares told of each kind: below the tenth a reader acts on none."""
+_CONFIDENCE = 1.96
+"""Standard deviations on either side that hold 95 % of all samples."""
+
+DNS_PORT = 53
+_ESTABLISHED = "ESTABLISHED"
+_HALF_OPEN = frozenset({"SYN_SENT", "SYN_SENT2", "SYN_RECV"})
+IDLE_SECONDS = 7440
+"""RFC 5382 (REQ-5): the least that an established TCP flow must be remembered for without a packet, 2 h 4 min."""
+_UNACKNOWLEDGED_SECONDS = 300
+"""nf_conntrack_tcp_timeout_unacknowledged: an established flow with data under way is given this much, not days."""
+_LIFETIMES = (
+    (30, "under 30 s"),
+    (120, "30 s to 2 min"),
+    (600, "2 to 10 min"),
+    (3600, "10 min to 1 h"),
+    (86_400, "1 h to 1 day"),
+    (math.inf, "over 1 day"),
+)
+"""The kernel's timeouts: 30 s unanswered UDP, 120 s UDP streams and closing TCP, 600 s others, 5 days established."""
+_NO_TIMEOUT = "offloaded"
+_PREFIX_BYTES = {IPV4_BYTES: 3, 16: 6}
+"""Of an address with `prefix`: IPv4 without its last byte, IPv6 without its last 80 bits (a site)."""
+
+K = TypeVar("K")
+L = TypeVar("L")
+_Destination = tuple[int, bytes, int]
+"""Protocol, address, port."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Entries that have something in common."""
+
+    name: str
+    entries: int
+    translated: int = 0
+    """Of a destination: those that NAT leads elsewhere."""
+    unanswered: int = 0
+    """Of a source: those without an answer, or in a handshake that has not ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """The largest groups of a kind, and how many there are."""
+
+    top: tuple[Group, ...] = ()
+    distinct: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What a sample of one table shows; all figures but `table_entries` count entries of the sample."""
+
+    table_entries: int
+    """Entries that the table held."""
+    seen: int
+    skipped: int = 0
+    """Lines or messages that could not be understood; no part of the sample."""
+    addresses: Addresses = Addresses.FULL
+    assured: int = 0
+    unanswered: int = 0
+    """No answer seen, or a TCP handshake that has not ended."""
+    idle: int = 0
+    """Established TCP flows without a packet for IDLE_SECONDS at least."""
+    dns: int = 0
+    """UDP to port 53."""
+    dns_translated: int = 0
+    ipv6: int = 0
+    source_translated: int = 0
+    destination_translated: int = 0
+    protocols: Ranking = Ranking()
+    states: Ranking = Ranking()
+    ports: Ranking = Ranking()
+    destinations: Ranking = Ranking()
+    sources: Ranking = Ranking()
+    lifetimes: Ranking = Ranking()
+    """How long until they time out; in order of time."""
+
+    @property
+    def margin(self) -> float:
+        """How far a share may be off (0 to 1): 19 of 20 samples are within it, whatever the share."""
+        total = max(self.seen, self.table_entries)
+        if self.seen == 0:
+            return 1.0
+        if self.seen == total:
+            return 0.0
+        return min(1.0, _CONFIDENCE * math.sqrt(0.25 / self.seen * (total - self.seen) / (total - 1)))
+
+    def share(self, entries: int) -> float:
+        """Return entries of the sample as a share of it (0 to 1)."""
+        return entries / self.seen if self.seen else 0.0
+
+
+def add_up(
+    entries: Iterable[Entry],
+    *,
+    table_entries: int,
+    addresses: Addresses = Addresses.FULL,
+    established_seconds: int | None = None,
+) -> Sample:
+    """Return the shares of `entries`, read one by one and never held together.
+
+    `established_seconds` is the namespace's timeout of established TCP flows, None where it is not known.
+    """
+    states: Counter[tuple[int, str, bool, bool]] = Counter()
+    destinations: Counter[_Destination] = Counter()
+    translated: Counter[_Destination] = Counter()
+    sources: Counter[bytes] = Counter()
+    unanswered: Counter[bytes] = Counter()
+    remaining: Counter[int | None] = Counter()
+    established: list[int] = []
+    masqueraded = 0
+    for (  # taken apart at once: a name costs a third of a field, and there are thousands
+        protocol, state, assured, replied, source, address, source_port, port,
+        reply_source, reply_destination, reply_source_port, reply_destination_port, left,
+    ) in entries:  # fmt: skip
+        destination = (protocol, address, port)
+        states[protocol, state, assured, replied] += 1
+        destinations[destination] += 1
+        sources[source] += 1
+        if not replied or state in _HALF_OPEN:
+            unanswered[source] += 1
+        remaining[left] += 1
+        if address != reply_source or port != reply_source_port:
+            translated[destination] += 1
+        if source != reply_destination or source_port != reply_destination_port:
+            masqueraded += 1
+        if protocol == TCP and state == _ESTABLISHED and left is not None:
+            established.append(left)
+    return Sample(
+        table_entries=table_entries,
+        seen=states.total(),
+        addresses=addresses,
+        assured=sum(count for (_, _, assured, _), count in states.items() if assured),
+        unanswered=unanswered.total(),
+        idle=_idle(established, established_seconds),
+        dns=_to_dns(destinations),
+        dns_translated=_to_dns(translated),
+        ipv6=sum(count for source, count in sources.items() if len(source) > IPV4_BYTES),
+        source_translated=masqueraded,
+        destination_translated=translated.total(),
+        protocols=_ranking(_merged(states, lambda key: key[0]), protocol_name),
+        states=_ranking(_merged(states, lambda key: key[:2]), lambda key: f"{protocol_name(key[0])} {key[1]}"),
+        ports=_ranking(_merged(destinations, lambda key: (key[0], key[2])), _port_name),
+        destinations=_destinations(destinations, translated, addresses),
+        sources=_sources(sources, unanswered, addresses),
+        lifetimes=_lifetimes(remaining),
+    )
+
+
+def _idle(established: list[int], timeout: int | None) -> int:
+    """Return how many established TCP flows have been silent for IDLE_SECONDS at least.
+
+    Each packet winds a flow up to the timeout. Where that is not known, or was longer when a flow was last wound up,
+    the longest time left in the sample stands for it: while all flows have one timeout, no silence is overestimated.
+    """
+    longest = max(established, default=0)
+    wound_up = ((left, longest if timeout is None or left > timeout else timeout) for left in established)
+    return sum(_UNACKNOWLEDGED_SECONDS < left <= full - IDLE_SECONDS for left, full in wound_up)
+
+
+def _to_dns(counts: Mapping[_Destination, int]) -> int:
+    return sum(count for (protocol, _, port), count in counts.items() if protocol == UDP and port == DNS_PORT)
+
+
+def _destinations(counts: Counter[_Destination], translated: Counter[_Destination], how: Addresses) -> Ranking:
+    if how is Addresses.OFF:
+        return Ranking()
+
+    def kept(key: _Destination) -> _Destination:
+        return key[0], _kept(key[1], how), key[2]
+
+    def name(key: _Destination) -> str:
+        protocol, address, port = key
+        text = _address_name(address, how)
+        if port:
+            text = f"{text}:{port}" if len(address) == IPV4_BYTES else f"[{text}]:{port}"
+        return f"{protocol_name(protocol)} {text}"
+
+    return _ranking(_merged(counts, kept), name, translated=_merged(translated, kept))
+
+
+def _sources(counts: Counter[bytes], unanswered: Counter[bytes], how: Addresses) -> Ranking:
+    if how is Addresses.OFF:
+        return Ranking()
+
+    def kept(address: bytes) -> bytes:
+        return _kept(address, how)
+
+    return _ranking(
+        _merged(counts, kept), lambda address: _address_name(address, how), unanswered=_merged(unanswered, kept)
+    )
+
+
+def _kept(address: bytes, how: Addresses) -> bytes:
+    """Return what may be told of an address: all of it, or its network."""
+    if how is not Addresses.PREFIX:
+        return address
+    length = _PREFIX_BYTES[len(address)]
+    return address[:length] + bytes(len(address) - length)
+
+
+def _address_name(address: bytes, how: Addresses) -> str:
+    length = f"/{8 * _PREFIX_BYTES[len(address)]}" if how is Addresses.PREFIX else ""
+    return address_text(address) + length
+
+
+def _port_name(key: tuple[int, int]) -> str:
+    protocol, port = key
+    return f"{protocol_name(protocol)} {port}" if port else protocol_name(protocol)
+
+
+def _merged(counts: Mapping[K, int], kept: Callable[[K], L]) -> Counter[L]:
+    """Return the counts of what `kept` leaves of each key."""
+    merged: Counter[L] = Counter()
+    for key, count in counts.items():
+        merged[kept(key)] += count
+    return merged
+
+
+def _ranking(
+    counts: Counter[K],
+    name: Callable[[K], str],
+    *,
+    translated: Mapping[K, int] = MappingProxyType({}),
+    unanswered: Mapping[K, int] = MappingProxyType({}),
+) -> Ranking:
+    """Return the largest groups; only they are given names, which would take longest."""
+    top = tuple(
+        Group(name=name(key), entries=count, translated=translated.get(key, 0), unanswered=unanswered.get(key, 0))
+        for key, count in counts.most_common(TOP)
+    )
+    return Ranking(top=top, distinct=len(counts))
+
+
+def _lifetimes(remaining: Mapping[int | None, int]) -> Ranking:
+    counts = dict.fromkeys([*(name for _, name in _LIFETIMES), _NO_TIMEOUT], 0)
+    for seconds, count in remaining.items():
+        counts[_NO_TIMEOUT if seconds is None else next(name for most, name in _LIFETIMES if seconds < most)] += count
+    groups = tuple(Group(name=name, entries=count) for name, count in counts.items() if count)
+    return Ranking(top=groups, distinct=len(groups))

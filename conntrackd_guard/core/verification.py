@@ -1,0 +1,195 @@
+"""What came of a raise, by the looks that the loop takes anyway. Pure.
+
+A raise begins it, every look at the tables adds to it, and it ends after WATCH_SECONDS, or at once
+with the next raise or another limit: what comes then is no longer that raise's doing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from conntrackd_guard.core.model import Corroboration, Raise, Record, Table
+from conntrackd_guard.core.usage import QUIET_SECONDS, risen, went_back
+
+WATCH_SECONDS = QUIET_SECONDS
+"""The episode that led to the raise keeps the tables looked at for as long."""
+_MOST_TABLES = 64
+"""Twice those that an observation names one by one: any user may make thousands."""
+_SHORTEST_SECONDS = 1.0
+"""The growth of less than this says nothing of how long a limit lasts."""
+
+
+class Drops(StrEnum):
+    """What the drop counters showed."""
+
+    NONE = "none"
+    ENDED = "ended"
+    GO_ON = "go_on"
+    UNKNOWN = "unknown"
+
+
+class End(StrEnum):
+    """What ended the watching."""
+
+    WATCHED = "watched"
+    RAISED_AGAIN = "raised_again"
+    LIMIT_CHANGED = "limit_changed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowUp:
+    """What came of one raise. Stored beside its decision."""
+
+    key: str
+    """Of the raise's record."""
+    limit: int
+    seconds: float
+    """How long the tables were watched."""
+    end: End
+    drops: Drops
+    dropped: int | None
+    """Drops since the raise, in all tables seen; None where `drops` is unknown."""
+    last_drop_seconds: float | None
+    """When the last of them was seen, counted from the raise."""
+    growth_per_second: float | None
+    """Δcount + Δdrop + Δearly_drop a second of the table that is full first; None where it was seen too short."""
+    lasts_seconds: float | None
+    """How long the limit lasts at that growth; None where none grows, or that can't be told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """One table since the raise."""
+
+    first: Table
+    first_seconds: float
+    last: Table
+    last_seconds: float
+    counted: int = 0
+    """`Table.dropped` as last read: drops since the raise, or since a quiet spell began the count anew."""
+    dropped: int | None = None
+    """All drops since the raise; None while no look has shown them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AfterRaise:
+    """A raise that is being watched."""
+
+    key: str
+    limit: int
+    raised_seconds: float
+    tables: dict[int, _Seen]
+    unconfirmed: bool = False
+    """No table confirmed the line that led to it."""
+    namespace: int | None = None
+    """The one that it was made for; None where the line named none."""
+    last_drop_seconds: float | None = None
+
+
+def begin(record: Record, limit: int) -> AfterRaise:
+    """Return the watch on an applied raise; `limit` is the one it left in force."""
+    now = record.observation.boottime_seconds
+    tables = {
+        table.namespace: _Seen(first=table, first_seconds=now, last=table, last_seconds=now)
+        for table in record.observation.tables
+    }
+    decision = record.decision
+    return AfterRaise(
+        key=record.key,
+        limit=limit,
+        raised_seconds=now,
+        tables=tables,
+        unconfirmed=isinstance(decision, Raise) and decision.corroboration is Corroboration.UNKNOWN,
+        namespace=record.trigger.namespace,
+    )
+
+
+def seen(after: AfterRaise, tables: Sequence[Table], now: float) -> AfterRaise:
+    """Return the watch with one look more."""
+    known, last_drop = dict(after.tables), after.last_drop_seconds
+    for table in tables:
+        before = known.get(table.namespace)
+        if before is None and not _has_room(known, table):
+            continue
+        if before is None or went_back(before.last.drop, table.drop):  # another one under a reused number
+            lost = None if before is None else before.dropped
+            before = _Seen(first=table, first_seconds=now, last=table, last_seconds=now, dropped=lost)
+        counted, dropped = before.counted, before.dropped
+        if table.dropped is not None:
+            rise = table.dropped - counted if table.dropped >= counted else table.dropped
+            counted, dropped = table.dropped, (dropped or 0) + rise
+            last_drop = now - after.raised_seconds if rise else last_drop
+        known[table.namespace] = replace(before, last=table, last_seconds=now, counted=counted, dropped=dropped)
+    return replace(after, tables=known, last_drop_seconds=last_drop)
+
+
+def _has_room(known: dict[int, _Seen], table: Table) -> bool:
+    """Return whether one table more is remembered: one that drops takes the place of the emptiest that doesn't."""
+    if len(known) < _MOST_TABLES:
+        return True
+    quiet = [name for name, other in known.items() if not other.dropped]
+    if not table.dropped or not quiet:
+        return False
+    del known[min(quiet, key=lambda name: known[name].last.count)]
+    return True
+
+
+def is_over(after: AfterRaise, now: float) -> bool:
+    """Return whether it was watched for as long as it is to be."""
+    return now - after.raised_seconds >= WATCH_SECONDS
+
+
+def conclude(after: AfterRaise, end: End, now: float) -> FollowUp:
+    """Return what came of the raise."""
+    seconds = max(0.0, now - after.raised_seconds)
+    drops = _drops(after, seconds)
+    told = {name: _growth(table) for name, table in after.tables.items() if _to_the_end(after, table, seconds)}
+    growths = {name: rate for name, rate in told.items() if rate is not None}
+    lasts = {name: _lasts_seconds(after, name, rate) for name, rate in growths.items() if round(rate, 1) > 0}
+    first_full = min(lasts, key=lambda name: lasts[name], default=None)
+    growth = (0.0 if growths else None) if first_full is None else growths[first_full]
+    return FollowUp(
+        key=after.key,
+        limit=after.limit,
+        seconds=round(seconds, 3),
+        end=end,
+        drops=drops,
+        dropped=None if drops is Drops.UNKNOWN else sum(table.dropped or 0 for table in after.tables.values()),
+        last_drop_seconds=None if after.last_drop_seconds is None else round(after.last_drop_seconds, 3),
+        growth_per_second=None if growth is None else round(growth, 1),
+        lasts_seconds=None if first_full is None else round(lasts[first_full], 1),
+    )
+
+
+def _drops(after: AfterRaise, seconds: float) -> Drops:
+    """Drops go on where the later half of the watch still saw some: packets in flight come at once.
+
+    That other tables drop nothing proves nothing of one that was not seen.
+    """
+    if after.last_drop_seconds is not None and after.last_drop_seconds > seconds / 2:
+        return Drops.GO_ON
+    counted = {name for name, table in after.tables.items() if table.dropped is not None}
+    is_seen = not after.unconfirmed if after.namespace is None else after.namespace in counted
+    if not counted or not is_seen:
+        return Drops.UNKNOWN
+    return Drops.NONE if after.last_drop_seconds is None else Drops.ENDED
+
+
+def _to_the_end(after: AfterRaise, table: _Seen, seconds: float) -> bool:
+    """Return whether the later half of the watch saw it; a namespace that ended fills no limit."""
+    return table.last_seconds - after.raised_seconds >= seconds / 2
+
+
+def _growth(table: _Seen) -> float | None:
+    """Return Δcount + Δdrop + Δearly_drop a second; None where it was seen too short."""
+    first, last, elapsed = table.first, table.last, table.last_seconds - table.first_seconds
+    if elapsed < _SHORTEST_SECONDS:
+        return None
+    refused = risen(first.drop, last.drop) + risen(first.early_drop, last.early_drop)
+    return (last.count - first.count + refused) / elapsed
+
+
+def _lasts_seconds(after: AfterRaise, name: int, growth: float) -> float:
+    return max(0, after.limit - after.tables[name].last.count) / growth

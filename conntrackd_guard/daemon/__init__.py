@@ -1,0 +1,1 @@
+"""The daemon: its loop, its decisions and how it is put together."""

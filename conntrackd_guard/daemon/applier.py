@@ -1,0 +1,86 @@
+"""The order of effects: intent, re-read, write, read back. What a kill leaves behind, `recovery` explains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from conntrackd_guard.core import codec
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.model import Hold, HoldReason, Outcome, OutcomeKind, Raise, Record
+from conntrackd_guard.core.policy import RECHECK_SECONDS
+from conntrackd_guard.host.conntrack.limit import Kernel
+from conntrackd_guard.host.runtime_dir import RunFiles
+
+LOWERED_RETRIES = 3
+"""A limit lowered while deciding is observed and decided on again this often; then the next tick does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """Another writer lowered the limit between observing and writing: decide again."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketsRefused:
+    """The buckets that this raise counts on could not be had: decide again without them."""
+
+    why: str
+
+
+class Applier:
+    """Carries a Raise out against a kernel, real or rehearsing."""
+
+    def __init__(self, kernel: Kernel, run_files: RunFiles) -> None:
+        self._kernel = kernel
+        self._run_files = run_files
+
+    def apply(self, planned: Record, decision: Raise) -> Record | Lowered | BucketsRefused:
+        """Return the record of what was done about `decision`; a refusal by the host is an outcome, not an error."""
+        notes = []
+        try:
+            self._run_files.put_intent(planned.key, codec.encode(planned))
+        except HostError as error:
+            notes.append(f"no intent was noted: {error}")  # the host's need outranks the note
+        try:
+            before = self._kernel.limit()
+            seen = planned.observation.limit or 0
+            if before != seen:
+                self._run_files.drop_intent(planned.key)
+                return self._changed(planned, before, seen)
+            if decision.buckets_target is not None:
+                try:
+                    notes.append(self._grow_buckets(decision, decision.buckets_target))
+                except HostError as error:
+                    self._run_files.drop_intent(planned.key)
+                    return BucketsRefused(str(error))
+            after = self._kernel.set_limit(decision.target)
+            if after != decision.target:
+                return _rejected(planned, None, after, f"the kernel took {decision.target} as {after}", notes)
+        except HostError as error:
+            return _rejected(planned, error.errno, None, str(error), notes)
+        kind = OutcomeKind.REHEARSED if self._kernel.rehearsing else OutcomeKind.APPLIED
+        return replace(planned, outcome=Outcome(kind=kind, limit_after=after, detail="; ".join(notes)))
+
+    def _grow_buckets(self, decision: Raise, target: int) -> str:
+        """Resize before the raise: a limit must never stand without the buckets that it was judged with."""
+        stall_ms = decision.arithmetic.in_use * 0.5 / 1000  # 0.5 µs an entry, all locks held
+        after = self._kernel.set_buckets(target)
+        return f"buckets {decision.arithmetic.buckets} → {after}, traffic stalled for about {stall_ms:.0f} ms"
+
+    @staticmethod
+    def _changed(planned: Record, before: int | None, seen: int) -> Record | Lowered:
+        if before is not None and before != 0 and before < seen:
+            return Lowered()
+        hold = Hold(
+            reason=HoldReason.CHANGED_UNDER_US if before is not None else HoldReason.NO_CONNTRACK,
+            retry_seconds=planned.observation.boottime_seconds + RECHECK_SECONDS,
+        )
+        detail = f"the limit was {seen} when observed and {before} just before the write"
+        return replace(
+            planned, decision=hold, outcome=Outcome(kind=OutcomeKind.NONE, limit_after=before, detail=detail)
+        )
+
+
+def _rejected(planned: Record, errno: int | None, after: int | None, detail: str, notes: list[str]) -> Record:
+    outcome = Outcome(kind=OutcomeKind.REJECTED, limit_after=after, errno=errno, detail="; ".join([detail, *notes]))
+    return replace(planned, outcome=outcome)

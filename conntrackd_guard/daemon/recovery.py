@@ -1,0 +1,121 @@
+"""The state at start: this boot's history folded, and every write explained that a kill left open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from conntrackd_guard.core import state as states
+from conntrackd_guard.core.codec import decode
+from conntrackd_guard.core.model import Outcome, OutcomeKind, Policy, Raise, Record, State
+from conntrackd_guard.host.clock import Clock
+from conntrackd_guard.host.conntrack.limit import Kernel
+from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.recording.question import Question
+from conntrackd_guard.recording.recorder import Recorder
+from conntrackd_guard.recording.worker import Past
+
+HISTORY_SECONDS = 5.0
+"""How long the start waits for the history; a stalled disk must not keep a full table waiting."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """What a start knows of the past."""
+
+    state: State
+    past: Question[Past]
+    """Answered at once, or when the disk answers."""
+
+
+def recover(  # noqa: PLR0913, PLR0917 - wiring
+    recorder: Recorder, run_files: RunFiles, kernel: Kernel, clock: Clock, boot_id: str, policy: Policy
+) -> Recovered:
+    """Return the state to begin with; open intents and orders become records."""
+    question = recorder.question(lambda keeper: keeper.past(boot_id), insist=True)
+    past = question.within(HISTORY_SECONDS)
+    state, known = State(), set[str]()
+    if past is None or past.records is None:
+        state = states.lost(clock.boottime(), policy)
+        recorder.say(
+            "guard.notice",
+            "warning",
+            "This boot's history can't be read: pace starts with half the allowance spent.",
+        )
+    else:
+        for record in past.records:
+            state = states.advance(state, record)
+        known = {record.key for record in past.records}
+    persisted = None if past is None else past.persisted
+    for record in [*_explained(run_files, kernel, recorder, persisted), *_orders(run_files, kernel, recorder)]:
+        if record.key in known:  # the kill came after the row was written
+            recorder.resume(record, policy)
+            run_files.drop_order(record.key)
+            continue
+        state = states.advance(state, record)
+        recorder.submit(record, policy)
+        run_files.drop_order(record.key)
+    return Recovered(state=state, past=question)
+
+
+def _explained(run_files: RunFiles, kernel: Kernel, recorder: Recorder, persisted: str | None) -> list[Record]:
+    """Return the open intents as records, oldest first, each closed by what kernel and drop-in show now.
+
+    `persisted` is the key of the record that wrote the drop-in: after its write, and before a row need be there.
+    """
+    reached = kernel.limit()
+    explained = []
+    for key, content in reversed(run_files.intents()):
+        record = _decoded(content)
+        if record is None or not isinstance(record.decision, Raise):
+            recorder.say("guard.error", "error", f"The intent {key} can't be read; the write it noted is unknown.")
+            run_files.drop_intent(key)
+            continue
+        target, before = record.decision.target, record.observation.limit
+        if kernel.rehearsing:
+            outcome = Outcome(kind=OutcomeKind.REHEARSED, limit_after=target, detail="completed")
+        elif reached == target or record.key == persisted:
+            found = "in force" if reached == target else f"in the drop-in, and {reached} in force"
+            outcome = Outcome(kind=OutcomeKind.APPLIED, limit_after=target, detail=f"completed: found {found} at start")
+            reached = before  # an older intent led up to here
+        elif reached == before:
+            detail = "not applied: the guard ended before the write"
+            outcome = Outcome(kind=OutcomeKind.NOT_APPLIED, limit_after=reached, detail=detail)
+        else:
+            detail = f"unknown: the limit at start is neither {before} nor {target}"
+            outcome = Outcome(kind=OutcomeKind.UNKNOWN, limit_after=None, detail=detail)
+        explained.append(replace(record, outcome=outcome))
+    return explained[::-1]
+
+
+def _orders(run_files: RunFiles, kernel: Kernel, recorder: Recorder) -> list[Record]:
+    """Return the orders given while no guard ran."""
+    found = []
+    limit = kernel.limit_in_force()
+    for key, content in run_files.orders():
+        record = _decoded(content)
+        if record is None:
+            recorder.say("guard.error", "error", f"The order {key} can't be read and is left out.")
+            run_files.drop_order(key)
+        else:
+            found.append(_as_found(record, limit))
+    return found
+
+
+def _as_found(order: Record, limit: int | None) -> Record:
+    """Return an order's record as the limit in force bears it out: the file of a revert comes before its write."""
+    before, after = order.observation.limit, order.outcome.limit_after
+    if after in {None, limit}:
+        return order
+    if limit == before:
+        detail = "not applied: the command ended before the write"
+        return replace(order, outcome=Outcome(kind=OutcomeKind.NOT_APPLIED, limit_after=limit, detail=detail))
+    detail = f"unknown: the limit at start is neither {before} nor {after}"
+    return replace(order, outcome=Outcome(kind=OutcomeKind.UNKNOWN, detail=detail))
+
+
+def _decoded(content: dict[str, Any] | None) -> Record | None:
+    try:
+        return decode(Record, content)
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""Checks of host and guard for `guard doctor`."""

@@ -1,0 +1,98 @@
+"""What several checks of `guard doctor` ask for, read once and without changing anything."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from conntrackd_guard.core.errors import HostError, SettingsError
+from conntrackd_guard.core.model import Mode, Policy, State
+from conntrackd_guard.core.state import advance
+from conntrackd_guard.history.database import History, Row
+from conntrackd_guard.host.clock import Clock
+from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
+from conntrackd_guard.settings.files import load_settings
+from conntrackd_guard.settings.settings import Settings
+
+CHECK_SECONDS = 5.0
+"""The longest that the history's pages are checked: some 2 GiB from memory, less from a slow disk."""
+DENIED = (errno.EACCES, errno.EPERM)
+
+
+class Readings:
+    """What is read at one moment. What can't be read is None; the checks say why."""
+
+    def __init__(self, paths: Paths) -> None:
+        clock = Clock()
+        self.now, self.wall_seconds = clock.boottime(), clock.wall()
+        self.root = os.geteuid() == 0
+        self.settings: Settings | None = None
+        self.settings_problems: list[str] = []
+        try:
+            self.settings = load_settings(paths.settings_file, paths.settings_folder)
+        except SettingsError as error:
+            self.settings_problems = str(error).splitlines()
+        self.paths = Paths(paths.root, self.settings.mode if self.settings else Mode.ACT)
+        self.policy = self.settings.policy if self.settings else Policy()
+        self.persist = self.paths.mode is Mode.ACT and (self.settings is None or self.settings.persist)
+        self.run_files = RunFiles(self.paths)
+        self.running = self.run_files.is_running()
+        self.live = self.run_files.status() if self.running else None
+        self.boot_id = self._boot_id()
+        self.limit, self.buckets = self._of_kernel()
+        self.state: State | None = None
+        """This boot's history folded; None where it can't be read."""
+        self.newest: Row | None = None
+        self.history_error: HostError | None = None
+        self.history_checked = False
+        """Whether every page is known to be sound."""
+        self._read_history()
+
+    @property
+    def kept(self) -> int | None:
+        """The limit in the drop-in. Raises HostError."""
+        return SysctlDropIn(self.paths).limit()
+
+    @property
+    def pid(self) -> int | None:
+        """The running guard's process."""
+        pid = (self.live or {}).get("pid")
+        return pid if isinstance(pid, int) else None
+
+    def seen_by_guard(self, path: Path) -> Path:
+        """Return `path` as the running guard sees it in its sandbox, where this user may look there."""
+        if not self.root or self.pid is None:
+            return path
+        inside = self.paths.proc / str(self.pid) / "root" / path.relative_to(self.paths.root)
+        return inside if inside.exists() else path
+
+    def _boot_id(self) -> str | None:
+        try:
+            return self.paths.boot_id.read_text(encoding="ascii").strip() or None
+        except (OSError, ValueError):
+            return None
+
+    def _of_kernel(self) -> tuple[int | None, int | None]:
+        kernel = LiveKernel(self.paths)
+        try:
+            return kernel.limit(), kernel.buckets()
+        except HostError:
+            return None, None
+
+    def _read_history(self) -> None:
+        try:
+            with History(self.paths.history, mode="reader", traceless=True) as history:
+                self.newest = next(history.rows(last=1), None)
+                state = State()
+                for record in history.records(self.boot_id or ""):
+                    state = advance(state, record)
+                self.state = state
+                self.history_checked = history.check(CHECK_SECONDS)
+        except HostError as error:
+            self.history_error = error
+            if error.errno == errno.ENOENT:
+                self.state = State()

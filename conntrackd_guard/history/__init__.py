@@ -1,0 +1,1 @@
+"""The history of decisions and the time series, in SQLite."""

@@ -1,0 +1,330 @@
+"""The history: every decision with its evidence, durable, readable with the guard stopped.
+
+One SQLite file in WAL mode. One writer (the recorder, or an order while no guard runs), any number
+of readers. A decision is written with its policy and the journal's position in one transaction that
+reaches the disk before `add` returns; positions and repeats alone wait for the next decision's sync,
+because losing them costs a redelivery that `key` makes harmless.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from conntrackd_guard.core.codec import decode, encode
+from conntrackd_guard.core.errors import HostError, NotPermitted
+from conntrackd_guard.core.model import Policy, Record
+from conntrackd_guard.core.verification import FollowUp
+from conntrackd_guard.history import file, series
+from conntrackd_guard.history.file import HistoryDamaged, told
+from conntrackd_guard.history.points import Point
+from conntrackd_guard.history.rows import (
+    Position,
+    Row,
+    Told,
+    columns,
+    compact,
+    evidence,
+    follow_up_of,
+    hashed,
+    portrait_of,
+    record_of,
+    rfc3339,
+    storable,
+)
+from conntrackd_guard.history.schema import FOLDED, FOLLOW_UP, SUMMARY
+
+if TYPE_CHECKING:
+    from conntrackd_guard.core.traffic.analysis import Portrait
+
+__all__ = ["History", "HistoryDamaged", "Position", "Row", "Told"]
+
+PRUNE_AT_ONCE: Final = 1000
+"""Rows deleted a transaction: each then holds the write lock for some 20 ms only."""
+
+
+_FIRST: Final = frozenset({"key", "at", "at_seconds", "boottime_seconds"})
+"""The columns that tell of a decision's first time."""
+
+
+class History:
+    """An open history file. Every method raises HostError where SQLite or the disk refuses."""
+
+    def __init__(self, path: Path, *, mode: Literal["writer", "reader"], traceless: bool = False) -> None:
+        self.path = path
+        self._database, self.note = file.connect(path, writes=mode == "writer", traceless=traceless)
+
+    @classmethod
+    def open_or_set_aside(cls, path: Path, now: float) -> tuple[Self, str | None]:
+        """Open for writing; where the file is damaged, move it aside, begin a new one and return what to log.
+
+        `now` is wall time in seconds and names the file set aside. A file of a newer guard is refused, not moved.
+        """
+        try:
+            return cls(path, mode="writer"), None
+        except HistoryDamaged as damage:
+            sentence = file.set_aside(path, now, damage)
+            return cls(path, mode="writer"), sentence
+
+    @classmethod
+    def existing(cls, path: Path) -> Self | None:
+        """Open for reading, None where no guard has written one. NotPermitted where this user may not read it."""
+        try:
+            return cls(path, mode="reader")
+        except HostError as error:
+            if error.errno == errno.EACCES:
+                raise NotPermitted(str(error)) from error
+            if error.errno != errno.ENOENT:
+                raise
+        return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the last writer to leave folds the WAL into it."""
+        with suppress(sqlite3.Error):
+            self._database.close()
+
+    def add(  # noqa: PLR0913 - a row has as many parts
+        self,
+        record: Record,
+        *,
+        policy: Policy,
+        sentence: str,
+        kernel_release: str,
+        position: Position | None = None,
+        again: int | None = None,
+    ) -> int:
+        """Write the decision, durably, and return its id; a record whose key is known is not written again.
+
+        `again` is the row that it repeats: that one keeps its key and first time, counts it, and takes all else from it.
+        """
+        policy_hash, policy_json = hashed(policy)
+        row = columns(record, policy_hash=policy_hash, sentence=sentence, kernel_release=kernel_release)
+        with self._transaction("write a decision to", durable=True) as database:
+            database.execute("INSERT OR IGNORE INTO policies VALUES (?, ?)", (policy_hash, policy_json))
+            row_id = _insert(database, row) if again is None else _renew(database, again, row)
+            if row_id is not None:
+                database.execute("REPLACE INTO evidence VALUES (?, ?, ?, ?, ?, ?)", (row_id, *evidence(record)))
+            else:
+                (row_id,) = database.execute("SELECT id FROM decisions WHERE key = ?", (record.key,)).fetchone()
+            _put_position(database, position)
+        return int(row_id)
+
+    def merge(self, row_id: int, times: int, last_wall_seconds: float, position: Position | None = None) -> None:
+        """Count `times` more of the same news in its row; not synced by itself."""
+        with self._transaction("count a repeat in", durable=False) as database:
+            database.execute(
+                "UPDATE decisions SET repeats = repeats + ?, last_at = ?, last_seconds = ? WHERE id = ?",
+                (times, rfc3339(last_wall_seconds), last_wall_seconds, row_id),
+            )
+            _put_position(database, position)
+
+    def add_follow_up(self, follow_up: FollowUp) -> None:
+        """Write what came of a raise beside its decision (nothing where that is gone); not synced by itself."""
+        with self._transaction("write what came of a raise to", durable=False) as database:
+            query = "REPLACE INTO follow_ups SELECT id, ? FROM decisions WHERE key = ?"
+            database.execute(query, (compact(encode(follow_up)), follow_up.key))
+
+    def add_points(self, points: Sequence[Point], *, thin: bool = True) -> None:
+        """Write points of one second into the time series, the newest last, and `thin` it; not synced by itself."""
+        with self._transaction("write the time series to", durable=False) as database:
+            series.add(database, points)
+            if thin:
+                series.thin(database, points[-1].at)
+
+    def points(self, since: float, until: float, step: int) -> list[Point]:
+        """Return the time series between two wall times, oldest first, in steps of at least `step` seconds."""
+        with told("read", self.path):
+            return list(series.read(self._database, int(since), int(until), step))
+
+    def held(self, since: float, until: float, step: int) -> list[tuple[int, int]]:
+        """Return (wall time, the most entries in all tables together), in the steps of `points`."""
+        with told("read", self.path):
+            return series.held(self._database, int(since), int(until), step)
+
+    def add_portrait(self, key: str, portrait: Portrait) -> None:
+        """Write a table's portrait beside the decision with that key (nothing where there is none); not synced by itself."""
+        values = (portrait.wall_seconds, portrait.findings[0].cause.value, compact(encode(portrait)), key)
+        with self._transaction("write a sample to", durable=False) as database:
+            database.execute("REPLACE INTO samples SELECT id, ?, ?, ? FROM decisions WHERE key = ?", values)
+
+    def prune_portraits(self, before_seconds: float) -> None:
+        """Delete the portraits taken before that wall time."""
+        with self._transaction("delete old samples of", durable=False) as database:
+            database.execute("DELETE FROM samples WHERE at_seconds < ?", (before_seconds,))
+
+    def find_key(self, key: str) -> int | None:
+        """Return the id of the record with that key, None where it is not written."""
+        found = self._all("SELECT id FROM decisions WHERE key = ?", (key,))
+        return int(found[0][0]) if found else None
+
+    def find_identity(self, wanted: str, boot_id: str) -> tuple[int, float] | None:
+        """Return that boot's newest row with this identity and the wall time of its last repeat.
+
+        None where it has none, or where another row came since that can change the state: then it is news again.
+        """
+        query = f"""SELECT id, last_seconds FROM decisions WHERE boot_id = :boot AND identity = :wanted AND id > coalesce(
+            (SELECT max(id) FROM decisions WHERE boot_id = :boot AND {FOLDED} AND identity != :wanted), 0)
+            ORDER BY id DESC LIMIT 1"""  # noqa: S608 - constants
+        found = self._all(query, {"boot": boot_id, "wanted": wanted})
+        return (int(found[0][0]), float(found[0][1])) if found else None
+
+    def save_position(self, position: Position) -> None:
+        """Remember how far the guard has read; not synced by itself."""
+        with self._transaction("write the journal's position to", durable=False) as database:
+            _put_position(database, position)
+
+    def position(self) -> Position | None:
+        """Return how far the guard had read, None in a new history and where it can't be understood."""
+        found = self._all("SELECT value FROM meta WHERE key = 'position'")
+        with suppress(ValueError):
+            return decode(Position, json.loads(found[0][0])) if found else None
+        return None
+
+    def records(self, boot_id: str) -> Iterator[Record]:
+        """Yield that boot's records that can change the state, oldest first, each as often as it came: no plain holds."""
+        query = f"SELECT {SUMMARY} FROM decisions WHERE boot_id = ? AND {FOLDED} ORDER BY id"  # noqa: S608 - constants
+        for found in self._all(query, (boot_id,)):
+            row = Row(*found)
+            yield from repeat(self._record(row), row.repeats)
+
+    def rows(
+        self,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        last: int | None = None,
+        verdict: str | None = None,
+        arithmetic: bool = False,
+    ) -> Iterator[Row]:
+        """Yield decisions, newest first, that came (or came again) between two wall times, both included."""
+        sums = "(SELECT arithmetic FROM evidence WHERE id = decisions.id)" if arithmetic else "NULL"
+        query = f"""SELECT {SUMMARY}, {sums}, {FOLLOW_UP} FROM decisions
+            WHERE last_seconds >= ? AND at_seconds <= ? AND coalesce(verdict = ?, TRUE)
+            ORDER BY id DESC LIMIT ?"""  # noqa: S608 - constants
+        low, high = (-1e18 if since is None else since), (1e18 if until is None else until)
+        with told("read", self.path):
+            for found in self._database.execute(query, (low, high, verdict, -1 if last is None else last)):
+                yield _row(found)
+
+    def steps(self) -> Iterator[Row]:
+        """Yield what moved the limit, newest first: applied raises and reverts, and what other writers did."""
+        query = f"""SELECT {SUMMARY} FROM decisions WHERE trigger = 'other_writer'
+            OR (outcome = 'applied' AND (verdict = 'raise' OR reason = 'revert')) ORDER BY id DESC"""  # noqa: S608 - constants
+        with told("read", self.path):
+            for found in self._database.execute(query):
+                yield Row(*found)
+
+    def row(self, row_id: int) -> Told | None:
+        """Return the decision with that id and all its evidence, None where there is none."""
+        found = self._all(f"SELECT {SUMMARY}, NULL, {FOLLOW_UP} FROM decisions WHERE id = ?", (row_id,))  # noqa: S608
+        if not found:
+            return None
+        row = _row(found[0])
+        policy = self._all("SELECT json FROM policies WHERE hash = ?", (row.policy_hash,))[0][0]
+        sample = self._all("SELECT portrait FROM samples WHERE id = ?", (row_id,))
+        return Told(
+            row=row,
+            record=self._record(row),
+            policy=decode(Policy, json.loads(policy)),
+            portrait=portrait_of(sample[0][0]) if sample else None,
+        )
+
+    def prune(self, now: float, retention_seconds: float, max_rows: int) -> int:
+        """Delete what is older than the retention, then the oldest holds, then the oldest others; return how many.
+
+        `now` is wall time. What the newest row's boot needs to fold its state is never deleted.
+        """
+        newest = "(SELECT boot_id FROM decisions ORDER BY id DESC LIMIT 1)"
+        keep = f"NOT (boot_id = {newest} AND {FOLDED})"
+        old = self._delete(f"last_seconds < ? AND {keep}", (now - retention_seconds,))
+        surplus = max(0, self._all("SELECT count(*) FROM decisions")[0][0] - max_rows)
+        with self._transaction("forget tables of", durable=False) as database:
+            series.forget_names(database)
+        holds = self._delete(f"verdict = 'hold' AND {keep}", (), surplus)
+        return old + holds + self._delete(keep, (), surplus - holds)
+
+    def check(self, seconds: float) -> bool:
+        """Check every page; return whether that was done within `seconds`. Raises HistoryDamaged where one is unsound."""
+        with told("check", self.path):
+            return file.check_pages(self._database, self.path, seconds)
+
+    def _delete(self, condition: str, values: tuple[object, ...], most: float = float("inf")) -> int:
+        """Delete the oldest rows that fit, in small transactions."""
+        gone = 0
+        while gone < most:
+            batch = min(PRUNE_AT_ONCE, most - gone)
+            with self._transaction("delete old rows of", durable=False) as database:
+                query = f"SELECT id FROM decisions WHERE {condition} ORDER BY id LIMIT ?"  # noqa: S608 - constants
+                done = database.execute(f"DELETE FROM decisions WHERE id IN ({query})", (*values, batch)).rowcount  # noqa: S608
+            gone += done
+            if done < batch:
+                break
+        return gone
+
+    def _record(self, row: Row) -> Record:
+        """Return the record behind a row."""
+        query = "SELECT trigger, observation, state, decision, arithmetic FROM evidence WHERE id = ?"
+        try:
+            return record_of(row, *self._all(query, (row.id,))[0])
+        except (ValueError, LookupError, TypeError) as error:
+            cause, next_step = OSError(None, str(error)), "If a newer guard wrote it, use that one to read it."
+            raise HostError(f"understand decision {row.id} of", self.path, cause, next_step) from error
+
+    def _all(self, query: str, values: tuple[object, ...] | dict[str, object] = ()) -> list[tuple[Any, ...]]:
+        with told("read", self.path):
+            return self._database.execute(query, values).fetchall()
+
+    @contextmanager
+    def _transaction(self, doing: str, *, durable: bool) -> Iterator[sqlite3.Connection]:
+        """Run one transaction; a durable one is on the disk (with all before it) when this returns."""
+        with told(doing, self.path):
+            self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # a full disk has rolled back already
+                    self._database.execute("ROLLBACK")
+                raise
+
+
+def _row(found: tuple[Any, ...]) -> Row:
+    """Return a row with its sum and what came of it, which are read as JSON behind the summary."""
+    *summary, sums, follow_up = found
+    values: list[Any] = [*summary, json.loads(sums) if sums else None, follow_up_of(follow_up)]
+    return Row(*values)
+
+
+def _insert(database: sqlite3.Connection, row: dict[str, object]) -> int | None:
+    """Insert a decision and return its id, None where its key is known."""
+    query = f"INSERT INTO decisions ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608 - constants
+    values = [storable(value) for value in row.values()]
+    found = database.execute(f"{query} ON CONFLICT (key) DO NOTHING RETURNING id", values).fetchall()
+    return found[0][0] if found else None
+
+
+def _renew(database: sqlite3.Connection, row_id: int, row: dict[str, object]) -> int:
+    """Count a repeat in a decision and take over what it tells."""
+    newer = {name: storable(value) for name, value in row.items() if name not in _FIRST}
+    changes = ", ".join(f"{name} = ?" for name in newer)
+    query = f"UPDATE decisions SET {changes}, repeats = repeats + 1 WHERE id = ?"  # noqa: S608 - constants
+    database.execute(query, (*newer.values(), row_id))
+    return row_id
+
+
+def _put_position(database: sqlite3.Connection, position: Position | None) -> None:
+    if position is not None:
+        database.execute("REPLACE INTO meta VALUES ('position', ?)", (compact(encode(position)),))

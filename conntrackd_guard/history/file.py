@@ -1,0 +1,189 @@
+"""Opening a history file: folders, rights, migrations, damage, and readers without rights to write."""
+
+from __future__ import annotations
+
+import grp
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.history.schema import MIGRATIONS
+
+FOLDER_MODE: Final = 0o750
+FILE_MODE: Final = 0o640
+READERS: Final = "adm"
+"""Debian's group of those who may read logs."""
+
+BUSY_MS: Final = 5000
+CACHE_KIB: Final = 256
+"""SQLite's page cache in the guard. Its default, 2,000 KiB, is a twelfth of what the guard may take."""
+WAL_BYTES: Final = 4 * 2**20
+CHECK_BYTES: Final = 32 * 2**20
+"""Up to this size a file that was not closed cleanly is checked at start (some 50 ms). WAL itself survives kill -9
+and a power cut; only a broken disk damages a file, and on a larger one the first touch of a bad page says so."""
+
+PROGRESS_STEPS: Final = 10_000
+"""SQLite's steps between two looks at the clock: well under a millisecond."""
+
+_DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_NEXT_STEPS: Final = {
+    sqlite3.SQLITE_FULL: "Free space on that file system.",
+    sqlite3.SQLITE_READONLY: "Make the file and its folder writable for the guard.",
+    sqlite3.SQLITE_CANTOPEN: "Check that the folder exists and that you may enter it.",
+    sqlite3.SQLITE_BUSY: "Another process holds the file; try again.",
+    sqlite3.SQLITE_IOERR: "Check the disk: the kernel's log has the cause.",
+}
+
+
+class HistoryDamaged(HostError):  # noqa: N818 - a state of the file, named as people say it
+    """The file is no sound SQLite database: `set_aside` it and begin a new one."""
+
+
+@contextmanager
+def told(doing: str, path: Path) -> Iterator[None]:
+    """Turn SQLite's and the system's errors into HostError, or HistoryDamaged where the file is unsound."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
+        cause = OSError(None, str(error))
+        if code in _DAMAGE:
+            raise HistoryDamaged(doing, path, cause, "It is set aside when the guard starts or next writes.") from error
+        raise HostError(doing, path, cause, _NEXT_STEPS.get(code, "See the message of SQLite.")) from error
+    except OSError as error:
+        denied = isinstance(error, PermissionError)
+        next_step = f"Run as root or as a member of {READERS}." if denied else "Check that folder and disk."
+        raise HostError(doing, path, error, next_step) from error
+
+
+def connect(path: Path, *, writes: bool, traceless: bool = False) -> tuple[sqlite3.Connection, str]:
+    """Open the file and return it with a note for people ("" when there is nothing to say).
+
+    A writer makes folder and file where they are absent and brings an older schema up to date. A `traceless` reader
+    leaves no -wal and -shm behind, as others do; it is for a short look only.
+    HostError: not there, not permitted, or written by a newer guard. HistoryDamaged: unsound.
+    """
+    with told("open the history", path):
+        database, note = _writer(path) if writes else _reader(path, traceless=traceless)
+        try:
+            _check_version(database, path, writes=writes)
+        except BaseException:
+            database.close()
+            raise
+        return database, note
+
+
+def set_aside(path: Path, now: float, damage: HistoryDamaged) -> str:
+    """Move an unsound file with its WAL aside and return the sentence to log. `now`: wall seconds."""
+    aside = path.with_name(f"{path.name}.corrupt-{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}")
+    with told("set aside the damaged history", path):
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return (
+        f"The history {path} is damaged ({damage.cause}); it was moved to {aside} and a new one begun. "
+        f"To read what is left of it: sqlite3 {aside} .recover"
+    )
+
+
+def _writer(path: Path) -> tuple[sqlite3.Connection, str]:
+    _make_folder(path.parent)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE))
+    _hand_to_readers(path, FILE_MODE)
+    wal = path.with_name(path.name + "-wal")
+    unclean = wal.exists() and wal.stat().st_size > 0  # a clean close removes it
+    database = _open(path, "rw")
+    try:
+        database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        database.execute("PRAGMA foreign_keys = ON")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+        if unclean and path.stat().st_size <= CHECK_BYTES:
+            check_pages(database, path)
+    except BaseException:
+        database.close()
+        raise
+    return database, ""
+
+
+def check_pages(database: sqlite3.Connection, path: Path, seconds: float = float("inf")) -> bool:
+    """Raise HistoryDamaged where a page is unsound (some 50 ms for `CHECK_BYTES`); False: not done within `seconds`."""
+    deadline = time.monotonic() + seconds
+    database.set_progress_handler(lambda: time.monotonic() > deadline, PROGRESS_STEPS)
+    try:
+        found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        return False
+    finally:
+        database.set_progress_handler(None, 0)
+    if found != "ok":
+        raise HistoryDamaged("check", path, OSError(None, found), "It is set aside when the guard starts.")
+    return True
+
+
+def _reader(path: Path, *, traceless: bool) -> tuple[sqlite3.Connection, str]:
+    """Open for reading; where SQLite would have to create its -shm file and may not, read the file as it lies."""
+    os.close(os.open(path, os.O_RDONLY))  # says "not there" and "not permitted" better than SQLite does
+    if traceless and not path.with_name(path.name + "-wal").exists():
+        return _open(path, "ro&immutable=1"), ""  # nobody has it open, so the file is whole
+    database = _open(path, "ro")
+    try:
+        database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        database.close()
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            raise
+        wal = path.with_name(path.name + "-wal")
+        behind = wal.exists() and wal.stat().st_size > 0
+        note = f"The newest decisions are in {wal}, which only root can read here." if behind else ""
+        return _open(path, "ro&immutable=1"), note
+    return database, ""
+
+
+def _open(path: Path, mode: str) -> sqlite3.Connection:
+    """Open an existing file. One connection is used by one thread at a time: the recorder's, once it runs."""
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_MS / 1000, check_same_thread=False)
+
+
+def _check_version(database: sqlite3.Connection, path: Path, *, writes: bool) -> None:
+    """Bring an older schema up to date (writer), or refuse what this guard can't read."""
+    version = int(database.execute("PRAGMA user_version").fetchone()[0])
+    known = len(MIGRATIONS)
+    if version > known:
+        cause = OSError(None, f"it has schema {version}, this guard knows {known}")
+        raise HostError("use the history", path, cause, "Use the newer guard that wrote it, or move the file away.")
+    if version < known and not writes:
+        cause = OSError(None, f"it has schema {version}, this guard reads {known}")
+        raise HostError("read the history", path, cause, "Start the guard once: it brings the file up to date.")
+    for number in range(version, known):
+        database.execute("BEGIN IMMEDIATE")
+        for statement in MIGRATIONS[number]:
+            database.execute(statement)
+        database.execute(f"PRAGMA user_version = {number + 1}")
+        database.execute("COMMIT")
+
+
+def _make_folder(folder: Path) -> None:
+    """Create the folder for root and the readers; one that systemd made for root alone is opened to them."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        _hand_to_readers(folder, FOLDER_MODE)
+    elif (folder.stat().st_mode & 0o777, folder.stat().st_gid) == (FOLDER_MODE, 0):
+        _hand_to_readers(folder, FOLDER_MODE)
+
+
+def _hand_to_readers(path: Path, mode: int) -> None:
+    """Give the path to the group of readers. Without the right to (no CAP_CHOWN, not in the group) it stays root's."""
+    path.chmod(mode)
+    with suppress(KeyError, PermissionError):
+        os.chown(path, -1, grp.getgrnam(READERS).gr_gid)

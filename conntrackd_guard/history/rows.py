@@ -1,0 +1,191 @@
+"""A record as the rows of a history, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from conntrackd_guard import __version__
+from conntrackd_guard.core.codec import decode, decode_decision, encode, verdict
+from conntrackd_guard.core.model import (
+    Mode,
+    Observation,
+    Order,
+    Outcome,
+    OutcomeKind,
+    Policy,
+    Raise,
+    Record,
+    State,
+    Trigger,
+)
+from conntrackd_guard.core.records import identity, reason
+from conntrackd_guard.core.verification import FollowUp
+
+if TYPE_CHECKING:  # 0.6 MB that a guard does without until a table fills
+    from conntrackd_guard.core.traffic.analysis import Portrait
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """How far the guard has taken in what the kernel said."""
+
+    cursor: str | None = None
+    """Where the journal stands."""
+    boot_id: str | None = None
+    stamp_us: int | None = None
+    """The newest kernel stamp taken in, of that boot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One decision as a list shows it. `at` and `last_at` are RFC 3339, UTC; the seconds are wall time."""
+
+    id: int
+    key: str
+    at: str
+    at_seconds: float
+    boottime_seconds: float
+    boot_id: str
+    mode: str
+    trigger: str
+    namespace: int | None
+    message: str
+    verdict: str
+    reason: str
+    from_limit: int | None
+    to_limit: int | None
+    outcome: str
+    limit_after: int | None
+    errno: int | None
+    detail: str
+    sentence: str
+    identity: str
+    policy_hash: str
+    guard_version: str
+    kernel_release: str
+    uid: int | None
+    login_uid: int | None
+    repeats: int
+    """Kernel lines that came to this, and decisions without a new line; 1 where it never came again."""
+    last_at: str
+    last_seconds: float
+    arithmetic: dict[str, Any] | None = None
+    follow_up: FollowUp | None = None
+    """Of a raise: what came of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """One decision with all its evidence: enough to decide it again."""
+
+    row: Row
+    record: Record
+    policy: Policy
+    portrait: Portrait | None = None
+    """Of the table it is about, taken just after."""
+
+
+def rfc3339(wall_seconds: float) -> str:
+    """Return wall time as `2026-11-23T11:07:27.123Z`."""
+    return datetime.fromtimestamp(wall_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def columns(record: Record, *, policy_hash: str, sentence: str, kernel_release: str) -> dict[str, Any]:
+    """Return what the list of decisions shows of a record, by column."""
+    observation, decision, outcome = record.observation, record.decision, record.outcome
+    return {
+        "key": record.key,
+        "at": rfc3339(observation.wall_seconds),
+        "at_seconds": observation.wall_seconds,
+        "boottime_seconds": observation.boottime_seconds,
+        "boot_id": observation.boot_id,
+        "mode": record.mode.value,
+        "trigger": record.trigger.kind.value,
+        "namespace": record.trigger.namespace,
+        "message": record.trigger.message,
+        "verdict": verdict(decision),
+        "reason": reason(record),
+        "from_limit": observation.limit,
+        "to_limit": decision.target if isinstance(decision, Raise | Order) else None,
+        "outcome": outcome.kind.value,
+        "limit_after": outcome.limit_after,
+        "errno": outcome.errno,
+        "detail": outcome.detail,
+        "identity": identity(record),
+        "uid": decision.uid if isinstance(decision, Order) else None,
+        "login_uid": decision.login_uid if isinstance(decision, Order) else None,
+        "last_at": rfc3339(observation.wall_seconds),
+        "last_seconds": observation.wall_seconds,
+        "sentence": sentence,
+        "policy_hash": policy_hash,
+        "guard_version": __version__,
+        "kernel_release": kernel_release,
+    }
+
+
+def first_row(record: Record, row_id: int, *, policy: Policy, sentence: str, kernel_release: str) -> Row:
+    """Return the row that a record begins, as a list shows it with its sum."""
+    told = columns(record, policy_hash=hashed(policy)[0], sentence=sentence, kernel_release=kernel_release)
+    shown: dict[str, Any] = {name: storable(value) for name, value in told.items()}
+    return Row(id=row_id, **shown, repeats=1, arithmetic=encode(getattr(record.decision, "arithmetic", None)))
+
+
+def hashed(policy: Policy) -> tuple[str, str]:
+    """Return the short hash that names a policy, and the policy as JSON."""
+    text = compact(encode(policy))
+    return hashlib.sha256(text.encode()).hexdigest()[:16], text
+
+
+def evidence(record: Record) -> tuple[str | None, ...]:
+    """Return trigger, observation, state, decision and arithmetic as JSON; the arithmetic stands alone."""
+    decision = encode(record.decision)
+    arithmetic = decision.pop("arithmetic", None)
+    parts = (encode(record.trigger), encode(record.observation), encode(record.state), decision)
+    return (*map(compact, parts), None if arithmetic is None else compact(arithmetic))
+
+
+def record_of(row: Row, *texts: str | None) -> Record:
+    """Return the record that `columns` and `evidence` made a row of; ValueError where it is damaged."""
+    parts: list[Any] = [None if text is None else json.loads(text) for text in texts]
+    trigger, observation, state, decision, arithmetic = parts
+    outcome = Outcome(kind=OutcomeKind(row.outcome), limit_after=row.limit_after, errno=row.errno, detail=row.detail)
+    return Record(
+        key=row.key,
+        mode=Mode(row.mode),
+        trigger=decode(Trigger, trigger),
+        observation=decode(Observation, observation),
+        state=decode(State, state),
+        decision=decode_decision(decision if arithmetic is None else decision | {"arithmetic": arithmetic}),
+        outcome=outcome,
+    )
+
+
+def follow_up_of(text: str | None) -> FollowUp | None:
+    """Return what came of a raise; None where it is not known, or damaged."""
+    with suppress(ValueError):
+        return None if text is None else decode(FollowUp, json.loads(text))
+    return None
+
+
+def portrait_of(text: str) -> Portrait | None:
+    """Return a table's portrait; None where it is damaged, or a newer guard wrote what this one does not know."""
+    from conntrackd_guard.core.traffic.analysis import Portrait  # noqa: PLC0415 - see above
+
+    with suppress(ValueError):
+        return decode(Portrait, json.loads(text))
+    return None
+
+
+def compact(data: object) -> str:
+    """Return compact ASCII JSON with a stable order of keys."""
+    return json.dumps(data, separators=(",", ":"), sort_keys=True)
+
+
+def storable(value: object) -> object:
+    """Return text as SQLite takes it: bytes that were no UTF-8 in the journal become visible escapes."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

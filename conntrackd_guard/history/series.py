@@ -1,0 +1,163 @@
+"""The time series in a history: points of 1 s for an hour, of 1 min for a week, of 1 h for a year.
+
+At each step the MOST_TABLES with the highest peaks are told by themselves, and the others as a sum. So
+the rows are bounded, whatever number of namespaces comes and goes: 21 tables in 3,600 + 10,080 + 8,760
+steps are 471,240 rows of about 35 bytes, and MOST_NAMES names: a quarter of 64 MiB (a test fills it).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from conntrackd_guard.history.points import OTHERS, THE_OTHERS, Point
+
+MOST_TABLES: Final = 20
+MOST_NAMES: Final = 20_000
+"""Tables that have a name of their own; beyond, a new one is among the others until there is room."""
+NAMES_LEFT: Final = 12_000
+"""Of those seen last, when room is made: the next six hours bring 7,200 at most, twenty a minute."""
+_OTHERS_ID: Final = 0
+_FUTURE_SECONDS: Final = 120
+"""Points further ahead than this come from a clock that was set back since."""
+
+KEPT: Final = ((1, 3600, 60), (60, 7 * 86400, 3600), (3600, 365 * 86400, None))
+"""(step, how long its points are kept, the step they are then joined to), all in seconds."""
+
+TABLES: Final = (
+    """CREATE TABLE series_names (id INTEGER PRIMARY KEY, namespace INTEGER NOT NULL, label TEXT NOT NULL,
+        UNIQUE (namespace, label))""",
+    "INSERT INTO series_names VALUES (0, 0, 'others')",
+    """CREATE TABLE series (
+        step INTEGER NOT NULL, at INTEGER NOT NULL, name INTEGER NOT NULL, "limit" INTEGER NOT NULL,
+        count INTEGER NOT NULL, dropped INTEGER NOT NULL, evicted INTEGER NOT NULL,
+        PRIMARY KEY (step, at, name)) WITHOUT ROWID""",
+)
+
+_PUT: Final = """INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    "limit" = max("limit", excluded."limit"), count = max(count, excluded.count),
+    dropped = dropped + excluded.dropped, evicted = evicted + excluded.evicted"""
+
+_JOIN: Final = """
+    WITH joined AS (
+        SELECT at - at % :wider AS slot, name, max("limit") AS most, max(count) AS peak,
+            sum(dropped) AS dropped, sum(evicted) AS evicted
+        FROM series WHERE step = :step AND at < :before GROUP BY slot, name),
+    ranked AS (
+        SELECT *, row_number() OVER (PARTITION BY slot ORDER BY name = :others, peak DESC) AS place FROM joined)
+    SELECT :wider, slot, iif(place <= :tables, name, :others) AS told, max(most), sum(peak), sum(dropped), sum(evicted)
+    FROM ranked GROUP BY slot, told"""
+
+_TELL_AMONG_OTHERS: Final = """
+    INSERT INTO series SELECT step, at, ?, max("limit"), sum(count), sum(dropped), sum(evicted)
+    FROM series WHERE name NOT IN (SELECT id FROM series_names) GROUP BY step, at
+    ON CONFLICT DO UPDATE SET "limit" = max("limit", excluded."limit"), count = count + excluded.count,
+    dropped = dropped + excluded.dropped, evicted = evicted + excluded.evicted"""
+"""Points whose name is gone."""
+
+_WITHIN: Final = """((step = 1 AND at BETWEEN :since AND :until) OR (step = 60 AND at BETWEEN :since - 59 AND :until)
+    OR (step = 3600 AND at BETWEEN :since - 3599 AND :until))"""
+
+
+def add(database: sqlite3.Connection, points: Iterable[Point]) -> None:
+    """Write points of one second each: those of the tables with the highest peaks, and the sum of the others."""
+    found = list(points)
+    peaks: dict[tuple[int, str], int] = {}
+    for point in found:
+        if point.name != THE_OTHERS:
+            peaks[point.name] = max(peaks.get(point.name, 0), point.count)
+    ids = _ids(database, sorted(peaks, key=lambda name: peaks[name], reverse=True)[:MOST_TABLES])
+    others: dict[int, Point] = {}
+    for point in found:
+        if point.name in ids:
+            _put(database, ids[point.name], point)
+            continue
+        sum_ = others.get(point.at)
+        others[point.at] = Point(
+            at=point.at,
+            namespace=0,
+            label=OTHERS,
+            limit=point.limit,
+            count=point.count + (sum_.count if sum_ else 0),
+            dropped=point.dropped + (sum_.dropped if sum_ else 0),
+            evicted=point.evicted + (sum_.evicted if sum_ else 0),
+        )
+    for point in others.values():
+        _put(database, _OTHERS_ID, point)
+
+
+def thin(database: sqlite3.Connection, now: int) -> None:
+    """Join points that are too old for their step to wider ones, and delete the oldest. `now`: of the newest point."""
+    database.execute("DELETE FROM series WHERE step IN (1, 60) AND at > ?", (now + _FUTURE_SECONDS,))
+    for step, kept, wider in KEPT:
+        before = now - kept
+        if wider is not None:
+            before -= before % wider  # whole wider steps only: each is joined once
+            values = {"step": step, "wider": wider, "before": before, "others": _OTHERS_ID, "tables": MOST_TABLES}
+            joined = database.execute(_JOIN, values)
+            database.executemany(_PUT, joined.fetchall())
+        database.execute("DELETE FROM series WHERE step = ? AND at < ?", (step, before))
+
+
+def forget_names(database: sqlite3.Connection) -> None:
+    """Delete the names of tables that no point is left of; of too many, those seen last keep theirs."""
+    query = "DELETE FROM series_names WHERE id != ? AND id NOT IN (SELECT name FROM series)"
+    database.execute(query, (_OTHERS_ID,))
+    surplus = database.execute("SELECT count(*) FROM series_names").fetchone()[0] - NAMES_LEFT
+    if surplus > 0:
+        oldest = "SELECT name FROM series WHERE name != ? GROUP BY name ORDER BY max(at) LIMIT ?"
+        database.execute(f"DELETE FROM series_names WHERE id IN ({oldest})", (_OTHERS_ID, surplus))  # noqa: S608 - constant
+        database.execute(_TELL_AMONG_OTHERS, (_OTHERS_ID,))
+        database.execute("DELETE FROM series WHERE name NOT IN (SELECT id FROM series_names)")
+
+
+def read(database: sqlite3.Connection, since: int, until: int, step: int) -> Iterator[Point]:
+    """Yield the points between two wall times, oldest first, joined to steps of at least `step` seconds."""
+    query = f"""SELECT at - at % max(step, :wide) AS slot, namespace, label, max("limit"), max(count),
+            sum(dropped), sum(evicted), max(max(step, :wide))
+        FROM series JOIN series_names ON series_names.id = series.name
+        WHERE {_WITHIN} GROUP BY slot, name ORDER BY slot, namespace"""  # noqa: S608 - a constant
+    for row in database.execute(query, {"wide": step, "since": since, "until": until}):
+        at, namespace, label, limit, count, dropped, evicted, wide = row
+        yield Point(
+            at=at,
+            namespace=namespace,
+            label=label,
+            limit=limit,
+            count=count,
+            dropped=dropped,
+            evicted=evicted,
+            step=wide,
+        )
+
+
+def held(database: sqlite3.Connection, since: int, until: int, step: int) -> list[tuple[int, int]]:
+    """Return (time, the most entries in all tables together) as `read` returns points.
+
+    No sum of those: tables that lived one after the other within a step are not added up.
+    """
+    query = f"""SELECT at - at % max(step, :wide) AS slot, max(entries) FROM
+            (SELECT step, at, sum(count) AS entries FROM series WHERE {_WITHIN} GROUP BY step, at)
+        GROUP BY slot ORDER BY slot"""  # noqa: S608 - a constant
+    return database.execute(query, {"wide": step, "since": since, "until": until}).fetchall()
+
+
+def _ids(database: sqlite3.Connection, names: Iterable[tuple[int, str]]) -> dict[tuple[int, str], int]:
+    """Return the numbers of names, new ones included as long as there is room."""
+    room = MOST_NAMES - database.execute("SELECT count(*) FROM series_names").fetchone()[0]
+    ids = {}
+    for name in names:
+        found = database.execute("SELECT id FROM series_names WHERE namespace = ? AND label = ?", name).fetchone()
+        if found is None and room > 0:
+            room -= 1
+            query = "INSERT INTO series_names (namespace, label) VALUES (?, ?) RETURNING id"
+            (found,) = database.execute(query, name).fetchall()
+        if found is not None:
+            ids[name] = int(found[0])
+    return ids
+
+
+def _put(database: sqlite3.Connection, name: int, point: Point) -> None:
+    values = (point.step, point.at, name, point.limit, point.count, point.dropped, point.evicted)
+    database.execute(_PUT, values)

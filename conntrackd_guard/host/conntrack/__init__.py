@@ -1,0 +1,1 @@
+"""Connection tracking in the kernel: limit, tables, namespaces, entries."""

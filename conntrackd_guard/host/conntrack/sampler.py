@@ -1,0 +1,160 @@
+"""Takes portraits of tables: for `guard top`, and for the recorder after a raise."""
+
+from __future__ import annotations
+
+import errno
+import time
+from dataclasses import dataclass, replace
+
+from conntrackd_guard.core.errors import AnswerIsNo, HostError
+from conntrackd_guard.core.model import Addresses, Table
+from conntrackd_guard.core.traffic.analysis import Portrait
+from conntrackd_guard.core.traffic.diagnosis import Evidence, Losses
+from conntrackd_guard.core.traffic.remedies import diagnose
+from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, Sample, add_up
+from conntrackd_guard.core.usage import risen
+from conntrackd_guard.host.conntrack.entries import EntryReader
+from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.conntrack.losses import LossCounters, read_losses
+from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, Place
+from conntrackd_guard.host.conntrack.owners import OwnerReader
+from conntrackd_guard.host.conntrack.setns import words_inside
+from conntrackd_guard.host.conntrack.stat import TableReader
+from conntrackd_guard.host.conntrack.timeouts import established_seconds
+from conntrackd_guard.host.paths import Paths
+
+LONGEST_SECONDS = 0.1
+"""Three times what 5,000 entries take; on a slow or busy host the sample is smaller, and its margin says so."""
+_REMEMBERED_SECONDS = 600.0
+_MOST_REMEMBERED = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A namespace in reach, and its table."""
+
+    place: Place
+    table: Table
+
+
+class Sampler:
+    """Finds tables and takes their portraits. One instance remembers the counters between looks.
+
+    `enter` allows what the daemon's unit does not: to enter a namespace where /proc tells nothing of its entries.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        *,
+        enter: bool,
+        entries: int = DEFAULT_ENTRIES,
+        addresses: Addresses = Addresses.FULL,
+    ) -> None:
+        self._paths = paths
+        self._enter = enter
+        self._most = entries
+        self._addresses = addresses
+        self._kernel = LiveKernel(paths)
+        self._scanner = NamespaceScanner(paths)
+        self._tables = TableReader(paths)
+        self._entries = EntryReader(paths, enter=enter)
+        self._owners = OwnerReader(paths)
+        self._last: dict[int, tuple[float, LossCounters]] = {}
+
+    def find(self) -> list[Found]:
+        """Return every table that can be read, the fullest first."""
+        found = []
+        for place in self._scanner.scan()[0]:
+            counters = self._tables.read(place)
+            if counters is not None:
+                table = Table(
+                    namespace=place.number,
+                    label=place.label,
+                    initial=place.initial,
+                    placed=place.namespace is not None,
+                    count=counters.count,
+                    drop=counters.drop,
+                    early_drop=counters.early_drop,
+                    user_owned=place.user_owned,
+                    source=counters.source,
+                )
+                found.append(Found(place=place, table=table))
+        return sorted(found, key=lambda one: (-one.table.count, not one.table.initial, one.table.namespace))
+
+    def portray(self, one: Found, among: list[Found]) -> Portrait:
+        """Take a sample of one table and judge it; `among`: all that share the hash table. Raises HostError."""
+        limit, buckets = self._kernel.limit_in_force(), self._kernel.buckets()
+        if limit is None:
+            raise HostError(
+                "reading", self._paths.limit, OSError(errno.ENOENT, "no conntrack"), "Nothing is tracked here."
+            )
+        began = time.monotonic()
+        before = self._before(one.place)
+        sample, source = self._sample(one)
+        took = time.monotonic() - began
+        after = self._look(one.place)
+        if after is not None:
+            self._last[one.place.key] = after
+        evidence = Evidence(
+            sample=sample,
+            losses=_risen(before, after),
+            in_use=sum(found.table.count for found in among),
+            buckets=buckets,
+            inside=words_inside(one.place, self._paths),
+            namespace="" if one.place.initial else str(one.table.namespace),
+        )
+        return Portrait(
+            wall_seconds=time.time(),
+            limit=limit,
+            table=one.table,
+            owner=self._owners.owner(one.place),
+            sample=sample,
+            findings=diagnose(evidence),
+            source=source,
+            took_seconds=took,
+        )
+
+    def _before(self, place: Place) -> tuple[float, LossCounters] | None:
+        """Return the last look at the counters, or a first one: of an old one nobody knows what it is about."""
+        if len(self._last) > _MOST_REMEMBERED:
+            self._last.clear()
+        last = self._last.get(place.key)
+        return last if last is not None and time.monotonic() - last[0] <= _REMEMBERED_SECONDS else self._look(place)
+
+    def _sample(self, one: Found) -> tuple[Sample, str]:
+        with self._entries.open(one.place) as listing:
+            entries = listing.entries(most=self._most, seconds=LONGEST_SECONDS)
+            sample = add_up(
+                entries,
+                table_entries=one.table.count,
+                addresses=self._addresses,
+                established_seconds=established_seconds(one.place, self._paths, enter=self._enter),
+            )
+            return replace(sample, skipped=listing.skipped), listing.source
+
+    def _look(self, place: Place) -> tuple[float, LossCounters] | None:
+        counters = read_losses(place, self._paths, enter=self._enter)
+        return None if counters is None else (time.monotonic(), counters)
+
+
+def choose(found: list[Found], wanted: str | None) -> Found:
+    """Return the table of the namespace with that number or name, by default the fullest. Raises AnswerIsNo."""
+    if wanted is None:
+        if not found:
+            raise AnswerIsNo("No table can be read here: root can read them all.")
+        return found[0]
+    for one in found:
+        if wanted in {str(one.table.namespace), one.table.label}:
+            return one
+    raise AnswerIsNo(f"No table of a namespace {wanted} can be read. `guard status` lists those that hold entries.")
+
+
+def _risen(before: tuple[float, LossCounters] | None, after: tuple[float, LossCounters] | None) -> Losses | None:
+    if before is None or after is None:
+        return None
+    return Losses(
+        seconds=after[0] - before[0],
+        insert_failed=risen(before[1].insert_failed, after[1].insert_failed),
+        chain_too_long=risen(before[1].chain_too_long, after[1].chain_too_long),
+    )

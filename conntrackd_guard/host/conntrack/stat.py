@@ -1,0 +1,93 @@
+"""One namespace's table: its count and counters, read without entering the namespace where that is possible."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from conntrackd_guard.host import files
+from conntrackd_guard.host.conntrack.namespaces import Place
+from conntrackd_guard.host.conntrack.setns import inside
+from conntrackd_guard.host.paths import Paths
+
+_STAT = "net/stat/nf_conntrack"
+_COUNT = "proc/sys/net/netfilter/nf_conntrack_count"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """A table's figures; `drop` and `early_drop` are None where only the count could be had."""
+
+    count: int
+    drop: int | None
+    early_drop: int | None
+    source: str
+
+
+def parse_statistics(content: bytes, source: str) -> Counters:
+    """Read /proc/net/stat/nf_conntrack: one hexadecimal row per CPU, columns found by the header.
+
+    `entries` repeats the namespace's total on each row; the counters are per CPU, u32, and wrap.
+    Raises ValueError for anything else.
+    """
+    header, *rows = content.splitlines()
+    names = header.split()
+    entries, drop, early = names.index(b"entries"), names.index(b"drop"), names.index(b"early_drop")
+    count = dropped = early_dropped = 0
+    for row in rows:
+        figures = row.split()
+        count = int(figures[entries], 16)
+        dropped += int(figures[drop], 16)
+        early_dropped += int(figures[early], 16)
+    return Counters(count=count, drop=dropped, early_drop=early_dropped, source=source)
+
+
+class TableReader:
+    """Reads the tables of places found by `host.namespaces`."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._proc = str(paths.proc)
+        self._root = str(paths.root)
+
+    def read(self, place: Place) -> Counters | None:
+        """Return the figures of one table, None when its namespace can no longer be reached."""
+        if place.initial:
+            return self._of_process("self", place) or self._own_count()
+        for pid in place.pids:
+            counters = self._of_process(str(pid), place)
+            if counters is not None:
+                return counters
+        return _inside(place) if place.enter else None
+
+    def _of_process(self, pid: str, place: Place) -> Counters | None:
+        folder = f"{self._proc}/{pid}/"
+        try:
+            # A process id is reused: the folder's own inode tells whether this is still that namespace.
+            if os.stat(folder + "net/stat").st_ino != place.key:
+                return None
+            return parse_statistics(files.read(folder + _STAT), "statistics file")
+        except (OSError, ValueError):
+            return None
+
+    def _own_count(self) -> Counters | None:
+        """The initial namespace on a kernel without the statistics file (CONFIG_NF_CONNTRACK_PROCFS off)."""
+        try:
+            count = files.read_number(os.path.join(self._root, _COUNT))
+        except (OSError, ValueError):
+            return None
+        return Counters(count=count, drop=None, early_drop=None, source="sysctl")
+
+
+def _entered() -> Counters:
+    """Return the figures of the namespace that the calling thread is in. Raises OSError or ValueError."""
+    try:
+        return parse_statistics(files.read("/proc/thread-self/" + _STAT), "statistics file, entered")
+    except (OSError, ValueError):
+        return Counters(count=files.read_number("/" + _COUNT), drop=None, early_drop=None, source="sysctl, entered")
+
+
+def _inside(place: Place) -> Counters | None:
+    try:
+        return inside(place, _entered)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""The kernel's messages: ring buffer and journal."""

@@ -1,0 +1,53 @@
+"""Telling the service manager: ready, status, reloading, stopping, and alive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from systemd import daemon
+
+from conntrackd_guard.core.text import printable
+
+
+class Service:
+    """Does nothing where no service manager listens (NOTIFY_SOCKET)."""
+
+    def __init__(self) -> None:
+        self._listens = "NOTIFY_SOCKET" in os.environ
+        microseconds = os.environ.get("WATCHDOG_USEC", "")
+        ours = os.environ.get("WATCHDOG_PID") in {None, str(os.getpid())}
+        self._every = int(microseconds) / 1e6 / 3 if microseconds.isdecimal() and int(microseconds) and ours else None
+        self._fed = 0.0
+        self._status = ""
+
+    def ready(self) -> None:
+        """Start-up (or a reload) is done."""
+        self._tell("READY=1")
+
+    def status(self, text: str) -> None:
+        """Show one line in `systemctl status`; an unchanged one is not sent again."""
+        if text != self._status:
+            self._status = text
+            self._tell(f"STATUS={printable(text)}")  # a newline would begin another message, such as READY=1
+
+    def reloading(self) -> None:
+        """A reload begins; `ready` ends it."""
+        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        """The end begins."""
+        self._tell("STOPPING=1")
+
+    def watchdog(self) -> None:
+        """The working loop is alive; sent at a third of the watchdog's interval."""
+        now = time.monotonic()
+        if self._every is not None and now - self._fed >= self._every:
+            self._fed = now
+            self._tell("WATCHDOG=1")
+
+    def _tell(self, text: str) -> None:
+        if self._listens:
+            with contextlib.suppress(OSError):  # a service manager that is being replaced: nothing to do about it
+                daemon.notify(text)

@@ -1,0 +1,1 @@
+"""Everything on the recorder's thread: drop-in, history, log, metrics."""

@@ -1,0 +1,138 @@
+"""Metrics: a file for node_exporter, an endpoint for Prometheus, or both. All of it is the recorder's work.
+
+Figures are read anew for them, apart from what the deciding loop reads. What the loop alone knows comes from the
+status it publishes under /run.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conntrackd_guard import __version__
+from conntrackd_guard.core import prometheus
+from conntrackd_guard.core.codec import decode
+from conntrackd_guard.core.cost import cost_of, reach
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.metrics import Family, Figures, Loop, Totals, count_drops, families, known_ways, way
+from conntrackd_guard.core.model import Policy, Record
+from conntrackd_guard.core.records import is_refused, merges
+from conntrackd_guard.host.clock import Clock
+from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.conntrack.observer import RESCAN_SECONDS, Observer
+from conntrackd_guard.host.metrics_file import MetricsFile
+from conntrackd_guard.host.metrics_http import Endpoint
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runtime_dir import RunFiles
+
+EXPORT_SECONDS = 5.0
+"""A third of the 15 s at which Prometheus is often set to scrape: what it gets is never old."""
+MOST_SHARE = 0.01
+"""Of one core, for reading the tables: 25 µs each, so from 2,000 on they are read less often."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlets:
+    """Where metrics go."""
+
+    file: Path | None = None
+    port: int | None = None
+
+
+class Exporter:
+    """Used by the recorder's thread only. `attempt` does work that the host may refuse (`Keeper.attempt`)."""
+
+    def __init__(self, paths: Paths, run_files: RunFiles, attempt: Callable[..., bool]) -> None:
+        self._paths, self._run_files, self._attempt = paths, run_files, attempt
+        self._outlets = Outlets()
+        self._file: MetricsFile | None = None
+        self._left: MetricsFile | None = None
+        """A file that the settings no longer name, until it is removed."""
+        self._endpoint: Endpoint | None = None
+        self._observer: Observer | None = None
+        self._totals = Totals()
+        self._decisions = known_ways()
+        self._due_seconds = self._rescan_seconds = 0.0
+
+    def count(self, record: Record, times: int) -> None:
+        """Count a decision that was recorded, as often as history counts it: `times` if it is a plain hold."""
+        how = way(record)
+        more = times if merges(record) and not is_refused(record) else 1
+        self._decisions[how] = self._decisions.get(how, 0) + more
+
+    def turn(self, outlets: Outlets) -> None:
+        """Export what is due."""
+        if outlets != self._outlets:
+            self._switch(outlets)
+        if self._left is not None and self._attempt("metrics file", self._left.drop):
+            self._left = None
+        began = time.monotonic()
+        if outlets == Outlets() or began < self._due_seconds:
+            return
+        self._due_seconds = began + EXPORT_SECONDS
+        told: list[Family] = []
+        if self._attempt("metrics", lambda: told.extend(self._families())) and told:
+            if self._file is not None:
+                self._attempt("metrics file", self._file.put, prometheus.text(told))
+            if self._endpoint is not None:
+                self._attempt("metrics endpoint", self._endpoint.show, tuple(told))
+        self._due_seconds = max(self._due_seconds, began + (time.monotonic() - began) / MOST_SHARE)
+
+    def _switch(self, outlets: Outlets) -> None:
+        """Take up where metrics go from now on; what was open and is named no longer goes."""
+        before, self._outlets, self._due_seconds = self._outlets, outlets, 0.0
+        self._attempt("metrics", lambda: True)  # what did not work is tried anew, or needed no longer
+        if outlets.file != before.file:
+            self._left = self._file
+            self._file = None if outlets.file is None else MetricsFile(outlets.file)
+        if outlets.port != before.port:
+            if self._endpoint is not None:
+                self._attempt("metrics endpoint", self._endpoint.close)
+            self._endpoint = None if outlets.port is None else Endpoint(outlets.port)
+
+    def _families(self) -> tuple[Family, ...]:
+        """Read the figures; nothing before the loop has said anything of itself. Raises HostError."""
+        live = self._run_files.status() or {}
+        if live.get("pid") != os.getpid():
+            return ()
+        try:
+            loop, policy = _loop(live), decode(Policy, live.get("policy"))
+        except (KeyError, TypeError, ValueError) as error:
+            cause = OSError(None, f"{error!r}")
+            raise HostError("understanding", self._paths.live_status, cause, "The guard writes it anew.") from error
+        try:
+            if self._observer is None:
+                self._observer = Observer(self._paths, LiveKernel(self._paths), Clock(), self._run_files)
+            now = time.monotonic()
+            rescan = now >= self._rescan_seconds
+            self._rescan_seconds = now + RESCAN_SECONDS if rescan else self._rescan_seconds
+            seen = self._observer.observe(rescan=rescan)
+        except OSError as error:
+            raise HostError("reading", error.filename, error, "It is tried again.") from error
+        self._totals = count_drops(self._totals, seen)
+        return families(
+            Figures(
+                version=__version__,
+                observation=seen,
+                cost=cost_of(seen, policy),
+                reach=reach(seen, policy),
+                totals=self._totals,
+                decisions=self._decisions,
+                loop=loop,
+            )
+        )
+
+
+def _loop(live: dict[str, Any]) -> Loop:
+    """Return what the loop said of itself. Raises KeyError, TypeError or ValueError."""
+    return Loop(
+        said_seconds=float(live["at"]),
+        sources={name: str(live["sources"][name]) for name in ("ring_buffer", "journal") if name in live["sources"]},
+        standoff=bool(live["standoff"]),
+        over_budget=bool(live["over_budget"]),
+        troubles=len(live["recorder"]["trouble"]),
+    )

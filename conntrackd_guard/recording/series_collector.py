@@ -1,0 +1,104 @@
+"""Gathers points for the time series: the loop notes what its looks show, the recorder's thread takes them.
+
+Nothing is read for it, but for one look a minute while no table is near its limit. A look sees some of the tables;
+the others are told as they were last seen. Where the disk stalls, the oldest points are given up.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from conntrackd_guard.core.model import Table
+from conntrackd_guard.core.usage import risen
+from conntrackd_guard.history.points import OTHERS, Point
+from conntrackd_guard.history.series import MOST_TABLES
+
+IDLE_SECONDS = 60
+"""While nothing else asks for a look, there is one for a point this often."""
+MOST_POINTS = 4_000
+"""Those of three minutes with MOST_TABLES and the others a second, about 0.25 KB each."""
+_LONGEST_LABEL = 60
+
+
+@dataclass(slots=True)
+class _Known:
+    """A table as it was last seen, and what the second that is not over showed of it."""
+
+    label: str
+    count: int
+    drop: int | None
+    early_drop: int | None
+    peak: int
+    dropped: int = 0
+    evicted: int = 0
+
+
+class Gatherer:
+    """`is_due` and `note` are for the loop, `take` for the recorder's thread."""
+
+    def __init__(self) -> None:
+        self._closed: deque[Point] = deque(maxlen=MOST_POINTS)
+        self._known: dict[int, _Known] = {}
+        self._present: frozenset[int] = frozenset()
+        self._second = self._limit = 0
+        self._looked_seconds = 0.0
+
+    def is_due(self, wall_seconds: float) -> bool:
+        """Return whether there was no look for so long that one is to be made for the series."""
+        return not 0 <= wall_seconds - self._looked_seconds < IDLE_SECONDS
+
+    def note(self, tables: Sequence[Table], present: frozenset[int], limit: int, wall_seconds: float) -> None:
+        """Note a look at `tables`, some of the namespaces `present`: each second's peaks, and what counters rose by."""
+        if tables or self.is_due(wall_seconds):
+            self._looked_seconds = wall_seconds
+        if not tables:
+            return
+        if int(wall_seconds) != self._second:
+            self._close_second()
+            self._second = int(wall_seconds)
+        self._limit = limit
+        if present is not self._present:
+            self._known = {name: known for name, known in self._known.items() if name in present}
+            self._present = present
+        for table in tables:
+            label, known = table.label[:_LONGEST_LABEL], self._known.get(table.namespace)
+            if known is None:
+                known = _Known(label, table.count, table.drop, table.early_drop, peak=table.count)
+                self._known[table.namespace] = known
+            if not label.startswith("process "):  # which process leads to it changes, and it stays the same table
+                known.label = label
+            known.count, known.peak = table.count, max(known.peak, table.count)
+            known.dropped += risen(known.drop, table.drop)
+            known.evicted += risen(known.early_drop, table.early_drop)
+            known.drop, known.early_drop = table.drop, table.early_drop
+
+    def take(self) -> list[Point]:
+        """Return the points gathered since, but for those of the second that is not over."""
+        taken = []
+        while self._closed:
+            taken.append(self._closed.popleft())
+        return taken
+
+    def _close_second(self) -> None:
+        """Make points of what is known: the fullest tables, and the sum of the others."""
+        fullest = dict(heapq.nlargest(MOST_TABLES, self._known.items(), key=lambda item: item[1].peak))
+        others = [known for name, known in self._known.items() if name not in fullest]
+        self._closed.extend(self._point(name, known.label, [known]) for name, known in fullest.items())
+        if others:
+            self._closed.append(self._point(0, OTHERS, others))
+        for known in self._known.values():
+            known.peak, known.dropped, known.evicted = known.count, 0, 0
+
+    def _point(self, namespace: int, label: str, tables: Sequence[_Known]) -> Point:
+        return Point(
+            at=self._second,
+            namespace=namespace,
+            label=label,
+            limit=self._limit,
+            count=sum(known.peak for known in tables),
+            dropped=sum(known.dropped for known in tables),
+            evicted=sum(known.evicted for known in tables),
+        )

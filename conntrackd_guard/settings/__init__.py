@@ -1,0 +1,1 @@
+"""The settings: keys, value types, validation and files."""

@@ -1,0 +1,190 @@
+"""The settings' files: opened with care, taken apart into entries, never executed or constructed.
+
+YAML is read as nodes only: every value is its text, so no tag, date or number rule of YAML applies.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from yaml.reader import ReaderError
+
+from conntrackd_guard.settings.settings import Entry, Problem, Settings, read_settings, shown
+
+MOST_BYTES = 64 * 1024
+"""Eight times a file that sets every key with all its comments."""
+
+_LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's loader where PyYAML was built with it: 0.4 ms instead of 6.5 for a full file (measured)."""
+
+_DEEPEST = 2
+"""The file's own mapping and one mistaken list or mapping in it, which is told as such."""
+
+_ROOT = 0
+_FOR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def load_settings(
+    settings_file: Path, settings_folder: Path, *, only: Path | None = None, owner: int = _ROOT
+) -> Settings:
+    """Return the settings of `settings_file`, then of `settings_folder`/*.yaml in name order, or of `only` alone.
+
+    What is missing is left out, but for `only`. Files must belong to `owner` (uid) or root and be writable by nobody
+    else. Raises SettingsError with every problem of every file.
+    """
+    return read_settings(_items(settings_file, settings_folder, only, owner))
+
+
+def _items(settings_file: Path, settings_folder: Path, only: Path | None, owner: int) -> Iterator[Entry | Problem]:
+    """Yield what each file holds, in the order in which later outranks earlier."""
+    if only is not None:
+        yield from _file(only, owner, required=True)
+        return
+    yield from _file(settings_file, owner, required=False)
+    try:
+        descriptor = os.open(settings_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield Problem(
+            place=str(settings_folder), text=f"can't be opened: {error.strerror}; make it a folder or remove it"
+        )
+        return
+    try:
+        problem = _untrusted(os.fstat(descriptor), owner)
+        names = sorted(name for name in os.listdir(descriptor) if not name.startswith("."))
+    finally:
+        os.close(descriptor)
+    if problem:
+        yield Problem(place=str(settings_folder), text=problem)
+    for name in names:
+        if name.endswith(".yml"):
+            yield Problem(place=str(settings_folder / name), text="only *.yaml is read; rename or remove this file")
+        elif name.endswith(".yaml"):
+            yield from _file(settings_folder / name, owner, required=True)
+
+
+def _file(path: Path, owner: int, *, required: bool) -> Iterator[Entry | Problem]:
+    """Yield a file's entries and problems; nothing for a missing one that is not required."""
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        if required or path.is_symlink():
+            yield Problem(place=str(path), text=f"can't be opened: {error.strerror}; create or remove it")
+        return
+    except OSError as error:
+        yield Problem(place=str(path), text=f"can't be opened: {error.strerror}; make it a file that you may read")
+        return
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            yield Problem(place=str(path), text="found something else than a regular file")
+            return
+        if problem := _untrusted(status, owner):
+            yield Problem(place=str(path), text=problem)
+            return
+        with os.fdopen(os.dup(descriptor), "rb") as opened:
+            content = opened.read(MOST_BYTES + 1)
+    except OSError as error:
+        yield Problem(place=str(path), text=f"can't be read: {error.strerror}; check the disk")
+        return
+    finally:
+        os.close(descriptor)
+    if len(content) > MOST_BYTES:
+        yield Problem(
+            place=str(path), text=f"found more than {MOST_BYTES // 1024} KiB; settings need an eighth of that"
+        )
+        return
+    yield from entries(content, str(path))
+
+
+def entries(content: bytes, file: str) -> Iterator[Entry | Problem]:
+    """Yield the entries of one file's content, in order, and a problem for whatever is not a plain `key: value`."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        yield Problem(place=f"{file}:{line}", text=f"found byte 0x{content[error.start]:02x}, expected UTF-8")
+        return
+    refused = list(_refused_events(text, file))
+    if refused:
+        yield from refused
+        return
+    root = yaml.compose(text, Loader=_LOADER)
+    if root is None:
+        return
+    if not isinstance(root, yaml.MappingNode):
+        yield Problem(place=_place(file, root), text="found no settings, expected lines of the form key: value")
+        return
+    first: dict[str, int] = {}
+    for key, value in root.value:
+        line = key.start_mark.line + 1
+        place = f"{file}:{line}"
+        if not isinstance(key, yaml.ScalarNode):
+            yield Problem(place=place, text="found a list or mapping as a key, expected a name")
+        elif key.value in first:
+            yield Problem(
+                place=place, text=f"{shown(key.value)}: found again, first on line {first[key.value]}; keep one"
+            )
+        elif not isinstance(value, yaml.ScalarNode):
+            kind = "a list" if isinstance(value, yaml.SequenceNode) else "a mapping"
+            yield Problem(place=place, text=f"{shown(key.value)}: found {kind}, expected a single value")
+        else:
+            first[key.value] = line
+            yield Entry(key=key.value, value=value.value, file=file, line=line)
+
+
+def _refused_events(text: str, file: str) -> Iterator[Problem]:
+    """Yield a problem for each tag, anchor, alias and further document, or for the place where YAML can't be read."""
+    documents = depth = 0
+    try:
+        for event in yaml.parse(text, Loader=_LOADER):
+            place = _place(file, event)
+            if isinstance(event, yaml.AliasEvent):
+                yield Problem(place=place, text=f"found the alias {shown(f'*{event.anchor}')}, expected a plain value")
+            elif isinstance(event, yaml.NodeEvent) and event.anchor is not None:
+                yield Problem(place=place, text=f"found the anchor {shown(f'&{event.anchor}')}, expected a plain value")
+            if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
+                yield Problem(place=place, text=f"found the YAML tag {shown(event.tag)}, expected a plain value")
+            documents += isinstance(event, yaml.DocumentStartEvent)
+            if documents > 1:
+                yield Problem(place=place, text="found a second YAML document, expected one")
+                return
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                yield Problem(place=place, text="found lists or mappings within each other, expected key: value")
+                return
+    except yaml.YAMLError as error:
+        yield _unreadable(error, text, file)
+
+
+def _unreadable(error: yaml.YAMLError, text: str, file: str) -> Problem:
+    """Return the problem of a text that is no YAML, with the line where the reader gave up."""
+    line, why = text.count("\n") + 1, str(error)
+    if isinstance(error, yaml.MarkedYAMLError):
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else line
+        why = error.problem or why
+    elif isinstance(error, ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        why = error.reason
+    return Problem(place=f"{file}:{line}", text=f"found no YAML ({why}), expected lines of the form key: value")
+
+
+def _place(file: str, at: yaml.Event | yaml.Node) -> str:
+    """Return `file:line` of a YAML event or node."""
+    mark = at.start_mark
+    return f"{file}:{mark.line + 1}" if mark is not None else file
+
+
+def _untrusted(status: os.stat_result, owner: int) -> str | None:
+    """Return why a file or folder can't be trusted with the limit, or None."""
+    if status.st_uid not in (_ROOT, owner):
+        return f"found owner uid {status.st_uid}, expected root; sudo chown root"
+    if status.st_mode & _FOR_OTHERS:
+        return f"found mode {stat.S_IMODE(status.st_mode):04o}, writable by others; sudo chmod go-w"
+    return None

@@ -1,1 +1,0 @@
-"""How records look to people and to programs."""

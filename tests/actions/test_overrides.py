@@ -1,0 +1,147 @@
+"""Orders as they are typed, on a made-up host: pauses, and what no order needs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import pytest
+from testbed.another_user import run_as_another
+from testbed.guarded import LIMIT, Guarded, Host
+from testbed.ordered import STEP, refuse_rows
+
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.main import main
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.model import Pause
+from conntrackd_guard.host.conntrack.limit import LiveKernel
+
+HOUR = 3600.0
+
+
+def pause_until(guarded: Guarded) -> float | None:
+    """Return when the pause in force ends; there must be one."""
+    pause = guarded.run_files.pause(time.clock_gettime(time.CLOCK_BOOTTIME))
+    assert pause is not None
+    return pause.until_seconds
+
+
+def refuse_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the kernel refuse every write of the limit."""
+
+    def refused(_: LiveKernel, target: int) -> int:
+        raise HostError(f"writing {target} to", "the limit", OSError(errno.EROFS, "Read-only file system"), "See why.")
+
+    monkeypatch.setattr(LiveKernel, "set_limit", refused)
+
+
+def test_a_revert_pauses_for_an_hour(guarded: Guarded) -> None:
+    """The limit, and the file for the next boot, are as before the raise; raising pauses, or the next line would undo it."""
+    assert main(["revert"], guarded.paths) is Exit.DONE
+    assert (guarded.host.limit, guarded.host.persisted) == (LIMIT, None)
+    until = pause_until(guarded)
+    assert until is not None
+    assert 0 < until - time.clock_gettime(time.CLOCK_BOOTTIME) <= HOUR
+
+
+@pytest.mark.parametrize(("ordered", "lasts"), [([], None), (["--for", "3h"], 3 * HOUR)])
+def test_a_revert_shortens_no_pause(
+    guarded: Guarded, capsys: pytest.CaptureFixture[str], ordered: list[str], lasts: float | None
+) -> None:
+    """A pause that lasts longer than the revert's own stays as it was ordered, and the revert says so."""
+    assert main(["pause", "--reason", "drill", *ordered], guarded.paths) is Exit.DONE
+    before = pause_until(guarded)
+    assert (before is None) is (lasts is None)
+    assert main(["revert"], guarded.paths) is Exit.DONE
+    assert pause_until(guarded) == before
+    told = capsys.readouterr().err
+    assert "for 1 h" not in told
+    assert "raising stays paused" in told
+
+
+def test_a_revert_lengthens_a_shorter_pause(guarded: Guarded) -> None:
+    """A pause that would end within the hour makes way for the revert's own."""
+    main(["pause", "--for", "10min"], guarded.paths)
+    assert main(["revert"], guarded.paths) is Exit.DONE
+    assert (pause_until(guarded) or 0) > time.clock_gettime(time.CLOCK_BOOTTIME) + HOUR / 2
+
+
+@pytest.mark.parametrize("seconds", [None, 600.0, 3 * HOUR, 0.0])
+def test_a_refused_revert_leaves_the_pause_as_it_was(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, seconds: float | None
+) -> None:
+    """Where the kernel refuses, neither is an earlier pause lost nor does the revert's own stay."""
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    if seconds != 0.0:
+        guarded.run_files.put_pause(Pause(by="root", reason="drill", until_seconds=seconds and now + seconds))
+    before = guarded.run_files.pause(now)
+    refuse_writes(monkeypatch)
+    assert main(["revert"], guarded.paths) is Exit.FAILED
+    assert guarded.run_files.pause(now) == before
+    assert guarded.run_files.orders() == []
+    assert guarded.reasons()[-1] == "order revert rejected"
+
+
+def test_an_order_stays_small_on_a_crowded_host(guarded: Guarded) -> None:
+    """Any user can make thousands of namespaces: an order's record tells the small ones as a sum, as a decision does."""
+    for pid in range(300, 400):
+        guarded.host.namespace(str(pid), 1)
+    assert main(["pause"], guarded.paths) is Exit.DONE
+    with guarded.history() as history:
+        told = history.row(2)
+        assert told is not None
+        seen = told.record.observation
+        assert len(seen.tables) + seen.small_tables == 101  # and the container with nothing in it is idle
+        assert seen.small_tables > 50
+
+
+@pytest.fixture(name="bad_settings")
+def settings_that_cannot_be_used(host: Host) -> Path:
+    """An operator mistyped the settings under a running guard."""
+    path = host.root / "etc/conntrackd-guard/guard.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("budgett: 5%\n")
+    return path
+
+
+@pytest.mark.usefixtures("bad_settings")
+def test_orders_need_no_good_settings(guarded: Guarded, capsys: pytest.CaptureFixture[str]) -> None:
+    """With settings that can't be used the operator can still stop, undo and resume; what is wrong is told."""
+    for arguments in (["pause"], ["revert"], ["resume"]):
+        assert main(arguments, guarded.paths) is Exit.DONE
+        assert "guard.yaml:1: 'budgett': found an unknown key" in capsys.readouterr().err
+    assert guarded.host.limit == LIMIT
+
+
+@pytest.mark.parametrize("arguments", [["pause"], ["resume"], ["revert"]])
+def test_an_order_that_history_refuses_stands(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """On a full disk the order is carried out all the same, says that it is not in history, and stays for the guard."""
+    refuse_rows(monkeypatch)
+    assert main(arguments, guarded.paths) is Exit.DONE
+    assert "not in history yet: write a decision to history.db: disk is full. Free space." in capsys.readouterr().err
+    assert len(guarded.run_files.orders()) == 1
+    assert (guarded.host.limit == LIMIT) is (arguments == ["revert"])
+
+
+ORDERS = """
+import sys
+from pathlib import Path
+from conntrackd_guard.cli.main import main
+from conntrackd_guard.host.paths import Paths
+sys.exit(main(sys.argv[2:], Paths(Path(sys.argv[1]))))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: becomes another user")
+@pytest.mark.parametrize("arguments", [["pause"], ["resume"], ["revert"]])
+def test_another_user_may_not_order(guarded: Guarded, tmp_path: Path, arguments: list[str]) -> None:
+    """Without the rights an order ends with 77, says who may, and leaves everything as it was."""
+    ended = run_as_another(ORDERS, str(guarded.host.root), *arguments, tmp_path=tmp_path)
+    assert ended.returncode == Exit.NOT_PERMITTED
+    assert "Run this as root." in ended.stderr or "Run as root" in ended.stderr
+    assert guarded.run_files.orders() == []
+    assert guarded.host.limit == STEP

@@ -1,0 +1,165 @@
+"""What `guard revert` undoes, what it refuses, and what is left where it is cut short."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from testbed.guarded import LIMIT, Guarded, Host, Killed
+from testbed.ordered import STEP, fill_and_turn, refuse_rows
+
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.main import main
+from conntrackd_guard.host.conntrack.limit import LiveKernel
+
+SETTING = "net.netfilter.nf_conntrack_max"
+
+
+def another_writes(guarded: Guarded, limit: int) -> None:
+    """Have another program set the limit, and the guard notice."""
+    guarded.host.table(10)
+    guarded.host.limit = limit
+    guarded.turn(15.0)
+    guarded.written()
+
+
+def test_a_revert_stops_at_another_writers_value(guarded: Guarded, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the guard built on another's value is undone down to that value, and no further."""
+    another_writes(guarded, 1_000_000)
+    fill_and_turn(guarded)
+    assert guarded.host.limit == 1_500_000
+    assert main(["revert", "--all"], guarded.paths) is Exit.DONE
+    assert guarded.host.limit == 1_000_000
+    assert main(["revert"], guarded.paths) is Exit.NO
+    assert guarded.host.limit == 1_000_000
+    assert "Nothing to revert: no raise of the guard led to the limit of 1,000,000" in capsys.readouterr().err
+
+
+def test_a_value_set_while_no_guard_ran_is_not_reverted(guarded: Guarded) -> None:
+    """Nobody recorded who set it, but the limit is not what the guard's last raise left."""
+    guarded.stop()
+    guarded.host.limit = 1_000_000
+    assert main(["revert", "--all"], guarded.paths) is Exit.NO
+    assert main(["revert", "1"], guarded.paths) is Exit.NO
+    again = Guarded(guarded.host, clock=guarded.clock)
+    fill_and_turn(again)
+    guarded.host.table(10)
+    assert main(["revert", "--all"], guarded.paths) is Exit.DONE
+    assert guarded.host.limit == 1_000_000
+    again.stop()
+
+
+def test_raises_are_undone_one_after_the_other(guarded: Guarded, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each revert goes back one raise; one already undone, or one that never was, can't be named."""
+    fill_and_turn(guarded)
+    guarded.host.table(10)
+    assert guarded.host.limit == 147_456
+    assert main(["revert"], guarded.paths) is Exit.DONE
+    assert (guarded.host.limit, guarded.host.persisted) == (STEP, STEP)
+    assert main(["revert", "2"], guarded.paths) is Exit.NO
+    assert "Decision 2 is no raise that led to the present limit. Those that did: 1." in capsys.readouterr().err
+    assert main(["revert"], guarded.paths) is Exit.DONE
+    assert (guarded.host.limit, guarded.host.persisted) == (LIMIT, None)
+    assert main(["revert"], guarded.paths) is Exit.NO
+
+
+def test_a_raise_by_number_is_undone_with_all_after_it(guarded: Guarded) -> None:
+    """Naming the first of two goes back to where it began."""
+    fill_and_turn(guarded)
+    guarded.host.table(10)
+    assert main(["revert", "1"], guarded.paths) is Exit.DONE
+    assert guarded.host.limit == LIMIT
+
+
+def test_live_flows_are_not_squeezed_without_force(guarded: Guarded, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table that holds more than the target would drop new connections: refused, unless that is meant."""
+    guarded.host.table(70_000)
+    assert main(["revert", "--dry-run"], guarded.paths) is Exit.NO
+    assert main(["revert"], guarded.paths) is Exit.NO
+    assert guarded.host.limit == STEP
+    assert "holds 70,000 entries" in capsys.readouterr().err
+    assert main(["revert", "--force"], guarded.paths) is Exit.DONE
+    assert guarded.host.limit == LIMIT
+
+
+@pytest.mark.parametrize("arguments", [["revert"], ["revert", "--all"], ["revert", "7"], ["revert", "--dry-run"]])
+def test_without_a_history_there_is_nothing_to_revert(
+    host: Host, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """A host on which no guard ever ran: the answer is no, and no failure."""
+    guarded = Guarded(host)
+    guarded.stop()
+    for path in guarded.paths.state_folder.glob("history.db*"):
+        path.unlink()
+    assert main(arguments, guarded.paths) is Exit.NO
+    assert "Nothing to revert" in capsys.readouterr().err
+    assert not guarded.paths.history.exists()
+
+
+def test_a_raise_that_history_has_not_taken_yet_can_be_undone(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the disk refuses rows the intent tells what was raised: nobody has to wait for the disk to go back."""
+    with monkeypatch.context() as patch:
+        refuse_rows(patch)
+        guarded.host.table(STEP)
+        guarded.line()
+        guarded.turn(5.0)
+        assert not guarded.recorder.close(5.0)  # the row is owed
+    assert (guarded.host.limit, guarded.intents()) == (147_456, 1)
+    guarded.host.table(10)
+    for limit in (STEP, LIMIT):
+        assert main(["revert"], guarded.paths) is Exit.DONE
+        assert guarded.host.limit == limit
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (LIMIT, ("applied", LIMIT, "Reverted")),
+        (STEP, ("not_applied", STEP, "Ordered to revert")),
+        (300_000, ("unknown", None, "Ordered to revert")),
+    ],
+)
+def test_a_killed_revert_is_recorded_as_the_kernel_shows_it(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, found: int, told: tuple[str, int | None, str]
+) -> None:
+    """Its file is written before the limit: the next start tells a revert that was made from one that was not."""
+
+    def killed(*_: object) -> int:
+        raise Killed
+
+    guarded.stop()
+    monkeypatch.setattr(LiveKernel, "set_limit", killed)
+    with pytest.raises(Killed):
+        main(["revert"], guarded.paths)
+    guarded.host.limit = found
+    after = Guarded(guarded.host, clock=guarded.clock)
+    row = after.rows()[-1]
+    assert (row.outcome, row.limit_after, row.sentence.split(" 98,304")[0]) == told
+    assert after.recovered.state.set_limit == (None if told[0] == "applied" else STEP)
+    assert after.run_files.orders() == []
+    after.stop()
+
+
+@pytest.mark.parametrize("raised", [False, True])
+def test_a_revert_stands_whatever_comes_right_after_it(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, *, raised: bool
+) -> None:
+    """Interrupted as it waits for a raise on its way, it holds for the next boot too; such a raise is undone with it."""
+
+    def meanwhile(_: float) -> None:
+        if not raised:
+            raise KeyboardInterrupt
+        if guarded.host.limit == LIMIT:
+            monkeypatch.setattr(time, "sleep", lambda _: None)
+            guarded.host.limit = 147_456
+            (guarded.host.root / "etc/sysctl.d/99-zz-conntrackd-guard.conf").write_text(f"{SETTING} = 147456\n")
+
+    monkeypatch.setattr(time, "sleep", meanwhile)
+    if raised:
+        assert main(["revert"], guarded.paths) is Exit.DONE
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            main(["revert"], guarded.paths)
+    assert (guarded.host.limit, guarded.host.persisted) == (LIMIT, None)

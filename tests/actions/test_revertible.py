@@ -1,0 +1,107 @@
+"""What a revert can undo: the raises that led, without a break, to the limit in force."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from testbed.records import BOOT, RAISE, a_record, add
+
+from conntrackd_guard.actions.revertible import standing_raises
+from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.model import Hold, HoldReason, Order, OrderKind, Outcome, OutcomeKind, Record, TriggerKind
+from conntrackd_guard.history.database import History
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runtime_dir import RunFiles
+
+Move = tuple[str, int, int]
+"""What was done, the limit before and after, in thousands."""
+
+
+def host(root: Path, boot_id: str = BOOT) -> Paths:
+    """Return the paths of a host in that boot."""
+    paths = Paths(root)
+    paths.boot_id.parent.mkdir(parents=True)
+    paths.boot_id.write_text(f"{boot_id}\n")
+    return paths
+
+
+def record(number: int, move: Move) -> Record:
+    """Return the record of a move."""
+    what, before, after = move
+    key = str(number)
+    if what == "other":
+        held = Hold(reason=HoldReason.LIMIT_RAISED if after > before else HoldReason.LIMIT_LOWERED)
+        return a_record(key, held, trigger=TriggerKind.OTHER_WRITER, limit=after, kernel_limit=after)
+    if what == "revert":
+        plain = a_record(
+            key,
+            Order(kind=OrderKind.REVERT, target=after),
+            trigger=TriggerKind.ORDER,
+            limit=before,
+            kernel_limit=before,
+        )
+    else:
+        plain = a_record(key, replace(RAISE, target=after), limit=before, kernel_limit=before)
+    kind = OutcomeKind.REJECTED if what == "refused" else OutcomeKind.APPLIED
+    return replace(plain, outcome=Outcome(kind=kind, limit_after=before if what == "refused" else after))
+
+
+@pytest.mark.parametrize(
+    ("moves", "limit", "standing"),
+    [
+        ([], 1, []),
+        ([("raise", 1, 2), ("raise", 2, 3)], 3, [2, 1]),
+        ([("raise", 1, 2), ("refused", 2, 3)], 2, [1]),
+        ([("raise", 1, 2)], 9, []),  # set while no guard ran
+        ([("raise", 1, 2), ("raise", 9, 12)], 12, [2]),  # and the guard went on from there
+        ([("raise", 1, 2), ("raise", 7, 8), ("raise", 2, 9)], 9, [3]),
+        ([("raise", 1, 2), ("other", 2, 9), ("raise", 9, 12)], 12, [3]),
+        ([("raise", 1, 2), ("other", 2, 9)], 9, []),
+        ([("raise", 1, 2), ("other", 2, 1), ("other", 1, 2)], 2, []),  # 2 is another's wish now
+        ([("raise", 1, 2), ("raise", 2, 3), ("revert", 3, 2)], 2, [1]),
+        ([("raise", 1, 2), ("raise", 2, 3), ("revert", 3, 1)], 1, []),
+        ([("raise", 1, 2), ("raise", 2, 3), ("revert", 3, 2), ("raise", 2, 4)], 4, [4, 1]),
+        (
+            [("raise", 1, 2), ("raise", 2, 3), ("revert", 3, 2), ("raise", 2, 4), ("revert", 4, 1), ("raise", 1, 5)],
+            5,
+            [6],
+        ),
+        ([("raise", 1, 2), ("other", 2, 9), ("raise", 9, 12), ("revert", 12, 9)], 9, []),
+        ([("raise", 1, 2), ("revert", 2, 1), ("raise", 2, 3)], 1, []),  # a raise on its way was recorded after it
+    ],
+)
+def test_standing_raises(tmp_path: Path, moves: list[Move], limit: int, standing: list[int]) -> None:
+    """Newest first, down to another writer's value, and without those that were reverted."""
+    paths = host(tmp_path)
+    with History(paths.history, mode="writer") as history:
+        for number, move in enumerate(moves):
+            add(history, record(number, move))
+    assert [step.id for step in standing_raises(paths, limit)] == standing
+
+
+def test_a_boot_ends_what_other_writers_did(tmp_path: Path) -> None:
+    """What was kept is in force again, so the raises that led to it stand, and another's value is gone."""
+    paths = host(tmp_path, "a later boot")
+    with History(paths.history, mode="writer") as history:
+        for number, move in enumerate([("raise", 1, 2), ("raise", 2, 3), ("other", 3, 9)]):
+            add(history, record(number, move))
+    assert [step.id for step in standing_raises(paths, 3)] == [2, 1]
+    assert standing_raises(paths, 9) == []
+
+
+def test_a_raise_that_is_an_intent_yet_comes_once(tmp_path: Path) -> None:
+    """An intent stays until the file for the next boot is written: its row, where there is one, counts instead."""
+    paths = host(tmp_path)
+    (tmp_path / "run").mkdir()
+    run_files = RunFiles(paths)
+    run_files.prepare()
+    with History(paths.history, mode="writer") as history:
+        for number, move in enumerate([("raise", 1, 2), ("raise", 2, 3)]):
+            add(history, record(number, move))
+            run_files.put_intent(str(number), encode(record(number, move)))
+    run_files.put_intent("later", encode(record(2, ("raise", 3, 4))))
+    run_files.put_intent("damaged", {"key": 1})
+    assert [(step.id, step.before) for step in standing_raises(paths, 4)] == [(None, 3), (2, 2), (1, 1)]
+    assert [step.id for step in standing_raises(paths, 3)] == [2, 1]

@@ -1,0 +1,154 @@
+"""What came of a raise: whether the drops ended, and how long the new limit lasts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from testbed.records import raised
+
+from conntrackd_guard.core import verification
+from conntrackd_guard.core.afterwards import afterwards
+from conntrackd_guard.core.model import Table
+from conntrackd_guard.core.verification import Drops, End, FollowUp
+
+LIMIT = 98_304
+TABLE = Table(namespace=4026532316, label="web", count=65_536, drop=3, early_drop=0)
+"""As the record of `raised` saw it at 50 s."""
+GONE = "At this rate (24,263/s) 98,304 lasts no longer."
+SHORT = "The growth was seen too short to tell how long the limit lasts."
+
+
+def watched(*looks: tuple[float, int, int | None], end: End = End.WATCHED, until: float = 10.0) -> FollowUp:
+    """Return what came of a raise by looks of (seconds after it, count, drops since it)."""
+    after = verification.begin(raised("r", tables=(TABLE,)), LIMIT)
+    for seconds, count, dropped in looks:
+        table = replace(TABLE, count=count, drop=None if dropped is None else 3 + dropped, dropped=dropped)
+        after = verification.seen(after, [table], 50.0 + seconds)
+    return verification.conclude(after, end, 50.0 + until)
+
+
+@pytest.mark.parametrize(
+    ("looks", "drops", "dropped"),
+    [
+        ([(0.1, 65_540, 0), (9.9, 66_000, 0)], Drops.NONE, 0),
+        ([(0.1, 65_540, 4), (9.9, 66_000, 4)], Drops.ENDED, 4),
+        ([(0.1, 65_540, 4), (5.0, 66_000, 9), (9.9, 66_000, 9)], Drops.ENDED, 9),
+        ([(0.1, 65_540, 4), (5.1, 98_304, 9)], Drops.GO_ON, 9),
+        ([(0.1, 65_540, 4), (9.9, 66_000, 0)], Drops.ENDED, 4),  # ten quiet seconds begin the count anew
+        ([(0.1, 65_540, 4), (0.2, 5, 0), (9.9, 66_000, 3)], Drops.GO_ON, 7),  # so does another namespace
+        ([(0.1, 65_540, 4), (0.2, 65_540, None), (9.9, 66_000, 4)], Drops.ENDED, 4),
+        ([(0.1, 65_540, None)], Drops.UNKNOWN, None),
+        ([], Drops.UNKNOWN, None),
+    ],
+)
+def test_drops_end_or_go_on(looks: list[tuple[float, int, int | None]], drops: Drops, dropped: int | None) -> None:
+    """What the later half of the watch still saw goes on; unread counters are no proof of anything."""
+    found = watched(*looks)
+    assert (found.drops, found.dropped) == (drops, dropped)
+
+
+def test_other_tables_prove_nothing_of_the_one_that_was_raised_for() -> None:
+    """Its own counter can't be read, or it is gone before the first look: that the others drop nothing is no cure."""
+    other = replace(TABLE, namespace=7, dropped=0)
+    for looks in ([TABLE, other], [other]):
+        after = verification.begin(raised("r", tables=(TABLE, other)), LIMIT)
+        assert verification.conclude(verification.seen(after, looks, 60.0), End.WATCHED, 60.0).drops is Drops.UNKNOWN
+
+
+def test_drops_of_several_tables_are_added() -> None:
+    """Each namespace has a counter of its own."""
+    after = verification.begin(raised("r", tables=(TABLE,)), LIMIT)
+    other = replace(TABLE, namespace=7, dropped=5)
+    after = verification.seen(after, [replace(TABLE, dropped=2), other], 50.2)
+    assert verification.conclude(after, End.WATCHED, 60.0).dropped == 7
+
+
+def test_how_long_it_lasts_is_worked_out_from_the_growth_after_the_raise() -> None:
+    """1,000 entries and 100 refused in 10 s are 110 a second; the table that is full first counts."""
+    found = watched((10.0, 66_536, 100))
+    assert found.growth_per_second == 110.0
+    assert found.lasts_seconds == pytest.approx((LIMIT - 66_536) / 110, abs=0.1)
+
+
+def test_evicted_entries_are_growth() -> None:
+    """A table of unreplied entries overflows by eviction, its count stands still."""
+    after = verification.begin(raised("r", tables=(TABLE,)), LIMIT)
+    after = verification.seen(after, [replace(TABLE, early_drop=500, dropped=0)], 60.0)
+    assert verification.conclude(after, End.WATCHED, 60.0).growth_per_second == 50.0
+
+
+def test_a_table_that_shrinks_or_was_seen_too_short_lasts_for_no_known_time() -> None:
+    """No growth is said as such; a growth of half a second is not made a forecast."""
+    shrinks = watched((10.0, 60_000, 0))
+    assert (shrinks.growth_per_second, shrinks.lasts_seconds) == (0.0, None)
+    stands = watched((300.0, 65_537, 0), until=300.0)  # a host that was suspended
+    assert (stands.growth_per_second, stands.lasts_seconds) == (0.0, None)
+    short = watched((0.5, 70_000, 0), end=End.RAISED_AGAIN, until=0.5)
+    assert (short.growth_per_second, short.lasts_seconds) == (None, None)
+
+
+def test_a_table_that_is_gone_is_no_forecast() -> None:
+    """A container that grew fast and ended soon fills no limit: what was seen to the end is told."""
+    after = verification.begin(raised("r", tables=(TABLE, replace(TABLE, namespace=7, count=1000))), LIMIT)
+    after = verification.seen(after, [replace(TABLE, namespace=7, count=31_000)], 53.0)
+    after = verification.seen(after, [replace(TABLE, count=66_536)], 60.0)
+    assert verification.conclude(after, End.WATCHED, 60.0).growth_per_second == 100.0
+
+
+def test_another_namespace_under_the_same_number_begins_anew() -> None:
+    """Numbers are reused at once: its entries are not set against those of the one before."""
+    old, new = replace(TABLE, drop=500), replace(TABLE, count=10, drop=0)
+    after = verification.begin(raised("r", tables=(old,)), LIMIT)
+    for seconds, table in [(0.1, replace(old, dropped=0)), (2.0, new), (10.0, replace(new, count=8_010))]:
+        after = verification.seen(after, [table], 50.0 + seconds)
+    assert verification.conclude(after, End.WATCHED, 60.0).growth_per_second == 1000.0
+
+
+def test_a_crowd_of_quiet_tables_hides_no_drop() -> None:
+    """Any user may make thousands of namespaces; what is remembered is bounded, and not by the first that were seen."""
+    after = verification.begin(raised("r", tables=(TABLE,)), LIMIT)
+    crowd = [Table(namespace=n, label="x", count=n, drop=0, dropped=0) for n in range(1, 1000)]
+    late = replace(TABLE, namespace=5000, dropped=9)
+    for seconds in (1.0, 2.0):
+        after = verification.seen(after, [TABLE, *crowd], 50.0 + seconds)
+    after = verification.seen(after, [late], 59.0)
+    after = verification.seen(after, [replace(TABLE, count=66_536), *crowd], 60.0)
+    found = verification.conclude(after, End.WATCHED, 60.0)
+    assert (found.drops, found.dropped, found.growth_per_second) == (Drops.GO_ON, 9, 100.0)
+    assert len(after.tables) < 100
+
+
+def test_the_watch_is_over_after_ten_seconds() -> None:
+    """The episode that led to the raise is over then, too."""
+    after = verification.begin(raised("r"), LIMIT)
+    assert not verification.is_over(after, 59.9)
+    assert verification.is_over(after, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (watched((9.9, 65_536, 0)), "nothing dropped in the 10 s watched. No table grew."),
+        (
+            watched((0.25, 65_536, 12), (10.0, 66_536, 12)),
+            "the drops ended 0.25 s after the raise (12 more dropped). At this rate (101/s) 98,304 lasts 5min 14s.",
+        ),
+        (
+            watched((1.4, LIMIT, 1200), end=End.RAISED_AGAIN, until=1.5),
+            f"drops went on: 1,200 more dropped in the 1.5 s until the next raise. {GONE}",
+        ),
+        (
+            watched(until=0.5, end=End.LIMIT_CHANGED),
+            f"no drop counter of that table could be read in the 0.5 s until the limit was changed. {SHORT}",
+        ),
+        (watched((3600.0, 65_536, 0), until=3600.0), "nothing dropped in the 1h watched. No table grew."),
+        (
+            watched((10.0, 65_538, 0)),
+            "nothing dropped in the 10 s watched. At this rate (0.2/s) 98,304 lasts 1d 22h.",
+        ),
+    ],
+)
+def test_people_read_a_sentence(found: FollowUp, text: str) -> None:
+    """The same text in log, history and `guard show`."""
+    assert afterwards(found) == text

@@ -1,0 +1,237 @@
+"""What a table is full of: each rule as a table, and the law it keeps."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
+from testbed.flows import an_entry, dns, established, half_open
+
+from conntrackd_guard.core.traffic.diagnosis import MEANINGS, RULES, Cause, Evidence, Losses, causes
+from conntrackd_guard.core.traffic.entry import Entry
+from conntrackd_guard.core.traffic.remedies import diagnose
+from conntrackd_guard.core.traffic.sample import Sample, add_up
+
+LIVE = [established(431_999 - n) for n in range(10)]
+SILENT = [established(100_000 + n) for n in range(10)]
+STREAM = an_entry(17, "ASSURED", to=4433, flags="ar")
+SHORT = an_entry(17, "REPLIED", to=123, flags="r")
+UNANSWERED_DNS = an_entry(17, "UNREPLIED", to=53)
+
+
+def seen(*parts: tuple[int, Entry], table: int = 1_000_000) -> Sample:
+    """Return the sample of so many of each entry."""
+    return add_up([entry for number, entry in parts for _ in range(number)], table_entries=table)
+
+
+@pytest.mark.parametrize(
+    ("sample", "found"),
+    [
+        # 5,000 of a million: a margin of 1.38 points, so 51.4 % is surely more than half, and 51.3 % is not
+        (seen((2570, half_open()), (2430, STREAM)), [Cause.FLOOD]),
+        (seen((2565, half_open()), (2435, STREAM)), [Cause.UNCLEAR]),
+        (seen((2570, UNANSWERED_DNS), (2430, STREAM)), [Cause.FLOOD, Cause.DNS]),
+        (seen((2570, dns()), (2430, STREAM)), [Cause.DNS]),
+        (seen((2565, dns()), (2435, STREAM)), [Cause.UNCLEAR]),
+        (seen((2570, STREAM), (2430, SHORT)), [Cause.GROW]),
+        (seen((2565, STREAM), (2435, SHORT)), [Cause.UNCLEAR]),
+        (seen((2430, LIVE[0]), (2570, SILENT[0])), [Cause.LEAK]),
+        (seen((2570, LIVE[0]), (2430, SILENT[0])), [Cause.GROW]),
+        (seen((1, LIVE[0]), (4999, established(290))), [Cause.GROW]),  # data is under way: 300 s are left by nature
+        (seen((4000, an_entry(6, "TIME_WAIT", flags="ar")), (1000, SHORT)), [Cause.GROW]),
+        (seen((5000, SHORT)), [Cause.UNCLEAR]),
+        # all of a small table was seen: half is half
+        (seen((50, half_open()), (50, STREAM), table=100), [Cause.FLOOD, Cause.GROW]),
+        (seen((99, half_open()), table=99), [Cause.UNCLEAR]),
+        (seen(table=0), [Cause.UNCLEAR]),
+        (None, [Cause.UNCLEAR]),
+    ],
+)
+def test_what_a_sample_shows(sample: Sample | None, found: list[Cause]) -> None:
+    """A cause holds where its share is more than half, whatever the sample's margin hides."""
+    assert list(causes(Evidence(sample=sample))) == found
+
+
+@pytest.mark.parametrize(
+    ("evidence", "found"),
+    [
+        ({"losses": Losses(seconds=60.0, chain_too_long=1)}, Cause.CHAINS),
+        ({"losses": Losses(seconds=60.0), "in_use": 12 * 1024, "buckets": 1024}, Cause.CHAINS),  # an average of 24
+        ({"losses": Losses(seconds=60.0), "in_use": 12 * 1024 - 1, "buckets": 1024}, Cause.UNCLEAR),
+        ({"in_use": 12 * 1024, "buckets": 1024}, Cause.CHAINS),
+        ({"losses": Losses(seconds=60.0, insert_failed=60)}, Cause.RACES),
+        ({"losses": Losses(seconds=60.0, insert_failed=59)}, Cause.UNCLEAR),
+        ({"losses": Losses(seconds=0.0, insert_failed=59)}, Cause.UNCLEAR),
+    ],
+)
+def test_what_the_counters_show(evidence: dict[str, Any], found: Cause) -> None:
+    """Lost packets need no sample to be told."""
+    assert causes(Evidence(**evidence)) == (found,)
+
+
+def test_what_makes_raising_wrong_comes_first() -> None:
+    """Several causes may hold at once; a flood of DNS questions is a flood first."""
+    losses = Losses(seconds=1.0, insert_failed=5, chain_too_long=5)
+    sample = seen((4000, UNANSWERED_DNS), (1000, STREAM))
+    assert causes(Evidence(sample=sample, losses=losses)) == (Cause.FLOOD, Cause.CHAINS, Cause.DNS, Cause.RACES)
+    assert [rule.cause for rule in RULES] == [cause for cause in Cause if cause is not Cause.UNCLEAR]
+
+
+def test_the_figures_are_told() -> None:
+    """A reader can see why."""
+    sample = seen((3000, half_open()), (2000, STREAM))
+    (flood,) = diagnose(Evidence(sample=sample, in_use=1000, buckets=1000))
+    assert flood.meaning == MEANINGS[Cause.FLOOD]
+    assert flood.figures == ("60.0 % (± 1.4 points) of the entries have no answer, or a handshake half done",)
+    (unclear,) = diagnose(Evidence(sample=seen((5000, SHORT))))
+    assert len(unclear.figures) == 4
+    (few,) = diagnose(Evidence(sample=seen((9, SHORT), table=9)))
+    assert few.figures == ("9 entries are too few to tell (100 at least)",)
+    (chains, races) = diagnose(
+        Evidence(losses=Losses(seconds=10.0, insert_failed=2000, chain_too_long=3), in_use=6, buckets=3)
+    )
+    assert chains.figures == (
+        "3 packets lost to long chains while watched; the average chain is 4.0 (drops begin at 24)",
+    )
+    assert races.figures == ("insert_failed rose by 2,000 within 10s",)
+
+
+def commands(evidence: Evidence) -> list[str]:
+    """Return the commands of the first finding."""
+    return [step.command for step in diagnose(evidence)[0].steps if step.command]
+
+
+def test_a_flood_from_one_source_is_dropped_early() -> None:
+    """Its commands run where the table is, and name who sends; a flood from everywhere names nobody."""
+    one = seen((600, half_open(source=bytes((198, 51, 100, 7)))), (4000, half_open()), (400, STREAM))
+    inside = Evidence(sample=one, inside="ip netns exec web ", namespace="web")
+    drop, timeout = commands(inside)
+    assert "ip saddr 10.0.0.1 drop" in drop
+    assert timeout == "ip netns exec web sysctl -w net.netfilter.nf_conntrack_tcp_timeout_syn_sent=30"
+    six = seen((5000, UNANSWERED_DNS._replace(source=bytes(15) + b"\x01")))
+    assert "ip6 saddr ::1 drop" in commands(Evidence(sample=six))[0]
+    many = seen(*[(50, half_open(source=bytes((198, 51, 100, n)))) for n in range(100)])
+    timeout, where = commands(replace(inside, sample=many))
+    assert where == "guard top --namespace web --by destination"
+    assert timeout.endswith("syn_sent=30")
+
+
+def test_who_is_answered_is_no_flood() -> None:
+    """A gateway with much of the table is not to be dropped for a flood that comes from everywhere else."""
+    everywhere = [(1, half_open(source=bytes((198, 51, n >> 8, n & 255)))) for n in range(3000)]
+    assert not [c for c in commands(Evidence(sample=seen(*everywhere, (2000, STREAM)))) if "drop" in c]
+    one = half_open(source=bytes((203, 0, 113, 9)))
+    drop, *_ = commands(Evidence(sample=seen(*everywhere, (1200, STREAM), (800, one))))
+    assert "ip saddr 203.0.113.9 drop" in drop
+
+
+def test_dns_behind_nat_stays_tracked() -> None:
+    """Without tracking there is no NAT: NOTRACK is named only where none of the questions is translated."""
+    plain = commands(Evidence(sample=seen((5000, dns()))))
+    behind = commands(Evidence(sample=seen((4999, dns()), (1, dns(reply_source_port=5353)))))
+    assert ["notrack" in command for command in plain] == [True]
+    assert behind == ["guard top --by destination"]
+
+
+def test_closing_flows_are_forgotten_sooner() -> None:
+    """Growth of TIME_WAIT is growth, and has a cure that costs no memory."""
+    closing = an_entry(6, "TIME_WAIT", flags="ar")
+    assert commands(Evidence(sample=seen((4000, closing), (1000, STREAM))))[1:] == [
+        "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_time_wait=30"
+    ]
+    assert commands(Evidence(sample=seen((2000, closing), (3000, STREAM)))) == ["guard status"]
+
+
+@pytest.mark.parametrize(("in_use", "buckets", "wanted"), [(40_000, 2048, 10_240), (9, 4096, 8192), (0, None, 512)])
+def test_more_buckets(in_use: int, buckets: int | None, wanted: int) -> None:
+    """As many as bring the average chain to 8, in steps of the kernel's 512; twice what there is where that is less."""
+    evidence = Evidence(losses=Losses(seconds=1.0, chain_too_long=1), in_use=in_use, buckets=buckets, inside="x ")
+    assert commands(evidence) == [f"sysctl -w net.netfilter.nf_conntrack_buckets={wanted}"]
+
+
+ENTRIES = st.sampled_from([half_open(), UNANSWERED_DNS, dns(), STREAM, SHORT, LIVE[0], SILENT[0], established(290)])
+MIXES = st.lists(st.tuples(st.integers(0, 3000), ENTRIES), max_size=6)
+TABLES = st.sampled_from([0, 20_000, 1_000_000])
+LOSSES = st.none() | st.builds(
+    Losses,
+    seconds=st.sampled_from([0.0, 0.05, 60.0]),
+    insert_failed=st.integers(0, 100),
+    chain_too_long=st.integers(0, 2),
+)
+
+
+@st.composite
+def evidences(draw: st.DrawFn) -> Evidence:
+    """Any sample, and any counters."""
+    sample = seen(*draw(MIXES), table=draw(TABLES))
+    return Evidence(
+        sample=draw(st.sampled_from([sample, None])),
+        losses=draw(LOSSES),
+        in_use=draw(st.integers(0, 1 << 20)),
+        buckets=draw(st.sampled_from([None, 512, 262_144])),
+        inside=draw(st.sampled_from(["", "nsenter -t 42 -n "])),
+    )
+
+
+@given(evidences())
+def test_every_table_has_a_diagnosis(evidence: Evidence) -> None:
+    """At least one finding, each cause once, `unclear` only alone, all with figures, and with commands a shell takes."""
+    findings = diagnose(evidence)
+    found = [finding.cause for finding in findings]
+    assert len(found) == len(set(found)) >= 1
+    assert Cause.UNCLEAR not in found or len(found) == 1
+    for finding in findings:
+        assert finding.figures
+        assert finding.steps
+        for step in finding.steps:
+            assert shlex.split(step.command) or not step.command
+
+
+def holds(cause: Cause, sample: Sample) -> bool:
+    """Whether a sample alone shows that cause."""
+    return cause in causes(Evidence(sample=sample))
+
+
+@pytest.mark.parametrize(
+    ("cause", "its_own", "others"),
+    [
+        (Cause.FLOOD, [half_open(), UNANSWERED_DNS], [dns(), STREAM, SHORT, *LIVE, *SILENT]),
+        (Cause.DNS, [dns(), UNANSWERED_DNS], [half_open(), STREAM, SHORT, *LIVE, *SILENT]),
+        (Cause.GROW, [STREAM, *LIVE], [half_open(), UNANSWERED_DNS, dns(), SHORT]),
+        (Cause.LEAK, SILENT, [half_open(), UNANSWERED_DNS, dns(), SHORT, STREAM]),
+    ],
+)
+@given(data=st.data())
+def test_a_share_is_never_overstated(
+    cause: Cause, its_own: list[Entry], others: list[Entry], data: st.DataObject
+) -> None:
+    """A cause is told only of what more than half of the table is, and always of what is 53 % of a sample of 5,000."""
+    share = data.draw(st.integers(0, 5000))
+    mine = [data.draw(st.sampled_from(its_own)) for _ in range(5)]
+    rest = [data.draw(st.sampled_from(others)) for _ in range(5)]
+    first = [LIVE[0]] if cause is Cause.LEAK else []  # a flow that is not silent tells the timeout
+    sample = add_up(
+        first + [mine[n % 5] for n in range(share)] + [rest[n % 5] for n in range(5000 - share)],
+        table_entries=1_000_000,
+    )
+    event(f"{holds(cause, sample)}")
+    assert holds(cause, sample) <= (share > 2500)
+    assert holds(cause, sample) >= (share >= 2650)
+
+
+@given(st.integers(0, 1 << 22), st.integers(512, 1 << 22), st.integers(0, 3))
+def test_chains_by_any_loss_or_by_their_length(in_use: int, buckets: int, lost: int) -> None:
+    """Any packet lost to a chain is told, and chains of 24 even before one is."""
+    found = causes(Evidence(losses=Losses(seconds=1.0, chain_too_long=lost), in_use=in_use, buckets=buckets))
+    assert (Cause.CHAINS in found) == (lost > 0 or in_use >= 12 * buckets)
+
+
+@given(st.floats(0.001, 1e6), st.integers(0, 1_000_000))
+def test_races_by_their_rate(seconds: float, failed: int) -> None:
+    """One failed insert a second, over whatever time."""
+    found = causes(Evidence(losses=Losses(seconds=seconds, insert_failed=failed)))
+    assert (Cause.RACES in found) == (failed / seconds >= 1)

@@ -1,0 +1,231 @@
+"""What a decision knows of other writers, orders and a host that fails, whichever comes first."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+
+import pytest
+from testbed.guarded import LIMIT, Guarded, Host, an_order
+
+from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.model import Buckets, OrderKind, OutcomeKind, Policy, Share
+
+STEP = 98_304
+"""65,536 × 1.5."""
+
+
+def test_a_lowering_that_a_line_tells_of_first_is_a_fight(host: Host) -> None:
+    """Another writer lowers the limit under a busy table: the line comes milliseconds later, before the next tick."""
+    guarded = Guarded(host, Policy(standoff=2))
+    for _ in range(2):
+        host.table(host.limit)
+        guarded.line()
+        guarded.turn(5.0)
+        assert host.limit > LIMIT
+        host.limit = LIMIT
+        guarded.line()
+        guarded.turn(0.003)
+    assert len(guarded.state.fight_seconds) == 2
+    assert host.limit == LIMIT  # two fights are a stand-off here
+    assert guarded.reasons()[-2:] == ["hold limit_lowered none", "hold standoff none"]
+    guarded.stop()
+
+
+def test_a_lowering_while_the_guard_was_down_is_noticed_at_start(host: Host) -> None:
+    """The state remembers what the guard set; another value at the start is another writer's."""
+    first = Guarded(host)
+    host.table(LIMIT)
+    first.line()
+    first.turn()
+    first.stop()
+    host.table(10)
+    host.limit = LIMIT
+    second = Guarded(host, clock=first.clock)
+    second.turn(1.0)
+    assert second.reasons()[-1] == "hold limit_lowered none"
+    assert "98,304 → 65,536 (by unknown)" in second.rows()[-1].sentence
+    assert len(second.state.fight_seconds) == 1
+    second.stop()
+
+
+def with_an_order(host: Host) -> Guarded:
+    """Return a guard that has raised, with the file of a revert that has not written the limit."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    host.table(10)
+    record = an_order(guarded, OrderKind.REVERT, LIMIT)
+    guarded.run_files.put_order(record.key, encode(record))
+    return guarded
+
+
+def test_an_order_that_is_not_in_force_yet_is_waited_for(host: Host) -> None:
+    """A revert leaves its file before it writes: until the limit is there, nothing is known of it."""
+    guarded = with_an_order(host)
+    guarded.turn(3.0)
+    assert guarded.state.set_limit == STEP
+    host.limit = LIMIT
+    guarded.turn(0.25)
+    assert guarded.state.set_limit is None
+    assert guarded.reasons()[1:] == ["order revert applied"]
+    assert guarded.run_files.orders() == []
+    guarded.stop()
+
+
+def test_an_order_that_was_cut_short_is_said_and_not_believed(host: Host) -> None:
+    """A revert that was killed before its write is no revert."""
+    guarded = with_an_order(host)
+    guarded.turn(11.0)
+    assert guarded.state.set_limit == STEP
+    assert guarded.run_files.orders() == []
+    guarded.written()
+    assert "not carried out" in guarded.logged("guard.notice")[0]["message"]
+    guarded.stop()
+
+
+def test_an_order_that_can_not_be_read_ends_nothing(host: Host) -> None:
+    """Whatever stands in an order's file, the loop goes on."""
+    guarded = Guarded(host)
+    guarded.run_files.put_order("odd", {"verdict": [], "decision": {"verdict": []}})
+    guarded.turn(3.0)
+    guarded.written()
+    assert "odd" in guarded.logged("guard.error")[0]["message"]
+    assert guarded.run_files.orders() == []
+    guarded.stop()
+
+
+def test_a_full_table_waits_no_five_seconds_for_a_small_change(host: Host) -> None:
+    """Another writer raised by one entry just before the write: the next tick decides again."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.run_files.meanwhile = [lambda: setattr(host, "limit", LIMIT + 1)]
+    guarded.turn()
+    host.table(LIMIT + 1)
+    guarded.turn(0.25)
+    assert host.limit > STEP
+    guarded.stop()
+
+
+def test_buckets_come_before_the_raise(host: Host) -> None:
+    """With `match`, the limit is raised once the buckets that it was judged with are there."""
+    guarded = Guarded(host, Policy(buckets=Buckets.MATCH))
+    host.buckets = 16_384
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    assert (host.limit, host.buckets) == (STEP, 24_576)  # 2 × 98,304 ÷ 8
+    guarded.stop()
+
+
+def test_buckets_that_are_refused_are_not_counted_on(host: Host) -> None:
+    """Where the resize fails, the step is judged as with `keep`: beyond chain 24 it is a hold."""
+    guarded = Guarded(host, Policy(pressure=False, buckets=Buckets.MATCH, budget=Share(fraction=0.5)))
+    guarded.kernel.refusing_buckets = errno.ENOMEM
+    host.buckets = 4_096  # 2 × 65,536 ÷ 4,096 = 32
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    assert host.limit == LIMIT
+    assert guarded.reasons() == ["hold chains none"]
+    assert "Cannot allocate" in guarded.logged("guard.error")[0]["message"]
+    assert guarded.intents() == 0
+    guarded.stop()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENFILE, "too many"), RuntimeError("can't start new thread")])
+def test_a_host_out_of_everything_is_waited_out(host: Host, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor, no thread: said once, tried again every two seconds without spinning, and then raised for."""
+    guarded = Guarded(host)
+    observer = guarded.guard._p.observer
+    looks = 0
+
+    def refuse(**_: object) -> None:
+        nonlocal looks
+        looks += 1
+        raise error
+
+    host.table(LIMIT)
+    guarded.line()
+    with monkeypatch.context() as patch:
+        patch.setattr(observer, "observe", refuse)
+        for _ in range(100):
+            guarded.turn(0.1)
+    assert 4 <= looks <= 6  # in 10 s
+    guarded.written()
+    assert len(guarded.logged("guard.error")) == 1
+    guarded.turn(2.0)
+    assert host.limit == STEP
+    guarded.stop()
+
+
+def test_a_failing_host_is_not_asked_without_a_pause(host: Host) -> None:
+    """With an episode that is due and a limit that can't be read, the loop waits."""
+    guarded = Guarded(host)
+    guarded.line()
+    (host.root / "proc/sys/net/netfilter/nf_conntrack_max").write_text("many\n")
+    guarded.turn()
+    assert guarded.guard._wait_ms() > 1_000
+    guarded.stop()
+
+
+def test_unlimited_closes_what_was_open(host: Host) -> None:
+    """A limit of 0 ends every need: nothing is decided over and over."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    host.limit = 0
+    for _ in range(20):
+        guarded.turn(2.0)
+    assert guarded.guard._episodes == {}
+    guarded.stop()
+
+
+def test_a_crowd_of_namespaces_leaves_a_small_record(host: Host) -> None:
+    """What any user can make by the thousand is told as a sum."""
+    for pid in range(300, 400):
+        host.namespace(str(pid), 20)
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    (row,) = guarded.rows()
+    with guarded.history() as history:
+        told = history.row(row.id)
+    assert told is not None
+    seen = told.record.observation
+    assert (len(seen.tables) + seen.small_tables, seen.small_entries) == (101, 20 * (100 - 31))
+    assert told.record.outcome.kind is OutcomeKind.APPLIED
+    guarded.stop()
+
+
+def test_the_error_of_a_read_names_the_next_step(host: Host) -> None:
+    """A HostError of the loop is told as it is, with what happens next."""
+    guarded = Guarded(host)
+    guarded.kernel.limit_in_force = lambda: (_ for _ in ()).throw(  # type: ignore[method-assign]
+        HostError("reading", "the limit", OSError(errno.EIO, "bad"), "Look at the disk.")
+    )
+    guarded.turn(1.0)
+    guarded.written()
+    assert "Look at the disk" in guarded.logged("guard.error")[0]["message"]
+    guarded.stop()
+
+
+def test_policies_in_rows_are_those_decided_with(host: Host) -> None:
+    """A row that was decided as with `keep` says so: it can be decided again from the row alone."""
+    policy = Policy(pressure=False, buckets=Buckets.MATCH, budget=Share(fraction=0.5))
+    guarded = Guarded(host, policy)
+    guarded.kernel.refusing_buckets = errno.ENOMEM
+    host.buckets = 4_096
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    (row,) = guarded.rows()
+    with guarded.history() as history:
+        told = history.row(row.id)
+    assert told is not None
+    assert told.policy == replace(policy, buckets=Buckets.KEEP)
+    guarded.stop()

@@ -1,0 +1,144 @@
+"""`on_flood`: what the loop's own samples do to a raise."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from testbed.guarded import LIMIT, Guarded, Host
+
+from conntrackd_guard.core.model import Policy
+from conntrackd_guard.daemon.flood_sample import FloodSample
+
+HOLD = Policy(flood_ceiling=0)
+NEAR = LIMIT * 3 // 4
+"""Over 70 % and under 80 %: sampled, and no need yet."""
+
+
+def fill_with(host: Host, *, answered: int, unanswered: int) -> None:
+    """Give the initial namespace's listing so many flows of either kind."""
+    there, back = "src=10.0.0.9 dst=10.0.0.1 sport={} dport=80", "src=10.0.0.1 dst=10.0.0.9 sport=80 dport={}"
+    flow = f"ipv4     2 udp      17 29 {there} {{}}{back} {{}}mark=0 use=1\n"
+    lines = [flow.format(port, "", port, "[ASSURED] ") for port in range(answered)]
+    lines += [flow.format(port, "[UNREPLIED] ", port, "") for port in range(unanswered)]
+    (host.root / "proc/1/net/nf_conntrack").write_text("".join(lines))
+
+
+def test_a_flood_that_was_sampled_before_is_held(host: Host) -> None:
+    """The sample at 75 % is what decides once the table is full; `guard show` has it in the sum."""
+    fill_with(host, answered=100, unanswered=900)
+    host.table(NEAR)
+    guarded = Guarded(host, HOLD)
+    guarded.turn()
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn(0.01)
+    assert guarded.reasons() == ["hold flood none"]
+    assert host.limit == LIMIT
+    with guarded.history() as history:
+        told = history.row(1)
+    assert told is not None
+    assert told.record.decision.arithmetic.flood_ceiling == 0  # type: ignore[union-attr]
+    guarded.stop()
+
+
+def test_flows_that_are_answered_are_raised_for(host: Host) -> None:
+    """No flood: the growth seen counts as ever."""
+    fill_with(host, answered=900, unanswered=100)
+    host.table(NEAR)
+    guarded = Guarded(host, HOLD)
+    guarded.turn()
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn(1.0)
+    assert [row for row in guarded.reasons() if row.startswith("raise")] == ["raise kernel_line confirmed applied"]
+    assert host.limit > LIMIT * 3 // 2  # 16,384 within a second
+    guarded.stop()
+
+
+@pytest.mark.parametrize(("answered", "unanswered", "then"), [(0, 1000, "hold flood none"), (1000, 0, "raise")])
+def test_a_table_that_fills_at_once_gets_one_plain_step(host: Host, answered: int, unanswered: int, then: str) -> None:
+    """It is sampled just after, and that decides on the next step."""
+    fill_with(host, answered=answered, unanswered=unanswered)
+    guarded = Guarded(host, HOLD)
+    guarded.turn()
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn(0.01)
+    assert host.limit == LIMIT * 3 // 2
+    host.table(host.limit)
+    guarded.turn(0.25)
+    assert guarded.reasons()[-1].startswith(then)
+    guarded.stop()
+
+
+def test_another_table_that_fills_just_after_waits_for_its_sample_alone(host: Host) -> None:
+    """Within 30 s of a raise, a table that fills at once is sampled in that turn and raised for in the next."""
+    fill_with(host, answered=1000, unanswered=0)
+    (host.root / "proc/200/net/nf_conntrack").write_text((host.root / "proc/1/net/nf_conntrack").read_text())
+    guarded = Guarded(host, HOLD)
+    guarded.turn()
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn(0.01)
+    host.table(10)
+    before = host.limit
+    host.table(before, pid="200")
+    guarded.line(host.container)
+    guarded.turn(2.5)
+    assert guarded.reasons()[-1] == "hold unsampled none"
+    guarded.turn(0.25)
+    assert host.limit > before
+    guarded.stop()
+
+
+def test_a_reload_switches_it_on_and_off(host: Host) -> None:
+    """What the samples take is loaded by the reload, and what they told counts no more once it is off."""
+    fill_with(host, answered=0, unanswered=1000)
+    host.table(NEAR)
+    guarded = Guarded(host)
+    guarded.turn()
+    guarded.guard._decider.take_policy(HOLD)
+    guarded.turn(0.25)
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn(0.01)
+    assert guarded.reasons()[-1] == "hold flood none"
+    guarded.guard._decider.take_policy(Policy())
+    guarded.line()
+    guarded.turn(5.0)
+    assert host.limit > LIMIT
+    guarded.stop()
+
+
+def test_a_table_that_cannot_be_sampled_gets_a_plain_step_now_and_then(host: Host) -> None:
+    """Nobody knows what fills it: neither is it left to drop, nor raised for as fast as it fills."""
+    guarded = Guarded(host, HOLD)
+    guarded.turn()
+    raised = []
+    for _ in range(4 * 61):
+        host.table(host.limit)
+        before = host.limit
+        guarded.line()
+        guarded.turn(0.25)
+        if host.limit > before:
+            raised.append(guarded.clock.now)
+    assert [round(later - earlier) for earlier, later in itertools.pairwise(raised)] == [30, 30]
+    assert "hold unsampled none" in guarded.reasons()
+    guarded.stop()
+
+
+def test_a_sample_is_taken_every_ten_seconds_and_never_without_need(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor by default, where no decision asks for it."""
+    taken: list[float] = []
+    for policy, expected in ((HOLD, 3), (Policy(), 0)):
+        taken.clear()
+        host.table(NEAR)
+        guarded = Guarded(host, policy)
+        monkeypatch.setattr(FloodSample, "is_flooded", lambda *_, g=guarded: taken.append(g.clock.now))
+        for _ in range(100):
+            guarded.turn(0.25)
+        assert len(taken) == expected  # at 0, 10 and 20 of 25 s
+        guarded.stop()

@@ -1,0 +1,285 @@
+"""The history keeps every decision, survives what disks and people do, and is readable by those who may."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from testbed.another_user import run_as_another
+from testbed.records import BOOT, RAISE, a_record, add, raised
+
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.model import (
+    Hold,
+    HoldReason,
+    Order,
+    OrderKind,
+    Outcome,
+    OutcomeKind,
+    Policy,
+    Table,
+    Trigger,
+    TriggerKind,
+)
+from conntrackd_guard.history.database import History, HistoryDamaged, Position
+from conntrackd_guard.history.schema import MIGRATIONS
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the history of a fresh host goes."""
+    return tmp_path / "conntrackd-guard/history.db"
+
+
+def test_a_record_comes_back_as_it_went_in(path: Path) -> None:
+    """Everything that led to a decision can be read back exactly, with the policy that made it."""
+    outcome = Outcome(kind=OutcomeKind.REJECTED, errno=13, detail="refused")
+    record = replace(raised("a"), outcome=outcome)
+    policy = Policy(ceiling=1000)
+    with History(path, mode="writer") as history:
+        row_id = history.add(record, policy=policy, sentence="why", kernel_release="6.1", position=None)
+    with History(path, mode="reader") as history:
+        found = history.row(row_id)
+        assert found is not None
+        assert (found.record, found.policy) == (record, policy)
+        assert (found.row.at, found.row.from_limit, found.row.to_limit) == ("1970-01-01T00:16:40.000Z", 65536, 98304)
+        assert found.row.reason == "kernel_line confirmed"
+        assert history.row(99) is None
+
+
+def test_a_redelivered_record_is_kept_once(path: Path) -> None:
+    """The same event taken in twice is one row, and still moves the position."""
+    with History(path, mode="writer") as history:
+        first = add(history, a_record("a"))
+        assert add(history, a_record("a"), Position(cursor="c2")) == first
+        assert (history.find_key("a"), history.find_key("b")) == (1, None)
+        assert len(list(history.rows())) == 1
+        assert history.position() == Position(cursor="c2")
+
+
+def test_row_and_position_are_one_transaction(path: Path) -> None:
+    """A row that can't be written leaves the position where it was, so the event is delivered again."""
+    with History(path, mode="writer") as history:
+        history.save_position(Position(cursor="before", boot_id=BOOT, stamp_us=5))
+        broken = replace(a_record("a"), trigger=Trigger(kind=TriggerKind.START, namespace=2**70))
+        with pytest.raises(OverflowError):
+            add(history, broken, Position(cursor="after"))
+        assert history.position() == Position(cursor="before", boot_id=BOOT, stamp_us=5)
+        assert add(history, a_record("b")) == 1
+
+
+def test_a_position_that_cannot_be_understood_is_none(path: Path) -> None:
+    """The journal is then followed from its end: a start never fails for it."""
+    with History(path, mode="writer") as history:
+        history._database.execute("INSERT INTO meta VALUES ('position', '{\"cursor\": 7}')")
+        assert history.position() is None
+
+
+def test_only_what_changes_the_state_is_folded(path: Path) -> None:
+    """At start the guard reads this boot's raises, orders and other writers in order, and no plain hold."""
+    lowered = Hold(reason=HoldReason.LIMIT_LOWERED)
+    kept = [
+        raised("r"),
+        a_record("w", lowered, trigger=TriggerKind.OTHER_WRITER),
+        a_record("x", RAISE, OutcomeKind.REJECTED),
+        a_record("o", Order(kind=OrderKind.REVERT, target=4096, uid=0, login_uid=1000)),
+    ]
+    with History(path, mode="writer") as history:
+        for record in [raised("old", boot_id="boot-0"), a_record("h"), *kept, a_record("i")]:
+            add(history, record)
+        assert list(history.records(BOOT)) == kept
+
+
+def test_rows_are_chosen_newest_first(path: Path) -> None:
+    """A list shows what was asked for, newest first, and reads the arithmetic only when asked."""
+    with History(path, mode="writer") as history:
+        for number, make in enumerate([a_record, raised, a_record, raised]):
+            add(history, make(str(number), wall_seconds=1000.0 + number))
+        assert [row.key for row in history.rows()] == ["3", "2", "1", "0"]
+        assert [row.key for row in history.rows(last=2)] == ["3", "2"]
+        assert [row.key for row in history.rows(verdict="raise")] == ["3", "1"]
+        assert [row.key for row in history.rows(since=1001.0, until=1002.0)] == ["2", "1"]
+        assert {row.arithmetic is None for row in history.rows()} == {True}
+        assert [row.arithmetic["bytes_per_entry"] for row in history.rows(arithmetic=True) if row.arithmetic] == [
+            563
+        ] * 4
+
+
+def test_pruning_spares_what_this_boot_needs(path: Path) -> None:
+    """Old rows go; of too many, the holds go first; this boot's raises stay whatever the bounds say."""
+    with History(path, mode="writer") as history:
+        add(history, raised("old raise", boot_id="boot-0", wall_seconds=10.0))
+        add(history, raised("raise", boot_id="boot-0"))
+        for key in ("h1", "h2", "h3"):
+            add(history, a_record(key))
+        add(history, raised("mine", wall_seconds=20.0))
+        assert history.prune(1100.0, 900.0, 100) == 1
+        assert [row.key for row in history.rows()] == ["mine", "h3", "h2", "h1", "raise"]
+        history.prune(1100.0, 900.0, 3)
+        assert [row.key for row in history.rows()] == ["mine", "h3", "raise"]
+        history.prune(1100.0, 900.0, 0)
+        assert [row.key for row in history.rows()] == ["mine"]
+        assert list(history.records(BOOT)) == [raised("mine", wall_seconds=20.0)]
+
+
+def test_a_damaged_file_is_set_aside(path: Path) -> None:
+    """A file that is no database is moved aside with a clear sentence, and a new history begins at once."""
+    path.parent.mkdir()
+    path.write_bytes(b"not a database, " * 500)
+    history, sentence = History.open_or_set_aside(path, now=0.0)
+    with history:
+        assert sentence is not None
+        assert "damaged (file is not a database); it was moved to" in sentence
+        assert add(history, a_record("a")) == 1
+    assert path.with_name("history.db.corrupt-19700101T000000Z").read_bytes().startswith(b"not a database")
+
+
+def test_a_sound_file_is_opened_without_a_word(path: Path) -> None:
+    """Opening what an earlier guard wrote says nothing and loses nothing."""
+    with History(path, mode="writer") as history:
+        add(history, a_record("a"))
+    history, sentence = History.open_or_set_aside(path, now=0.0)
+    with history:
+        assert sentence is None
+        assert len(list(history.rows())) == 1
+
+
+def test_damage_in_the_middle_is_named(path: Path) -> None:
+    """A page that went bad is reported as damage when it is touched, so that the file can be set aside."""
+    with History(path, mode="writer") as history:
+        for number in range(200):
+            add(history, a_record(str(number)))
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(8192)
+        file.write(b"\xff" * (size - 8192))
+    with (
+        pytest.raises(HistoryDamaged, match=r"history\.db: database disk image is malformed"),
+        History(path, mode="writer") as history,
+    ):
+        list(history.rows(arithmetic=True))
+
+
+def test_a_newer_file_is_refused_and_not_moved(path: Path) -> None:
+    """After a downgrade the newer guard's history is neither read wrongly nor thrown away."""
+    History(path, mode="writer").close()
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(HostError, match=rf"it has schema 99, this guard knows {len(MIGRATIONS)}\. Use the newer guard"):
+        History.open_or_set_aside(path, now=0.0)
+    with pytest.raises(HostError, match="schema 99"):
+        History(path, mode="reader")
+    assert path.exists()
+
+
+def test_an_absent_file_is_said(path: Path) -> None:
+    """A reader makes no file, and says which one is not there."""
+    with pytest.raises(HostError, match=r"open the history .*history\.db: No such file") as told:
+        History(path, mode="reader")
+    assert told.value.errno == 2
+    assert not path.parent.exists()
+
+
+def test_a_full_disk_is_said(path: Path) -> None:
+    """Where the disk is full, the error names the file and the next step, and the history is usable later."""
+    with History(path, mode="writer") as history:
+        history._database.execute(f"PRAGMA max_page_count = {path.stat().st_size // 4096 + 5}")
+        with pytest.raises(HostError, match=r"history\.db: database or disk is full\. Free space"):
+            add(history, a_record("large", tables=(Table(namespace=1, label="x" * 200_000, count=1),)))
+        history._database.execute("PRAGMA max_page_count = 100000")
+        assert add(history, a_record("later")) == 1
+
+
+def test_text_that_is_no_unicode_is_kept_visibly(path: Path) -> None:
+    """A kernel line with bytes that are no UTF-8 is written, with the bytes as escapes."""
+    record = replace(a_record("a"), trigger=Trigger(kind=TriggerKind.KERNEL_LINE, message="full \udcff"))
+    with History(path, mode="writer") as history:
+        add(history, record)
+        assert [row.message for row in history.rows()] == ["full \\udcff"]
+        found = history.row(1)
+        assert found is not None
+        assert found.record == record
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from testbed import records as t
+from conntrackd_guard.history.database import History, Position
+history = History(Path(sys.argv[1]), mode="writer")
+t.add(history, t.raised("a"), Position(cursor="c"))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_was_added_survives_kill(path: Path) -> None:
+    """The moment `add` returns, a kill -9 loses neither the row nor the position."""
+    subprocess.run(
+        [sys.executable, "-c", KILLED, str(path), str(Path(__file__).resolve().parents[1])], check=False, cwd=Path.cwd()
+    )
+    history, sentence = History.open_or_set_aside(path, now=0.0)
+    with history:
+        assert sentence is None
+        assert list(history.records(BOOT)) == [raised("a")]
+        assert history.position() == Position(cursor="c")
+
+
+ADM = 4
+"""The number that Debian gives to adm."""
+READS = """
+import sys
+from pathlib import Path
+from conntrackd_guard.history.database import History
+with History(Path(sys.argv[1]), mode="reader") as history:
+    print([row.key for row in history.rows()])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files to the group adm")
+@pytest.mark.parametrize("guard", ["stopped", "running", "killed"])
+def test_members_of_adm_may_read_and_others_not(path: Path, tmp_path: Path, guard: str) -> None:
+    """With the guard running, stopped or killed, the group adm reads the history and nobody else does."""
+    if guard == "killed":
+        command = [sys.executable, "-c", KILLED, str(path), str(Path(__file__).resolve().parents[1])]
+        subprocess.run(command, check=False, cwd=Path.cwd())
+    else:
+        history = History(path, mode="writer")
+        add(history, raised("a"))
+        if guard == "stopped":
+            history.close()
+    assert (path.stat().st_mode & 0o777, path.stat().st_gid) == (0o640, ADM)
+    assert (path.parent.stat().st_mode & 0o777, path.parent.stat().st_gid) == (0o750, ADM)
+    member = run_as_another(READS, str(path), tmp_path=tmp_path, group=ADM)
+    assert (member.stdout, member.stderr) == ("['a']\n", "")
+    other = run_as_another(READS, str(path), tmp_path=tmp_path)
+    assert "Permission denied. Run as root or as a member of adm." in other.stderr
+
+
+def test_a_short_look_leaves_nothing_behind(path: Path) -> None:
+    """A traceless reader makes no -wal and no -shm; beside a writer it reads what that has written."""
+    with History(path, mode="writer") as history:
+        add(history, raised("1"))
+        with History(path, mode="reader", traceless=True) as beside:
+            assert [row.key for row in beside.rows()] == ["1"]
+    before = sorted(path.parent.iterdir())
+    with History(path, mode="reader", traceless=True) as history:
+        assert [row.key for row in history.rows()] == ["1"]
+        assert history.check(60.0)
+    assert sorted(path.parent.iterdir()) == before == [path]
+
+
+def test_a_check_of_all_pages_ends_in_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that would take too long says so; the history is read on all the same."""
+    monkeypatch.setattr("conntrackd_guard.history.file.PROGRESS_STEPS", 1)
+    with History(path, mode="writer") as history:
+        add(history, raised("1"))
+        assert not history.check(-1.0)
+        assert [row.key for row in history.rows()] == ["1"]
+        assert history.check(60.0)

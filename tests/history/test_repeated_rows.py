@@ -1,0 +1,111 @@
+"""The same news again: when it is a count in a row, and when a row of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testbed.records import BOOT, a_record, add, raised
+
+from conntrackd_guard.core.model import (
+    Hold,
+    HoldReason,
+    Order,
+    OrderKind,
+    Outcome,
+    OutcomeKind,
+    Policy,
+    Record,
+    TriggerKind,
+)
+from conntrackd_guard.core.records import identity
+from conntrackd_guard.history.database import History, Position
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the history of a fresh host goes."""
+    return tmp_path / "history.db"
+
+
+def refused(key: str, errno: int = 30, **observed: Any) -> Record:
+    """Return a raise that the kernel refused."""
+    return replace(raised(key, **observed), outcome=Outcome(kind=OutcomeKind.REJECTED, errno=errno))
+
+
+def test_repeats_are_counted_in_one_row(path: Path) -> None:
+    """The same news again is a count and a last time, not a row."""
+    with History(path, mode="writer") as history:
+        row_id = add(history, a_record("a"))
+        history.merge(row_id, 41, 2000.5, Position(cursor="c"))
+        (row,) = history.rows()
+        assert (row.repeats, row.at, row.last_at) == (42, "1970-01-01T00:16:40.000Z", "1970-01-01T00:33:20.500Z")
+        assert [found.id for found in history.rows(since=1500.0)] == [row_id]
+
+
+def test_a_row_is_found_by_its_news_and_tells_when_it_was_last_said(path: Path) -> None:
+    """The newest of its boot, with the wall time of its last repeat."""
+    hold = a_record("a")
+    with History(path, mode="writer") as history:
+        add(history, hold)
+        row_id = add(history, a_record("b"))
+        assert history.find_identity(identity(hold), BOOT) == (row_id, 1000.0)
+        history.merge(row_id, 1, 2000.5)
+        assert history.find_identity(identity(hold), BOOT) == (row_id, 2000.5)
+        assert history.find_identity(identity(hold), "boot-2") is None
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        raised("c"),
+        refused("c"),
+        a_record("c", Order(kind=OrderKind.RESUME)),
+        a_record("c", Hold(reason=HoldReason.LIMIT_LOWERED), trigger=TriggerKind.OTHER_WRITER),
+    ],
+)
+def test_what_changes_the_state_begins_the_news_anew(path: Path, between: Record) -> None:
+    """After a raise, a first refusal, an order or another writer an equal hold or refusal is a row of its own."""
+    with History(path, mode="writer") as history:
+        for record in (a_record("a"), refused("b", errno=13)):
+            add(history, record)
+        assert history.find_identity(identity(refused("x", errno=13)), BOOT) is not None
+        add(history, between)
+        assert history.find_identity(identity(a_record("x")), BOOT) is None
+        assert history.find_identity(identity(refused("x", errno=13)), BOOT) is None
+
+
+def test_a_write_refused_again_keeps_the_first_time_and_the_newest_evidence(path: Path) -> None:
+    """One row tells since when, how often, and all of the last try."""
+    newest = refused("b", boottime_seconds=90.0, wall_seconds=1040.0)
+    with History(path, mode="writer") as history:
+        row_id = add(history, refused("a"))
+        again = history.add(
+            newest,
+            policy=Policy(ceiling=7),
+            sentence="why again",
+            kernel_release="6.1",
+            position=Position(cursor="c"),
+            again=row_id,
+        )
+        assert again == row_id
+        told = history.row(row_id)
+        assert told is not None
+        assert told.record == replace(newest, key="a")
+        assert told.policy == Policy(ceiling=7)
+        row = told.row
+        assert (row.at_seconds, row.last_seconds, row.repeats, row.sentence) == (1000.0, 1040.0, 2, "why again")
+        assert history.position() == Position(cursor="c")
+
+
+def test_a_refusal_is_folded_as_often_as_it_came(path: Path) -> None:
+    """The back-off after a restart is that of all tries, counted from the last."""
+    newest = refused("b", boottime_seconds=90.0)
+    with History(path, mode="writer") as history:
+        row_id = add(history, refused("a"))
+        for _ in range(2):
+            history.add(newest, policy=Policy(), sentence="why", kernel_release="6.1", again=row_id)
+        add(history, raised("r"))
+        assert list(history.records(BOOT)) == [*[replace(newest, key="a")] * 3, raised("r")]

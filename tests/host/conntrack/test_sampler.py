@@ -1,0 +1,123 @@
+"""Portraits of tables: which table, what is in it, and what its counters did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from testbed.crowded_host import CrowdedHost, listing
+
+from conntrackd_guard.core.errors import AnswerIsNo, HostError
+from conntrackd_guard.core.model import Addresses
+from conntrackd_guard.core.traffic.diagnosis import Cause
+from conntrackd_guard.host.conntrack import sampler
+from conntrackd_guard.host.conntrack.losses import LossCounters, parse_losses
+from conntrackd_guard.host.conntrack.sampler import Sampler, choose
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CrowdedHost:
+    """Two namespaces beside the initial one."""
+    monkeypatch.setattr(sampler, "LONGEST_SECONDS", 60.0)  # however slow the machine, samples are whole
+    host = CrowdedHost(tmp_path)
+    host.namespace(200, "nginx", 300, listing(300))
+    host.namespace(201, "quic", 9000, listing(9000, answered=True))
+    return host
+
+
+def test_the_fullest_is_chosen_unless_one_is_named(host: CrowdedHost) -> None:
+    """By number, by name, or `initial`."""
+    found = Sampler(host.paths, enter=False).find()
+    assert [(one.table.label, one.table.count) for one in found] == [
+        ("process 201", 9000),
+        ("process 200", 300),
+        ("initial", 0),
+    ]
+    assert choose(found, None).table.label == "process 201"
+    assert choose(found, "initial").table.initial
+    assert choose(found, "process 200") == choose(found, str(found[1].table.namespace)) == found[1]
+    with pytest.raises(AnswerIsNo, match="namespace 4711"):
+        choose(found, "4711")
+    with pytest.raises(AnswerIsNo, match="No table can be read"):
+        choose([], None)
+
+
+def test_a_portrait_tells_whose_it_is_and_what_of(host: CrowdedHost) -> None:
+    """Limit, owner, sample and diagnosis of one table; a sample of a large one is bounded."""
+    taker = Sampler(host.paths, enter=False, entries=1000, addresses=Addresses.OFF)
+    found = taker.find()
+    grown = taker.portray(found[0], found)
+    assert (grown.limit, grown.owner.unit, grown.owner.process) == (65536, "quic.service", "quic")
+    assert (grown.sample.seen, grown.sample.table_entries, grown.sample.sources.top) == (1000, 9000, ())
+    assert [finding.cause for finding in grown.findings] == [Cause.GROW]
+    flooded = taker.portray(found[1], found)
+    assert [finding.cause for finding in flooded.findings] == [Cause.FLOOD]
+    (why, *_) = flooded.findings[0].steps
+    assert why.command.startswith(f"nsenter --net={host.root}/proc/200/ns/net sysctl -w ")
+
+
+def test_a_leak_is_told_by_the_timeout_of_the_namespace(host: CrowdedHost) -> None:
+    """The initial namespace's can be read: 400 flows that were all opened two days ago are a leak, and no growth."""
+    flow = "src=10.9.0.{n} dst=10.2.0.1 sport=4000 dport=443"
+    back = "src=10.2.0.1 dst=10.9.0.{n} sport=443 dport=4000"
+    line = f"ipv4     2 tcp      6 259200 ESTABLISHED {flow} {back} [ASSURED] mark=0 use=1\n"
+    host.namespace(1, "systemd", 400, "".join(line.format(n=n % 250) for n in range(400)))
+    taker = Sampler(host.paths, enter=False)
+    found = taker.find()
+    initial = choose(found, "initial")
+    assert [finding.cause for finding in taker.portray(initial, found).findings] == [Cause.GROW]  # it can't be read
+    (host.paths.sysctl / "nf_conntrack_tcp_timeout_established").write_text("432000\n")
+    assert [finding.cause for finding in taker.portray(initial, found).findings] == [Cause.LEAK]
+
+
+def test_counters_are_compared_between_looks(host: CrowdedHost) -> None:
+    """What was lost before the first look is nobody's news; a later rise is."""
+    taker = Sampler(host.paths, enter=False)
+    host.count(201, 9000, insert_failed=5, chain_too_long=9)
+    found = taker.find()
+    assert [finding.cause for finding in taker.portray(found[0], found).findings] == [Cause.GROW]
+    host.count(201, 9000, insert_failed=99_999, chain_too_long=10)
+    causes = [finding.cause for finding in taker.portray(found[0], found).findings]
+    assert causes == [Cause.CHAINS, Cause.RACES, Cause.GROW]
+
+
+def test_long_chains_are_those_of_all_tables(host: CrowdedHost) -> None:
+    """All namespaces share one hash table: 16,384 buckets bear 196,608 entries."""
+    host.namespace(202, "more", 190_000, listing(1, answered=True))
+    taker = Sampler(host.paths, enter=False)
+    found = taker.find()
+    quic = choose(found, "process 201")
+    assert Cause.CHAINS in [finding.cause for finding in taker.portray(quic, found).findings]
+    assert Cause.CHAINS not in [finding.cause for finding in taker.portray(quic, [quic]).findings]
+
+
+def test_what_can_not_be_read_is_an_error(host: CrowdedHost) -> None:
+    """A namespace that ended meanwhile, and a kernel without conntrack."""
+    host.namespace(203, "hidden", 99_999, None)
+    taker = Sampler(host.paths, enter=False)
+    found = taker.find()
+    with pytest.raises(HostError, match="reading the entries of process 203"):
+        taker.portray(found[0], found)
+    host.paths.limit.unlink()
+    with pytest.raises(HostError, match="no conntrack"):
+        taker.portray(found[1], found)
+
+
+@pytest.mark.parametrize(
+    ("content", "counters"),
+    [
+        ("entries insert_failed chainlength\n5 2 1\n5 a 0\n", LossCounters(insert_failed=12, chain_too_long=1)),
+        ("entries chaintoolong insert_failed\n5 3 2\n", LossCounters(insert_failed=2, chain_too_long=3)),
+        ("entries searched insert_failed\n5 3 2\n", LossCounters(insert_failed=2, chain_too_long=0)),
+    ],
+)
+def test_loss_counters_by_their_header(content: str, counters: LossCounters) -> None:
+    """Columns differ by kernel; what has none is lost by none."""
+    assert parse_losses(content.encode()) == counters
+
+
+@pytest.mark.parametrize("content", ["", "entries drop\n5 2\n", "entries insert_failed\n5\n", "insert_failed\nzebra\n"])
+def test_other_statistics_are_none(content: str) -> None:
+    """No guess is made."""
+    with pytest.raises(ValueError):
+        parse_losses(content.encode())

@@ -1,0 +1,160 @@
+"""What a follower tells of real journal files."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from pathlib import Path
+
+import pytest
+from testbed.journal_files import (
+    BOOT,
+    DEADLINE_SECONDS,
+    LINE,
+    REMOTE,
+    Start,
+    entry,
+    numbers,
+    read_to_end,
+    start,
+    take,
+    until,
+    write,
+)
+
+from conntrackd_guard.host.kernel_log.journal_reader import newest_line
+
+__all__ = ["start"]
+
+pytestmark = pytest.mark.skipif(not os.path.exists(REMOTE), reason="needs the package systemd-journal-remote")
+
+
+def test_only_what_comes_after_the_start_is_told(tmp_path: Path, start: Start) -> None:
+    """Without a cursor the follower begins at the end, and its descriptor says when there is something."""
+    write(tmp_path, "a", entry(1), entry(2))
+    follower = start(tmp_path)
+    assert follower.take() == []
+    write(tmp_path, "a", entry(3))
+    assert select.select([follower], [], [], DEADLINE_SECONDS)[0]
+    (event,) = take(follower, 1)
+    assert (event.line.namespace, event.stamp_us, event.boot_id) == (3, 3, BOOT)
+    assert (event.source, event.held_at_start, event.cursor) == ("journal", False, follower.newest_cursor)
+    assert not select.select([follower], [], [], 0)[0]
+
+
+def test_an_empty_journal_is_not_followed_deaf(tmp_path: Path, start: Start) -> None:
+    """A journal without a kernel line at the start tells the first one that comes."""
+    write(tmp_path, "a", entry(1, _TRANSPORT="syslog"))
+    follower = start(tmp_path)
+    write(tmp_path, "a", entry(2))
+    assert numbers(take(follower, 1)) == [2]
+
+
+def test_resuming_at_a_cursor_misses_nothing_and_repeats_nothing(tmp_path: Path, start: Start) -> None:
+    """What came while no one listened is told, as the past; then what comes."""
+    write(tmp_path, "a", entry(1))
+    first = start(tmp_path)
+    write(tmp_path, "a", entry(2))
+    take(first, 1)
+    first.stop()
+    write(tmp_path, "a", entry(3), entry(4))
+    second = start(tmp_path, first.newest_cursor)
+    events = take(second, 2)
+    assert (numbers(events), [event.held_at_start for event in events]) == ([3, 4], [True, True])
+    write(tmp_path, "a", entry(5))
+    (event,) = take(second, 1)
+    assert (event.line.namespace, event.held_at_start) == (5, False)
+
+
+def test_the_entry_after_a_vacuumed_cursor_is_new(tmp_path: Path, start: Start) -> None:
+    """When the saved entry is gone, the one found in its place is told, not skipped."""
+    old = write(tmp_path, "old", entry(1))
+    cursor = read_to_end(start, tmp_path)
+    write(tmp_path, "new", entry(2), entry(3))
+    old.unlink()
+    assert numbers(take(start(tmp_path, cursor), 2)) == [2, 3]
+
+
+def test_a_cursor_from_the_future_or_no_cursor_at_all_falls_back_to_the_end(tmp_path: Path, start: Start) -> None:
+    """A clock set back must not make the follower wait for years; what comes is told, and the loss is said."""
+    write(tmp_path, "a", entry(1))
+    future = f"s={'0' * 31}1;i=ffffff;b={'f' * 32};m=ffffffffff;t=7fffffffffffff;x=1"
+    for cursor in (future, "no cursor"):
+        follower = start(tmp_path, cursor)
+        assert "1 cursors not found" in follower.state
+        number = 2 if cursor == future else 3
+        write(tmp_path, "a", entry(number))
+        assert numbers(take(follower, 1)) == [number]
+
+
+def test_only_the_kernels_own_lines_are_told(tmp_path: Path, start: Start) -> None:
+    """Text of processes, of other facilities, around the line, or in several lines is not the kernel's line."""
+    write(tmp_path, "a", entry(1))
+    follower = start(tmp_path)
+    forged = (
+        entry(2, _TRANSPORT="syslog"),
+        entry(3, SYSLOG_FACILITY="1"),
+        entry(4, _TRANSPORT="journal"),
+        entry(5, SYSLOG_FACILITY=None),
+        entry(6, MESSAGE=LINE.format(6) + " IN=lo"),
+        entry(7, MESSAGE=LINE.format(7) + "\n"),
+        entry(8, MESSAGE=b"\xff" + LINE.format(8).encode()),
+        entry(9, MESSAGE=None, PRIORITY="4"),
+    )
+    write(tmp_path, "a", *forged, entry(10))
+    assert numbers(take(follower, 1)) == [10]
+
+
+def test_a_line_without_stamp_or_boot_is_told_as_such(tmp_path: Path, start: Start) -> None:
+    """A missing or strange stamp is None; deciding what that means is not the follower's business."""
+    write(tmp_path, "a", entry(1))
+    follower = start(tmp_path)
+    write(tmp_path, "a", entry(2, _SOURCE_MONOTONIC_TIMESTAMP=None), entry(3, _SOURCE_MONOTONIC_TIMESTAMP="x"))
+    assert [event.stamp_us for event in take(follower, 2)] == [None, None]
+
+
+def test_lines_that_come_late_with_old_stamps_count_as_held(tmp_path: Path, start: Start) -> None:
+    """A journald that reads the ring buffer again gives old lines a fresh receive time; their stamps tell."""
+    write(tmp_path, "a", entry(50))
+    follower = start(tmp_path)
+    write(tmp_path, "a", entry(60, _SOURCE_MONOTONIC_TIMESTAMP="49"), entry(61))
+    assert [event.held_at_start for event in take(follower, 2)] == [True, False]
+
+
+def test_the_cursor_moves_on_with_lines_that_are_not_the_guards(tmp_path: Path, start: Start) -> None:
+    """A position saved now and then is near the end, even where the table never fills; it wakes no one."""
+    write(tmp_path, "a", entry(1))
+    follower = start(tmp_path)
+    before = follower.newest_cursor
+    write(tmp_path, "a", entry(2, MESSAGE="IN=eth0 OUT= SRC=192.0.2.1"))
+
+    def moved() -> bool:
+        assert not select.select([follower], [], [], 0)[0]
+        assert follower.take() == []
+        return follower.newest_cursor not in {before, None}
+
+    until(moved, "a newer cursor")
+    follower.stop()
+    write(tmp_path, "a", entry(3))
+    assert numbers(take(start(tmp_path, follower.newest_cursor), 1)) == [3]
+
+
+def test_a_cursor_never_passes_events_that_were_not_taken(tmp_path: Path, start: Start) -> None:
+    """Killed with events still waiting, the next run gets them."""
+    write(tmp_path, "a", entry(1))
+    first = start(tmp_path)
+    saved = first.take() or first.newest_cursor
+    write(tmp_path, "a", entry(2), entry(3, MESSAGE="other"))
+    assert select.select([first], [], [], DEADLINE_SECONDS)[0]
+    time.sleep(0.05)
+    assert first.newest_cursor == saved
+    first.stop()
+    assert numbers(take(start(tmp_path, first.newest_cursor), 1)) == [2]
+
+
+def test_the_newest_kernel_line_is_told_with_its_boot(tmp_path: Path) -> None:
+    """Lines of others don't count; a folder without a journal has none."""
+    assert newest_line(tmp_path) == (False, "", None)
+    write(tmp_path, "a", entry(5), entry(7), entry(9, _TRANSPORT="syslog"))
+    assert newest_line(tmp_path) == (True, BOOT, 7)

@@ -1,0 +1,185 @@
+"""A follower survives backlogs, damage, missing journals and an ill-treated journald."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from testbed.journal_files import (
+    REMOTE,
+    Start,
+    count_looks,
+    entry,
+    numbers,
+    read_to_end,
+    start,
+    take,
+    until,
+    write,
+)
+
+from conntrackd_guard.host.kernel_log import journal as followed
+from conntrackd_guard.host.kernel_log.journal import JournalFollower
+from conntrackd_guard.host.kernel_log.journal_reader import Drained, KernelJournal
+
+__all__ = ["start"]
+
+pytestmark = pytest.mark.skipif(not os.path.exists(REMOTE), reason="needs the package systemd-journal-remote")
+
+
+def test_a_backlog_is_read_in_turns_and_bounded(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than fits the queue waits in the journal, and all of it comes, in order."""
+    monkeypatch.setattr(followed, "MOST_A_TURN", 20)
+    monkeypatch.setattr(followed, "MOST_QUEUED", 50)
+    monkeypatch.setattr(followed, "DEAF_LOOK_SECONDS", 0.01)
+    write(tmp_path, "a", entry(1))
+    cursor = read_to_end(start, tmp_path)
+    write(tmp_path, "a", *(entry(number) for number in range(2, 302)))
+    second = JournalFollower(tmp_path)
+    second.start(cursor)
+    time.sleep(0.2)
+    assert len(second._queue) <= 50 + 20
+    assert numbers(take(second, 300)) == list(range(2, 302))
+    second.stop()
+
+
+@pytest.mark.parametrize("rests", [False, True])
+def test_the_journal_is_opened_again_so_that_what_was_read_takes_no_memory(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, *, rests: bool
+) -> None:
+    """Each line comes once, with no minute's rest amid what waits: before the start, or after it."""
+    monkeypatch.setattr(followed, "MOST_A_TURN", 3)
+    monkeypatch.setattr(followed, "MOST_AN_OPENING", 10)
+    openings: list[int] = []
+    opened = KernelJournal.__enter__
+
+    def counted(self: KernelJournal) -> KernelJournal:
+        openings.append(1)
+        return opened(self)
+
+    monkeypatch.setattr(KernelJournal, "__enter__", counted)
+    write(tmp_path, "a", entry(1))
+    cursor = read_to_end(start, tmp_path)
+    write(tmp_path, "a", *(entry(number) for number in range(2, 102)))
+    follower = JournalFollower(tmp_path)
+    if rests:
+        follower.rest_between_looks()
+    openings.clear()
+    follower.start(cursor)
+    assert numbers(take(follower, 100)) == list(range(2, 102))
+    assert len(openings) >= 100 / (10 + 3)
+    write(tmp_path, "a", *(entry(number) for number in range(102, 152)))
+    follower.look_closely()
+    assert numbers(take(follower, 50)) == list(range(102, 152))
+    follower.stop()
+
+
+def test_a_missing_journal_is_waited_for(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No journald is a state, not an end; the journal is followed once it is there."""
+    monkeypatch.setattr(followed, "ABSENT_SECONDS", 0.3)
+    follower = start(tmp_path / "later", state="waiting: this host has no journal")
+    (tmp_path / "later").mkdir()
+    write(tmp_path / "later", "a", entry(1))
+    until(lambda: follower.state == "following", "following")
+    write(tmp_path / "later", "a", entry(2))
+    assert numbers(take(follower, 1)) == [2]
+
+
+def test_damage_is_waited_out_and_skipped(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that fails for ever is retried within bounds, then given up for the end; what comes is told."""
+    monkeypatch.setattr(followed, "RETRY_SECONDS", (0.01, 0.02))
+    write(tmp_path, "a", entry(1))
+    cursor = read_to_end(start, tmp_path)
+    write(tmp_path, "a", entry(2))
+    drain = KernelJournal.drain
+    failures: list[int] = []
+
+    def damaged(self: KernelJournal, most: int, *, this_one_first: bool = False) -> Drained:
+        if len(failures) < followed.FAILURES_BEFORE_SKIPPING:
+            failures.append(1)
+            raise OSError(None, "bad message")
+        return drain(self, most, this_one_first=this_one_first)
+
+    monkeypatch.setattr(KernelJournal, "drain", damaged)
+    follower = start(tmp_path, cursor)
+    assert follower.reopens == followed.FAILURES_BEFORE_SKIPPING
+    assert "reopened after an error" in follower.state
+    write(tmp_path, "a", entry(3))
+    assert numbers(take(follower, 1)) == [3]
+
+
+def test_a_file_of_noise_beside_good_ones_is_survived(tmp_path: Path, start: Start) -> None:
+    """A truncated file and one that is no journal don't keep the good one from being followed."""
+    whole = write(tmp_path, "cut", *(entry(number) for number in range(1, 500))).read_bytes()
+    (tmp_path / "cut.journal").write_bytes(whole[: len(whole) // 64])
+    (tmp_path / "noise.journal").write_bytes(os.urandom(1 << 16))
+    write(tmp_path, "good", entry(1000))
+    follower = start(tmp_path)
+    write(tmp_path, "good", entry(1001))
+    assert 1001 in numbers(take(follower, 1))
+
+
+def test_without_inotify_lines_come_and_no_processor_is_burnt(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that is out of inotify instances is looked at a few times a second."""
+    write(tmp_path, "a", entry(1))
+    monkeypatch.setattr(KernelJournal, "_open_descriptor", lambda _self: None)
+    follower = start(tmp_path, state="following without inotify")
+    looks = count_looks(monkeypatch)
+    time.sleep(0.5)
+    assert len(looks) < 10  # a spinning thread makes thousands
+    write(tmp_path, "a", entry(2))
+    assert numbers(take(follower, 1)) == [2]
+
+
+def test_stopping_is_prompt_and_can_be_done_before_the_start(tmp_path: Path, start: Start) -> None:
+    """Neither a long wait nor a thread that never ran holds the end up."""
+    JournalFollower(tmp_path).stop()
+    write(tmp_path, "a", entry(1))
+    follower = start(tmp_path)
+    follower.stop()
+    assert not follower._thread.is_alive()
+    assert follower.state == "stopped"
+
+
+def test_looking_often_hears_before_journald_says_so(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the journal is the only source, the loop can ask for looks; the wish takes effect at once."""
+    write(tmp_path, "a", entry(1))
+    follower = start(tmp_path)
+    looks = count_looks(monkeypatch)
+    time.sleep(0.1)
+    assert len(looks) < 5
+    follower.poll_seconds = 0.01
+    until(lambda: len(looks) > 20, "20 looks")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root")
+def test_a_journald_that_is_killed_rotated_and_vacuumed_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    """60 random steps on a real journald: every line once, in order, and no deleted file held open."""
+    private = """
+        mount -n -t tmpfs tmpfs /run; mkdir -p /var/log/journal /run/systemd/journal /run/log/journal
+        mount -n -t tmpfs tmpfs /var/log/journal; mount -n -t tmpfs tmpfs /etc/systemd
+        touch /run/systemd/journal/flushed
+        printf '[Journal]\\nAudit=no\\nRateLimitBurst=0\\nStorage=persistent\\nSystemMaxFileSize=1M\\n' \
+            > /etc/systemd/journald.conf
+        exec "$@"
+    """
+    trial = Path(__file__).resolve().parents[2] / "testbed/journald_trial.py"
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", private, "sh"]
+    seed = str(time.time_ns() % 100_000)
+    ran = subprocess.run(
+        [*command, sys.executable, str(trial), seed, "60"], cwd=tmp_path, capture_output=True, check=True, timeout=60
+    )
+    result = json.loads(ran.stdout)
+    assert len(result["sent"]) > 100
+    assert result["taken"] == result["sent"], f"seed {seed}"
+    assert (result["state"], result["deleted_open"]) == ("following", [])

@@ -1,0 +1,103 @@
+"""The lock of the one running guard: who may take it, and who may look."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from testbed.another_user import run_as_another
+
+from conntrackd_guard.core.errors import AnswerIsNo
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runtime_dir import RunFiles
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runtime_dir import RunFiles
+run_files = RunFiles(Paths(Path(sys.argv[1])))
+run_files.take_lock()
+print("held", flush=True)
+time.sleep(60)
+"""
+LOOKS = """
+import sys
+from pathlib import Path
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runtime_dir import RunFiles
+print(RunFiles(Paths(Path(sys.argv[1]))).is_running())
+"""
+
+
+@pytest.fixture(name="paths")
+def a_host(tmp_path: Path) -> Paths:
+    """A tree with the kernel's own list of locks."""
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/locks").symlink_to("/proc/locks")
+    (tmp_path / "run").mkdir()
+    RunFiles(Paths(tmp_path)).prepare()
+    return Paths(tmp_path)
+
+
+@pytest.fixture(name="guard")
+def a_running_guard(paths: Paths) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lock."""
+    command = [sys.executable, "-c", HOLDS, str(paths.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_running_guard_is_seen_until_it_is_killed(paths: Paths, guard: subprocess.Popen[str]) -> None:
+    """It is told with its process id, a second one is refused with that, and after kill -9 nothing is left."""
+    run_files = RunFiles(paths)
+    assert (run_files.is_running(), run_files.holder()) == (True, guard.pid)
+    with pytest.raises(AnswerIsNo, match=f"process {guard.pid} holds"):
+        run_files.take_lock()
+    guard.send_signal(signal.SIGKILL)
+    guard.wait()
+    assert run_files.is_running() is False
+    run_files.take_lock()
+
+
+def test_a_host_without_a_guard(tmp_path: Path, paths: Paths) -> None:
+    """Neither a lock file that nobody holds nor its absence is a running guard; without the list none can tell."""
+    run_files = RunFiles(paths)
+    assert run_files.is_running() is False
+    paths.lock.touch()
+    assert run_files.is_running() is False
+    (tmp_path / "proc/locks").unlink()
+    assert run_files.is_running() is None
+
+
+def test_looking_takes_no_lock(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guard that starts while somebody looks would find the lock taken."""
+    paths.lock.touch()
+    monkeypatch.setattr(fcntl, "flock", lambda *_: pytest.fail("a lock was taken"))
+    RunFiles(paths).is_running()
+
+
+@pytest.mark.parametrize("left_by_an_older_guard", [False, True])
+def test_only_root_may_open_the_lock(paths: Paths, *, left_by_an_older_guard: bool) -> None:
+    """Whoever can open a file can lock it, and so keep the guard from starting."""
+    if left_by_an_older_guard:
+        paths.lock.touch(mode=0o644)
+    RunFiles(paths).take_lock()
+    assert paths.lock.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: becomes another user")
+@pytest.mark.usefixtures("guard")
+def test_any_user_can_tell_whether_it_runs(paths: Paths, tmp_path: Path) -> None:
+    """`guard status` needs no root for that."""
+    told = run_as_another(LOOKS, str(paths.root), tmp_path=tmp_path)
+    assert (told.stdout, told.stderr) == ("True\n", "")

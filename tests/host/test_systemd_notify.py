@@ -1,0 +1,86 @@
+"""What the service manager hears."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conntrackd_guard.host.systemd_notify import Service
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A service manager's socket."""
+    path = str(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(path)
+        listener.settimeout(0)
+        yield listener
+
+
+def heard(manager: socket.socket) -> list[str]:
+    """Return all messages so far."""
+    messages = []
+    while True:
+        try:
+            messages.append(manager.recv(4096).decode())
+        except BlockingIOError:
+            return messages
+
+
+def test_the_life_of_a_service_is_told(manager: socket.socket) -> None:
+    """Ready, a reload with its time, and the end."""
+    service = Service()
+    service.ready()
+    service.reloading()
+    service.stopping()
+    ready, reloading, stopping = heard(manager)
+    assert (ready, stopping) == ("READY=1", "STOPPING=1")
+    assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
+
+
+def test_status_is_sent_when_it_changes_and_cannot_say_anything_else(manager: socket.socket) -> None:
+    """A newline in text from outside does not become a message of its own."""
+    service = Service()
+    service.status("limit 65,536")
+    service.status("limit 65,536")
+    service.status("paused by x\nSTOPPING=1")
+    assert heard(manager) == ["STATUS=limit 65,536", r"STATUS=paused by x\nSTOPPING=1"]
+
+
+def test_the_watchdog_is_fed_at_a_third_of_its_interval(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Often enough to miss one, and not at every turn of the loop; another process's watchdog is left alone."""
+    now = [1000.0]
+    monkeypatch.setattr("conntrackd_guard.host.systemd_notify.time.monotonic", lambda: now[0])
+    monkeypatch.setenv("WATCHDOG_USEC", "3000000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    service = Service()
+    for _ in range(25):
+        service.watchdog()
+        now[0] += 0.1
+    assert heard(manager) == ["WATCHDOG=1"] * 3
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    Service().watchdog()
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    monkeypatch.setenv("WATCHDOG_USEC", "0")
+    Service().watchdog()
+    assert heard(manager) == []
+
+
+def test_without_a_manager_or_with_one_gone_nothing_happens(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the foreground there is no one to tell; a socket that vanished ends nothing."""
+    service = Service()
+    Path(os.environ["NOTIFY_SOCKET"]).unlink()
+    service.ready()
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    Service().ready()
+    assert heard(manager) == []

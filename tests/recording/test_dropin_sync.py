@@ -1,0 +1,212 @@
+"""The limit of the next boot: it follows raises, is never below what others set, and never undoes an order."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from testbed.disks import until
+from testbed.guarded import LIMIT, Guarded, Host, again, an_order
+
+from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.model import OrderKind, Outcome, OutcomeKind
+from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
+
+STEP = 98_304
+"""65,536 × 1.5."""
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try what is owed at every turn of the recorder."""
+    monkeypatch.setattr("conntrackd_guard.recording.worker._OWED_SECONDS", 0.0)
+
+
+def raised(host: Host) -> Guarded:
+    """Return a guard that has raised once, with its table quiet again."""
+    guarded = Guarded(host)
+    host.table(host.limit)
+    guarded.line()
+    guarded.turn()
+    host.table(10)
+    guarded.written()
+    assert host.limit == STEP
+    return guarded
+
+
+def revert(guarded: Guarded) -> None:
+    """Revert limit and file as the command does, and have the running guard take the order."""
+    order = an_order(guarded, OrderKind.REVERT, LIMIT)
+    guarded.run_files.put_order(order.key, encode(order))
+    guarded.host.limit = LIMIT
+    with suppress(HostError):  # the folder may refuse it
+        SysctlDropIn(guarded.paths).remove()
+    guarded.turn(5.0)
+    assert guarded.run_files.orders() == []
+
+
+@pytest.mark.parametrize("limit", [1_000_000, 0])
+def test_a_higher_limit_of_another_writer_is_not_lowered_at_the_next_boot(host: Host, limit: int) -> None:
+    """The file that would win over the admin's own goes, and the log names both figures; 0 is unlimited."""
+    guarded = raised(host)
+    assert host.persisted == STEP
+    host.limit = limit
+    guarded.turn(5.0)
+    guarded.turn(5.0)
+    guarded.written()
+    assert host.persisted is None
+    (said,) = guarded.logged("guard.notice")
+    assert "98,304" in said["message"]
+    assert f"{limit:,}" in said["message"]
+    guarded.stop()
+
+
+def test_the_next_raise_is_persisted_again(host: Host) -> None:
+    """What the guard adds to another writer's limit is carried over the reboot as a whole."""
+    guarded = raised(host)
+    host.limit = 1_000_000
+    guarded.turn(5.0)
+    host.table(1_000_000)
+    guarded.line()
+    guarded.turn(5.0)
+    guarded.written()
+    assert host.limit > 1_000_000
+    assert host.persisted == host.limit
+    guarded.stop()
+
+
+def test_another_writers_lower_limit_leaves_the_file(host: Host) -> None:
+    """Neither a lowering nor a raise that stays below it is a reason to forget the guard's value."""
+    guarded = raised(host)
+    for limit in (LIMIT, 80_000):
+        host.limit = limit
+        guarded.turn(5.0)
+    guarded.written()
+    assert host.persisted == STEP
+    guarded.stop()
+
+
+def test_a_limit_raised_while_no_guard_ran_is_not_lowered_either(host: Host) -> None:
+    """The start notices the other writer, and the file goes."""
+    guarded = raised(host)
+    guarded.stop()
+    host.limit = 1_000_000
+    after = again(guarded)
+    after.guard.start()
+    after.written()
+    assert host.persisted is None
+    after.stop()
+
+
+def test_a_file_that_cannot_be_removed_is_removed_later(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A removal is owed like a write: said once, tried again, and no trouble any more once it is done."""
+    remove = SysctlDropIn.remove
+
+    def refuse(_: SysctlDropIn) -> None:
+        raise HostError("removing", "the file", OSError(30, "Read-only file system"), "Remove it by hand.")
+
+    guarded = raised(host)
+    monkeypatch.setattr(SysctlDropIn, "remove", refuse)
+    host.limit = 1_000_000
+    guarded.turn(5.0)
+    guarded.written()
+    guarded.written()
+    assert host.persisted == STEP
+    assert len(guarded.recorder.report()["trouble"]) == len(guarded.logged("guard.error")) == 1
+    monkeypatch.setattr(SysctlDropIn, "remove", remove)
+    until(lambda: host.persisted is None)
+    guarded.written()
+    assert guarded.recorder.report()["trouble"] == []
+    guarded.stop()
+
+
+def test_an_owed_value_that_another_writer_has_passed_is_not_written(host: Host) -> None:
+    """/etc can't be written at the raise; what would lower the limit at the next boot is not written later."""
+    folder = host.root / "etc/sysctl.d"
+    folder.write_text("no folder")
+    guarded = raised(host)
+    host.limit = 1_000_000
+    guarded.turn(5.0)
+    guarded.written()
+    folder.unlink()
+    guarded.written()
+    guarded.written()
+    assert host.persisted is None
+    assert guarded.intents() == 0
+    guarded.stop()
+
+
+def test_what_is_owed_keeps_its_intent(host: Host) -> None:
+    """A kill before the file is written is made good at the next start; a lowering by another changes nothing of it."""
+    folder = host.root / "etc/sysctl.d"
+    folder.write_text("no folder")
+    guarded = raised(host)
+    host.limit = LIMIT
+    guarded.turn(5.0)
+    guarded.written()
+    assert guarded.intents() == 1
+    folder.unlink()
+    until(lambda: host.persisted == STEP)
+    guarded.written()
+    assert guarded.intents() == 0
+    guarded.stop()
+
+
+def test_a_revert_forgets_what_is_owed(host: Host) -> None:
+    """/etc can't be written at the raise, the operator reverts, /etc is writable again: the old limit stays."""
+    folder = host.root / "etc/sysctl.d"
+    folder.write_text("no folder")
+    guarded = raised(host)
+    revert(guarded)
+    guarded.written()
+    folder.unlink()
+    guarded.written()
+    guarded.written()
+    assert host.persisted is None
+    assert guarded.intents() == 0
+    assert guarded.recorder.report()["trouble"] == []
+    guarded.stop()
+
+
+def test_a_revert_that_failed_forgets_nothing(host: Host) -> None:
+    """A limit that could not be reverted is still to be persisted."""
+    folder = host.root / "etc/sysctl.d"
+    folder.write_text("no folder")
+    guarded = raised(host)
+    order = an_order(guarded, OrderKind.REVERT, LIMIT)
+    guarded.recorder.submit(replace(order, outcome=Outcome(kind=OutcomeKind.REJECTED, errno=30)), guarded.policy)
+    guarded.written()
+    folder.unlink()
+    until(lambda: host.persisted == STEP)
+    guarded.stop()
+
+
+def test_a_revert_outruns_raises_that_still_wait(host: Host, stalled: threading.Event) -> None:
+    """The raise waits behind a stalled disk while the command reverts limit and file; it is recorded, not persisted."""
+    guarded = Guarded(host)
+    for _ in range(2):
+        host.table(host.limit)
+        guarded.line()
+        guarded.turn(3.0)
+    until(lambda: host.persisted == STEP)  # its row is stuck, and the second raise behind it
+    host.table(10)
+    revert(guarded)
+    stalled.set()
+    assert "order revert applied" in guarded.reasons()
+    assert guarded.reasons().count("raise kernel_line confirmed applied") == 2
+    assert host.persisted is None
+    assert guarded.intents() == 0
+    guarded.stop()
+
+
+def test_an_order_handed_over_twice_is_one_row(host: Host) -> None:
+    """The command and the running guard both record an order: whoever comes first."""
+    guarded = raised(host)
+    order = an_order(guarded, OrderKind.REVERT, LIMIT)
+    for _ in range(2):
+        guarded.recorder.submit(order, guarded.policy)
+    assert guarded.reasons().count("order revert applied") == 1
+    guarded.stop()

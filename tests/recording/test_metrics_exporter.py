@@ -1,0 +1,253 @@
+"""Metrics of a running guard: what it did is told, what it can't tell is trouble, and what is switched off goes."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import urllib.request
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import pytest
+from testbed.disks import until
+from testbed.exposition import samples
+from testbed.guarded import LIMIT, Guarded, Host, again
+
+from conntrackd_guard.cli.commands import run
+from conntrackd_guard.core.model import Mode
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.recording import metrics_exporter
+from conntrackd_guard.recording.metrics_exporter import Outlets
+from conntrackd_guard.settings.settings import Entry, read_settings
+
+KERNEL_LINE = {"verdict": "raise", "reason": "kernel_line confirmed", "outcome": "applied"}
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export, and write what is held back, at every turn of the recorder."""
+    monkeypatch.setattr("conntrackd_guard.recording.worker.FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(metrics_exporter, "EXPORT_SECONDS", 0.0)
+    monkeypatch.setattr(metrics_exporter, "MOST_SHARE", 1e9)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where metrics go."""
+    return tmp_path / "guard.prom"
+
+
+def exporting(host: Host, outlets: Outlets) -> Guarded:
+    """Start a guard that exports there and has said something of itself."""
+    guarded = Guarded(host)
+    into(guarded, outlets)
+    guarded.turn(3.0)
+    return guarded
+
+
+def into(guarded: Guarded, outlets: Outlets) -> None:
+    """Have metrics go there from now on, as a reload does."""
+    guarded.recorder._keeper.outlets = outlets
+
+
+def told(guarded: Guarded, file: Path) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Return what the file says once all that happened is in it."""
+    guarded.turn(3.0)  # the loop publishes
+    guarded.written()
+    guarded.written()  # the turn that exports comes after the first
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for name, labels, figure in samples(file.read_text()):
+        found.setdefault(name, []).append((labels, figure))
+    return found
+
+
+def counted(found: dict[str, Any], **labels: str) -> float:
+    """Return how often a decision was counted."""
+    (figure,) = [figure for seen, figure in found["guard_decisions_total"] if seen == labels]
+    return float(figure)
+
+
+def test_a_raise_shows(host: Host, file: Path) -> None:
+    """Use, limit, drops and the decision are told; the budget is the policy's."""
+    guarded = exporting(host, Outlets(file=file))
+    assert counted(told(guarded, file), **KERNEL_LINE) == 0
+    host.table(LIMIT, drop=7)
+    for _ in range(3):
+        guarded.line()
+    guarded.turn()
+    found = told(guarded, file)
+    assert counted(found, **KERNEL_LINE) == 1
+    assert found["guard_limit_entries"] == [({}, host.limit)]
+    assert host.limit > LIMIT
+    initial = {"namespace": str(host.initial), "name": "initial"}
+    assert [figure for labels, figure in found["guard_table_entries"] if labels == initial] == [LIMIT]
+    assert [figure for labels, figure in found["guard_table_drops_total"] if labels == initial] == [7]
+    assert found["guard_budget_bytes"] == [({}, int(0.1 * 24 * 2**30))]
+    assert found["guard_last_success_timestamp_seconds"] == [({}, guarded.clock.wall())]
+    guarded.stop()
+
+
+def test_decisions_are_counted_as_history_counts_them(host: Host, file: Path) -> None:
+    """Holds that are only said again count too, and what an earlier guard did does not."""
+    guarded = exporting(host, Outlets(file=file))
+    for _ in range(3):
+        guarded.line()  # a hold: the table holds nothing
+        guarded.line()
+        guarded.turn(3.0)
+    found = told(guarded, file)
+    (row,) = guarded.rows()
+    assert (row.reason, row.repeats) == ("contradicted", 6)
+    assert counted(found, verdict="hold", reason="contradicted", outcome="none") == 6
+    guarded.stop()
+    after = again(guarded)
+    into(after, Outlets(file=file))
+    assert counted(told(after, file), verdict="hold", reason="contradicted", outcome="none") == 0
+    after.stop()
+
+
+def test_a_row_that_was_refused_counts_once(host: Host, file: Path, refusing: Any) -> None:
+    """However often it was tried."""
+    guarded = exporting(host, Outlets(file=file))
+    refusing.set()
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    until(lambda: guarded.recorder.report()["trouble"])
+    refusing.clear()
+    assert counted(told(guarded, file), **KERNEL_LINE) == 1
+    guarded.stop()
+
+
+def test_a_namespace_that_came_later_shows(host: Host, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the next scan for namespaces, though nothing else needs one."""
+    monkeypatch.setattr(metrics_exporter, "RESCAN_SECONDS", 0.0)
+    guarded = exporting(host, Outlets(file=file))
+    assert told(guarded, file)["guard_tables"] == [({}, 2)]
+    host.namespace("300", 5)
+    found = told(guarded, file)
+    assert found["guard_tables"] == [({}, 3)]
+    assert 5 in [figure for _, figure in found["guard_table_entries"]]
+    guarded.stop()
+
+
+def test_a_pause_shows(host: Host, file: Path) -> None:
+    """Whoever began it."""
+    guarded = exporting(host, Outlets(file=file))
+    assert told(guarded, file)["guard_paused"] == [({}, 0)]
+    host._write("etc/conntrackd-guard/pause", "")
+    assert told(guarded, file)["guard_paused"] == [({}, 1)]
+    guarded.stop()
+
+
+def test_nothing_is_told_before_the_loop_has_said_anything(host: Host, file: Path) -> None:
+    """What an earlier guard said is not this one's."""
+    guarded = Guarded(host)
+    guarded.run_files.put_status({"pid": 1, "at": 5.0})
+    into(guarded, Outlets(file=file))
+    guarded.written()
+    guarded.written()
+    assert not file.exists()
+    assert guarded.recorder.report()["trouble"] == []
+    guarded.stop()
+
+
+def test_a_folder_that_refuses_is_trouble_until_it_does_not(host: Host, tmp_path: Path) -> None:
+    """One line, told by status; decisions go on."""
+    file = tmp_path / "absent/guard.prom"
+    guarded = exporting(host, Outlets(file=file))
+    until(lambda: guarded.recorder.report()["trouble"])
+    for _ in range(3):
+        guarded.written()
+    (line,) = guarded.logged("guard.error")
+    assert f"writing {file}" in line["message"]
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    assert [row.verdict for row in guarded.rows()] == ["raise"]
+    file.parent.mkdir()
+    told(guarded, file)
+    assert guarded.recorder.report()["trouble"] == []
+    guarded.stop()
+
+
+def test_what_is_switched_off_goes(host: Host, file: Path, tmp_path: Path) -> None:
+    """A file that stayed would be read as today's, for ever; a file that is left for another goes too."""
+    guarded = exporting(host, Outlets(file=file))
+    told(guarded, file)
+    other = tmp_path / "other.prom"
+    into(guarded, Outlets(file=other))
+    told(guarded, other)
+    assert not file.exists()
+    into(guarded, Outlets())
+    guarded.written()
+    guarded.written()
+    assert not other.exists()
+    guarded.stop()
+
+
+def test_trouble_goes_with_what_is_switched_off(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the file, of the endpoint and of the figures."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        guarded = exporting(host, Outlets(file=tmp_path / "absent/x.prom", port=taken.getsockname()[1]))
+        until(lambda: len(guarded.recorder.report()["trouble"]) == 2)
+        monkeypatch.setattr(metrics_exporter, "decode", lambda *_: int("x"))
+        until(lambda: len(guarded.recorder.report()["trouble"]) == 3)
+        into(guarded, Outlets())
+        until(lambda: guarded.recorder.report()["trouble"] == [])
+    guarded.stop()
+
+
+def test_the_file_stays_when_the_guard_ends(host: Host, file: Path) -> None:
+    """Its age is what tells."""
+    guarded = exporting(host, Outlets(file=file))
+    told(guarded, file)
+    guarded.stop()
+    assert file.exists()
+
+
+def test_the_endpoint_opens_and_closes_with_the_setting(host: Host) -> None:
+    """It answers while it is set."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    guarded = exporting(host, Outlets(port=port))
+    until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)))
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        assert b"\nguard_limit_entries 65536.0\n" in answer.read()
+    into(guarded, Outlets())
+    until(lambda: socket.socket().connect_ex(("127.0.0.1", port)))
+    assert guarded.recorder.report()["trouble"] == []
+    guarded.stop()
+
+
+def test_a_guard_without_the_library_goes_on(host: Host, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One clear line; the file is written, decisions are made."""
+    monkeypatch.setitem(sys.modules, "prometheus_client", cast("ModuleType", None))  # Python's own mark
+    guarded = exporting(host, Outlets(file=file, port=9786))
+    until(lambda: guarded.recorder.report()["trouble"])
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    assert [row.verdict for row in guarded.rows()] == ["raise"]
+    assert counted(told(guarded, file), **KERNEL_LINE) == 1
+    (line,) = guarded.logged("guard.error")
+    assert "Install python3-prometheus-client" in line["message"]
+    guarded.stop()
+
+
+def test_large_hosts_are_read_less_often(host: Host, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a look takes, it is a small share of a core: the next comes only after a hundred times as long."""
+    monkeypatch.setattr(metrics_exporter, "MOST_SHARE", 1e-9)
+    guarded = exporting(host, Outlets(file=file))
+    before = told(guarded, file)
+    host.table(5)
+    assert told(guarded, file) == before
+    guarded.stop()
+
+
+def test_settings_say_where_metrics_go() -> None:
+    """Nowhere by default, and nowhere in a dry run."""
+    texts = {"metrics_file": "/var/x/guard.prom", "metrics_http": "9786"}
+    settings = read_settings(Entry(key=key, value=text, file="f", line=1) for key, text in texts.items())
+    assert run._outlets(Paths(), settings) == Outlets(file=Path("/var/x/guard.prom"), port=9786)
+    assert run._outlets(Paths(mode=Mode.DRY_RUN), settings) == run._outlets(Paths(), read_settings()) == Outlets()

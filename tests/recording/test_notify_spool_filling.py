@@ -1,0 +1,139 @@
+"""What the guard leaves for the `notify` command: holds that only a person can end, as quietly as they are logged."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testbed.guarded import LIMIT, Guarded, Host
+
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.model import Policy
+from conntrackd_guard.history import documents
+from conntrackd_guard.history.database import History
+from conntrackd_guard.host import notify_spool
+from conntrackd_guard.host.notify_spool import Notices
+from conntrackd_guard.recording import history_writer
+
+CEILING = Policy(ceiling=LIMIT, pressure=False)
+
+
+def notifying(host: Host, policy: Policy = CEILING) -> Guarded:
+    """Return a guard with the setting `notify`."""
+    guarded = Guarded(host, policy)
+    guarded.recorder._keeper.notices = Notices(guarded.paths)
+    return guarded
+
+
+def full(guarded: Guarded, pid: str = "1", namespace: int | None = None) -> None:
+    """Have a table run full, and the guard decide about it."""
+    guarded.host.table(LIMIT, pid=pid)
+    guarded.line(namespace)
+    guarded.turn(1.0)
+    guarded.written()
+
+
+def left(guarded: Guarded) -> list[Path]:
+    """Return the files left, oldest first."""
+    guarded.written()
+    folder = guarded.paths.notices
+    return [folder / name for name in Notices(guarded.paths).files()]
+
+
+def spooled(guarded: Guarded) -> list[dict[str, Any]]:
+    """Return what stands in them."""
+    return [json.loads(path.read_bytes()) for path in left(guarded)]
+
+
+def test_a_hold_for_a_person_is_left_once(host: Host) -> None:
+    """However often it comes again, one file: the decision as `guard history --json` lists it."""
+    guarded = notifying(host)
+    for _ in range(5):
+        full(guarded)
+    (path,) = left(guarded)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    with History(guarded.paths.history, mode="reader") as history:
+        (row,) = [row for row in history.rows(arithmetic=True) if row.reason == "at_ceiling"]
+    assert spooled(guarded) == [{"version": 1, "decision": documents.decision(row)}]
+    assert row.arithmetic
+    assert "the ceiling allows" in row.sentence
+    guarded.stop()
+
+
+def test_it_is_left_again_when_it_is_logged_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hold that lasts is news once an hour, under the number of its one row."""
+    guarded = notifying(host)
+    full(guarded)
+    monkeypatch.setattr(history_writer, "LOG_AGAIN_SECONDS", 0.0)
+    full(guarded)
+    assert [document["decision"]["id"] for document in spooled(guarded)] == [1, 1]
+    guarded.stop()
+
+
+@pytest.mark.parametrize("setting", [True, False])
+def test_nothing_is_left_where_nobody_is_to_be_told(host: Host, setting: bool) -> None:  # noqa: FBT001 - a case
+    """A raise and a contradicted line wake nobody, and without the setting nothing does."""
+    guarded = notifying(host, Policy() if setting else CEILING)
+    if not setting:
+        guarded.recorder._keeper.notices = None
+    full(guarded)
+    guarded.host.table(10)
+    guarded.line(host.container)
+    guarded.turn(10.0)
+    guarded.written()
+    assert not guarded.paths.notices.exists()
+    guarded.stop()
+
+
+def test_a_history_that_refuses_keeps_it_not_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is when someone must hear of it: the decision is left without a number."""
+
+    def add(self: History, *_: Any, **__: Any) -> int:
+        raise HostError("write a decision to", self.path, OSError(28, "No space left on device"), "Free space.")
+
+    monkeypatch.setattr(History, "add", add)
+    guarded = notifying(host)
+    guarded.host.table(LIMIT)
+    guarded.line()
+    guarded.turn(1.0)
+    guarded.recorder.close(10.0)
+    (document,) = documents_of(guarded.paths.notices)
+    assert (document["decision"]["id"], document["decision"]["reason"]) == (None, "at_ceiling")
+
+
+def documents_of(folder: Path) -> list[dict[str, Any]]:
+    """Return the documents in a folder, the recorder not asked."""
+    return [json.loads((folder / name).read_bytes()) for name in os.listdir(folder)]
+
+
+def test_beyond_a_bound_the_oldest_is_dropped_and_named(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the command takes none, /run does not fill, and the log says which decision nobody will be told of."""
+    monkeypatch.setattr(notify_spool, "MOST_WAITING", 3)
+    monkeypatch.setattr(history_writer, "LOG_AGAIN_SECONDS", 0.0)
+    guarded = notifying(host)
+    full(guarded)
+    (first,) = left(guarded)
+    for _ in range(3):
+        full(guarded)
+    assert len(left(guarded)) == 3
+    assert first not in left(guarded)
+    (line,) = guarded.logged("guard.error")
+    assert (line["level"], line["key"]) == ("error", first.stem)
+    assert "nobody is told of the oldest" in line["message"]
+    guarded.stop()
+
+
+def test_a_folder_that_refuses_is_said_and_stops_nothing(host: Host) -> None:
+    """The decision is recorded all the same."""
+    guarded = notifying(host)
+    guarded.paths.notices.write_text("no folder")
+    full(guarded)
+    assert "hold at_ceiling none" in guarded.reasons()
+    (line,) = guarded.logged("guard.error")
+    assert str(guarded.paths.notices) in line["message"]
+    guarded.stop()

@@ -1,0 +1,166 @@
+"""The same news again: counted in its row, logged once an hour, and told anew when it had been over."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from testbed.guarded import LIMIT, Guarded, Host, again
+from testbed.records import BOOT, a_record, raised
+
+from conntrackd_guard.core.model import LineKind, Order, OrderKind, Policy, Record, Trigger, TriggerKind
+from conntrackd_guard.history.database import History
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+
+@pytest.fixture
+def guarded(host: Host) -> Iterator[Guarded]:
+    """Give a running guard."""
+    guarded = Guarded(host)
+    yield guarded
+    guarded.stop()
+
+
+def said(guarded: Guarded, seconds: float, namespace: int = 7) -> None:
+    """Hand over a hold of that time, for one and the same reason."""
+    record = a_record(f"{seconds}-{namespace}", boottime_seconds=seconds, wall_seconds=1e9 + seconds)
+    record = replace(record, trigger=Trigger(kind=TriggerKind.PRESSURE, namespace=namespace))
+    guarded.recorder.submit(record, Policy())
+    guarded.written()
+
+
+def repeats(guarded: Guarded) -> list[int]:
+    """Return how often each row came, oldest first, once the guard has ended."""
+    guarded.stop()
+    with History(guarded.paths.history, mode="reader") as history:
+        return [row.repeats for row in history.rows()][::-1]
+
+
+def test_a_hold_that_lasts_is_one_row_and_a_line_an_hour(host: Host) -> None:
+    """Five hours at the ceiling, decided every ten minutes."""
+    guarded = Guarded(host)
+    for number in range(31):
+        said(guarded, number * 600.0)
+    assert len(guarded.logged("guard.hold")) == 6
+    assert repeats(guarded) == [31]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_hold_of_another_day_is_news(host: Host, *, restarted: bool) -> None:
+    """Tonight's hold is a row of tonight, which the newest rows show, and a line."""
+    guarded = Guarded(host)
+    said(guarded, 0.0)
+    if restarted:
+        guarded.stop()
+        guarded = again(guarded)
+    said(guarded, 4 * DAY)
+    said(guarded, 4 * DAY + 60)
+    assert len(guarded.logged("guard.hold")) == (1 if restarted else 2)
+    assert repeats(guarded) == [1, 2]
+
+
+def test_a_hold_is_not_told_again_by_a_restart(host: Host) -> None:
+    """What was told within the hour goes on in its row, without a line."""
+    guarded = Guarded(host)
+    said(guarded, 0.0)
+    guarded.stop()
+    after = again(guarded)
+    said(after, 1800.0)
+    assert after.logged("guard.hold") == []
+    assert repeats(after) == [2]
+
+
+def test_more_news_than_are_remembered_make_no_flood(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Namespaces beyond the memory, all at the ceiling for half an hour: a line and a row each."""
+    monkeypatch.setattr("conntrackd_guard.recording.history_writer._KNOWN_KEPT", 5)
+    guarded = Guarded(host)
+    for number in range(10):
+        for namespace in range(8):
+            said(guarded, number * 180.0, namespace)
+    assert len(guarded.logged("guard.hold")) == 8
+    assert repeats(guarded) == [10] * 8
+
+
+@pytest.mark.parametrize("between", [raised("b"), a_record("b", Order(kind=OrderKind.RESUME))])
+def test_after_a_raise_or_an_order_a_hold_is_news(host: Host, between: Record) -> None:
+    """What the operator or the guard did has begun another matter."""
+    guarded = Guarded(host)
+    said(guarded, 0.0)
+    guarded.recorder.submit(between, Policy())
+    said(guarded, 60.0)
+    assert len(guarded.logged("guard.hold")) == 2
+    assert repeats(guarded) == [1, 1, 1]
+
+
+def test_past_lines_of_different_kinds_are_different_news(guarded: Guarded) -> None:
+    """A neighbour table that overflowed before the start is not told as the connection table."""
+    for kind in (LineKind.TABLE_FULL, LineKind.NEIGHBOUR_FULL):
+        guarded.line(kind=kind, live=False)
+    guarded.turn()
+    assert guarded.reasons() == ["hold past none"] * 2
+
+
+def test_a_write_that_stays_refused_is_one_row_and_a_line_an_hour(host: Host) -> None:
+    """Six hours on a read-only /proc/sys: one row, lines by the hour, and the next start knows the back-off exactly."""
+    guarded = Guarded(host)
+    guarded.kernel.refusing = errno.EROFS
+    host.table(LIMIT)
+    for _ in range(12 * 60):
+        guarded.line()
+        guarded.line()  # tries are counted, not lines
+        guarded.turn(30.0)
+    tries = len(guarded.kernel.writes)
+    assert tries > 70
+    refused = [row for row in guarded.rows() if row.outcome == "rejected"]
+    assert [row.repeats for row in refused] == [tries]
+    assert refused[0].last_seconds - refused[0].at_seconds > 5 * HOUR
+    assert len(guarded.logged("guard.raise")) <= 7
+    reasons = {row.reason for row in guarded.rows() if row.verdict == "hold"}
+    assert len(guarded.logged("guard.hold")) <= 7 * 2 * len(reasons)
+    assert guarded.state.refusal is not None
+    assert guarded.state.refusal.count == tries
+    state = guarded.state
+    guarded.stop()
+    after = again(guarded)
+    assert after.recovered.state == state
+    after.stop()
+
+
+def test_another_error_is_another_row(host: Host) -> None:
+    """Errors that take turns are folded in the order they came."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    for error in (errno.EROFS, errno.EROFS, errno.EACCES, errno.EROFS):
+        guarded.kernel.refusing = error
+        guarded.line()
+        guarded.turn(301.0)
+    assert [(row.errno, row.repeats) for row in guarded.rows() if row.outcome == "rejected"] == [
+        (errno.EROFS, 2),
+        (errno.EACCES, 1),
+        (errno.EROFS, 1),
+    ]
+    state = guarded.state
+    guarded.stop()
+    after = again(guarded)
+    assert after.recovered.state == state
+    after.stop()
+
+
+def test_a_refusal_is_folded_after_the_order_that_forgave_it(host: Host) -> None:
+    """A resume ends the back-off; a refusal after it begins anew, in this run and for the next."""
+    guarded = Guarded(host)
+    guarded.kernel.refusing = errno.EROFS
+    host.table(LIMIT)
+    order = a_record("o", Order(kind=OrderKind.RESUME), boot_id=BOOT)
+    for _ in range(2):
+        guarded.line()
+        guarded.turn(301.0)
+    guarded.recorder.submit(order, Policy())
+    guarded.line()
+    guarded.turn(301.0)
+    assert [row.repeats for row in guarded.rows() if row.outcome == "rejected"] == [2, 1]
+    guarded.stop()

@@ -1,0 +1,192 @@
+"""Who filled the table: told with each raise, after it, and nobody's trouble where it can't be told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testbed.crowded_host import listing
+from testbed.guarded import LIMIT, Guarded, Host
+
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.main import main
+from conntrackd_guard.core.model import Addresses, Policy
+from conntrackd_guard.core.traffic.analysis import Portrait
+from conntrackd_guard.core.traffic.diagnosis import Cause
+from conntrackd_guard.host.conntrack import sampler
+from conntrackd_guard.recording.samples import Sampling
+from conntrackd_guard.settings import files
+
+
+class Sampled(Guarded):
+    """A guard that takes samples of 500 entries."""
+
+    sampling = Sampling(entries=500, retention_seconds=86400.0)
+
+
+@pytest.fixture(autouse=True)
+def a_patient_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine, samples are whole."""
+    monkeypatch.setattr(sampler, "LONGEST_SECONDS", 60.0)
+
+
+@pytest.fixture
+def flooded(host: Host) -> Host:
+    """The container's table is full of unanswered flows."""
+    host.table(LIMIT, pid="200")
+    put(host, listing(2000))
+    return host
+
+
+def put(host: Host, entries: str) -> None:
+    """Have the container's table list these entries."""
+    (host.root / "proc/200/net/nf_conntrack").write_text(entries)
+    (host.root / "proc/200/comm").write_text("nginx\n")
+
+
+def portrait(guarded: Guarded, row_id: int) -> Portrait | None:
+    """Return the portrait of a decision."""
+    with guarded.history() as history:
+        told = history.row(row_id)
+    assert told is not None
+    return told.portrait
+
+
+def test_a_raise_is_told_with_who_filled_the_table(flooded: Host) -> None:
+    """The table that the line named, its owner, the sample and the diagnosis stand beside the raise, and in the log."""
+    flooded.table(LIMIT)  # another one is as full
+    guarded = Sampled(flooded)
+    guarded.line(flooded.container)
+    guarded.turn()
+    assert guarded.reasons() == ["raise kernel_line confirmed applied"]
+    found = portrait(guarded, 1)
+    assert found is not None
+    assert (found.table.namespace, found.owner.process) == (flooded.container, "nginx")
+    assert (found.sample.seen, found.sample.table_entries, found.limit) == (500, LIMIT, flooded.limit)
+    assert [finding.cause for finding in found.findings] == [Cause.FLOOD]
+    (said,) = guarded.logged("guard.sample")
+    assert (said["cause"], said["seen"]) == ("flood", 500)
+    assert "Raising the limit feeds it" in str(said)
+    guarded.stop()
+
+
+def test_by_pressure_the_fullest_is_portrayed(flooded: Host) -> None:
+    """No line is needed."""
+    guarded = Sampled(flooded)
+    guarded.turn()
+    assert [row.verdict for row in guarded.rows()] == ["raise"]
+    found = portrait(guarded, 1)
+    assert found is not None
+    assert found.table.namespace == flooded.container
+    guarded.stop()
+
+
+def test_a_hold_that_only_a_person_can_end_is_told_so_once(flooded: Host) -> None:
+    """At the ceiling it is the one thing a person needs to know; its repeats are not sampled again."""
+    guarded = Sampled(flooded, Policy(ceiling=LIMIT))
+    guarded.turn()
+    guarded.turn(6.0)
+    guarded.turn(6.0)
+    assert [row.reason for row in guarded.rows()] == ["at_ceiling"]
+    assert portrait(guarded, 1) is not None
+    assert len(guarded.logged("guard.sample")) == 1
+    guarded.stop()
+
+
+@pytest.mark.parametrize("policy", [Policy(kernel_line=False, pressure=False), Policy(trust_user_namespaces=False)])
+def test_other_holds_are_not_sampled(flooded: Host, policy: Policy) -> None:
+    """What time cures needs no look at a table."""
+    guarded = Sampled(flooded, policy)
+    guarded.line(live=False)
+    flooded.table(0, pid="200")
+    guarded.turn()
+    assert [row.verdict for row in guarded.rows()] == ["hold"]
+    assert portrait(guarded, 1) is None
+    guarded.stop()
+
+
+def test_without_a_sample_the_raise_stands(flooded: Host) -> None:
+    """A listing that can't be read is said, once for each raise, and is no trouble of the guard."""
+    (flooded.root / "proc/200/net/nf_conntrack").unlink()
+    guarded = Sampled(flooded)
+    guarded.turn()
+    assert [row.verdict for row in guarded.rows()] == ["raise"]
+    assert portrait(guarded, 1) is None
+    (said,) = guarded.logged("guard.notice")
+    assert "No sample of" in str(said)
+    assert guarded.recorder.report()["trouble"] == []
+    guarded.stop()
+
+
+def test_switched_off_nothing_is_read(flooded: Host) -> None:
+    """`sample_entries: 0`."""
+    guarded = Guarded(flooded)
+    guarded.turn()
+    assert portrait(guarded, 1) is None
+    assert guarded.logged("guard.sample") == guarded.logged("guard.notice") == []
+    guarded.stop()
+
+
+def test_addresses_are_stored_as_the_setting_says(flooded: Host) -> None:
+    """With `off` no address reaches the history or the log."""
+
+    class Discreet(Guarded):
+        sampling = Sampling(entries=500, addresses=Addresses.OFF)
+
+    guarded = Discreet(flooded)
+    guarded.turn()
+    guarded.written()
+    found = portrait(guarded, 1)
+    assert found is not None
+    assert (found.sample.sources.top, found.sample.destinations.top) == ((), ())
+    guarded.stop()
+    stored = guarded.paths.history.read_bytes()
+    assert b"udp 4433" in stored
+    assert b"10.200.0.1" not in stored
+    assert "10.200.0.1" not in guarded.log.getvalue()
+
+
+@pytest.mark.parametrize(("kept_seconds", "is_left"), [(3600.0, True), (0.0, False)])
+def test_samples_go_after_their_time_and_decisions_stay(flooded: Host, kept_seconds: float, *, is_left: bool) -> None:
+    """Their retention is their own."""
+    guarded = Sampled(flooded)
+    guarded.turn()
+    guarded.written()
+    sampling = Sampling(retention_seconds=kept_seconds)
+    guarded.recorder.question(lambda keeper: keeper._portrayer.prune(sampling)).within(10.0)
+    assert (portrait(guarded, 1) is not None) is is_left
+    assert len(guarded.rows()) == 1
+    guarded.stop()
+
+
+def test_show_tells_it(
+    flooded: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """People read owner, diagnosis, steps and the largest groups; programs find all of it."""
+    monkeypatch.setattr(files, "_ROOT", tmp_path.stat().st_uid)
+    guarded = Sampled(flooded)
+    guarded.turn()
+    guarded.written()
+    guarded.stop()
+    assert main(["show", "1"], guarded.paths) is Exit.DONE
+    out = capsys.readouterr().out
+    assert out.index("The sum") < out.index("Who filled it") < out.index("Decided")
+    for text in ("process nginx (200)", "flood: Most flows are never answered", "udp 10.200.0.1:4433", "sysctl -w"):
+        assert text in out
+    assert main(["show", "1", "--json"], guarded.paths) is Exit.DONE
+    sample: dict[str, Any] = json.loads(capsys.readouterr().out)["decision"]["sample"]
+    assert (sample["sample"]["seen"], sample["findings"][0]["cause"]) == (500, "flood")
+
+
+def test_a_quiet_guard_does_without() -> None:
+    """What samples take of memory is taken when a table fills, not before."""
+    code = (
+        "import conntrackd_guard.daemon.import_stubs, conntrackd_guard.daemon.loop, conntrackd_guard.recording.worker, sys; "
+        "print([name for name in sys.modules if name.endswith(('.sampler', '.portrait', '.sample', '.entries'))])"
+    )
+    root = Path(__file__).resolve().parents[2]
+    told = subprocess.run(["/usr/bin/python3", "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"

@@ -1,0 +1,110 @@
+"""What the loop's looks leave in the time series."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from testbed.guarded import LIMIT, Guarded, Host
+
+from conntrackd_guard.core.model import Table
+from conntrackd_guard.history.database import History
+from conntrackd_guard.history.points import OTHERS, Point
+from conntrackd_guard.recording import worker
+from conntrackd_guard.recording.series_collector import Gatherer
+
+
+def everything(guarded: Guarded) -> list[Point]:
+    """End the guard; return all points, oldest first."""
+    guarded.stop()
+    with History(guarded.paths.history, mode="reader") as history:
+        return history.points(0, 2e9, 1)
+
+
+def series(guarded: Guarded) -> list[Point]:
+    """End the guard; return the initial namespace's points, oldest first."""
+    return [point for point in everything(guarded) if point.label == "initial"]
+
+
+def test_looks_become_a_point_a_second(host: Host) -> None:
+    """Forty looks in ten seconds are ten points, with limit and drops; the second at work is not told yet."""
+    guarded = Guarded(host)
+    for look in range(40):
+        host.table(2_000 + look, drop=look)
+        guarded.turn(0.25)
+    points = series(guarded)
+    assert [point.count for point in points] == [2_002 + 4 * second for second in range(10)]
+    assert {point.limit for point in points} == {LIMIT}
+    assert sum(point.dropped for point in points) == 38
+
+
+def test_a_raise_shows_as_another_limit(host: Host) -> None:
+    """Use against limit over time can be drawn from it."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.turn(5.0)  # the look at the empty table is too old by now to tell of growth
+    for _ in range(3):
+        guarded.turn(1.0)
+    assert [point.limit for point in series(guarded)] == [LIMIT, 98_304, 98_304]
+
+
+def test_a_table_stays_one_whichever_process_leads_to_it() -> None:
+    """A process that ends takes its number from the table's name in `status`, and splits no series."""
+    gatherer = Gatherer()
+    for second, label in enumerate(("process 7", "process 9", "web", "process 9")):
+        seen = Table(namespace=5, label=label, count=10, drop=0)
+        gatherer.note((seen,), frozenset({5}), LIMIT, float(second))
+    gatherer.note((seen,), frozenset({5}), LIMIT, 4.0)
+    assert [point.label for point in gatherer.take()] == ["process 7", "process 7", "web", "web"]
+
+
+def test_a_crowd_is_told_whole(host: Host) -> None:
+    """A look sees some of 60 tables; a second tells the twenty fullest, and all the others as their sum."""
+    for number in range(60):
+        host.namespace(str(1000 + number), 1000 + number)
+    guarded = Guarded(host)
+    for _ in range(200):
+        guarded.turn(0.25)
+    points = [point for point in everything(guarded) if point.at > 1.8e9 + 1020]
+    for at in {point.at for point in points}:
+        told = {point.label: point.count for point in points if point.at == at}
+        assert sum(told.values()) == sum(range(1000, 1060))
+        assert told.keys() == {OTHERS, *(f"process {1000 + number}" for number in range(40, 60))}
+
+
+def test_tables_that_end_leave_the_sum(host: Host) -> None:
+    """Within the minute in which namespaces are looked for."""
+    for number in range(40):
+        host.namespace(str(1000 + number), 1000)
+    guarded = Guarded(host)
+    guarded.turn(1.0)
+    for number in range(40):
+        shutil.rmtree(host.root / f"proc/{1000 + number}")
+    for _ in range(130):
+        guarded.turn(0.5)
+    points = everything(guarded)
+    assert sum(point.count for point in points if point.at == points[0].at) == 40_000
+    assert sum(point.count for point in points if point.at == points[-1].at) == 0
+
+
+def test_an_idle_host_gets_a_point_a_minute(host: Host) -> None:
+    """Far below the gate no table is read but for that point."""
+    guarded = Guarded(host)
+    host.table(100)
+    (host.root / "sys/kernel/slab/nf_conntrack/total_objects").write_text("200 N0=200\n")
+    for _ in range(200):
+        guarded.turn(1.0)
+    assert len(series(guarded)) == 3
+
+
+def test_it_is_written_once_a_minute(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only at the end: what a killed guard loses is a minute."""
+    monkeypatch.setattr(worker, "SERIES_SECONDS", 0.0)
+    guarded = Guarded(host)
+    for _ in range(8):
+        guarded.turn(0.5)
+    guarded.written()
+    guarded.written()
+    with guarded.history() as history:
+        assert len(history.points(0, 2e9, 1)) >= 3
+    guarded.stop()

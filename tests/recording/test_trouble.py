@@ -1,0 +1,136 @@
+"""What the recorder does with errors: it outlives them, says each once, and forgets it when the work succeeds."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from testbed.disks import until
+from testbed.guarded import LIMIT, Guarded, Host, Killed, again
+
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.history import file
+from conntrackd_guard.history.database import History, HistoryDamaged, Position
+
+SAVE, SET_ASIDE = History.save_position, file.set_aside
+FULL = HostError("write to", "history.db", OSError(28, "No space left on device"), "Free space.")
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write what is held back at every turn of the recorder."""
+    monkeypatch.setattr("conntrackd_guard.recording.worker.FLUSH_SECONDS", 0.0)
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Exception) -> threading.Event:
+    """Have the owner's function raise the error while the event is set."""
+    real, fails = getattr(owner, name), threading.Event()
+
+    def work(*args: Any, **more: Any) -> Any:
+        if fails.is_set():
+            raise error
+        return real(*args, **more)
+
+    monkeypatch.setattr(owner, name, work)
+    fails.set()
+    return fails
+
+
+def test_a_damaged_history_that_cannot_be_moved_ends_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a read-only disk it is trouble; raises are logged and persisted, and recorded once the disk is writable."""
+    guarded = Guarded(host)
+    damaged = HistoryDamaged("write to", guarded.paths.history, OSError(None, "malformed"), "It is set aside.")
+    faults = [
+        failing(monkeypatch, History, "save_position", damaged),
+        failing(monkeypatch, History, "add", damaged),
+        failing(monkeypatch, file, "set_aside", FULL),
+    ]
+    guarded.recorder.note_position(Position(cursor="c"))
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    until(lambda: guarded.logged("guard.raise") and guarded.recorder.report()["trouble"])
+    assert host.persisted == host.limit
+    for fault in faults:
+        fault.clear()
+    assert [row.limit_after for row in guarded.rows()] == [host.limit]
+    guarded.written()
+    assert guarded.recorder.report()["trouble"] == []
+    guarded.stop()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_recorder_that_ended_is_trouble(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status tells that nothing is recorded any more, and the end of the guard is no success."""
+    guarded = Guarded(host)
+    guarded.written()
+    failing(monkeypatch, History, "add", Killed())  # type: ignore[arg-type] # no Exception: as a bug would end a thread
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    until(lambda: guarded.recorder.report()["trouble"])
+    assert "nothing is recorded" in guarded.recorder.report()["trouble"][0]
+    assert guarded.recorder.close(1.0) is False
+
+
+def test_what_the_history_refused_to_the_end_is_no_success(host: Host, refusing: threading.Event) -> None:
+    """The end tells that rows are missing; the intents explain them at the next start."""
+    guarded = Guarded(host)
+    refusing.set()
+    host.table(LIMIT)
+    guarded.line()
+    guarded.turn()
+    assert guarded.recorder.close(5.0) is False
+
+
+@pytest.mark.parametrize(("owner", "name"), [(History, "save_position"), (History, "prune")])
+def test_trouble_ends_with_its_cause(host: Host, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """One error is one line and one trouble; it goes when the work succeeds, and comes again with the next error."""
+    for figure in ("STEADY_SECONDS", "PRUNE_SECONDS"):
+        monkeypatch.setattr(f"conntrackd_guard.recording.worker.{figure}", 0.0)
+    guarded = Guarded(host)
+    fails = failing(monkeypatch, owner, name, FULL)
+    for number in (1, 2):
+        fails.set()
+        guarded.recorder.note_position(Position(cursor=str(number)))
+        until(lambda: guarded.recorder.report()["trouble"])
+        for _ in range(3):
+            guarded.written()
+        assert len(guarded.logged("guard.error")) == number
+        fails.clear()
+        guarded.written()
+        guarded.written()
+        assert guarded.recorder.report()["trouble"] == []
+    guarded.stop()
+
+
+def test_a_record_that_breaks_the_recorder_keeps_no_other_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unforeseen error costs that row alone, is said, and is over with the next record."""
+    guarded = Guarded(host)
+    fails = failing(monkeypatch, History, "add", ZeroDivisionError("a bug"))
+    for _ in range(2):
+        host.table(host.limit)
+        guarded.line()
+        guarded.turn(3.0)
+        guarded.written()
+        fails.clear()
+    assert [row.limit_after for row in guarded.rows() if row.verdict == "raise"] == [host.limit]
+    assert [line["message"] for line in guarded.logged("guard.error")] == ["a bug"]
+    assert guarded.recorder.report()["trouble"] == []
+    guarded.stop()
+
+
+def test_old_rows_go_soon_after_a_start(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that restarts its guard every few hours prunes all the same."""
+    guarded = Guarded(host)
+    guarded.line()  # a hold: the table holds nothing
+    guarded.turn()
+    assert len(guarded.rows()) == 1
+    guarded.stop()
+    monkeypatch.setattr("conntrackd_guard.recording.worker.STEADY_SECONDS", 0.0)
+    monkeypatch.setattr(Guarded, "max_rows", 0)
+    after = again(guarded)
+    after.written()
+    assert after.rows() == []
+    after.stop()

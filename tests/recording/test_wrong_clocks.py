@@ -1,0 +1,114 @@
+"""A wall clock that is wrong for a while: what it makes look old, or yet to come, is not deleted at once."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from testbed.records import add, raised
+
+from conntrackd_guard.core.model import Table
+from conntrackd_guard.history.database import History
+from conntrackd_guard.history.points import Point
+from conntrackd_guard.host.log import Log
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
+from conntrackd_guard.recording import worker
+from conntrackd_guard.recording.worker import Keeper
+
+NOW = 1_798_167_600.0
+DAY = 86_400.0
+TABLE = Table(namespace=1, label="initial", initial=True, count=5)
+
+
+@dataclass
+class Clocks:
+    """What the keeper's `time` tells."""
+
+    wall: float
+    running: float = 100.0
+
+    def time(self) -> float:
+        """Return wall time."""
+        return self.wall
+
+    def monotonic(self) -> float:
+        """Return the time that never jumps."""
+        return self.running
+
+
+class Kept:
+    """A keeper with a history that has a decision and a point of yesterday."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, began: float) -> None:
+        self.paths = Paths(root)
+        with History(self.paths.history, mode="writer") as history:
+            add(history, raised("old", wall_seconds=NOW - DAY, boot_id="boot-0"))
+            history.add_points([Point(at=int(NOW - DAY), namespace=1, label="initial", limit=10, count=3)])
+        self.clocks = Clocks(began)
+        monkeypatch.setattr(worker, "time", self.clocks)
+        monkeypatch.setattr("conntrackd_guard.recording.history_writer.time", self.clocks)
+        self.keeper = Keeper(
+            paths=self.paths,
+            drop_in=SysctlDropIn(self.paths),
+            log=Log("json", io.StringIO()),
+            run_files=RunFiles(self.paths),
+            retention_seconds=400 * DAY,
+            max_rows=1000,
+        )
+        add(self.keeper._scribe.history(), raised("new", wall_seconds=began))
+
+    def work(self, seconds: float) -> None:
+        """Have the keeper do its upkeep for so long, with a look a second."""
+        for _ in range(int(seconds)):
+            self.clocks.wall += 1
+            self.clocks.running += 1
+            self.keeper.gatherer.note([TABLE], frozenset({1}), 10, self.clocks.wall)
+            self.keeper.tidy()
+
+    def left(self) -> tuple[bool, bool]:
+        """Return whether yesterday's decision and point are still there."""
+        with History(self.paths.history, mode="reader") as history:
+            return history.find_key("old") is not None, bool(history.points(NOW - DAY, NOW - DAY, 1))
+
+
+@pytest.mark.parametrize("wrong", [-180 * DAY, 800 * DAY])
+def test_at_boot_until_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
+    """A host without a clock of its own begins somewhere, and is set once the network is there."""
+    kept = Kept(tmp_path, monkeypatch, NOW + wrong)
+    kept.work(150)
+    kept.clocks.wall -= wrong
+    kept.work(600)
+    assert kept.left() == (True, True)
+
+
+@pytest.mark.parametrize("wrong", [-180 * DAY, 800 * DAY])
+def test_later_until_it_is_set_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
+    """Someone sets the date, and sets it right."""
+    kept = Kept(tmp_path, monkeypatch, NOW)
+    kept.work(400)
+    kept.keeper._prune_seconds = 0.0
+    kept.clocks.wall += wrong
+    kept.work(150)
+    kept.clocks.wall -= wrong
+    kept.work(600)
+    assert kept.left() == (True, True)
+
+
+def test_a_clock_that_stays_behind_leaves_the_hours(tmp_path: Path) -> None:
+    """What it makes look yet to come is real all the same: the year by the hour stays, the last week by the minute goes."""
+    with History(Paths(tmp_path).history, mode="writer") as history:
+        for days_ago in (30, 20, 60):  # the third is the clock that is behind
+            history.add_points([Point(at=int(NOW - days_ago * DAY), namespace=1, label="initial", limit=10, count=3)])
+        told = history.points(NOW - 90 * DAY, NOW, 1)
+    assert [round((NOW - point.at) / DAY) for point in told] == [60, 30]
+
+
+def test_what_is_old_by_a_clock_that_holds_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five minutes of the same time are believed."""
+    kept = Kept(tmp_path, monkeypatch, NOW + 800 * DAY)
+    kept.work(600)
+    assert kept.left() == (False, False)

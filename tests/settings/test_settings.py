@@ -1,0 +1,215 @@
+"""Settings: the defaults are the policy's, a wrong value is told with its place, and all problems at once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conntrackd_guard.core import usage
+from conntrackd_guard.core.errors import SettingsError
+from conntrackd_guard.core.model import INT_MAX, Buckets, Mode, Policy, Share
+from conntrackd_guard.settings import types
+from conntrackd_guard.settings.keys import BY_NAME, KEYS
+from conntrackd_guard.settings.settings import DEFAULT, Entry, Problem, Settings, read_settings, value_text
+
+
+def entry(key: str, value: str, line: int = 1, file: str = "guard.yaml") -> Entry:
+    """Return `key: value` as a file has it."""
+    return Entry(key=key, value=value, file=file, line=line)
+
+
+def problems(*items: Entry | Problem) -> list[str]:
+    """Return the lines of the error that the items make."""
+    with pytest.raises(SettingsError) as raised:
+        read_settings(items)
+    return str(raised.value).splitlines()
+
+
+def test_the_defaults_are_the_policys() -> None:
+    """With no entry the settings are those that DESIGN and `Policy` state."""
+    settings = read_settings()
+    assert settings.policy == Policy()
+    assert (settings.mode, settings.persist, settings.notify) == (Mode.ACT, True, None)
+    assert (settings.metrics_file, settings.metrics_port) == (None, None)
+    assert (settings.history_retention_seconds, settings.history_max_rows) == (400 * 86400, 200_000)
+    assert set(settings.origins.values()) == {DEFAULT}
+
+
+def test_every_field_has_its_key() -> None:
+    """No field of Policy or Settings is left without a key, and no key without a field."""
+    expected = {field.name for field in (*fields(Policy), *fields(Settings))} - {"policy", "origins"}
+    assert {key.field for key in KEYS} == expected
+    assert len(KEYS) == len(BY_NAME)
+
+
+def test_every_value_reaches_the_policy() -> None:
+    """Each key sets the attribute it is meant for, and its origin is told."""
+    given_texts = {
+        "mode": "dry-run", "kernel_line": "no", "pressure": "off", "threshold": "70%", "factor": "2",
+        "min_entries": "1", "runway": "1min", "budget": "256MiB", "reserve": "7.5%", "ceiling": "1_000_000",
+        "on_flood": "raise_to 900_000", "settle": "3s", "settle_full": "1s", "raises": "5", "raises_window": "1h", "standoff": "0",
+        "standoff_window": "2h", "buckets": "match", "trust_user_namespaces": "yes", "persist": "false",
+        "notify": "/usr/bin/mail -s 'table full' ops",
+        "metrics_file": "/var/lib/prometheus/node-exporter/guard.prom", "metrics_http": "9786",
+        "sample_entries": "0", "sample_addresses": "prefix", "sample_retention": "7d",
+        "history_retention": "30d", "history_max_rows": "5000",
+    }  # fmt: skip
+    assert set(given_texts) == set(BY_NAME)
+    settings = read_settings(entry(key, text, line) for line, (key, text) in enumerate(given_texts.items(), 1))
+    assert settings.policy == Policy(
+        kernel_line=False, pressure=False, threshold=0.7, factor=2.0, min_entries=1, runway_seconds=60.0,
+        budget=Share(bytes=256 * 2**20), reserve=Share(fraction=0.075), ceiling=1_000_000, flood_ceiling=900_000,
+        settle_seconds=3.0,
+        settle_full_seconds=1.0, raises=5, raises_window_seconds=3600.0, standoff=0, standoff_window_seconds=7200.0,
+        buckets=Buckets.MATCH, trust_user_namespaces=True,
+    )  # fmt: skip
+    assert (settings.mode, settings.persist) == (Mode.DRY_RUN, False)
+    assert settings.notify == ("/usr/bin/mail", "-s", "table full", "ops")
+    assert (settings.metrics_file, settings.metrics_port) == ("/var/lib/prometheus/node-exporter/guard.prom", 9786)
+    assert (settings.history_retention_seconds, settings.history_max_rows) == (30 * 86400, 5000)
+    assert settings.origins["mode"] == "guard.yaml:1"
+    assert settings.origins["history_max_rows"] == f"guard.yaml:{len(KEYS)}"
+
+
+def test_a_later_file_outranks() -> None:
+    """The last entry for a key holds, and is named as the origin."""
+    settings = read_settings([entry("factor", "2", 4), entry("factor", "3", 7, "guard.d/10-x.yaml")])
+    assert (settings.policy.factor, settings.origins["factor"]) == (3.0, "guard.d/10-x.yaml:7")
+
+
+def test_a_wrong_value_is_told_even_where_a_later_one_outranks_it() -> None:
+    """An outranked value is checked all the same."""
+    assert problems(entry("factor", "x", 4), entry("factor", "3", 7)) == [
+        "guard.yaml:4: factor: found 'x', expected a number from 1.01 to 10"
+    ]
+
+
+def test_every_problem_is_told_in_order() -> None:
+    """Problems of files, unknown keys, wrong values and contradictions come in one list."""
+    assert problems(
+        Problem(place="guard.yaml:1", text="found a mapping"),
+        entry("treshold", "80%", 2),
+        entry("zzzzzz", "1", 3),
+        entry("budget", "99%", 4),
+        entry("mode", "", 5),
+        entry("settle_full", "3s", 6),
+    ) == [
+        "guard.yaml:1: found a mapping",
+        "guard.yaml:2: 'treshold': found an unknown key; did you mean threshold?",
+        "guard.yaml:3: 'zzzzzz': found an unknown key; `guard config example` lists every key.",
+        "guard.yaml:4: budget: found '99%', expected a percentage from 0.1% to 90%, or a size of 1MiB or more",
+        "guard.yaml:5: mode: found nothing, expected act or dry-run",
+        (
+            "guard.yaml:6: settle_full: found 3s, expected at most settle (2s, from default): "
+            "a full table is answered no later than one that is not full"
+        ),
+    ]
+
+
+def test_a_contradiction_is_placed_where_the_operator_wrote() -> None:
+    """Where the smaller value is a default, the line that made the larger one too small is named."""
+    (line,) = problems(entry("settle", "100ms", 9))
+    assert line.startswith("guard.yaml:9: settle_full: found 200ms, expected at most settle (100ms, from guard.yaml:9)")
+
+
+@pytest.mark.parametrize(
+    ("key", "least", "most", "outside"),
+    [
+        ("threshold", "35%", "95%", ["34.9%", "95.1%", "0.8", "80"]),
+        ("factor", "1.01", "10", ["1", "1.009", "10.1", "1e1", "nan"]),
+        ("min_entries", "1", "16_777_216", ["0", "16_777_217", "-1"]),
+        ("budget", "0.1%", "90%", ["0%", "0.05%", "90.1%", "1000k", "0", "2000000T", "512MB"]),
+        ("reserve", "1%", "90%", ["0%", "91%", "0", "none"]),
+        ("ceiling", "1", str(INT_MAX), ["0", str(INT_MAX + 1), "auto", "-5"]),
+        (
+            "on_flood",
+            "hold",
+            "raise",
+            ["raise_to", "raise_to 0", "raise_to x", "hold 5", f"raise_to {INT_MAX + 1}"],
+        ),
+        ("on_flood", "raise_to 1", f"raise_to {INT_MAX}", ["raise 5", "drop"]),
+        ("settle", "200ms", "1h", ["61min", "-1s", "infinity"]),
+        ("raises", "1", "1000", ["0", "1001"]),
+        ("standoff", "0", "1000", ["1001", "never"]),
+        ("metrics_file", "none", "/a b/ü.prom", ["guard.prom", "/x.txt", "/.prom", "/x/.prom", "/x.prom/"]),
+        ("metrics_http", "1024", "65535", ["0", "80", "65536", "0.0.0.0:9786", ":9786", "auto"]),
+        ("history_retention", "1d", "3650d", ["23h", "3651d"]),
+        ("history_max_rows", "1000", "10_000_000", ["999", "10_000_001"]),
+        ("mode", "act", "dry-run", ["dry_run", "ACT", "rehearse"]),
+        ("persist", "yes", "no", ["maybe", "1", "null", "~"]),
+        ("notify", "none", "/a '' \"b  c\"", ["mail ops", "./a", "/a | b", "/a > b", '/a "b', "None", '""']),
+    ],
+)
+def test_bounds(key: str, least: str, most: str, outside: list[str]) -> None:
+    """The bounds themselves are taken; anything beyond is refused with what was found and what was expected."""
+    for text in (least, most):
+        assert read_settings([entry(key, text)]).origins[key] == "guard.yaml:1"
+    for text in outside:
+        (line,) = problems(entry(key, text))
+        assert line == f"guard.yaml:1: {key}: found '{text}', expected {BY_NAME[key].kind.expected}"
+
+
+def test_a_path_that_a_terminal_would_obey_is_refused() -> None:
+    """Nor does the message show it as it is."""
+    (line,) = problems(entry("metrics_file", "/x\u202e.prom"))
+    assert r"found '/x\u202e.prom', expected none, or an absolute path" in line
+
+
+def test_the_least_threshold_is_above_the_gate() -> None:
+    """A table below the gate is never read, so a threshold may not lie there, with its release."""
+    least = read_settings([entry("threshold", "35%")]).policy.threshold
+    assert least - usage.RELEASE >= usage.GATE_USE - 1e-9
+
+
+def test_the_table_keeps_its_own_rules() -> None:
+    """Every default and every alternative named in the table is accepted, and every text is there."""
+    for key in KEYS:
+        assert value_text(read_settings(), key) == key.default
+        assert key.does.endswith(".")
+        assert key.source
+        assert len(key.instead) in (1, 2)
+        for value, breaks in key.instead:
+            assert key.kind.read(value) != key.kind.read(key.default)
+            assert breaks
+
+
+@pytest.mark.parametrize("key", ["min_entries", "runway", "settle", "settle_full", "raises", "raises_window",
+                                 "standoff_window", "history_retention", "history_max_rows"])  # fmt: skip
+def test_half_and_double_are_half_and_double(key: str) -> None:
+    """The two values that a quantity is explained with are half and double its default."""
+    read, told = BY_NAME[key].kind.read, BY_NAME[key].instead
+    default = read(BY_NAME[key].default)
+    assert [read(value) for value, _ in told] == [default / 2, default * 2]
+
+
+@given(st.sampled_from(KEYS), st.text(max_size=80))
+def test_any_text_is_taken_or_told_on_one_printable_line(key: object, text: str) -> None:
+    """No text raises anything but SettingsError, and nothing that a terminal obeys gets through."""
+    name = getattr(key, "name", "")
+    try:
+        read_settings([entry(name, text), entry(text, text)])
+    except SettingsError as error:
+        for line in str(error).splitlines():
+            assert re.fullmatch(r"guard\.yaml:1: [\x20-\x7e]+", line)
+
+
+@given(st.lists(st.text(st.characters(blacklist_categories=("C", "Z"), whitelist_characters=" "), max_size=20)))
+def test_a_command_prints_as_it_can_be_read(arguments: list[str]) -> None:
+    """`config show` prints a command so that the same text gives the same words."""
+    words = ("/bin/x", *(word for word in arguments if word not in types._SHELL_ONLY))
+    written = BY_NAME["notify"].kind.write(words)
+    assert read_settings([entry("notify", written)]).notify == words
+
+
+@given(
+    st.sampled_from(["budget", "reserve"]), st.integers(2**20, 2**60) | st.integers(100, 9000).map(lambda n: n / 100)
+)
+def test_an_amount_prints_as_it_can_be_read(key: str, amount: float) -> None:
+    """`config show` prints a share of memory so that the same text gives the same value."""
+    text = str(amount) if isinstance(amount, int) else f"{amount}%"
+    settings = read_settings([entry(key, text)])
+    assert read_settings([entry(key, value_text(settings, BY_NAME[key]))]).policy == settings.policy

@@ -1,0 +1,144 @@
+"""What the checks on a booted host are made of: commands, units, the journal, and waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+GUARD = "conntrackd-guard.service"
+AUDIT = "conntrackd-guard-audit.service"
+SITE = "/etc/conntrackd-guard/guard.d/10-site.yaml"
+MOST_LIMIT = 1_000_000
+"""Half a table above this takes more than 200 MB of kernel memory."""
+
+
+def run(*command: str, fails: bool = False) -> str:
+    """Run a command without input; return what it says on both outputs. It must fail exactly when `fails`."""
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if (done.returncode != 0) is not fails:
+        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout.strip()}")
+    return done.stdout
+
+
+def shown(unit: str, name: str) -> str:
+    """Return a property of a unit."""
+    return run("systemctl", "show", "--property", name, "--value", unit).strip()
+
+
+def process() -> int:
+    """Return the guard's process id. Fails where none runs."""
+    if not (found := int(shown(GUARD, "MainPID"))):
+        raise AssertionError("no guard runs")
+    return found
+
+
+def another_runs(before: int) -> bool:
+    """Return whether the guard runs as another process than `before`."""
+    return int(shown(GUARD, "MainPID")) not in {0, before}
+
+
+def lines(unit: str | None = GUARD, **fields: str) -> list[dict[str, Any]]:
+    """Return the journal's entries of a unit (None: of any) that have these fields, oldest first."""
+    text = run("journalctl", "--quiet", "--output=json", *(["--unit", unit] if unit else []), *_matches(fields))
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def explained(unit: str, **fields: str) -> str:
+    """Return these entries as `journalctl -x` shows them."""
+    return run("journalctl", "--quiet", "--catalog", "--unit", unit, *_matches(fields))
+
+
+def last_words() -> str:
+    """Return the newest entries of the guard's unit, its own and systemd's."""
+    return run("journalctl", "--quiet", "--unit", GUARD, "--lines=30")
+
+
+def limit() -> int:
+    """Return the limit in force: the machine's, which a container can read only."""
+    return int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text(encoding="ascii"))
+
+
+@contextlib.contextmanager
+def steady_limit() -> Iterator[int]:
+    """Give the limit in force. Fails where half a table is too much; a failure tells when the limit did not stay."""
+    if (found := limit()) > MOST_LIMIT:
+        raise AssertionError(f"the limit is {found:,} here: half a table would take more than 200 MB")
+    try:
+        yield found
+    except AssertionError as error:
+        if lines(GUARD_TRIGGER="other_writer"):
+            what = "another program of this machine changed the limit meanwhile: run nothing beside this that does"
+            raise AssertionError(what) from error
+        raise
+
+
+@contextlib.contextmanager
+def settings(text: str) -> Iterator[None]:
+    """Have these settings in effect, and afterwards those before."""
+    before = Path(SITE).read_text(encoding="ascii")
+    try:
+        Path(SITE).write_text(text, encoding="ascii")
+        run("systemctl", "reload", GUARD, AUDIT)
+        yield
+    finally:
+        Path(SITE).write_text(before, encoding="ascii")
+        run("systemctl", "reload", GUARD, AUDIT)
+
+
+def grow(begin: int, end: int, steps: int = 1) -> None:
+    """Add the flows from number `begin` to `end` to this host's table, in so many steps, each a tenth of a second.
+
+    A table that stops growing before the guard has looked at it twice (four times a second) has no demand to answer.
+    """
+    with subprocess.Popen(
+        ["conntrack", "-R", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as load:
+        assert load.stdin is not None
+        size = -(-(end - begin) // steps)
+        for first in range(begin, end, size):
+            load.stdin.writelines(map(_flow, range(first, min(first + size, end))))
+            load.stdin.flush()
+            time.sleep(0.1)
+    equal(load.returncode, 0)
+
+
+def until(holds: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Return the first true answer of `holds`; fails with `what` where there is none within `seconds`."""
+    end = time.monotonic() + seconds
+    while not (answer := holds()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.2)
+    return answer
+
+
+def equal(found: object, expected: object) -> None:
+    """Fail unless both are equal."""
+    if found != expected:
+        raise AssertionError(f"found {found!r}, expected {expected!r}")
+
+
+def holds(text: str, *parts: str) -> None:
+    """Fail unless `text` has all these parts."""
+    if missing := [part for part in parts if part not in text]:
+        raise AssertionError(f"{missing} not in: {text.strip()}")
+
+
+def _matches(fields: dict[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in fields.items()]
+
+
+def _flow(number: int) -> str:
+    """Return one line for `conntrack -R`: a flow seen in both directions, which the kernel keeps."""
+    source, port = f"10.{number // 60000}.0.1", 1024 + number % 60000
+    return (
+        f"-A -s {source} -d 10.200.0.1 -r 10.200.0.1 -q {source} -p udp --sport {port} --dport 53 "
+        f"--reply-port-src 53 --reply-port-dst {port} -t 120 -u SEEN_REPLY,ASSURED\n"
+    )

@@ -1,0 +1,318 @@
+"""A whole guard on a made-up host: a tree of files for /proc, /sys, /run, /etc and /var, and a clock that is told."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.model import (
+    KernelEvent,
+    KernelLine,
+    LineKind,
+    Mode,
+    Order,
+    OrderKind,
+    Outcome,
+    OutcomeKind,
+    Policy,
+    Record,
+    State,
+    Trigger,
+    TriggerKind,
+)
+from conntrackd_guard.daemon.applier import Applier
+from conntrackd_guard.daemon.controller import Parts
+from conntrackd_guard.daemon.flood_detector import Floods
+from conntrackd_guard.daemon.log_sources import Intake
+from conntrackd_guard.daemon.loop import Guard
+from conntrackd_guard.daemon.recovery import Recovered, recover
+from conntrackd_guard.history.database import History, Position, Row
+from conntrackd_guard.host.clock import Clock
+from conntrackd_guard.host.conntrack import namespaces
+from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.conntrack.observer import Observer
+from conntrackd_guard.host.log import Log
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
+from conntrackd_guard.host.systemd_notify import Service
+from conntrackd_guard.recording.recorder import Recorder
+from conntrackd_guard.recording.samples import Sampling
+from conntrackd_guard.recording.worker import Keeper
+
+LIMIT = 65_536
+GIB_KIB = 1 << 20
+BARRIER_SECONDS = 10.0
+
+
+class Killed(BaseException):
+    """The process ends here, as by kill -9."""
+
+
+class Host:
+    """Files as the kernel shows them: 24 GiB, one initial namespace and one container of process 200."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._counts: dict[str, int] = {}
+        for pid in ("1", "200"):
+            self.namespace(pid, 0)
+        (root / "proc/self").symlink_to("1")
+        self.initial = (root / "proc/1/ns/net").stat().st_ino
+        self.container = (root / "proc/200/ns/net").stat().st_ino
+        self._write("proc/sys/kernel/random/boot_id", "boot-1\n")
+        self._write("proc/meminfo", f"MemTotal: {24 * GIB_KIB} kB\nMemAvailable: {20 * GIB_KIB} kB\nHugetlb: 0 kB\n")
+        self.buckets = 262_144
+        self._write("sys/kernel/slab/nf_conntrack/slab_size", "256\n")
+        self._write("etc/machine-id", "0123\n")
+        for folder in ("run", "var/lib"):
+            (root / folder).mkdir(parents=True)
+        self.limit = LIMIT
+
+    @property
+    def limit(self) -> int:
+        """The limit in force."""
+        return int((self.root / "proc/sys/net/netfilter/nf_conntrack_max").read_text())
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._write("proc/sys/net/netfilter/nf_conntrack_max", f"{limit}\n")
+
+    @property
+    def buckets(self) -> int:
+        """The hash buckets."""
+        return int((self.root / "proc/sys/net/netfilter/nf_conntrack_buckets").read_text())
+
+    @buckets.setter
+    def buckets(self, buckets: int) -> None:
+        self._write("proc/sys/net/netfilter/nf_conntrack_buckets", f"{buckets}\n")
+
+    def namespace(self, pid: str, count: int) -> None:
+        """Make one more container, of that process."""
+        (self.root / f"proc/{pid}/net/stat").mkdir(parents=True)
+        self._write(f"proc/{pid}/ns/net", "")
+        self.table(count, pid=pid)
+
+    def table(self, count: int, drop: int = 0, pid: str = "1") -> None:
+        """Have a namespace's table hold `count` and have dropped `drop`."""
+        self._write(f"proc/{pid}/net/stat/nf_conntrack", f"entries drop early_drop\n{count:08x} {drop:08x} 00000000\n")
+        self._counts[pid] = count
+        allocated = sum(self._counts.values()) + LIMIT // 2  # the gate stands open
+        self._write("sys/kernel/slab/nf_conntrack/total_objects", f"{allocated} N0={allocated}\n")
+
+    @property
+    def persisted(self) -> int | None:
+        """The limit in the drop-in."""
+        return SysctlDropIn(Paths(self.root)).limit()
+
+    def _write(self, name: str, content: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+class ToldClock(Clock):
+    """A clock that stands still until told."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def boottime(self) -> float:
+        """Return what was told."""
+        return self.now
+
+    def wall(self) -> float:
+        """Return a wall time that keeps pace."""
+        return 1.8e9 + self.now
+
+
+class FaultyKernel(LiveKernel):
+    """The kernel of the tree; `refusing` is the errno of every write, `after_write` runs once written."""
+
+    def __init__(self, paths: Paths) -> None:
+        super().__init__(paths)
+        self.refusing: int | None = None
+        self.refusing_buckets: int | None = None
+        self.writes: list[int] = []
+        self.after_write: Callable[[], None] = lambda: None
+
+    def set_limit(self, target: int) -> int:
+        """Write, or refuse."""
+        self.writes.append(target)
+        if self.refusing is not None:
+            raise HostError("writing", "the limit", OSError(self.refusing, "refused"), "Nothing to do.")
+        back = super().set_limit(target)
+        self.after_write()
+        return back
+
+    def set_buckets(self, target: int) -> int:
+        """Resize, or refuse."""
+        if self.refusing_buckets is not None:
+            error = OSError(self.refusing_buckets, "Cannot allocate memory")
+            raise HostError("writing", "the buckets", error, "Nothing to do.")
+        return super().set_buckets(target)
+
+
+class EventfulRunFiles(RunFiles):
+    """Files of /run; `meanwhile` holds what others do between a decision and its write, one each time."""
+
+    def __init__(self, paths: Paths) -> None:
+        super().__init__(paths)
+        self.meanwhile: list[Callable[[], None]] = []
+
+    def put_intent(self, key: str, content: dict[str, Any]) -> None:
+        """Note the intent; then something else happens."""
+        super().put_intent(key, content)
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+
+
+class ToldIntake(Intake):
+    """Kernel lines as the test gives them."""
+
+    has_ring_buffer = True
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[KernelEvent, bool]] = []
+
+    def take(self) -> list[tuple[KernelEvent, bool]]:
+        """Return the lines given since."""
+        taken, self.lines = self.lines, []
+        return taken
+
+    def position(self) -> Position:
+        """Return a position that never moves."""
+        return Position(boot_id="boot-1", stamp_us=1)
+
+    def report(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+
+class Guarded:
+    """A host with a guard started on it; `crash` and another Guarded on the same host is a restart."""
+
+    max_rows = 100_000
+    sampling = Sampling()
+
+    def __init__(self, host: Host, policy: Policy | None = None, clock: ToldClock | None = None) -> None:
+        self.host, self.policy, self.clock = host, policy or Policy(), clock or ToldClock()
+        self.paths = Paths(host.root)
+        self.run_files = EventfulRunFiles(self.paths)
+        self.run_files.prepare()
+        self.kernel = FaultyKernel(self.paths)
+        self.intake = ToldIntake()
+        self.log = io.StringIO()
+        keeper = Keeper(
+            paths=self.paths,
+            drop_in=SysctlDropIn(self.paths),
+            log=Log("json", self.log),
+            run_files=self.run_files,
+            retention_seconds=1e9,
+            max_rows=self.max_rows,
+        )
+        keeper.sampling = self.sampling
+        self.recorder = Recorder(keeper)
+        self.recorder.start()
+        self.recovered: Recovered = recover(
+            self.recorder, self.run_files, self.kernel, self.clock, "boot-1", self.policy
+        )
+        self.kept = SysctlDropIn(self.paths).kept()
+        observer = Observer(self.paths, self.kernel, self.clock, self.run_files)
+        observer.observe(rescan=True)
+        parts = Parts(
+            mode=Mode.ACT,
+            kernel=self.kernel,
+            observer=observer,
+            floods=Floods(self.paths, observer),
+            applier=Applier(self.kernel, self.run_files),
+            recorder=self.recorder,
+            run_files=self.run_files,
+            intake=self.intake,
+            clock=self.clock,
+            service=Service(),
+            kept=self.kept,
+        )
+        self.guard = Guard(parts, self.policy, self.recovered.state, frozenset)
+
+    @property
+    def state(self) -> State:
+        """What the running guard remembers."""
+        return self.guard._decider.state
+
+    def line(self, namespace: int | None = None, kind: LineKind = LineKind.TABLE_FULL, *, live: bool = True) -> None:
+        """Have the kernel print a line."""
+        told = KernelLine(kind=kind, namespace=namespace, message="nf_conntrack: table full, dropping packet")
+        event = KernelEvent(line=told, stamp_us=int(self.clock.now * 1e6), boot_id="boot-1", source="ring buffer")
+        self.intake.lines.append((event, live))
+
+    def turn(self, seconds: float = 0.0) -> None:
+        """Let time pass, then have the loop do one turn."""
+        self.clock.now += seconds
+        self.guard.turn()
+
+    def written(self) -> None:
+        """Wait until the recorder has done all that was handed over."""
+        assert self.recorder.question(lambda _: True).within(BARRIER_SECONDS), "the recorder is stuck"
+
+    def rows(self) -> list[Row]:
+        """Return the history, oldest first, once all is written."""
+        self.written()
+        with History(self.paths.history, mode="reader") as history:
+            return list(history.rows())[::-1]
+
+    def history(self) -> History:
+        """Open the history to read, once all is written."""
+        self.written()
+        return History(self.paths.history, mode="reader")
+
+    def reasons(self) -> list[str]:
+        """Return verdict, reason and outcome of each row, oldest first."""
+        return [f"{row.verdict} {row.reason} {row.outcome}" for row in self.rows()]
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Return the log's lines of one event."""
+        lines = map(json.loads, self.log.getvalue().splitlines())
+        return [line for line in lines if line["event"] == event]
+
+    def intents(self) -> int:
+        """Return how many writes are not explained yet."""
+        return len(self.run_files.intents())
+
+    def stop(self) -> None:
+        """End the recorder."""
+        assert self.recorder.close(BARRIER_SECONDS)
+
+
+def an_order(guarded: Guarded, kind: OrderKind, limit: int | None = None) -> Record:
+    """Return the record of an order, as the command that gave it writes it."""
+    seen = guarded.guard._p.observer.observe()
+    return Record(
+        key=f"order-{kind}",
+        mode=Mode.ACT,
+        trigger=Trigger(kind=TriggerKind.ORDER),
+        observation=seen,
+        state=State(),
+        decision=Order(kind=kind, target=limit),
+        outcome=Outcome(kind=OutcomeKind.APPLIED if limit else OutcomeKind.NONE, limit_after=limit),
+    )
+
+
+def again(guarded: Guarded) -> Guarded:
+    """Start the guard again on the same host, a millisecond later."""
+    guarded.clock.now += 0.001
+    return Guarded(guarded.host, guarded.policy, guarded.clock)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """Give a made-up host; its namespaces are files, which no user namespace owns."""
+    monkeypatch.setattr(namespaces, "_user_owned", lambda _: False)
+    monkeypatch.setattr("conntrackd_guard.recording.recorder._FIRST_RETRY_SECONDS", 0.01)
+    return Host(tmp_path)

@@ -1,0 +1,121 @@
+"""The stage of a live test: the machine's limit on loan, a namespace to overfill, and a private world with the guard."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from testbed.limit_guard import LimitGuard
+from testbed.private_world import Guard, PrivateWorld, eventually
+from testbed.scratch_namespace import ScratchNamespace
+
+LIMIT = 2048
+"""Where each test starts: small, so that filling a table takes milliseconds."""
+_FIRST_FACILITY_OF_OTHERS = 8
+_SIZE_BUFFER = 10  # SYSLOG_ACTION_SIZE_BUFFER, syslog(2)
+_JUNK_BYTES = 900
+"""Of one line; the kernel takes some 1,000."""
+_REPOSITORY_INSIDE = "/run/private-world/repository"
+
+
+class Stage:
+    """What a live test plays with."""
+
+    def __init__(self, keeper: LimitGuard, table: ScratchNamespace, world: PrivateWorld, *, numbered: bool) -> None:
+        self.keeper = keeper
+        self.table = table
+        self.world = world
+        self.numbered = numbered
+        self.kernel = RingBuffer()
+
+    def start(self, settings: Mapping[str, object], *arguments: str, ring_buffer: bool = True) -> Guard:
+        """Start the guard with these settings, and wait until it watches."""
+        self.world.configure(settings)
+        program = "-m conntrackd_guard" if self.numbered else f"{_REPOSITORY_INSIDE}/tests/testbed/without_numbers.py"
+        return self.world.start_guard(*arguments, program=program, ring_buffer=ring_buffer)
+
+    def raised(self, above: int = LIMIT) -> int:
+        """Wait until the limit in force is above that, and return it."""
+        return int(eventually(lambda: limit() if limit() > above else 0, f"a limit above {above}"))
+
+    def decision(self, matches: Callable[[dict[str, Any]], bool], what: str, *where: str) -> dict[str, Any]:
+        """Wait until history holds such a decision, and return the first."""
+        seen: list[dict[str, Any]] = []
+
+        def find() -> dict[str, Any] | None:
+            seen[:] = self.world.decisions(*where)
+            return next((row for row in seen if matches(row)), None)
+
+        try:
+            found: dict[str, Any] = eventually(find, what)
+        except AssertionError as error:
+            raise AssertionError(
+                f"{error}; history holds {[(r['trigger'], r['verdict'], r['reason']) for r in seen]}"
+            ) from None
+        return found
+
+    def held(self, reason: str) -> dict[str, Any]:
+        """Wait until history holds a hold for that reason, and return it."""
+        return self.decision(lambda row: row["verdict"] == "hold" and row["reason"] == reason, f"a hold for {reason}")
+
+    def raises(self) -> list[dict[str, Any]]:
+        """Return the raises in history, once there is one."""
+        self.decision(lambda row: row["verdict"] == "raise", "a raise")
+        return [row for row in self.world.decisions() if row["verdict"] == "raise"]
+
+    def overrun(self, guard: Guard) -> None:
+        """Have the kernel overwrite what the guard has not read: what it missed, and what it had, is in the journal only."""
+        guard.signal(signal.SIGSTOP)
+        self.kernel.overwrite()
+        guard.signal(signal.SIGCONT)
+
+    def lines_told(self, guard: Guard) -> int:
+        """End the guard and return how many lines about a full table its history accounts for.
+
+        Repeats are counted in memory first and written now and then; a guard that is asked to end has written them all.
+        """
+        assert guard.stop() == 0
+        rows = [row for row in self.world.decisions() if "table full" in (row["message"] or "")]
+        return sum(row["repeats"] for row in rows)
+
+
+class RingBuffer:
+    """Counts the kernel's own lines about a full table from now on."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.lseek(self._descriptor, 0, os.SEEK_END)
+        self._found = 0
+
+    def lines(self) -> int:
+        """Return how many there were so far, nobody's forgeries among them."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                head, _, message = os.read(self._descriptor, 8192).partition(b";")
+                own = int(head.split(b",")[0]) < _FIRST_FACILITY_OF_OTHERS
+                self._found += own and message.startswith(b"nf_conntrack: nf_conntrack: table full")
+        return self._found
+
+    def overwrite(self) -> None:
+        """Write as much as the buffer holds. Each opening may write ten lines in 5 s (`kernel.printk_devkmsg`)."""
+        self.lines()
+        held = ctypes.CDLL(None).klogctl(_SIZE_BUFFER, None, 0)
+        for _ in range(held // (10 * _JUNK_BYTES) + 1):
+            with open("/dev/kmsg", "wb", buffering=0) as file:
+                for _ in range(10):
+                    file.write(b"<7>" + b"x" * _JUNK_BYTES + b"\n")
+        os.lseek(self._descriptor, 0, os.SEEK_END)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._descriptor)
+
+
+def limit() -> int:
+    """Return the limit in force."""
+    return int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text("ascii"))
