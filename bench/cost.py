@@ -83,7 +83,7 @@ def events(ground: Ground, number: int) -> Iterator[Row]:
     with ground.scratch() as namespace, contextlib.ExitStack() as stack:
         ground.keeper.set_limit(_FULL)
         ground.flows(namespace, 0, _FULL)
-        running = stack.enter_context(run(ground, guard("guard", ceiling=_FULL), namespace))
+        running = stack.enter_context(run(ground, guard("guard", max_limit=_FULL), namespace))
         usual = int(Path("/proc/sys/net/core/message_cost").read_text("ascii"))
         stack.callback(ground.keeper.set_message_cost, usual)  # for the rows after this one; the keeper restores it too
         ground.keeper.set_message_cost(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from conntrackd_guard.core.model import (
-    LineKind,
+    MessageKind,
     Mode,
     Observation,
     Outcome,
@@ -41,7 +41,11 @@ def record(index: int, wall_seconds: float) -> Record:
         memory_available_bytes=2**20 if index % 3 == 0 else 20 * 2**30,
     )
     trigger = Trigger(
-        kind=TriggerKind.KERNEL_LINE, line=LineKind.TABLE_FULL, namespace=_NAMESPACE, message=_MESSAGE, lines=1
+        kind=TriggerKind.KERNEL_MESSAGE,
+        message_kind=MessageKind.TABLE_FULL,
+        namespace=_NAMESPACE,
+        message=_MESSAGE,
+        message_count=1,
     )
     state = State()
     decision = decide(trigger, observation, state, Policy())

@@ -31,7 +31,7 @@ _WITHIN_MS = 1.0
 _P95_MS = 5.0
 _JOURNAL_MS = 600.0
 
-_FAST = guard("guard", pressure=False, standoff=0)
+_FAST = guard("guard", pressure=False, conflict_limit=0)
 _FROZEN = replace(_FAST, name="guard, journald stopped", journald_stopped=True)
 _STALLED = replace(_FROZEN, name="guard, /var stalled", state_stalled=True)
 """Journald too: where /var stalls it waits in its next write."""

@@ -125,8 +125,8 @@ def _truth(held: int) -> Row:
 def _resident(ground: Ground, namespace: ScratchNamespace, held: int) -> Row:
     """Return the memory of a guard with everything on but HTTP, after raises and a hold for a ceiling, each sampled."""
     everything = {  # samples, series and the drop-in are on by default
-        "ceiling": int(held / _CEILING),
-        "standoff": 0,  # the limit is lowered between the raises
+        "max_limit": int(held / _CEILING),
+        "conflict_limit": 0,  # the limit is lowered between the raises
         "on_flood": "hold",  # which it is not: the loop samples, too
         "notify": "/bin/true",
         "metrics_file": str(ground.folder / "guard.prom"),

@@ -16,7 +16,7 @@ from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.command import run_command
 from conntrackd_guard.host.log import Log
-from conntrackd_guard.host.notify_spool import NoDecision, Notices, Waiting
+from conntrackd_guard.host.notify_spool import NoDecision, NotifySpool, Waiting
 
 TIME_LIMIT_SECONDS = 30.0
 """Judgement: mail servers greet up to 20 s late to deter spam, web hooks answer within a few."""
@@ -43,7 +43,7 @@ class Messenger:
 
     def __init__(
         self,
-        notices: Notices,
+        notices: NotifySpool,
         command: Callable[[], tuple[str, ...] | None],
         log: Log,
         clock: Clock,
@@ -101,4 +101,4 @@ class Messenger:
         tries.wait_seconds = min(2 * tries.wait_seconds, LONGEST_RETRY_SECONDS)
 
     def _say(self, level: str, message: str) -> None:
-        self._log.emit("guard.notice" if level == "info" else "guard.error", level, message, subject="notify")
+        self._log.emit("guard.info" if level == "info" else "guard.error", level, message, subject="notify")

@@ -1,6 +1,6 @@
 """What an operator orders: revert, pause, resume. Each is recorded as a decision, with who gave it.
 
-Orders run in the command's own process, with or without a running guard. A running guard takes an
+Overrides run in the command's own process, with or without a running guard. A running guard takes an
 order's record into its state from a file under /run, so its limit is never mistaken for a fight.
 """
 
@@ -11,7 +11,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 
-from conntrackd_guard.actions.revertible import Step, standing_raises
+from conntrackd_guard.actions.revertible import Step, revertible_raises
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.crowd import condense
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError
@@ -19,10 +19,10 @@ from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.model import (
     Mode,
     Observation,
-    Order,
-    OrderKind,
     Outcome,
     OutcomeKind,
+    Override,
+    OverrideKind,
     Pause,
     Policy,
     Record,
@@ -35,7 +35,7 @@ from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.sysctl_dropin import DropIn
 from conntrackd_guard.recording.dropin_sync import to_persist
 
@@ -62,20 +62,20 @@ class Plan:
     observation: Observation
 
 
-class Orders:
+class Overrides:
     """Gives orders on one host. Methods raise GuardError with what to do next."""
 
     def __init__(self, paths: Paths, kernel: Kernel, drop_in: DropIn, policy: Policy) -> None:
         self._paths, self._kernel, self._drop_in, self._policy = paths, kernel, drop_in, policy
         self._clock = Clock()
-        self._run_files = RunFiles(paths)
+        self._run_files = RuntimeDir(paths)
         self._observer = Observer(paths, kernel, self._clock, self._run_files)
 
     def pause(self, seconds: float | None, reason: str) -> Record:
         """Stop raising, for `seconds` or until resumed."""
         self._run_files.prepare()
         until = None if seconds is None else self._clock.boottime() + seconds
-        order = Order(kind=OrderKind.PAUSE, until_seconds=until, reason=reason, **_who())
+        order = Override(kind=OverrideKind.PAUSE, until_seconds=until, reason=reason, **_who())
         self._run_files.put_pause(Pause(by="guard pause", reason=reason, until_seconds=until))
         return self._record(order, Outcome(kind=OutcomeKind.APPLIED))
 
@@ -83,7 +83,9 @@ class Orders:
         """End a pause and a stand-off; return the record, and the pause that goes on because a fleet file orders it."""
         self._run_files.prepare()
         self._run_files.drop_pause()
-        record = self._record(Order(kind=OrderKind.RESUME, reason=reason, **_who()), Outcome(kind=OutcomeKind.APPLIED))
+        record = self._record(
+            Override(kind=OverrideKind.RESUME, reason=reason, **_who()), Outcome(kind=OutcomeKind.APPLIED)
+        )
         return record, self._run_files.pause(self._clock.boottime())
 
     def plan(self, row_id: int | None, *, whole: bool) -> Plan:
@@ -91,7 +93,7 @@ class Orders:
         current = self._kernel.limit_in_force()
         if not current:
             raise AnswerIsNo("The kernel has no limit to revert (no conntrack, or 0 for unlimited).")
-        raises = standing_raises(self._paths, current)
+        raises = revertible_raises(self._paths, current)
         if not raises:
             raise AnswerIsNo(
                 f"Nothing to revert: no raise of the guard led to the limit of {current:,}. `guard history` tells "
@@ -117,17 +119,17 @@ class Orders:
         )
         earlier = self._run_files.ordered_pause(now)
         until = (plan.paused or own).until_seconds
-        order = Order(kind=OrderKind.REVERT, target=plan.target, until_seconds=until, reason=reason, **_who())
+        order = Override(kind=OverrideKind.REVERT, target=plan.target, until_seconds=until, reason=reason, **_who())
         planned = self._planned(order, plan.observation)
         applied = Outcome(kind=OutcomeKind.APPLIED, limit_after=plan.target)
         try:
             if plan.paused is None:
                 self._run_files.put_pause(own)
-            self._run_files.put_order(planned.key, encode(replace(planned, outcome=applied)))
+            self._run_files.put_override(planned.key, encode(replace(planned, outcome=applied)))
             after, detail = self._write(planned, plan)
         except HostError as error:
             with contextlib.suppress(HostError):  # /run itself may be what fails
-                self._run_files.drop_order(planned.key)
+                self._run_files.drop_override(planned.key)
                 if plan.paused is None:
                     self._put_back(earlier)
             self._keep(
@@ -173,18 +175,18 @@ class Orders:
             return f"the limit was reverted, the file was not: {error}"
         return ""
 
-    def _record(self, order: Order, outcome: Outcome) -> Record:
+    def _record(self, order: Override, outcome: Outcome) -> Record:
         """Record an order that wrote no limit; a running guard learns of it by its file."""
         record = replace(self._planned(order, self._observer.observe()), outcome=outcome)
-        self._run_files.put_order(record.key, encode(record))
+        self._run_files.put_override(record.key, encode(record))
         return self._keep(record)
 
     @staticmethod
-    def _planned(order: Order, observation: Observation) -> Record:
+    def _planned(order: Override, observation: Observation) -> Record:
         return Record(
             key=f"{int(observation.boottime_seconds * 1e6)}-{os.getpid()}-{order.kind}",
             mode=Mode.ACT,
-            trigger=Trigger(kind=TriggerKind.ORDER, lines=0),
+            trigger=Trigger(kind=TriggerKind.OVERRIDE, message_count=0),
             observation=condense(observation, None),
             state=State(),
             decision=order,

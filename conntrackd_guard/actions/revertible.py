@@ -10,7 +10,7 @@ from conntrackd_guard.core.model import Raise, Record, TriggerKind
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Step:
     foreign: bool = False
 
 
-def standing_raises(paths: Paths, limit: int) -> list[Step]:
+def revertible_raises(paths: Paths, limit: int) -> list[Step]:
     """Return the raises that led to `limit`, newest first.
 
     What another writer did in this boot ends the search, and so does a raise that began elsewhere than where the one
@@ -48,7 +48,7 @@ def standing_raises(paths: Paths, limit: int) -> list[Step]:
 def _steps(paths: Paths) -> Iterator[Step]:
     """Yield every move of the limit, newest first: open intents that history has not, then history."""
     boot_id = files.read(paths.boot_id).decode("ascii").strip()
-    open_intents = RunFiles(paths).intents()  # before history: a row is written before its intent goes
+    open_intents = RuntimeDir(paths).intents()  # before history: a row is written before its intent goes
     history = History.existing(paths.history)
     if history is None:
         return

@@ -10,7 +10,7 @@ from typing import Any
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.cost import Cost, cost_of, filled
 from conntrackd_guard.core.errors import GuardError, HostError
-from conntrackd_guard.core.model import Hold, LineKind, Mode, Observation, Policy, Raise, State, Trigger, TriggerKind
+from conntrackd_guard.core.model import Hold, MessageKind, Mode, Observation, Policy, Raise, State, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.state import advance, rehearsed_limit
 from conntrackd_guard.history.database import History, Row
@@ -18,7 +18,7 @@ from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.settings.files import load_settings
 
 LOOK_SECONDS = 0.25
@@ -64,15 +64,15 @@ class Status:
         """Whether the running guard needs a person: silent, in trouble or a stand-off, or begun with too high a limit."""
         live = self.live if self.running and self.live is not None else {}
         trouble = (live.get("recorder") or {}).get("trouble")
-        return self.silent or any(map(bool, (trouble, live.get("standoff"), live.get("over_budget"))))
+        return self.silent or any(map(bool, (trouble, live.get("conflict"), live.get("over_budget"))))
 
 
 def gather(paths: Paths) -> Status:
     """Read everything, in about LOOK_SECONDS. HostError only where not even the boot can be told."""
     unread: list[str] = []
-    run_files = RunFiles(paths)
-    holder = run_files.holder()
-    live = run_files.status() if holder != 0 else None
+    runtime_dir = RuntimeDir(paths)
+    holder = runtime_dir.holder()
+    live = runtime_dir.status() if holder != 0 else None
     if live is not None and holder is not None and live.get("pid") != holder:
         live = None  # an earlier guard's
     policy = _policy(paths, live, unread)
@@ -84,7 +84,7 @@ def gather(paths: Paths) -> Status:
         holder=holder,
         live=live,
         silent_seconds=max(0.0, observation.boottime_seconds - said),
-        other_runs=any(RunFiles(Paths(paths.root, mode)).is_running() for mode in Mode if mode is not paths.mode),
+        other_runs=any(RuntimeDir(Paths(paths.root, mode)).is_running() for mode in Mode if mode is not paths.mode),
         observation=observation,
         cost=cost_of(observation, policy),
         next_step=preview(observation, state, policy),
@@ -112,12 +112,12 @@ def _policy(paths: Paths, live: dict[str, Any] | None, unread: list[str]) -> Pol
 def preview(observation: Observation, state: State, policy: Policy) -> Raise | Hold:
     """Return what would be decided if the fullest table filled up now, and not with a flood: no sample is taken here."""
     then, full = filled(observation)
-    kind = TriggerKind.KERNEL_LINE if policy.kernel_line else TriggerKind.PRESSURE
-    line = LineKind.TABLE_FULL if policy.kernel_line else None
-    trigger = Trigger(kind=kind, line=line, namespace=full.namespace)
-    plain = replace(policy, flood_ceiling=None)
+    kind = TriggerKind.KERNEL_MESSAGE if policy.kernel_message else TriggerKind.FILLING_UP
+    line = MessageKind.TABLE_FULL if policy.kernel_message else None
+    trigger = Trigger(kind=kind, message_kind=line, namespace=full.namespace)
+    plain = replace(policy, flood_max_limit=None)
     decision = decide(trigger, replace(then, kernel_limit=observation.limit), state, plain)
-    told = () if policy.flood_ceiling is None else ("What a flood gets is for `on_flood` to say.",)
+    told = () if policy.flood_max_limit is None else ("What a flood gets is for `on_flood` to say.",)
     return replace(decision, advice=(*decision.advice, *told))
 
 
@@ -142,7 +142,7 @@ def _observe(paths: Paths, state: State) -> Observation:
     """Look twice, so that growth can be told."""
     live = LiveKernel(paths)
     kernel = RehearsingKernel(live, rehearsed_limit(state, live.limit())) if paths.mode is Mode.DRY_RUN else live
-    observer = Observer(paths, kernel, Clock(), RunFiles(paths))
+    observer = Observer(paths, kernel, Clock(), RuntimeDir(paths))
     observer.observe(rescan=True)
     time.sleep(LOOK_SECONDS)
     return observer.observe()

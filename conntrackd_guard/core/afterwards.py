@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import assert_never
 
 from conntrackd_guard.core.units import format_duration
-from conntrackd_guard.core.verification import Drops, End, FollowUp
+from conntrackd_guard.core.verification import Drops, End, Verification
 
 _MOST_IN_SECONDS = 100
 _WHOLE_FROM = 10
 """A growth of 0.2 a second is not told as 0."""
 
 
-def afterwards(found: FollowUp) -> str:
+def afterwards(found: Verification) -> str:
     """Return whether the drops ended, what ended the watching, and how long the limit lasts."""
     return f"{_drops(found)} {_lasts(found)}"
 
 
-def _drops(found: FollowUp) -> str:
+def _drops(found: Verification) -> str:
     dropped, watched = f"{found.dropped or 0:,} more dropped", _span(found.seconds)
     match found.end:
         case End.WATCHED:
@@ -33,7 +33,7 @@ def _drops(found: FollowUp) -> str:
             return f"nothing dropped {until}."
         case Drops.ENDED:
             return f"the drops ended {_span(found.last_drop_seconds or 0)} after the raise ({dropped})."
-        case Drops.GO_ON:
+        case Drops.CONTINUING:
             return f"drops went on: {dropped} {until}."
         case Drops.UNKNOWN:
             return f"no drop counter of that table could be read {until}."
@@ -41,12 +41,12 @@ def _drops(found: FollowUp) -> str:
             assert_never(found.drops)
 
 
-def _lasts(found: FollowUp) -> str:
+def _lasts(found: Verification) -> str:
     if found.growth_per_second is None:
         return "The growth was seen too short to tell how long the limit lasts."
-    if found.lasts_seconds is None:
+    if found.seconds_to_full is None:
         return "No table grew."
-    growth, left = found.growth_per_second, found.lasts_seconds
+    growth, left = found.growth_per_second, found.seconds_to_full
     rate = f"{growth:,.0f}" if growth >= _WHOLE_FROM else f"{growth:g}"
     return f"At this rate ({rate}/s) {found.limit:,} lasts {format_duration(left) if left >= 1 else 'no longer'}."
 

@@ -58,10 +58,10 @@ def budget_bytes(policy: Policy, total: int, hugetlb: int) -> int:
     return _share(policy.budget, max(0, total - hugetlb))
 
 
-def reserve_bytes(policy: Policy, total: int) -> int:
+def min_available_bytes(policy: Policy, total: int) -> int:
     """Return what must stay available: by default the larger of 5 % and min(512 MiB, 25 %) of memory."""
-    if policy.reserve is not None:
-        return _share(policy.reserve, total)
+    if policy.min_available is not None:
+        return _share(policy.min_available, total)
     return max(total // 20, min(512 * MIB, total // 4))
 
 
@@ -160,12 +160,12 @@ def _sum(  # noqa: PLR0913, PLR0917 - the sum has as many terms
         cost_bytes=each * entries + bucket_bytes,
         new_bytes=each * (entries - held) + new_bucket_bytes,
         budget_bytes=budget_bytes(policy, observation.memory_total_bytes, observation.memory_hugetlb_bytes),
-        reserve_bytes=reserve_bytes(policy, observation.memory_total_bytes),
+        min_available_bytes=min_available_bytes(policy, observation.memory_total_bytes),
         memory_total_bytes=observation.memory_total_bytes,
         memory_hugetlb_bytes=observation.memory_hugetlb_bytes,
         memory_available_bytes=observation.memory_available_bytes,
-        ceiling=policy.ceiling,
-        flood_ceiling=policy.flood_ceiling if flooded else None,
+        max_limit=policy.max_limit,
+        flood_max_limit=policy.flood_max_limit if flooded else None,
         chain=round(2 * entries / after, 2) if after else None,
         estimate=observation.estimate,
     )
@@ -176,7 +176,7 @@ def _within_budget(arithmetic: Arithmetic) -> bool:
 
 
 def _within_reserve(arithmetic: Arithmetic) -> bool:
-    return arithmetic.memory_available_bytes - arithmetic.new_bytes >= arithmetic.reserve_bytes
+    return arithmetic.memory_available_bytes - arithmetic.new_bytes >= arithmetic.min_available_bytes
 
 
 def _within_chains(arithmetic: Arithmetic) -> bool:
@@ -186,10 +186,13 @@ def _within_chains(arithmetic: Arithmetic) -> bool:
 
 _BOUNDS: tuple[tuple[Bound, Callable[[Arithmetic], bool]], ...] = (
     (Bound.INT_MAX, lambda arithmetic: arithmetic.target <= INT_MAX),
-    (Bound.CEILING, lambda arithmetic: arithmetic.ceiling is None or arithmetic.target <= arithmetic.ceiling),
-    (Bound.FLOOD, lambda arithmetic: arithmetic.flood_ceiling is None or arithmetic.target <= arithmetic.flood_ceiling),
+    (Bound.MAX_LIMIT, lambda arithmetic: arithmetic.max_limit is None or arithmetic.target <= arithmetic.max_limit),
+    (
+        Bound.FLOOD,
+        lambda arithmetic: arithmetic.flood_max_limit is None or arithmetic.target <= arithmetic.flood_max_limit,
+    ),
     (Bound.BUDGET, _within_budget),
-    (Bound.RESERVE, _within_reserve),
+    (Bound.MIN_AVAILABLE, _within_reserve),
     (Bound.CHAINS, _within_chains),
 )
 """In this order; each is monotone in the target."""

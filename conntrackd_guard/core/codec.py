@@ -14,13 +14,13 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from conntrackd_guard.core.model import Decision, Hold, HoldReason, Order, Raise
+from conntrackd_guard.core.model import Decision, Hold, HoldReason, Override, Raise
 
 T = TypeVar("T")
 
 _PLAIN = frozenset({int, str, float, bool, NoneType})
 
-VERDICTS: tuple[tuple[str, type], ...] = (("raise", Raise), ("hold", Hold), ("order", Order))
+VERDICTS: tuple[tuple[str, type], ...] = (("raise", Raise), ("hold", Hold), ("override", Override))
 """The name of each decision class, in codec, history, log and metrics alike."""
 
 
@@ -43,7 +43,7 @@ def encode(value: object) -> Any:
     if isinstance(value, dict):
         return {key: encode(item) for key, item in value.items()}
     data = {name: encode(getattr(value, name)) for name in _names(cast("type", kind))}
-    return {"verdict": verdict(value), **data} if isinstance(value, Raise | Hold | Order) else data
+    return {"verdict": verdict(value), **data} if isinstance(value, Raise | Hold | Override) else data
 
 
 def decode(kind: type[T], data: object) -> T:

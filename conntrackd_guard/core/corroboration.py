@@ -20,7 +20,7 @@ def named_tables(trigger: Trigger, observation: Observation) -> tuple[Table, ...
 
 def concerned_tables(trigger: Trigger, observation: Observation) -> tuple[Table, ...]:
     """Return the tables that a line is about: the one it names, else every one that is full or drops. None for pressure."""
-    if trigger.kind is not TriggerKind.KERNEL_LINE:
+    if trigger.kind is not TriggerKind.KERNEL_MESSAGE:
         return ()
     if trigger.namespace is not None:
         return named_tables(trigger, observation)

@@ -18,13 +18,13 @@ class Cost:
     full_bytes: int
     """If every table that holds an entry now filled up to the limit."""
     budget_bytes: int
-    reserve_bytes: int
+    min_available_bytes: int
     available_bytes: int
 
     @property
     def headroom_bytes(self) -> int:
         """What tables may still grow by: within the budget, and above the reserve."""
-        return max(0, min(self.budget_bytes - self.now_bytes, self.available_bytes - self.reserve_bytes))
+        return max(0, min(self.budget_bytes - self.now_bytes, self.available_bytes - self.min_available_bytes))
 
 
 def cost_of(observation: Observation, policy: Policy) -> Cost:
@@ -38,7 +38,7 @@ def cost_of(observation: Observation, policy: Policy) -> Cost:
         now_bytes=each * in_use + arrays,
         full_bytes=each * tables * (observation.limit or 0) + arrays,
         budget_bytes=budget.budget_bytes(policy, observation.memory_total_bytes, observation.memory_hugetlb_bytes),
-        reserve_bytes=budget.reserve_bytes(policy, observation.memory_total_bytes),
+        min_available_bytes=budget.min_available_bytes(policy, observation.memory_total_bytes),
         available_bytes=observation.memory_available_bytes,
     )
 

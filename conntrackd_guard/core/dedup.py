@@ -6,26 +6,26 @@ clock, and run ahead by minutes after a suspend.
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import Enum
 
-from conntrackd_guard.core.model import KernelEvent, LineKind
+from conntrackd_guard.core.model import KernelEvent, MessageKind
 
 MOST_REMEMBERED = 4096
 """Lines remembered for pairing (about 0.8 MB). At the kernel's own rate, 10 lines in 5 s, that is half an hour;
 journald brings a line to the journal within half a second."""
 
-_Key = tuple[str, int, LineKind, int | None]
+_Key = tuple[str, int, MessageKind, int | None]
 
 
-class Standing(Enum):
+class MessageStatus(Enum):
     """What becomes of a line."""
 
-    LIVE = auto()
-    PAST = auto()
-    TAKEN = auto()
+    NEW = "new"
+    HISTORICAL = "historical"
+    DUPLICATE = "duplicate"
 
 
-class Liveness:
+class Deduplicator:
     """Judges each line once, whichever source heard it first.
 
     `newest_stamp_us` is the newest stamp in the ring buffer at start, None where it could not be read.
@@ -48,7 +48,7 @@ class Liveness:
         if boot_id == self._boot_id and stamp_us is not None:
             self.newest_taken_us = max(stamp_us, self.newest_taken_us or 0)
 
-    def judge(self, event: KernelEvent) -> Standing:
+    def judge(self, event: KernelEvent) -> MessageStatus:
         """Return whether the line is live, past, or taken before; it counts as taken from now on.
 
         Two equal lines with the same stamp are one: the second would tell nothing new, and a journald
@@ -56,18 +56,18 @@ class Liveness:
         """
         stamp = event.stamp_us
         if stamp is None:
-            return Standing.PAST  # it can't be placed; whether a table is full now is for the tables to say
+            return MessageStatus.HISTORICAL  # it can't be placed; whether a table is full now is for the tables to say
         ours = event.boot_id == self._boot_id
-        key = (event.boot_id, stamp, event.line.kind, event.line.namespace)
+        key = (event.boot_id, stamp, event.message.kind, event.message.namespace)
         if key in self._remembered or (ours and stamp <= self._forgotten_us) or self._is_recorded(event.boot_id, stamp):
-            return Standing.TAKEN
+            return MessageStatus.DUPLICATE
         self._remember(key)
         if not ours:
-            return Standing.PAST
+            return MessageStatus.HISTORICAL
         self.newest_taken_us = stamp if self.newest_taken_us is None else max(self.newest_taken_us, stamp)
         if self._newest_at_start_us is None:
-            return Standing.PAST if event.held_at_start else Standing.LIVE
-        return Standing.LIVE if stamp > self._newest_at_start_us else Standing.PAST
+            return MessageStatus.HISTORICAL if event.held_at_start else MessageStatus.NEW
+        return MessageStatus.NEW if stamp > self._newest_at_start_us else MessageStatus.HISTORICAL
 
     def _is_recorded(self, boot_id: str, stamp: int) -> bool:
         return boot_id == self._recorded_boot_id and self._recorded_us is not None and stamp <= self._recorded_us

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from conntrackd_guard.core.model import Hold, HoldReason, KernelEvent, LineKind, Raise, Trigger, TriggerKind
+from conntrackd_guard.core.model import Hold, HoldReason, KernelEvent, MessageKind, Raise, Trigger, TriggerKind
 from conntrackd_guard.core.usage import QUIET_SECONDS
 
-_SHORTENED = frozenset({HoldReason.STABLE, HoldReason.SETTLING, HoldReason.ALLOWANCE, HoldReason.CHANGED_UNDER_US})
+_SHORTENED = frozenset({HoldReason.STABLE, HoldReason.COOLDOWN, HoldReason.RATE_LIMITED, HoldReason.CHANGED_UNDER_US})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,35 +28,35 @@ class Episode:
     """Lines that no decision has counted yet."""
     unanswered: bool = False
     """A line came that no raise and no final hold has answered."""
-    line_seconds: float | None = None
+    message_seconds: float | None = None
     reason: HoldReason | None = None
     """The last decision's, None after a raise or before the first."""
 
-    def trigger(self, *, pressure: bool) -> Trigger:
+    def trigger(self, *, raise_early: bool) -> Trigger:
         """Return the trigger to decide on: a line that is unanswered (or the only switch that is on), else pressure."""
-        if self.event is None or (pressure and not self.unanswered):
-            return Trigger(kind=TriggerKind.PRESSURE, namespace=self.namespace)
+        if self.event is None or (raise_early and not self.unanswered):
+            return Trigger(kind=TriggerKind.FILLING_UP, namespace=self.namespace)
         return Trigger(
-            kind=TriggerKind.KERNEL_LINE,
-            line=LineKind.TABLE_FULL,
+            kind=TriggerKind.KERNEL_MESSAGE,
+            message_kind=MessageKind.TABLE_FULL,
             namespace=self.namespace,
-            message=self.event.line.message,
-            lines=self.lines,
-            line_seconds=self.line_seconds,
+            message=self.event.message.text,
+            message_count=self.lines,
+            message_seconds=self.message_seconds,
             stamp_us=self.event.stamp_us,
         )
 
 
 def heard(episode: Episode | None, event: KernelEvent, lines: int, now: float) -> Episode:
     """Open or refresh an episode by so many live lines, `event` the newest: it is decided at once."""
-    namespace = event.line.namespace
+    namespace = event.message.namespace
     before = episode or Episode(namespace=namespace, needed_seconds=now)
     return replace(
         before,
         event=event,
         lines=before.lines + lines,
         unanswered=True,
-        line_seconds=now,
+        message_seconds=now,
         needed_seconds=now,
         due_seconds=now,
     )

@@ -10,9 +10,9 @@ from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
     HoldReason,
-    Order,
-    OrderKind,
     OutcomeKind,
+    Override,
+    OverrideKind,
     Raise,
     Record,
     Table,
@@ -26,9 +26,9 @@ _ABOUT_A_TABLE = frozenset(
         HoldReason.STABLE,
         HoldReason.UNTRUSTED_NAMESPACE,
         HoldReason.PAUSED,
-        HoldReason.STANDOFF,
+        HoldReason.CONFLICT,
         HoldReason.WRITE_REFUSED,
-        HoldReason.ALLOWANCE,
+        HoldReason.RATE_LIMITED,
         HoldReason.OVER_BUDGET,
         HoldReason.RESERVE,
         HoldReason.AT_CEILING,
@@ -37,7 +37,7 @@ _ABOUT_A_TABLE = frozenset(
         HoldReason.CHAINS,
         HoldReason.INT_MAX,
         HoldReason.CONTRADICTED,
-        HoldReason.REHEARSED_ENOUGH,
+        HoldReason.DRY_RUN_SUFFICIENT,
     }
 )
 """Holds of which the reader wants to know how full the table is."""
@@ -50,7 +50,7 @@ def sentence(record: Record) -> str:
             text = _raise_sentence(record, decision)
         case Hold() as decision:
             text = _hold_sentence(record, decision)
-        case Order() as decision:
+        case Override() as decision:
             text = _order_sentence(record, decision)
         case _:
             assert_never(record.decision)
@@ -74,7 +74,7 @@ def concerned(record: Record) -> Table | None:
     about = [table for table in tables if table.namespace == record.trigger.namespace] or [*tables]
     if isinstance(decision, Hold) and decision.reason is HoldReason.UNTRUSTED_NAMESPACE:
         about = [table for table in about if table.user_owned] or about
-    arithmetic = None if isinstance(decision, Order) else decision.arithmetic
+    arithmetic = None if isinstance(decision, Override) else decision.arithmetic
     if arithmetic is not None and arithmetic.full_tables > 1 and any(table.user_owned for table in about):
         about = [table for table in tables if not table.user_owned] or about
     return max(about, key=lambda table: table.count, default=None)
@@ -111,7 +111,7 @@ def _need(record: Record, decision: Raise) -> str:
     state = "was full" if table.count >= decision.arithmetic.current or table.dropped else "was filling up"
     fuller = any(other.count > table.count for other in record.observation.tables)
     by_line = record.trigger.namespace == table.namespace or (record.trigger.namespace is None and not fuller)
-    if record.trigger.kind is not TriggerKind.PRESSURE and by_line and state != "was full":
+    if record.trigger.kind is not TriggerKind.FILLING_UP and by_line and state != "was full":
         state = "was full a moment before"
     return f"the table of {table_name(table)} {state} ({how})"
 
@@ -166,10 +166,10 @@ def _hold_sentence(record: Record, decision: Hold) -> str:
 def _broken(arithmetic: Arithmetic) -> str:
     """Return which is broken: the budget, by the tables, or the reserve, by whoever took the memory."""
     taken = f"{arithmetic.in_use:,} entries take {format_bytes(arithmetic.cost_bytes)}"
-    budget, reserve = format_bytes(arithmetic.budget_bytes), format_bytes(arithmetic.reserve_bytes)
+    budget, reserve = format_bytes(arithmetic.budget_bytes), format_bytes(arithmetic.min_available_bytes)
     over = arithmetic.cost_bytes > arithmetic.budget_bytes
     told = [f"The tables hold more memory than the budget: {taken} of {budget}."] if over else []
-    if arithmetic.memory_available_bytes < arithmetic.reserve_bytes:
+    if arithmetic.memory_available_bytes < arithmetic.min_available_bytes:
         tables = "" if over else f"; the tables' {taken} of a budget of {budget}"
         available = format_bytes(arithmetic.memory_available_bytes)
         told.append(f"Less memory is available than the reserve, {available} of {reserve}{tables}.")
@@ -181,15 +181,15 @@ def _bounds(arithmetic: Arithmetic) -> str:
     match arithmetic.bound:
         case Bound.TARGET:
             return ""
-        case Bound.CEILING:
+        case Bound.MAX_LIMIT:
             bound = "the ceiling allows"
         case Bound.FLOOD:
             bound = "`on_flood` allows"
         case Bound.BUDGET:
             bound = f"the budget of {format_bytes(arithmetic.budget_bytes)} allows"
-        case Bound.RESERVE:
+        case Bound.MIN_AVAILABLE:
             available = format_bytes(arithmetic.memory_available_bytes)
-            bound = f"a reserve of {format_bytes(arithmetic.reserve_bytes)} ({available} is available) allows"
+            bound = f"a reserve of {format_bytes(arithmetic.min_available_bytes)} ({available} is available) allows"
         case Bound.CHAINS:
             bound = f"{arithmetic.buckets or 0:,} buckets allow"
         case Bound.INT_MAX:
@@ -199,24 +199,24 @@ def _bounds(arithmetic: Arithmetic) -> str:
     return f"Wanted {arithmetic.wanted:,}; {bound} {arithmetic.target:,}."
 
 
-def _order_sentence(record: Record, order: Order) -> str:
+def _order_sentence(record: Record, order: Override) -> str:
     who = "" if order.uid is None else f" by uid {order.uid}"
     if order.login_uid is not None and order.login_uid != order.uid:
         who += f" (logged in as uid {order.login_uid})"
     why = f": {order.reason.rstrip('.')}" if order.reason else ""
     observation = record.observation
     match order.kind:
-        case OrderKind.REVERT:
+        case OverrideKind.REVERT:
             done = "Reverted" if record.outcome.kind is OutcomeKind.APPLIED else "Ordered to revert"
             target = "the value before" if order.target is None else f"{order.target:,}"
             detail = f" {record.outcome.detail.rstrip('.')}." if record.outcome.detail else ""
             return f"{done} {observation.limit or 0:,} → {target}{who}{why}.{detail}"
-        case OrderKind.PAUSE:
+        case OverrideKind.PAUSE:
             until = "until `guard resume`"
             if order.until_seconds is not None:
                 until = f"for {format_duration(max(0.0, order.until_seconds - observation.boottime_seconds))}"
             return f"Raising paused {until}{who}{why}."
-        case OrderKind.RESUME:
+        case OverrideKind.RESUME:
             return f"Raising resumed{who}{why}."
         case _:
             assert_never(order.kind)

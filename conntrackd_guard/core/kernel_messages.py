@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from conntrackd_guard.core.model import KernelLine, LineKind
+from conntrackd_guard.core.model import KernelMessage, MessageKind
 
 _UNSIGNED_INT_MAX = 2**32 - 1
 """A namespace's inode number is an unsigned int (`ns_common.inum`)."""
@@ -19,29 +19,29 @@ _PREFIX = r"(?:(?:nf|ip)_conntrack: ){1,2}"
 
 _TABLE_FULL = re.compile(_PREFIX + r"table full(?: in netns ([1-9][0-9]{0,9}))?, dropping packet\.?")
 _SIBLINGS = (
-    (LineKind.EXPECTATION_FULL, re.compile(_PREFIX + r"expectation table full")),
+    (MessageKind.EXPECTATION_FULL, re.compile(_PREFIX + r"expectation table full")),
     (
-        LineKind.NEIGHBOUR_FULL,
+        MessageKind.NEIGHBOUR_FULL,
         re.compile(
             r"(?:neighbour: )?[a-z_]{1,24}_cache: neighbor table overflow!"
             r"|(?:ipv[46]: )?Neighbour table overflow\.?"  # the wording before 3.14
         ),
     ),
-    (LineKind.SUPPRESSED, re.compile(r"net_ratelimit: [1-9][0-9]{0,9} callbacks suppressed")),
+    (MessageKind.SUPPRESSED, re.compile(r"net_ratelimit: [1-9][0-9]{0,9} callbacks suppressed")),
 )
 
 
-def recognise(message: str) -> KernelLine | None:
+def recognise(message: str) -> KernelMessage | None:
     """Return what the kernel message says, None where it is not the guard's business."""
     match = _TABLE_FULL.fullmatch(message)
     if match is not None:
         namespace = int(match[1]) if match[1] else None
         if namespace is not None and namespace > _UNSIGNED_INT_MAX:
             return None
-        return KernelLine(kind=LineKind.TABLE_FULL, namespace=namespace, message=message)
+        return KernelMessage(kind=MessageKind.TABLE_FULL, namespace=namespace, text=message)
     for kind, pattern in _SIBLINGS:
         if pattern.fullmatch(message):
-            return KernelLine(kind=kind, namespace=None, message=message)
+            return KernelMessage(kind=kind, namespace=None, text=message)
     return None
 
 

@@ -6,10 +6,10 @@ from dataclasses import fields
 from typing import Any, assert_never
 
 from conntrackd_guard.core.codec import encode, verdict
-from conntrackd_guard.core.model import Hold, HoldReason, Order, OutcomeKind, Raise, Record
+from conntrackd_guard.core.model import Hold, HoldReason, OutcomeKind, Override, Raise, Record
 from conntrackd_guard.core.records import reason
 
-_ERRORS = frozenset({HoldReason.STANDOFF, HoldReason.RESERVE_BROKEN, HoldReason.OVER_BUDGET_AT_START})
+_ERRORS = frozenset({HoldReason.CONFLICT, HoldReason.RESERVE_BROKEN, HoldReason.OVER_BUDGET_AT_START})
 _WARNINGS = frozenset(
     {
         HoldReason.OVER_BUDGET,
@@ -20,7 +20,7 @@ _WARNINGS = frozenset(
         HoldReason.INT_MAX,
         HoldReason.WRITE_REFUSED,
         HoldReason.LIMIT_LOWERED,
-        HoldReason.SET_BY_ANOTHER,
+        HoldReason.SET_ELSEWHERE,
         HoldReason.UNTRUSTED_NAMESPACE,
         HoldReason.PAUSED,
         HoldReason.EXPECTATION_TABLE,
@@ -41,7 +41,7 @@ def level_of(record: Record) -> str:
             return "error" if record.outcome.kind is OutcomeKind.REJECTED else "warning"
         case Hold(reason=why):
             return "error" if why in _ERRORS else "warning" if why in _WARNINGS else "info"
-        case Order():
+        case Override():
             return "warning"
         case _:
             assert_never(record.decision)
@@ -54,14 +54,14 @@ def fields_of(record: Record) -> dict[str, Any]:
         "verdict": verdict(decision),
         "reason": reason(record),
         "from": observation.limit,
-        "to": decision.target if isinstance(decision, Raise | Order) else None,
+        "to": decision.target if isinstance(decision, Raise | Override) else None,
         "outcome": record.outcome.kind.value,
         "detail": record.outcome.detail,
         "mode": record.mode.value,
         "trigger": record.trigger.kind.value,
         "namespace": record.trigger.namespace,
         "kernel_message": record.trigger.message,
-        "lines": record.trigger.lines,
+        "lines": record.trigger.message_count,
         "key": record.key,
     }
     if isinstance(decision, Raise | Hold):

@@ -17,7 +17,7 @@ from conntrackd_guard.core.model import (
     Corroboration,
     HoldReason,
     Observation,
-    OrderKind,
+    OverrideKind,
     Record,
     Table,
     TriggerKind,
@@ -85,9 +85,9 @@ class Loop:
     """Wall time."""
     sources: Mapping[str, str]
     """The state of each source of kernel lines, in words."""
-    standoff: bool
+    conflict: bool
     over_budget: bool
-    troubles: int
+    recorder_errors: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +105,17 @@ class Figures:
 
 def known_ways() -> dict[Way, int]:
     """Return every way in which decisions usually end, at 0: of a series that begins with its first step, none is seen."""
-    triggers, truths = (TriggerKind.KERNEL_LINE, TriggerKind.PRESSURE), (Corroboration.CONFIRMED, Corroboration.UNKNOWN)
+    triggers, truths = (
+        (TriggerKind.KERNEL_MESSAGE, TriggerKind.FILLING_UP),
+        (Corroboration.CONFIRMED, Corroboration.UNKNOWN),
+    )
     raised_for = [f"{trigger} {truth}" for trigger in triggers for truth in truths]
     raises = [("raise", why, end) for why in (*raised_for, "restore") for end in ("applied", "rejected")]
     holds = [("hold", why.code, "none") for why in HoldReason]
-    orders = [("order", kind.value, "applied" if kind is OrderKind.REVERT else "none") for kind in OrderKind]
-    return dict.fromkeys((*raises, *holds, *orders), 0)
+    overrides = [
+        ("override", kind.value, "applied" if kind is OverrideKind.REVERT else "none") for kind in OverrideKind
+    ]
+    return dict.fromkeys((*raises, *holds, *overrides), 0)
 
 
 def way(record: Record) -> Way:
@@ -157,9 +162,11 @@ def _of_guard(figures: Figures) -> Iterator[Family]:
     yield _gauge("last_success_timestamp_seconds", "When the deciding loop last did all it had to.", loop.said_seconds)
     yield _gauge("source_up", "Whether the kernel's lines are heard from there.", heard, "source")
     yield _gauge("tables_complete", "Whether every namespace that tracks connections could be read.", seen.complete)
-    yield _gauge("troubles", "What can't be recorded at the moment; `guard status` says what.", loop.troubles)
+    yield _gauge(
+        "recorder_errors", "What can't be recorded at the moment; `guard status` says what.", loop.recorder_errors
+    )
     yield _gauge("paused", "Whether raising is paused by order.", seen.pause is not None)
-    yield _gauge("standoff", "Whether raising has stopped as another writer keeps lowering the limit.", loop.standoff)
+    yield _gauge("conflict", "Whether raising has stopped as another writer keeps lowering the limit.", loop.conflict)
     yield Family(
         name="guard_decisions_total",
         kind=Kind.COUNTER,
@@ -194,7 +201,7 @@ def _of_tables(figures: Figures) -> Iterator[Family]:
     for name, kind, text, samples in (
         ("entries", Kind.GAUGE, "Entries that a table holds", held),
         ("drops_total", Kind.COUNTER, "Packets dropped because a table was full", drops),
-        ("early_drops_total", Kind.COUNTER, "Entries that the kernel evicted to make room", early),
+        ("early_drop_total", Kind.COUNTER, "Entries that the kernel evicted to make room", early),
     ):
         yield Family(
             name=f"guard_table_{name}",
@@ -208,7 +215,7 @@ def _of_tables(figures: Figures) -> Iterator[Family]:
 def _of_memory(cost: Cost) -> Iterator[Family]:
     yield _gauge("cost_bytes", "Kernel memory that entries and buckets take now.", cost.now_bytes)
     yield _gauge("budget_bytes", "The most that full tables and buckets may cost.", cost.budget_bytes)
-    yield _gauge("reserve_bytes", "Memory that must stay available.", cost.reserve_bytes)
+    yield _gauge("min_available_bytes", "Memory that must stay available.", cost.min_available_bytes)
     yield _gauge("memory_available_bytes", "Memory that is available.", cost.available_bytes)
     yield _gauge("headroom_bytes", "What tables may grow by, within budget and above reserve.", cost.headroom_bytes)
 

@@ -29,7 +29,7 @@ class Addresses(StrEnum):
     OFF = "off"
 
 
-class LineKind(StrEnum):
+class MessageKind(StrEnum):
     """What a kernel line is about."""
 
     TABLE_FULL = "table_full"
@@ -39,20 +39,20 @@ class LineKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KernelLine:
+class KernelMessage:
     """A kernel message that concerns the guard, as `core.kernel_messages.recognise` reads it."""
 
-    kind: LineKind
+    kind: MessageKind
     namespace: int | None
     """Inode of the network namespace that the line names, None where it names none."""
-    message: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelEvent:
     """A recognised kernel line as a source heard it. Whether it is live is for `core.liveness` to say."""
 
-    line: KernelLine
+    message: KernelMessage
     stamp_us: int | None
     """The kernel's own stamp (printk's local clock): comparable with kernel stamps of the same boot only."""
     boot_id: str
@@ -67,16 +67,16 @@ class KernelEvent:
 class TriggerKind(StrEnum):
     """What made the guard look."""
 
-    KERNEL_LINE = "kernel_line"
-    PRESSURE = "pressure"
+    KERNEL_MESSAGE = "kernel_message"
+    FILLING_UP = "filling_up"
     OTHER_WRITER = "other_writer"
     MEMORY = "memory"
     START = "start"
-    ORDER = "order"
+    OVERRIDE = "override"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class PersistedLimit:
     """What the drop-in keeps for the next boot, and what it says of the host it was written on."""
 
     limit: int
@@ -93,17 +93,17 @@ class Trigger:
     """Why a decision is asked for. One decision may answer several lines of the same burst."""
 
     kind: TriggerKind
-    line: LineKind | None = None
+    message_kind: MessageKind | None = None
     namespace: int | None = None
     message: str = ""
     live: bool = True
     was: int | None = None
     """The limit before another writer changed it."""
-    kept: Kept | None = None
+    kept: PersistedLimit | None = None
     """At start: what should be in force."""
-    lines: int = 0
+    message_count: int = 0
     """Kernel lines that this decision answers."""
-    line_seconds: float | None = None
+    message_seconds: float | None = None
     """When the newest of those lines reached the guard (CLOCK_BOOTTIME)."""
     stamp_us: int | None = None
 
@@ -207,24 +207,24 @@ class Share:
 class Policy:
     """The settings that decide. Defaults and their sources stand in `core.settings`."""
 
-    kernel_line: bool = True
-    pressure: bool = True
+    kernel_message: bool = True
+    raise_early: bool = True
     threshold: float = 0.80
-    factor: float = 1.5
-    min_entries: int = 8192
-    runway_seconds: float = 30.0
+    growth_factor: float = 1.5
+    min_step: int = 8192
+    lookahead_seconds: float = 30.0
     budget: Share = Share(fraction=0.10)
-    reserve: Share | None = None
+    min_available: Share | None = None
     """None: the larger of 5 % of memory and min(512 MiB, 25 % of memory)."""
-    ceiling: int | None = None
-    flood_ceiling: int | None = None
+    max_limit: int | None = None
+    flood_max_limit: int | None = None
     """The limit that a flood is raised to at most: 0 holds, None raises as for any need."""
-    settle_seconds: float = 2.0
-    settle_full_seconds: float = 0.2
-    raises: int = 20
-    raises_window_seconds: float = 600.0
-    standoff: int = 3
-    standoff_window_seconds: float = 86400.0
+    cooldown_seconds: float = 2.0
+    cooldown_full_seconds: float = 0.2
+    max_raises: int = 20
+    max_raises_window_seconds: float = 600.0
+    conflict_limit: int = 3
+    conflict_window_seconds: float = 86400.0
     buckets: Buckets = Buckets.KEEP
     trust_user_namespaces: bool = False
 
@@ -241,10 +241,10 @@ class Bound(StrEnum):
     """What ended the step."""
 
     TARGET = "target"
-    CEILING = "ceiling"
+    MAX_LIMIT = "max_limit"
     FLOOD = "flood"
     BUDGET = "budget"
-    RESERVE = "reserve"
+    MIN_AVAILABLE = "min_available"
     CHAINS = "chains"
     INT_MAX = "int_max"
 
@@ -285,14 +285,14 @@ class Arithmetic:
     new_bytes: int
     """bytes_per_entry × (charged − held) + new_bucket_bytes: what the reserve is held against."""
     budget_bytes: int
-    reserve_bytes: int
+    min_available_bytes: int
     memory_total_bytes: int
     memory_hugetlb_bytes: int
     memory_available_bytes: int
-    ceiling: int | None
+    max_limit: int | None
     chain: float | None
     """Average hash chain if all charged entries came: 2 × charged ÷ buckets."""
-    flood_ceiling: int | None = None
+    flood_max_limit: int | None = None
     """What `on_flood` allows, where a flood fills every table that is raised for; None where it allows all."""
     estimate: bool = False
 
@@ -304,7 +304,10 @@ class HoldReason(Enum):
         self.code = code
         self.sentence = sentence
 
-    PAST = ("past", "The line was logged before this run began; it is recorded, and the tables are asked instead.")
+    HISTORICAL = (
+        "historical",
+        "The line was logged before this run began; it is recorded, and the tables are asked instead.",
+    )
     TRIGGER_OFF = ("trigger_off", "This trigger is switched off in the settings.")
     EXPECTATION_TABLE = (
         "expectation_table",
@@ -317,22 +320,22 @@ class HoldReason(Enum):
         "unconfirmed",
         "No table can confirm the line, and one plain step was made for such a line within the last while.",
     )
-    ANSWERED = ("answered", "A raise made just before already covers this.")
-    EASED = ("eased", "The need has passed.")
+    SUPERSEDED = ("superseded", "A raise made just before already covers this.")
+    RESOLVED = ("resolved", "The need has passed.")
     STABLE = ("stable", "Use is above the threshold but not growing towards the limit.")
-    REHEARSED_ENOUGH = ("rehearsed_enough", "The limit reached by the rehearsed raises would hold this.")
+    DRY_RUN_SUFFICIENT = ("dry_run_sufficient", "The limit reached by the rehearsed raises would hold this.")
     UNTRUSTED_NAMESPACE = (
         "untrusted_namespace",
         "The table belongs to a user namespace, which any user can make; it is not raised for.",
     )
     PAUSED = ("paused", "Raising is paused by order.")
-    STANDOFF = ("standoff", "Another writer keeps lowering the limit; the guard has stopped raising.")
+    CONFLICT = ("conflict", "Another writer keeps lowering the limit; the guard has stopped raising.")
     UNLIMITED = ("unlimited", "The limit is 0, which means unlimited.")
     NO_CONNTRACK = ("no_conntrack", "This kernel tracks no connections yet.")
     WRITE_REFUSED = ("write_refused", "The kernel refused the last write; it is tried again later.")
     CHANGED_UNDER_US = ("changed_under_us", "The limit changed while the guard was deciding.")
-    SETTLING = ("settling", "The last raise is being given time to take effect.")
-    ALLOWANCE = ("allowance", "The raises allowed within the window are spent.")
+    COOLDOWN = ("cooldown", "The last raise is being given time to take effect.")
+    RATE_LIMITED = ("rate_limited", "The raises allowed within the window are spent.")
     OVER_BUDGET = ("over_budget", "The step would cost more kernel memory than the budget.")
     RESERVE = ("reserve", "The step would leave less memory available than the reserve.")
     AT_CEILING = ("at_ceiling", "The limit has reached the ceiling.")
@@ -343,9 +346,9 @@ class HoldReason(Enum):
     )
     CHAINS = ("chains", "The hash chains would grow so long that packets drop without a line.")
     INT_MAX = ("int_max", "The limit is the largest number the kernel takes.")
-    IN_FORCE = ("in_force", "The limit that was kept for this boot is in force.")
-    SET_BY_ANOTHER = (
-        "set_by_another",
+    ALREADY_IN_FORCE = ("already_in_force", "The limit that was kept for this boot is in force.")
+    SET_ELSEWHERE = (
+        "set_elsewhere",
         "The limit is below the one kept for this boot, and no kernel default: somebody set it, so it is left alone.",
     )
     OVER_BUDGET_AT_START = (
@@ -380,7 +383,7 @@ class Hold:
     advice: tuple[str, ...] = ()
 
 
-class OrderKind(StrEnum):
+class OverrideKind(StrEnum):
     """What an operator may order."""
 
     REVERT = "revert"
@@ -389,10 +392,10 @@ class OrderKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Override:
     """An operator's order: it outranks policy."""
 
-    kind: OrderKind
+    kind: OverrideKind
     target: int | None = None
     """The limit a revert goes back to."""
     until_seconds: float | None = None
@@ -402,7 +405,7 @@ class Order:
     login_uid: int | None = None
 
 
-Decision = Raise | Hold | Order
+Decision = Raise | Hold | Override
 
 
 class OutcomeKind(StrEnum):
@@ -444,7 +447,7 @@ class State:
     raise_seconds: tuple[float, ...] = ()
     set_limit: int | None = None
     """The limit that the guard's last write left in force; None once another writer or an order changed it."""
-    fight_seconds: tuple[float, ...] = ()
+    conflict_seconds: tuple[float, ...] = ()
     refusal: Refusal | None = None
     unknown_seconds: float | None = None
     """The last raise that no table could confirm."""

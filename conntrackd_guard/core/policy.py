@@ -2,7 +2,7 @@
 
 No clock, no file, no log. The same inputs give the same decision, so any row of a history can be
 decided again from what the row holds. It never asks for a lower limit, never for one over the
-ceiling, the budget, the reserve or INT_MAX, and never for two raises inside `settle`.
+ceiling, the budget, the reserve or INT_MAX, and never for two raises inside `cooldown`.
 
 The questions are asked in this order, and the first one that ends the matter gives the reason:
 is there a limit to raise; is it ours to answer; is it true; may we; is it too soon; is it a flood; what fits.
@@ -21,9 +21,9 @@ from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
     HoldReason,
-    Kept,
-    LineKind,
+    MessageKind,
     Observation,
+    PersistedLimit,
     Policy,
     Raise,
     State,
@@ -45,27 +45,27 @@ _DEFAULT_FACTORS = (1, 4, 8)
 _RESUME = "`guard resume` ends a pause; /etc/conntrackd-guard/pause is ended by removing it."
 
 _SIBLINGS = {
-    LineKind.EXPECTATION_FULL: (
+    MessageKind.EXPECTATION_FULL: (
         HoldReason.EXPECTATION_TABLE,
         "Look at `conntrack -L expect`; the limit is net.netfilter.nf_conntrack_expect_max.",
     ),
-    LineKind.NEIGHBOUR_FULL: (
+    MessageKind.NEIGHBOUR_FULL: (
         HoldReason.NEIGHBOUR_TABLE,
         "Look at `ip neigh`; the limits are net.ipv4.neigh.default.gc_thresh3 and its IPv6 twin.",
     ),
-    LineKind.SUPPRESSED: (
+    MessageKind.SUPPRESSED: (
         HoldReason.SUPPRESSED,
         "Lines were lost to net.core.message_cost; what they said shows in the drop counters.",
     ),
 }
 _BOUND_HOLDS = {
-    Bound.CEILING: (HoldReason.AT_CEILING, "Raise `ceiling` in the settings if the host can bear more."),
+    Bound.MAX_LIMIT: (HoldReason.AT_CEILING, "Raise `max_limit` in the settings if the host can bear more."),
     Bound.FLOOD: (HoldReason.FLOOD, "`guard top` has commands against it; `on_flood: raise` would raise all the same."),
     Bound.BUDGET: (
         HoldReason.OVER_BUDGET,
         "Raise `budget`, add memory, or shorten timeouts (`guard show` has the sum).",
     ),
-    Bound.RESERVE: (HoldReason.RESERVE, "Free memory on this host, or lower `reserve`."),
+    Bound.MIN_AVAILABLE: (HoldReason.RESERVE, "Free memory on this host, or lower `min_available`."),
     Bound.INT_MAX: (HoldReason.INT_MAX, "Find out why so many flows are kept: no limit can help."),
 }
 
@@ -98,9 +98,9 @@ def _not_ours(  # noqa: PLR0911 - one return an answer
 ) -> Hold | None:
     """Is there a limit to raise, and is this trigger a reason to?"""
     if not trigger.live:
-        return Hold(reason=HoldReason.PAST)
-    if trigger.line in _SIBLINGS:
-        reason, advice = _SIBLINGS[trigger.line]
+        return Hold(reason=HoldReason.HISTORICAL)
+    if trigger.message_kind in _SIBLINGS:
+        reason, advice = _SIBLINGS[trigger.message_kind]
         return Hold(reason=reason, advice=(advice,))
     if observation.limit is None:
         return Hold(reason=HoldReason.NO_CONNTRACK)
@@ -111,30 +111,32 @@ def _not_ours(  # noqa: PLR0911 - one return an answer
         return Hold(reason=HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED)
     if trigger.kind is TriggerKind.MEMORY:
         broken = budget.is_broken(observation, policy)
-        return Hold(reason=HoldReason.RESERVE_BROKEN if broken else HoldReason.EASED, arithmetic=broken)
+        return Hold(reason=HoldReason.RESERVE_BROKEN if broken else HoldReason.RESOLVED, arithmetic=broken)
     switched_on = {
-        TriggerKind.KERNEL_LINE: policy.kernel_line,
-        TriggerKind.PRESSURE: policy.pressure,
+        TriggerKind.KERNEL_MESSAGE: policy.kernel_message,
+        TriggerKind.FILLING_UP: policy.raise_early,
         TriggerKind.START: trigger.kept is not None,
     }
     return None if switched_on.get(trigger.kind) else Hold(reason=HoldReason.TRIGGER_OFF)
 
 
-def _at_start(kept: Kept, observation: Observation, policy: Policy) -> Raise | Hold:
+def _at_start(kept: PersistedLimit, observation: Observation, policy: Policy) -> Raise | Hold:
     """Is the kept limit in force, and may it be put back? Only over a kernel default: another value is somebody's."""
     limit = observation.limit or 0
     initial = tuple(table for table in observation.tables if table.initial)
     charged = budget.charges(observation, initial, policy, unknown=not initial)
     if limit >= kept.limit:
-        arithmetic = budget.work_out(observation, charged, limit, 0.0, policy, counted=(Bound.BUDGET, Bound.RESERVE))
+        arithmetic = budget.work_out(
+            observation, charged, limit, 0.0, policy, counted=(Bound.BUDGET, Bound.MIN_AVAILABLE)
+        )
         if arithmetic.bound is not Bound.TARGET:
             step = "It is never lowered unasked: `guard revert --all` goes back to the limit before the first raise."
             return Hold(reason=HoldReason.OVER_BUDGET_AT_START, arithmetic=arithmetic, advice=(step,))
-        return Hold(reason=HoldReason.IN_FORCE)
+        return Hold(reason=HoldReason.ALREADY_IN_FORCE)
     buckets = observation.buckets or 0
     if limit not in {factor * buckets for factor in _DEFAULT_FACTORS}:
         step = "`guard doctor` names what sets it at boot. The next need raises it from there."
-        return Hold(reason=HoldReason.SET_BY_ANOTHER, advice=(step,))
+        return Hold(reason=HoldReason.SET_ELSEWHERE, advice=(step,))
     if observation.pause is not None:
         return Hold(reason=HoldReason.PAUSED, advice=(_RESUME,))
     return _what_fits(
@@ -148,25 +150,25 @@ def _truth(  # noqa: PLR0911 - one return an answer
     """Do the tables bear it out?"""
     now = observation.boottime_seconds
     limit = observation.limit or 0
-    if trigger.kind is TriggerKind.PRESSURE:
+    if trigger.kind is TriggerKind.FILLING_UP:
         needy = _needy(trigger, observation, policy)
         if not needy:
-            return Corroboration.CONTRADICTED, Hold(reason=HoldReason.EASED)
+            return Corroboration.CONTRADICTED, Hold(reason=HoldReason.RESOLVED)
         if all(is_stable(table.count, limit, table.demand_per_second) for table in needy):
             return Corroboration.CONFIRMED, Hold(reason=HoldReason.STABLE, retry_seconds=now + RECHECK_SECONDS)
         return Corroboration.CONFIRMED, None
     truth = corroborate(trigger, observation)
     if truth is Corroboration.CONFIRMED:
         if observation.kernel_limit != observation.limit and not _pressing(trigger, observation, policy):
-            return truth, Hold(reason=HoldReason.REHEARSED_ENOUGH, corroboration=truth)
+            return truth, Hold(reason=HoldReason.DRY_RUN_SUFFICIENT, corroboration=truth)
         return truth, None
     # A table that was judged has shown that the raise made room; one that can't be judged may be full again.
-    covered = policy.settle_seconds if truth is Corroboration.CONTRADICTED else policy.settle_full_seconds
-    if state.last_raise_seconds is not None and (trigger.line_seconds or now) < state.last_raise_seconds + covered:
-        return truth, Hold(reason=HoldReason.ANSWERED, corroboration=truth)
+    covered = policy.cooldown_seconds if truth is Corroboration.CONTRADICTED else policy.cooldown_full_seconds
+    if state.last_raise_seconds is not None and (trigger.message_seconds or now) < state.last_raise_seconds + covered:
+        return truth, Hold(reason=HoldReason.SUPERSEDED, corroboration=truth)
     if truth is Corroboration.CONTRADICTED:
         return truth, Hold(reason=HoldReason.CONTRADICTED, corroboration=truth)
-    stepped = state.unknown_seconds is not None and now < state.unknown_seconds + policy.raises_window_seconds
+    stepped = state.unknown_seconds is not None and now < state.unknown_seconds + policy.max_raises_window_seconds
     if stepped:
         return truth, Hold(reason=HoldReason.UNCONFIRMED, retry_seconds=now + RECHECK_SECONDS, corroboration=truth)
     return truth, None
@@ -184,7 +186,7 @@ def _pressing(trigger: Trigger, observation: Observation, policy: Policy) -> tup
     The table of a pressure episode stays one until it is RELEASE below the threshold, and no longer.
     """
     limit = observation.limit or 0
-    episode = trigger.namespace if trigger.kind is TriggerKind.PRESSURE else None
+    episode = trigger.namespace if trigger.kind is TriggerKind.FILLING_UP else None
     return tuple(
         t
         for t in observation.tables
@@ -211,10 +213,10 @@ def _forbidden(
             corroboration=truth,
             advice=(_RESUME,),
         )
-    fights = [at for at in state.fight_seconds if at > now - policy.standoff_window_seconds]
-    if policy.standoff and len(fights) >= policy.standoff:
+    fights = [at for at in state.conflict_seconds if at > now - policy.conflict_window_seconds]
+    if policy.conflict_limit and len(fights) >= policy.conflict_limit:
         return Hold(
-            reason=HoldReason.STANDOFF,
+            reason=HoldReason.CONFLICT,
             retry_seconds=now + RECHECK_SECONDS,
             corroboration=truth,
             advice=("Find who lowers net.netfilter.nf_conntrack_max and change it there; then `guard resume`.",),
@@ -232,14 +234,14 @@ def _too_soon(
         return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=refusal.until_seconds)
     dropping = any(t.count >= (observation.limit or 0) or t.dropped for t in needy)
     if state.last_raise_seconds is not None:
-        settled = state.last_raise_seconds + (policy.settle_full_seconds if dropping else policy.settle_seconds)
+        settled = state.last_raise_seconds + (policy.cooldown_full_seconds if dropping else policy.cooldown_seconds)
         if now < settled:
-            return Hold(reason=HoldReason.SETTLING, retry_seconds=settled)
-    recent = [at for at in state.raise_seconds if at > now - policy.raises_window_seconds]
-    if trigger.kind is TriggerKind.PRESSURE and not dropping and len(recent) >= policy.raises:
+            return Hold(reason=HoldReason.COOLDOWN, retry_seconds=settled)
+    recent = [at for at in state.raise_seconds if at > now - policy.max_raises_window_seconds]
+    if trigger.kind is TriggerKind.FILLING_UP and not dropping and len(recent) >= policy.max_raises:
         return Hold(
-            reason=HoldReason.ALLOWANCE,
-            retry_seconds=min(recent[-policy.raises] + policy.raises_window_seconds, now + RECHECK_SECONDS),
+            reason=HoldReason.RATE_LIMITED,
+            retry_seconds=min(recent[-policy.max_raises] + policy.max_raises_window_seconds, now + RECHECK_SECONDS),
             advice=("The table keeps growing: `guard history` shows how fast. Find out what opens these flows.",),
         )
     return None
@@ -293,7 +295,7 @@ def _what_fits(
 def _demand(needy: tuple[Table, ...], policy: Policy) -> float:
     """Return the largest demand of a table that is raised for; a flood's beside it is none, where `on_flood` bounds it."""
     tables = raised_for(needy, policy)
-    if policy.flood_ceiling is not None:
+    if policy.flood_max_limit is not None:
         tables = tuple(table for table in tables if not table.flooded) or tables
     return max((table.demand_per_second or 0.0 for table in tables), default=0.0)
 
@@ -302,9 +304,9 @@ def _wanted(limit: int, observation: Observation, demand: float, policy: Policy)
     """Return what the need asks for. The last term brings every table below the threshold."""
     largest = max((table.count for table in observation.tables), default=0)
     return max(
-        math.ceil(limit * policy.factor),
-        limit + policy.min_entries,
-        min(math.ceil(limit + demand * policy.runway_seconds), RUNWAY_FACTOR * limit),
+        math.ceil(limit * policy.growth_factor),
+        limit + policy.min_step,
+        min(math.ceil(limit + demand * policy.lookahead_seconds), RUNWAY_FACTOR * limit),
         math.floor(largest / policy.threshold) + 1,
     )
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import assert_never
 
 from conntrackd_guard.core.codec import verdict
-from conntrackd_guard.core.model import Hold, Order, OutcomeKind, Raise, Record, TriggerKind
+from conntrackd_guard.core.model import Hold, OutcomeKind, Override, Raise, Record, TriggerKind
 
 
 def reason(record: Record) -> str:
     """Return why, as one stable word or two.
 
     A hold: the code of its reason (`over_budget`). A raise: `restore` at start, else its trigger and what the
-    tables said of it (`kernel_line confirmed`); what ended the step is `bound` in its arithmetic. An order: its
+    tables said of it (`kernel_message confirmed`); what ended the step is `bound` in its arithmetic. An order: its
     kind (`revert`); what the operator wrote is part of the sentence.
     """
     match record.decision:
@@ -26,7 +26,7 @@ def reason(record: Record) -> str:
             return "restore"
         case Raise(corroboration=corroboration):
             return f"{record.trigger.kind} {corroboration}"
-        case Order(kind=kind):
+        case Override(kind=kind):
             return kind.value
         case other:
             assert_never(other)
@@ -55,5 +55,5 @@ def identity(record: Record) -> str:
     limit, trigger = record.observation.limit, record.trigger
     parts: tuple[object, ...] = ("refused", record.outcome.errno, limit)
     if not is_refused(record):
-        parts = (trigger.namespace, trigger.kind, trigger.line, verdict(record.decision), reason(record), limit)
+        parts = (trigger.namespace, trigger.kind, trigger.message_kind, verdict(record.decision), reason(record), limit)
     return "|".join(map(str, parts))

@@ -9,10 +9,10 @@ from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
     HoldReason,
-    Order,
-    OrderKind,
     Outcome,
     OutcomeKind,
+    Override,
+    OverrideKind,
     Policy,
     Raise,
     Record,
@@ -38,13 +38,13 @@ def advance(state: State, record: Record) -> State:
             return replace(after, unknown_seconds=now) if unknown else after
         case Hold(reason=HoldReason.LIMIT_LOWERED):
             fought = state.set_limit is not None and (record.observation.limit or 0) < state.set_limit
-            fights = (*state.fight_seconds, now)[-_FIGHTS_KEPT:] if fought else state.fight_seconds
-            return replace(state, set_limit=None, fight_seconds=fights)
+            fights = (*state.conflict_seconds, now)[-_FIGHTS_KEPT:] if fought else state.conflict_seconds
+            return replace(state, set_limit=None, conflict_seconds=fights)
         case Hold(reason=HoldReason.LIMIT_RAISED):
             return replace(state, set_limit=None)
         case Hold():
             return state
-        case Order():
+        case Override():
             return _after_order(state, decision, record.outcome)
         case _:
             assert_never(decision)
@@ -52,7 +52,7 @@ def advance(state: State, record: Record) -> State:
 
 def lost(now: float, policy: Policy) -> State:
     """Return the state for a lost history: settle runs from now, and half the allowance is spent."""
-    return State(last_raise_seconds=now, raise_seconds=(now,) * -(-policy.raises // 2))
+    return State(last_raise_seconds=now, raise_seconds=(now,) * -(-policy.max_raises // 2))
 
 
 def rehearsed_limit(state: State, in_force: int | None) -> int | None:
@@ -86,13 +86,13 @@ def _refused(before: Refusal | None, outcome: Outcome, limit: int, now: float) -
     return Refusal(errno=outcome.errno or 0, limit=limit, count=count, until_seconds=now + wait)
 
 
-def _after_order(state: State, order: Order, outcome: Outcome) -> State:
+def _after_order(state: State, order: Override, outcome: Outcome) -> State:
     match order.kind:
-        case OrderKind.REVERT:
+        case OverrideKind.REVERT:
             return replace(state, set_limit=None, refusal=None) if outcome.kind is OutcomeKind.APPLIED else state
-        case OrderKind.RESUME:
-            return replace(state, fight_seconds=(), refusal=None)
-        case OrderKind.PAUSE:
+        case OverrideKind.RESUME:
+            return replace(state, conflict_seconds=(), refusal=None)
+        case OverrideKind.PAUSE:
             return state
         case _:
             assert_never(order.kind)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from conntrackd_guard.core.model import Hold, HoldReason, OutcomeKind, Record
 
-NEED_A_PERSON = frozenset(
+ACTIONABLE = frozenset(
     {
         HoldReason.OVER_BUDGET,
         HoldReason.OVER_BUDGET_AT_START,
@@ -16,13 +16,13 @@ NEED_A_PERSON = frozenset(
         HoldReason.FLOOD,
         HoldReason.CHAINS,  # where raising ends by default on most hosts: larger than any other bound in practice
         HoldReason.INT_MAX,
-        HoldReason.STANDOFF,
+        HoldReason.CONFLICT,
         HoldReason.RESERVE_BROKEN,
     }
 )
 
 
-def needs_person(record: Record) -> bool:
+def needs_operator(record: Record) -> bool:
     """Return whether the record is a hold that only a person can end."""
     decision = record.decision
-    return isinstance(decision, Hold) and decision.reason in NEED_A_PERSON and record.outcome.kind is OutcomeKind.NONE
+    return isinstance(decision, Hold) and decision.reason in ACTIONABLE and record.outcome.kind is OutcomeKind.NONE

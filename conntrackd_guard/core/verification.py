@@ -26,7 +26,7 @@ class Drops(StrEnum):
 
     NONE = "none"
     ENDED = "ended"
-    GO_ON = "go_on"
+    CONTINUING = "continuing"
     UNKNOWN = "unknown"
 
 
@@ -39,7 +39,7 @@ class End(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FollowUp:
+class Verification:
     """What came of one raise. Stored beside its decision."""
 
     key: str
@@ -55,7 +55,7 @@ class FollowUp:
     """When the last of them was seen, counted from the raise."""
     growth_per_second: float | None
     """Δcount + Δdrop + Δearly_drop a second of the table that is full first; None where it was seen too short."""
-    lasts_seconds: float | None
+    seconds_to_full: float | None
     """How long the limit lasts at that growth; None where none grows, or that can't be told."""
 
 
@@ -74,7 +74,7 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AfterRaise:
+class PendingVerification:
     """A raise that is being watched."""
 
     key: str
@@ -88,7 +88,7 @@ class AfterRaise:
     last_drop_seconds: float | None = None
 
 
-def begin(record: Record, limit: int) -> AfterRaise:
+def begin(record: Record, limit: int) -> PendingVerification:
     """Return the watch on an applied raise; `limit` is the one it left in force."""
     now = record.observation.boottime_seconds
     tables = {
@@ -96,7 +96,7 @@ def begin(record: Record, limit: int) -> AfterRaise:
         for table in record.observation.tables
     }
     decision = record.decision
-    return AfterRaise(
+    return PendingVerification(
         key=record.key,
         limit=limit,
         raised_seconds=now,
@@ -106,7 +106,7 @@ def begin(record: Record, limit: int) -> AfterRaise:
     )
 
 
-def seen(after: AfterRaise, tables: Sequence[Table], now: float) -> AfterRaise:
+def seen(after: PendingVerification, tables: Sequence[Table], now: float) -> PendingVerification:
     """Return the watch with one look more."""
     known, last_drop = dict(after.tables), after.last_drop_seconds
     for table in tables:
@@ -136,21 +136,21 @@ def _has_room(known: dict[int, _Seen], table: Table) -> bool:
     return True
 
 
-def is_over(after: AfterRaise, now: float) -> bool:
+def is_over(after: PendingVerification, now: float) -> bool:
     """Return whether it was watched for as long as it is to be."""
     return now - after.raised_seconds >= WATCH_SECONDS
 
 
-def conclude(after: AfterRaise, end: End, now: float) -> FollowUp:
+def conclude(after: PendingVerification, end: End, now: float) -> Verification:
     """Return what came of the raise."""
     seconds = max(0.0, now - after.raised_seconds)
     drops = _drops(after, seconds)
     told = {name: _growth(table) for name, table in after.tables.items() if _to_the_end(after, table, seconds)}
     growths = {name: rate for name, rate in told.items() if rate is not None}
-    lasts = {name: _lasts_seconds(after, name, rate) for name, rate in growths.items() if round(rate, 1) > 0}
+    lasts = {name: _seconds_to_full(after, name, rate) for name, rate in growths.items() if round(rate, 1) > 0}
     first_full = min(lasts, key=lambda name: lasts[name], default=None)
     growth = (0.0 if growths else None) if first_full is None else growths[first_full]
-    return FollowUp(
+    return Verification(
         key=after.key,
         limit=after.limit,
         seconds=round(seconds, 3),
@@ -159,17 +159,17 @@ def conclude(after: AfterRaise, end: End, now: float) -> FollowUp:
         dropped=None if drops is Drops.UNKNOWN else sum(table.dropped or 0 for table in after.tables.values()),
         last_drop_seconds=None if after.last_drop_seconds is None else round(after.last_drop_seconds, 3),
         growth_per_second=None if growth is None else round(growth, 1),
-        lasts_seconds=None if first_full is None else round(lasts[first_full], 1),
+        seconds_to_full=None if first_full is None else round(lasts[first_full], 1),
     )
 
 
-def _drops(after: AfterRaise, seconds: float) -> Drops:
+def _drops(after: PendingVerification, seconds: float) -> Drops:
     """Drops go on where the later half of the watch still saw some: packets in flight come at once.
 
     That other tables drop nothing proves nothing of one that was not seen.
     """
     if after.last_drop_seconds is not None and after.last_drop_seconds > seconds / 2:
-        return Drops.GO_ON
+        return Drops.CONTINUING
     counted = {name for name, table in after.tables.items() if table.dropped is not None}
     is_seen = not after.unconfirmed if after.namespace is None else after.namespace in counted
     if not counted or not is_seen:
@@ -177,7 +177,7 @@ def _drops(after: AfterRaise, seconds: float) -> Drops:
     return Drops.NONE if after.last_drop_seconds is None else Drops.ENDED
 
 
-def _to_the_end(after: AfterRaise, table: _Seen, seconds: float) -> bool:
+def _to_the_end(after: PendingVerification, table: _Seen, seconds: float) -> bool:
     """Return whether the later half of the watch saw it; a namespace that ended fills no limit."""
     return table.last_seconds - after.raised_seconds >= seconds / 2
 
@@ -191,5 +191,5 @@ def _growth(table: _Seen) -> float | None:
     return (last.count - first.count + refused) / elapsed
 
 
-def _lasts_seconds(after: AfterRaise, name: int, growth: float) -> float:
+def _seconds_to_full(after: PendingVerification, name: int, growth: float) -> float:
     return max(0, after.limit - after.tables[name].last.count) / growth

@@ -9,7 +9,7 @@ from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Hold, HoldReason, Outcome, OutcomeKind, Raise, Record
 from conntrackd_guard.core.policy import RECHECK_SECONDS
 from conntrackd_guard.host.conntrack.limit import Kernel
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 LOWERED_RETRIES = 3
 """A limit lowered while deciding is observed and decided on again this often; then the next tick does."""
@@ -30,9 +30,9 @@ class BucketsRefused:
 class Applier:
     """Carries a Raise out against a kernel, real or rehearsing."""
 
-    def __init__(self, kernel: Kernel, run_files: RunFiles) -> None:
+    def __init__(self, kernel: Kernel, runtime_dir: RuntimeDir) -> None:
         self._kernel = kernel
-        self._run_files = run_files
+        self._run_files = runtime_dir
 
     def apply(self, planned: Record, decision: Raise) -> Record | Lowered | BucketsRefused:
         """Return the record of what was done about `decision`; a refusal by the host is an outcome, not an error."""

@@ -19,12 +19,12 @@ from conntrackd_guard.core.model import (
     Buckets,
     Hold,
     HoldReason,
-    Kept,
-    LineKind,
+    MessageKind,
     Mode,
     Observation,
     Outcome,
     OutcomeKind,
+    PersistedLimit,
     Policy,
     Raise,
     Record,
@@ -35,14 +35,14 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.state import advance
-from conntrackd_guard.core.verification import AfterRaise, End
+from conntrackd_guard.core.verification import End, PendingVerification
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, Applier, BucketsRefused, Lowered
 from conntrackd_guard.daemon.flood_detector import Floods
-from conntrackd_guard.daemon.log_sources import Intake
+from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.observer import Observer
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.systemd_notify import Service
 from conntrackd_guard.recording.recorder import Recorder
 
@@ -51,7 +51,7 @@ ORDER_SECONDS = 10.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Parts:
+class Dependencies:
     """What the loop works with."""
 
     mode: Mode
@@ -60,18 +60,18 @@ class Parts:
     floods: Floods
     applier: Applier
     recorder: Recorder
-    run_files: RunFiles
-    intake: Intake
+    runtime_dir: RuntimeDir
+    log_sources: LogSources
     clock: Clock
     service: Service
-    kept: Kept | None = None
+    kept: PersistedLimit | None = None
     """What the drop-in kept for this boot, as it was at start."""
 
 
-class Decider:
+class Controller:
     """Decides with `policy` and `state`. Methods raise GuardError where the host can't be read."""
 
-    def __init__(self, parts: Parts, policy: Policy, state: State) -> None:
+    def __init__(self, parts: Dependencies, policy: Policy, state: State) -> None:
         self._p = parts
         self.policy = policy
         self.state = state
@@ -80,7 +80,7 @@ class Decider:
         """The limit in force as last seen, or as the guard left it before it was restarted."""
         self._bearable: int | None = None
         """What this host could bear at start, where the limit found then was more."""
-        self._after: AfterRaise | None = None
+        self._after: PendingVerification | None = None
         self._keys = 0
         parts.floods.prepare(policy)
 
@@ -115,11 +115,11 @@ class Decider:
         else:
             raise AssertionError("the last attempt always ends in a record")
         decision = record.decision
-        if not (quietly_eased and isinstance(decision, Hold) and decision.reason is HoldReason.EASED):
+        if not (quietly_eased and isinstance(decision, Hold) and decision.reason is HoldReason.RESOLVED):
             self._finish(record, policy, covers=covers)
         if isinstance(decision, Raise) and record.outcome.kind is OutcomeKind.REJECTED and self.state.refusal:
             return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=self.state.refusal.until_seconds)
-        return decision if isinstance(decision, Raise | Hold) else Hold(reason=HoldReason.EASED)
+        return decision if isinstance(decision, Raise | Hold) else Hold(reason=HoldReason.RESOLVED)
 
     def look_for_other_writers(self) -> bool:
         """Notice a limit that neither the guard nor an order set, and record it; return whether there was one."""
@@ -136,7 +136,7 @@ class Decider:
             what = (
                 "tracks no connections any more" if limit is None else f"tracks connections now, with limit {limit:,}"
             )
-            self._p.recorder.say("guard.notice", "info", f"This kernel {what}.")
+            self._p.recorder.say("guard.info", "info", f"This kernel {what}.")
             if limit is not None:
                 self.restore()  # the module has loaded late: its default hides what was kept
             return False
@@ -145,25 +145,25 @@ class Decider:
 
     def take_orders(self) -> None:
         """Take orders into the state, and have them recorded in case that whoever gave them could not."""
-        for key, content in self._p.run_files.orders():
+        for key, content in self._p.runtime_dir.orders():
             try:
                 record = decode(Record, content)
             except ValueError:
                 self._p.recorder.say("guard.error", "error", f"The order {key} can't be read and is left out.")
-                self._p.run_files.drop_order(key)
+                self._p.runtime_dir.drop_override(key)
                 continue
             limit = record.outcome.limit_after
             if limit is not None and limit != self._p.kernel.limit_in_force():
                 if self._p.clock.boottime() - record.observation.boottime_seconds < ORDER_SECONDS:
                     continue  # it is being carried out
                 self._p.recorder.say(
-                    "guard.notice", "warning", f"The order {key} was not carried out: {limit:,} is not in force."
+                    "guard.info", "warning", f"The order {key} was not carried out: {limit:,} is not in force."
                 )
             else:
                 self.state = advance(self.state, record)
                 self.limit = self.limit if limit is None else limit
                 self._p.recorder.submit(record, self.policy)
-            self._p.run_files.drop_order(key)
+            self._p.runtime_dir.drop_override(key)
 
     def _decide_once(self, trigger: Trigger, *, last: bool) -> tuple[Record | None, Policy]:
         """One attempt; None where the limit was lowered while deciding and there are attempts left."""
@@ -201,7 +201,9 @@ class Decider:
         """Read the host; for a line that names no namespace, look for others unless a trusted table explains it."""
         named = (trigger.namespace,) if trigger.namespace is not None and trigger.live else ()
         observation = self._p.observer.observe(namespaces=named)
-        unplaced = trigger.live and trigger.lines > 0 and trigger.line is LineKind.TABLE_FULL and not named
+        unplaced = (
+            trigger.live and trigger.message_count > 0 and trigger.message_kind is MessageKind.TABLE_FULL and not named
+        )
         trusted = self.policy.trust_user_namespaces
         if unplaced and not any(trusted or not t.user_owned for t in concerned_tables(trigger, observation)):
             observation = self._p.observer.observe(rescan=True)
@@ -216,21 +218,21 @@ class Decider:
             self._p.observer.rebase()
             if record.outcome.kind is OutcomeKind.APPLIED:
                 self._watch_raise(record, record.outcome.limit_after)
-        position = self._p.intake.position() if covers else None
-        self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.lines))
+        position = self._p.log_sources.position() if covers else None
+        self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.message_count))
         self._want_sample(record)
 
     def _want_sample(self, record: Record) -> None:
         """Have a table sampled that filled before there was a sample of it."""
         decision, table = record.decision, concerned(record)
-        if self.policy.flood_ceiling is None or table is None or table.flooded is not None:
+        if self.policy.flood_max_limit is None or table is None or table.flooded is not None:
             return
         if isinstance(decision, Raise) or (isinstance(decision, Hold) and decision.reason is HoldReason.UNSAMPLED):
             self._p.floods.want(table)
 
     def look_for_floods(self, tables: tuple[Table, ...]) -> None:
         """Sample a table that is nearly full, or was just decided on without a sample, for `on_flood`."""
-        if self.policy.flood_ceiling is not None:
+        if self.policy.flood_max_limit is not None:
             self._p.floods.sample(tables, self._p.kernel.limit() or 0, self.policy, self._p.clock.boottime())
 
     # -- what came of a raise ------------------------------------------------------------------
@@ -251,7 +253,7 @@ class Decider:
         if record.trigger.kind is not TriggerKind.START:  # nothing was full, and nothing is being looked at
             self._after = verification.begin(record, limit)
 
-    def _conclude(self, after: AfterRaise, end: End, now: float) -> None:
+    def _conclude(self, after: PendingVerification, end: End, now: float) -> None:
         """Hand over what came of a raise: it is written once that raise's row is."""
-        self._p.recorder.follow_up(verification.conclude(after, end, now))
+        self._p.recorder.verification(verification.conclude(after, end, now))
         self._after = None

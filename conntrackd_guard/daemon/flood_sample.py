@@ -7,7 +7,7 @@ from conntrackd_guard.core.model import Addresses
 from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN, Cause, Evidence, causes
 from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, add_up
 from conntrackd_guard.host.conntrack.entries import EntryReader
-from conntrackd_guard.host.conntrack.namespaces import Place
+from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.paths import Paths
 
 LONGEST_SECONDS = 0.05
@@ -20,7 +20,7 @@ class FloodSample:
     def __init__(self, paths: Paths) -> None:
         self._reader = EntryReader(paths, enter=False)
 
-    def is_flooded(self, place: Place, entries: int) -> bool | None:
+    def is_flooded(self, place: NetNamespace, entries: int) -> bool | None:
         """Return whether a flood fills the table that holds so many entries; None where no sample can be had."""
         try:
             with self._reader.open(place) as listing:

@@ -7,7 +7,7 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-from conntrackd_guard.core.dedup import Liveness, Standing
+from conntrackd_guard.core.dedup import Deduplicator, MessageStatus
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import KernelEvent
 from conntrackd_guard.history.database import Position
@@ -22,7 +22,7 @@ AT_START_SECONDS = 2.0
 """How long the start waits for the journal's end; a stalled disk must not keep a full table waiting."""
 
 
-class Intake:
+class LogSources:
     """Ring buffer (within milliseconds) and journal (durable cursor); either may be missing.
 
     Beside a ring buffer the journal is a second look: for what was logged while no guard ran, and what an overrun lost.
@@ -44,7 +44,7 @@ class Intake:
         if ring is not None:
             self._caught_up, newest = ring.catch_up()
         self._overruns = 0
-        self._liveness = Liveness(boot_id=boot_id, newest_stamp_us=newest)
+        self._liveness = Deduplicator(boot_id=boot_id, newest_stamp_us=newest)
         self._past, self._recalled = past, False
         self._cursor: str | None = None
         self._recorded: Position | None = None
@@ -96,11 +96,11 @@ class Intake:
         taken = []
         for event in heard:
             match self._liveness.judge(event):
-                case Standing.LIVE:
+                case MessageStatus.NEW:
                     taken.append((event, True))
-                case Standing.PAST:
+                case MessageStatus.HISTORICAL:
                     taken.append((event, False))
-                case Standing.TAKEN:
+                case MessageStatus.DUPLICATE:
                     pass
         return taken
 

@@ -15,9 +15,9 @@ from conntrackd_guard.core import budget, episode, usage
 from conntrackd_guard.core.corroboration import is_full
 from conntrackd_guard.core.episode import Episode
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.model import KernelEvent, LineKind, Policy, State, Table, Trigger, TriggerKind
-from conntrackd_guard.daemon.controller import Decider, Parts
-from conntrackd_guard.daemon.status_file import live_status, status_line
+from conntrackd_guard.core.model import KernelEvent, MessageKind, Policy, State, Table, Trigger, TriggerKind
+from conntrackd_guard.daemon.controller import Controller, Dependencies
+from conntrackd_guard.daemon.status_file import status_file, status_line
 
 STATUS_SECONDS = 2.0
 MEMORY_SECONDS = 1.0
@@ -35,12 +35,14 @@ next timer tick, up to 4 ms late (HZ=250), and connections are refused meanwhile
 class Guard:
     """The daemon. `run` returns when told to stop."""
 
-    def __init__(self, parts: Parts, policy: Policy, state: State, signals: Callable[[], frozenset[str]]) -> None:
+    def __init__(
+        self, parts: Dependencies, policy: Policy, state: State, signals: Callable[[], frozenset[str]]
+    ) -> None:
         self._p = parts
-        self._decider = Decider(parts, policy, state)
+        self._controller = Controller(parts, policy, state)
         self._signals = signals
         self._episodes: dict[int | None, Episode] = {}
-        self._others: dict[tuple[LineKind, int | None, bool], tuple[KernelEvent, int]] = {}
+        self._others: dict[tuple[MessageKind, int | None, bool], tuple[KernelEvent, int]] = {}
         """Lines that nothing is raised for, as (newest, how many), until they are recorded."""
         self._tick_at = self._status_at = self._memory_at = self._blind_until = 0.0
         self._memory_broken = False
@@ -54,7 +56,7 @@ class Guard:
         self.start()
         while True:
             poller = select.poll()
-            for descriptor in (wake_descriptor, *self._p.intake.descriptors()):
+            for descriptor in (wake_descriptor, *self._p.log_sources.descriptors()):
                 poller.register(descriptor, select.POLLIN)
             woken = {descriptor for descriptor, _ in self._news(poller)}
             if wake_descriptor in woken:
@@ -62,7 +64,7 @@ class Guard:
                 if "stop" in told:
                     return
                 if "reload" in told:
-                    self._decider.take_policy(reload() or self._decider.policy)
+                    self._controller.take_policy(reload() or self._controller.policy)
             self._rest(woken)
             self.turn(heard=bool(woken))
             self._p.service.watchdog()
@@ -71,7 +73,7 @@ class Guard:
         """Take up what changed while no guard ran: another writer's limit, then one that the boot has lost."""
         try:
             self._look_for_other_writers()
-            self._decider.restore()
+            self._controller.restore()
         except (GuardError, OSError, RuntimeError) as error:
             self._p.recorder.say("guard.error", "error", f"The limit of the last boot was not compared: {error}")
         self.turn()
@@ -93,7 +95,7 @@ class Guard:
                     self._failing = False
                     self._decide_due()
                 self._record_others()
-                self._decider.look_for_floods(tables)
+                self._controller.look_for_floods(tables)
             if self._p.clock.boottime() >= self._status_at:
                 self._publish()
         except (GuardError, OSError, RuntimeError) as error:  # out of descriptors, out of threads: the host's trouble
@@ -132,14 +134,14 @@ class Guard:
 
     def _take_lines(self) -> None:
         """Open or refresh episodes by live lines, and put the others aside."""
-        heard: dict[tuple[LineKind, int | None, bool], tuple[KernelEvent, int]] = {}
-        for event, live in self._p.intake.take():
-            name = (event.line.kind, event.line.namespace, live)
+        heard: dict[tuple[MessageKind, int | None, bool], tuple[KernelEvent, int]] = {}
+        for event, live in self._p.log_sources.take():
+            name = (event.message.kind, event.message.namespace, live)
             heard[name] = (event, heard[name][1] + 1 if name in heard else 1)
         now = self._p.clock.boottime()
         for name, (event, lines) in heard.items():
             kind, namespace, live = name
-            if live and kind is LineKind.TABLE_FULL:
+            if live and kind is MessageKind.TABLE_FULL:
                 self._episodes[namespace] = episode.heard(self._episodes.get(namespace), event, lines, now)
             else:
                 self._others[name] = (event, lines + self._others.get(name, (event, 0))[1])
@@ -150,18 +152,18 @@ class Guard:
             name, (event, lines) = next(iter(self._others.items()))
             kind, namespace, live = name
             trigger = Trigger(
-                kind=TriggerKind.KERNEL_LINE,
-                line=kind,
+                kind=TriggerKind.KERNEL_MESSAGE,
+                message_kind=kind,
                 namespace=namespace,
-                message=event.line.message,
+                message=event.message.text,
                 live=live,
-                lines=lines,
+                message_count=lines,
                 stamp_us=event.stamp_us,
             )
-            self._decider.decide(trigger, covers=self._all_decided(others=1))
+            self._controller.decide(trigger, covers=self._all_decided(others=1))
             del self._others[name]
         if self._all_decided():
-            self._p.recorder.note_position(self._p.intake.position())
+            self._p.recorder.note_position(self._p.log_sources.position())
 
     def _all_decided(self, *but: int | None, others: int = 0) -> bool:
         """Return whether no line waits for a decision but those of the episodes `but`, and of so many `others`."""
@@ -181,18 +183,18 @@ class Guard:
             self._tick_at = now + WAITING_SECONDS
             self._close_episodes(now)
             return ()
-        wall, gatherer = self._p.clock.wall(), self._p.recorder.gatherer
-        tables, hurry = self._p.observer.watch(attentive=bool(self._episodes) or gatherer.is_due(wall))
+        wall, series_collector = self._p.clock.wall(), self._p.recorder.series_collector
+        tables, hurry = self._p.observer.watch(attentive=bool(self._episodes) or series_collector.is_due(wall))
         left = min((usage.seconds_to_full(t.count, limit, t.demand_per_second) for t in tables), default=math.inf)
         if hurry or left < usage.HURRY_SECONDS or self._just_raised(now):
             self._tick_at = now + usage.HURRIED_TICK_SECONDS
-        self._decider.saw(tables, now)
-        gatherer.note(tables, self._p.observer.present, limit, wall)
+        self._controller.saw(tables, now)
+        series_collector.note(tables, self._p.observer.present, limit, wall)
         for table in tables:
             self._judge(table, limit, now)
         self._close_episodes(now)
-        policy = self._decider.policy
-        by_line_alone = policy.kernel_line and not policy.pressure and self._p.intake.has_ring_buffer
+        policy = self._controller.policy
+        by_line_alone = policy.kernel_message and not policy.raise_early and self._p.log_sources.has_ring_buffer
         is_near = left <= usage.URGENT_SECONDS or any(t.count >= usage.EVICTING_USE * limit for t in tables)
         self._expects_line = by_line_alone and is_near and not self._episodes  # an episode is looked at by itself
         if tables and now >= self._memory_at:
@@ -201,22 +203,22 @@ class Guard:
         return tables
 
     def _just_raised(self, now: float) -> bool:
-        """A step made without a measured demand can fill within `settle`: look closely meanwhile."""
-        last = self._decider.state.last_raise_seconds
-        return bool(self._episodes) and last is not None and now - last < self._decider.policy.settle_seconds
+        """A step made without a measured demand can fill within `cooldown`: look closely meanwhile."""
+        last = self._controller.state.last_raise_seconds
+        return bool(self._episodes) and last is not None and now - last < self._controller.policy.cooldown_seconds
 
     def _judge(self, table: Table, limit: int, now: float) -> None:
         """Open or refresh the episode of a table that needs more."""
-        policy = self._decider.policy
+        policy = self._controller.policy
         for name in {table.namespace, None} & self._episodes.keys():
             opened = self._episodes[name]
-            by_line = opened.event is not None and not policy.pressure and (name is None or table.placed)
-            if by_line and is_full(table, self._decider.limit or 0):
+            by_line = opened.event is not None and not policy.raise_early and (name is None or table.placed)
+            if by_line and is_full(table, self._controller.limit or 0):
                 self._episodes[name] = episode.pressed(opened, name, now, urgent=True)
         known = self._episodes.get(table.namespace)
         demand = table.demand_per_second
         already = known is not None
-        if policy.pressure and usage.presses(table.count, limit, demand, policy, already=already):
+        if policy.raise_early and usage.presses(table.count, limit, demand, policy, already=already):
             urgent = not usage.is_stable(table.count, limit, demand)
             self._episodes[table.namespace] = episode.pressed(known, table.namespace, now, urgent=urgent)
 
@@ -226,9 +228,9 @@ class Guard:
 
     def _check_memory(self) -> None:
         """Say once that what is held breaks budget or reserve, until it no longer does."""
-        broken = budget.is_broken(self._p.observer.observe(), self._decider.policy) is not None
+        broken = budget.is_broken(self._p.observer.observe(), self._controller.policy) is not None
         if broken and not self._memory_broken:
-            self._decider.decide(Trigger(kind=TriggerKind.MEMORY))
+            self._controller.decide(Trigger(kind=TriggerKind.MEMORY))
         self._memory_broken = broken
 
     # -- deciding ------------------------------------------------------------------------------
@@ -240,15 +242,15 @@ class Guard:
             self._look_for_other_writers()
         for name, known in list(self._episodes.items()):
             if known.due_seconds is not None and known.due_seconds <= now:
-                trigger = known.trigger(pressure=self._decider.policy.pressure)
-                decision = self._decider.decide(
+                trigger = known.trigger(raise_early=self._controller.policy.raise_early)
+                decision = self._controller.decide(
                     trigger, quietly_eased=known.reason is None, covers=self._all_decided(name)
                 )
                 self._episodes[name] = episode.decided(known, decision)
                 self._status_at = 0.0
 
     def _look_for_other_writers(self) -> None:
-        if self._decider.look_for_other_writers():
+        if self._controller.look_for_other_writers():
             now = self._p.clock.boottime()
             self._episodes = {name: episode.limit_changed(known, now) for name, known in self._episodes.items()}
             self._status_at = 0.0
@@ -258,24 +260,24 @@ class Guard:
     def _publish(self) -> None:
         """Publish what `guard status` and `systemctl status` show of the running guard."""
         now = self._p.clock.boottime()
-        self._decider.take_orders()
+        self._controller.take_orders()
         self._status_at = now + STATUS_SECONDS
-        document = live_status(
+        document = status_file(
             mode=self._p.mode,
             since_seconds=self.since_seconds,
             wall_seconds=self._p.clock.wall(),
             boottime_seconds=now,
-            limit=self._decider.limit,
-            policy=self._decider.policy,
-            state=self._decider.state,
-            pause=self._p.run_files.pause(now),
-            sources=self._p.intake.report(),
+            limit=self._controller.limit,
+            policy=self._controller.policy,
+            state=self._controller.state,
+            pause=self._p.runtime_dir.pause(now),
+            sources=self._p.log_sources.report(),
             recorder=self._p.recorder.report(),
-            over_budget=self._decider.over_budget,
+            over_budget=self._controller.over_budget,
             episodes=len(self._episodes),
         )
         try:
-            self._p.run_files.put_status(document)
+            self._p.runtime_dir.put_status(document)
         except GuardError as error:
             self._p.recorder.say("guard.error", "error", str(error))
             self._status_at = now + 60.0

@@ -10,7 +10,7 @@ from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.model import Outcome, OutcomeKind, Policy, Raise, Record, State
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.recording.question import Question
 from conntrackd_guard.recording.recorder import Recorder
 from conntrackd_guard.recording.worker import Past
@@ -29,16 +29,16 @@ class Recovered:
 
 
 def recover(  # noqa: PLR0913, PLR0917 - wiring
-    recorder: Recorder, run_files: RunFiles, kernel: Kernel, clock: Clock, boot_id: str, policy: Policy
+    recorder: Recorder, runtime_dir: RuntimeDir, kernel: Kernel, clock: Clock, boot_id: str, policy: Policy
 ) -> Recovered:
     """Return the state to begin with; open intents and orders become records."""
-    question = recorder.question(lambda keeper: keeper.past(boot_id), insist=True)
+    question = recorder.question(lambda keeper: keeper.past(boot_id), retry=True)
     past = question.within(HISTORY_SECONDS)
     state, known = State(), set[str]()
     if past is None or past.records is None:
         state = states.lost(clock.boottime(), policy)
         recorder.say(
-            "guard.notice",
+            "guard.info",
             "warning",
             "This boot's history can't be read: pace starts with half the allowance spent.",
         )
@@ -47,29 +47,29 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
             state = states.advance(state, record)
         known = {record.key for record in past.records}
     persisted = None if past is None else past.persisted
-    for record in [*_explained(run_files, kernel, recorder, persisted), *_orders(run_files, kernel, recorder)]:
+    for record in [*_explained(runtime_dir, kernel, recorder, persisted), *_orders(runtime_dir, kernel, recorder)]:
         if record.key in known:  # the kill came after the row was written
             recorder.resume(record, policy)
-            run_files.drop_order(record.key)
+            runtime_dir.drop_override(record.key)
             continue
         state = states.advance(state, record)
         recorder.submit(record, policy)
-        run_files.drop_order(record.key)
+        runtime_dir.drop_override(record.key)
     return Recovered(state=state, past=question)
 
 
-def _explained(run_files: RunFiles, kernel: Kernel, recorder: Recorder, persisted: str | None) -> list[Record]:
+def _explained(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder, persisted: str | None) -> list[Record]:
     """Return the open intents as records, oldest first, each closed by what kernel and drop-in show now.
 
     `persisted` is the key of the record that wrote the drop-in: after its write, and before a row need be there.
     """
     reached = kernel.limit()
     explained = []
-    for key, content in reversed(run_files.intents()):
+    for key, content in reversed(runtime_dir.intents()):
         record = _decoded(content)
         if record is None or not isinstance(record.decision, Raise):
             recorder.say("guard.error", "error", f"The intent {key} can't be read; the write it noted is unknown.")
-            run_files.drop_intent(key)
+            runtime_dir.drop_intent(key)
             continue
         target, before = record.decision.target, record.observation.limit
         if kernel.rehearsing:
@@ -88,15 +88,15 @@ def _explained(run_files: RunFiles, kernel: Kernel, recorder: Recorder, persiste
     return explained[::-1]
 
 
-def _orders(run_files: RunFiles, kernel: Kernel, recorder: Recorder) -> list[Record]:
+def _orders(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder) -> list[Record]:
     """Return the orders given while no guard ran."""
     found = []
     limit = kernel.limit_in_force()
-    for key, content in run_files.orders():
+    for key, content in runtime_dir.orders():
         record = _decoded(content)
         if record is None:
             recorder.say("guard.error", "error", f"The order {key} can't be read and is left out.")
-            run_files.drop_order(key)
+            runtime_dir.drop_override(key)
         else:
             found.append(_as_found(record, limit))
     return found

@@ -9,7 +9,7 @@ from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.model import Mode, Pause, Policy, State
 
 
-def live_status(  # noqa: PLR0913 - one argument a thing told
+def status_file(  # noqa: PLR0913 - one argument a thing told
     *,
     mode: Mode,
     since_seconds: float,
@@ -25,7 +25,7 @@ def live_status(  # noqa: PLR0913 - one argument a thing told
     episodes: int,
 ) -> dict[str, Any]:
     """Return the document under /run; `since` and `at` are wall time, `boottime_seconds` tells how old it is."""
-    fights = [at for at in state.fight_seconds if at > boottime_seconds - policy.standoff_window_seconds]
+    fights = [at for at in state.conflict_seconds if at > boottime_seconds - policy.conflict_window_seconds]
     return {
         "version": 1,
         "pid": os.getpid(),
@@ -38,7 +38,7 @@ def live_status(  # noqa: PLR0913 - one argument a thing told
         "sources": sources,
         "recorder": recorder,
         "paused": None if pause is None else {"by": pause.by, "reason": pause.reason},
-        "standoff": bool(policy.standoff) and len(fights) >= policy.standoff,
+        "conflict": bool(policy.conflict_limit) and len(fights) >= policy.conflict_limit,
         "over_budget": over_budget,
         "episodes": episodes,
     }
@@ -47,7 +47,7 @@ def live_status(  # noqa: PLR0913 - one argument a thing told
 def status_line(document: dict[str, Any]) -> str:
     """Return that document as the one line that `systemctl status` shows: what is wrong first, then the limit."""
     bad = []
-    if document["standoff"]:
+    if document["conflict"]:
         bad.append("stopped by a stand-off")
     if document["over_budget"]:
         bad.append("over budget")

@@ -14,7 +14,7 @@ from conntrackd_guard.core.model import Mode
 from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.doctor import reach, verdicts, verdicts_boot, verdicts_guard
-from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, Readings
+from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
 from conntrackd_guard.doctor.module_loading import module_loading
 from conntrackd_guard.doctor.verdicts import Check, Verdict
 from conntrackd_guard.host.conntrack.limit import LiveKernel
@@ -22,7 +22,7 @@ from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.other_writers import other_writers, sees_processes
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.sysctl_files import sysctl_files
 from conntrackd_guard.settings.settings import DEFAULT
 
@@ -48,12 +48,12 @@ class Examination:
 
 def examine(paths: Paths) -> Examination:
     """Do every check, in a second or two (six with a large history). Never raises GuardError."""
-    host = Readings(paths)
+    host = HostFacts(paths)
     checks = tuple(_made(name, check, host) for name, check in _CHECKS.items())
     return Examination(at_seconds=host.wall_seconds, mode=host.paths.mode, checks=checks)
 
 
-def _made(name: str, check: Callable[[Readings], Check], host: Readings) -> Check:
+def _made(name: str, check: Callable[[HostFacts], Check], host: HostFacts) -> Check:
     """Do one check; what the host refuses makes it unknown."""
     try:
         return check(host)
@@ -69,7 +69,7 @@ def _unmade(name: str, why: str, *, denied: bool, root: bool) -> Check:
     return Check(name=name, verdict=Verdict.UNKNOWN, evidence=why, next_step=step)
 
 
-def _settings(host: Readings) -> Check:
+def _settings(host: HostFacts) -> Check:
     if host.settings is not None:
         files = {place.rpartition(":")[0] for place in host.settings.origins.values() if place != DEFAULT}
         told = f"set in {', '.join(sorted(files))}" if files else "the defaults alone"
@@ -87,7 +87,7 @@ def _settings(host: Readings) -> Check:
     )
 
 
-def _history(host: Readings) -> Check:
+def _history(host: HostFacts) -> Check:
     path, error = host.paths.history, host.history_error
     if error is not None and error.errno == errno.ENOENT:
         return Check(name="history", verdict=Verdict.GOOD, evidence=f"nothing is recorded yet ({path})")
@@ -108,17 +108,17 @@ def _history(host: Readings) -> Check:
     return Check(name="history", verdict=Verdict.GOOD, evidence=f"sound ({size}), {newest}")
 
 
-def _conntrack(host: Readings) -> Check:
+def _conntrack(host: HostFacts) -> Check:
     return verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets)
 
 
-def _namespace(host: Readings) -> Check:
+def _namespace(host: HostFacts) -> Check:
     pid = host.pid
     beside = None if pid is None else reach.same_namespace(host.paths.proc, pid)
     return verdicts.namespace(initial=reach.is_initial(host.paths.limit), guard_beside=beside)
 
 
-def _writable(host: Readings) -> Check:
+def _writable(host: HostFacts) -> Check:
     path = host.paths.limit
     if host.limit is None:
         return Check(name="writable", verdict=Verdict.UNKNOWN, evidence="there is no limit to write yet")
@@ -137,11 +137,11 @@ def _writable(host: Readings) -> Check:
     return Check(name="writable", verdict=Verdict.GOOD, evidence=f"{path} can be opened for writing")
 
 
-def _buckets(host: Readings) -> Check:
+def _buckets(host: HostFacts) -> Check:
     return verdicts.buckets(host.limit, host.buckets)
 
 
-def _ring_buffer(host: Readings) -> Check:
+def _ring_buffer(host: HostFacts) -> Check:
     path = host.paths.kmsg
     if ((host.live or {}).get("sources") or {}).get("ring_buffer") == "following":
         return Check(name="ring_buffer", verdict=Verdict.GOOD, evidence="the running guard reads it")
@@ -158,7 +158,7 @@ def _ring_buffer(host: Readings) -> Check:
     )
 
 
-def _journal(host: Readings) -> Check:
+def _journal(host: HostFacts) -> Check:
     """Look for the kernel's newest warning in the journal, a little while if need be."""
     warned = _newest_warning(host.paths)
     deadline = time.monotonic() + JOURNAL_SECONDS
@@ -181,7 +181,7 @@ def _newest_warning(paths: Paths) -> int | None:
         ring.close()
 
 
-def _newest_in_journal(host: Readings) -> tuple[bool, int | None]:
+def _newest_in_journal(host: HostFacts) -> tuple[bool, int | None]:
     """Return whether there is a journal, and the stamp of its newest kernel line, None where that is of another boot."""
     folder = None if host.paths.root == Path("/") else host.paths.root / "var/log/journal"
     try:
@@ -194,7 +194,7 @@ def _newest_in_journal(host: Readings) -> tuple[bool, int | None]:
     return exists, stamp if boot_id == host.boot_id else None
 
 
-def _drop_in(host: Readings) -> Check:
+def _drop_in(host: HostFacts) -> Check:
     kept = host.kept
     if kept is None and host.state is None:
         evidence = "nothing is kept; whether the guard raised the limit in this boot can't be read"
@@ -203,23 +203,23 @@ def _drop_in(host: Readings) -> Check:
     return verdicts_boot.drop_in(str(host.paths.drop_in), kept, host.limit, raised_to, persist=host.persist)
 
 
-def _at_boot(host: Readings) -> Check:
+def _at_boot(host: HostFacts) -> Check:
     files = sysctl_files(host.paths.root)
     return verdicts_boot.order(files, Tool.SYSTEMD, str(host.paths.drop_in), host.kept)
 
 
-def _sysctl_system(host: Readings) -> Check:
+def _sysctl_system(host: HostFacts) -> Check:
     files = sysctl_files(host.paths.root)
     return verdicts_boot.order(files, Tool.PROCPS, str(host.paths.drop_in), host.kept)
 
 
-def _boot_trap(host: Readings) -> Check:
+def _boot_trap(host: HostFacts) -> Check:
     found = module_loading(host.paths.root)
     kept = host.persist or host.kept is not None
     return verdicts_boot.boot_trap(built_in=found.built_in, rule=found.rule, listed=found.listed, kept=kept)
 
 
-def _other_writers(host: Readings) -> Check:
+def _other_writers(host: HostFacts) -> Check:
     found = other_writers(host.paths.root, os.cpu_count() or 1)
     lowered = None if host.state is None else verdicts_guard.lowerings(host.state, host.policy, host.now)
     unseen = "" if sees_processes(host.paths.root) else "other users' processes are hidden from this one"
@@ -228,30 +228,30 @@ def _other_writers(host: Readings) -> Check:
     return verdicts_guard.other_writers(found, lowered, limit, unseen=unseen)
 
 
-def _disk(host: Readings) -> Check:
+def _disk(host: HostFacts) -> Check:
     folder = host.paths.state_folder
     left = reach.room(host.seen_by_guard(folder))
     return verdicts.disk(str(folder), left.free_bytes, inodes_left=left.inodes_left, writable=left.writable)
 
 
-def _clock(host: Readings) -> Check:
+def _clock(host: HostFacts) -> Check:
     newest = host.newest.last_seconds if host.newest else None
     return verdicts.clock(host.boot_id, host.wall_seconds, newest)
 
 
-def _pause(host: Readings) -> Check:
-    return verdicts_guard.pause(host.run_files.pause(host.now), host.now)
+def _pause(host: HostFacts) -> Check:
+    return verdicts_guard.pause(host.runtime_dir.pause(host.now), host.now)
 
 
-def _guard(host: Readings) -> Check:
+def _guard(host: HostFacts) -> Check:
     age = None
     if host.live is not None:
-        age = host.wall_seconds - host.paths.live_status.stat().st_mtime
-    beside = host.paths.mode is Mode.ACT and bool(RunFiles(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
+        age = host.wall_seconds - host.paths.status_file.stat().st_mtime
+    beside = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
     return verdicts_guard.guard(host.live, age, running=host.running, rehearsing=beside)
 
 
-_CHECKS: dict[str, Callable[[Readings], Check]] = {
+_CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "guard": _guard,
     "settings": _settings,
     "pause": _pause,

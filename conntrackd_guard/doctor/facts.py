@@ -13,7 +13,7 @@ from conntrackd_guard.history.database import History, Row
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 from conntrackd_guard.settings.files import load_settings
 from conntrackd_guard.settings.settings import Settings
@@ -23,7 +23,7 @@ CHECK_SECONDS = 5.0
 DENIED = (errno.EACCES, errno.EPERM)
 
 
-class Readings:
+class HostFacts:
     """What is read at one moment. What can't be read is None; the checks say why."""
 
     def __init__(self, paths: Paths) -> None:
@@ -39,9 +39,9 @@ class Readings:
         self.paths = Paths(paths.root, self.settings.mode if self.settings else Mode.ACT)
         self.policy = self.settings.policy if self.settings else Policy()
         self.persist = self.paths.mode is Mode.ACT and (self.settings is None or self.settings.persist)
-        self.run_files = RunFiles(self.paths)
-        self.running = self.run_files.is_running()
-        self.live = self.run_files.status() if self.running else None
+        self.runtime_dir = RuntimeDir(self.paths)
+        self.running = self.runtime_dir.is_running()
+        self.live = self.runtime_dir.status() if self.running else None
         self.boot_id = self._boot_id()
         self.limit, self.buckets = self._of_kernel()
         self.state: State | None = None

@@ -70,8 +70,8 @@ def order(files: Sequence[SysctlFile], tool: Tool, ours: str, kept: int | None) 
         evidence = "no sysctl file sets the limit" if word is None else f"{when} sets {word.value} ({_place(word)})"
         return Check(name=name, verdict=Verdict.GOOD, evidence=evidence)
     if word is None:
-        culprit = [line for line in lines if line.path != ours][-1:]
-        by = "".join(f": {_place(line)} has the last word, with {line.value or 'no value'}" for line in culprit)
+        winner = [line for line in lines if line.path != ours][-1:]
+        by = "".join(f": {_place(line)} has the last word, with {line.value or 'no value'}" for line in winner)
         return Check(
             name=name,
             verdict=Verdict.WRONG,

@@ -120,9 +120,9 @@ def pause(found: Pause | None, now_seconds: float) -> Check:
 
 def lowerings(state: State, policy: Policy, now_seconds: float) -> Lowerings:
     """Count the fights within the window. `now`: CLOCK_BOOTTIME."""
-    count = sum(at > now_seconds - policy.standoff_window_seconds for at in state.fight_seconds)
-    stopped = bool(policy.standoff) and count >= policy.standoff
-    return Lowerings(count=count, window_seconds=policy.standoff_window_seconds, stopped=stopped)
+    count = sum(at > now_seconds - policy.conflict_window_seconds for at in state.conflict_seconds)
+    stopped = bool(policy.conflict_limit) and count >= policy.conflict_limit
+    return Lowerings(count=count, window_seconds=policy.conflict_window_seconds, stopped=stopped)
 
 
 def other_writers(found: Sequence[Writer], lowered: Lowerings | None, limit: int | None, *, unseen: str) -> Check:

@@ -20,30 +20,30 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.errors import HostError, NotPermitted
 from conntrackd_guard.core.model import Policy, Record
-from conntrackd_guard.core.verification import FollowUp
+from conntrackd_guard.core.verification import Verification
 from conntrackd_guard.history import file, series
 from conntrackd_guard.history.file import HistoryDamaged, told
 from conntrackd_guard.history.points import Point
 from conntrackd_guard.history.rows import (
+    DecisionDetail,
     Position,
     Row,
-    Told,
     columns,
     compact,
     evidence,
-    follow_up_of,
     hashed,
     portrait_of,
     record_of,
     rfc3339,
     storable,
+    verification_of,
 )
-from conntrackd_guard.history.schema import FOLDED, FOLLOW_UP, SUMMARY
+from conntrackd_guard.history.schema import FOLDED, SUMMARY, VERIFICATION
 
 if TYPE_CHECKING:
-    from conntrackd_guard.core.traffic.analysis import Portrait
+    from conntrackd_guard.core.traffic.analysis import TableAnalysis
 
-__all__ = ["History", "HistoryDamaged", "Position", "Row", "Told"]
+__all__ = ["DecisionDetail", "History", "HistoryDamaged", "Position", "Row"]
 
 PRUNE_AT_ONCE: Final = 1000
 """Rows deleted a transaction: each then holds the write lock for some 20 ms only."""
@@ -130,11 +130,11 @@ class History:
             )
             _put_position(database, position)
 
-    def add_follow_up(self, follow_up: FollowUp) -> None:
+    def add_verification(self, verification: Verification) -> None:
         """Write what came of a raise beside its decision (nothing where that is gone); not synced by itself."""
         with self._transaction("write what came of a raise to", durable=False) as database:
-            query = "REPLACE INTO follow_ups SELECT id, ? FROM decisions WHERE key = ?"
-            database.execute(query, (compact(encode(follow_up)), follow_up.key))
+            query = "REPLACE INTO verifications SELECT id, ? FROM decisions WHERE key = ?"
+            database.execute(query, (compact(encode(verification)), verification.key))
 
     def add_points(self, points: Sequence[Point], *, thin: bool = True) -> None:
         """Write points of one second into the time series, the newest last, and `thin` it; not synced by itself."""
@@ -153,7 +153,7 @@ class History:
         with told("read", self.path):
             return series.held(self._database, int(since), int(until), step)
 
-    def add_portrait(self, key: str, portrait: Portrait) -> None:
+    def add_portrait(self, key: str, portrait: TableAnalysis) -> None:
         """Write a table's portrait beside the decision with that key (nothing where there is none); not synced by itself."""
         values = (portrait.wall_seconds, portrait.findings[0].cause.value, compact(encode(portrait)), key)
         with self._transaction("write a sample to", durable=False) as database:
@@ -210,7 +210,7 @@ class History:
     ) -> Iterator[Row]:
         """Yield decisions, newest first, that came (or came again) between two wall times, both included."""
         sums = "(SELECT arithmetic FROM evidence WHERE id = decisions.id)" if arithmetic else "NULL"
-        query = f"""SELECT {SUMMARY}, {sums}, {FOLLOW_UP} FROM decisions
+        query = f"""SELECT {SUMMARY}, {sums}, {VERIFICATION} FROM decisions
             WHERE last_seconds >= ? AND at_seconds <= ? AND coalesce(verdict = ?, TRUE)
             ORDER BY id DESC LIMIT ?"""  # noqa: S608 - constants
         low, high = (-1e18 if since is None else since), (1e18 if until is None else until)
@@ -226,15 +226,15 @@ class History:
             for found in self._database.execute(query):
                 yield Row(*found)
 
-    def row(self, row_id: int) -> Told | None:
+    def row(self, row_id: int) -> DecisionDetail | None:
         """Return the decision with that id and all its evidence, None where there is none."""
-        found = self._all(f"SELECT {SUMMARY}, NULL, {FOLLOW_UP} FROM decisions WHERE id = ?", (row_id,))  # noqa: S608
+        found = self._all(f"SELECT {SUMMARY}, NULL, {VERIFICATION} FROM decisions WHERE id = ?", (row_id,))  # noqa: S608
         if not found:
             return None
         row = _row(found[0])
         policy = self._all("SELECT json FROM policies WHERE hash = ?", (row.policy_hash,))[0][0]
         sample = self._all("SELECT portrait FROM samples WHERE id = ?", (row_id,))
-        return Told(
+        return DecisionDetail(
             row=row,
             record=self._record(row),
             policy=decode(Policy, json.loads(policy)),
@@ -303,8 +303,8 @@ class History:
 
 def _row(found: tuple[Any, ...]) -> Row:
     """Return a row with its sum and what came of it, which are read as JSON behind the summary."""
-    *summary, sums, follow_up = found
-    values: list[Any] = [*summary, json.loads(sums) if sums else None, follow_up_of(follow_up)]
+    *summary, sums, verification = found
+    values: list[Any] = [*summary, json.loads(sums) if sums else None, verification_of(verification)]
     return Row(*values)
 
 

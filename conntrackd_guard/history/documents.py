@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.history.rows import Row, Told
+from conntrackd_guard.history.rows import DecisionDetail, Row
 
 if TYPE_CHECKING:
-    from conntrackd_guard.core.traffic.analysis import Portrait
+    from conntrackd_guard.core.traffic.analysis import TableAnalysis
 
 VERSION = 1
 
@@ -40,7 +40,7 @@ def decision(row: Row) -> dict[str, Any]:
         "last_at": row.last_at,
         "sentence": row.sentence,
         "arithmetic": row.arithmetic,
-        "follow_up": encode(row.follow_up),
+        "verification": encode(row.verification),
         "boot_id": row.boot_id,
         "uid": row.uid,
         "login_uid": row.login_uid,
@@ -63,7 +63,7 @@ def history(rows: Iterable[Row]) -> Iterator[str]:
     yield "\n]}\n"
 
 
-def show(told: Told) -> str:
+def show(told: DecisionDetail) -> str:
     """Return one decision with all its evidence as a document."""
     record = told.record
     arithmetic = getattr(record.decision, "arithmetic", None)
@@ -80,7 +80,7 @@ def show(told: Told) -> str:
     return document({"decision": full})
 
 
-def portrait(taken: Portrait) -> dict[str, Any]:
+def portrait(taken: TableAnalysis) -> dict[str, Any]:
     """Return a table's portrait; shares (0 to 1) stand beside counts, each within the sample's `margin`."""
     content: dict[str, Any] = encode(taken)
     sample = content["sample"]

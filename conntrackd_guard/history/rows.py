@@ -14,9 +14,9 @@ from conntrackd_guard.core.codec import decode, decode_decision, encode, verdict
 from conntrackd_guard.core.model import (
     Mode,
     Observation,
-    Order,
     Outcome,
     OutcomeKind,
+    Override,
     Policy,
     Raise,
     Record,
@@ -24,10 +24,10 @@ from conntrackd_guard.core.model import (
     Trigger,
 )
 from conntrackd_guard.core.records import identity, reason
-from conntrackd_guard.core.verification import FollowUp
+from conntrackd_guard.core.verification import Verification
 
 if TYPE_CHECKING:  # 0.6 MB that a guard does without until a table fills
-    from conntrackd_guard.core.traffic.analysis import Portrait
+    from conntrackd_guard.core.traffic.analysis import TableAnalysis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,18 +75,18 @@ class Row:
     last_at: str
     last_seconds: float
     arithmetic: dict[str, Any] | None = None
-    follow_up: FollowUp | None = None
+    verification: Verification | None = None
     """Of a raise: what came of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class DecisionDetail:
     """One decision with all its evidence: enough to decide it again."""
 
     row: Row
     record: Record
     policy: Policy
-    portrait: Portrait | None = None
+    portrait: TableAnalysis | None = None
     """Of the table it is about, taken just after."""
 
 
@@ -111,14 +111,14 @@ def columns(record: Record, *, policy_hash: str, sentence: str, kernel_release: 
         "verdict": verdict(decision),
         "reason": reason(record),
         "from_limit": observation.limit,
-        "to_limit": decision.target if isinstance(decision, Raise | Order) else None,
+        "to_limit": decision.target if isinstance(decision, Raise | Override) else None,
         "outcome": outcome.kind.value,
         "limit_after": outcome.limit_after,
         "errno": outcome.errno,
         "detail": outcome.detail,
         "identity": identity(record),
-        "uid": decision.uid if isinstance(decision, Order) else None,
-        "login_uid": decision.login_uid if isinstance(decision, Order) else None,
+        "uid": decision.uid if isinstance(decision, Override) else None,
+        "login_uid": decision.login_uid if isinstance(decision, Override) else None,
         "last_at": rfc3339(observation.wall_seconds),
         "last_seconds": observation.wall_seconds,
         "sentence": sentence,
@@ -165,19 +165,19 @@ def record_of(row: Row, *texts: str | None) -> Record:
     )
 
 
-def follow_up_of(text: str | None) -> FollowUp | None:
+def verification_of(text: str | None) -> Verification | None:
     """Return what came of a raise; None where it is not known, or damaged."""
     with suppress(ValueError):
-        return None if text is None else decode(FollowUp, json.loads(text))
+        return None if text is None else decode(Verification, json.loads(text))
     return None
 
 
-def portrait_of(text: str) -> Portrait | None:
+def portrait_of(text: str) -> TableAnalysis | None:
     """Return a table's portrait; None where it is damaged, or a newer guard wrote what this one does not know."""
-    from conntrackd_guard.core.traffic.analysis import Portrait  # noqa: PLC0415 - see above
+    from conntrackd_guard.core.traffic.analysis import TableAnalysis  # noqa: PLC0415 - see above
 
     with suppress(ValueError):
-        return decode(Portrait, json.loads(text))
+        return decode(TableAnalysis, json.loads(text))
     return None
 
 

@@ -2,7 +2,7 @@
 
 `decisions` holds what a list of decisions shows, `evidence` the large rest: so a hundred thousand
 decisions can be listed without touching a hundred megabytes of JSON. `samples` holds portraits of the tables concerned,
-`follow_ups` what came of raises; `history_series` has the time series.
+`verifications` what came of raises; `history_series` has the time series.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             at_seconds REAL NOT NULL, cause TEXT NOT NULL, portrait TEXT NOT NULL)""",
     ),
     (
-        """CREATE TABLE follow_ups (
+        """CREATE TABLE verifications (
             id INTEGER PRIMARY KEY REFERENCES decisions (id) ON DELETE CASCADE, json TEXT NOT NULL)""",
     ),
     TABLES,
@@ -55,5 +55,5 @@ SUMMARY: Final = (
 )
 """The columns of `decisions`, in the order of `history.Row`'s fields."""
 
-FOLLOW_UP: Final = "(SELECT json FROM follow_ups WHERE id = decisions.id)"
+VERIFICATION: Final = "(SELECT json FROM verifications WHERE id = decisions.id)"
 """What came of the raise, NULL where it was not watched to an end."""

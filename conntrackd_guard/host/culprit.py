@@ -17,7 +17,7 @@ _OWN = "conntrackd-guard"
 _MOST_NAMED = 3
 
 
-def culprit(root: Path, limit: int, seen_seconds: float) -> str:
+def attribute_change(root: Path, limit: int, seen_seconds: float) -> str:
     """Return who may have set `limit` shortly before `seen_seconds` (CLOCK_BOOTTIME), with the evidence. Never raises.
 
     A program counts where it started just before and sets this very value; a sysctl file where a line holds it.

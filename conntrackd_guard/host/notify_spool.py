@@ -41,7 +41,7 @@ class Waiting:
     content: bytes
 
 
-class Notices:
+class NotifySpool:
     """The folder of waiting decisions. Methods raise HostError unless they say otherwise."""
 
     def __init__(self, paths: Paths) -> None:

@@ -109,7 +109,7 @@ class Paths:
 
     @property
     def orders(self) -> Path:
-        """Orders for the running guard to take into its state."""
+        """Overrides for the running guard to take into its state."""
         return self.run_folder / "orders"
 
     @property
@@ -123,6 +123,6 @@ class Paths:
         return self.root / "run/conntrackd-guard/pause"
 
     @property
-    def live_status(self) -> Path:
+    def status_file(self) -> Path:
         """What the running guard says of itself."""
         return self.run_folder / "status.json"

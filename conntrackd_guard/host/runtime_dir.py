@@ -19,7 +19,7 @@ from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 
 
-class RunFiles:
+class RuntimeDir:
     """Reads and writes the guard's files of this boot. Methods raise HostError unless they say otherwise."""
 
     def __init__(self, paths: Paths) -> None:
@@ -101,7 +101,7 @@ class RunFiles:
         """Forget an intent: its record is durable."""
         self._drop(self._paths.intents / f"{key}.json")
 
-    def put_order(self, key: str, content: dict[str, Any]) -> None:
+    def put_override(self, key: str, content: dict[str, Any]) -> None:
         """Leave an order's record for the running guard to take into its state."""
         self._put(self._paths.orders / f"{key}.json", content)
 
@@ -109,7 +109,7 @@ class RunFiles:
         """Return the orders left, oldest first, as (key, content)."""
         return self._all(self._paths.orders)
 
-    def drop_order(self, key: str) -> None:
+    def drop_override(self, key: str) -> None:
         """Forget an order."""
         self._drop(self._paths.orders / f"{key}.json")
 
@@ -152,12 +152,12 @@ class RunFiles:
 
     def put_status(self, content: dict[str, Any]) -> None:
         """Publish what the running guard says of itself."""
-        self._put(self._paths.live_status, content)
+        self._put(self._paths.status_file, content)
 
     def status(self) -> dict[str, Any] | None:
         """Return what the running guard last said of itself. Never raises."""
         with contextlib.suppress(OSError, ValueError):
-            content = json.loads(files.read(self._paths.live_status))
+            content = json.loads(files.read(self._paths.status_file))
             if isinstance(content, dict):
                 return content
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import Kept
+from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.sysctl_files import assignments
@@ -39,7 +39,7 @@ class DropIn(Protocol):
     def limit(self) -> int | None:
         """Return the persisted limit."""
 
-    def kept(self) -> Kept | None:
+    def kept(self) -> PersistedLimit | None:
         """Return the persisted limit and what the file says of its origin."""
 
     def put(self, persisted: Persisted) -> None:
@@ -60,7 +60,7 @@ class SysctlDropIn:
         kept = self.kept()
         return None if kept is None else kept.limit
 
-    def kept(self) -> Kept | None:
+    def kept(self) -> PersistedLimit | None:
         """Return what the file keeps, None without a file (or without our line in it)."""
         try:
             content = files.read(self._paths.drop_in)
@@ -73,7 +73,7 @@ class SysctlDropIn:
             return None
         told = {name.decode(): value.decode("ascii", "replace") for name, value in _ORIGIN.findall(content)}
         decision = _DECISION.search(content)
-        return Kept(
+        return PersistedLimit(
             limit=int(setting[1]),
             decision=decision[1].decode("ascii", "replace") if decision else "",
             boot_id=told.get("boot_id", ""),
@@ -135,7 +135,7 @@ class NoDropIn:
         """Return None: nothing is persisted."""
         return None
 
-    def kept(self) -> Kept | None:
+    def kept(self) -> PersistedLimit | None:
         """Return what the acting guard keeps."""
         return None if self._real is None else self._real.kept()
 

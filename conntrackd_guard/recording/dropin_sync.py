@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.explain import sentence
-from conntrackd_guard.core.model import Order, OrderKind, OutcomeKind, Raise, Record, TriggerKind
+from conntrackd_guard.core.model import OutcomeKind, Override, OverrideKind, Raise, Record, TriggerKind
 from conntrackd_guard.history.rows import rfc3339
 from conntrackd_guard.host.sysctl_dropin import DropIn, Persisted
 
@@ -14,11 +14,11 @@ from conntrackd_guard.host.sysctl_dropin import DropIn, Persisted
 def is_reverted(record: Record) -> bool:
     """Return whether an order took the limit back: whoever gave it has seen to the drop-in."""
     decision = record.decision
-    reverts = isinstance(decision, Order) and decision.kind is OrderKind.REVERT
+    reverts = isinstance(decision, Override) and decision.kind is OverrideKind.REVERT
     return reverts and record.outcome.kind is OutcomeKind.APPLIED
 
 
-class Persister:
+class DropInSync:
     """Makes the drop-in follow raises, and never stand below what another writer set."""
 
     def __init__(self, drop_in: DropIn, say: Callable[..., None]) -> None:
@@ -68,7 +68,7 @@ class Persister:
         self._drop_in.remove()
         now = f"{limit:,}" if limit else "0, unlimited"
         text = f"The limit is {now}; the {persisted:,} persisted for the next boot would lower it and is removed."
-        self._say("guard.notice", "warning", text)
+        self._say("guard.info", "warning", text)
 
     def _outruns_owed(self, limit: int | None) -> bool:
         """Return whether a limit makes a raise that is still to be persisted void: it is above it."""

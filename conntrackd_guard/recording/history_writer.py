@@ -36,7 +36,7 @@ class _Known:
     unwritten: int = 0
 
 
-class Scribe:
+class HistoryWriter:
     """Opens the history at the first need. Methods raise HostError, HistoryDamaged where it is to be `set_aside`."""
 
     def __init__(self, path: Path, retention_seconds: float, max_rows: int, say: Callable[..., None]) -> None:

@@ -27,7 +27,7 @@ from conntrackd_guard.host.conntrack.observer import RESCAN_SECONDS, Observer
 from conntrackd_guard.host.metrics_file import MetricsFile
 from conntrackd_guard.host.metrics_http import Endpoint
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 EXPORT_SECONDS = 5.0
 """A third of the 15 s at which Prometheus is often set to scrape: what it gets is never old."""
@@ -44,10 +44,10 @@ class Outlets:
 
 
 class Exporter:
-    """Used by the recorder's thread only. `attempt` does work that the host may refuse (`Keeper.attempt`)."""
+    """Used by the recorder's thread only. `attempt` does work that the host may refuse (`Worker.attempt`)."""
 
-    def __init__(self, paths: Paths, run_files: RunFiles, attempt: Callable[..., bool]) -> None:
-        self._paths, self._run_files, self._attempt = paths, run_files, attempt
+    def __init__(self, paths: Paths, runtime_dir: RuntimeDir, attempt: Callable[..., bool]) -> None:
+        self._paths, self._run_files, self._attempt = paths, runtime_dir, attempt
         self._outlets = Outlets()
         self._file: MetricsFile | None = None
         self._left: MetricsFile | None = None
@@ -103,7 +103,7 @@ class Exporter:
             loop, policy = _loop(live), decode(Policy, live.get("policy"))
         except (KeyError, TypeError, ValueError) as error:
             cause = OSError(None, f"{error!r}")
-            raise HostError("understanding", self._paths.live_status, cause, "The guard writes it anew.") from error
+            raise HostError("understanding", self._paths.status_file, cause, "The guard writes it anew.") from error
         try:
             if self._observer is None:
                 self._observer = Observer(self._paths, LiveKernel(self._paths), Clock(), self._run_files)
@@ -132,7 +132,7 @@ def _loop(live: dict[str, Any]) -> Loop:
     return Loop(
         said_seconds=float(live["at"]),
         sources={name: str(live["sources"][name]) for name in ("ring_buffer", "journal") if name in live["sources"]},
-        standoff=bool(live["standoff"]),
+        conflict=bool(live["conflict"]),
         over_budget=bool(live["over_budget"]),
-        troubles=len(live["recorder"]["trouble"]),
+        recorder_errors=len(live["recorder"]["trouble"]),
     )

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from conntrackd_guard.recording.worker import Keeper
+from conntrackd_guard.recording.worker import Worker
 
 T = TypeVar("T")
 
@@ -14,8 +14,8 @@ T = TypeVar("T")
 class Question(Generic[T]):
     """Asked with `Recorder.question`. `insist`: work that the host refuses is tried until it is done."""
 
-    def __init__(self, work: Callable[[Keeper], T], *, insist: bool) -> None:
-        self._work, self.insist = work, insist
+    def __init__(self, work: Callable[[Worker], T], *, retry: bool) -> None:
+        self._work, self.retry = work, retry
         self._answers: list[T] = []
         self._tried, self._answered = threading.Event(), threading.Event()
 
@@ -34,7 +34,7 @@ class Question(Generic[T]):
         self._answered.wait()
         return self._answers[0]
 
-    def put_to(self, keeper: Keeper) -> None:
+    def put_to(self, keeper: Worker) -> None:
         """Work the answer out, on the recorder's thread. Raises what the work raises."""
         try:
             self._answers.append(self._work(keeper))

@@ -19,11 +19,11 @@ from conntrackd_guard.core.afterwards import afterwards
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.model import Hold, Policy, Record
 from conntrackd_guard.core.records import identity, merges
-from conntrackd_guard.core.verification import Drops, End, FollowUp
+from conntrackd_guard.core.verification import Drops, End, Verification
 from conntrackd_guard.history.database import Position
 from conntrackd_guard.recording.dropin_sync import is_reverted
 from conntrackd_guard.recording.question import Question
-from conntrackd_guard.recording.worker import Keeper
+from conntrackd_guard.recording.worker import Worker
 
 MOST_HOLDS_QUEUED = 1000
 """Different holds kept while the disk stalls (about 10 KB each); more are only counted."""
@@ -60,7 +60,7 @@ class Mark:
 
 
 @dataclass(slots=True)
-class Notice:
+class LogMessage:
     """A line for the log that is no decision."""
 
     event: str
@@ -72,11 +72,11 @@ class Notice:
 class Recorder:
     """Queue and worker. Every method but `close` returns at once; that one says how long it waits."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: Worker) -> None:
         self._keeper = keeper
-        self.gatherer = keeper.gatherer
+        self.series_collector = keeper.series_collector
         """Takes what the loop sees for the time series."""
-        self._queue: deque[Item | Notice | Mark | Question[Any]] = deque()
+        self._queue: deque[Item | LogMessage | Mark | Question[Any]] = deque()
         self._waiting_holds: dict[str, Item] = {}
         """Those that an equal hold may still join."""
         self._holds = 0
@@ -115,7 +115,7 @@ class Recorder:
     def say(self, event: str, level: str, message: str, **fields: Any) -> None:
         """Have a line logged that is no decision."""
         with self._changed:
-            self._append(Notice(event, level, message, fields))
+            self._append(LogMessage(event, level, message, fields))
 
     def note_position(self, position: Position | None) -> None:
         """Have it remembered how far the kernel's lines were taken in, once all handed over before is written."""
@@ -123,16 +123,16 @@ class Recorder:
             with self._changed:
                 self._mark(position)
 
-    def follow_up(self, found: FollowUp) -> None:
+    def verification(self, found: Verification) -> None:
         """Have it kept what came of a raise, behind that raise's row; drops that go on are said at once."""
-        self.question(lambda keeper: keeper.follow_up(found), insist=True)
-        if found.drops is Drops.GO_ON and found.end is End.WATCHED:
+        self.question(lambda keeper: keeper.verification(found), retry=True)
+        if found.drops is Drops.CONTINUING and found.end is End.WATCHED:
             told = f"The raise to {found.limit:,}: {afterwards(found)}"
-            self.say("guard.drops_go_on", "warning", told, **encode(found))
+            self.say("guard.drops_continue", "warning", told, **encode(found))
 
-    def question(self, work: Callable[[Keeper], T], *, insist: bool = False) -> Question[T]:
+    def question(self, work: Callable[[Worker], T], *, retry: bool = False) -> Question[T]:
         """Have the worker do `work` in its turn; with `insist` all behind it waits until it is done."""
-        question = Question(work, insist=insist)
+        question = Question(work, retry=retry)
         with self._changed:
             self._append(question)
         return question
@@ -160,7 +160,7 @@ class Recorder:
             "trouble": trouble,
         }
 
-    def _append(self, entry: Item | Notice | Mark | Question[Any]) -> None:
+    def _append(self, entry: Item | LogMessage | Mark | Question[Any]) -> None:
         self._queue.append(entry)
         self._changed.notify()
 
@@ -206,7 +206,7 @@ class Recorder:
                 self._all_done = self._step("end", self._keeper.finish)
                 return
             finished = self._step("recorder", self._do, head)
-            self._step("upkeep", self._keeper.tidy)
+            self._step("upkeep", self._keeper.run_periodic)
             if finished:
                 wait = _FIRST_RETRY_SECONDS
                 self._remove(head)
@@ -230,14 +230,14 @@ class Recorder:
                 behind = list(self._queue)[1:]
             for entry in behind:
                 if isinstance(entry, Item):
-                    self._step("recorder", self._keeper.announce, entry)
-                elif isinstance(entry, Notice):
+                    self._step("recorder", self._keeper.process_without_history, entry)
+                elif isinstance(entry, LogMessage):
                     self._step("recorder", self._do, entry)
                     with self._changed:
                         self._queue.remove(entry)
-            self._step("upkeep", self._keeper.tidy)
+            self._step("upkeep", self._keeper.run_periodic)
             with self._changed:
-                if len(self._queue) == 1 + sum(not isinstance(entry, Notice) for entry in behind):
+                if len(self._queue) == 1 + sum(not isinstance(entry, LogMessage) for entry in behind):
                     self._changed.wait(min(left, _TURN_SECONDS))
 
     def _step(self, subject: str, work: Callable[..., bool | None], *arguments: object) -> bool:
@@ -246,21 +246,21 @@ class Recorder:
         try:
             return self._keeper.attempt(subject, work, *arguments)
         except Exception as error:  # noqa: BLE001 - the worker must outlive any one record
-            self._keeper.worry(subject, error)
+            self._keeper.report_failure(subject, error)
             return True
         finally:
             self._busy_since = None
 
-    def _do(self, head: Item | Notice | Mark | Question[Any] | None) -> bool:
+    def _do(self, head: Item | LogMessage | Mark | Question[Any] | None) -> bool:
         match head:
             case Item():
                 return self._keeper.keep(head)
             case Mark(position):
                 self._keeper.note(position)
-            case Notice():
+            case LogMessage():
                 self._keeper.say(head.event, head.level, head.message, **head.fields)
             case Question():
-                return self._keeper.attempt("history", head.put_to, self._keeper) or not head.insist
+                return self._keeper.attempt("history", head.put_to, self._keeper) or not head.retry
             case None:
                 pass
             case _:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.explain import concerned, table_name
 from conntrackd_guard.core.model import Addresses, OutcomeKind, Raise, Record, TriggerKind
-from conntrackd_guard.core.urgency import needs_person
+from conntrackd_guard.core.urgency import needs_operator
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.recording.history_writer import Scribe
+from conntrackd_guard.recording.history_writer import HistoryWriter
 
 if TYPE_CHECKING:
     from conntrackd_guard.host.conntrack.sampler import Sampler
@@ -28,15 +28,15 @@ class Sampling:
     retention_seconds: float = 30 * 86400.0
 
 
-class Portrayer:
+class TableSampler:
     """Takes portraits and keeps them in history. Methods raise HostError where the history refuses."""
 
-    def __init__(self, paths: Paths, scribe: Scribe, say: Callable[..., None]) -> None:
-        self._paths, self._scribe, self._say = paths, scribe, say
+    def __init__(self, paths: Paths, history_writer: HistoryWriter, say: Callable[..., None]) -> None:
+        self._paths, self._scribe, self._say = paths, history_writer, say
         self._sampler: Sampler | None = None
         self._made_for = Sampling()
 
-    def portray(self, record: Record, sampling: Sampling) -> None:
+    def analyze(self, record: Record, sampling: Sampling) -> None:
         """Portray the record's table, where it was just written and somebody will ask who fills that.
 
         What can't be sampled is said, and no trouble: the decision stands without.
@@ -52,11 +52,11 @@ class Portrayer:
         try:
             one = next((one for one in found if one.table.namespace == table.namespace), None)
             if one is None:
-                self._say("guard.notice", "info", f"No sample of {name}: it is gone, or can't be read.", key=record.key)
+                self._say("guard.info", "info", f"No sample of {name}: it is gone, or can't be read.", key=record.key)
                 return
-            portrait = sampler.portray(one, found)
+            portrait = sampler.analyze(one, found)
         except GuardError as error:
-            self._say("guard.notice", "info", f"No sample of {name}: {error}", key=record.key)
+            self._say("guard.info", "info", f"No sample of {name}: {error}", key=record.key)
             return
         self._scribe.history().add_portrait(record.key, portrait)
         first = portrait.findings[0]
@@ -86,4 +86,4 @@ class Portrayer:
 def _matters(record: Record) -> bool:
     """Whether somebody will ask who fills the table: a need was met by a raise, or by a bound."""
     raised = isinstance(record.decision, Raise) and record.trigger.kind is not TriggerKind.START
-    return (raised and record.outcome.kind in {OutcomeKind.APPLIED, OutcomeKind.REHEARSED}) or needs_person(record)
+    return (raised and record.outcome.kind in {OutcomeKind.APPLIED, OutcomeKind.REHEARSED}) or needs_operator(record)

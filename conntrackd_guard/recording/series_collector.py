@@ -36,7 +36,7 @@ class _Known:
     evicted: int = 0
 
 
-class Gatherer:
+class SeriesCollector:
     """`is_due` and `note` are for the loop, `take` for the recorder's thread."""
 
     def __init__(self) -> None:

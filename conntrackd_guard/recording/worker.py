@@ -17,22 +17,22 @@ from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
 from conntrackd_guard.core.model import Policy, Raise, Record, TriggerKind
-from conntrackd_guard.core.urgency import needs_person
-from conntrackd_guard.core.verification import FollowUp
+from conntrackd_guard.core.urgency import needs_operator
+from conntrackd_guard.core.verification import Verification
 from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import HistoryDamaged, Position
 from conntrackd_guard.history.rows import first_row
-from conntrackd_guard.host.culprit import culprit
+from conntrackd_guard.host.culprit import attribute_change
 from conntrackd_guard.host.log import Log
-from conntrackd_guard.host.notify_spool import MOST_WAITING, Notices
+from conntrackd_guard.host.notify_spool import MOST_WAITING, NotifySpool
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.sysctl_dropin import DropIn
-from conntrackd_guard.recording.dropin_sync import Persister
-from conntrackd_guard.recording.history_writer import Scribe
+from conntrackd_guard.recording.dropin_sync import DropInSync
+from conntrackd_guard.recording.history_writer import HistoryWriter
 from conntrackd_guard.recording.metrics_exporter import Exporter, Outlets
-from conntrackd_guard.recording.samples import Portrayer, Sampling
-from conntrackd_guard.recording.series_collector import Gatherer
+from conntrackd_guard.recording.samples import Sampling, TableSampler
+from conntrackd_guard.recording.series_collector import SeriesCollector
 
 if TYPE_CHECKING:
     from conntrackd_guard.recording.recorder import Item
@@ -62,7 +62,7 @@ class Past:
     """The key of the record that wrote the drop-in."""
 
 
-class Keeper:
+class Worker:
     """Used by the recorder's thread only, but for `trouble` and `lost_lines` (status), and what a reload sets."""
 
     def __init__(  # noqa: PLR0913 - wiring
@@ -71,23 +71,23 @@ class Keeper:
         paths: Paths,
         drop_in: DropIn,
         log: Log,
-        run_files: RunFiles,
+        runtime_dir: RuntimeDir,
         retention_seconds: float,
         max_rows: int,
     ) -> None:
-        self._log, self._run_files, self._root = log, run_files, paths.root
-        self.notices: Notices | None = None
+        self._log, self._run_files, self._root = log, runtime_dir, paths.root
+        self.notices: NotifySpool | None = None
         """Where what a person must hear of is left for the `notify` command; None where there is none. A reload sets it."""
         self.outlets = Outlets()
         """Where metrics go. A reload sets it."""
-        self._exporter = Exporter(paths, run_files, self.attempt)
+        self._exporter = Exporter(paths, runtime_dir, self.attempt)
         self.sampling = Sampling()
         """How samples are taken for decisions. A reload sets it."""
-        self.gatherer = Gatherer()
+        self.series_collector = SeriesCollector()
         """The loop notes to it, this thread takes from it."""
-        self._scribe = Scribe(paths.history, retention_seconds, max_rows, self.say)
-        self._portrayer = Portrayer(paths, self._scribe, self.say)
-        self._persister = Persister(drop_in, self.say)
+        self._scribe = HistoryWriter(paths.history, retention_seconds, max_rows, self.say)
+        self._portrayer = TableSampler(paths, self._scribe, self.say)
+        self._persister = DropInSync(drop_in, self.say)
         self._written: set[str] = set()
         """Raises whose row is written and whose intent is open."""
         self._settled_seconds = self._flushed_seconds = 0.0
@@ -122,22 +122,22 @@ class Keeper:
                 self._exporter.count(item.record, item.times)
         self._tell(item)
         if item.stored and not was_stored:
-            self.attempt("sample", self._portrayer.portray, item.record, self.sampling)
+            self.attempt("sample", self._portrayer.analyze, item.record, self.sampling)
         if item.stored and isinstance(item.record.decision, Raise):
             self._written.add(item.record.key)
         return item.stored
 
-    def follow_up(self, found: FollowUp) -> bool:
+    def verification(self, found: Verification) -> bool:
         """Keep what came of a raise."""
-        self._scribe.history().add_follow_up(found)
+        self._scribe.history().add_verification(found)
         return True
 
     def keep_points(self) -> None:
         """Write what was gathered of the time series; what the history refuses is given up."""
-        if points := self.gatherer.take():
+        if points := self.series_collector.take():
             self._scribe.history().add_points(points, thin=self._is_steady())
 
-    def announce(self, item: Item) -> None:
+    def process_without_history(self, item: Item) -> None:
         """Do what doesn't need the history: it refuses a record before this one."""
         self._persist(item)
         self._tell(item)
@@ -157,12 +157,12 @@ class Keeper:
             self.attempt("history", self._scribe.set_aside, damage)
             return False
         except GuardError as error:
-            self.worry(subject, error)
+            self.report_failure(subject, error)
             return False
         self._trouble.pop(subject, None)
         return done
 
-    def worry(self, subject: str, error: Exception) -> None:
+    def report_failure(self, subject: str, error: Exception) -> None:
         """Say what doesn't work, once until it works again or changes."""
         text = str(error) or type(error).__name__
         if self._trouble.get(subject) != text:
@@ -177,7 +177,7 @@ class Keeper:
         """Return how many log lines could not be delivered."""
         return self._log.lost
 
-    def tidy(self) -> None:
+    def run_periodic(self) -> None:
         """Do what is due now and then: close intents, count repeats, save the position, retry the drop-in, prune, export."""
         now = time.monotonic()
         self._log.flush()
@@ -218,7 +218,7 @@ class Keeper:
         """Say who changed the limit, as far as this host shows it: a look at all processes, so never in the loop."""
         record, limit = item.record, item.record.observation.limit
         if record.trigger.kind is TriggerKind.OTHER_WRITER and limit is not None and not record.outcome.detail:
-            told = culprit(self._root, limit, record.observation.boottime_seconds)
+            told = attribute_change(self._root, limit, record.observation.boottime_seconds)
             item.record = replace(record, outcome=replace(record.outcome, detail=f"by {told}"))
 
     def _persist(self, item: Item) -> None:
@@ -244,7 +244,7 @@ class Keeper:
         item.logged = True
         record = item.record
         self._log.emit(event_of(record), level_of(record), sentence(record), **fields_of(record))
-        if needs_person(record):
+        if needs_operator(record):
             self._notify(record, item.policy)
 
     def _notify(self, record: Record, policy: Policy) -> None:

@@ -48,13 +48,13 @@ KEYS = (
         instead=(("dry-run", "full tables go on dropping packets."),),
     ),
     Key(
-        name="kernel_line", field="kernel_line", kind=boolean(), default="true",
+        name="kernel_message", field="kernel_message", kind=boolean(), default="true",
         does="Raise when the kernel logs that a table is full.",
         source="the line is the kernel's own proof that packets are being dropped.",
         instead=(("false", "a table that fills between two looks drops until the next look."),),
     ),
     Key(
-        name="pressure", field="pressure", kind=boolean(), default="true",
+        name="raise_early", field="raise_early", kind=boolean(), default="true",
         does="Raise when a table is about to be full, before anything is dropped.",
         source="the kernel logs at most 10 lines in 5 s, shared by all its messages, so the line can stay out.",
         instead=(("false", "every raise comes after the first dropped packets, and none where the line stays out."),),
@@ -69,7 +69,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="factor", field="factor", kind=number("1.01", "10"), default="1.5",
+        name="growth_factor", field="growth_factor", kind=number("1.01", "10"), default="1.5",
         does="A raise reaches at least this many times the limit, as far as the bounds below allow.",
         source="judgement: six steps make the limit eleven times as large, and a wrong step costs half a table.",
         instead=(
@@ -78,7 +78,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="min_entries", field="min_entries", kind=count("1", "16_777_216"), default="8_192",
+        name="min_step", field="min_step", kind=count("1", "16_777_216"), default="8_192",
         does="A raise adds at least this many entries, so that small limits grow in useful steps.",
         source="judgement: about 5 MiB at 640 bytes an entry, the planning figure where slab sizes can't be read.",
         instead=(
@@ -87,7 +87,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="runway", field="runway_seconds", kind=duration("0s", "1h"), default="30s",
+        name="lookahead", field="lookahead_seconds", kind=duration("0s", "1h"), default="30s",
         does="A raise leaves room for this long at the growth seen (this alone asks for 4 times the limit at most).",
         source="judgement: long enough for a person to read the log line before the next step.",
         instead=(
@@ -105,7 +105,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="reserve", field="reserve", kind=optional("auto", share("1%", "90%", "1MiB")), default="auto",
+        name="min_available", field="min_available", kind=optional("auto", share("1%", "90%", "1MiB")), default="auto",
         does="Memory that must stay available after the raised tables are full: auto, a share of memory or a size.",
         source="auto is 5% of memory, but 512 MiB at least, or 25% where that is less: judgement, for small hosts.",
         instead=(
@@ -114,19 +114,19 @@ KEYS = (
         ),
     ),
     Key(
-        name="ceiling", field="ceiling", kind=optional("none", count("1", _MOST)), default="none",
+        name="max_limit", field="max_limit", kind=optional("none", count("1", _MOST)), default="none",
         does="The limit is never raised above this.",
         source="the budget bounds memory already; a number that fits every host does not exist.",
         instead=(("262_144", "hosts with that limit (the kernel's own from 4 GB up) are never raised at all."),),
     ),
     Key(
-        name="on_flood", field="flood_ceiling", kind=flood_answer(_MOST), default="raise",
+        name="on_flood", field="flood_max_limit", kind=flood_answer(_MOST), default="raise",
         does="What a flood gets (most of the table unanswered, by a sample): raise, hold, or raise_to N and no further.",
         source="not raising drops everybody's connections at once; and a sample may be wrong.",
         instead=(("hold", "a flood fills the table, and nobody else gets an entry until it ends or is filtered."),),
     ),
     Key(
-        name="settle", field="settle_seconds", kind=duration("0s", "1h"), default="2s",
+        name="cooldown", field="cooldown_seconds", kind=duration("0s", "1h"), default="2s",
         does="Shortest time between two raises while no table is full.",
         source="judgement: eight looks at four a second show whether the last raise was enough.",
         instead=(
@@ -135,7 +135,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="settle_full", field="settle_full_seconds", kind=duration("0s", "1h"), default="200ms",
+        name="cooldown_full", field="cooldown_full_seconds", kind=duration("0s", "1h"), default="200ms",
         does="Shortest time between two raises while a table is full again. At most settle.",
         source="a step made before demand is known can fill in less than 2 s, while packets drop.",
         instead=(
@@ -144,7 +144,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="raises", field="raises", kind=count("1", "1_000"), default="20",
+        name="max_raises", field="max_raises", kind=count("1", "1_000"), default="20",
         does="Raises that pressure may cause within raises_window. A table that drops is not held back by this.",
         source="judgement: 20 steps of half the limit are 3,325 times the limit; more is a fault, not traffic.",
         instead=(
@@ -153,7 +153,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="raises_window", field="raises_window_seconds", kind=duration("1s", "1d"), default="10min",
+        name="max_raises_window", field="max_raises_window_seconds", kind=duration("1s", "1d"), default="10min",
         does="The time over which raises are counted.",
         source="judgement: longer than a burst, shorter than the time to be called and log in.",
         instead=(
@@ -162,7 +162,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="standoff", field="standoff", kind=count("0", "1_000"), default="3",
+        name="conflict_limit", field="conflict_limit", kind=count("0", "1_000"), default="3",
         does="After another writer lowered a raised limit this often, stop raising and say so. 0: never stop.",
         source="judgement: once may be a restart, twice a deployment; three times is another owner of the value.",
         instead=(
@@ -171,7 +171,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="standoff_window", field="standoff_window_seconds", kind=duration("1min", "30d"), default="1d",
+        name="conflict_window", field="conflict_window_seconds", kind=duration("1min", "30d"), default="1d",
         does="The time over which those lowerings are counted.",
         source="judgement: daily runs of configuration tools are the usual other writer.",
         instead=(

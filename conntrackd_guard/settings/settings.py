@@ -120,9 +120,9 @@ def _contradictions(values: dict[str, Any], origins: dict[str, str]) -> list[Pro
     """Return the problems that two values make together, each placed where an operator can mend it."""
     problems = []
     for small, large, why in (
-        ("settle_full", "settle", "a full table is answered no later than one that is not full"),
-        ("raises_window", "history_retention", "the raises to be counted are read from the history"),
-        ("standoff_window", "history_retention", "the lowerings to be counted are read from the history"),
+        ("cooldown_full", "cooldown", "a full table is answered no later than one that is not full"),
+        ("max_raises_window", "history_retention", "the raises to be counted are read from the history"),
+        ("conflict_window", "history_retention", "the lowerings to be counted are read from the history"),
     ):
         if values[small] > values[large]:
             place = origins[small] if origins[small] != DEFAULT else origins[large]

@@ -24,7 +24,7 @@ complete -c guard -n '__fish_seen_subcommand_from run' -l log-format -xa 'auto t
 complete -c guard -n '__fish_seen_subcommand_from history' -l since -x -d 'decisions from then on'
 complete -c guard -n '__fish_seen_subcommand_from history' -l until -x -d 'decisions up to then'
 complete -c guard -n '__fish_seen_subcommand_from history' -l last -x -d 'at most so many'
-complete -c guard -n '__fish_seen_subcommand_from history' -l verdict -xa 'raise hold order' -d 'only these'
+complete -c guard -n '__fish_seen_subcommand_from history' -l verdict -xa 'raise hold override' -d 'only these'
 complete -c guard -n '__fish_seen_subcommand_from history' -l json -d 'print one JSON document'
 complete -c guard -n '__fish_seen_subcommand_from history' -l dry-run -d 'look at the dry run'
 complete -c guard -n '__fish_seen_subcommand_from history' -l no-dry-run -d 'look at the guard that acts'

@@ -21,7 +21,7 @@ from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.model import Mode
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.log import Log
-from conntrackd_guard.host.notify_spool import Notices
+from conntrackd_guard.host.notify_spool import NotifySpool
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.settings import Entry, read_settings
 
@@ -33,7 +33,7 @@ class Post(Clock):
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.notices = Notices(Paths(root))
+        self.notices = NotifySpool(Paths(root))
         self.notices.folder.mkdir(parents=True)
         self.now, self.log = 0.0, io.StringIO()
         self.words: tuple[str, ...] | None = (str(root / "command"), "an argument")

@@ -1,4 +1,4 @@
-"""Orders as they are typed, on a made-up host: pauses, and what no order needs."""
+"""Overrides as they are typed, on a made-up host: pauses, and what no order needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOUR = 3600.0
 
 def pause_until(guarded: Guarded) -> float | None:
     """Return when the pause in force ends; there must be one."""
-    pause = guarded.run_files.pause(time.clock_gettime(time.CLOCK_BOOTTIME))
+    pause = guarded.runtime_dir.pause(time.clock_gettime(time.CLOCK_BOOTTIME))
     assert pause is not None
     return pause.until_seconds
 
@@ -75,13 +75,13 @@ def test_a_refused_revert_leaves_the_pause_as_it_was(
     """Where the kernel refuses, neither is an earlier pause lost nor does the revert's own stay."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     if seconds != 0.0:
-        guarded.run_files.put_pause(Pause(by="root", reason="drill", until_seconds=seconds and now + seconds))
-    before = guarded.run_files.pause(now)
+        guarded.runtime_dir.put_pause(Pause(by="root", reason="drill", until_seconds=seconds and now + seconds))
+    before = guarded.runtime_dir.pause(now)
     refuse_writes(monkeypatch)
     assert main(["revert"], guarded.paths) is Exit.FAILED
-    assert guarded.run_files.pause(now) == before
-    assert guarded.run_files.orders() == []
-    assert guarded.reasons()[-1] == "order revert rejected"
+    assert guarded.runtime_dir.pause(now) == before
+    assert guarded.runtime_dir.orders() == []
+    assert guarded.reasons()[-1] == "override revert rejected"
 
 
 def test_an_order_stays_small_on_a_crowded_host(guarded: Guarded) -> None:
@@ -123,7 +123,7 @@ def test_an_order_that_history_refuses_stands(
     refuse_rows(monkeypatch)
     assert main(arguments, guarded.paths) is Exit.DONE
     assert "not in history yet: write a decision to history.db: disk is full. Free space." in capsys.readouterr().err
-    assert len(guarded.run_files.orders()) == 1
+    assert len(guarded.runtime_dir.orders()) == 1
     assert (guarded.host.limit == LIMIT) is (arguments == ["revert"])
 
 
@@ -143,5 +143,5 @@ def test_another_user_may_not_order(guarded: Guarded, tmp_path: Path, arguments:
     ended = run_as_another(ORDERS, str(guarded.host.root), *arguments, tmp_path=tmp_path)
     assert ended.returncode == Exit.NOT_PERMITTED
     assert "Run this as root." in ended.stderr or "Run as root" in ended.stderr
-    assert guarded.run_files.orders() == []
+    assert guarded.runtime_dir.orders() == []
     assert guarded.host.limit == STEP

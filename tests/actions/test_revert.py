@@ -103,7 +103,7 @@ def test_a_raise_that_history_has_not_taken_yet_can_be_undone(
     with monkeypatch.context() as patch:
         refuse_rows(patch)
         guarded.host.table(STEP)
-        guarded.line()
+        guarded.message()
         guarded.turn(5.0)
         assert not guarded.recorder.close(5.0)  # the row is owed
     assert (guarded.host.limit, guarded.intents()) == (147_456, 1)
@@ -138,7 +138,7 @@ def test_a_killed_revert_is_recorded_as_the_kernel_shows_it(
     row = after.rows()[-1]
     assert (row.outcome, row.limit_after, row.sentence.split(" 98,304")[0]) == told
     assert after.recovered.state.set_limit == (None if told[0] == "applied" else STEP)
-    assert after.run_files.orders() == []
+    assert after.runtime_dir.orders() == []
     after.stop()
 
 

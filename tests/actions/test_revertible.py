@@ -8,12 +8,21 @@ from pathlib import Path
 import pytest
 from testbed.records import BOOT, RAISE, a_record, add
 
-from conntrackd_guard.actions.revertible import standing_raises
+from conntrackd_guard.actions.revertible import revertible_raises
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.model import Hold, HoldReason, Order, OrderKind, Outcome, OutcomeKind, Record, TriggerKind
+from conntrackd_guard.core.model import (
+    Hold,
+    HoldReason,
+    Outcome,
+    OutcomeKind,
+    Override,
+    OverrideKind,
+    Record,
+    TriggerKind,
+)
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 Move = tuple[str, int, int]
 """What was done, the limit before and after, in thousands."""
@@ -37,8 +46,8 @@ def record(number: int, move: Move) -> Record:
     if what == "revert":
         plain = a_record(
             key,
-            Order(kind=OrderKind.REVERT, target=after),
-            trigger=TriggerKind.ORDER,
+            Override(kind=OverrideKind.REVERT, target=after),
+            trigger=TriggerKind.OVERRIDE,
             limit=before,
             kernel_limit=before,
         )
@@ -78,7 +87,7 @@ def test_standing_raises(tmp_path: Path, moves: list[Move], limit: int, standing
     with History(paths.history, mode="writer") as history:
         for number, move in enumerate(moves):
             add(history, record(number, move))
-    assert [step.id for step in standing_raises(paths, limit)] == standing
+    assert [step.id for step in revertible_raises(paths, limit)] == standing
 
 
 def test_a_boot_ends_what_other_writers_did(tmp_path: Path) -> None:
@@ -87,21 +96,21 @@ def test_a_boot_ends_what_other_writers_did(tmp_path: Path) -> None:
     with History(paths.history, mode="writer") as history:
         for number, move in enumerate([("raise", 1, 2), ("raise", 2, 3), ("other", 3, 9)]):
             add(history, record(number, move))
-    assert [step.id for step in standing_raises(paths, 3)] == [2, 1]
-    assert standing_raises(paths, 9) == []
+    assert [step.id for step in revertible_raises(paths, 3)] == [2, 1]
+    assert revertible_raises(paths, 9) == []
 
 
 def test_a_raise_that_is_an_intent_yet_comes_once(tmp_path: Path) -> None:
     """An intent stays until the file for the next boot is written: its row, where there is one, counts instead."""
     paths = host(tmp_path)
     (tmp_path / "run").mkdir()
-    run_files = RunFiles(paths)
-    run_files.prepare()
+    runtime_dir = RuntimeDir(paths)
+    runtime_dir.prepare()
     with History(paths.history, mode="writer") as history:
         for number, move in enumerate([("raise", 1, 2), ("raise", 2, 3)]):
             add(history, record(number, move))
-            run_files.put_intent(str(number), encode(record(number, move)))
-    run_files.put_intent("later", encode(record(2, ("raise", 3, 4))))
-    run_files.put_intent("damaged", {"key": 1})
-    assert [(step.id, step.before) for step in standing_raises(paths, 4)] == [(None, 3), (2, 2), (1, 1)]
-    assert [step.id for step in standing_raises(paths, 3)] == [2, 1]
+            runtime_dir.put_intent(str(number), encode(record(number, move)))
+    runtime_dir.put_intent("later", encode(record(2, ("raise", 3, 4))))
+    runtime_dir.put_intent("damaged", {"key": 1})
+    assert [(step.id, step.before) for step in revertible_raises(paths, 4)] == [(None, 3), (2, 2), (1, 1)]
+    assert [step.id for step in revertible_raises(paths, 3)] == [2, 1]

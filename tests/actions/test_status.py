@@ -15,10 +15,10 @@ from conntrackd_guard.actions import status
 from conntrackd_guard.actions.status import Status, gather
 from conntrackd_guard.cli.render.status_text import print_status
 from conntrackd_guard.core.model import Hold, HoldReason, Mode, Pause, Policy, Raise, State
-from conntrackd_guard.daemon.status_file import live_status, status_line
+from conntrackd_guard.daemon.status_file import status_file, status_line
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 STEP = 98_304
 
@@ -38,17 +38,17 @@ def told(**changed: Any) -> dict[str, Any]:
         "policy": Policy(), "state": State(), "pause": None, "over_budget": False, "episodes": 0,
         "sources": {"ring_buffer": "following", "journal": "following", "notes": []}, "recorder": {"trouble": []},
     }  # fmt: skip
-    return live_status(**plain | changed)
+    return status_file(**plain | changed)
 
 
-def a_guard_runs(host: Host, mode: Mode = Mode.ACT, document: dict[str, Any] | None = None) -> RunFiles:
+def a_guard_runs(host: Host, mode: Mode = Mode.ACT, document: dict[str, Any] | None = None) -> RuntimeDir:
     """Have this process hold the lock, and have it said this of itself."""
-    run_files = RunFiles(Paths(host.root, mode))
-    run_files.prepare()
-    run_files.take_lock()
+    runtime_dir = RuntimeDir(Paths(host.root, mode))
+    runtime_dir.prepare()
+    runtime_dir.take_lock()
     if document is not None:
-        run_files.put_status(document)
-    return run_files
+        runtime_dir.put_status(document)
+    return runtime_dir
 
 
 def settings(host: Host, text: str) -> None:
@@ -66,13 +66,13 @@ def printed(found: Status, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_the_running_guards_own_policy_counts(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     """With `--config`, or before a reload, next step and budget are those the guard goes by; that is said."""
-    settings(host, "ceiling: 1_000_000\n")
-    kept = a_guard_runs(host, document=told(policy=Policy(ceiling=LIMIT)))
+    settings(host, "max_limit: 1_000_000\n")
+    kept = a_guard_runs(host, document=told(policy=Policy(max_limit=LIMIT)))
     found = gather(Paths(host.root))
     assert isinstance(found.next_step, Hold)
     assert found.next_step.reason is HoldReason.AT_CEILING
     assert "the settings in /etc differ from those the running guard goes by" in printed(found, capsys)
-    kept.put_status(told(policy=Policy(ceiling=1_000_000)))
+    kept.put_status(told(policy=Policy(max_limit=1_000_000)))
     assert "differ" not in printed(gather(Paths(host.root)), capsys)
 
 
@@ -80,7 +80,7 @@ def test_settings_that_are_bad_now_leave_the_running_guards(host: Host) -> None:
     """What can't be used is told, and the guard's own is shown instead of the defaults."""
     settings(host, "ceilling: 1\n")
     assert isinstance(gather(Paths(host.root)).next_step, Raise)
-    kept = a_guard_runs(host, document=told(policy=Policy(ceiling=LIMIT)))
+    kept = a_guard_runs(host, document=told(policy=Policy(max_limit=LIMIT)))
     found = gather(Paths(host.root))
     assert isinstance(found.next_step, Hold)
     assert any("ceilling" in text and "the running guard's" in text for text in found.unread)
@@ -105,7 +105,7 @@ def test_a_guard_that_says_nothing_any_more_is_degraded(host: Host, capsys: pyte
     [
         ({"recorder": {"trouble": ["disk full"]}}, "trouble: disk full"),
         ({"over_budget": True}, "more than this host can bear; `guard revert --all` undoes it"),
-        ({"state": State(fight_seconds=(1e9,) * 3)}, "`guard resume` ends it"),
+        ({"state": State(conflict_seconds=(1e9,) * 3)}, "`guard resume` ends it"),
     ],
 )
 def test_what_needs_a_person_is_degraded(
@@ -121,7 +121,7 @@ def test_what_needs_a_person_is_degraded(
 
 def test_what_an_earlier_guard_said_is_not_this_ones(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     """A guard that has just begun holds the lock, while the file under /run is its predecessor's."""
-    kept = a_guard_runs(host, document=told(policy=Policy(ceiling=LIMIT)) | {"pid": 1})
+    kept = a_guard_runs(host, document=told(policy=Policy(max_limit=LIMIT)) | {"pid": 1})
     found = gather(Paths(host.root))
     assert (found.live, isinstance(found.next_step, Raise)) == (None, True)
     assert f"starting, pid {os.getpid()}" in printed(found, capsys)
@@ -145,7 +145,7 @@ def test_a_rehearsed_limit_counts_while_it_is_the_higher(host: Host, tmp_path: P
     """What a dry run rehearsed before the limit was raised past it (or made unlimited) is of no account any more."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     guarded.written()
     guarded.stop()
@@ -163,7 +163,7 @@ def test_the_service_managers_line() -> None:
     assert status_line(told(mode=Mode.DRY_RUN, episodes=2)) == "rehearsing: limit 65,536, 2 full or filling up"
     assert status_line(told(limit=None)) == "watching: no limit, as this kernel tracks no connections yet"
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    bad = told(state=State(fight_seconds=(now - 1.0,) * 3), recorder={"trouble": ["disk full"]}, over_budget=True)
+    bad = told(state=State(conflict_seconds=(now - 1.0,) * 3), recorder={"trouble": ["disk full"]}, over_budget=True)
     assert status_line(bad) == (
         "stopped by a stand-off, over budget, in trouble (disk full): limit 65,536; see `guard status`"
     )

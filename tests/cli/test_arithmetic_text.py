@@ -29,5 +29,5 @@ def test_the_verdicts_say_which_bound_broke() -> None:
     texts = [text for _, text in sum_lines(SUM, Policy())]
     assert ("✓ cost ≤ budget" in texts, "✓ left ≥ reserve" in texts) == (True, True)
 
-    texts = [text for _, text in sum_lines(replace(SUM, budget_bytes=1), Policy(reserve=Share(bytes=5)))]
+    texts = [text for _, text in sum_lines(replace(SUM, budget_bytes=1), Policy(min_available=Share(bytes=5)))]
     assert "✗ the cost is over the budget" in texts

@@ -70,7 +70,7 @@ def test_the_example_explains_every_key() -> None:
 
 def test_check_without_a_problem(tmp_path: Path) -> None:
     """Good settings are said to be good, and the exit code is 0."""
-    path = settings_file(tmp_path, "factor: 2\nbudget: 5%\n")
+    path = settings_file(tmp_path, "growth_factor: 2\nbudget: 5%\n")
     assert guard(tmp_path, "check", "--config", str(path)) == (
         Exit.DONE, "", "The settings are good: 2 set in 1 file, the rest by default.\n",
     )  # fmt: skip
@@ -80,13 +80,13 @@ def test_check_without_a_problem(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["check", "show"])
 def test_problems_end_with_78(tmp_path: Path, command: str) -> None:
     """Each problem is one line on stderr; nothing goes to stdout."""
-    path = settings_file(tmp_path, "budjet: 5%\nfactor: none\n")
+    path = settings_file(tmp_path, "budjet: 5%\ngrowth_factor: none\n")
     assert guard(tmp_path, command, "--config", str(path)) == (
         Exit.BAD_SETTINGS,
         "",
         (
             f"{path}:1: 'budjet': found an unknown key; did you mean budget?\n"
-            f"{path}:2: factor: found 'none', expected a number from 1.01 to 10\n"
+            f"{path}:2: growth_factor: found 'none', expected a number from 1.01 to 10\n"
         ),
     )
 
@@ -98,16 +98,16 @@ def test_show_tells_value_and_origin(tmp_path: Path) -> None:
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
     assert list(rows) == [key.name for key in KEYS]
     assert rows["budget"] == ["256MiB", f"{path}:2"]
-    assert rows["reserve"] == ["auto", "default"]
+    assert rows["min_available"] == ["auto", "default"]
 
 
 def test_show_json_is_one_versioned_document(tmp_path: Path) -> None:
     """The JSON holds the same values and origins."""
-    path = settings_file(tmp_path, "settle: 1500ms\n")
+    path = settings_file(tmp_path, "cooldown: 1500ms\n")
     _, out, _ = guard(tmp_path, "show", "--json", "--config", str(path))
     told = json.loads(out)
     assert told["version"] == 1
-    assert told["settings"]["settle"] == {"value": "1s 500ms", "from": f"{path}:1"}
+    assert told["settings"]["cooldown"] == {"value": "1s 500ms", "from": f"{path}:1"}
     assert len(told["settings"]) == len(KEYS)
 
 

@@ -21,7 +21,7 @@ from conntrackd_guard.settings import files
 
 FIELDS = {
     *("id", "at", "trigger", "verdict", "reason", "from", "to", "outcome", "mode", "namespace", "message"),
-    *("repeats", "last_at", "arithmetic", "sentence", "follow_up"),
+    *("repeats", "last_at", "arithmetic", "sentence", "verification"),
 }
 
 
@@ -53,7 +53,7 @@ def test_history_is_one_json_document(paths: Paths, capsys: pytest.CaptureFixtur
     assert [found["id"] for found in decisions] == [3, 2, 1]
     assert FIELDS - decisions[0].keys() == set()
     assert (decisions[1]["from"], decisions[1]["to"], decisions[1]["outcome"]) == (65536, 98304, "applied")
-    assert (decisions[1]["at"], decisions[1]["reason"]) == ("1970-01-01T00:50:00.000Z", "kernel_line confirmed")
+    assert (decisions[1]["at"], decisions[1]["reason"]) == ("1970-01-01T00:50:00.000Z", "kernel_message confirmed")
     assert (decisions[2]["repeats"], decisions[2]["reason"]) == (2, "at_ceiling")
     assert decisions[1]["arithmetic"]["bytes_per_entry"] == 563
 
@@ -66,7 +66,7 @@ def test_history_in_a_pipe_is_plain(paths: Paths, capsys: pytest.CaptureFixture[
     lines = out.splitlines()
     assert len(lines) == 7
     assert lines[1].split()[0] == "3"
-    assert lines[1].endswith("kernel_line, rejected")
+    assert lines[1].endswith("kernel_message, rejected")
     assert lines[4].endswith("leaves 19.5 GiB available.")
     assert "×2 until" in lines[5]
 

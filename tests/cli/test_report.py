@@ -21,7 +21,7 @@ from conntrackd_guard.cli.render.report import page as view
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.points import Point
-from conntrackd_guard.history.rows import Told
+from conntrackd_guard.history.rows import DecisionDetail
 from conntrackd_guard.host.paths import Paths
 
 SPAN = ["--since", f"@{report_scene.BEGIN}", "--until", f"@{report_scene.END}", "--no-dry-run"]
@@ -114,7 +114,7 @@ def test_who_filled_the_table_and_whether_raising_was_the_cure_is_told(page: str
     assert "<dt>100.0 %</dt><dd>    393,216  tcp SYN_SENT</dd>" in folded
 
 
-def a_report(points: Sequence[Point] = (), entries: Sequence[Told] = (), **more: Any) -> str:
+def a_report(points: Sequence[Point] = (), entries: Sequence[DecisionDetail] = (), **more: Any) -> str:
     """Return the page of a report of 100 s with these."""
     plain: dict[str, Any] = {
         "host": "<i>", "version": "1", "made_seconds": 0.0, "since": 0.0, "until": 100.0, "step": 10,

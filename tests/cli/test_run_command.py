@@ -15,7 +15,7 @@ from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.model import Mode
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.settings import files
 from conntrackd_guard.settings.files import load_settings
 from conntrackd_guard.settings.settings import Settings
@@ -29,7 +29,7 @@ def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
         "proc/meminfo": "MemTotal: 1048576 kB\nMemAvailable: 524288 kB\n",
         "proc/sys/net/netfilter/nf_conntrack_max": "65536\n",
         "proc/sys/net/netfilter/nf_conntrack_buckets": "65536\n",
-        "etc/conntrackd-guard/guard.yaml": "ceiling: none\n",
+        "etc/conntrackd-guard/guard.yaml": "max_limit: none\n",
     }
     for name, content in contents.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,11 +52,11 @@ def test_a_check_beside_a_running_guard_changes_nothing(
 ) -> None:
     """It needs no lock, and the orders and intents it finds are left to the guard they are for."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    run_files = RunFiles(paths)
-    run_files.prepare()
-    run_files.take_lock()
-    run_files.put_order("1-2-resume", {})
-    run_files.put_intent("1-2-3", {})
+    runtime_dir = RuntimeDir(paths)
+    runtime_dir.prepare()
+    runtime_dir.take_lock()
+    runtime_dir.put_override("1-2-resume", {})
+    runtime_dir.put_intent("1-2-3", {})
     if limit is None:
         paths.limit.unlink()
     else:

@@ -58,7 +58,7 @@ def test_the_preview_asks_what_a_full_table_would_bring() -> None:
 def test_the_preview_tells_what_forbids_it() -> None:
     """A pause and a ceiling are told before the table is full."""
     paused = preview(seen(pause=Pause(by="guard pause", reason="")), State(), Policy())
-    capped = preview(seen(), State(), Policy(ceiling=65536))
+    capped = preview(seen(), State(), Policy(max_limit=65536))
     assert [step.reason.code for step in (paused, capped) if isinstance(step, Hold)] == ["paused", "at_ceiling"]
 
 
@@ -107,7 +107,7 @@ def test_a_running_guard_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         (32768, 0, {"holder": None, "live": None}, "it can't be told whether a guard runs; the fullest"),
         (32768, 0, {"live": None}, "the guard is starting; the fullest"),
         (32768, 0, {"silent_seconds": 99.0}, "the guard IS SILENT; the fullest"),
-        (32768, 0, {"live": {"pid": 42, "standoff": True}}, "the guard NEEDS A PERSON: stand-off; the fullest"),
+        (32768, 0, {"live": {"pid": 42, "conflict": True}}, "the guard NEEDS A PERSON: stand-off; the fullest"),
         (
             32768,
             0,
@@ -138,7 +138,7 @@ def test_a_bound_that_only_a_person_can_move_is_told_before_the_table_is_full(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """At the ceiling the next full table drops: that is news at 50 %, too. A pause is told as what it is."""
-    capped = replace(a_status(seen()), next_step=preview(seen(), State(), Policy(ceiling=65536)))
+    capped = replace(a_status(seen()), next_step=preview(seen(), State(), Policy(max_limit=65536)))
     assert "50 % of 65,536, and no raise is left" in printed(capped, capsys).splitlines()[0]
     held = seen(pause=Pause(by="guard pause", reason=""))
     paused = a_status(held, holder=42, live={"pid": 42})

@@ -15,7 +15,7 @@ from conntrackd_guard.actions.status import Status, preview
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render import status_live
-from conntrackd_guard.cli.render.status_live import SPARK_SECONDS, Sight, view
+from conntrackd_guard.cli.render.status_live import SPARK_SECONDS, LiveView, view
 from conntrackd_guard.core import verification
 from conntrackd_guard.core.cost import cost_of
 from conntrackd_guard.core.model import Mode, Observation, Policy, State, Table
@@ -60,14 +60,14 @@ def table(count: int, drop: int = 0, label: str = "web", namespace: int = 7, ear
     return Table(namespace=namespace, label=label, count=count, drop=drop, early_drop=early_drop)
 
 
-def picture(found: Status, sight: Sight, width: int = 80, height: int = 24, rows: int = 3) -> list[str]:
+def picture(found: Status, sight: LiveView, width: int = 80, height: int = 24, rows: int = 3) -> list[str]:
     """Return the lines of one picture, with some decisions."""
     record = raised("r", tables=(table(LIMIT),))
     proof = verification.conclude(verification.begin(record, LIMIT), End.WATCHED, 60.0)
     hostile = replace(a_record("h"), key="h")
     row = first_row(record, 3, policy=Policy(), sentence="Raised \x1b[2J" + 200 * "x", kernel_release="6.1")
     other = first_row(hostile, 2, policy=Policy(), sentence="Held", kernel_release="6.1")
-    last = [replace(row, follow_up=proof), other, replace(row, follow_up=proof)][:rows]
+    last = [replace(row, verification=proof), other, replace(row, verification=proof)][:rows]
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
     console.print(view(found, sight, last, console))
     assert isinstance(console.file, io.StringIO)
@@ -76,7 +76,7 @@ def picture(found: Status, sight: Sight, width: int = 80, height: int = 24, rows
 
 def test_rates_are_between_two_pictures() -> None:
     """Entries that came less those that went, and what was dropped or evicted, a second."""
-    sight = Sight()
+    sight = LiveView()
     sight.add(a_status(table(1000, drop=5)))
     assert sight.rates(table(1000)) is None
     sight.add(a_status(table(1400, drop=25, early_drop=4), at=2.0))
@@ -88,7 +88,7 @@ def test_rates_are_between_two_pictures() -> None:
 
 def test_a_full_table_that_drops_is_full_now() -> None:
     """Its count stands still; the drops are what is wanted."""
-    sight = Sight()
+    sight = LiveView()
     sight.add(a_status(table(LIMIT, drop=5)))
     full = a_status(table(LIMIT, drop=5000), at=2.0)
     sight.add(full)
@@ -99,7 +99,7 @@ def test_a_full_table_that_drops_is_full_now() -> None:
 
 def test_the_sparkline_shows_the_last_minutes() -> None:
     """The highest use of each cell's time; what nobody saw is blank."""
-    sight = Sight()
+    sight = LiveView()
     for ago, use in [(290, 0.0), (100, 0.5), (95, 0.1), (1, 1.0)]:
         sight.remember(7, NOW - ago, use)
     sight.remember(7, NOW - SPARK_SECONDS - 1, 1.0)
@@ -112,7 +112,7 @@ def test_a_picture_fits_the_terminal(width: int, height: int) -> None:
     """Hundreds of tables, hostile and wide names: no line is wider, no picture higher, no escape gets out."""
     names = ["\x1b[2J\x1b]0;owned\x07", "漢字" * 20, "x" * 300, "[red]markup[/red]", "\u202egnp"]
     tables = [table(60_000 - number, 2**31, names[number % 5], number) for number in range(300)]
-    sight = Sight()
+    sight = LiveView()
     sight.add(a_status(*tables))
     found = a_status(*tables, at=2.0)
     sight.add(found)
@@ -126,17 +126,17 @@ def test_a_picture_fits_the_terminal(width: int, height: int) -> None:
 
 def test_what_is_wrong_stands_at_the_top() -> None:
     """Trouble, a stand-off and a pause are told as by `guard status`; what is well needs no line."""
-    live = {"pid": 42, "mode": "act", "standoff": True, "recorder": {"trouble": ["disk full"]}}
+    live = {"pid": 42, "mode": "act", "conflict": True, "recorder": {"trouble": ["disk full"]}}
     quiet = a_status(table(100))
-    lines = picture(replace(quiet, live={**live, "sources": {"journal": "following"}}), Sight())
+    lines = picture(replace(quiet, live={**live, "sources": {"journal": "following"}}), LiveView())
     assert "the guard NEEDS A PERSON: stand-off" in lines[0]
     assert [line.split()[0] for line in lines[2:6]] == ["guard", "trouble", "stand-off", "limit"]
-    assert "the guard watches; the fullest table is at 0 % of 65,536" in picture(quiet, Sight())[0]
+    assert "the guard watches; the fullest table is at 0 % of 65,536" in picture(quiet, LiveView())[0]
 
 
 def test_drops_between_two_pictures_are_not_missed() -> None:
     """The look of a status is short; a table that dropped before it drops all the same."""
-    sight = Sight()
+    sight = LiveView()
     sight.add(a_status(table(60_000, drop=5)))
     found = a_status(table(60_000, drop=50), at=2.0)
     sight.add(found)
@@ -145,7 +145,7 @@ def test_drops_between_two_pictures_are_not_missed() -> None:
 
 def test_a_narrow_terminal_shows_which_table_drops() -> None:
     """Names, use, entries and drops are left of 40 columns."""
-    sight = Sight()
+    sight = LiveView()
     sight.add(a_status(table(LIMIT, drop=5)))
     full = a_status(table(LIMIT, drop=5000), at=2.0)
     sight.add(full)

@@ -20,7 +20,7 @@ from conntrackd_guard.cli.render.console import redraw
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.host.conntrack import sampler
 from conntrackd_guard.host.conntrack.entries import EntryReader
-from conntrackd_guard.host.conntrack.namespaces import Place
+from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.sampler import Sampler
 
 
@@ -148,7 +148,7 @@ def test_who_may_not_read_is_told(
 ) -> None:
     """The kernel shows entries to root alone."""
 
-    def refuse(_: EntryReader, place: Place) -> None:
+    def refuse(_: EntryReader, place: NetNamespace) -> None:
         raise HostError("reading the entries of", place.label, PermissionError(13, "Permission denied"), "As root.")
 
     monkeypatch.setattr(EntryReader, "open", refuse)
@@ -167,7 +167,7 @@ def on_a_terminal(host: CrowdedHost, *, steps: bool) -> tuple[list[str], list[st
     """Return what a terminal of 80 columns shows of the fullest table, and the commands that belong to it."""
     taker = Sampler(host.paths, enter=False)
     found = taker.find()
-    portrait = taker.portray(found[0], found)
+    portrait = taker.analyze(found[0], found)
     shown = io.StringIO()
     _print(Console(file=shown, force_terminal=True, width=80, height=40), portrait, None, steps=steps)
     commands = [step.command for finding in portrait.findings for step in finding.steps if step.command]

@@ -27,7 +27,7 @@ def test_bytes_per_entry(slab: int | None, each: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "hugetlb", "budget_bytes", "reserve_bytes"),
+    ("total", "hugetlb", "budget_bytes", "min_available_bytes"),
     [
         # 10 % of 536,870,912; 25 % of it is less than 512 MiB
         (512 * MIB, 0, 53_687_091, 134_217_728),
@@ -45,17 +45,17 @@ def test_bytes_per_entry(slab: int | None, each: int) -> None:
         (GIB, 2 * GIB, 0, 268_435_456),
     ],
 )
-def test_budget_and_reserve(total: int, hugetlb: int, budget_bytes: int, reserve_bytes: int) -> None:
+def test_budget_and_reserve(total: int, hugetlb: int, budget_bytes: int, min_available_bytes: int) -> None:
     """Budget is a tenth of what is no huge page; reserve the larger of 5 % and min(512 MiB, 25 %)."""
     assert budget.budget_bytes(Policy(), total, hugetlb) == budget_bytes
-    assert budget.reserve_bytes(Policy(), total) == reserve_bytes
+    assert budget.min_available_bytes(Policy(), total) == min_available_bytes
 
 
 def test_operators_own_budget_and_reserve() -> None:
     """Settings give either a number of bytes or a fraction."""
-    policy = Policy(budget=Share(bytes=100 * MIB), reserve=Share(fraction=0.5))
+    policy = Policy(budget=Share(bytes=100 * MIB), min_available=Share(fraction=0.5))
     assert budget.budget_bytes(policy, GIB, 0) == 100 * MIB
-    assert budget.reserve_bytes(policy, GIB) == 512 * MIB
+    assert budget.min_available_bytes(policy, GIB) == 512 * MIB
 
 
 WORKED: list[Any] = [
@@ -76,7 +76,7 @@ WORKED: list[Any] = [
     pytest.param(
         # (300,000,000 − 268,435,456) ÷ 576 = 54,799.5 new entries; 65,536 + 54,799; cost 576 × 120,335 + 1,048,576
         {"limit": 65_536, "buckets": 65_536, "memory_total_bytes": GIB, "memory_available_bytes": 300_000_000},
-        (131_072, 120_335, Bound.RESERVE),
+        (131_072, 120_335, Bound.MIN_AVAILABLE),
         (70_361_536, 31_564_224, 1_048_576, 3.67),
         id="1 GiB: what the reserve allows",
     ),
@@ -147,8 +147,8 @@ def test_held_entries_are_charged_once() -> None:
     assert total.held_entries == 272_144  # 262,144 + 10,000
     assert total.new_bytes == 81_257_472  # 576 × (413,216 − 272,144)
     # so memory for exactly that much is enough, and one byte less is not
-    enough = total.reserve_bytes + total.new_bytes
-    for available, bound in ((enough, Bound.TARGET), (enough - 1, Bound.RESERVE)):
+    enough = total.min_available_bytes + total.new_bytes
+    for available, bound in ((enough, Bound.TARGET), (enough - 1, Bound.MIN_AVAILABLE)):
         seen = host(table(LIMIT), table(10_000, OTHER), memory_available_bytes=available)
         assert budget.work_out(seen, charged, 393_216, 0.0, Policy()).bound is bound
 
@@ -199,8 +199,8 @@ def test_ceiling_and_int_max() -> None:
     plenty = host(table(LIMIT), memory_total_bytes=1 << 50, memory_available_bytes=1 << 49, buckets=None)
     charged = budget.charges(plenty, (), Policy(), unknown=False)
     assert budget.work_out(plenty, charged, INT_MAX + 1, 0.0, Policy()).target == INT_MAX
-    capped = budget.work_out(plenty, charged, 400_000, 0.0, Policy(ceiling=300_000))
-    assert (capped.target, capped.bound) == (300_000, Bound.CEILING)
+    capped = budget.work_out(plenty, charged, 400_000, 0.0, Policy(max_limit=300_000))
+    assert (capped.target, capped.bound) == (300_000, Bound.MAX_LIMIT)
 
 
 def test_what_is_held_may_break_the_promise() -> None:

@@ -35,7 +35,7 @@ def a_hold(**observed: Any) -> Record:
     return Record(
         key="k",
         mode=Mode.ACT,
-        trigger=Trigger(kind=TriggerKind.PRESSURE, namespace=7),
+        trigger=Trigger(kind=TriggerKind.FILLING_UP, namespace=7),
         observation=Observation(**{**plain, **observed}),
         state=State(),
         decision=Hold(reason=HoldReason.AT_CEILING),

@@ -13,7 +13,7 @@ from conntrackd_guard.core.cost import filled, reach
 from conntrackd_guard.core.model import (
     INT_MAX,
     Bound,
-    LineKind,
+    MessageKind,
     Observation,
     Policy,
     Raise,
@@ -29,7 +29,12 @@ def stepped(observation: Observation, policy: Policy) -> int:
     """Return the limit after raises for a fullest table that is full again after each."""
     for _ in range(100):
         then, full = filled(observation)
-        line = Trigger(kind=TriggerKind.KERNEL_LINE, line=LineKind.TABLE_FULL, namespace=full.namespace, lines=1)
+        line = Trigger(
+            kind=TriggerKind.KERNEL_MESSAGE,
+            message_kind=MessageKind.TABLE_FULL,
+            namespace=full.namespace,
+            message_count=1,
+        )
         decision = decide(line, replace(then, kernel_limit=then.limit), State(), policy)
         if not isinstance(decision, Raise):
             return observation.limit or 0
@@ -38,9 +43,9 @@ def stepped(observation: Observation, policy: Policy) -> int:
 
 
 @given(st.integers(1, 64), st.integers(0, 30), st.integers(1_000, 400_000), st.none() | st.integers(1_000, 4_000_000))
-def test_raising_step_by_step_ends_there(memory_gib: int, crowd: int, limit: int, ceiling: int | None) -> None:
+def test_raising_step_by_step_ends_there(memory_gib: int, crowd: int, limit: int, max_limit: int | None) -> None:
     """Up to the last twentieth, which is not worth a write; where nothing can be raised, reach says so too."""
-    policy = Policy(ceiling=ceiling)
+    policy = Policy(max_limit=max_limit)
     total, available = memory_gib * GIB, memory_gib * GIB // 2
     host = seen(*tables(crowd), limit=limit, memory_total_bytes=total, memory_available_bytes=available)
     furthest = reach(host, policy)
@@ -55,8 +60,8 @@ def test_raising_step_by_step_ends_there(memory_gib: int, crowd: int, limit: int
     ("policy", "bound", "target"),
     [
         (Policy(), Bound.CHAINS, 12 * LIMIT),
-        (Policy(ceiling=300_000), Bound.CEILING, 300_000),
-        (Policy(ceiling=1_000), Bound.CEILING, 1_000),
+        (Policy(max_limit=300_000), Bound.MAX_LIMIT, 300_000),
+        (Policy(max_limit=1_000), Bound.MAX_LIMIT, 1_000),
     ],
 )
 def test_the_bound_that_ends_it_is_told(policy: Policy, bound: Bound, target: int) -> None:
@@ -71,8 +76,8 @@ def test_entries_that_fill_the_table_first_take_memory_too() -> None:
     host = seen(*tables(2), buckets=None)
     furthest = reach(host, Policy(budget=Share(fraction=0.9)))
     assert furthest is not None
-    assert furthest.bound is Bound.RESERVE
-    entries = (furthest.memory_available_bytes - furthest.reserve_bytes) // furthest.bytes_per_entry
+    assert furthest.bound is Bound.MIN_AVAILABLE
+    entries = (furthest.memory_available_bytes - furthest.min_available_bytes) // furthest.bytes_per_entry
     assert furthest.target - LIMIT == pytest.approx(entries, abs=1)
     assert furthest.memory_available_bytes == 20 * GIB - (LIMIT - 2) * furthest.bytes_per_entry
 

@@ -12,8 +12,8 @@ from conntrackd_guard.core.model import (
     Hold,
     HoldReason,
     KernelEvent,
-    KernelLine,
-    LineKind,
+    KernelMessage,
+    MessageKind,
     Raise,
     TriggerKind,
 )
@@ -24,11 +24,11 @@ RAISED = Raise(target=2, arithmetic=Arithmetic.__new__(Arithmetic), corroboratio
 
 def event(stamp: int = 1, namespace: int | None = WEB) -> KernelEvent:
     """Return a line as a source heard it."""
-    line = KernelLine(kind=LineKind.TABLE_FULL, namespace=namespace, message="table full")
-    return KernelEvent(line=line, stamp_us=stamp, boot_id="boot-1", source="ring buffer")
+    message = KernelMessage(kind=MessageKind.TABLE_FULL, namespace=namespace, text="table full")
+    return KernelEvent(message=message, stamp_us=stamp, boot_id="boot-1", source="ring buffer")
 
 
-def hold(retry: float | None, reason: HoldReason = HoldReason.SETTLING) -> Hold:
+def hold(retry: float | None, reason: HoldReason = HoldReason.COOLDOWN) -> Hold:
     """Return a hold."""
     return Hold(reason=reason, retry_seconds=retry)
 
@@ -39,9 +39,9 @@ def test_a_burst_is_one_trigger() -> None:
     for i in range(10):
         known = episode.heard(known, event(stamp=i), 1, 100.0 + i / 10_000)
     assert known is not None
-    assert known.due_seconds == known.line_seconds == pytest.approx(100.0009)
-    trigger = known.trigger(pressure=True)
-    assert (trigger.kind, trigger.lines, trigger.namespace) == (TriggerKind.KERNEL_LINE, 10, WEB)
+    assert known.due_seconds == known.message_seconds == pytest.approx(100.0009)
+    trigger = known.trigger(raise_early=True)
+    assert (trigger.kind, trigger.message_count, trigger.namespace) == (TriggerKind.KERNEL_MESSAGE, 10, WEB)
     assert trigger.stamp_us == 9
 
 
@@ -72,8 +72,8 @@ def test_a_new_line_is_decided_at_once() -> None:
         (None, None, False, 101.0),  # after a raise: need again
         (HoldReason.STABLE, 105.0, False, 105.0),
         (HoldReason.STABLE, 105.0, True, 101.0),
-        (HoldReason.SETTLING, 102.0, True, 101.0),
-        (HoldReason.ALLOWANCE, 105.0, True, 101.0),
+        (HoldReason.COOLDOWN, 102.0, True, 101.0),
+        (HoldReason.RATE_LIMITED, 105.0, True, 101.0),
         (HoldReason.OVER_BUDGET, 105.0, True, 105.0),  # urgency makes no memory
         (HoldReason.WRITE_REFUSED, 400.0, True, 400.0),  # nor a kernel that takes the write
         (HoldReason.PAUSED, 105.0, True, 105.0),
@@ -88,7 +88,7 @@ def test_pressure_goes_on(reason: HoldReason | None, retry: float | None, due: f
     assert (after.due_seconds, after.needed_seconds) == (due, 101.0)
 
 
-@pytest.mark.parametrize(("reason", "due"), [(HoldReason.WRITE_REFUSED, 101.0), (HoldReason.SETTLING, 400.0)])
+@pytest.mark.parametrize(("reason", "due"), [(HoldReason.WRITE_REFUSED, 101.0), (HoldReason.COOLDOWN, 400.0)])
 def test_a_change_of_limit_ends_a_back_off(reason: HoldReason, due: float) -> None:
     """What waits for a refused write is decided at once, other holds keep their time."""
     held = episode.decided(episode.heard(None, event(), 1, 100.0), hold(400.0, reason))
@@ -99,10 +99,10 @@ def test_which_trigger_is_decided_on() -> None:
     """An unanswered line comes first; then pressure, unless that is switched off."""
     known = episode.heard(None, event(), 1, 100.0)
     answered = episode.decided(known, RAISED)
-    assert answered.trigger(pressure=True).kind is TriggerKind.PRESSURE
-    assert answered.trigger(pressure=False).kind is TriggerKind.KERNEL_LINE
-    assert episode.pressed(None, WEB, 100.0, urgent=True).trigger(pressure=True).kind is TriggerKind.PRESSURE
-    assert answered.trigger(pressure=True).namespace == WEB
+    assert answered.trigger(raise_early=True).kind is TriggerKind.FILLING_UP
+    assert answered.trigger(raise_early=False).kind is TriggerKind.KERNEL_MESSAGE
+    assert episode.pressed(None, WEB, 100.0, urgent=True).trigger(raise_early=True).kind is TriggerKind.FILLING_UP
+    assert answered.trigger(raise_early=True).namespace == WEB
 
 
 def test_an_episode_ends_after_ten_quiet_seconds() -> None:

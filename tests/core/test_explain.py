@@ -17,10 +17,10 @@ from conntrackd_guard.core.model import (
     Decision,
     Hold,
     HoldReason,
-    Order,
-    OrderKind,
     Outcome,
     OutcomeKind,
+    Override,
+    OverrideKind,
     Pause,
     Record,
     Table,
@@ -64,7 +64,10 @@ def broken(**terms: Any) -> Record:
             a_record("a", held(HoldReason.OVER_BUDGET, Bound.BUDGET)),
             "holds 65,536 of 65,536 (100 %). Wanted 98,304; the budget of 2.3 GiB allows 70,000. Do this.",
         ),
-        (a_record("a", held(HoldReason.RESERVE, Bound.RESERVE)), "a reserve of 1.1 GiB (19.6 GiB is available) allows"),
+        (
+            a_record("a", held(HoldReason.RESERVE, Bound.MIN_AVAILABLE)),
+            "a reserve of 1.1 GiB (19.6 GiB is available) allows",
+        ),
         (
             broken(cost_bytes=3_000_000_000),
             "Held at 65,536: The tables hold more memory than the budget: 65,536 entries take 2.8 GiB of 2.3 GiB.",
@@ -91,13 +94,13 @@ def broken(**terms: Any) -> Record:
         (
             a_record(
                 "a",
-                Order(kind=OrderKind.REVERT, target=4096, uid=0, login_uid=1000, reason="test"),
+                Override(kind=OverrideKind.REVERT, target=4096, uid=0, login_uid=1000, reason="test"),
                 OutcomeKind.APPLIED,
             ),
             "Reverted 65,536 → 4,096 by uid 0 (logged in as uid 1000): test.",
         ),
         (
-            a_record("a", Order(kind=OrderKind.PAUSE, until_seconds=3650.0, reason="rollout")),
+            a_record("a", Override(kind=OverrideKind.PAUSE, until_seconds=3650.0, reason="rollout")),
             "Raising paused for 1h: rollout.",
         ),
     ],

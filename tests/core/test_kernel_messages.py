@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 
 from conntrackd_guard.core.kernel_messages import recognise, worth_reading
-from conntrackd_guard.core.model import LineKind
+from conntrackd_guard.core.model import MessageKind
 
 WORDINGS = [
-    ("ip_conntrack: table full, dropping packet.", LineKind.TABLE_FULL, None),
-    ("nf_conntrack: table full, dropping packet.", LineKind.TABLE_FULL, None),
-    ("nf_conntrack: table full, dropping packet", LineKind.TABLE_FULL, None),
-    ("nf_conntrack: nf_conntrack: table full, dropping packet", LineKind.TABLE_FULL, None),
-    ("nf_conntrack: nf_conntrack: table full in netns 4026532316, dropping packet", LineKind.TABLE_FULL, 4026532316),
-    ("nf_conntrack: nf_conntrack: table full in netns 4294967295, dropping packet", LineKind.TABLE_FULL, 4294967295),
-    ("nf_conntrack: expectation table full", LineKind.EXPECTATION_FULL, None),
-    ("nf_conntrack: nf_conntrack: expectation table full", LineKind.EXPECTATION_FULL, None),
-    ("neighbour: arp_cache: neighbor table overflow!", LineKind.NEIGHBOUR_FULL, None),
-    ("neighbour: ndisc_cache: neighbor table overflow!", LineKind.NEIGHBOUR_FULL, None),
-    ("ipv4: Neighbour table overflow.", LineKind.NEIGHBOUR_FULL, None),
-    ("net_ratelimit: 31234 callbacks suppressed", LineKind.SUPPRESSED, None),
+    ("ip_conntrack: table full, dropping packet.", MessageKind.TABLE_FULL, None),
+    ("nf_conntrack: table full, dropping packet.", MessageKind.TABLE_FULL, None),
+    ("nf_conntrack: table full, dropping packet", MessageKind.TABLE_FULL, None),
+    ("nf_conntrack: nf_conntrack: table full, dropping packet", MessageKind.TABLE_FULL, None),
+    ("nf_conntrack: nf_conntrack: table full in netns 4026532316, dropping packet", MessageKind.TABLE_FULL, 4026532316),
+    ("nf_conntrack: nf_conntrack: table full in netns 4294967295, dropping packet", MessageKind.TABLE_FULL, 4294967295),
+    ("nf_conntrack: expectation table full", MessageKind.EXPECTATION_FULL, None),
+    ("nf_conntrack: nf_conntrack: expectation table full", MessageKind.EXPECTATION_FULL, None),
+    ("neighbour: arp_cache: neighbor table overflow!", MessageKind.NEIGHBOUR_FULL, None),
+    ("neighbour: ndisc_cache: neighbor table overflow!", MessageKind.NEIGHBOUR_FULL, None),
+    ("ipv4: Neighbour table overflow.", MessageKind.NEIGHBOUR_FULL, None),
+    ("net_ratelimit: 31234 callbacks suppressed", MessageKind.SUPPRESSED, None),
 ]
 
 FOREIGN = [
@@ -45,11 +45,11 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize(("message", "kind", "namespace"), WORDINGS)
-def test_every_wording_is_recognised(message: str, kind: LineKind, namespace: int | None) -> None:
+def test_every_wording_is_recognised(message: str, kind: MessageKind, namespace: int | None) -> None:
     """A line of any kernel since 2.4 is read as what it says, and keeps its text."""
     line = recognise(message)
     assert line is not None
-    assert (line.kind, line.namespace, line.message) == (kind, namespace, message)
+    assert (line.kind, line.namespace, line.text) == (kind, namespace, message)
     assert worth_reading(b"4,351,7156682430,-;" + message.encode() + b"\n")
 
 

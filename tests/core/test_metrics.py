@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from testbed.figures import LIMIT, LOOP, figures, seen, tables
-from testbed.records import CEILING, RAISE, a_record
+from testbed.records import MAX_LIMIT, RAISE, a_record
 
 from conntrackd_guard.core.metrics import (
     OTHERS,
@@ -21,14 +21,23 @@ from conntrackd_guard.core.metrics import (
     known_ways,
     way,
 )
-from conntrackd_guard.core.model import HoldReason, Observation, Order, OrderKind, OutcomeKind, Pause, Policy, Table
+from conntrackd_guard.core.model import (
+    HoldReason,
+    Observation,
+    OutcomeKind,
+    Override,
+    OverrideKind,
+    Pause,
+    Policy,
+    Table,
+)
 
 NAMES = [
     "guard_build_info", "guard_last_success_timestamp_seconds", "guard_source_up", "guard_tables_complete",
-    "guard_troubles", "guard_paused", "guard_standoff", "guard_decisions_total", "guard_limit_entries",
+    "guard_recorder_errors", "guard_paused", "guard_conflict", "guard_decisions_total", "guard_limit_entries",
     "guard_highest_limit_entries", "guard_kept_limit_over_budget", "guard_buckets", "guard_tables",
-    "guard_table_entries", "guard_table_drops_total", "guard_table_early_drops_total", "guard_cost_bytes",
-    "guard_budget_bytes", "guard_reserve_bytes", "guard_memory_available_bytes", "guard_headroom_bytes",
+    "guard_table_entries", "guard_table_drops_total", "guard_table_early_drop_total", "guard_cost_bytes",
+    "guard_budget_bytes", "guard_min_available_bytes", "guard_memory_available_bytes", "guard_headroom_bytes",
 ]  # fmt: skip
 """People's own dashboards and alerts are built on these."""
 
@@ -79,23 +88,25 @@ def test_states_are_told_as_yes_and_no() -> None:
     plain = figures(seen(*tables(1)))
     told_of = {
         name: told(plain, f"guard_{name}")[()]
-        for name in ("paused", "standoff", "tables_complete", "kept_limit_over_budget")
+        for name in ("paused", "conflict", "tables_complete", "kept_limit_over_budget")
     }
-    assert told_of == {"paused": 0, "standoff": 0, "tables_complete": 1, "kept_limit_over_budget": 0}
+    assert told_of == {"paused": 0, "conflict": 0, "tables_complete": 1, "kept_limit_over_budget": 0}
     assert told(plain, "guard_source_up") == {("ring_buffer",): 1, ("journal",): 0}
-    loop = replace(LOOP, standoff=True, over_budget=True, troubles=2, sources={"journal": "looked at once a minute"})
+    loop = replace(
+        LOOP, conflict=True, over_budget=True, recorder_errors=2, sources={"journal": "looked at once a minute"}
+    )
     bad = figures(seen(*tables(1), complete=False, pause=Pause(by="x", reason="y")), loop=loop)
     told_of = {name: told(bad, f"guard_{name}")[()] for name in told_of}
-    assert told_of == {"paused": 1, "standoff": 1, "tables_complete": 0, "kept_limit_over_budget": 1}
+    assert told_of == {"paused": 1, "conflict": 1, "tables_complete": 0, "kept_limit_over_budget": 1}
     assert told(bad, "guard_source_up") == {("journal",): 1}
-    assert told(bad, "guard_troubles") == {(): 2}
+    assert told(bad, "guard_recorder_errors") == {(): 2}
 
 
 def test_the_highest_limit_names_its_bound() -> None:
     """One series, whichever bound holds."""
     assert told(figures(seen(*tables(1))), "guard_highest_limit_entries") == {("chains",): 12 * LIMIT}
-    policy = Policy(ceiling=LIMIT)
-    assert told(figures(seen(*tables(1)), policy), "guard_highest_limit_entries") == {("ceiling",): LIMIT}
+    policy = Policy(max_limit=LIMIT)
+    assert told(figures(seen(*tables(1)), policy), "guard_highest_limit_entries") == {("max_limit",): LIMIT}
 
 
 def test_how_a_decision_ended_is_there_before_it_happened() -> None:
@@ -103,9 +114,9 @@ def test_how_a_decision_ended_is_there_before_it_happened() -> None:
     expected = [
         a_record("a", RAISE, OutcomeKind.APPLIED),
         a_record("b", RAISE, OutcomeKind.REJECTED),
-        a_record("c", CEILING),
-        a_record("d", Order(kind=OrderKind.REVERT), OutcomeKind.APPLIED),
-        a_record("e", Order(kind=OrderKind.PAUSE)),
+        a_record("c", MAX_LIMIT),
+        a_record("d", Override(kind=OverrideKind.REVERT), OutcomeKind.APPLIED),
+        a_record("e", Override(kind=OverrideKind.PAUSE)),
     ]
     assert [known_ways().get(way(record)) for record in expected] == [0] * 5
     assert sum(what == "hold" for what, _, _ in known_ways()) == len(HoldReason)
@@ -157,4 +168,4 @@ def test_drops_are_counted_where_they_happen() -> None:
     )
     drops = told(figures(seen(*crowd), totals=second), "guard_table_drops_total")
     assert (drops[OTHERS], drops[str(full.namespace), ""]) == (3, 1_005)
-    assert told(figures(seen(*crowd), totals=second), "guard_table_early_drops_total")[str(full.namespace), ""] == 2
+    assert told(figures(seen(*crowd), totals=second), "guard_table_early_drop_total")[str(full.namespace), ""] == 2

@@ -14,10 +14,10 @@ from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
     HoldReason,
-    Kept,
-    LineKind,
+    MessageKind,
     Observation,
     Pause,
+    PersistedLimit,
     Policy,
     Raise,
     Refusal,
@@ -49,30 +49,30 @@ INITIAL = table(100, OTHER, initial=True)
 
 def start(kept: int) -> Trigger:
     """Return the trigger that a start gives where the drop-in keeps a limit."""
-    return Trigger(kind=TriggerKind.START, kept=Kept(limit=kept))
+    return Trigger(kind=TriggerKind.START, kept=PersistedLimit(limit=kept))
 
 
 HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]] = [
-    (HoldReason.PAST, line(live=False), FULL_HOST, CALM, Policy(), None),
-    (HoldReason.TRIGGER_OFF, line(), FULL_HOST, CALM, Policy(kernel_line=False), None),
-    (HoldReason.TRIGGER_OFF, PRESSURE, FULL_HOST, CALM, Policy(pressure=False), None),
-    (HoldReason.EXPECTATION_TABLE, line(line=LineKind.EXPECTATION_FULL), FULL_HOST, CALM, Policy(), None),
-    (HoldReason.NEIGHBOUR_TABLE, line(line=LineKind.NEIGHBOUR_FULL), FULL_HOST, CALM, Policy(), None),
-    (HoldReason.SUPPRESSED, line(line=LineKind.SUPPRESSED), FULL_HOST, CALM, Policy(), None),
+    (HoldReason.HISTORICAL, line(live=False), FULL_HOST, CALM, Policy(), None),
+    (HoldReason.TRIGGER_OFF, line(), FULL_HOST, CALM, Policy(kernel_message=False), None),
+    (HoldReason.TRIGGER_OFF, PRESSURE, FULL_HOST, CALM, Policy(raise_early=False), None),
+    (HoldReason.EXPECTATION_TABLE, line(message_kind=MessageKind.EXPECTATION_FULL), FULL_HOST, CALM, Policy(), None),
+    (HoldReason.NEIGHBOUR_TABLE, line(message_kind=MessageKind.NEIGHBOUR_FULL), FULL_HOST, CALM, Policy(), None),
+    (HoldReason.SUPPRESSED, line(message_kind=MessageKind.SUPPRESSED), FULL_HOST, CALM, Policy(), None),
     # the named table can be read, and is a tenth full
     (HoldReason.CONTRADICTED, line(), host(table(26_214)), CALM, Policy(), None),
     # nothing can be read of the named namespace, and such a line was stepped for 100 s ago
     (HoldReason.UNCONFIRMED, line(), host(table(10, OTHER)), State(unknown_seconds=NOW - 100.0), Policy(), SOON),
     # the line came half a second after a raise, which made room
-    (HoldReason.ANSWERED, line(), host(table(100_000)), State(last_raise_seconds=NOW - 0.5), Policy(), None),
-    (HoldReason.EASED, PRESSURE, host(table(100_000)), CALM, Policy(), None),
+    (HoldReason.SUPERSEDED, line(), host(table(100_000)), State(last_raise_seconds=NOW - 0.5), Policy(), None),
+    (HoldReason.RESOLVED, PRESSURE, host(table(100_000)), CALM, Policy(), None),
     # 84 % full; at 50 a second the remaining 42,144 last 843 s
     (HoldReason.STABLE, PRESSURE, host(table(220_000, demand_per_second=50.0)), CALM, Policy(), SOON),
     # dry run: the kernel's table is full, the rehearsed limit would hold it
-    (HoldReason.REHEARSED_ENOUGH, line(), host(FULL, limit=393_216, kernel_limit=LIMIT), CALM, Policy(), None),
+    (HoldReason.DRY_RUN_SUFFICIENT, line(), host(FULL, limit=393_216, kernel_limit=LIMIT), CALM, Policy(), None),
     (HoldReason.UNTRUSTED_NAMESPACE, line(), host(table(LIMIT, user_owned=True)), CALM, Policy(), SOON),
     (HoldReason.PAUSED, line(), host(FULL, pause=Pause(by="root", reason="drill")), CALM, Policy(), SOON),
-    (HoldReason.STANDOFF, line(), FULL_HOST, State(fight_seconds=(1.0, 2.0, 3.0)), Policy(), SOON),
+    (HoldReason.CONFLICT, line(), FULL_HOST, State(conflict_seconds=(1.0, 2.0, 3.0)), Policy(), SOON),
     (HoldReason.UNLIMITED, line(), host(FULL, limit=0), CALM, Policy(), SOON),
     (HoldReason.NO_CONNTRACK, line(), host(limit=None), CALM, Policy(), None),
     (
@@ -84,16 +84,16 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
         NOW + 4.0,
     ),
     # a full table is given 200 ms, one that only presses 2 s
-    (HoldReason.SETTLING, line(), FULL_HOST, State(last_raise_seconds=NOW - 0.125), Policy(), NOW - 0.125 + 0.2),
-    (HoldReason.SETTLING, PRESSURE, host(BUSY), State(last_raise_seconds=NOW - 1.5), Policy(), NOW + 0.5),
+    (HoldReason.COOLDOWN, line(), FULL_HOST, State(last_raise_seconds=NOW - 0.125), Policy(), NOW - 0.125 + 0.2),
+    (HoldReason.COOLDOWN, PRESSURE, host(BUSY), State(last_raise_seconds=NOW - 1.5), Policy(), NOW + 0.5),
     # the oldest of the twenty leaves the window in 10 s, later than the next look
-    (HoldReason.ALLOWANCE, PRESSURE, host(BUSY), State(raise_seconds=RAISED_20_TIMES), Policy(), SOON),
+    (HoldReason.RATE_LIMITED, PRESSURE, host(BUSY), State(raise_seconds=RAISED_20_TIMES), Policy(), SOON),
     (HoldReason.OVER_BUDGET, line(), host(FULL, memory_total_bytes=GIB), CALM, Policy(), SOON),
     (HoldReason.RESERVE, line(), host(FULL, memory_available_bytes=GIB), CALM, Policy(), SOON),
-    (HoldReason.AT_CEILING, line(), FULL_HOST, CALM, Policy(ceiling=LIMIT), SOON),
-    (HoldReason.FLOOD, line(), host(table(LIMIT, flooded=True)), CALM, Policy(flood_ceiling=0), SOON),
+    (HoldReason.AT_CEILING, line(), FULL_HOST, CALM, Policy(max_limit=LIMIT), SOON),
+    (HoldReason.FLOOD, line(), host(table(LIMIT, flooded=True)), CALM, Policy(flood_max_limit=0), SOON),
     # no sample tells, and a step was made 10 s ago
-    (HoldReason.UNSAMPLED, line(), FULL_HOST, State(last_raise_seconds=NOW - 10.0), Policy(flood_ceiling=0), NOW + 0.25),
+    (HoldReason.UNSAMPLED, line(), FULL_HOST, State(last_raise_seconds=NOW - 10.0), Policy(flood_max_limit=0), NOW + 0.25),
     # 2 × 262,144 ÷ 16,384 = 32 already
     (HoldReason.CHAINS, line(), host(FULL, buckets=16_384), CALM, Policy(), SOON),
     (
@@ -106,9 +106,9 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
         Policy(),
         SOON,
     ),
-    (HoldReason.IN_FORCE, start(LIMIT), host(INITIAL), CALM, Policy(), None),
+    (HoldReason.ALREADY_IN_FORCE, start(LIMIT), host(INITIAL), CALM, Policy(), None),
     # 200,000 is neither 1, 4 nor 8 times the buckets
-    (HoldReason.SET_BY_ANOTHER, start(393_216), host(INITIAL, limit=200_000), CALM, Policy(), None),
+    (HoldReason.SET_ELSEWHERE, start(393_216), host(INITIAL, limit=200_000), CALM, Policy(), None),
     # 576 × 262,144 is 144 MiB: more than a tenth of 1 GiB
     (HoldReason.OVER_BUDGET_AT_START, start(LIMIT), host(INITIAL, memory_total_bytes=GIB), CALM, Policy(), None),
     (HoldReason.LIMIT_RAISED, other_writer(65_536), host(), CALM, Policy(), None),
@@ -121,7 +121,7 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
         Policy(),
         None,
     ),
-    (HoldReason.EASED, Trigger(kind=TriggerKind.MEMORY), FULL_HOST, CALM, Policy(), None),
+    (HoldReason.RESOLVED, Trigger(kind=TriggerKind.MEMORY), FULL_HOST, CALM, Policy(), None),
 ]  # fmt: skip
 
 
@@ -154,18 +154,18 @@ def test_every_reason_has_its_row() -> None:
         (host(table(LIMIT, demand_per_second=1e6)), Policy(), 1_048_576),
         # another writer lowered the limit far below the count: 500,000 ÷ 0.8, and one more
         (host(table(500_000)), Policy(), 625_001),
-        (FULL_HOST, Policy(ceiling=300_000), 300_000),
+        (FULL_HOST, Policy(max_limit=300_000), 300_000),
         (host(table(LIMIT, flooded=True)), Policy(), 393_216),  # by default a flood is a need like any other
-        (host(table(LIMIT, flooded=True)), Policy(flood_ceiling=300_000), 300_000),
-        (host(table(LIMIT, flooded=False)), Policy(flood_ceiling=0), 393_216),
+        (host(table(LIMIT, flooded=True)), Policy(flood_max_limit=300_000), 300_000),
+        (host(table(LIMIT, flooded=False)), Policy(flood_max_limit=0), 393_216),
         # one that is no flood needs the step as well
-        (host(table(LIMIT, flooded=True), table(230_000, OTHER, flooded=False)), Policy(flood_ceiling=0), 393_216),
+        (host(table(LIMIT, flooded=True), table(230_000, OTHER, flooded=False)), Policy(flood_max_limit=0), 393_216),
         # a flood in a namespace that any user can make hides no need of the host's own
-        (host(FULL, table(LIMIT, OTHER, flooded=True, user_owned=True)), Policy(flood_ceiling=0), 393_216),
+        (host(FULL, table(LIMIT, OTHER, flooded=True, user_owned=True)), Policy(flood_max_limit=0), 393_216),
         # no sample tells: one plain step, whatever the growth
-        (host(table(LIMIT, demand_per_second=20_000.0)), Policy(flood_ceiling=0), 393_216),
+        (host(table(LIMIT, demand_per_second=20_000.0)), Policy(flood_max_limit=0), 393_216),
         # a part: the ceiling leaves 5 % of the limit and no less
-        (FULL_HOST, Policy(ceiling=275_252), 275_252),
+        (FULL_HOST, Policy(max_limit=275_252), 275_252),
     ],
 )
 def test_how_far(seen: Observation, policy: Policy, target: int) -> None:
@@ -200,7 +200,7 @@ def test_a_pause_holds_a_restore_too() -> None:
 
 def test_a_part_below_five_percent_is_not_worth_a_write() -> None:
     """262,144 × 1.05 = 275,251.2: one entry below that is a hold, and names the bound."""
-    decision = decide(line(), FULL_HOST, CALM, Policy(ceiling=275_251))
+    decision = decide(line(), FULL_HOST, CALM, Policy(max_limit=275_251))
     assert isinstance(decision, Hold)
     assert decision.reason is HoldReason.AT_CEILING
     assert decision.arithmetic is not None
@@ -221,7 +221,7 @@ def test_a_flood_beside_a_need_does_not_size_the_step() -> None:
         table(230_000, demand_per_second=100.0, flooded=False),
         table(LIMIT, OTHER, demand_per_second=50_000.0, flooded=True),
     )
-    decision = decide(line(OTHER), seen, CALM, Policy(flood_ceiling=0))
+    decision = decide(line(OTHER), seen, CALM, Policy(flood_max_limit=0))
     assert isinstance(decision, Raise)
     assert decision.target == 393_216
 
@@ -230,7 +230,7 @@ def test_a_flood_beside_a_need_does_not_size_the_step() -> None:
 def test_a_flood_tells_nothing_of_a_table_out_of_reach(*, complete: bool) -> None:
     """A line that nothing confirms gets its plain step, whatever fills another table."""
     seen = host(table(230_000, OTHER, flooded=True, demand_per_second=1_000.0), complete=complete)
-    decision = decide(line(WEB), seen, CALM, Policy(flood_ceiling=0))
+    decision = decide(line(WEB), seen, CALM, Policy(flood_max_limit=0))
     assert isinstance(decision, Raise)
     assert decision.corroboration is Corroboration.UNKNOWN
 
@@ -238,7 +238,7 @@ def test_a_flood_tells_nothing_of_a_table_out_of_reach(*, complete: bool) -> Non
 def test_a_plain_step_without_a_sample_is_said() -> None:
     """And made again after 30 s where no sample can be had: what nobody can look into is not left dropping."""
     raised = State(last_raise_seconds=NOW - 30.0)
-    decision = decide(line(), FULL_HOST, raised, Policy(flood_ceiling=0))
+    decision = decide(line(), FULL_HOST, raised, Policy(flood_max_limit=0))
     assert isinstance(decision, Raise)
     assert any("a sample after it" in advice for advice in decision.advice)
 
@@ -263,11 +263,11 @@ def test_what_cannot_be_judged_gets_one_plain_step(trigger: Trigger, seen: Obser
     assert any("could not be judged" in advice for advice in decision.advice)
 
 
-@pytest.mark.parametrize(("after", "reason"), [(0.1, HoldReason.ANSWERED), (0.3, HoldReason.SETTLING)])
+@pytest.mark.parametrize(("after", "reason"), [(0.1, HoldReason.SUPERSEDED), (0.3, HoldReason.COOLDOWN)])
 def test_an_unknown_line_just_after_a_raise(after: float, reason: HoldReason) -> None:
     """A raise answers the burst that led to it; what comes later may be the same table, full again, and is looked at again."""
     raised = State(last_raise_seconds=NOW - 1.0)
-    decision = decide(line(line_seconds=NOW - 1.0 + after), host(complete=False), raised, Policy())
+    decision = decide(line(message_seconds=NOW - 1.0 + after), host(complete=False), raised, Policy())
     assert isinstance(decision, Hold)
     assert decision.reason is reason
 
@@ -317,7 +317,7 @@ def test_the_allowance_comes_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fights", "standoff", "raises"),
+    ("fights", "conflict_limit", "raises"),
     [
         ((NOW - 3, NOW - 2), 3, True),
         ((NOW - 3, NOW - 2, NOW - 1), 3, False),
@@ -325,9 +325,9 @@ def test_the_allowance_comes_back() -> None:
         ((NOW - 3, NOW - 2, NOW - 1), 0, True),  # 0 = never
     ],
 )
-def test_standoff(fights: tuple[float, ...], standoff: int, *, raises: bool) -> None:
+def test_standoff(fights: tuple[float, ...], conflict_limit: int, *, raises: bool) -> None:
     """After three foreign lowerings within a day the guard stops raising, unless told never to."""
-    decision = decide(line(), FULL_HOST, State(fight_seconds=fights), Policy(standoff=standoff))
+    decision = decide(line(), FULL_HOST, State(conflict_seconds=fights), Policy(conflict_limit=conflict_limit))
     assert isinstance(decision, Raise) is raises
 
 
@@ -339,11 +339,11 @@ def test_standoff(fights: tuple[float, ...], standoff: int, *, raises: bool) -> 
         (220_000, 71.0, None),  # 594 s
         (235_930, None, None),  # 90 % and more is never left alone
         (196_608, None, HoldReason.STABLE),  # an open episode ends at 75 %, not at 80 %
-        (196_607, 1_000.0, HoldReason.EASED),
+        (196_607, 1_000.0, HoldReason.RESOLVED),
         (100_000, 162_144.0, None),  # full within one second
-        (100_000, 162_143.0, HoldReason.EASED),
+        (100_000, 162_143.0, HoldReason.RESOLVED),
         (78_644, 1e6, None),  # 30 % of 262,144 is 78,643.2
-        (78_643, 1e6, HoldReason.EASED),  # the growth of a moment is no forecast for most of a table
+        (78_643, 1e6, HoldReason.RESOLVED),  # the growth of a moment is no forecast for most of a table
     ],
 )
 def test_pressure(count: int, demand: float | None, reason: HoldReason | None) -> None:
@@ -356,7 +356,7 @@ def test_pressure_elsewhere_begins_at_the_threshold() -> None:
     """Only the episode's own table has the five points of hysteresis."""
     decision = decide(PRESSURE, host(table(1), table(209_715, OTHER, demand_per_second=1_000.0)), CALM, Policy())
     assert isinstance(decision, Hold)
-    assert decision.reason is HoldReason.EASED
+    assert decision.reason is HoldReason.RESOLVED
     assert isinstance(decide(PRESSURE, host(table(209_716, OTHER, demand_per_second=1_000.0)), CALM, Policy()), Raise)
 
 

@@ -11,18 +11,18 @@ from testbed.records import RAISE, a_record
 from conntrackd_guard.core.model import (
     Hold,
     HoldReason,
-    LineKind,
-    Order,
-    OrderKind,
+    MessageKind,
     Outcome,
     OutcomeKind,
+    Override,
+    OverrideKind,
     Record,
     Table,
     TriggerKind,
 )
 from conntrackd_guard.core.records import changes_state, identity, merges
 
-PAST = a_record("past", Hold(reason=HoldReason.PAST))
+PAST = a_record("past", Hold(reason=HoldReason.HISTORICAL))
 REFUSED = replace(a_record("r", RAISE), outcome=Outcome(kind=OutcomeKind.REJECTED, errno=30, detail="read-only"))
 
 
@@ -36,10 +36,14 @@ def triggered(record: Record, **more: Any) -> Record:
     [
         (PAST, a_record("p", PAST.decision, tables=(Table(namespace=1, label="x", count=7),)), True),
         (PAST, a_record("p", PAST.decision, limit=4096), False),
-        (triggered(PAST, line=LineKind.TABLE_FULL), triggered(PAST, line=LineKind.NEIGHBOUR_FULL), False),
+        (
+            triggered(PAST, message_kind=MessageKind.TABLE_FULL),
+            triggered(PAST, message_kind=MessageKind.NEIGHBOUR_FULL),
+            False,
+        ),
         (PAST, triggered(PAST, namespace=7), False),
         (REFUSED, replace(REFUSED, outcome=replace(REFUSED.outcome, detail="other words")), True),
-        (REFUSED, triggered(REFUSED, kind=TriggerKind.PRESSURE, namespace=7), True),
+        (REFUSED, triggered(REFUSED, kind=TriggerKind.FILLING_UP, namespace=7), True),
         (REFUSED, replace(REFUSED, outcome=replace(REFUSED.outcome, errno=13)), False),
         (REFUSED, a_record("a", RAISE, OutcomeKind.APPLIED), False),
     ],
@@ -56,7 +60,7 @@ def test_identity(one: Record, other: Record, *, same: bool) -> None:
         (REFUSED, True, True),
         (a_record("a", RAISE, OutcomeKind.APPLIED), False, True),
         (a_record("w", Hold(reason=HoldReason.LIMIT_LOWERED), trigger=TriggerKind.OTHER_WRITER), False, True),
-        (a_record("o", Order(kind=OrderKind.RESUME)), False, True),
+        (a_record("o", Override(kind=OverrideKind.RESUME)), False, True),
     ],
 )
 def test_what_merges(record: Record, *, merged: bool, folded: bool) -> None:

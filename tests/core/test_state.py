@@ -13,10 +13,10 @@ from conntrackd_guard.core.model import (
     Decision,
     Hold,
     HoldReason,
-    Order,
-    OrderKind,
     Outcome,
     OutcomeKind,
+    Override,
+    OverrideKind,
     Policy,
     Record,
     Refusal,
@@ -28,7 +28,7 @@ BUSY = State(
     last_raise_seconds=1.0,
     raise_seconds=(1.0,),
     set_limit=LIMIT,
-    fight_seconds=(2.0,),
+    conflict_seconds=(2.0,),
     refusal=Refusal(errno=30, limit=LIMIT, count=3, until_seconds=NOW + 4),
 )
 
@@ -59,16 +59,16 @@ RAISED = replace(BUSY, last_raise_seconds=NOW, raise_seconds=(1.0, NOW), set_lim
         (record(RAISE, OutcomeKind.NOT_APPLIED), BUSY),
         (record(UNCONFIRMED, OutcomeKind.APPLIED, after=393_216), replace(RAISED, unknown_seconds=NOW)),
         (record(UNCONFIRMED, OutcomeKind.NOT_APPLIED), BUSY),
-        (hold(HoldReason.SETTLING), BUSY),
+        (hold(HoldReason.COOLDOWN), BUSY),
         (hold(HoldReason.CHANGED_UNDER_US), BUSY),
         (hold(HoldReason.LIMIT_RAISED, 2 * LIMIT), replace(BUSY, set_limit=None)),
-        (hold(HoldReason.LIMIT_LOWERED, LIMIT - 1), replace(BUSY, set_limit=None, fight_seconds=(2.0, NOW))),
+        (hold(HoldReason.LIMIT_LOWERED, LIMIT - 1), replace(BUSY, set_limit=None, conflict_seconds=(2.0, NOW))),
         # lowered, but not below what the guard set: no fight
         (hold(HoldReason.LIMIT_LOWERED, LIMIT), replace(BUSY, set_limit=None)),
-        (record(Order(kind=OrderKind.REVERT), OutcomeKind.APPLIED), replace(BUSY, set_limit=None, refusal=None)),
-        (record(Order(kind=OrderKind.REVERT), OutcomeKind.REJECTED), BUSY),
-        (record(Order(kind=OrderKind.PAUSE)), BUSY),
-        (record(Order(kind=OrderKind.RESUME)), replace(BUSY, fight_seconds=(), refusal=None)),
+        (record(Override(kind=OverrideKind.REVERT), OutcomeKind.APPLIED), replace(BUSY, set_limit=None, refusal=None)),
+        (record(Override(kind=OverrideKind.REVERT), OutcomeKind.REJECTED), BUSY),
+        (record(Override(kind=OverrideKind.PAUSE)), BUSY),
+        (record(Override(kind=OverrideKind.RESUME)), replace(BUSY, conflict_seconds=(), refusal=None)),
     ],
 )
 def test_advance(told: Record, after: State) -> None:
@@ -84,7 +84,7 @@ def test_a_lowering_of_what_the_guard_never_set_is_no_fight() -> None:
 def test_one_lowering_is_one_fight() -> None:
     """After a fight the guard owns no limit, until it raises again."""
     state = advance(advance(BUSY, hold(HoldReason.LIMIT_LOWERED, 5)), hold(HoldReason.LIMIT_LOWERED, 4))
-    assert state.fight_seconds == (2.0, NOW)
+    assert state.conflict_seconds == (2.0, NOW)
 
 
 def test_a_refused_write_backs_off_from_one_second_to_five_minutes() -> None:
@@ -108,16 +108,16 @@ def test_another_refusal_begins_anew(errno: int, limit: int) -> None:
 @pytest.mark.parametrize(("raises", "spent"), [(20, 10), (3, 2), (0, 0)])
 def test_a_lost_history_spends_half_the_allowance(raises: int, spent: int) -> None:
     """Settle runs from now, and half the raises count as made."""
-    assert lost(NOW, Policy(raises=raises)) == State(last_raise_seconds=NOW, raise_seconds=(NOW,) * spent)
+    assert lost(NOW, Policy(max_raises=raises)) == State(last_raise_seconds=NOW, raise_seconds=(NOW,) * spent)
 
 
 def test_the_state_stays_small() -> None:
     """However long the boot, what is remembered is bounded."""
-    state = State(raise_seconds=(0.0,) * 1000, fight_seconds=(0.0,) * 100, set_limit=LIMIT)
+    state = State(raise_seconds=(0.0,) * 1000, conflict_seconds=(0.0,) * 100, set_limit=LIMIT)
     state = advance(state, hold(HoldReason.LIMIT_LOWERED, 1))
     state = advance(state, record(RAISE, OutcomeKind.APPLIED, after=2))
-    assert (len(state.raise_seconds), len(state.fight_seconds)) == (1000, 100)
-    assert (state.raise_seconds[-1], state.fight_seconds[-1]) == (NOW, NOW)
+    assert (len(state.raise_seconds), len(state.conflict_seconds)) == (1000, 100)
+    assert (state.raise_seconds[-1], state.conflict_seconds[-1]) == (NOW, NOW)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from testbed.records import raised
 from conntrackd_guard.core import verification
 from conntrackd_guard.core.afterwards import afterwards
 from conntrackd_guard.core.model import Table
-from conntrackd_guard.core.verification import Drops, End, FollowUp
+from conntrackd_guard.core.verification import Drops, End, Verification
 
 LIMIT = 98_304
 TABLE = Table(namespace=4026532316, label="web", count=65_536, drop=3, early_drop=0)
@@ -19,7 +19,7 @@ GONE = "At this rate (24,263/s) 98,304 lasts no longer."
 SHORT = "The growth was seen too short to tell how long the limit lasts."
 
 
-def watched(*looks: tuple[float, int, int | None], end: End = End.WATCHED, until: float = 10.0) -> FollowUp:
+def watched(*looks: tuple[float, int, int | None], end: End = End.WATCHED, until: float = 10.0) -> Verification:
     """Return what came of a raise by looks of (seconds after it, count, drops since it)."""
     after = verification.begin(raised("r", tables=(TABLE,)), LIMIT)
     for seconds, count, dropped in looks:
@@ -34,15 +34,15 @@ def watched(*looks: tuple[float, int, int | None], end: End = End.WATCHED, until
         ([(0.1, 65_540, 0), (9.9, 66_000, 0)], Drops.NONE, 0),
         ([(0.1, 65_540, 4), (9.9, 66_000, 4)], Drops.ENDED, 4),
         ([(0.1, 65_540, 4), (5.0, 66_000, 9), (9.9, 66_000, 9)], Drops.ENDED, 9),
-        ([(0.1, 65_540, 4), (5.1, 98_304, 9)], Drops.GO_ON, 9),
+        ([(0.1, 65_540, 4), (5.1, 98_304, 9)], Drops.CONTINUING, 9),
         ([(0.1, 65_540, 4), (9.9, 66_000, 0)], Drops.ENDED, 4),  # ten quiet seconds begin the count anew
-        ([(0.1, 65_540, 4), (0.2, 5, 0), (9.9, 66_000, 3)], Drops.GO_ON, 7),  # so does another namespace
+        ([(0.1, 65_540, 4), (0.2, 5, 0), (9.9, 66_000, 3)], Drops.CONTINUING, 7),  # so does another namespace
         ([(0.1, 65_540, 4), (0.2, 65_540, None), (9.9, 66_000, 4)], Drops.ENDED, 4),
         ([(0.1, 65_540, None)], Drops.UNKNOWN, None),
         ([], Drops.UNKNOWN, None),
     ],
 )
-def test_drops_end_or_go_on(looks: list[tuple[float, int, int | None]], drops: Drops, dropped: int | None) -> None:
+def test_drops_end_or_continuing(looks: list[tuple[float, int, int | None]], drops: Drops, dropped: int | None) -> None:
     """What the later half of the watch still saw goes on; unread counters are no proof of anything."""
     found = watched(*looks)
     assert (found.drops, found.dropped) == (drops, dropped)
@@ -68,7 +68,7 @@ def test_how_long_it_lasts_is_worked_out_from_the_growth_after_the_raise() -> No
     """1,000 entries and 100 refused in 10 s are 110 a second; the table that is full first counts."""
     found = watched((10.0, 66_536, 100))
     assert found.growth_per_second == 110.0
-    assert found.lasts_seconds == pytest.approx((LIMIT - 66_536) / 110, abs=0.1)
+    assert found.seconds_to_full == pytest.approx((LIMIT - 66_536) / 110, abs=0.1)
 
 
 def test_evicted_entries_are_growth() -> None:
@@ -81,11 +81,11 @@ def test_evicted_entries_are_growth() -> None:
 def test_a_table_that_shrinks_or_was_seen_too_short_lasts_for_no_known_time() -> None:
     """No growth is said as such; a growth of half a second is not made a forecast."""
     shrinks = watched((10.0, 60_000, 0))
-    assert (shrinks.growth_per_second, shrinks.lasts_seconds) == (0.0, None)
+    assert (shrinks.growth_per_second, shrinks.seconds_to_full) == (0.0, None)
     stands = watched((300.0, 65_537, 0), until=300.0)  # a host that was suspended
-    assert (stands.growth_per_second, stands.lasts_seconds) == (0.0, None)
+    assert (stands.growth_per_second, stands.seconds_to_full) == (0.0, None)
     short = watched((0.5, 70_000, 0), end=End.RAISED_AGAIN, until=0.5)
-    assert (short.growth_per_second, short.lasts_seconds) == (None, None)
+    assert (short.growth_per_second, short.seconds_to_full) == (None, None)
 
 
 def test_a_table_that_is_gone_is_no_forecast() -> None:
@@ -115,7 +115,7 @@ def test_a_crowd_of_quiet_tables_hides_no_drop() -> None:
     after = verification.seen(after, [late], 59.0)
     after = verification.seen(after, [replace(TABLE, count=66_536), *crowd], 60.0)
     found = verification.conclude(after, End.WATCHED, 60.0)
-    assert (found.drops, found.dropped, found.growth_per_second) == (Drops.GO_ON, 9, 100.0)
+    assert (found.drops, found.dropped, found.growth_per_second) == (Drops.CONTINUING, 9, 100.0)
     assert len(after.tables) < 100
 
 
@@ -149,6 +149,6 @@ def test_the_watch_is_over_after_ten_seconds() -> None:
         ),
     ],
 )
-def test_people_read_a_sentence(found: FollowUp, text: str) -> None:
+def test_people_read_a_sentence(found: Verification, text: str) -> None:
     """The same text in log, history and `guard show`."""
     assert afterwards(found) == text

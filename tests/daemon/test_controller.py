@@ -10,7 +10,7 @@ from testbed.guarded import LIMIT, Guarded, Host, an_order
 
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import Buckets, OrderKind, OutcomeKind, Policy, Share
+from conntrackd_guard.core.model import Buckets, OutcomeKind, OverrideKind, Policy, Share
 
 STEP = 98_304
 """65,536 × 1.5."""
@@ -18,18 +18,18 @@ STEP = 98_304
 
 def test_a_lowering_that_a_line_tells_of_first_is_a_fight(host: Host) -> None:
     """Another writer lowers the limit under a busy table: the line comes milliseconds later, before the next tick."""
-    guarded = Guarded(host, Policy(standoff=2))
+    guarded = Guarded(host, Policy(conflict_limit=2))
     for _ in range(2):
         host.table(host.limit)
-        guarded.line()
+        guarded.message()
         guarded.turn(5.0)
         assert host.limit > LIMIT
         host.limit = LIMIT
-        guarded.line()
+        guarded.message()
         guarded.turn(0.003)
-    assert len(guarded.state.fight_seconds) == 2
+    assert len(guarded.state.conflict_seconds) == 2
     assert host.limit == LIMIT  # two fights are a stand-off here
-    assert guarded.reasons()[-2:] == ["hold limit_lowered none", "hold standoff none"]
+    assert guarded.reasons()[-2:] == ["hold limit_lowered none", "hold conflict none"]
     guarded.stop()
 
 
@@ -37,7 +37,7 @@ def test_a_lowering_while_the_guard_was_down_is_noticed_at_start(host: Host) -> 
     """The state remembers what the guard set; another value at the start is another writer's."""
     first = Guarded(host)
     host.table(LIMIT)
-    first.line()
+    first.message()
     first.turn()
     first.stop()
     host.table(10)
@@ -46,7 +46,7 @@ def test_a_lowering_while_the_guard_was_down_is_noticed_at_start(host: Host) -> 
     second.turn(1.0)
     assert second.reasons()[-1] == "hold limit_lowered none"
     assert "98,304 → 65,536 (by unknown)" in second.rows()[-1].sentence
-    assert len(second.state.fight_seconds) == 1
+    assert len(second.state.conflict_seconds) == 1
     second.stop()
 
 
@@ -54,11 +54,11 @@ def with_an_order(host: Host) -> Guarded:
     """Return a guard that has raised, with the file of a revert that has not written the limit."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     host.table(10)
-    record = an_order(guarded, OrderKind.REVERT, LIMIT)
-    guarded.run_files.put_order(record.key, encode(record))
+    record = an_order(guarded, OverrideKind.REVERT, LIMIT)
+    guarded.runtime_dir.put_override(record.key, encode(record))
     return guarded
 
 
@@ -70,8 +70,8 @@ def test_an_order_that_is_not_in_force_yet_is_waited_for(host: Host) -> None:
     host.limit = LIMIT
     guarded.turn(0.25)
     assert guarded.state.set_limit is None
-    assert guarded.reasons()[1:] == ["order revert applied"]
-    assert guarded.run_files.orders() == []
+    assert guarded.reasons()[1:] == ["override revert applied"]
+    assert guarded.runtime_dir.orders() == []
     guarded.stop()
 
 
@@ -80,20 +80,20 @@ def test_an_order_that_was_cut_short_is_said_and_not_believed(host: Host) -> Non
     guarded = with_an_order(host)
     guarded.turn(11.0)
     assert guarded.state.set_limit == STEP
-    assert guarded.run_files.orders() == []
+    assert guarded.runtime_dir.orders() == []
     guarded.written()
-    assert "not carried out" in guarded.logged("guard.notice")[0]["message"]
+    assert "not carried out" in guarded.logged("guard.info")[0]["message"]
     guarded.stop()
 
 
 def test_an_order_that_can_not_be_read_ends_nothing(host: Host) -> None:
     """Whatever stands in an order's file, the loop goes on."""
     guarded = Guarded(host)
-    guarded.run_files.put_order("odd", {"verdict": [], "decision": {"verdict": []}})
+    guarded.runtime_dir.put_override("odd", {"verdict": [], "decision": {"verdict": []}})
     guarded.turn(3.0)
     guarded.written()
     assert "odd" in guarded.logged("guard.error")[0]["message"]
-    assert guarded.run_files.orders() == []
+    assert guarded.runtime_dir.orders() == []
     guarded.stop()
 
 
@@ -101,8 +101,8 @@ def test_a_full_table_waits_no_five_seconds_for_a_small_change(host: Host) -> No
     """Another writer raised by one entry just before the write: the next tick decides again."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
-    guarded.run_files.meanwhile = [lambda: setattr(host, "limit", LIMIT + 1)]
+    guarded.message()
+    guarded.runtime_dir.meanwhile = [lambda: setattr(host, "limit", LIMIT + 1)]
     guarded.turn()
     host.table(LIMIT + 1)
     guarded.turn(0.25)
@@ -115,7 +115,7 @@ def test_buckets_come_before_the_raise(host: Host) -> None:
     guarded = Guarded(host, Policy(buckets=Buckets.MATCH))
     host.buckets = 16_384
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     assert (host.limit, host.buckets) == (STEP, 24_576)  # 2 × 98,304 ÷ 8
     guarded.stop()
@@ -123,11 +123,11 @@ def test_buckets_come_before_the_raise(host: Host) -> None:
 
 def test_buckets_that_are_refused_are_not_counted_on(host: Host) -> None:
     """Where the resize fails, the step is judged as with `keep`: beyond chain 24 it is a hold."""
-    guarded = Guarded(host, Policy(pressure=False, buckets=Buckets.MATCH, budget=Share(fraction=0.5)))
+    guarded = Guarded(host, Policy(raise_early=False, buckets=Buckets.MATCH, budget=Share(fraction=0.5)))
     guarded.kernel.refusing_buckets = errno.ENOMEM
     host.buckets = 4_096  # 2 × 65,536 ÷ 4,096 = 32
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     assert host.limit == LIMIT
     assert guarded.reasons() == ["hold chains none"]
@@ -149,7 +149,7 @@ def test_a_host_out_of_everything_is_waited_out(host: Host, error: Exception, mo
         raise error
 
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     with monkeypatch.context() as patch:
         patch.setattr(observer, "observe", refuse)
         for _ in range(100):
@@ -165,7 +165,7 @@ def test_a_host_out_of_everything_is_waited_out(host: Host, error: Exception, mo
 def test_a_failing_host_is_not_asked_without_a_pause(host: Host) -> None:
     """With an episode that is due and a limit that can't be read, the loop waits."""
     guarded = Guarded(host)
-    guarded.line()
+    guarded.message()
     (host.root / "proc/sys/net/netfilter/nf_conntrack_max").write_text("many\n")
     guarded.turn()
     assert guarded.guard._wait_ms() > 1_000
@@ -176,7 +176,7 @@ def test_unlimited_closes_what_was_open(host: Host) -> None:
     """A limit of 0 ends every need: nothing is decided over and over."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     host.limit = 0
     for _ in range(20):
         guarded.turn(2.0)
@@ -190,7 +190,7 @@ def test_a_crowd_of_namespaces_leaves_a_small_record(host: Host) -> None:
         host.namespace(str(pid), 20)
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     (row,) = guarded.rows()
     with guarded.history() as history:
@@ -216,12 +216,12 @@ def test_the_error_of_a_read_names_the_next_step(host: Host) -> None:
 
 def test_policies_in_rows_are_those_decided_with(host: Host) -> None:
     """A row that was decided as with `keep` says so: it can be decided again from the row alone."""
-    policy = Policy(pressure=False, buckets=Buckets.MATCH, budget=Share(fraction=0.5))
+    policy = Policy(raise_early=False, buckets=Buckets.MATCH, budget=Share(fraction=0.5))
     guarded = Guarded(host, policy)
     guarded.kernel.refusing_buckets = errno.ENOMEM
     host.buckets = 4_096
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     (row,) = guarded.rows()
     with guarded.history() as history:

@@ -10,7 +10,7 @@ from conntrackd_guard.core.model import Policy
 
 def test_a_row_covers_no_line_that_waits(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two namespaces' lines in one turn: the position goes with the second decision, or a kill between loses a line."""
-    guarded = Guarded(host, Policy(pressure=False, ceiling=LIMIT))
+    guarded = Guarded(host, Policy(raise_early=False, max_limit=LIMIT))
     positions: list[bool] = []
     submit = guarded.recorder.submit
 
@@ -21,8 +21,8 @@ def test_a_row_covers_no_line_that_waits(host: Host, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(guarded.recorder, "submit", note)
     host.table(LIMIT)
     host.table(LIMIT, pid="200")
-    guarded.line(host.initial)
-    guarded.line(host.container)
+    guarded.message(host.initial)
+    guarded.message(host.container)
     guarded.turn()
     assert positions == [False, True]
     guarded.stop()

@@ -10,7 +10,7 @@ from testbed.guarded import LIMIT, Guarded, Host
 from conntrackd_guard.core.model import Policy
 from conntrackd_guard.daemon.flood_sample import FloodSample
 
-HOLD = Policy(flood_ceiling=0)
+HOLD = Policy(flood_max_limit=0)
 NEAR = LIMIT * 3 // 4
 """Over 70 % and under 80 %: sampled, and no need yet."""
 
@@ -31,14 +31,14 @@ def test_a_flood_that_was_sampled_before_is_held(host: Host) -> None:
     guarded = Guarded(host, HOLD)
     guarded.turn()
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn(0.01)
     assert guarded.reasons() == ["hold flood none"]
     assert host.limit == LIMIT
     with guarded.history() as history:
         told = history.row(1)
     assert told is not None
-    assert told.record.decision.arithmetic.flood_ceiling == 0  # type: ignore[union-attr]
+    assert told.record.decision.arithmetic.flood_max_limit == 0  # type: ignore[union-attr]
     guarded.stop()
 
 
@@ -49,9 +49,9 @@ def test_flows_that_are_answered_are_raised_for(host: Host) -> None:
     guarded = Guarded(host, HOLD)
     guarded.turn()
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn(1.0)
-    assert [row for row in guarded.reasons() if row.startswith("raise")] == ["raise kernel_line confirmed applied"]
+    assert [row for row in guarded.reasons() if row.startswith("raise")] == ["raise kernel_message confirmed applied"]
     assert host.limit > LIMIT * 3 // 2  # 16,384 within a second
     guarded.stop()
 
@@ -63,7 +63,7 @@ def test_a_table_that_fills_at_once_gets_one_plain_step(host: Host, answered: in
     guarded = Guarded(host, HOLD)
     guarded.turn()
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn(0.01)
     assert host.limit == LIMIT * 3 // 2
     host.table(host.limit)
@@ -79,12 +79,12 @@ def test_another_table_that_fills_just_after_waits_for_its_sample_alone(host: Ho
     guarded = Guarded(host, HOLD)
     guarded.turn()
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn(0.01)
     host.table(10)
     before = host.limit
     host.table(before, pid="200")
-    guarded.line(host.container)
+    guarded.message(host.container)
     guarded.turn(2.5)
     assert guarded.reasons()[-1] == "hold unsampled none"
     guarded.turn(0.25)
@@ -98,14 +98,14 @@ def test_a_reload_switches_it_on_and_off(host: Host) -> None:
     host.table(NEAR)
     guarded = Guarded(host)
     guarded.turn()
-    guarded.guard._decider.take_policy(HOLD)
+    guarded.guard._controller.take_policy(HOLD)
     guarded.turn(0.25)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn(0.01)
     assert guarded.reasons()[-1] == "hold flood none"
-    guarded.guard._decider.take_policy(Policy())
-    guarded.line()
+    guarded.guard._controller.take_policy(Policy())
+    guarded.message()
     guarded.turn(5.0)
     assert host.limit > LIMIT
     guarded.stop()
@@ -119,7 +119,7 @@ def test_a_table_that_cannot_be_sampled_gets_a_plain_step_now_and_then(host: Hos
     for _ in range(4 * 61):
         host.table(host.limit)
         before = host.limit
-        guarded.line()
+        guarded.message()
         guarded.turn(0.25)
         if host.limit > before:
             raised.append(guarded.clock.now)

@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host
 
-from conntrackd_guard.core.model import LineKind, Policy, State
+from conntrackd_guard.core.model import MessageKind, Policy, State
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.daemon.loop import LINE_LOOK_MS
 from conntrackd_guard.history.database import History
@@ -25,7 +25,7 @@ def test_one_turn_raises_and_tells(host: Host) -> None:
     """A line with a full table: raised within one turn, persisted, recorded, logged, and the intent goes."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     assert host.limit == STEP
     (row,) = guarded.rows()
@@ -41,7 +41,7 @@ def test_a_burst_of_ten_lines_is_one_raise(host: Host) -> None:
     guarded = Guarded(host)
     host.table(LIMIT)
     for _ in range(10):
-        guarded.line()
+        guarded.message()
     for _ in range(5):
         guarded.turn(0.01)
     assert guarded.kernel.writes == [STEP]
@@ -52,7 +52,7 @@ def test_the_named_namespace_is_raised_for(host: Host) -> None:
     """A container's table drops while the initial one is empty."""
     guarded = Guarded(host)
     host.table(LIMIT, pid="200")
-    guarded.line(host.container)
+    guarded.message(host.container)
     guarded.turn()
     assert host.limit == STEP
     assert guarded.rows()[0].namespace == host.container
@@ -65,9 +65,9 @@ def test_another_namespace_under_the_same_number_has_drops_of_its_own(host: Host
     guarded = Guarded(host)
     guarded.turn()
     host.table(50_000, drop=400, pid="200")
-    guarded.line(host.container)
+    guarded.message(host.container)
     guarded.turn(0.25)
-    assert guarded.reasons() == ["raise kernel_line confirmed applied"]
+    assert guarded.reasons() == ["raise kernel_message confirmed applied"]
     guarded.stop()
 
 
@@ -79,7 +79,7 @@ def test_its_drops_are_the_past_after_ten_quiet_seconds(host: Host) -> None:
     host.table(1000, drop=400, pid="200")
     guarded.turn(0.25)
     guarded.turn(10.0)
-    guarded.line(host.container)
+    guarded.message(host.container)
     guarded.turn(0.25)
     assert guarded.reasons() == ["hold contradicted none"]
     guarded.stop()
@@ -89,7 +89,7 @@ def test_a_line_that_the_tables_contradict_is_held(host: Host) -> None:
     """A forged line raises nothing, however often it comes, and fills no history."""
     guarded = Guarded(host)
     for _ in range(5):
-        guarded.line(host.container)
+        guarded.message(host.container)
         guarded.turn(0.1)
     assert host.limit == LIMIT
     assert guarded.reasons() == ["hold contradicted none"]
@@ -99,16 +99,16 @@ def test_a_line_that_the_tables_contradict_is_held(host: Host) -> None:
 @pytest.mark.parametrize(
     ("kind", "live", "reason"),
     [
-        (LineKind.TABLE_FULL, False, "past"),
-        (LineKind.EXPECTATION_FULL, True, "expectation_table"),
-        (LineKind.NEIGHBOUR_FULL, True, "neighbour_table"),
-        (LineKind.SUPPRESSED, True, "suppressed"),
+        (MessageKind.TABLE_FULL, False, "historical"),
+        (MessageKind.EXPECTATION_FULL, True, "expectation_table"),
+        (MessageKind.NEIGHBOUR_FULL, True, "neighbour_table"),
+        (MessageKind.SUPPRESSED, True, "suppressed"),
     ],
 )
-def test_other_lines_are_recorded(host: Host, kind: LineKind, reason: str, *, live: bool) -> None:
+def test_other_lines_are_recorded(host: Host, kind: MessageKind, reason: str, *, live: bool) -> None:
     """The past and the siblings of the line are recorded and never raised for."""
     guarded = Guarded(host)
-    guarded.line(kind=kind, live=live)
+    guarded.message(kind=kind, live=live)
     guarded.turn()
     assert guarded.reasons() == [f"hold {reason} none"]
     assert host.limit == LIMIT
@@ -120,10 +120,10 @@ def test_a_full_table_comes_before_other_lines(host: Host) -> None:
     guarded = Guarded(host)
     guarded.turn()  # a tick, so that the next is not due at once
     host.table(LIMIT)
-    guarded.line(kind=LineKind.SUPPRESSED)
-    guarded.line()
+    guarded.message(kind=MessageKind.SUPPRESSED)
+    guarded.message()
     guarded.turn()
-    assert guarded.reasons() == ["raise kernel_line confirmed applied", "hold suppressed none"]
+    assert guarded.reasons() == ["raise kernel_message confirmed applied", "hold suppressed none"]
     guarded.stop()
 
 
@@ -133,7 +133,7 @@ def test_other_lines_wait_for_a_host_that_can_be_read(host: Host, monkeypatch: p
     with monkeypatch.context() as patched:
         patched.setattr(guarded.kernel, "limit", lambda: os.open("/nowhere", os.O_RDONLY))
         for _ in range(3):
-            guarded.line(kind=LineKind.SUPPRESSED)
+            guarded.message(kind=MessageKind.SUPPRESSED)
             guarded.turn(0.1)
     guarded.turn(2.0)
     assert [(row.reason, row.repeats) for row in guarded.rows()] == [("suppressed", 3)]
@@ -147,7 +147,7 @@ def test_pressure_without_a_line(host: Host) -> None:
         host.table(count)
         guarded.turn(0.25)
     assert host.limit > LIMIT
-    assert [row.trigger for row in guarded.rows() if row.verdict == "raise"] == ["pressure"]
+    assert [row.trigger for row in guarded.rows() if row.verdict == "raise"] == ["filling_up"]
     guarded.stop()
 
 
@@ -155,7 +155,7 @@ def test_a_table_that_fills_again_needs_no_new_line(host: Host) -> None:
     """After one line, the watch raises again 200 ms later where the table is full again."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     host.table(STEP)
     guarded.turn(0.1)
@@ -170,7 +170,7 @@ def test_a_refused_write_backs_off(host: Host) -> None:
     guarded = Guarded(host)
     guarded.kernel.refusing = errno.EROFS
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     tried: list[float] = []
     start = guarded.clock.now
     for _ in range(4 * 1_300):
@@ -189,7 +189,7 @@ def test_a_change_of_limit_ends_the_back_off(host: Host) -> None:
     guarded = Guarded(host)
     guarded.kernel.refusing = errno.EROFS
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     for _ in range(40):  # well into a wait of 8 s
         guarded.turn(0.25)
     guarded.kernel.refusing = None
@@ -224,7 +224,7 @@ def test_an_unreadable_limit_is_said_once_and_ends_no_loop(host: Host) -> None:
     assert len(guarded.logged("guard.error")) == 1
     host.limit = LIMIT
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn(3.0)
     assert host.limit == STEP
     guarded.stop()
@@ -232,10 +232,10 @@ def test_an_unreadable_limit_is_said_once_and_ends_no_loop(host: Host) -> None:
 
 def test_every_row_is_decided_again_from_the_database_alone(host: Host) -> None:
     """Trigger, observation, state and policy of each row give the very decision that the row holds."""
-    policy = Policy(standoff=1)
+    policy = Policy(conflict_limit=1)
     guarded = Guarded(host, policy)
-    guarded.line(live=False)
-    guarded.line(host.container)
+    guarded.message(live=False)
+    guarded.message(host.container)
     for share, limit, line in (
         (1, None, True),
         (1, None, False),
@@ -246,7 +246,7 @@ def test_every_row_is_decided_again_from_the_database_alone(host: Host) -> None:
         host.limit = limit or host.limit
         host.table(share * host.limit)
         if line:
-            guarded.line()
+            guarded.message()
         for _ in range(12):
             guarded.turn(0.25)
     rows = guarded.rows()
@@ -260,15 +260,15 @@ def test_every_row_is_decided_again_from_the_database_alone(host: Host) -> None:
             assert told.policy == policy
             assert decide(record.trigger, record.observation, record.state, told.policy) == record.decision
             seen.add(f"{row.verdict} {row.reason}")
-    assert {"raise kernel_line confirmed", "raise pressure confirmed", "hold past", "hold contradicted"} <= seen
-    assert {"hold limit_lowered", "hold limit_raised", "hold standoff"} <= seen
+    assert {"raise kernel_message confirmed", "raise filling_up confirmed", "hold historical", "hold contradicted"} <= seen
+    assert {"hold limit_lowered", "hold limit_raised", "hold conflict"} <= seen
 
 
 def test_a_record_keeps_the_state_it_was_decided_with(host: Host) -> None:
     """The state in a record is the one before it, not the one it leads to."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     with History(guarded.paths.history, mode="reader") as history:
         told = history.row(guarded.rows()[0].id)
@@ -290,7 +290,7 @@ class ToldPoller:
         return [(3, select.POLLIN)] if len(self.waits) > 3 else []
 
 
-LINE_ALONE = Policy(pressure=False)
+LINE_ALONE = Policy(raise_early=False)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ LINE_ALONE = Policy(pressure=False)
         (LINE_ALONE, LIMIT, True, True),
         (LINE_ALONE, int(LIMIT * 0.94), True, False),
         (LINE_ALONE, LIMIT, False, False),
-        (Policy(pressure=False, kernel_line=False), LIMIT, True, False),
+        (Policy(raise_early=False, kernel_message=False), LIMIT, True, False),
         (Policy(), LIMIT, True, False),  # an episode is open already
         (Policy(threshold=0.99), int(LIMIT * 0.97), True, False),  # pressure looks after it
     ],
@@ -310,7 +310,7 @@ def test_a_line_that_may_come_is_looked_for(
     """The kernel is late to wake a reader: while a table is full and nothing was done about it, none waits for that."""
     host.table(count)
     guarded = Guarded(host, policy)
-    guarded.intake.has_ring_buffer = has_ring_buffer
+    guarded.log_sources.has_ring_buffer = has_ring_buffer
     guarded.turn()
     poller = ToldPoller()
     news = guarded.guard._news(cast("select.poll", poller))
@@ -337,11 +337,11 @@ def test_a_line_is_looked_for_a_second_ahead(host: Host) -> None:
 
 def test_once_it_came_none_is_looked_for(host: Host) -> None:
     """From then on the episode is looked at by itself; a table that stays full at a ceiling costs nothing."""
-    guarded = Guarded(host, replace(LINE_ALONE, ceiling=LIMIT))
+    guarded = Guarded(host, replace(LINE_ALONE, max_limit=LIMIT))
     host.table(LIMIT)
     guarded.turn()
     assert guarded.guard._expects_line
-    guarded.line()
+    guarded.message()
     guarded.turn(0.25)
     assert guarded.reasons() == ["hold at_ceiling none"]
     assert not guarded.guard._expects_line

@@ -6,7 +6,7 @@ import pytest
 from testbed.guarded import LIMIT, Guarded, Host, an_order
 
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.model import OrderKind, Pause, Policy
+from conntrackd_guard.core.model import OverrideKind, Pause, Policy
 
 STEP = 98_304
 """65,536 × 1.5."""
@@ -17,11 +17,11 @@ def test_lowered_while_deciding(host: Host, times: int) -> None:
     """A limit lowered just before the write is observed and decided on again at once, three times at most."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
-    guarded.run_files.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, times + 1)]  # type: ignore[misc]
+    guarded.message()
+    guarded.runtime_dir.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, times + 1)]  # type: ignore[misc]
     guarded.turn()
     assert host.limit == -(-(LIMIT - times) * 3 // 2)
-    assert guarded.reasons()[-1] == "raise kernel_line confirmed applied"
+    assert guarded.reasons()[-1] == "raise kernel_message confirmed applied"
     assert guarded.reasons().count("hold limit_lowered none") == times
     assert guarded.intents() == 0
     guarded.stop()
@@ -30,10 +30,10 @@ def test_lowered_while_deciding(host: Host, times: int) -> None:
 def test_lowered_again_and_again_while_deciding(host: Host) -> None:
     """The fourth time the guard holds, and decides again a tick later without a new line."""
     host.table(LIMIT)  # before the first look: no growth is seen
-    guarded = Guarded(host, Policy(pressure=False))
+    guarded = Guarded(host, Policy(raise_early=False))
     guarded.turn()  # a tick, so that the next is not due at once
-    guarded.line()
-    guarded.run_files.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, 5)]  # type: ignore[misc]
+    guarded.message()
+    guarded.runtime_dir.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, 5)]  # type: ignore[misc]
     guarded.turn()
     assert host.limit == LIMIT - 4
     assert guarded.reasons()[-1] == "hold changed_under_us none"
@@ -47,8 +47,8 @@ def test_raised_while_deciding(host: Host) -> None:
     guarded = Guarded(host)
     guarded.turn()  # a tick, so that the next is not due at once
     host.table(LIMIT)
-    guarded.line()
-    guarded.run_files.meanwhile = [lambda: setattr(host, "limit", 4 * LIMIT)]
+    guarded.message()
+    guarded.runtime_dir.meanwhile = [lambda: setattr(host, "limit", 4 * LIMIT)]
     guarded.turn()
     assert host.limit == 4 * LIMIT
     assert guarded.kernel.writes == []
@@ -61,16 +61,16 @@ def test_an_ordered_lowering_is_no_fight(host: Host) -> None:
     """A revert that lowers the limit is taken from its file before the change of limit is judged."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     host.table(10)
-    record = an_order(guarded, OrderKind.REVERT, LIMIT)
+    record = an_order(guarded, OverrideKind.REVERT, LIMIT)
     host.limit = LIMIT
-    guarded.run_files.put_order(record.key, encode(record))
+    guarded.runtime_dir.put_override(record.key, encode(record))
     guarded.turn(5.0)
-    assert guarded.state.fight_seconds == ()
+    assert guarded.state.conflict_seconds == ()
     assert guarded.state.set_limit is None
-    assert guarded.run_files.orders() == []
+    assert guarded.runtime_dir.orders() == []
     assert "hold limit_lowered none" not in guarded.reasons()
     guarded.stop()
 
@@ -80,23 +80,23 @@ def test_three_foreign_lowerings_are_a_standoff_until_resume(host: Host) -> None
     guarded = Guarded(host)
     for _ in range(3):
         host.table(host.limit)
-        guarded.line()
+        guarded.message()
         guarded.turn(5.0)
         assert host.limit == STEP
         host.table(10)
         host.limit = LIMIT
         guarded.turn(15.0)
-    assert len(guarded.state.fight_seconds) == 3
+    assert len(guarded.state.conflict_seconds) == 3
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn(5.0)
     assert host.limit == LIMIT
-    assert guarded.reasons()[-1] == "hold standoff none"
-    status = guarded.run_files.status()
+    assert guarded.reasons()[-1] == "hold conflict none"
+    status = guarded.runtime_dir.status()
     assert status is not None
-    assert status["standoff"] is True
-    resume = an_order(guarded, OrderKind.RESUME)
-    guarded.run_files.put_order(resume.key, encode(resume))
+    assert status["conflict"] is True
+    resume = an_order(guarded, OverrideKind.RESUME)
+    guarded.runtime_dir.put_override(resume.key, encode(resume))
     guarded.turn(5.0)
     guarded.turn(5.0)
     assert host.limit == STEP
@@ -106,9 +106,9 @@ def test_three_foreign_lowerings_are_a_standoff_until_resume(host: Host) -> None
 def test_a_pause_holds_and_its_end_raises(host: Host) -> None:
     """While paused nothing is written; within 5 s of its end the table that is still full is raised for."""
     guarded = Guarded(host)
-    guarded.run_files.put_pause(Pause(by="root", reason="drill", until_seconds=guarded.clock.now + 7.0))
+    guarded.runtime_dir.put_pause(Pause(by="root", reason="drill", until_seconds=guarded.clock.now + 7.0))
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     for _ in range(28):
         guarded.turn(0.24)
     assert host.limit == LIMIT

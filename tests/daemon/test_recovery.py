@@ -13,10 +13,10 @@ from testbed.guarded import LIMIT, Guarded, Host, Killed, again
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.model import (
     Mode,
-    Order,
-    OrderKind,
     Outcome,
     OutcomeKind,
+    Override,
+    OverrideKind,
     Policy,
     Record,
     State,
@@ -38,7 +38,7 @@ def killed_after_write(host: Host) -> Guarded:
     """Return a guard that was killed right after it wrote its first raise."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.kernel.after_write = die
     with pytest.raises(Killed):
         guarded.turn()
@@ -74,8 +74,8 @@ def test_killed_before_the_write(host: Host) -> None:
     """An intent without its write is `not applied`, and the table that is still full is raised for."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
-    guarded.run_files.meanwhile = [die]
+    guarded.message()
+    guarded.runtime_dir.meanwhile = [die]
     with pytest.raises(Killed):
         guarded.turn()
     guarded.stop()
@@ -89,9 +89,9 @@ def test_killed_before_the_write(host: Host) -> None:
 def test_killed_between_row_and_intent(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that was written is not written again, nor folded twice; the intent goes."""
     guarded = Guarded(host)
-    monkeypatch.setattr(guarded.run_files, "drop_intent", lambda _: None)
+    monkeypatch.setattr(guarded.runtime_dir, "drop_intent", lambda _: None)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     guarded.stop()
     assert guarded.intents() == 1
@@ -106,7 +106,7 @@ def test_a_redelivered_record_does_no_harm(host: Host) -> None:
     """The same record handed over twice is one row."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     guarded.written()
     with guarded.paths.history.open("rb"):
@@ -121,19 +121,19 @@ def test_the_folded_state_is_the_continuous_one(host: Host) -> None:
     """After raises, a fight and a refused write, a restart remembers what the killed guard knew."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     host.table(10)
     host.limit = LIMIT
     guarded.turn(20.0)
     guarded.kernel.refusing = errno.EROFS
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn(1.0)
     guarded.turn(1.5)
     guarded.written()
     state = guarded.state
-    assert (len(state.raise_seconds), len(state.fight_seconds)) == (1, 1)
+    assert (len(state.raise_seconds), len(state.conflict_seconds)) == (1, 1)
     assert state.refusal is not None
     assert state.refusal.count >= 2
     guarded.stop()
@@ -146,7 +146,7 @@ def test_a_boot_begins_with_an_empty_state(host: Host) -> None:
     """What another boot did is history, and no state."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     guarded.written()
     past = guarded.recorder.question(lambda keeper: keeper.past("boot-2").records).within(5.0)
@@ -156,7 +156,7 @@ def test_a_boot_begins_with_an_empty_state(host: Host) -> None:
 
 def test_twenty_kills_reach_nothing_that_one_run_does_not(tmp_path: Path, host: Host) -> None:
     """Killed after every write, the limit is never above that of a guard that ran on, and every write is explained."""
-    small, other = Policy(min_entries=1, runway_seconds=0.0), Host(tmp_path / "other")
+    small, other = Policy(min_step=1, lookahead_seconds=0.0), Host(tmp_path / "other")
     host.limit = other.limit = 1_000  # twenty steps of × 1.5 are affordable from here
     continuous, killed = Guarded(other, small), Guarded(host, small)
     killed.kernel.after_write = die
@@ -164,7 +164,7 @@ def test_twenty_kills_reach_nothing_that_one_run_does_not(tmp_path: Path, host: 
     for _ in range(110):
         for each in (continuous, killed):
             each.host.table(each.host.limit)
-            each.line()
+            each.message()
         continuous.turn(0.051)
         try:
             killed.turn(0.05)
@@ -194,7 +194,7 @@ def test_a_lost_history_paces_with_half_the_allowance(host: Host) -> None:
     assert state.last_raise_seconds == guarded.clock.now
     assert len(state.raise_seconds) == 10
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn(0.1)
     assert host.limit == LIMIT
     guarded.turn(0.25)
@@ -205,7 +205,7 @@ def test_a_lost_history_paces_with_half_the_allowance(host: Host) -> None:
 
 
 def test_a_disk_that_stalls_at_start_keeps_no_table_waiting(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The guard starts without its history, raises after `settle`, and writes all of it once the disk returns."""
+    """The guard starts without its history, raises after `cooldown`, and writes all of it once the disk returns."""
     before = killed_after_write(host)
     returns, records = threading.Event(), History.records
 
@@ -218,7 +218,7 @@ def test_a_disk_that_stalls_at_start_keeps_no_table_waiting(host: Host, monkeypa
     guarded = again(before)
     assert len(guarded.recovered.state.raise_seconds) == 11  # half the allowance, and the open intent
     host.table(host.limit)
-    guarded.line()
+    guarded.message()
     guarded.turn(0.25)
     assert host.limit > STEP
     returns.set()
@@ -231,27 +231,27 @@ def test_an_order_given_while_no_guard_ran_is_known(host: Host) -> None:
     guarded = Guarded(host)
     for _ in range(3):
         host.table(LIMIT)
-        guarded.line()
+        guarded.message()
         guarded.turn(5.0)
         host.table(10)
         host.limit = LIMIT
         guarded.turn(15.0)
-    assert len(guarded.state.fight_seconds) == 3
+    assert len(guarded.state.conflict_seconds) == 3
     guarded.stop()
     record = Record(
         key="order-resume",
         mode=Mode.ACT,
-        trigger=Trigger(kind=TriggerKind.ORDER),
+        trigger=Trigger(kind=TriggerKind.OVERRIDE),
         observation=guarded.guard._p.observer.observe(),
         state=State(),
-        decision=Order(kind=OrderKind.RESUME),
+        decision=Override(kind=OverrideKind.RESUME),
         outcome=Outcome(kind=OutcomeKind.NONE),
     )
-    guarded.run_files.put_order(record.key, encode(record))
+    guarded.runtime_dir.put_override(record.key, encode(record))
     after = again(guarded)
-    assert after.recovered.state.fight_seconds == ()
-    assert after.run_files.orders() == []
-    assert after.reasons()[-1] == "order resume none"
+    assert after.recovered.state.conflict_seconds == ()
+    assert after.runtime_dir.orders() == []
+    assert after.reasons()[-1] == "override resume none"
     after.stop()
 
 

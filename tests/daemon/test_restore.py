@@ -25,7 +25,7 @@ def raised_once(host: Host) -> Guarded:
     """Return an ended guard that has raised and kept STEP."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     guarded.stop()
     host.table(10)
@@ -35,7 +35,7 @@ def raised_once(host: Host) -> Guarded:
 
 def says_over_budget(guarded: Guarded) -> bool:
     """Return what the guard last said of itself."""
-    status = guarded.run_files.status()
+    status = guarded.runtime_dir.status()
     assert status is not None
     return bool(status["over_budget"])
 
@@ -58,7 +58,7 @@ def test_a_limit_that_is_in_force_is_left_alone(host: Host) -> None:
     second = rebooted(host)
     assert host.limit == STEP
     assert second.kernel.writes == []
-    assert second.reasons()[-1] == "hold in_force none"
+    assert second.reasons()[-1] == "hold already_in_force none"
     second.stop()
 
 
@@ -68,7 +68,7 @@ def test_another_value_is_somebodys(host: Host) -> None:
     host.limit = 70_000
     second = rebooted(host)
     assert host.limit == 70_000
-    assert second.reasons()[-1] == "hold set_by_another none"
+    assert second.reasons()[-1] == "hold set_elsewhere none"
     second.stop()
 
 

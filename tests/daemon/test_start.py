@@ -11,9 +11,9 @@ from testbed.disks import until
 from testbed.guarded import LIMIT, Guarded, Host, Killed, again
 
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import KernelEvent, KernelLine, LineKind
+from conntrackd_guard.core.model import KernelEvent, KernelMessage, MessageKind
 from conntrackd_guard.daemon import recovery
-from conntrackd_guard.daemon.log_sources import Intake
+from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.history.database import History, Position
 from conntrackd_guard.host.kernel_log.journal import JournalFollower
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
@@ -55,13 +55,13 @@ class ToldRing(RingBuffer):
 
 
 def _event(stamp: int) -> KernelEvent:
-    line = KernelLine(kind=LineKind.TABLE_FULL, namespace=None, message="full")
-    return KernelEvent(line=line, stamp_us=stamp, boot_id="boot-1", source="ring buffer")
+    message = KernelMessage(kind=MessageKind.TABLE_FULL, namespace=None, text="full")
+    return KernelEvent(message=message, stamp_us=stamp, boot_id="boot-1", source="ring buffer")
 
 
-def stamps(intake: Intake) -> list[tuple[int | None, bool]]:
+def stamps(log_sources: LogSources) -> list[tuple[int | None, bool]]:
     """Take the lines, as stamp and whether it is live."""
-    return [(event.stamp_us, live) for event, live in intake.take()]
+    return [(event.stamp_us, live) for event, live in log_sources.take()]
 
 
 @pytest.fixture(autouse=True)
@@ -99,20 +99,20 @@ def disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 def test_the_journal_goes_on_where_it_was_left(before: Guarded) -> None:
     """On a sound disk the position is known before the first line is taken."""
     guarded, journal = again(before), ToldJournal()
-    intake = Intake(None, journal, guarded.recovered.past, "boot-1")
+    log_sources = LogSources(None, journal, guarded.recovered.past, "boot-1")
     assert journal.begun == ["stored"]
-    assert intake.position() == STORED
+    assert log_sources.position() == STORED
     guarded.stop()
 
 
 def test_the_position_outlives_a_disk_that_does_not_answer(before: Guarded, disk: threading.Event) -> None:
     """The guard starts and hears live lines; the journal begins, at the old cursor, once that can be read."""
     guarded, journal, ring = again(before), ToldJournal(), ToldRing(3, 7)
-    intake = Intake(ring, journal, guarded.recovered.past, "boot-1")
-    guarded.recorder.note_position(intake.position())
+    log_sources = LogSources(ring, journal, guarded.recovered.past, "boot-1")
+    guarded.recorder.note_position(log_sources.position())
     assert journal.begun == []
     ring.told = [9]
-    assert stamps(intake) == [(9, True)]
+    assert stamps(log_sources) == [(9, True)]
     disk.set()
     until(lambda: journal.begun)
     assert journal.begun == ["stored"]
@@ -120,8 +120,8 @@ def test_the_position_outlives_a_disk_that_does_not_answer(before: Guarded, disk
     guarded.written()
     with History(guarded.paths.history, mode="reader") as history:
         assert history.position() == STORED
-    assert stamps(intake) == [(7, False)]  # the line of stamp 3 was taken by the run before
-    assert intake.position() == Position(cursor="stored", boot_id="boot-1", stamp_us=9)
+    assert stamps(log_sources) == [(7, False)]  # the line of stamp 3 was taken by the run before
+    assert log_sources.position() == Position(cursor="stored", boot_id="boot-1", stamp_us=9)
     guarded.stop()
 
 
@@ -133,7 +133,7 @@ def test_a_row_that_cannot_be_understood_costs_the_pace_alone(before: Guarded, m
 
     monkeypatch.setattr(History, "records", broken)
     guarded, journal = again(before), ToldJournal()
-    Intake(None, journal, guarded.recovered.past, "boot-1")
+    LogSources(None, journal, guarded.recovered.past, "boot-1")
     assert len(guarded.recovered.state.raise_seconds) == 10
     assert journal.begun == ["stored"]
     guarded.stop()
@@ -142,9 +142,9 @@ def test_a_row_that_cannot_be_understood_costs_the_pace_alone(before: Guarded, m
 def test_a_new_history_begins_at_the_end_of_the_journal(host: Host) -> None:
     """There is nothing to go on from, and that is known at once."""
     guarded, journal = Guarded(host), ToldJournal()
-    intake = Intake(None, journal, guarded.recovered.past, "boot-1")
+    log_sources = LogSources(None, journal, guarded.recovered.past, "boot-1")
     assert journal.begun == [None]
-    assert intake.position() == Position(boot_id="boot-1")
+    assert log_sources.position() == Position(boot_id="boot-1")
     guarded.stop()
 
 
@@ -153,7 +153,7 @@ def test_a_write_that_another_writer_undid_did_happen(host: Host, refusing: thre
     guarded = Guarded(host)
     refusing.set()
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     until(lambda: host.persisted == STEP)
     guarded.recorder.close(5.0)
@@ -170,14 +170,14 @@ def test_an_older_drop_in_of_the_same_limit_proves_nothing(host: Host) -> None:
     """The same step was made and undone before; this write never happened."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     host.table(10)
     host.limit = LIMIT
     guarded.turn(20.0)
     host.table(LIMIT)
-    guarded.line()
-    guarded.run_files.meanwhile = [die]
+    guarded.message()
+    guarded.runtime_dir.meanwhile = [die]
     with pytest.raises(Killed):
         guarded.turn()
     guarded.stop()

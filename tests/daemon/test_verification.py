@@ -11,8 +11,8 @@ from testbed.guarded import LIMIT, Guarded, Host, an_order
 
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.model import OrderKind
-from conntrackd_guard.core.verification import Drops, End, FollowUp
+from conntrackd_guard.core.model import OverrideKind
+from conntrackd_guard.core.verification import Drops, End, Verification
 
 STEP = 98_304
 
@@ -21,15 +21,15 @@ def raised(host: Host) -> Guarded:
     """Return a guard that has just raised for a full table which had dropped 5."""
     guarded = Guarded(host)
     host.table(LIMIT, drop=5)
-    guarded.line()
+    guarded.message()
     guarded.turn(5.0)  # the look at the empty table is too old by now to tell of growth
     assert host.limit == STEP
     return guarded
 
 
-def follow_ups(guarded: Guarded) -> list[FollowUp | None]:
+def verifications(guarded: Guarded) -> list[Verification | None]:
     """Return what came of each raise, oldest first."""
-    return [row.follow_up for row in guarded.rows() if row.verdict == "raise"]
+    return [row.verification for row in guarded.rows() if row.verdict == "raise"]
 
 
 def test_drops_that_ended_are_proved(host: Host) -> None:
@@ -38,24 +38,24 @@ def test_drops_that_ended_are_proved(host: Host) -> None:
     for tenth in range(1, 105):
         host.table(LIMIT + 10 * tenth, drop=7)
         guarded.turn(0.1)
-    (found,) = follow_ups(guarded)
+    (found,) = verifications(guarded)
     assert found is not None
     assert (found.drops, found.dropped, found.end, found.limit) == (Drops.ENDED, 2, End.WATCHED, STEP)
-    assert found.lasts_seconds == pytest.approx((STEP - LIMIT - 1000) / 100, rel=0.02)
-    assert guarded.logged("guard.drops_go_on") == []
+    assert found.seconds_to_full == pytest.approx((STEP - LIMIT - 1000) / 100, rel=0.02)
+    assert guarded.logged("guard.drops_continue") == []
     guarded.stop()
 
 
-def test_drops_that_go_on_are_told(host: Host) -> None:
+def test_drops_that_continuing_are_told(host: Host) -> None:
     """A raise that cured nothing is recorded as such, and said once."""
     guarded = raised(host)
     for tenth in range(1, 110):
         host.table(70_000, drop=5 + tenth)  # allocations fail, say: no limit cures that
         guarded.turn(0.1)
-    found = follow_ups(guarded)[-1]
+    found = verifications(guarded)[-1]
     assert found is not None
-    assert found.drops is Drops.GO_ON
-    assert len(guarded.logged("guard.drops_go_on")) == 1
+    assert found.drops is Drops.CONTINUING
+    assert len(guarded.logged("guard.drops_continue")) == 1
     guarded.stop()
 
 
@@ -65,9 +65,9 @@ def test_a_raise_again_ends_the_watch_on_the_one_before(host: Host) -> None:
     host.table(STEP, drop=400)
     guarded.turn(1.5)
     guarded.turn(0.6)
-    first = follow_ups(guarded)[0]
+    first = verifications(guarded)[0]
     assert first is not None
-    assert (first.end, first.dropped, first.drops) == (End.RAISED_AGAIN, 395, Drops.GO_ON)
+    assert (first.end, first.dropped, first.drops) == (End.RAISED_AGAIN, 395, Drops.CONTINUING)
     guarded.stop()
 
 
@@ -76,7 +76,7 @@ def test_a_limit_that_is_changed_ends_the_watch(host: Host) -> None:
     guarded = raised(host)
     host.limit = 2 * STEP
     guarded.turn(0.5)
-    (found,) = follow_ups(guarded)
+    (found,) = verifications(guarded)
     assert found is not None
     assert found.end is End.LIMIT_CHANGED
     guarded.stop()
@@ -85,12 +85,12 @@ def test_a_limit_that_is_changed_ends_the_watch(host: Host) -> None:
 def test_an_order_to_revert_ends_it_too(host: Host) -> None:
     """A revert is no failure of the raise."""
     guarded = raised(host)
-    order = an_order(guarded, OrderKind.REVERT, LIMIT)
-    guarded.run_files.put_order(order.key, encode(order))
+    order = an_order(guarded, OverrideKind.REVERT, LIMIT)
+    guarded.runtime_dir.put_override(order.key, encode(order))
     host.limit = LIMIT
     host.table(1000, drop=5)
     guarded.turn(0.5)
-    found = follow_ups(guarded)[0]
+    found = verifications(guarded)[0]
     assert found is not None
     assert found.end is End.LIMIT_CHANGED
     guarded.stop()
@@ -105,7 +105,7 @@ def test_a_limit_that_is_gone_ends_it_at_once(host: Host, gone: int | None) -> N
     guarded.turn(0.5)
     host.limit = STEP
     guarded.turn(3600.0)
-    found = follow_ups(guarded)[0]
+    found = verifications(guarded)[0]
     assert found is not None
     assert found.end is End.LIMIT_CHANGED
     assert found.seconds < 1
@@ -116,11 +116,11 @@ def test_drops_that_only_the_next_raise_saw_count(host: Host) -> None:
     """A line comes between two looks of the watch: what it tells of belongs to the raise before."""
     guarded = raised(host)
     host.table(STEP, drop=405)
-    guarded.line()
+    guarded.message()
     guarded.turn(0.24)  # no tick of the watch is due
-    found = follow_ups(guarded)[0]
+    found = verifications(guarded)[0]
     assert found is not None
-    assert (found.end, found.dropped, found.drops) == (End.RAISED_AGAIN, 400, Drops.GO_ON)
+    assert (found.end, found.dropped, found.drops) == (End.RAISED_AGAIN, 400, Drops.CONTINUING)
     guarded.stop()
 
 
@@ -128,12 +128,12 @@ def test_a_table_that_nobody_can_read_is_no_proof(host: Host) -> None:
     """The line names a namespace that is out of reach: that all others drop nothing says nothing of it."""
     guarded = Guarded(host)
     host.table(1000)
-    guarded.line(namespace=999)
+    guarded.message(namespace=999)
     guarded.turn()
-    assert guarded.reasons() == ["raise kernel_line unknown applied"]
+    assert guarded.reasons() == ["raise kernel_message unknown applied"]
     for _ in range(41):
         guarded.turn(0.25)
-    (found,) = follow_ups(guarded)
+    (found,) = verifications(guarded)
     assert found is not None
     assert (found.drops, found.dropped) == (Drops.UNKNOWN, None)
     guarded.stop()
@@ -146,10 +146,10 @@ def test_a_history_that_refuses_keeps_no_warning_back(host: Host, refusing: thre
     for tenth in range(1, 110):
         host.table(70_000, drop=5 + tenth)
         guarded.turn(0.1)
-    until(lambda: guarded.logged("guard.drops_go_on"))
+    until(lambda: guarded.logged("guard.drops_continue"))
     refusing.clear()
-    assert [found and found.drops for found in follow_ups(guarded)] == [Drops.GO_ON]
-    assert len(guarded.logged("guard.drops_go_on")) == 1
+    assert [found and found.drops for found in verifications(guarded)] == [Drops.CONTINUING]
+    assert len(guarded.logged("guard.drops_continue")) == 1
     guarded.stop()
 
 
@@ -165,14 +165,14 @@ def test_history_show_and_json_tell_it(host: Host, capsys: pytest.CaptureFixture
         assert told in capsys.readouterr().out
     main(["history", "--json", "--no-dry-run"], guarded.paths)
     (decision,) = json.loads(capsys.readouterr().out)["decisions"]
-    assert decision["follow_up"]["drops"] == "none"
+    assert decision["verification"]["drops"] == "none"
     main(["show", "1", "--json", "--no-dry-run"], guarded.paths)
-    assert json.loads(capsys.readouterr().out)["decision"]["follow_up"]["end"] == "watched"
+    assert json.loads(capsys.readouterr().out)["decision"]["verification"]["end"] == "watched"
     guarded.stop()
 
 
 def test_a_guard_that_ended_before_tells_nothing(host: Host) -> None:
     """No proof is no proof."""
     guarded = raised(host)
-    assert follow_ups(guarded) == [None]
+    assert verifications(guarded) == [None]
     guarded.stop()

@@ -85,10 +85,10 @@ def test_a_child_namespace(host: FakeHost) -> None:
 
 def test_bad_settings(host: FakeHost) -> None:
     """Problems are told with file and line, and what takes effect meanwhile."""
-    host.put("etc/conntrackd-guard/guard.yaml", "factor: 0\nmodus: act\n").chmod(0o644)
+    host.put("etc/conntrackd-guard/guard.yaml", "growth_factor: 0\nmodus: act\n").chmod(0o644)
     found = host.examine()["settings"]
     assert found.verdict.value == "wrong"
-    assert "guard.yaml:1: factor: found '0'" in found.evidence
+    assert "guard.yaml:1: growth_factor: found '0'" in found.evidence
     assert "guard.yaml:2: 'modus'" in found.evidence
 
 

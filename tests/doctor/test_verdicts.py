@@ -272,11 +272,11 @@ def test_other_writers(found: list[Writer], lowered: Lowerings | None, unseen: s
 
 
 def test_only_fights_within_the_window_count() -> None:
-    """An old fight is history; at `standoff` the guard has stopped; with 0 it never stops."""
-    state = State(fight_seconds=(10.0, 1000.0, 1001.0, 1002.0))
-    policy = Policy(standoff_window_seconds=500.0)
+    """An old fight is history; at `conflict_limit` the guard has stopped; with 0 it never stops."""
+    state = State(conflict_seconds=(10.0, 1000.0, 1001.0, 1002.0))
+    policy = Policy(conflict_window_seconds=500.0)
     assert verdicts_guard.lowerings(state, policy, 1100.0) == Lowerings(count=3, window_seconds=500.0, stopped=True)
-    assert not verdicts_guard.lowerings(state, Policy(standoff=0), 1100.0).stopped
+    assert not verdicts_guard.lowerings(state, Policy(conflict_limit=0), 1100.0).stopped
 
 
 @pytest.mark.parametrize(

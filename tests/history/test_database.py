@@ -17,10 +17,10 @@ from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import (
     Hold,
     HoldReason,
-    Order,
-    OrderKind,
     Outcome,
     OutcomeKind,
+    Override,
+    OverrideKind,
     Policy,
     Table,
     Trigger,
@@ -40,7 +40,7 @@ def test_a_record_comes_back_as_it_went_in(path: Path) -> None:
     """Everything that led to a decision can be read back exactly, with the policy that made it."""
     outcome = Outcome(kind=OutcomeKind.REJECTED, errno=13, detail="refused")
     record = replace(raised("a"), outcome=outcome)
-    policy = Policy(ceiling=1000)
+    policy = Policy(max_limit=1000)
     with History(path, mode="writer") as history:
         row_id = history.add(record, policy=policy, sentence="why", kernel_release="6.1", position=None)
     with History(path, mode="reader") as history:
@@ -48,7 +48,7 @@ def test_a_record_comes_back_as_it_went_in(path: Path) -> None:
         assert found is not None
         assert (found.record, found.policy) == (record, policy)
         assert (found.row.at, found.row.from_limit, found.row.to_limit) == ("1970-01-01T00:16:40.000Z", 65536, 98304)
-        assert found.row.reason == "kernel_line confirmed"
+        assert found.row.reason == "kernel_message confirmed"
         assert history.row(99) is None
 
 
@@ -87,7 +87,7 @@ def test_only_what_changes_the_state_is_folded(path: Path) -> None:
         raised("r"),
         a_record("w", lowered, trigger=TriggerKind.OTHER_WRITER),
         a_record("x", RAISE, OutcomeKind.REJECTED),
-        a_record("o", Order(kind=OrderKind.REVERT, target=4096, uid=0, login_uid=1000)),
+        a_record("o", Override(kind=OverrideKind.REVERT, target=4096, uid=0, login_uid=1000)),
     ]
     with History(path, mode="writer") as history:
         for record in [raised("old", boot_id="boot-0"), a_record("h"), *kept, a_record("i")]:
@@ -198,7 +198,7 @@ def test_a_full_disk_is_said(path: Path) -> None:
 
 def test_text_that_is_no_unicode_is_kept_visibly(path: Path) -> None:
     """A kernel line with bytes that are no UTF-8 is written, with the bytes as escapes."""
-    record = replace(a_record("a"), trigger=Trigger(kind=TriggerKind.KERNEL_LINE, message="full \udcff"))
+    record = replace(a_record("a"), trigger=Trigger(kind=TriggerKind.KERNEL_MESSAGE, message="full \udcff"))
     with History(path, mode="writer") as history:
         add(history, record)
         assert [row.message for row in history.rows()] == ["full \\udcff"]

@@ -12,10 +12,10 @@ from testbed.records import BOOT, a_record, add, raised
 from conntrackd_guard.core.model import (
     Hold,
     HoldReason,
-    Order,
-    OrderKind,
     Outcome,
     OutcomeKind,
+    Override,
+    OverrideKind,
     Policy,
     Record,
     TriggerKind,
@@ -62,7 +62,7 @@ def test_a_row_is_found_by_its_news_and_tells_when_it_was_last_said(path: Path) 
     [
         raised("c"),
         refused("c"),
-        a_record("c", Order(kind=OrderKind.RESUME)),
+        a_record("c", Override(kind=OverrideKind.RESUME)),
         a_record("c", Hold(reason=HoldReason.LIMIT_LOWERED), trigger=TriggerKind.OTHER_WRITER),
     ],
 )
@@ -84,7 +84,7 @@ def test_a_write_refused_again_keeps_the_first_time_and_the_newest_evidence(path
         row_id = add(history, refused("a"))
         again = history.add(
             newest,
-            policy=Policy(ceiling=7),
+            policy=Policy(max_limit=7),
             sentence="why again",
             kernel_release="6.1",
             position=Position(cursor="c"),
@@ -94,7 +94,7 @@ def test_a_write_refused_again_keeps_the_first_time_and_the_newest_evidence(path
         told = history.row(row_id)
         assert told is not None
         assert told.record == replace(newest, key="a")
-        assert told.policy == Policy(ceiling=7)
+        assert told.policy == Policy(max_limit=7)
         row = told.row
         assert (row.at_seconds, row.last_seconds, row.repeats, row.sentence) == (1000.0, 1040.0, 2, "why again")
         assert history.position() == Position(cursor="c")

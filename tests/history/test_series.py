@@ -12,7 +12,7 @@ from conntrackd_guard.history import series
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.points import OTHERS, Point
 from conntrackd_guard.recording import series_collector
-from conntrackd_guard.recording.series_collector import Gatherer
+from conntrackd_guard.recording.series_collector import SeriesCollector
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -40,7 +40,7 @@ def table(count: int, drop: int | None = 0, early_drop: int | None = 0, namespac
     return Table(namespace=namespace, label="web", count=count, drop=drop, early_drop=early_drop)
 
 
-def look(gathered: Gatherer, tables: list[Table], at: float) -> None:
+def look(gathered: SeriesCollector, tables: list[Table], at: float) -> None:
     """Note a look at all the tables there are."""
     gathered.note(tables, frozenset(table.namespace for table in tables), LIMIT, at)
 
@@ -52,7 +52,7 @@ def everything(history: History, step: int = 1) -> list[Point]:
 
 def test_a_second_is_one_point_with_its_peak_and_its_drops() -> None:
     """Twenty looks a second are one point: the most entries, and all that the counters rose by."""
-    gathered = Gatherer()
+    gathered = SeriesCollector()
     for at, count, drop, early in [
         (0.0, 10, 5, 1),
         (0.3, 90, 7, 1),
@@ -69,7 +69,7 @@ def test_a_second_is_one_point_with_its_peak_and_its_drops() -> None:
 
 def test_a_counter_that_cannot_be_read_or_begins_anew_is_no_drop() -> None:
     """Another namespace under a reused number, and a kernel without the file."""
-    gathered = Gatherer()
+    gathered = SeriesCollector()
     for at, drop in enumerate([500, 3, None, 4, 5, 5]):
         look(gathered, [table(1, drop, drop)], NOW + at)
     assert [found.dropped for found in gathered.take()] == [0, 0, 0, 0, 1]
@@ -77,7 +77,7 @@ def test_a_counter_that_cannot_be_read_or_begins_anew_is_no_drop() -> None:
 
 def test_an_idle_host_has_one_look_a_minute() -> None:
     """A look is asked for after a minute without any; a host without tables is not asked again and again."""
-    gathered = Gatherer()
+    gathered = SeriesCollector()
     assert gathered.is_due(NOW)
     look(gathered, [], NOW)
     assert not gathered.is_due(NOW + 59)
@@ -91,7 +91,7 @@ def test_an_idle_host_has_one_look_a_minute() -> None:
 
 def test_a_stalled_disk_costs_points_and_no_memory() -> None:
     """Nobody takes them for hours: the newest are kept."""
-    gathered = Gatherer()
+    gathered = SeriesCollector()
     for at in range(2 * series_collector.MOST_POINTS):
         look(gathered, [table(at)], NOW + at)
     taken = gathered.take()

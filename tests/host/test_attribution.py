@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conntrackd_guard.host.culprit import culprit
+from conntrackd_guard.host.culprit import attribute_change
 
 TICKS = os.sysconf("SC_CLK_TCK")
 SEEN = 5_000.0
@@ -38,7 +38,7 @@ def test_a_program_needs_time_and_value(tmp_path: Path, started: float, value: i
     """Only a program that started just before and sets this very value is named."""
     cores = os.cpu_count() or 1
     kube_proxy(tmp_path, started, value // cores)
-    told = culprit(tmp_path, LIMIT, SEEN)
+    told = attribute_change(tmp_path, LIMIT, SEEN)
     assert ("kube-proxy runs (process 812)" in told) is named
     assert (told == "unknown") is not named
 
@@ -49,11 +49,11 @@ def test_a_file_needs_the_value(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "50-old.conf").write_text("net.netfilter.nf_conntrack_max = 1\n")
     (folder / "99-zz-conntrackd-guard.conf").write_text(f"net.netfilter.nf_conntrack_max = {LIMIT}\n")
-    assert culprit(tmp_path, LIMIT, SEEN) == "unknown"
+    assert attribute_change(tmp_path, LIMIT, SEEN) == "unknown"
     (folder / "90-net\x1b[2J.conf").write_text(f"# ours\nnet.nf_conntrack_max={LIMIT}\n")
-    assert culprit(tmp_path, LIMIT, SEEN) == f"{tmp_path}/etc/sysctl.d/90-net\\x1b[2J.conf:2 holds this value"
+    assert attribute_change(tmp_path, LIMIT, SEEN) == f"{tmp_path}/etc/sysctl.d/90-net\\x1b[2J.conf:2 holds this value"
 
 
 def test_nothing_found_is_unknown(tmp_path: Path) -> None:
     """A bare tree names nobody."""
-    assert culprit(tmp_path, LIMIT, SEEN) == "unknown"
+    assert attribute_change(tmp_path, LIMIT, SEEN) == "unknown"

@@ -98,7 +98,7 @@ def test_output_is_harmless_to_look_at(tmp_path: Path) -> None:
     assert run(script(tmp_path, r"printf '\033[2J\377'")).output == "\\x1b[2J\N{REPLACEMENT CHARACTER}"
 
 
-def test_it_can_close_its_output_and_go_on(tmp_path: Path) -> None:
+def test_it_can_close_its_output_and_continuing(tmp_path: Path) -> None:
     """Closing stdout is no end."""
     mark = tmp_path / "mark"
     assert run(script(tmp_path, f"exec >&- 2>&-; sleep 0.2; : > {mark}; exit 4")).failure == "exit code 4"

@@ -49,7 +49,7 @@ def test_kube_proxy(tmp_path: Path, name: str, command: str, says: str) -> None:
 
 
 def test_a_kube_proxy_that_leaves_the_limit_alone(tmp_path: Path) -> None:
-    """Told by its flags to set nothing, it is no other writer."""
+    """DecisionDetail by its flags to set nothing, it is no other writer."""
     put(tmp_path / "proc/812/comm", "kube-proxy\n")
     put(tmp_path / "proc/812/cmdline", "kube-proxy\0--conntrack-max-per-core\x000\0")
     assert evidence(tmp_path) == []

@@ -82,10 +82,10 @@ def test_what_journald_does_not_take_is_kept_in_order_and_bounded() -> None:
     log = Log("journal", io.StringIO(), journald)
     journald.takes = False
     for number in range(BACKLOG + 5):
-        log.emit("guard.notice", "info", str(number))
+        log.emit("guard.info", "info", str(number))
     assert (journald.taken, log.lost) == ([], 5)
     journald.takes = True
-    log.emit("guard.notice", "info", "last")
+    log.emit("guard.info", "info", "last")
     told = [fields["MESSAGE"] for fields in journald.taken]
     assert told == [*(str(number) for number in range(5, BACKLOG + 5)), "last"]
 
@@ -134,10 +134,10 @@ def test_a_line_that_cannot_be_told_is_counted_and_nothing_else() -> None:
             raise RuntimeError
 
     log = Log("json", io.StringIO())
-    log.emit("guard.notice", "info", "x", value=Unprintable())
+    log.emit("guard.info", "info", "x", value=Unprintable())
     assert log.lost == 1
     unknown_level = Log("journal", io.StringIO(), FakeJournald())
-    unknown_level.emit("guard.notice", "loud", "x")
+    unknown_level.emit("guard.info", "loud", "x")
     assert unknown_level.lost == 1
 
 

@@ -15,15 +15,15 @@ from testbed.another_user import run_as_another
 
 from conntrackd_guard.core.errors import AnswerIsNo
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 HOLDS = """
 import sys, time
 from pathlib import Path
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
-run_files = RunFiles(Paths(Path(sys.argv[1])))
-run_files.take_lock()
+from conntrackd_guard.host.runtime_dir import RuntimeDir
+runtime_dir = RuntimeDir(Paths(Path(sys.argv[1])))
+runtime_dir.take_lock()
 print("held", flush=True)
 time.sleep(60)
 """
@@ -31,8 +31,8 @@ LOOKS = """
 import sys
 from pathlib import Path
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
-print(RunFiles(Paths(Path(sys.argv[1]))).is_running())
+from conntrackd_guard.host.runtime_dir import RuntimeDir
+print(RuntimeDir(Paths(Path(sys.argv[1]))).is_running())
 """
 
 
@@ -42,7 +42,7 @@ def a_host(tmp_path: Path) -> Paths:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/locks").symlink_to("/proc/locks")
     (tmp_path / "run").mkdir()
-    RunFiles(Paths(tmp_path)).prepare()
+    RuntimeDir(Paths(tmp_path)).prepare()
     return Paths(tmp_path)
 
 
@@ -59,31 +59,31 @@ def a_running_guard(paths: Paths) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_running_guard_is_seen_until_it_is_killed(paths: Paths, guard: subprocess.Popen[str]) -> None:
     """It is told with its process id, a second one is refused with that, and after kill -9 nothing is left."""
-    run_files = RunFiles(paths)
-    assert (run_files.is_running(), run_files.holder()) == (True, guard.pid)
+    runtime_dir = RuntimeDir(paths)
+    assert (runtime_dir.is_running(), runtime_dir.holder()) == (True, guard.pid)
     with pytest.raises(AnswerIsNo, match=f"process {guard.pid} holds"):
-        run_files.take_lock()
+        runtime_dir.take_lock()
     guard.send_signal(signal.SIGKILL)
     guard.wait()
-    assert run_files.is_running() is False
-    run_files.take_lock()
+    assert runtime_dir.is_running() is False
+    runtime_dir.take_lock()
 
 
 def test_a_host_without_a_guard(tmp_path: Path, paths: Paths) -> None:
     """Neither a lock file that nobody holds nor its absence is a running guard; without the list none can tell."""
-    run_files = RunFiles(paths)
-    assert run_files.is_running() is False
+    runtime_dir = RuntimeDir(paths)
+    assert runtime_dir.is_running() is False
     paths.lock.touch()
-    assert run_files.is_running() is False
+    assert runtime_dir.is_running() is False
     (tmp_path / "proc/locks").unlink()
-    assert run_files.is_running() is None
+    assert runtime_dir.is_running() is None
 
 
 def test_looking_takes_no_lock(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guard that starts while somebody looks would find the lock taken."""
     paths.lock.touch()
     monkeypatch.setattr(fcntl, "flock", lambda *_: pytest.fail("a lock was taken"))
-    RunFiles(paths).is_running()
+    RuntimeDir(paths).is_running()
 
 
 @pytest.mark.parametrize("left_by_an_older_guard", [False, True])
@@ -91,7 +91,7 @@ def test_only_root_may_open_the_lock(paths: Paths, *, left_by_an_older_guard: bo
     """Whoever can open a file can lock it, and so keep the guard from starting."""
     if left_by_an_older_guard:
         paths.lock.touch(mode=0o644)
-    RunFiles(paths).take_lock()
+    RuntimeDir(paths).take_lock()
     assert paths.lock.stat().st_mode & 0o777 == 0o600
 
 

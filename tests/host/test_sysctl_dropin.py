@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conntrackd_guard.core.model import Kept
+from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.sysctl_dropin import NoDropIn, Persisted, SysctlDropIn
 
@@ -27,7 +27,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     drop_in = SysctlDropIn(Paths(tmp_path))
     assert drop_in.kept() is None
     drop_in.put(PERSISTED)
-    kept = Kept(
+    kept = PersistedLimit(
         limit=98_304,
         decision="7",
         boot_id="5a2b-b007",
@@ -46,4 +46,4 @@ def test_a_file_by_hand_is_read_as_far_as_it_tells(tmp_path: Path) -> None:
     drop_in.put(PERSISTED)
     path = Paths(tmp_path).drop_in
     path.write_text("# memory_total_bytes=abc boot_id=\u202e\nnet.netfilter.nf_conntrack_max = 5\n")
-    assert drop_in.kept() == Kept(limit=5)
+    assert drop_in.kept() == PersistedLimit(limit=5)

@@ -12,7 +12,7 @@ from testbed.limit_guard import RefusedError
 
 from conntrackd_guard.core.errors import AnswerIsNo
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 SAVED = 262_144
 ASK = """
@@ -31,13 +31,13 @@ TESTS = str(Path(bystanders.__file__).parents[1])
 
 
 @pytest.fixture(name="guard")
-def make_the_lock_of_a_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFiles:
+def make_the_lock_of_a_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RuntimeDir:
     """A guard's own lock, in a folder of the test, where the scripts look for it."""
     assert Paths(Path("/")).lock == bystanders.GUARD_LOCK
     paths = Paths(tmp_path)
     paths.lock.parent.parent.mkdir(parents=True)
     monkeypatch.setattr(bystanders, "GUARD_LOCK", paths.lock)
-    return RunFiles(paths)
+    return RuntimeDir(paths)
 
 
 @pytest.fixture(name="limit")
@@ -52,19 +52,19 @@ def fake_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def start(guard: RunFiles) -> None:
+def start(guard: RuntimeDir) -> None:
     """Start the guard as far as its lock."""
     guard.prepare()
     guard.take_lock()
 
 
-def end(guard: RunFiles) -> None:
+def end(guard: RuntimeDir) -> None:
     """End the guard: the kernel gives its lock back."""
     assert guard._lock is not None
     os.close(guard._lock)
 
 
-def test_no_guard_is_one_that_never_ran_or_has_ended(guard: RunFiles) -> None:
+def test_no_guard_is_one_that_never_ran_or_has_ended(guard: RuntimeDir) -> None:
     """Neither a host without the file nor the file that an ended guard leaves is a guard at work."""
     assert bystanders.acting_guard() is None
     start(guard)
@@ -72,7 +72,7 @@ def test_no_guard_is_one_that_never_ran_or_has_ended(guard: RunFiles) -> None:
     assert bystanders.acting_guard() is None
 
 
-def test_who_asks_keeps_no_guard_from_starting(guard: RunFiles) -> None:
+def test_who_asks_keeps_no_guard_from_starting(guard: RuntimeDir) -> None:
     """The lock is free again after the question."""
     start(guard)
     end(guard)
@@ -82,7 +82,7 @@ def test_who_asks_keeps_no_guard_from_starting(guard: RunFiles) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the keeper says first that it needs root")
-def test_nothing_is_lent_while_a_guard_acts(guard: RunFiles, limit: Path) -> None:
+def test_nothing_is_lent_while_a_guard_acts(guard: RuntimeDir, limit: Path) -> None:
     """The refusal names the process and the way to stop it, and nothing was written."""
     start(guard)
     with pytest.raises(RefusedError, match=rf"a guard acts on this host \(process {os.getpid()} .*systemctl stop"):
@@ -90,7 +90,7 @@ def test_nothing_is_lent_while_a_guard_acts(guard: RunFiles, limit: Path) -> Non
     assert int(limit.read_text()) == SAVED
 
 
-def test_no_guard_starts_while_the_limit_is_lent(guard: RunFiles, limit: Path) -> None:
+def test_no_guard_starts_while_the_limit_is_lent(guard: RuntimeDir, limit: Path) -> None:
     """It declines and names the keeper; once everything was put back it starts, and no file of ours is left."""
     keeper = limit_guard._LimitProcess()
     assert keeper.obey("limit 4096") == "ok"
@@ -104,7 +104,7 @@ def test_no_guard_starts_while_the_limit_is_lent(guard: RunFiles, limit: Path) -
     assert not bystanders.GUARD_LOCK.parent.exists()
 
 
-def test_the_file_of_a_guard_that_ran_before_is_left(guard: RunFiles, limit: Path) -> None:
+def test_the_file_of_a_guard_that_ran_before_is_left(guard: RuntimeDir, limit: Path) -> None:
     """Another guard may be just about to lock it."""
     start(guard)
     end(guard)
@@ -116,7 +116,7 @@ def test_the_file_of_a_guard_that_ran_before_is_left(guard: RunFiles, limit: Pat
 
 
 def test_a_loan_that_ends_early_lets_a_guard_start(
-    guard: RunFiles, limit: Path, monkeypatch: pytest.MonkeyPatch
+    guard: RuntimeDir, limit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody begins to track: the limit is put back, can't be lowered again, and the host may have its guard."""
     keeper = limit_guard._LimitProcess()
@@ -130,7 +130,7 @@ def test_a_loan_that_ends_early_lets_a_guard_start(
 
 
 @pytest.mark.parametrize("lowered", [True, False])
-def test_a_guard_that_started_in_spite_of_all_ends_the_loan(guard: RunFiles, limit: Path, *, lowered: bool) -> None:
+def test_a_guard_that_started_in_spite_of_all_ends_the_loan(guard: RuntimeDir, limit: Path, *, lowered: bool) -> None:
     """When somebody has removed the lock under us, the next look finds the guard, and so does the next write."""
     keeper = limit_guard._LimitProcess()
     assert not lowered or keeper.obey("limit 4096") == "ok"

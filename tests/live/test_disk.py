@@ -18,9 +18,15 @@ from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 
-SETTINGS = {"kernel_line": False, "standoff": 0, "runway": "0s", "settle": "100ms", "settle_full": "50ms"}
+SETTINGS = {
+    "kernel_message": False,
+    "conflict_limit": 0,
+    "lookahead": "0s",
+    "cooldown": "100ms",
+    "cooldown_full": "50ms",
+}
 
-LINE_ONLY = {**SETTINGS, "kernel_line": True, "pressure": False}
+LINE_ONLY = {**SETTINGS, "kernel_message": True, "raise_early": False}
 
 
 @pytest.fixture(scope="module", name="keeper")
@@ -114,7 +120,7 @@ def test_a_line_that_names_no_namespace_is_placed_on_a_frozen_disk(stage: Stage,
             stage.table.overflow()
             stage.raised(first)
         all_recorded(stage, LIMIT)
-        assert {(row["trigger"], row["namespace"]) for row in stage.raises()} == {("kernel_line", None)}
+        assert {(row["trigger"], row["namespace"]) for row in stage.raises()} == {("kernel_message", None)}
         assert guard.stop() == 0
 
 

@@ -23,10 +23,10 @@ from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 
-SETTINGS = {"kernel_line": False, "standoff": 0, "runway": "0s"}
-LINE_ONLY = {"pressure": False, "standoff": 0}
+SETTINGS = {"kernel_message": False, "conflict_limit": 0, "lookahead": "0s"}
+LINE_ONLY = {"raise_early": False, "conflict_limit": 0}
 REACHED = LIMIT + 8192
-"""What one uninterrupted run reaches with a table of LIMIT entries: `min_entries` more, and all is below the threshold."""
+"""What one uninterrupted run reaches with a table of LIMIT entries: `min_step` more, and all is below the threshold."""
 _DROP_IN_PATHS = (f"/{DROP_IN.replace('/99', '/.99')}.new", f"/{DROP_IN}", "/etc/sysctl.d")
 STEPS = {
     "intent": ("rename", ()),
@@ -111,11 +111,11 @@ def test_killed_right_after_every_write_the_limit_passes_nothing_that_one_run_re
     """A guard held between its write and its read-back, and killed there 20 times in a row, keeps its allowance."""
     settings = {
         **SETTINGS,
-        "factor": "1.1",  # 92 % of before is 84 % then: pressure ends at 85 %, so that a filling is one raise
-        "min_entries": 64,
+        "growth_factor": "1.1",  # 92 % of before is 84 % then: pressure ends at 85 %, so that a filling is one raise
+        "min_step": 64,
         "threshold": "90%",
-        "settle": "0s",
-        "settle_full": "0s",
+        "cooldown": "0s",
+        "cooldown_full": "0s",
     }
     begin_anew(stage)
     guard = stage.start(settings)
@@ -157,7 +157,7 @@ def test_a_raise_for_a_line_is_explained_with_what_the_line_said(
         guard.kill()
     guard = stage.start(LINE_ONLY)
     (row,) = stage.raises()
-    assert (row["trigger"], row["outcome"], row["to"]) == ("kernel_line", "applied", reached)
+    assert (row["trigger"], row["outcome"], row["to"]) == ("kernel_message", "applied", reached)
     assert row["detail"] == "completed: found in force at start"
     named = f"in netns {stage.table.number}," in row["message"]  # not before Linux 6.17
     assert row["namespace"] == (stage.table.number if named else None)

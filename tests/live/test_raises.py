@@ -7,8 +7,8 @@ from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 
-LINE_ONLY = {"pressure": False}
-PRESSURE_ONLY = {"kernel_line": False}
+LINE_ONLY = {"raise_early": False}
+PRESSURE_ONLY = {"kernel_message": False}
 
 
 def test_a_kernel_line_alone_raises_the_limit_and_packets_pass(stage: Stage) -> None:
@@ -19,7 +19,7 @@ def test_a_kernel_line_alone_raises_the_limit_and_packets_pass(stage: Stage) -> 
     after = stage.raised()
     assert stage.table.overflow(20) == 20
     (row,) = stage.raises()
-    assert (row["trigger"], row["outcome"], row["from"], row["to"]) == ("kernel_line", "applied", LIMIT, after)
+    assert (row["trigger"], row["outcome"], row["from"], row["to"]) == ("kernel_message", "applied", LIMIT, after)
     assert row["message"].startswith("nf_conntrack: nf_conntrack: table full")
     named = f"in netns {stage.table.number}," in row["message"]  # no kernel before 6.17 does that
     assert row["namespace"] == (stage.table.number if named else None)
@@ -33,7 +33,7 @@ def test_pressure_alone_raises_the_limit_before_anything_is_dropped(stage: Stage
     stage.raised()
     assert stage.table.overflow(20) == 20
     assert stage.table.dropped() == 0
-    assert {row["trigger"] for row in stage.raises()} == {"pressure"}
+    assert {row["trigger"] for row in stage.raises()} == {"filling_up"}
 
 
 def test_the_raise_survives_a_reboot(stage: Stage) -> None:

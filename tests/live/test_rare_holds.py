@@ -20,7 +20,7 @@ from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 
-LINE_ONLY = {"pressure": False, "standoff": 0}
+LINE_ONLY = {"raise_early": False, "conflict_limit": 0}
 NUMBERED_ONLY = pytest.mark.parametrize("stage", [True], ids=["numbered"], indirect=True)
 """For lines that never name a namespace, and for holds that no line asks for."""
 EXPECTATIONS = Path("/proc/sys/net/netfilter/nf_conntrack_expect_max")
@@ -49,14 +49,16 @@ def test_a_limit_of_0_means_unlimited_and_is_left_alone(stage: Stage) -> None:
             raise
         pytest.skip("this kernel does not take 0")
     guard.signal(signal.SIGCONT)
-    stage.decision(lambda row: (row["trigger"], row["reason"]) == ("kernel_line", "unlimited"), "a hold for unlimited")
+    stage.decision(
+        lambda row: (row["trigger"], row["reason"]) == ("kernel_message", "unlimited"), "a hold for unlimited"
+    )
     assert limit() == 0
 
 
 @NUMBERED_ONLY
 def test_tables_that_cost_more_than_the_budget_are_one_error(stage: Stage) -> None:
     """What is held already breaks the budget: nothing is raised, and one line in the log says so however often it is seen."""
-    guard = stage.start({"kernel_line": False, "pressure": False, "budget": "1MiB"})
+    guard = stage.start({"kernel_message": False, "raise_early": False, "budget": "1MiB"})
     stage.table.fill(LIMIT)
     row = stage.held("reserve_broken")
     assert (row["trigger"], row["outcome"], limit()) == ("memory", "none", LIMIT)
@@ -70,12 +72,12 @@ def test_lines_that_the_kernel_kept_back_are_told(stage: Stage) -> None:
     """`callbacks suppressed` is recorded as what it is."""
     stage.keeper.set_message_cost(1)
     stage.table.fill(LIMIT)
-    stage.start({**LINE_ONLY, "ceiling": LIMIT})
+    stage.start({**LINE_ONLY, "max_limit": LIMIT})
     stage.table.overflow(20)
     time.sleep(1.5)  # the window of 1 s is over: the next line is preceded by what was kept back
     stage.table.overflow()
     row = stage.held("suppressed")
-    assert row["trigger"] == "kernel_line"
+    assert row["trigger"] == "kernel_message"
     assert "callbacks suppressed" in row["message"]
     assert limit() == LIMIT
 
@@ -96,7 +98,7 @@ def test_a_full_expectation_table_is_not_raised_for(stage: Stage) -> None:
             with contextlib.suppress(PermissionError):  # dropped: one more can't be expected
                 sender.sendto(b"x", (f"127.1.{number // 250}.{number % 250 + 1}", 9))
     row = stage.held("expectation_table")
-    assert row["trigger"] == "kernel_line"
+    assert row["trigger"] == "kernel_message"
     assert row["message"].endswith("expectation table full")
     assert limit() == roomy
 
@@ -104,7 +106,7 @@ def test_a_full_expectation_table_is_not_raised_for(stage: Stage) -> None:
 def test_a_line_that_a_raise_has_answered_is_not_answered_twice(stage: Stage) -> None:
     """Within settle after a raise, a line that no table bears out any more is taken for one of the burst it answered."""
     stage.table.fill(LIMIT)
-    guard = stage.start({**LINE_ONLY, "settle": "60s", "settle_full": "60s"})
+    guard = stage.start({**LINE_ONLY, "cooldown": "60s", "cooldown_full": "60s"})
     stage.table.overflow()
     reached = stage.raised()
     stage.raises()
@@ -121,10 +123,10 @@ def test_a_line_that_a_raise_has_answered_is_not_answered_twice(stage: Stage) ->
 def test_a_need_that_has_passed_is_told(stage: Stage) -> None:
     """A table at a reached ceiling empties: the next look says that the matter is over."""
     stage.table.fill(LIMIT * 95 // 100)
-    stage.start({"kernel_line": False, "ceiling": LIMIT})
+    stage.start({"kernel_message": False, "max_limit": LIMIT})
     stage.held("at_ceiling")
     empty(stage)
-    assert stage.held("eased")["trigger"] == "pressure"
+    assert stage.held("resolved")["trigger"] == "filling_up"
 
 
 def test_what_a_rehearsed_raise_would_hold_is_not_rehearsed_again(stage: Stage) -> None:

@@ -8,12 +8,12 @@ from testbed.stage import Stage, limit
 pytestmark = pytest.mark.live
 
 LINE_ONLY = {
-    "pressure": False,
-    "standoff": 0,
-    "min_entries": 256,
-    "runway": "0s",
-    "settle": "100ms",
-    "settle_full": "50ms",
+    "raise_early": False,
+    "conflict_limit": 0,
+    "min_step": 256,
+    "lookahead": "0s",
+    "cooldown": "100ms",
+    "cooldown_full": "50ms",
 }
 WINDOW_SECONDS = 5
 """What kernels come with."""
@@ -37,7 +37,7 @@ def test_a_table_that_fills_again_in_silence_is_raised_for(stage: Stage) -> None
     else:
         pytest.fail(f"the kernel logged a line between the raises in each of {TRIALS} trials")
     row = stage.decision(lambda row: row["verdict"] == "raise" and row["from"] == first, f"the raise from {first}")
-    assert (row["trigger"], row["outcome"], row["to"]) == ("kernel_line", "applied", second)
+    assert (row["trigger"], row["outcome"], row["to"]) == ("kernel_message", "applied", second)
 
 
 def raised_by_a_burst(stage: Stage) -> int:

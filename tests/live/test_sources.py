@@ -11,7 +11,7 @@ from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 
-LINE_ONLY = {"pressure": False, "standoff": 0, "min_entries": 256, "settle": "100ms", "settle_full": "50ms"}
+LINE_ONLY = {"raise_early": False, "conflict_limit": 0, "min_step": 256, "cooldown": "100ms", "cooldown_full": "50ms"}
 JOURNAL_SECONDS = 1.0
 """journald tells its followers of an entry up to half a second late."""
 FORGED = "nf_conntrack: nf_conntrack: table full, dropping packet"
@@ -37,14 +37,14 @@ def test_the_journal_alone_is_enough(stage: Stage) -> None:
     stage.world.start_journald()
     stage.start(LINE_ONLY, ring_buffer=False)
     overflow_until_raised(stage, LIMIT)
-    assert stage.raises()[0]["trigger"] == "kernel_line"
+    assert stage.raises()[0]["trigger"] == "kernel_message"
 
 
 def test_with_both_sources_a_line_counts_once(stage: Stage) -> None:
     """The journal tells again what the ring buffer told already; history counts the line once."""
     stage.world.start_journald()
     before = stage.lines_told(stage.start(LINE_ONLY))
-    guard = stage.start({**LINE_ONLY, "ceiling": LIMIT})
+    guard = stage.start({**LINE_ONLY, "max_limit": LIMIT})
     stage.table.fill(LIMIT)
     stage.table.overflow(3)
     stage.held("at_ceiling")
@@ -58,13 +58,13 @@ def test_what_the_ring_buffer_lost_comes_from_the_journal(stage: Stage) -> None:
     """Lines that the kernel overwrote before the guard read them are taken from the journal at once, and decided on."""
     stage.world.start_journald()
     before = stage.lines_told(stage.start(LINE_ONLY))
-    guard = stage.start({**LINE_ONLY, "ceiling": LIMIT})
+    guard = stage.start({**LINE_ONLY, "max_limit": LIMIT})
     guard.signal(signal.SIGSTOP)
     stage.table.fill(LIMIT)
     stage.table.overflow(3)
     time.sleep(JOURNAL_SECONDS)
     stage.overrun(guard)
-    assert stage.held("at_ceiling")["trigger"] == "kernel_line"
+    assert stage.held("at_ceiling")["trigger"] == "kernel_message"
     assert stage.lines_told(guard) - before == stage.kernel.lines()
 
 
@@ -100,7 +100,7 @@ def test_a_frozen_journald_delays_and_loses_nothing(stage: Stage) -> None:
 def test_after_kill_9_nothing_is_missed_or_taken_twice(stage: Stage, *, ring_buffer: bool) -> None:
     """Lines logged while the guard was down are in history once each, and none of those before a second time."""
     stage.world.start_journald()
-    settings = {**LINE_ONLY, "ceiling": LIMIT}
+    settings = {**LINE_ONLY, "max_limit": LIMIT}
     before = stage.lines_told(stage.start(settings, ring_buffer=ring_buffer))
     first = stage.start(settings, ring_buffer=ring_buffer)
     stage.table.fill(LIMIT)

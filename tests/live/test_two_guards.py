@@ -12,7 +12,7 @@ from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 
-LINE_ONLY = {"pressure": False}
+LINE_ONLY = {"raise_early": False}
 
 
 @pytest.fixture(scope="module", name="keeper")
@@ -56,7 +56,7 @@ def test_a_dry_run_beside_an_acting_guard_keeps_its_own_history(stage: Stage, *,
     stage.keeper.set_message_cost(0)
     rehearsing = stage.start(LINE_ONLY, "--dry-run")
     assert stage.world.guard("run", "--dry-run").returncode == 3
-    acting = stage.start({**LINE_ONLY, "ceiling": LIMIT})
+    acting = stage.start({**LINE_ONLY, "max_limit": LIMIT})
     stage.table.fill(LIMIT)
     stage.table.overflow()
     stage.held("at_ceiling")

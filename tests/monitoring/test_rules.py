@@ -17,7 +17,7 @@ from conntrackd_guard.core.metrics import families
 ROOT = Path(__file__).resolve().parents[2]
 RULES, TESTS = ROOT / "config/prometheus/rules.yaml", Path(__file__).with_name("rules_test.yaml")
 NAMES = {
-    "ConntrackGuardOverBudget", "ConntrackGuardAtCeiling", "ConntrackGuardStandoff", "ConntrackGuardDropsGoOn",
+    "ConntrackGuardOverBudget", "ConntrackGuardAtCeiling", "ConntrackGuardConflict", "ConntrackGuardDropsContinue",
     "ConntrackGuardBlind", "ConntrackGuardStale",
 }  # fmt: skip
 

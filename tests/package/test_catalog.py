@@ -11,9 +11,9 @@ from testbed.records import RAISE, SUM, a_record
 
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.log_fields import _ERRORS, _WARNINGS, event_of, fields_of
-from conntrackd_guard.core.model import Hold, HoldReason, Order, OrderKind, OutcomeKind, Record
+from conntrackd_guard.core.model import Hold, HoldReason, OutcomeKind, Override, OverrideKind, Record
 from conntrackd_guard.core.traffic.diagnosis import Cause
-from conntrackd_guard.core.verification import Drops, End, FollowUp
+from conntrackd_guard.core.verification import Drops, End, Verification
 from conntrackd_guard.host.log import MESSAGE_IDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,7 @@ RECORDS = [
     *(a_record("1", RAISE, outcome) for outcome in OutcomeKind),
     *(a_record("1", Hold(reason=reason, arithmetic=SUM)) for reason in HoldReason),
     a_record("1", Hold(reason=HoldReason.NO_CONNTRACK), limit=None, kernel_limit=None, tables=()),
-    *(a_record("1", Order(kind=kind)) for kind in OrderKind),
+    *(a_record("1", Override(kind=kind)) for kind in OverrideKind),
 ]
 
 
@@ -75,12 +75,14 @@ def test_fields_shown_are_there_and_short(record: Record) -> None:
 def test_other_lines_show_only_what_they_always_have() -> None:
     """A notice, an error and the end have no figures; the start has version and mode, what came of a raise its figures."""
     assert used("guard.ready") == {"GUARD_VERSION", "GUARD_MODE"}
-    found = encode(FollowUp(key="", limit=1, seconds=10.0, end=End.WATCHED, drops=Drops.GO_ON, dropped=1,
-        last_drop_seconds=9.0, growth_per_second=None, lasts_seconds=None))  # fmt: skip
-    assert used("guard.drops_go_on") <= {f"GUARD_{name.upper()}" for name, value in found.items() if value is not None}
+    found = encode(Verification(key="", limit=1, seconds=10.0, end=End.WATCHED, drops=Drops.CONTINUING, dropped=1,
+        last_drop_seconds=9.0, growth_per_second=None, seconds_to_full=None))  # fmt: skip
+    assert used("guard.drops_continue") <= {
+        f"GUARD_{name.upper()}" for name, value in found.items() if value is not None
+    }
     assert used("guard.sample") == {"GUARD_CAUSE"}
     assert [cause for cause in Cause if cause not in entries()[MESSAGE_IDS["guard.sample"]]] == []
-    assert used("guard.notice") == used("guard.error") == used("guard.stopped") == set()
+    assert used("guard.info") == used("guard.error") == used("guard.stopped") == set()
 
 
 def test_every_hold_that_needs_a_person_has_its_next_step() -> None:
@@ -97,5 +99,5 @@ def test_every_outcome_of_a_raise_is_explained() -> None:
     triggers, outcomes = (
         {word for line in re.findall(r"(?m)^ ([a-z_, ]+):", part) for word in line.split(", ")} for part in text[::2]
     )
-    assert triggers == {"kernel_line", "pressure", "start"}
+    assert triggers == {"kernel_message", "filling_up", "start"}
     assert outcomes == {str(kind) for kind in OutcomeKind} - {OutcomeKind.NONE}

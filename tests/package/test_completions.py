@@ -34,7 +34,7 @@ def test_bash_completes_what_was_begun() -> None:
     assert complete("h") == ["history"]
     assert complete("re") == ["report", "resume", "revert"]
     assert complete("history", "--u") == ["--until"]
-    assert complete("history", "--verdict", "") == ["raise", "hold", "order"]
+    assert complete("history", "--verdict", "") == ["raise", "hold", "override"]
     assert complete("history", "--last", "") == []
     assert complete("config", "c") == ["check"]
 

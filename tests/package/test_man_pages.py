@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from testbed.command_line import commands, exit_texts
 
-from conntrackd_guard.core.verification import FollowUp
+from conntrackd_guard.core.verification import Verification
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.keys import KEYS, Key
 
@@ -42,9 +42,9 @@ def test_every_command_and_option_is_explained() -> None:
 
 
 def test_what_came_of_a_raise_is_explained() -> None:
-    """Every field of `follow_up` that a program reads."""
+    """Every field of `verification` that a program reads."""
     history = section(GUARD, "COMMANDS").partition(".Ss guard history\n")[2].partition("\n.Ss ")[0]
-    assert re.findall(r"(?m)^\.It Cm (\w+)$", history) == [field.name for field in fields(FollowUp)]
+    assert re.findall(r"(?m)^\.It Cm (\w+)$", history) == [field.name for field in fields(Verification)]
 
 
 def test_exit_codes_are_those_of_the_program() -> None:

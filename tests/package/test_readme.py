@@ -24,7 +24,7 @@ from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.kernel_messages import recognise
 from conntrackd_guard.core.model import (
     INT_MAX,
-    LineKind,
+    MessageKind,
     Mode,
     Observation,
     Outcome,
@@ -39,7 +39,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.units import format_bytes
-from conntrackd_guard.core.verification import Drops, End, FollowUp
+from conntrackd_guard.core.verification import Drops, End, Verification
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.files import entries
@@ -123,7 +123,7 @@ def test_every_file_touched_is_named() -> None:
     """A reader who wants to know what the guard leaves on a host finds every path."""
     paths = Paths()
     read = (paths.settings_file, paths.settings_folder / "*.yaml", paths.fleet_pause)
-    written = (paths.drop_in, paths.history, paths.lock, paths.pause, paths.live_status)
+    written = (paths.drop_in, paths.history, paths.lock, paths.pause, paths.status_file)
     folders = (f"{paths.intents}/", f"{paths.orders}/", f"{paths.notices}/")
     assert [path for path in map(str, (*read, *written, *folders)) if f"`{path}`" not in README] == []
 
@@ -137,11 +137,11 @@ def test_the_settings_shown_are_valid() -> None:
 
 
 def test_what_came_of_a_raise_is_explained() -> None:
-    """Every field of `follow_up` that a program reads, and each word it may hold."""
+    """Every field of `verification` that a program reads, and each word it may hold."""
     rows = re.findall(
         r"(?m)^\| `(\w+)` \| (.+) \|$", README.partition("### What came of a raise\n")[2].partition("\n#")[0]
     )
-    assert [name for name, _ in rows] == [field.name for field in fields(FollowUp)]
+    assert [name for name, _ in rows] == [field.name for field in fields(Verification)]
     told = dict(rows)
     for name, words in (("drops", Drops), ("end", End)):
         assert re.findall(r"`(\w+)`", told[name]) == [word.value for word in words]
@@ -160,7 +160,7 @@ def produce(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
         case "kernel lines":
             lines = BLOCKS[name].splitlines()
             found = [recognise(line) for line in lines]
-            return "\n".join(line.message for line in found if line and line.kind is LineKind.TABLE_FULL)
+            return "\n".join(line.text for line in found if line and line.kind is MessageKind.TABLE_FULL)
         case "how far":
             return how_far()
         case "settings":
@@ -191,7 +191,11 @@ def with_history(folder: Path) -> Paths:
     paths.state_folder.mkdir(parents=True)
     message = "nf_conntrack: nf_conntrack: table full in netns 4026532316, dropping packet"
     trigger = Trigger(
-        kind=TriggerKind.KERNEL_LINE, line=LineKind.TABLE_FULL, namespace=4026532316, message=message, lines=7
+        kind=TriggerKind.KERNEL_MESSAGE,
+        message_kind=MessageKind.TABLE_FULL,
+        namespace=4026532316,
+        message=message,
+        message_count=7,
     )
     decision = decide(trigger, OBSERVED, State(), Policy())
     assert isinstance(decision, Raise)

@@ -15,13 +15,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.model import (
     Hold,
-    LineKind,
+    MessageKind,
     Mode,
     Observation,
-    Order,
-    OrderKind,
     Outcome,
     OutcomeKind,
+    Override,
+    OverrideKind,
     Policy,
     Raise,
     Record,
@@ -35,9 +35,9 @@ from conntrackd_guard.core.state import advance
 
 GIB = 1 << 30
 WEB = 4026532316
-POLICY = Policy(raises=4, raises_window_seconds=60.0, standoff=2, standoff_window_seconds=600.0)
-LINE = Trigger(kind=TriggerKind.KERNEL_LINE, line=LineKind.TABLE_FULL, namespace=WEB, lines=1)
-PRESSURE = Trigger(kind=TriggerKind.PRESSURE, namespace=WEB)
+POLICY = Policy(max_raises=4, max_raises_window_seconds=60.0, conflict_limit=2, conflict_window_seconds=600.0)
+LINE = Trigger(kind=TriggerKind.KERNEL_MESSAGE, message_kind=MessageKind.TABLE_FULL, namespace=WEB, message_count=1)
+PRESSURE = Trigger(kind=TriggerKind.FILLING_UP, namespace=WEB)
 
 
 @dataclass
@@ -81,7 +81,7 @@ class World:
             outcome = Outcome(kind=OutcomeKind.APPLIED, limit_after=decision.target)
         self.take(trigger, seen, decision, outcome)
 
-    def take(self, trigger: Trigger, seen: Observation, decision: Raise | Hold | Order, outcome: Outcome) -> None:
+    def take(self, trigger: Trigger, seen: Observation, decision: Raise | Hold | Override, outcome: Outcome) -> None:
         """Remember a record, and write it to the history."""
         record = Record(
             key=str(len(self.history)),
@@ -118,7 +118,7 @@ class KilledAndContinuous(RuleBasedStateMachine):
         for world in (self.continuous, self.killed):
             before = world.limit
             seen = world.observe(self.now, self.count, self.demand, self.dropped)
-            world.ask(replace(trigger, line_seconds=self.now), seen, refused)
+            world.ask(replace(trigger, message_seconds=self.now), seen, refused)
             if world is self.killed and world.limit > before:
                 self.raises.append(self.now)
 
@@ -155,13 +155,13 @@ class KilledAndContinuous(RuleBasedStateMachine):
             seen = world.observe(self.now, self.count, self.demand, self.dropped)
             world.ask(Trigger(kind=TriggerKind.OTHER_WRITER, was=was), seen)
 
-    @rule(kind=st.sampled_from([OrderKind.RESUME, OrderKind.PAUSE, OrderKind.REVERT]))
-    def an_operator_orders(self, kind: OrderKind) -> None:
+    @rule(kind=st.sampled_from([OverrideKind.RESUME, OverrideKind.PAUSE, OverrideKind.REVERT]))
+    def an_operator_orders(self, kind: OverrideKind) -> None:
         """An order is taken into the state of both."""
-        outcome = Outcome(kind=OutcomeKind.APPLIED if kind is OrderKind.REVERT else OutcomeKind.NONE)
+        outcome = Outcome(kind=OutcomeKind.APPLIED if kind is OverrideKind.REVERT else OutcomeKind.NONE)
         for world in (self.continuous, self.killed):
             seen = world.observe(self.now, self.count, self.demand, self.dropped)
-            world.take(Trigger(kind=TriggerKind.ORDER), seen, Order(kind=kind), outcome)
+            world.take(Trigger(kind=TriggerKind.OVERRIDE), seen, Override(kind=kind), outcome)
 
     @precondition(lambda self: self.killed.history)
     @rule()

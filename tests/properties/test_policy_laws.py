@@ -41,9 +41,9 @@ def test_a_raise_stays_within_every_bound(trigger: Trigger, seen: Observation, s
     event("raised")
     total = decision.arithmetic
     assert seen.limit is not None
-    assert seen.limit < decision.target <= min(INT_MAX, policy.ceiling or INT_MAX)
+    assert seen.limit < decision.target <= min(INT_MAX, policy.max_limit or INT_MAX)
     assert total.cost_bytes <= total.budget_bytes
-    assert seen.memory_available_bytes - total.new_bytes >= total.reserve_bytes
+    assert seen.memory_available_bytes - total.new_bytes >= total.min_available_bytes
 
 
 @MANY
@@ -75,7 +75,7 @@ def test_a_flood_alone_never_raises_beyond_what_it_is_allowed(
 ) -> None:
     """Where a flood fills every table, a confirmed raise ends at what `on_flood` allows."""
     flooded = replace(seen, tables=tuple(replace(table, flooded=True) for table in seen.tables))
-    decision = decide(trigger, flooded, state, replace(policy, flood_ceiling=most))
+    decision = decide(trigger, flooded, state, replace(policy, flood_max_limit=most))
     if isinstance(decision, Raise) and decision.corroboration is Corroboration.CONFIRMED:
         event("raised")
         assert decision.target <= most
@@ -117,11 +117,11 @@ def test_the_sum_can_be_redone_by_hand(trigger: Trigger, seen: Observation, stat
 @MANY
 @given(triggers, observations(), states, policies)
 def test_no_two_raises_inside_settle(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
-    """After a raise nothing is raised for `settle`, or `settle_full` where a table is full again."""
+    """After a raise nothing is raised for `cooldown`, or `cooldown_full` where a table is full again."""
     decision = decide(trigger, seen, state, policy)
     if isinstance(decision, Raise) and state.last_raise_seconds is not None:
         full = any(t.count >= (seen.limit or 0) or t.dropped for t in seen.tables)
-        assert NOW - state.last_raise_seconds >= (policy.settle_full_seconds if full else policy.settle_seconds)
+        assert NOW - state.last_raise_seconds >= (policy.cooldown_full_seconds if full else policy.cooldown_seconds)
 
 
 @MANY
@@ -154,7 +154,7 @@ def test_more_memory_never_turns_a_raise_into_a_hold(
     trigger: Trigger, seen: Observation, state: State, policy: Policy, more: int
 ) -> None:
     """Memory that is added and free makes a decision no stricter, and a step no smaller."""
-    decision = decide(trigger, seen, state, replace(policy, reserve=None))
+    decision = decide(trigger, seen, state, replace(policy, min_available=None))
     if not isinstance(decision, Raise):
         return
     event("raised")
@@ -163,7 +163,7 @@ def test_more_memory_never_turns_a_raise_into_a_hold(
         memory_total_bytes=seen.memory_total_bytes + more,
         memory_available_bytes=seen.memory_available_bytes + more,
     )
-    after = decide(trigger, richer, state, replace(policy, reserve=None))
+    after = decide(trigger, richer, state, replace(policy, min_available=None))
     assert isinstance(after, Raise)
     assert after.target >= decision.target
 
@@ -182,8 +182,8 @@ def test_the_kernel_clock_changes_nothing(
 @given(triggers, observations(), states, policies)
 def test_a_switched_off_trigger_never_raises(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
     """Kernel line and pressure can each be switched off alone."""
-    by_line = trigger.kind is TriggerKind.KERNEL_LINE
-    off = replace(policy, kernel_line=not by_line, pressure=by_line)
+    by_line = trigger.kind is TriggerKind.KERNEL_MESSAGE
+    off = replace(policy, kernel_message=not by_line, raise_early=by_line)
     decision = decide(trigger, seen, state, off)
     assert isinstance(decision, Hold)
     assert decision.reason is HoldReason.TRIGGER_OFF
@@ -195,8 +195,12 @@ def test_a_bounded_step_is_the_largest_that_fits(seen: Observation, policy: Poli
     """One entry more would break the bound that ended the step; `match` may have to pay for new buckets, too."""
     charged = budget.charges(seen, (), policy, unknown=True)
     total = budget.work_out(seen, charged, wanted, demand, policy)
-    if total.bound in {Bound.BUDGET, Bound.RESERVE} and total.target > 0 and policy.buckets is Buckets.KEEP:
+    if total.bound in {Bound.BUDGET, Bound.MIN_AVAILABLE} and total.target > 0 and policy.buckets is Buckets.KEEP:
         full, others, held = charged.entries(total.target + 1)
         cost = total.bytes_per_entry * (full + others) + total.bucket_bytes
         new = total.bytes_per_entry * (full + others - held)
-        assert cost > total.budget_bytes or seen.memory_available_bytes - new < total.reserve_bytes or math.isinf(cost)
+        assert (
+            cost > total.budget_bytes
+            or seen.memory_available_bytes - new < total.min_available_bytes
+            or math.isinf(cost)
+        )

@@ -12,7 +12,7 @@ from testbed.guarded import LIMIT, Guarded, Host, again, an_order
 
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import OrderKind, Outcome, OutcomeKind
+from conntrackd_guard.core.model import Outcome, OutcomeKind, OverrideKind
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 
 STEP = 98_304
@@ -29,7 +29,7 @@ def raised(host: Host) -> Guarded:
     """Return a guard that has raised once, with its table quiet again."""
     guarded = Guarded(host)
     host.table(host.limit)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     host.table(10)
     guarded.written()
@@ -39,13 +39,13 @@ def raised(host: Host) -> Guarded:
 
 def revert(guarded: Guarded) -> None:
     """Revert limit and file as the command does, and have the running guard take the order."""
-    order = an_order(guarded, OrderKind.REVERT, LIMIT)
-    guarded.run_files.put_order(order.key, encode(order))
+    order = an_order(guarded, OverrideKind.REVERT, LIMIT)
+    guarded.runtime_dir.put_override(order.key, encode(order))
     guarded.host.limit = LIMIT
     with suppress(HostError):  # the folder may refuse it
         SysctlDropIn(guarded.paths).remove()
     guarded.turn(5.0)
-    assert guarded.run_files.orders() == []
+    assert guarded.runtime_dir.orders() == []
 
 
 @pytest.mark.parametrize("limit", [1_000_000, 0])
@@ -58,7 +58,7 @@ def test_a_higher_limit_of_another_writer_is_not_lowered_at_the_next_boot(host: 
     guarded.turn(5.0)
     guarded.written()
     assert host.persisted is None
-    (said,) = guarded.logged("guard.notice")
+    (said,) = guarded.logged("guard.info")
     assert "98,304" in said["message"]
     assert f"{limit:,}" in said["message"]
     guarded.stop()
@@ -70,7 +70,7 @@ def test_the_next_raise_is_persisted_again(host: Host) -> None:
     host.limit = 1_000_000
     guarded.turn(5.0)
     host.table(1_000_000)
-    guarded.line()
+    guarded.message()
     guarded.turn(5.0)
     guarded.written()
     assert host.limit > 1_000_000
@@ -176,7 +176,7 @@ def test_a_revert_that_failed_forgets_nothing(host: Host) -> None:
     folder = host.root / "etc/sysctl.d"
     folder.write_text("no folder")
     guarded = raised(host)
-    order = an_order(guarded, OrderKind.REVERT, LIMIT)
+    order = an_order(guarded, OverrideKind.REVERT, LIMIT)
     guarded.recorder.submit(replace(order, outcome=Outcome(kind=OutcomeKind.REJECTED, errno=30)), guarded.policy)
     guarded.written()
     folder.unlink()
@@ -189,14 +189,14 @@ def test_a_revert_outruns_raises_that_still_wait(host: Host, stalled: threading.
     guarded = Guarded(host)
     for _ in range(2):
         host.table(host.limit)
-        guarded.line()
+        guarded.message()
         guarded.turn(3.0)
     until(lambda: host.persisted == STEP)  # its row is stuck, and the second raise behind it
     host.table(10)
     revert(guarded)
     stalled.set()
-    assert "order revert applied" in guarded.reasons()
-    assert guarded.reasons().count("raise kernel_line confirmed applied") == 2
+    assert "override revert applied" in guarded.reasons()
+    assert guarded.reasons().count("raise kernel_message confirmed applied") == 2
     assert host.persisted is None
     assert guarded.intents() == 0
     guarded.stop()
@@ -205,8 +205,8 @@ def test_a_revert_outruns_raises_that_still_wait(host: Host, stalled: threading.
 def test_an_order_handed_over_twice_is_one_row(host: Host) -> None:
     """The command and the running guard both record an order: whoever comes first."""
     guarded = raised(host)
-    order = an_order(guarded, OrderKind.REVERT, LIMIT)
+    order = an_order(guarded, OverrideKind.REVERT, LIMIT)
     for _ in range(2):
         guarded.recorder.submit(order, guarded.policy)
-    assert guarded.reasons().count("order revert applied") == 1
+    assert guarded.reasons().count("override revert applied") == 1
     guarded.stop()

@@ -21,7 +21,7 @@ from conntrackd_guard.recording import metrics_exporter
 from conntrackd_guard.recording.metrics_exporter import Outlets
 from conntrackd_guard.settings.settings import Entry, read_settings
 
-KERNEL_LINE = {"verdict": "raise", "reason": "kernel_line confirmed", "outcome": "applied"}
+KERNEL_MESSAGE = {"verdict": "raise", "reason": "kernel_message confirmed", "outcome": "applied"}
 
 
 @pytest.fixture(autouse=True)
@@ -71,13 +71,13 @@ def counted(found: dict[str, Any], **labels: str) -> float:
 def test_a_raise_shows(host: Host, file: Path) -> None:
     """Use, limit, drops and the decision are told; the budget is the policy's."""
     guarded = exporting(host, Outlets(file=file))
-    assert counted(told(guarded, file), **KERNEL_LINE) == 0
+    assert counted(told(guarded, file), **KERNEL_MESSAGE) == 0
     host.table(LIMIT, drop=7)
     for _ in range(3):
-        guarded.line()
+        guarded.message()
     guarded.turn()
     found = told(guarded, file)
-    assert counted(found, **KERNEL_LINE) == 1
+    assert counted(found, **KERNEL_MESSAGE) == 1
     assert found["guard_limit_entries"] == [({}, host.limit)]
     assert host.limit > LIMIT
     initial = {"namespace": str(host.initial), "name": "initial"}
@@ -92,8 +92,8 @@ def test_decisions_are_counted_as_history_counts_them(host: Host, file: Path) ->
     """Holds that are only said again count too, and what an earlier guard did does not."""
     guarded = exporting(host, Outlets(file=file))
     for _ in range(3):
-        guarded.line()  # a hold: the table holds nothing
-        guarded.line()
+        guarded.message()  # a hold: the table holds nothing
+        guarded.message()
         guarded.turn(3.0)
     found = told(guarded, file)
     (row,) = guarded.rows()
@@ -111,11 +111,11 @@ def test_a_row_that_was_refused_counts_once(host: Host, file: Path, refusing: An
     guarded = exporting(host, Outlets(file=file))
     refusing.set()
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     until(lambda: guarded.recorder.report()["trouble"])
     refusing.clear()
-    assert counted(told(guarded, file), **KERNEL_LINE) == 1
+    assert counted(told(guarded, file), **KERNEL_MESSAGE) == 1
     guarded.stop()
 
 
@@ -143,7 +143,7 @@ def test_a_pause_shows(host: Host, file: Path) -> None:
 def test_nothing_is_told_before_the_loop_has_said_anything(host: Host, file: Path) -> None:
     """What an earlier guard said is not this one's."""
     guarded = Guarded(host)
-    guarded.run_files.put_status({"pid": 1, "at": 5.0})
+    guarded.runtime_dir.put_status({"pid": 1, "at": 5.0})
     into(guarded, Outlets(file=file))
     guarded.written()
     guarded.written()
@@ -162,7 +162,7 @@ def test_a_folder_that_refuses_is_trouble_until_it_does_not(host: Host, tmp_path
     (line,) = guarded.logged("guard.error")
     assert f"writing {file}" in line["message"]
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     assert [row.verdict for row in guarded.rows()] == ["raise"]
     file.parent.mkdir()
@@ -226,10 +226,10 @@ def test_a_guard_without_the_library_goes_on(host: Host, file: Path, monkeypatch
     guarded = exporting(host, Outlets(file=file, port=9786))
     until(lambda: guarded.recorder.report()["trouble"])
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     assert [row.verdict for row in guarded.rows()] == ["raise"]
-    assert counted(told(guarded, file), **KERNEL_LINE) == 1
+    assert counted(told(guarded, file), **KERNEL_MESSAGE) == 1
     (line,) = guarded.logged("guard.error")
     assert "Install python3-prometheus-client" in line["message"]
     guarded.stop()

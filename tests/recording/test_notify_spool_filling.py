@@ -16,23 +16,23 @@ from conntrackd_guard.core.model import Policy
 from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host import notify_spool
-from conntrackd_guard.host.notify_spool import Notices
+from conntrackd_guard.host.notify_spool import NotifySpool
 from conntrackd_guard.recording import history_writer
 
-CEILING = Policy(ceiling=LIMIT, pressure=False)
+MAX_LIMIT = Policy(max_limit=LIMIT, raise_early=False)
 
 
-def notifying(host: Host, policy: Policy = CEILING) -> Guarded:
+def notifying(host: Host, policy: Policy = MAX_LIMIT) -> Guarded:
     """Return a guard with the setting `notify`."""
     guarded = Guarded(host, policy)
-    guarded.recorder._keeper.notices = Notices(guarded.paths)
+    guarded.recorder._keeper.notices = NotifySpool(guarded.paths)
     return guarded
 
 
 def full(guarded: Guarded, pid: str = "1", namespace: int | None = None) -> None:
     """Have a table run full, and the guard decide about it."""
     guarded.host.table(LIMIT, pid=pid)
-    guarded.line(namespace)
+    guarded.message(namespace)
     guarded.turn(1.0)
     guarded.written()
 
@@ -41,7 +41,7 @@ def left(guarded: Guarded) -> list[Path]:
     """Return the files left, oldest first."""
     guarded.written()
     folder = guarded.paths.notices
-    return [folder / name for name in Notices(guarded.paths).files()]
+    return [folder / name for name in NotifySpool(guarded.paths).files()]
 
 
 def spooled(guarded: Guarded) -> list[dict[str, Any]]:
@@ -78,12 +78,12 @@ def test_it_is_left_again_when_it_is_logged_again(host: Host, monkeypatch: pytes
 @pytest.mark.parametrize("setting", [True, False])
 def test_nothing_is_left_where_nobody_is_to_be_told(host: Host, setting: bool) -> None:  # noqa: FBT001 - a case
     """A raise and a contradicted line wake nobody, and without the setting nothing does."""
-    guarded = notifying(host, Policy() if setting else CEILING)
+    guarded = notifying(host, Policy() if setting else MAX_LIMIT)
     if not setting:
         guarded.recorder._keeper.notices = None
     full(guarded)
     guarded.host.table(10)
-    guarded.line(host.container)
+    guarded.message(host.container)
     guarded.turn(10.0)
     guarded.written()
     assert not guarded.paths.notices.exists()
@@ -99,7 +99,7 @@ def test_a_history_that_refuses_keeps_it_not_back(host: Host, monkeypatch: pytes
     monkeypatch.setattr(History, "add", add)
     guarded = notifying(host)
     guarded.host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn(1.0)
     guarded.recorder.close(10.0)
     (document,) = documents_of(guarded.paths.notices)

@@ -9,7 +9,7 @@ import pytest
 from testbed.disks import until
 from testbed.guarded import BARRIER_SECONDS, LIMIT, Guarded, Host
 
-from conntrackd_guard.core.model import LineKind
+from conntrackd_guard.core.model import MessageKind
 from conntrackd_guard.history.database import History
 from conntrackd_guard.recording import recorder
 
@@ -19,7 +19,7 @@ def fill_and_raise(guarded: Guarded, times: int) -> list[int]:
     limits = []
     for _ in range(times):
         guarded.host.table(guarded.host.limit)
-        guarded.line()
+        guarded.message()
         guarded.turn(3.0)
         limits.append(guarded.host.limit)
     return limits
@@ -86,7 +86,7 @@ def test_equal_holds_are_merged_while_the_disk_stalls(host: Host, stalled: threa
     fill_and_raise(guarded, 1)  # its row is stuck
     host.table(10)
     for _ in range(200):
-        guarded.line(kind=LineKind.NEIGHBOUR_FULL)
+        guarded.message(kind=MessageKind.NEIGHBOUR_FULL)
         guarded.turn(0.01)
     assert guarded.recorder.report()["backlog"] < 10
     stalled.set()
@@ -106,7 +106,7 @@ def test_beyond_a_bound_holds_are_counted_and_raises_kept(
     (reached,) = fill_and_raise(guarded, 1)
     host.table(10)
     for namespace in range(20):  # twenty different pieces of news
-        guarded.line(namespace, LineKind.NEIGHBOUR_FULL)
+        guarded.message(namespace, MessageKind.NEIGHBOUR_FULL)
         guarded.turn(0.01)
     assert guarded.recorder.report()["lost_holds"] >= 14
     limits = [reached, *fill_and_raise(guarded, 2)]

@@ -10,7 +10,7 @@ import pytest
 from testbed.guarded import LIMIT, Guarded, Host, again
 from testbed.records import BOOT, a_record, raised
 
-from conntrackd_guard.core.model import LineKind, Order, OrderKind, Policy, Record, Trigger, TriggerKind
+from conntrackd_guard.core.model import MessageKind, Override, OverrideKind, Policy, Record, Trigger, TriggerKind
 from conntrackd_guard.history.database import History
 
 HOUR = 3600.0
@@ -28,7 +28,7 @@ def guarded(host: Host) -> Iterator[Guarded]:
 def said(guarded: Guarded, seconds: float, namespace: int = 7) -> None:
     """Hand over a hold of that time, for one and the same reason."""
     record = a_record(f"{seconds}-{namespace}", boottime_seconds=seconds, wall_seconds=1e9 + seconds)
-    record = replace(record, trigger=Trigger(kind=TriggerKind.PRESSURE, namespace=namespace))
+    record = replace(record, trigger=Trigger(kind=TriggerKind.FILLING_UP, namespace=namespace))
     guarded.recorder.submit(record, Policy())
     guarded.written()
 
@@ -85,7 +85,7 @@ def test_more_news_than_are_remembered_make_no_flood(host: Host, monkeypatch: py
     assert repeats(guarded) == [10] * 8
 
 
-@pytest.mark.parametrize("between", [raised("b"), a_record("b", Order(kind=OrderKind.RESUME))])
+@pytest.mark.parametrize("between", [raised("b"), a_record("b", Override(kind=OverrideKind.RESUME))])
 def test_after_a_raise_or_an_order_a_hold_is_news(host: Host, between: Record) -> None:
     """What the operator or the guard did has begun another matter."""
     guarded = Guarded(host)
@@ -98,10 +98,10 @@ def test_after_a_raise_or_an_order_a_hold_is_news(host: Host, between: Record) -
 
 def test_past_lines_of_different_kinds_are_different_news(guarded: Guarded) -> None:
     """A neighbour table that overflowed before the start is not told as the connection table."""
-    for kind in (LineKind.TABLE_FULL, LineKind.NEIGHBOUR_FULL):
-        guarded.line(kind=kind, live=False)
+    for kind in (MessageKind.TABLE_FULL, MessageKind.NEIGHBOUR_FULL):
+        guarded.message(kind=kind, live=False)
     guarded.turn()
-    assert guarded.reasons() == ["hold past none"] * 2
+    assert guarded.reasons() == ["hold historical none"] * 2
 
 
 def test_a_write_that_stays_refused_is_one_row_and_a_line_an_hour(host: Host) -> None:
@@ -110,8 +110,8 @@ def test_a_write_that_stays_refused_is_one_row_and_a_line_an_hour(host: Host) ->
     guarded.kernel.refusing = errno.EROFS
     host.table(LIMIT)
     for _ in range(12 * 60):
-        guarded.line()
-        guarded.line()  # tries are counted, not lines
+        guarded.message()
+        guarded.message()  # tries are counted, not lines
         guarded.turn(30.0)
     tries = len(guarded.kernel.writes)
     assert tries > 70
@@ -136,7 +136,7 @@ def test_another_error_is_another_row(host: Host) -> None:
     host.table(LIMIT)
     for error in (errno.EROFS, errno.EROFS, errno.EACCES, errno.EROFS):
         guarded.kernel.refusing = error
-        guarded.line()
+        guarded.message()
         guarded.turn(301.0)
     assert [(row.errno, row.repeats) for row in guarded.rows() if row.outcome == "rejected"] == [
         (errno.EROFS, 2),
@@ -155,12 +155,12 @@ def test_a_refusal_is_folded_after_the_order_that_forgave_it(host: Host) -> None
     guarded = Guarded(host)
     guarded.kernel.refusing = errno.EROFS
     host.table(LIMIT)
-    order = a_record("o", Order(kind=OrderKind.RESUME), boot_id=BOOT)
+    order = a_record("o", Override(kind=OverrideKind.RESUME), boot_id=BOOT)
     for _ in range(2):
-        guarded.line()
+        guarded.message()
         guarded.turn(301.0)
     guarded.recorder.submit(order, Policy())
-    guarded.line()
+    guarded.message()
     guarded.turn(301.0)
     assert [row.repeats for row in guarded.rows() if row.outcome == "rejected"] == [2, 1]
     guarded.stop()

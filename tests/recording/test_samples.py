@@ -14,7 +14,7 @@ from testbed.guarded import LIMIT, Guarded, Host
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.model import Addresses, Policy
-from conntrackd_guard.core.traffic.analysis import Portrait
+from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Cause
 from conntrackd_guard.host.conntrack import sampler
 from conntrackd_guard.recording.samples import Sampling
@@ -47,7 +47,7 @@ def put(host: Host, entries: str) -> None:
     (host.root / "proc/200/comm").write_text("nginx\n")
 
 
-def portrait(guarded: Guarded, row_id: int) -> Portrait | None:
+def portrait(guarded: Guarded, row_id: int) -> TableAnalysis | None:
     """Return the portrait of a decision."""
     with guarded.history() as history:
         told = history.row(row_id)
@@ -59,9 +59,9 @@ def test_a_raise_is_told_with_who_filled_the_table(flooded: Host) -> None:
     """The table that the line named, its owner, the sample and the diagnosis stand beside the raise, and in the log."""
     flooded.table(LIMIT)  # another one is as full
     guarded = Sampled(flooded)
-    guarded.line(flooded.container)
+    guarded.message(flooded.container)
     guarded.turn()
-    assert guarded.reasons() == ["raise kernel_line confirmed applied"]
+    assert guarded.reasons() == ["raise kernel_message confirmed applied"]
     found = portrait(guarded, 1)
     assert found is not None
     assert (found.table.namespace, found.owner.process) == (flooded.container, "nginx")
@@ -86,7 +86,7 @@ def test_by_pressure_the_fullest_is_portrayed(flooded: Host) -> None:
 
 def test_a_hold_that_only_a_person_can_end_is_told_so_once(flooded: Host) -> None:
     """At the ceiling it is the one thing a person needs to know; its repeats are not sampled again."""
-    guarded = Sampled(flooded, Policy(ceiling=LIMIT))
+    guarded = Sampled(flooded, Policy(max_limit=LIMIT))
     guarded.turn()
     guarded.turn(6.0)
     guarded.turn(6.0)
@@ -96,11 +96,13 @@ def test_a_hold_that_only_a_person_can_end_is_told_so_once(flooded: Host) -> Non
     guarded.stop()
 
 
-@pytest.mark.parametrize("policy", [Policy(kernel_line=False, pressure=False), Policy(trust_user_namespaces=False)])
+@pytest.mark.parametrize(
+    "policy", [Policy(kernel_message=False, raise_early=False), Policy(trust_user_namespaces=False)]
+)
 def test_other_holds_are_not_sampled(flooded: Host, policy: Policy) -> None:
     """What time cures needs no look at a table."""
     guarded = Sampled(flooded, policy)
-    guarded.line(live=False)
+    guarded.message(live=False)
     flooded.table(0, pid="200")
     guarded.turn()
     assert [row.verdict for row in guarded.rows()] == ["hold"]
@@ -115,7 +117,7 @@ def test_without_a_sample_the_raise_stands(flooded: Host) -> None:
     guarded.turn()
     assert [row.verdict for row in guarded.rows()] == ["raise"]
     assert portrait(guarded, 1) is None
-    (said,) = guarded.logged("guard.notice")
+    (said,) = guarded.logged("guard.info")
     assert "No sample of" in str(said)
     assert guarded.recorder.report()["trouble"] == []
     guarded.stop()
@@ -126,7 +128,7 @@ def test_switched_off_nothing_is_read(flooded: Host) -> None:
     guarded = Guarded(flooded)
     guarded.turn()
     assert portrait(guarded, 1) is None
-    assert guarded.logged("guard.sample") == guarded.logged("guard.notice") == []
+    assert guarded.logged("guard.sample") == guarded.logged("guard.info") == []
     guarded.stop()
 
 

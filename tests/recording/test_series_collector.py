@@ -11,7 +11,7 @@ from conntrackd_guard.core.model import Table
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.points import OTHERS, Point
 from conntrackd_guard.recording import worker
-from conntrackd_guard.recording.series_collector import Gatherer
+from conntrackd_guard.recording.series_collector import SeriesCollector
 
 
 def everything(guarded: Guarded) -> list[Point]:
@@ -50,12 +50,12 @@ def test_a_raise_shows_as_another_limit(host: Host) -> None:
 
 def test_a_table_stays_one_whichever_process_leads_to_it() -> None:
     """A process that ends takes its number from the table's name in `status`, and splits no series."""
-    gatherer = Gatherer()
+    series_collector = SeriesCollector()
     for second, label in enumerate(("process 7", "process 9", "web", "process 9")):
         seen = Table(namespace=5, label=label, count=10, drop=0)
-        gatherer.note((seen,), frozenset({5}), LIMIT, float(second))
-    gatherer.note((seen,), frozenset({5}), LIMIT, 4.0)
-    assert [point.label for point in gatherer.take()] == ["process 7", "process 7", "web", "web"]
+        series_collector.note((seen,), frozenset({5}), LIMIT, float(second))
+    series_collector.note((seen,), frozenset({5}), LIMIT, 4.0)
+    assert [point.label for point in series_collector.take()] == ["process 7", "process 7", "web", "web"]
 
 
 def test_a_crowd_is_told_whole(host: Host) -> None:

@@ -48,7 +48,7 @@ def test_a_damaged_history_that_cannot_be_moved_ends_nothing(host: Host, monkeyp
     ]
     guarded.recorder.note_position(Position(cursor="c"))
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     until(lambda: guarded.logged("guard.raise") and guarded.recorder.report()["trouble"])
     assert host.persisted == host.limit
@@ -67,7 +67,7 @@ def test_a_recorder_that_ended_is_trouble(host: Host, monkeypatch: pytest.Monkey
     guarded.written()
     failing(monkeypatch, History, "add", Killed())  # type: ignore[arg-type] # no Exception: as a bug would end a thread
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     until(lambda: guarded.recorder.report()["trouble"])
     assert "nothing is recorded" in guarded.recorder.report()["trouble"][0]
@@ -79,7 +79,7 @@ def test_what_the_history_refused_to_the_end_is_no_success(host: Host, refusing:
     guarded = Guarded(host)
     refusing.set()
     host.table(LIMIT)
-    guarded.line()
+    guarded.message()
     guarded.turn()
     assert guarded.recorder.close(5.0) is False
 
@@ -111,7 +111,7 @@ def test_a_record_that_breaks_the_recorder_keeps_no_other_back(host: Host, monke
     fails = failing(monkeypatch, History, "add", ZeroDivisionError("a bug"))
     for _ in range(2):
         host.table(host.limit)
-        guarded.line()
+        guarded.message()
         guarded.turn(3.0)
         guarded.written()
         fails.clear()
@@ -124,7 +124,7 @@ def test_a_record_that_breaks_the_recorder_keeps_no_other_back(host: Host, monke
 def test_old_rows_go_soon_after_a_start(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that restarts its guard every few hours prunes all the same."""
     guarded = Guarded(host)
-    guarded.line()  # a hold: the table holds nothing
+    guarded.message()  # a hold: the table holds nothing
     guarded.turn()
     assert len(guarded.rows()) == 1
     guarded.stop()

@@ -14,10 +14,10 @@ from conntrackd_guard.history.database import History
 from conntrackd_guard.history.points import Point
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 from conntrackd_guard.recording import worker
-from conntrackd_guard.recording.worker import Keeper
+from conntrackd_guard.recording.worker import Worker
 
 NOW = 1_798_167_600.0
 DAY = 86_400.0
@@ -40,7 +40,7 @@ class Clocks:
         return self.running
 
 
-class Kept:
+class PersistedLimit:
     """A keeper with a history that has a decision and a point of yesterday."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, began: float) -> None:
@@ -51,11 +51,11 @@ class Kept:
         self.clocks = Clocks(began)
         monkeypatch.setattr(worker, "time", self.clocks)
         monkeypatch.setattr("conntrackd_guard.recording.history_writer.time", self.clocks)
-        self.keeper = Keeper(
+        self.keeper = Worker(
             paths=self.paths,
             drop_in=SysctlDropIn(self.paths),
             log=Log("json", io.StringIO()),
-            run_files=RunFiles(self.paths),
+            runtime_dir=RuntimeDir(self.paths),
             retention_seconds=400 * DAY,
             max_rows=1000,
         )
@@ -66,8 +66,8 @@ class Kept:
         for _ in range(int(seconds)):
             self.clocks.wall += 1
             self.clocks.running += 1
-            self.keeper.gatherer.note([TABLE], frozenset({1}), 10, self.clocks.wall)
-            self.keeper.tidy()
+            self.keeper.series_collector.note([TABLE], frozenset({1}), 10, self.clocks.wall)
+            self.keeper.run_periodic()
 
     def left(self) -> tuple[bool, bool]:
         """Return whether yesterday's decision and point are still there."""
@@ -78,7 +78,7 @@ class Kept:
 @pytest.mark.parametrize("wrong", [-180 * DAY, 800 * DAY])
 def test_at_boot_until_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
     """A host without a clock of its own begins somewhere, and is set once the network is there."""
-    kept = Kept(tmp_path, monkeypatch, NOW + wrong)
+    kept = PersistedLimit(tmp_path, monkeypatch, NOW + wrong)
     kept.work(150)
     kept.clocks.wall -= wrong
     kept.work(600)
@@ -88,7 +88,7 @@ def test_at_boot_until_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("wrong", [-180 * DAY, 800 * DAY])
 def test_later_until_it_is_set_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
     """Someone sets the date, and sets it right."""
-    kept = Kept(tmp_path, monkeypatch, NOW)
+    kept = PersistedLimit(tmp_path, monkeypatch, NOW)
     kept.work(400)
     kept.keeper._prune_seconds = 0.0
     kept.clocks.wall += wrong
@@ -109,6 +109,6 @@ def test_a_clock_that_stays_behind_leaves_the_hours(tmp_path: Path) -> None:
 
 def test_what_is_old_by_a_clock_that_holds_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five minutes of the same time are believed."""
-    kept = Kept(tmp_path, monkeypatch, NOW + 800 * DAY)
+    kept = PersistedLimit(tmp_path, monkeypatch, NOW + 800 * DAY)
     kept.work(600)
     assert kept.left() == (False, False)

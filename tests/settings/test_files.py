@@ -59,25 +59,29 @@ def test_an_empty_file_is_fine(etc: Path, content: str) -> None:
 
 def test_files_merge_in_name_order(etc: Path) -> None:
     """guard.yaml first, then guard.d by name; each value names its file and line; other names are not read."""
-    put(etc / "guard.yaml", "# hello\nfactor: 2\nbudget: 5%\n")
-    put(etc / "guard.d/20-b.yaml", "factor: 4\n")
-    put(etc / "guard.d/10-a.yaml", "\n\nfactor: 3\nsettle: 5s\n")
-    put(etc / "guard.d/.30-hidden.yaml", "factor: 5\n")
-    put(etc / "guard.d/40-c.yaml~", "factor: 6\n")
+    put(etc / "guard.yaml", "# hello\ngrowth_factor: 2\nbudget: 5%\n")
+    put(etc / "guard.d/20-b.yaml", "growth_factor: 4\n")
+    put(etc / "guard.d/10-a.yaml", "\n\ngrowth_factor: 3\ncooldown: 5s\n")
+    put(etc / "guard.d/.30-hidden.yaml", "growth_factor: 5\n")
+    put(etc / "guard.d/40-c.yaml~", "growth_factor: 6\n")
     settings = load(etc)
-    assert settings.policy.factor == 4.0
-    told = {key: settings.origins[key].replace(f"{etc}/", "") for key in ("factor", "budget", "settle", "raises")}
+    assert settings.policy.growth_factor == 4.0
+    told = {
+        key: settings.origins[key].replace(f"{etc}/", "")
+        for key in ("growth_factor", "budget", "cooldown", "max_raises")
+    }
     assert told == {
-        "factor": "guard.d/20-b.yaml:1", "budget": "guard.yaml:3", "settle": "guard.d/10-a.yaml:4", "raises": "default",
+        "growth_factor": "guard.d/20-b.yaml:1", "budget": "guard.yaml:3", "cooldown": "guard.d/10-a.yaml:4",
+        "max_raises": "default",
     }  # fmt: skip
 
 
 def test_one_file_instead(etc: Path) -> None:
     """A file named on the command line is read alone; where it is missing, that is a problem."""
-    put(etc / "guard.yaml", "factor: 2\n")
+    put(etc / "guard.yaml", "growth_factor: 2\n")
     only = put(etc / "mine.yaml", "budget: 5%\n")
     settings = load(etc, only)
-    assert (settings.policy.factor, settings.policy.budget.fraction) == (1.5, 0.05)
+    assert (settings.policy.growth_factor, settings.policy.budget.fraction) == (1.5, 0.05)
     only.unlink()
     assert problems(etc, only) == ["mine.yaml: can't be opened: No such file or directory; create or remove it"]
 
@@ -85,26 +89,26 @@ def test_one_file_instead(etc: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "line", "told"),
     [
-        ("factor: 2\nfactor: 3\n", 2, "'factor': found again, first on line 1; keep one"),
+        ("growth_factor: 2\ngrowth_factor: 3\n", 2, "'growth_factor': found again, first on line 1; keep one"),
         ("factor: !!float 2\n", 1, "found the YAML tag 'tag:yaml.org,2002:float', expected a plain value"),
         ("a: 1\nb: !!python/object/apply:os.system [x]\n", 2, "found the YAML tag "),
         ("factor: &x 2\n", 1, "found the anchor '&x', expected a plain value"),
         ("factor: *x\n", 1, "found the alias '*x', expected a plain value"),
         ("budget:\n  share: 10%\n", 1, "'budget': found a mapping, expected a single value"),
-        ("factor: 2\nbudget: [1, 2]\n", 2, "'budget': found a list, expected a single value"),
+        ("growth_factor: 2\nbudget: [1, 2]\n", 2, "'budget': found a list, expected a single value"),
         ("budget: {a: {b: c}}\n", 1, "found lists or mappings within each other"),
         ("a: " + "[" * 60_000, 1, "found lists or mappings within each other"),
         ("? [a]\n: b\n", 1, "found a list or mapping as a key"),
         ("- factor\n", 1, "found no settings, expected lines of the form key: value"),
         ("just words\n", 1, "found no settings, expected lines of the form key: value"),
-        ("factor: 2\n---\nfactor: 3\n", 2, "found a second YAML document, expected one"),
-        ("factor: 2\nmode: a: b\n", 2, "found no YAML ("),
-        ("factor: 2\n\tmode: act\n", 2, "found no YAML ("),
-        ('factor: 2\nmode: "act\n', 3, "found no YAML ("),
-        (b"factor: 2\nmode: \xff\n", 2, "found byte 0xff, expected UTF-8"),
-        (b"factor: 2\nmode: \x1b[2J\n", 2, "found no YAML ("),
+        ("growth_factor: 2\n---\ngrowth_factor: 3\n", 2, "found a second YAML document, expected one"),
+        ("growth_factor: 2\nmode: a: b\n", 2, "found no YAML ("),
+        ("growth_factor: 2\n\tmode: act\n", 2, "found no YAML ("),
+        ('growth_factor: 2\nmode: "act\n', 3, "found no YAML ("),
+        (b"growth_factor: 2\nmode: \xff\n", 2, "found byte 0xff, expected UTF-8"),
+        (b"growth_factor: 2\nmode: \x1b[2J\n", 2, "found no YAML ("),
         (b"\x00", 1, "found no YAML ("),
-        ("factor:\n", 1, "factor: found nothing, expected a number from 1.01 to 10"),
+        ("growth_factor:\n", 1, "growth_factor: found nothing, expected a number from 1.01 to 10"),
         ("threshhold: 80%\n", 1, "'threshhold': found an unknown key; did you mean threshold?"),
     ],
 )
@@ -116,10 +120,10 @@ def test_refused_content(etc: Path, content: str | bytes, line: int, told: str) 
 
 def test_every_problem_of_every_file_is_told(etc: Path) -> None:
     """One run tells all there is to mend."""
-    put(etc / "guard.yaml", "factor: 0\nmodus: act\n")
+    put(etc / "guard.yaml", "growth_factor: 0\nmodus: act\n")
     put(etc / "guard.d/10-a.yaml", "factor: !x 1\n")
-    put(etc / "guard.d/20-b.yml", "factor: 2\n")
-    put(etc / "guard.d/30-c.yaml", "raises: many\n")
+    put(etc / "guard.d/20-b.yml", "growth_factor: 2\n")
+    put(etc / "guard.d/30-c.yaml", "max_raises: many\n")
     assert [found.split(": ")[0] for found in problems(etc)] == [
         "guard.yaml:1", "guard.yaml:2", "guard.d/10-a.yaml:1", "guard.d/20-b.yml", "guard.d/30-c.yaml:1",
     ]  # fmt: skip
@@ -128,14 +132,14 @@ def test_every_problem_of_every_file_is_told(etc: Path) -> None:
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
 def test_a_file_that_others_may_write_is_refused(etc: Path, mode: int) -> None:
     """Whoever may write the settings sets the limit: only the owner may."""
-    put(etc / "guard.yaml", "factor: 2\n", mode)
+    put(etc / "guard.yaml", "growth_factor: 2\n", mode)
     assert problems(etc) == [f"guard.yaml: found mode 0{mode:o}, writable by others; sudo chmod go-w"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away: foreign owners were NOT tested")
 def test_a_foreign_owner_is_refused(etc: Path) -> None:
     """A file or folder of another user is refused, also through a link that root made."""
-    target = put(etc / "elsewhere", "factor: 2\n")
+    target = put(etc / "elsewhere", "growth_factor: 2\n")
     os.chown(target, NOBODY, NOBODY)
     (etc / "guard.yaml").symlink_to(target)
     os.chown(etc / "guard.d", NOBODY, NOBODY)
@@ -151,8 +155,8 @@ def test_a_folder_that_others_may_write_is_refused(etc: Path) -> None:
 
 def test_a_link_of_ones_own_is_fine(etc: Path) -> None:
     """Configuration tools link files; what counts is the file at the end. A link to nothing is told."""
-    (etc / "guard.yaml").symlink_to(put(etc / "real", "factor: 2\n"))
-    assert load(etc).policy.factor == 2.0
+    (etc / "guard.yaml").symlink_to(put(etc / "real", "growth_factor: 2\n"))
+    assert load(etc).policy.growth_factor == 2.0
     (etc / "real").unlink()
     assert problems(etc) == ["guard.yaml: can't be opened: No such file or directory; create or remove it"]
 
@@ -171,13 +175,13 @@ def test_what_is_no_file_is_refused(etc: Path) -> None:
 def test_a_file_in_the_folders_place_is_refused(etc: Path) -> None:
     """guard.d as a plain file would silently hide settings."""
     (etc / "guard.d").rmdir()
-    put(etc / "guard.d", "factor: 2\n")
+    put(etc / "guard.d", "growth_factor: 2\n")
     assert problems(etc) == ["guard.d: can't be opened: Not a directory; make it a folder or remove it"]
 
 
 def test_a_huge_file_is_refused(etc: Path) -> None:
     """64 KiB are read, a byte more is not."""
-    put(etc / "guard.yaml", "factor: 2\n" + "#" * (MOST_BYTES - 10))
-    assert load(etc).policy.factor == 2.0
-    put(etc / "guard.yaml", "factor: 2\n" + "#" * (MOST_BYTES - 9))
+    put(etc / "guard.yaml", "growth_factor: 2\n" + "#" * (MOST_BYTES - 17))
+    assert load(etc).policy.growth_factor == 2.0
+    put(etc / "guard.yaml", "growth_factor: 2\n" + "#" * (MOST_BYTES - 16))
     assert re.fullmatch(r"guard\.yaml: found more than 64 KiB; .*", problems(etc)[0])

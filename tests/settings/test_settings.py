@@ -49,10 +49,11 @@ def test_every_field_has_its_key() -> None:
 def test_every_value_reaches_the_policy() -> None:
     """Each key sets the attribute it is meant for, and its origin is told."""
     given_texts = {
-        "mode": "dry-run", "kernel_line": "no", "pressure": "off", "threshold": "70%", "factor": "2",
-        "min_entries": "1", "runway": "1min", "budget": "256MiB", "reserve": "7.5%", "ceiling": "1_000_000",
-        "on_flood": "raise_to 900_000", "settle": "3s", "settle_full": "1s", "raises": "5", "raises_window": "1h", "standoff": "0",
-        "standoff_window": "2h", "buckets": "match", "trust_user_namespaces": "yes", "persist": "false",
+        "mode": "dry-run", "kernel_message": "no", "raise_early": "off", "threshold": "70%", "growth_factor": "2",
+        "min_step": "1", "lookahead": "1min", "budget": "256MiB", "min_available": "7.5%", "max_limit": "1_000_000",
+        "on_flood": "raise_to 900_000", "cooldown": "3s", "cooldown_full": "1s", "max_raises": "5", "max_raises_window": "1h",
+        "conflict_limit": "0",
+        "conflict_window": "2h", "buckets": "match", "trust_user_namespaces": "yes", "persist": "false",
         "notify": "/usr/bin/mail -s 'table full' ops",
         "metrics_file": "/var/lib/prometheus/node-exporter/guard.prom", "metrics_http": "9786",
         "sample_entries": "0", "sample_addresses": "prefix", "sample_retention": "7d",
@@ -61,10 +62,10 @@ def test_every_value_reaches_the_policy() -> None:
     assert set(given_texts) == set(BY_NAME)
     settings = read_settings(entry(key, text, line) for line, (key, text) in enumerate(given_texts.items(), 1))
     assert settings.policy == Policy(
-        kernel_line=False, pressure=False, threshold=0.7, factor=2.0, min_entries=1, runway_seconds=60.0,
-        budget=Share(bytes=256 * 2**20), reserve=Share(fraction=0.075), ceiling=1_000_000, flood_ceiling=900_000,
-        settle_seconds=3.0,
-        settle_full_seconds=1.0, raises=5, raises_window_seconds=3600.0, standoff=0, standoff_window_seconds=7200.0,
+        kernel_message=False, raise_early=False, threshold=0.7, growth_factor=2.0, min_step=1, lookahead_seconds=60.0,
+        budget=Share(bytes=256 * 2**20), min_available=Share(fraction=0.075), max_limit=1_000_000, flood_max_limit=900_000,
+        cooldown_seconds=3.0,
+        cooldown_full_seconds=1.0, max_raises=5, max_raises_window_seconds=3600.0, conflict_limit=0, conflict_window_seconds=7200.0,
         buckets=Buckets.MATCH, trust_user_namespaces=True,
     )  # fmt: skip
     assert (settings.mode, settings.persist) == (Mode.DRY_RUN, False)
@@ -77,14 +78,14 @@ def test_every_value_reaches_the_policy() -> None:
 
 def test_a_later_file_outranks() -> None:
     """The last entry for a key holds, and is named as the origin."""
-    settings = read_settings([entry("factor", "2", 4), entry("factor", "3", 7, "guard.d/10-x.yaml")])
-    assert (settings.policy.factor, settings.origins["factor"]) == (3.0, "guard.d/10-x.yaml:7")
+    settings = read_settings([entry("growth_factor", "2", 4), entry("growth_factor", "3", 7, "guard.d/10-x.yaml")])
+    assert (settings.policy.growth_factor, settings.origins["growth_factor"]) == (3.0, "guard.d/10-x.yaml:7")
 
 
 def test_a_wrong_value_is_told_even_where_a_later_one_outranks_it() -> None:
     """An outranked value is checked all the same."""
-    assert problems(entry("factor", "x", 4), entry("factor", "3", 7)) == [
-        "guard.yaml:4: factor: found 'x', expected a number from 1.01 to 10"
+    assert problems(entry("growth_factor", "x", 4), entry("growth_factor", "3", 7)) == [
+        "guard.yaml:4: growth_factor: found 'x', expected a number from 1.01 to 10"
     ]
 
 
@@ -96,7 +97,7 @@ def test_every_problem_is_told_in_order() -> None:
         entry("zzzzzz", "1", 3),
         entry("budget", "99%", 4),
         entry("mode", "", 5),
-        entry("settle_full", "3s", 6),
+        entry("cooldown_full", "3s", 6),
     ) == [
         "guard.yaml:1: found a mapping",
         "guard.yaml:2: 'treshold': found an unknown key; did you mean threshold?",
@@ -104,7 +105,7 @@ def test_every_problem_is_told_in_order() -> None:
         "guard.yaml:4: budget: found '99%', expected a percentage from 0.1% to 90%, or a size of 1MiB or more",
         "guard.yaml:5: mode: found nothing, expected act or dry-run",
         (
-            "guard.yaml:6: settle_full: found 3s, expected at most settle (2s, from default): "
+            "guard.yaml:6: cooldown_full: found 3s, expected at most cooldown (2s, from default): "
             "a full table is answered no later than one that is not full"
         ),
     ]
@@ -112,19 +113,21 @@ def test_every_problem_is_told_in_order() -> None:
 
 def test_a_contradiction_is_placed_where_the_operator_wrote() -> None:
     """Where the smaller value is a default, the line that made the larger one too small is named."""
-    (line,) = problems(entry("settle", "100ms", 9))
-    assert line.startswith("guard.yaml:9: settle_full: found 200ms, expected at most settle (100ms, from guard.yaml:9)")
+    (line,) = problems(entry("cooldown", "100ms", 9))
+    assert line.startswith(
+        "guard.yaml:9: cooldown_full: found 200ms, expected at most cooldown (100ms, from guard.yaml:9)"
+    )
 
 
 @pytest.mark.parametrize(
     ("key", "least", "most", "outside"),
     [
         ("threshold", "35%", "95%", ["34.9%", "95.1%", "0.8", "80"]),
-        ("factor", "1.01", "10", ["1", "1.009", "10.1", "1e1", "nan"]),
-        ("min_entries", "1", "16_777_216", ["0", "16_777_217", "-1"]),
+        ("growth_factor", "1.01", "10", ["1", "1.009", "10.1", "1e1", "nan"]),
+        ("min_step", "1", "16_777_216", ["0", "16_777_217", "-1"]),
         ("budget", "0.1%", "90%", ["0%", "0.05%", "90.1%", "1000k", "0", "2000000T", "512MB"]),
-        ("reserve", "1%", "90%", ["0%", "91%", "0", "none"]),
-        ("ceiling", "1", str(INT_MAX), ["0", str(INT_MAX + 1), "auto", "-5"]),
+        ("min_available", "1%", "90%", ["0%", "91%", "0", "none"]),
+        ("max_limit", "1", str(INT_MAX), ["0", str(INT_MAX + 1), "auto", "-5"]),
         (
             "on_flood",
             "hold",
@@ -132,9 +135,9 @@ def test_a_contradiction_is_placed_where_the_operator_wrote() -> None:
             ["raise_to", "raise_to 0", "raise_to x", "hold 5", f"raise_to {INT_MAX + 1}"],
         ),
         ("on_flood", "raise_to 1", f"raise_to {INT_MAX}", ["raise 5", "drop"]),
-        ("settle", "200ms", "1h", ["61min", "-1s", "infinity"]),
-        ("raises", "1", "1000", ["0", "1001"]),
-        ("standoff", "0", "1000", ["1001", "never"]),
+        ("cooldown", "200ms", "1h", ["61min", "-1s", "infinity"]),
+        ("max_raises", "1", "1000", ["0", "1001"]),
+        ("conflict_limit", "0", "1000", ["1001", "never"]),
         ("metrics_file", "none", "/a b/ü.prom", ["guard.prom", "/x.txt", "/.prom", "/x/.prom", "/x.prom/"]),
         ("metrics_http", "1024", "65535", ["0", "80", "65536", "0.0.0.0:9786", ":9786", "auto"]),
         ("history_retention", "1d", "3650d", ["23h", "3651d"]),
@@ -177,8 +180,8 @@ def test_the_table_keeps_its_own_rules() -> None:
             assert breaks
 
 
-@pytest.mark.parametrize("key", ["min_entries", "runway", "settle", "settle_full", "raises", "raises_window",
-                                 "standoff_window", "history_retention", "history_max_rows"])  # fmt: skip
+@pytest.mark.parametrize("key", ["min_step", "lookahead", "cooldown", "cooldown_full", "max_raises", "max_raises_window",
+                                 "conflict_window", "history_retention", "history_max_rows"])  # fmt: skip
 def test_half_and_double_are_half_and_double(key: str) -> None:
     """The two values that a quantity is explained with are half and double its default."""
     read, told = BY_NAME[key].kind.read, BY_NAME[key].instead
@@ -206,7 +209,8 @@ def test_a_command_prints_as_it_can_be_read(arguments: list[str]) -> None:
 
 
 @given(
-    st.sampled_from(["budget", "reserve"]), st.integers(2**20, 2**60) | st.integers(100, 9000).map(lambda n: n / 100)
+    st.sampled_from(["budget", "min_available"]),
+    st.integers(2**20, 2**60) | st.integers(100, 9000).map(lambda n: n / 100),
 )
 def test_an_amount_prints_as_it_can_be_read(key: str, amount: float) -> None:
     """`config show` prints a share of memory so that the same text gives the same value."""

@@ -14,9 +14,9 @@ GIB = 1 << 30
 LOOP = Loop(
     said_seconds=1.8e9,
     sources={"ring_buffer": "following", "journal": "waiting: this host has no journal"},
-    standoff=False,
+    conflict=False,
     over_budget=False,
-    troubles=0,
+    recorder_errors=0,
 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, Place
+from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
 from conntrackd_guard.host.paths import Paths
 from testbed.scratch_namespace import ScratchNamespace
 
@@ -64,6 +64,6 @@ def table_of(lines: Iterable[str]) -> Iterator[ScratchNamespace]:
         yield namespace
 
 
-def place_of(namespace: ScratchNamespace) -> Place:
+def place_of(namespace: ScratchNamespace) -> NetNamespace:
     """Return where the scan finds it."""
     return next(place for place in NamespaceScanner(Paths()).scan()[0] if namespace.pid in place.pids)

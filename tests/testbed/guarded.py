@@ -13,13 +13,13 @@ import pytest
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import (
     KernelEvent,
-    KernelLine,
-    LineKind,
+    KernelMessage,
+    MessageKind,
     Mode,
-    Order,
-    OrderKind,
     Outcome,
     OutcomeKind,
+    Override,
+    OverrideKind,
     Policy,
     Record,
     State,
@@ -27,9 +27,9 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.daemon.applier import Applier
-from conntrackd_guard.daemon.controller import Parts
+from conntrackd_guard.daemon.controller import Dependencies
 from conntrackd_guard.daemon.flood_detector import Floods
-from conntrackd_guard.daemon.log_sources import Intake
+from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Guard
 from conntrackd_guard.daemon.recovery import Recovered, recover
 from conntrackd_guard.history.database import History, Position, Row
@@ -39,12 +39,12 @@ from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 from conntrackd_guard.host.systemd_notify import Service
 from conntrackd_guard.recording.recorder import Recorder
 from conntrackd_guard.recording.samples import Sampling
-from conntrackd_guard.recording.worker import Keeper
+from conntrackd_guard.recording.worker import Worker
 
 LIMIT = 65_536
 GIB_KIB = 1 << 20
@@ -159,7 +159,7 @@ class FaultyKernel(LiveKernel):
         return super().set_buckets(target)
 
 
-class EventfulRunFiles(RunFiles):
+class EventfulRunFiles(RuntimeDir):
     """Files of /run; `meanwhile` holds what others do between a decision and its write, one each time."""
 
     def __init__(self, paths: Paths) -> None:
@@ -173,7 +173,7 @@ class EventfulRunFiles(RunFiles):
             self.meanwhile.pop(0)()
 
 
-class ToldIntake(Intake):
+class ToldIntake(LogSources):
     """Kernel lines as the test gives them."""
 
     has_ring_buffer = True
@@ -204,16 +204,16 @@ class Guarded:
     def __init__(self, host: Host, policy: Policy | None = None, clock: ToldClock | None = None) -> None:
         self.host, self.policy, self.clock = host, policy or Policy(), clock or ToldClock()
         self.paths = Paths(host.root)
-        self.run_files = EventfulRunFiles(self.paths)
-        self.run_files.prepare()
+        self.runtime_dir = EventfulRunFiles(self.paths)
+        self.runtime_dir.prepare()
         self.kernel = FaultyKernel(self.paths)
-        self.intake = ToldIntake()
+        self.log_sources = ToldIntake()
         self.log = io.StringIO()
-        keeper = Keeper(
+        keeper = Worker(
             paths=self.paths,
             drop_in=SysctlDropIn(self.paths),
             log=Log("json", self.log),
-            run_files=self.run_files,
+            runtime_dir=self.runtime_dir,
             retention_seconds=1e9,
             max_rows=self.max_rows,
         )
@@ -221,20 +221,20 @@ class Guarded:
         self.recorder = Recorder(keeper)
         self.recorder.start()
         self.recovered: Recovered = recover(
-            self.recorder, self.run_files, self.kernel, self.clock, "boot-1", self.policy
+            self.recorder, self.runtime_dir, self.kernel, self.clock, "boot-1", self.policy
         )
         self.kept = SysctlDropIn(self.paths).kept()
-        observer = Observer(self.paths, self.kernel, self.clock, self.run_files)
+        observer = Observer(self.paths, self.kernel, self.clock, self.runtime_dir)
         observer.observe(rescan=True)
-        parts = Parts(
+        parts = Dependencies(
             mode=Mode.ACT,
             kernel=self.kernel,
             observer=observer,
             floods=Floods(self.paths, observer),
-            applier=Applier(self.kernel, self.run_files),
+            applier=Applier(self.kernel, self.runtime_dir),
             recorder=self.recorder,
-            run_files=self.run_files,
-            intake=self.intake,
+            runtime_dir=self.runtime_dir,
+            log_sources=self.log_sources,
             clock=self.clock,
             service=Service(),
             kept=self.kept,
@@ -244,13 +244,15 @@ class Guarded:
     @property
     def state(self) -> State:
         """What the running guard remembers."""
-        return self.guard._decider.state
+        return self.guard._controller.state
 
-    def line(self, namespace: int | None = None, kind: LineKind = LineKind.TABLE_FULL, *, live: bool = True) -> None:
+    def message(
+        self, namespace: int | None = None, kind: MessageKind = MessageKind.TABLE_FULL, *, live: bool = True
+    ) -> None:
         """Have the kernel print a line."""
-        told = KernelLine(kind=kind, namespace=namespace, message="nf_conntrack: table full, dropping packet")
-        event = KernelEvent(line=told, stamp_us=int(self.clock.now * 1e6), boot_id="boot-1", source="ring buffer")
-        self.intake.lines.append((event, live))
+        told = KernelMessage(kind=kind, namespace=namespace, text="nf_conntrack: table full, dropping packet")
+        event = KernelEvent(message=told, stamp_us=int(self.clock.now * 1e6), boot_id="boot-1", source="ring buffer")
+        self.log_sources.lines.append((event, live))
 
     def turn(self, seconds: float = 0.0) -> None:
         """Let time pass, then have the loop do one turn."""
@@ -283,23 +285,23 @@ class Guarded:
 
     def intents(self) -> int:
         """Return how many writes are not explained yet."""
-        return len(self.run_files.intents())
+        return len(self.runtime_dir.intents())
 
     def stop(self) -> None:
         """End the recorder."""
         assert self.recorder.close(BARRIER_SECONDS)
 
 
-def an_order(guarded: Guarded, kind: OrderKind, limit: int | None = None) -> Record:
+def an_order(guarded: Guarded, kind: OverrideKind, limit: int | None = None) -> Record:
     """Return the record of an order, as the command that gave it writes it."""
     seen = guarded.guard._p.observer.observe()
     return Record(
         key=f"order-{kind}",
         mode=Mode.ACT,
-        trigger=Trigger(kind=TriggerKind.ORDER),
+        trigger=Trigger(kind=TriggerKind.OVERRIDE),
         observation=seen,
         state=State(),
-        decision=Order(kind=kind, target=limit),
+        decision=Override(kind=kind, target=limit),
         outcome=Outcome(kind=OutcomeKind.APPLIED if limit else OutcomeKind.NONE, limit_after=limit),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from conntrackd_guard.core.model import LineKind, Observation, Table, Trigger, TriggerKind
+from conntrackd_guard.core.model import MessageKind, Observation, Table, Trigger, TriggerKind
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -38,8 +38,13 @@ def host(*tables: Table, **more: Any) -> Observation:
 
 def line(namespace: int | None = WEB, **more: Any) -> Trigger:
     """Return a live "table full" line that has just come."""
-    plain = {"kind": TriggerKind.KERNEL_LINE, "line": LineKind.TABLE_FULL, "lines": 1, "line_seconds": NOW}
+    plain = {
+        "kind": TriggerKind.KERNEL_MESSAGE,
+        "message_kind": MessageKind.TABLE_FULL,
+        "message_count": 1,
+        "message_seconds": NOW,
+    }
     return Trigger(**{**plain, "namespace": namespace, **more})
 
 
-PRESSURE = Trigger(kind=TriggerKind.PRESSURE, namespace=WEB)
+PRESSURE = Trigger(kind=TriggerKind.FILLING_UP, namespace=WEB)

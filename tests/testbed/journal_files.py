@@ -112,4 +112,4 @@ def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def numbers(events: list[KernelEvent]) -> list[int | None]:
     """Return the namespaces that the lines name."""
-    return [event.line.namespace for event in events]
+    return [event.message.namespace for event in events]

@@ -54,7 +54,7 @@ class Trial:
 
     def take(self) -> None:
         """Take what the follower has; a new journald also reads what earlier trials left in the ring buffer."""
-        numbers = [event.line.namespace or 0 for event in self.follower.take()]
+        numbers = [event.message.namespace or 0 for event in self.follower.take()]
         self.taken += [number for number in numbers if self.base <= number < self.base + MOST_SENT]
 
     def rotate(self) -> None:

@@ -1,9 +1,8 @@
-#!/usr/bin/python3
 """Lowers this machine's conntrack limit for a test, and puts it back in every case.
 
 `nf_conntrack_max` is one value for the whole machine, so whoever lowers it for a test can hurt others. A `LimitGuard`
 therefore starts a process of its own that remembers the values and restores them when the pipe to its parent closes:
-at the end, and also when everything else was killed with SIGKILL. Run as a program, this file is that process.
+at the end, and also when everything else was killed with SIGKILL. `main` is that process.
 
 It lowers nothing while that could hurt somebody else (see `bystanders`): asked before every write, and each second. No
 guard can start meanwhile: it would raise for what happens in a test, and keep that limit for the next boot.
@@ -37,6 +36,9 @@ _AFTERMATH_SECONDS = 0.3
 """A guard killed together with the parent may still be in its last write; the values are put back once more after it."""
 
 
+_PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from testbed.limit_guard import main; sys.exit(main())"
+
+
 class RefusedError(Exception):
     """The keeper would not change a value; the text says why."""
 
@@ -50,7 +52,7 @@ class LimitGuard:
 
     def __init__(self, *, wait_seconds: float = 600.0) -> None:
         self._process = subprocess.Popen(
-            ["/usr/bin/python3", "-BEs", __file__, str(wait_seconds)],
+            ["/usr/bin/python3", "-BEs", "-c", _PROGRAM, str(Path(__file__).resolve().parents[1]), str(wait_seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -219,7 +221,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     try:
-        keeper = _begin(float(sys.argv[1]))
+        keeper = _begin(float(sys.argv[2]))
     except (OSError, RefusedError) as error:
         sys.stdout.write(f"refused {error}\n")
         return 1
@@ -233,7 +235,3 @@ def main() -> int:
         keeper.restore()
         keeper.let_guards_start()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -29,7 +29,7 @@ def a_guard_that_raised(host: Host) -> Guarded:
 def fill_and_turn(guarded: Guarded) -> None:
     """Fill the table, and let the guard answer the line about it."""
     guarded.host.table(guarded.host.limit)
-    guarded.line()
+    guarded.message()
     guarded.turn(5.0)
     guarded.written()
 

@@ -31,19 +31,19 @@ SUM = Arithmetic(
     current=65536, wanted=98304, target=98304, bound=Bound.TARGET, in_use=65536, largest_count=65536,
     demand_per_second=100.0, bytes_per_entry=563, bytes_source="slab", buckets=65536, buckets_target=None,
     bucket_bytes=1048576, new_bucket_bytes=0, full_tables=1, other_entries=0, charged_entries=98304,
-    held_entries=65536, cost_bytes=56393728, new_bytes=18448384, budget_bytes=2500000000, reserve_bytes=1200000000,
-    memory_total_bytes=25000000000, memory_hugetlb_bytes=0, memory_available_bytes=21000000000, ceiling=None,
+    held_entries=65536, cost_bytes=56393728, new_bytes=18448384, budget_bytes=2500000000, min_available_bytes=1200000000,
+    memory_total_bytes=25000000000, memory_hugetlb_bytes=0, memory_available_bytes=21000000000, max_limit=None,
     chain=3.0,
 )  # fmt: skip
 RAISE = Raise(target=98304, arithmetic=SUM, corroboration=Corroboration.CONFIRMED)
-CEILING = Hold(reason=HoldReason.AT_CEILING, arithmetic=SUM)
+MAX_LIMIT = Hold(reason=HoldReason.AT_CEILING, arithmetic=SUM)
 
 
 def a_record(
     key: str,
-    decision: Decision = CEILING,
+    decision: Decision = MAX_LIMIT,
     outcome: OutcomeKind = OutcomeKind.NONE,
-    trigger: TriggerKind = TriggerKind.KERNEL_LINE,
+    trigger: TriggerKind = TriggerKind.KERNEL_MESSAGE,
     **observed: Any,
 ) -> Record:
     """Return a record of `decision` with these fields of its observation."""
@@ -52,7 +52,7 @@ def a_record(
     return Record(
         key=key,
         mode=Mode.ACT,
-        trigger=Trigger(kind=trigger, namespace=4026532316, message="table full", lines=2),
+        trigger=Trigger(kind=trigger, namespace=4026532316, message="table full", message_count=2),
         observation=Observation(**{**plain, "tables": tables, **observed}),
         state=State(raise_seconds=(1.5,)),
         decision=decision,

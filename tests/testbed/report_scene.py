@@ -7,13 +7,13 @@ from dataclasses import replace
 from conntrackd_guard.core import verification
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.model import (
-    LineKind,
+    MessageKind,
     Mode,
     Observation,
-    Order,
-    OrderKind,
     Outcome,
     OutcomeKind,
+    Override,
+    OverrideKind,
     Policy,
     Raise,
     Record,
@@ -23,7 +23,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import decide
-from conntrackd_guard.core.traffic.analysis import Owner, Portrait
+from conntrackd_guard.core.traffic.analysis import Owner, TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Evidence
 from conntrackd_guard.core.traffic.remedies import diagnose
 from conntrackd_guard.core.traffic.sample import add_up
@@ -63,8 +63,11 @@ def write(paths: Paths) -> None:
         limit = 262_144
         for number, message in enumerate(HOSTILE):
             limit = _raise(history, f"r{number}", limit, message, 600.0 * number)
-        order = Order(kind=OrderKind.PAUSE, reason=HOSTILE[1], uid=0, login_uid=1000)
-        _add(history, replace(_record("o", limit, "", 3600.0), decision=order, trigger=Trigger(kind=TriggerKind.ORDER)))
+        order = Override(kind=OverrideKind.PAUSE, reason=HOSTILE[1], uid=0, login_uid=1000)
+        _add(
+            history,
+            replace(_record("o", limit, "", 3600.0), decision=order, trigger=Trigger(kind=TriggerKind.OVERRIDE)),
+        )
         history.add_portrait("r1", _portrait())
         history.add_points(_points())
 
@@ -84,19 +87,19 @@ def _raise(history: History, key: str, limit: int, message: str, at: float) -> i
         for seconds in (0.4, 9.9):
             watch = verification.seen(watch, [replace(full, count=limit + int(40 * seconds), dropped=2)], now + seconds)
         proof = verification.conclude(watch, End.WATCHED, now + 10)
-        ended = proof if key != "r1" else replace(proof, drops=Drops.GO_ON, dropped=1200, last_drop_seconds=9.0)
-        history.add_follow_up(ended)
+        ended = proof if key != "r1" else replace(proof, drops=Drops.CONTINUING, dropped=1200, last_drop_seconds=9.0)
+        history.add_verification(ended)
     return after
 
 
-def _portrait() -> Portrait:
+def _portrait() -> TableAnalysis:
     """Return a flood, from a namespace whose names are hostile."""
     flows = [an_entry(6, "SYN_SENT", source=bytes((10, 0, number // 100, number % 100))) for number in range(1000)]
     sample = add_up(flows, table_entries=393_216)
     table = replace(SEEN.tables[0], count=393_216)
     findings = diagnose(Evidence(sample=sample, in_use=table.count, buckets=262_144, inside="ip netns exec web "))
     owner = Owner(pid=7, process=HOSTILE[1], unit=HOSTILE[2])
-    return Portrait(
+    return TableAnalysis(
         wall_seconds=BEGIN + 3601.0,
         limit=393_216,
         table=table,
@@ -113,7 +116,13 @@ def _record(key: str, limit: int, message: str, at: float) -> Record:
     return Record(
         key=key,
         mode=Mode.ACT,
-        trigger=Trigger(kind=TriggerKind.KERNEL_LINE, line=LineKind.TABLE_FULL, namespace=7, message=message, lines=3),
+        trigger=Trigger(
+            kind=TriggerKind.KERNEL_MESSAGE,
+            message_kind=MessageKind.TABLE_FULL,
+            namespace=7,
+            message=message,
+            message_count=3,
+        ),
         observation=replace(
             SEEN,
             limit=limit,
@@ -123,7 +132,7 @@ def _record(key: str, limit: int, message: str, at: float) -> Record:
             boottime_seconds=SEEN.boottime_seconds + at,
         ),
         state=State(),
-        decision=Order(kind=OrderKind.RESUME),
+        decision=Override(kind=OverrideKind.RESUME),
         outcome=Outcome(kind=OutcomeKind.NONE),
     )
 

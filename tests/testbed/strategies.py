@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from conntrackd_guard.core.model import (
     INT_MAX,
     Buckets,
-    LineKind,
+    MessageKind,
     Observation,
     Policy,
     Refusal,
@@ -86,13 +86,13 @@ def crowds(draw: st.DrawFn) -> Observation:
 policies = st.just(Policy()) | st.builds(
     Policy,
     threshold=st.floats(0.1, 0.95),
-    factor=st.floats(1.01, 10),
-    min_entries=st.integers(0, 100_000) | st.integers(0, INT_MAX),
-    runway_seconds=st.floats(0, 3600),
+    growth_factor=st.floats(1.01, 10),
+    min_step=st.integers(0, 100_000) | st.integers(0, INT_MAX),
+    lookahead_seconds=st.floats(0, 3600),
     budget=st.builds(Share, fraction=st.floats(0, 0.9)),
-    reserve=st.none() | st.builds(Share, fraction=st.floats(0, 0.9)),
-    ceiling=st.none() | st.integers(1, INT_MAX),
-    flood_ceiling=st.none() | st.integers(0, INT_MAX),
+    min_available=st.none() | st.builds(Share, fraction=st.floats(0, 0.9)),
+    max_limit=st.none() | st.integers(1, INT_MAX),
+    flood_max_limit=st.none() | st.integers(0, INT_MAX),
     buckets=st.sampled_from(Buckets),
     trust_user_namespaces=st.booleans(),
 )
@@ -102,7 +102,7 @@ states = st.just(State()) | st.builds(
     last_raise_seconds=st.none() | st.floats(NOW - 60, NOW),
     raise_seconds=st.lists(st.floats(NOW - 700, NOW), max_size=25).map(lambda times: tuple(sorted(times))),
     set_limit=st.none(),
-    fight_seconds=st.lists(st.floats(NOW - 90_000, NOW), max_size=5).map(lambda times: tuple(sorted(times))),
+    conflict_seconds=st.lists(st.floats(NOW - 90_000, NOW), max_size=5).map(lambda times: tuple(sorted(times))),
     refusal=st.none()
     | st.builds(
         Refusal,
@@ -115,11 +115,11 @@ states = st.just(State()) | st.builds(
 
 line_triggers = st.builds(
     Trigger,
-    kind=st.just(TriggerKind.KERNEL_LINE),
-    line=st.just(LineKind.TABLE_FULL),
+    kind=st.just(TriggerKind.KERNEL_MESSAGE),
+    message_kind=st.just(MessageKind.TABLE_FULL),
     namespace=st.none() | namespaces,
-    lines=st.just(1),
-    line_seconds=st.floats(NOW - 5, NOW),
+    message_count=st.just(1),
+    message_seconds=st.floats(NOW - 5, NOW),
     stamp_us=st.integers(0, 2**53),
 )
-triggers = line_triggers | st.builds(Trigger, kind=st.just(TriggerKind.PRESSURE), namespace=namespaces)
+triggers = line_triggers | st.builds(Trigger, kind=st.just(TriggerKind.FILLING_UP), namespace=namespaces)

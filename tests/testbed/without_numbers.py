@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 from conntrackd_guard.core import kernel_messages
-from conntrackd_guard.core.model import KernelLine
+from conntrackd_guard.core.model import KernelMessage
 
 _recognise = kernel_messages.recognise
 
 
-def recognise(message: str) -> KernelLine | None:
+def recognise(message: str) -> KernelMessage | None:
     """Recognise what an older kernel would have logged in the place of `message`."""
     return _recognise(re.sub(r" in netns \d+", "", message))
 

@@ -38,7 +38,7 @@ def add_parser(commands: Any) -> None:
     history.add_argument("--since", metavar="TIME", type=time_option, help=f"decisions from then on ({times})")
     history.add_argument("--until", metavar="TIME", type=time_option, help="decisions up to then")
     history.add_argument("--last", metavar="N", type=_positive, help="at most N, the newest")
-    history.add_argument("--verdict", choices=("raise", "hold", "order"), help="only these")
+    history.add_argument("--verdict", choices=("raise", "hold", "override"), help="only these")
     history.set_defaults(run=_history)
     history._negative_number_matcher = re.compile("-[0-9]")  # noqa: SLF001 - or `--since -1h` would be an option
 

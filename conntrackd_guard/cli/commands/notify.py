@@ -27,13 +27,13 @@ def _notify(args: argparse.Namespace, paths: Paths) -> Exit:
     from conntrackd_guard.actions.notify import Messenger  # noqa: PLC0415
     from conntrackd_guard.host.clock import Clock  # noqa: PLC0415 - settings and log: not needed for a help text
     from conntrackd_guard.host.log import Log  # noqa: PLC0415
-    from conntrackd_guard.host.notify_spool import Notices  # noqa: PLC0415
+    from conntrackd_guard.host.notify_spool import NotifySpool  # noqa: PLC0415
     from conntrackd_guard.settings.files import load_settings  # noqa: PLC0415
 
     def command() -> tuple[str, ...] | None:
         return load_settings(paths.settings_file, paths.settings_folder).notify
 
-    notices = Notices(paths)
+    notices = NotifySpool(paths)
     if not notices.files():
         sys.stderr.write("guard: No decision waits.\n")
     Messenger(notices, command, Log("auto", sys.stderr), Clock()).work()

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from conntrackd_guard.actions.overrides import Orders, Plan
+from conntrackd_guard.actions.overrides import Overrides, Plan
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.core import units
 from conntrackd_guard.core.errors import AnswerIsNo, SettingsError
@@ -56,14 +56,14 @@ def add_parser(commands: Any) -> None:
     revert.set_defaults(run=_revert)
 
 
-def _orders(paths: Paths) -> Orders:
+def _orders(paths: Paths) -> Overrides:
     """Wire what gives orders. They need no settings: where these can't be used, that is said, and no more."""
     try:
         policy = load_settings(paths.settings_file, paths.settings_folder).policy
     except SettingsError as error:
         _say(f"The settings can't be used; the order is recorded with the defaults:\n{error}")
         policy = Policy()
-    return Orders(paths, LiveKernel(paths), SysctlDropIn(paths), policy)
+    return Overrides(paths, LiveKernel(paths), SysctlDropIn(paths), policy)
 
 
 def _pause(args: argparse.Namespace, paths: Paths) -> Exit:
@@ -100,7 +100,7 @@ def _revert(args: argparse.Namespace, paths: Paths) -> Exit:
     return _carry_out(orders, plan, args.reason)
 
 
-def _carry_out(orders: Orders, plan: Plan, reason: str) -> Exit:
+def _carry_out(orders: Overrides, plan: Plan, reason: str) -> Exit:
     record = orders.revert(plan, reason)
     _note(record)
     if record.outcome.limit_after != plan.target:

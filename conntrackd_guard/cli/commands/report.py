@@ -94,8 +94,8 @@ def _gathered(history: History, since: float, until: float) -> Report:
         counted["decisions"] += 1
         counted["raises"] += row.verdict == "raise" and row.outcome in {"applied", "rehearsed"}
         counted["holds"] += row.verdict == "hold"
-        counted["watched"] += row.follow_up is not None
-        counted["went_on"] += row.follow_up is not None and row.follow_up.drops is Drops.GO_ON
+        counted["watched"] += row.verification is not None
+        counted["went_on"] += row.verification is not None and row.verification.drops is Drops.CONTINUING
         if len(newest) < _MOST_DECISIONS:
             newest.append(row.id)
     step = max(1, round((until - since) / _DOTS))

@@ -90,26 +90,26 @@ def _check(args: argparse.Namespace, paths: Paths) -> Exit:
     from conntrackd_guard.host.conntrack.observer import Observer  # noqa: PLC0415
     from conntrackd_guard.host.kernel_log.journal import JournalFollower  # noqa: PLC0415
     from conntrackd_guard.host.log import Log  # noqa: PLC0415
-    from conntrackd_guard.host.runtime_dir import RunFiles  # noqa: PLC0415
+    from conntrackd_guard.host.runtime_dir import RuntimeDir  # noqa: PLC0415
 
-    run_files, log, journal = RunFiles(paths), Log(args.log_format, sys.stderr), JournalFollower()
+    runtime_dir, log, journal = RuntimeDir(paths), Log(args.log_format, sys.stderr), JournalFollower()
     ring, notes = _ring_buffer(paths)
     journal.start(None)
     journal.await_end(AT_START_SECONDS)
     sources = {"ring_buffer": "absent" if ring is None else "readable", "journal": journal.state}
     journal.stop()
-    seen = Observer(paths, LiveKernel(paths), Clock(), run_files).observe(rescan=True)
-    log.emit("guard.notice", "info", f"Would watch: {_watched(sources, paths.mode, seen.kernel_limit)}.")
+    seen = Observer(paths, LiveKernel(paths), Clock(), runtime_dir).observe(rescan=True)
+    log.emit("guard.info", "info", f"Would watch: {_watched(sources, paths.mode, seen.kernel_limit)}.")
     for text in (*notes, *seen.unread):
-        log.emit("guard.notice", "warning", f"Not read: {text}")
-    if holder := run_files.holder():
-        log.emit("guard.notice", "info", f"A guard in this mode runs already, as process {holder}.")
+        log.emit("guard.info", "warning", f"Not read: {text}")
+    if holder := runtime_dir.holder():
+        log.emit("guard.info", "info", f"A guard in this mode runs already, as process {holder}.")
     return Exit.DONE
 
 
 def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: Signals) -> Exit:
     """Take the lock, recover, and loop."""
-    from conntrackd_guard.daemon.controller import Parts  # noqa: PLC0415
+    from conntrackd_guard.daemon.controller import Dependencies  # noqa: PLC0415
     from conntrackd_guard.daemon.flood_detector import Floods  # noqa: PLC0415
     from conntrackd_guard.daemon.loop import Guard  # noqa: PLC0415 - views and the journal come with it
     from conntrackd_guard.daemon.recovery import recover  # noqa: PLC0415
@@ -117,54 +117,54 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
     from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel  # noqa: PLC0415
     from conntrackd_guard.host.conntrack.observer import Observer  # noqa: PLC0415
     from conntrackd_guard.host.log import Log  # noqa: PLC0415
-    from conntrackd_guard.host.runtime_dir import RunFiles  # noqa: PLC0415
+    from conntrackd_guard.host.runtime_dir import RuntimeDir  # noqa: PLC0415
     from conntrackd_guard.host.sysctl_dropin import DropIn, NoDropIn, SysctlDropIn  # noqa: PLC0415
     from conntrackd_guard.host.systemd_notify import Service  # noqa: PLC0415
     from conntrackd_guard.recording.recorder import Recorder  # noqa: PLC0415
-    from conntrackd_guard.recording.worker import Keeper  # noqa: PLC0415
+    from conntrackd_guard.recording.worker import Worker  # noqa: PLC0415
 
-    run_files, clock, service = RunFiles(paths), Clock(), Service()
-    run_files.prepare()
-    run_files.take_lock()
+    runtime_dir, clock, service = RuntimeDir(paths), Clock(), Service()
+    runtime_dir.prepare()
+    runtime_dir.take_lock()
     live = LiveKernel(paths)
     rehearsing = paths.mode is Mode.DRY_RUN
     kernel = RehearsingKernel(live) if rehearsing else live
-    observer = Observer(paths, kernel, clock, run_files)
+    observer = Observer(paths, kernel, clock, runtime_dir)
     drop_in: DropIn = SysctlDropIn(paths)
     if not settings.persist or rehearsing:
         drop_in = NoDropIn(drop_in if settings.persist else None)
-    keeper = Keeper(
+    keeper = Worker(
         paths=paths,
         drop_in=drop_in,
         log=Log(args.log_format, sys.stderr),
-        run_files=run_files,
+        runtime_dir=runtime_dir,
         retention_seconds=settings.history_retention_seconds,
         max_rows=settings.history_max_rows,
     )
     _equip(keeper, paths, settings)
     recorder = Recorder(keeper)
     recorder.start()
-    recovered = recover(recorder, run_files, kernel, clock, observer.boot_id, settings.policy)
+    recovered = recover(recorder, runtime_dir, kernel, clock, observer.boot_id, settings.policy)
     rehearsed = rehearsed_limit(recovered.state, live.limit())
     if rehearsing and rehearsed is not None:
         kernel.set_limit(rehearsed)
-    intake = _intake(paths, recovered.past, observer.boot_id)
+    log_sources = _intake(paths, recovered.past, observer.boot_id)
     observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
-    parts = Parts(
+    parts = Dependencies(
         mode=paths.mode,
         kernel=kernel,
         observer=observer,
         floods=Floods(paths, observer),
-        applier=Applier(kernel, run_files),
+        applier=Applier(kernel, runtime_dir),
         recorder=recorder,
-        run_files=run_files,
-        intake=intake,
+        runtime_dir=runtime_dir,
+        log_sources=log_sources,
         clock=clock,
         service=service,
         kept=_kept(drop_in, recorder),
     )
     guard = Guard(parts, settings.policy, recovered.state, signals.take)
-    sources = intake.report()
+    sources = log_sources.report()
     recorder.say(
         "guard.ready",
         "info",
@@ -180,8 +180,8 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
     sys.setswitchinterval(_SWITCH_SECONDS)
     guard.run(signals.descriptor, lambda: _reload(args, paths, settings, service, recorder, keeper))
     service.stopping()
-    intake.close()
-    recorder.note_position(intake.position())
+    log_sources.close()
+    recorder.note_position(log_sources.position())
     recorder.say("guard.stopped", "info", "The guard ends; the limit stays as it is.")
     if not recorder.close(CLOSE_SECONDS):
         sys.stderr.write("guard: the recorder did not finish; open intents are explained at the next start.\n")
@@ -197,11 +197,11 @@ def _watched(sources: dict[str, Any], mode: Mode, limit: int | None) -> str:
 
 def _intake(paths: Paths, past: Any, boot_id: str) -> Any:
     """Open what can be opened: the ring buffer and the journal."""
-    from conntrackd_guard.daemon.log_sources import Intake  # noqa: PLC0415
+    from conntrackd_guard.daemon.log_sources import LogSources  # noqa: PLC0415
     from conntrackd_guard.host.kernel_log.journal import JournalFollower  # noqa: PLC0415
 
     ring, notes = _ring_buffer(paths)
-    return Intake(ring, JournalFollower(), past, boot_id, notes)
+    return LogSources(ring, JournalFollower(), past, boot_id, notes)
 
 
 def _ring_buffer(paths: Paths) -> tuple[Any, tuple[str, ...]]:
@@ -231,9 +231,9 @@ def _equip(keeper: Any, paths: Paths, settings: Settings) -> None:
 
 def _notices(paths: Paths, settings: Settings) -> Any:
     """Return where decisions for the `notify` command are left; None without one, and in a dry run: it tells nobody."""
-    from conntrackd_guard.host.notify_spool import Notices  # noqa: PLC0415
+    from conntrackd_guard.host.notify_spool import NotifySpool  # noqa: PLC0415
 
-    return None if settings.notify is None or paths.mode is Mode.DRY_RUN else Notices(paths)
+    return None if settings.notify is None or paths.mode is Mode.DRY_RUN else NotifySpool(paths)
 
 
 def _outlets(paths: Paths, settings: Settings) -> Any:
@@ -273,6 +273,6 @@ def _reload(  # noqa: PLR0913, PLR0917 - wiring
     fields = _AT_START - {"mode"} if args.dry_run else _AT_START
     waits = [k.name for k in KEYS if k.field in fields and getattr(settings, k.field) != getattr(started, k.field)]
     note = f" In effect from the next start on only: {', '.join(f'`{name}`' for name in waits)}." if waits else ""
-    recorder.say("guard.notice", "info", f"The settings were reloaded.{note}")
+    recorder.say("guard.info", "info", f"The settings were reloaded.{note}")
     service.ready()
     return settings.policy

@@ -15,7 +15,7 @@ from conntrackd_guard.host.paths import Paths
 if TYPE_CHECKING:  # dear to import: only what a run needs
     from rich.console import Console
 
-    from conntrackd_guard.core.traffic.analysis import Portrait
+    from conntrackd_guard.core.traffic.analysis import TableAnalysis
 
 _EVERY_SECONDS = 2.0
 _KINDS = ("source", "destination", "port", "state")
@@ -51,7 +51,7 @@ def _top(args: argparse.Namespace, paths: Paths) -> Exit:
         while True:
             found = sampler.find()
             try:
-                portrait = sampler.portray(choose(found, args.namespace), found)
+                portrait = sampler.analyze(choose(found, args.namespace), found)
             except HostError as error:
                 if error.errno in {errno.EACCES, errno.EPERM}:
                     raise NotPermitted(str(error)) from error
@@ -66,7 +66,7 @@ def _top(args: argparse.Namespace, paths: Paths) -> Exit:
         raise
 
 
-def _show(args: argparse.Namespace, portrait: Portrait) -> None:
+def _show(args: argparse.Namespace, portrait: TableAnalysis) -> None:
     if args.json:
         from conntrackd_guard.history import documents  # noqa: PLC0415 - one or the other
 
@@ -86,7 +86,7 @@ def _show(args: argparse.Namespace, portrait: Portrait) -> None:
             console.file.flush()
 
 
-def _print(console: Console, portrait: Portrait, by: str | None, *, steps: bool = True) -> None:
+def _print(console: Console, portrait: TableAnalysis, by: str | None, *, steps: bool = True) -> None:
     from conntrackd_guard.cli.render import analysis_text  # noqa: PLC0415 - for people only
     from conntrackd_guard.cli.render.decision_text import section  # noqa: PLC0415
 

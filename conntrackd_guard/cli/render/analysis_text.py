@@ -6,7 +6,7 @@ from typing import Final
 
 from conntrackd_guard.core.explain import table_name
 from conntrackd_guard.core.text import printable
-from conntrackd_guard.core.traffic.analysis import Portrait
+from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.sample import Group, Ranking, Sample
 
 Line = tuple[str, str]
@@ -22,7 +22,7 @@ _TITLES = {
 }
 
 
-def head_lines(portrait: Portrait, *, steps: bool = True) -> list[Line]:
+def head_lines(portrait: TableAnalysis, *, steps: bool = True) -> list[Line]:
     """Return whose table it is, what was seen of it, what that means, and with `steps` what to do."""
     table, sample = portrait.table, portrait.sample
     share = f" ({100 * table.count / portrait.limit:.0f} %)" if portrait.limit else ""

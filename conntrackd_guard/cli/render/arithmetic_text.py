@@ -24,12 +24,12 @@ def sum_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str, str]]:
         ("", _verdict(a.cost_bytes <= a.budget_bytes, "cost ≤ budget", "the cost is over the budget")),
         ("new memory", f"{a.bytes_per_entry:,} × {_not_held(a)} + {a.new_bucket_bytes:,} = {_bytes(a.new_bytes)}"),
         ("left available", f"{a.memory_available_bytes:,} − {a.new_bytes:,} = {_bytes(left)}"),
-        ("reserve", f"{_reserve(a, policy)} = {_bytes(a.reserve_bytes)}"),
-        ("", _verdict(left >= a.reserve_bytes, "left ≥ reserve", "less than the reserve would be left")),
-        ("ceiling", "none" if a.ceiling is None else f"{a.ceiling:,}"),
+        ("reserve", f"{_reserve(a, policy)} = {_bytes(a.min_available_bytes)}"),
+        ("", _verdict(left >= a.min_available_bytes, "left ≥ reserve", "less than the reserve would be left")),
+        ("ceiling", "none" if a.max_limit is None else f"{a.max_limit:,}"),
     ]
-    if a.flood_ceiling is not None:
-        lines.append(("on_flood", f"{a.flood_ceiling:,} at most: a flood fills what is raised for"))
+    if a.flood_max_limit is not None:
+        lines.append(("on_flood", f"{a.flood_max_limit:,} at most: a flood fills what is raised for"))
     if a.chain is not None:
         after = a.buckets_target or a.buckets or 0
         lines.append(("average chain", f"2 × {a.charged_entries:,} ÷ {after:,} buckets = {a.chain:g} (at most 24)"))
@@ -39,8 +39,8 @@ def sum_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str, str]]:
 def _wanted(a: Arithmetic, policy: Policy) -> str:
     """Return the terms of which the largest is wanted."""
     return (
-        f"the largest of {a.current:,} × {policy.factor:g}; {a.current:,} + {policy.min_entries:,}; "
-        f"{a.current:,} + {a.demand_per_second:,.0f}/s × {policy.runway_seconds:g} s (at most 4 × {a.current:,}); "
+        f"the largest of {a.current:,} × {policy.growth_factor:g}; {a.current:,} + {policy.min_step:,}; "
+        f"{a.current:,} + {a.demand_per_second:,.0f}/s × {policy.lookahead_seconds:g} s (at most 4 × {a.current:,}); "
         f"{a.largest_count:,} ÷ {policy.threshold:g}, up to the next whole"
     )
 
@@ -71,8 +71,8 @@ def _share(share: Share, a: Arithmetic, *, hugetlb: bool) -> str:
 
 
 def _reserve(a: Arithmetic, policy: Policy) -> str:
-    if policy.reserve is not None:
-        return _share(policy.reserve, a, hugetlb=False)
+    if policy.min_available is not None:
+        return _share(policy.min_available, a, hugetlb=False)
     return f"the larger of 5% × {a.memory_total_bytes:,} and min(512 MiB, 25% × {a.memory_total_bytes:,})"
 
 

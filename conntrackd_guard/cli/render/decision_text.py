@@ -16,13 +16,13 @@ from conntrackd_guard.cli.render.arithmetic_text import sum_lines
 from conntrackd_guard.core.afterwards import afterwards
 from conntrackd_guard.core.cost import fullest_first
 from conntrackd_guard.core.explain import concerned, table_name
-from conntrackd_guard.core.model import Hold, Order, Raise, Record
+from conntrackd_guard.core.model import Hold, Override, Raise, Record
 from conntrackd_guard.core.text import printable
-from conntrackd_guard.core.traffic.analysis import Portrait
-from conntrackd_guard.core.verification import Drops, FollowUp
-from conntrackd_guard.history.rows import Row, Told
+from conntrackd_guard.core.traffic.analysis import TableAnalysis
+from conntrackd_guard.core.verification import Drops, Verification
+from conntrackd_guard.history.rows import DecisionDetail, Row
 
-_STYLES = {"raise": "bold green", "hold": "yellow", "order": "bold cyan"}
+_STYLES = {"raise": "bold green", "hold": "yellow", "override": "bold cyan"}
 _BAD_OUTCOMES = frozenset({"rejected", "not_applied", "unknown"})
 _INDENT = 7
 _TABLES_SHOWN = 20
@@ -40,8 +40,8 @@ def print_history(console: Console, rows: Iterable[Row]) -> bool:
             printed = True
         print_line(console, _head(row))
         _print_indented(console, Text(printable(row.sentence), style="dim" if row.verdict == "hold" else ""))
-        if row.follow_up is not None:
-            _print_indented(console, afterwards_text(row.follow_up))
+        if row.verification is not None:
+            _print_indented(console, afterwards_text(row.verification))
     return printed
 
 
@@ -61,13 +61,13 @@ def _head(row: Row) -> Text:
     return text
 
 
-def afterwards_text(follow_up: FollowUp) -> Text:
+def afterwards_text(verification: Verification) -> Text:
     """Return what came of a raise, loud where it was no cure."""
-    style = {Drops.GO_ON: "bold red", Drops.UNKNOWN: ""}.get(follow_up.drops, "green")
-    return Text(f"Afterwards: {afterwards(follow_up)}", style=style)
+    style = {Drops.CONTINUING: "bold red", Drops.UNKNOWN: ""}.get(verification.drops, "green")
+    return Text(f"Afterwards: {afterwards(verification)}", style=style)
 
 
-def print_told(console: Console, told: Told) -> None:
+def print_told(console: Console, told: DecisionDetail) -> None:
     """Print one decision in full: what was seen, the sum, what was done, what came of it."""
     row, record = told.row, told.record
     print_line(console, _head(row))
@@ -90,7 +90,7 @@ def print_told(console: Console, told: Told) -> None:
     )
 
 
-def _print_portrait(console: Console, portrait: Portrait) -> None:
+def _print_portrait(console: Console, portrait: TableAnalysis) -> None:
     """Print what the table was full of just after."""
     section(console, "Who filled it", [("at", local(portrait.wall_seconds)), *head_lines(portrait)])
     for kind in ("state", "destination", "source"):
@@ -105,7 +105,12 @@ def _seen(record: Record) -> list[tuple[str, str]]:
     observation, trigger = record.observation, record.trigger
     lines = [("trigger", f"{trigger.kind}{'' if trigger.live else ' (of the past)'}")]
     if trigger.message:
-        lines.append(("kernel said", f"{printable(trigger.message)}{f'  ×{trigger.lines}' * (trigger.lines > 1)}"))
+        lines.append(
+            (
+                "kernel said",
+                f"{printable(trigger.message)}{f'  ×{trigger.message_count}' * (trigger.message_count > 1)}",
+            )
+        )
     limit = "no conntrack" if observation.limit is None else f"{observation.limit:,}"
     forced = "" if observation.kernel_limit == observation.limit else f" (in force: {observation.kernel_limit})"
     lines.append(("limit", limit + forced))
@@ -137,9 +142,9 @@ def _decided(record: Record) -> list[tuple[str, str]]:
                 lines.append(("buckets", f"to {decision.buckets_target:,}"))
         case Hold():
             lines = [("hold", f"{decision.reason.code}: {decision.reason.sentence}")]
-        case Order():
+        case Override():
             who = "" if decision.uid is None else f" by uid {decision.uid} (login uid {decision.login_uid})"
-            return [("order", f"{decision.kind}{who}{f': {printable(decision.reason)}' if decision.reason else ''}")]
+            return [("override", f"{decision.kind}{who}{f': {printable(decision.reason)}' if decision.reason else ''}")]
     return lines + [("advice", advice) for advice in decision.advice]
 
 
@@ -150,8 +155,8 @@ def _outcome(row: Row) -> list[tuple[str, str]]:
     lines = [("outcome", f"{row.outcome}{number}{after}")]
     if row.detail:
         lines.append(("detail", printable(row.detail)))
-    if row.follow_up is not None:
-        lines.append(("afterwards", afterwards(row.follow_up)))
+    if row.verification is not None:
+        lines.append(("afterwards", afterwards(row.verification)))
     if row.repeats > 1:
         counted = f"{row.repeats:,} in all: kernel lines, and decisions without a new line"
         lines.append(("repeats", f"{counted}; last at {local(row.last_seconds)}"))

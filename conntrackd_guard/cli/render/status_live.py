@@ -57,7 +57,7 @@ _MOST_TABLES = 64
 """More than any screen shows."""
 
 
-class Sight:
+class LiveView:
     """What was seen up to now: `add` each status, then `rates` and `spark` tell of the time between."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ def _block(use: float) -> str:
 
 def watch(console: Console, paths: Paths) -> None:
     """Redraw until interrupted."""
-    sight = Sight()
+    sight = LiveView()
     for point, age in _past(paths):
         sight.remember(point[0], age, point[1])
     with suppress(KeyboardInterrupt):
@@ -144,7 +144,7 @@ def _last(paths: Paths) -> list[Row]:
     return []
 
 
-def view(found: Status, sight: Sight, last: list[Row], console: Console) -> RenderableType:
+def view(found: Status, sight: LiveView, last: list[Row], console: Console) -> RenderableType:
     """Return one picture that fits the console: what is wrong first, then as many tables as there is room for."""
     seen, cost, most = found.observation, found.cost, 3 if console.height >= _TALL else 1
     told, style = status_text.in_short(sight.with_drops(found))
@@ -157,7 +157,7 @@ def view(found: Status, sight: Sight, last: list[Row], console: Console) -> Rend
     memory = f"{format_bytes(cost.now_bytes)} now, {format_bytes(cost.full_bytes)} if all in use were full"
     below = _named(console, "memory", f"{memory}; budget {format_bytes(cost.budget_bytes)}", 2)
     available = f"{format_bytes(cost.headroom_bytes)} for entries; {format_bytes(cost.available_bytes)} available"
-    below += _named(console, "headroom", f"{available}, {format_bytes(cost.reserve_bytes)} of it reserved", 2)
+    below += _named(console, "headroom", f"{available}, {format_bytes(cost.min_available_bytes)} of it reserved", 2)
     step, style = status_text.next_step_text(found.next_step)
     below += [*_named(console, "next step", step, 2, style), Text()]
     below += _decisions(console, last, most)
@@ -173,13 +173,13 @@ def _decisions(console: Console, last: list[Row], most: int) -> list[Text]:
     lines: list[Text] = []
     for row in last:
         lines += _wrapped(console, f"#{row.id} {local(row.last_seconds)}  {row.sentence}", most)
-        if row.follow_up is not None:
-            told = afterwards_text(row.follow_up)
+        if row.verification is not None:
+            told = afterwards_text(row.verification)
             lines += _wrapped(console, f"   {told.plain}", most, str(told.style))
     return lines or [Text("no decision is recorded")]
 
 
-def _tables(found: Status, sight: Sight, most: int, width: int) -> RenderableType:
+def _tables(found: Status, sight: LiveView, most: int, width: int) -> RenderableType:
     """Return a row for each of the fullest tables; on a narrow terminal without what moves."""
     seen, limit = found.observation, found.observation.limit or 0
     columns = _COLUMNS if width >= _WIDE else [column for column in _COLUMNS if column[0] in _FEW]
@@ -198,7 +198,7 @@ def _tables(found: Status, sight: Sight, most: int, width: int) -> RenderableTyp
     return Group(grid, Text(rest, style="dim")) if rest else grid
 
 
-def _row(table: Table, limit: int, sight: Sight, now: float) -> list[Text]:
+def _row(table: Table, limit: int, sight: LiveView, now: float) -> list[Text]:
     use = table.count / limit if limit else 0.0
     rates = sight.rates(table)
     growth, lost = rates if rates is not None else (None, None)

@@ -15,7 +15,7 @@ from conntrackd_guard.core.explain import table_name
 from conntrackd_guard.core.model import Hold, Mode, Raise, Table
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_bytes, format_duration
-from conntrackd_guard.core.urgency import NEED_A_PERSON
+from conntrackd_guard.core.urgency import ACTIONABLE
 from conntrackd_guard.history import documents
 
 _BAR_CELLS = 20
@@ -49,7 +49,7 @@ def print_status(console: Console, status: Status) -> None:
         "headroom",
         Text(
             f"{format_bytes(cost.headroom_bytes)} for entries ({format_bytes(cost.available_bytes)} available, "
-            f"{format_bytes(cost.reserve_bytes)} of it reserved)"
+            f"{format_bytes(cost.min_available_bytes)} of it reserved)"
         ),
     )
     step, style = next_step_text(status.next_step)
@@ -102,7 +102,7 @@ def _guard_in_short(status: Status) -> tuple[str, str]:  # noqa: PLR0911 - one r
     if status.silent:
         return "the guard IS SILENT", "bold red"
     if status.degraded:
-        why = {"stand-off": live.get("standoff"), "over budget": live.get("over_budget")}
+        why = {"stand-off": live.get("conflict"), "over budget": live.get("over_budget")}
         told = ", ".join(name for name, holds in why.items() if holds)
         return f"the guard NEEDS A PERSON: {told or 'trouble'}", "bold red"
     if status.observation.pause is not None:
@@ -125,7 +125,7 @@ def _tables_in_short(status: Status) -> tuple[str, str]:
     text = f"the fullest table is at {int(100 * share)} % of {seen.limit:,}"
     if table.dropped or share >= 1:
         text = f"the table of {table_name(table)} {'DROPS' if table.dropped else 'IS FULL'} at {seen.limit:,}"
-    bound = isinstance(step, Hold) and step.reason in NEED_A_PERSON
+    bound = isinstance(step, Hold) and step.reason in ACTIONABLE
     return f"{text}, and no raise is left" if bound else text, use_style(share, dropping=bool(table.dropped))
 
 
@@ -145,7 +145,7 @@ def service_lines(status: Status) -> list[tuple[str, str, str]]:
         lines.append(("events from", told, ""))
         lines += [("", str(note), "yellow") for note in sources.get("notes") or []]
         lines += [("trouble", str(text), "bold red") for text in (live.get("recorder") or {}).get("trouble") or []]
-    if live.get("standoff"):
+    if live.get("conflict"):
         lines.append(("stand-off", "another writer keeps lowering the limit; `guard resume` ends it", "bold red"))
     if live.get("over_budget"):
         text = "the limit kept from the last boot is more than this host can bear; `guard revert --all` undoes it"

@@ -44,7 +44,7 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Portrait:
+class TableAnalysis:
     """A sample with whose table it is from, and the diagnosis."""
 
     wall_seconds: float

@@ -17,7 +17,7 @@ from typing import Self
 
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.traffic.entry import Batch, Entry, state_by_flags
-from conntrackd_guard.host.conntrack.namespaces import Place
+from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import inside, process_of
 from conntrackd_guard.host.paths import Paths
 
@@ -83,7 +83,7 @@ class EntryReader:
         self._proc = str(paths.proc)
         self._may_enter = enter
 
-    def open(self, place: Place) -> Listing:
+    def open(self, place: NetNamespace) -> Listing:
         """Return the listing of a table. Raises HostError."""
         why = OSError(errno.ESRCH, "no process leads to it")
         for pid in ("self",) if place.initial else place.pids:
@@ -104,7 +104,7 @@ class EntryReader:
         raise HostError(f"reading the entries of {place.label} in", path, why, step) from why
 
     @staticmethod
-    def _entered(place: Place) -> Listing:
+    def _entered(place: NetNamespace) -> Listing:
         """Open the listing from inside: what is opened there stays of that namespace outside."""
 
         def listing() -> Listing:

@@ -14,7 +14,7 @@ _NEXT_STEPS = {
     errno.EROFS: "/proc/sys is read-only here: run the guard on the host, or make this path writable for its unit.",
     errno.EACCES: "Only root in the initial network namespace may write it: run the guard as root on the host itself.",
     errno.EPERM: "Only root in the initial network namespace may write it: run the guard as root on the host itself.",
-    errno.EINVAL: "This kernel does not take that number: set `ceiling` to the largest value it takes.",
+    errno.EINVAL: "This kernel does not take that number: set `max_limit` to the largest value it takes.",
     errno.ENOENT: "The connection-tracking module is not loaded: nothing to do until it is.",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from conntrackd_guard.host import files
-from conntrackd_guard.host.conntrack.namespaces import Place
+from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import inside, process_of
 from conntrackd_guard.host.paths import Paths
 
@@ -22,7 +22,7 @@ class LossCounters:
     chain_too_long: int
 
 
-def read_losses(place: Place, paths: Paths, *, enter: bool) -> LossCounters | None:
+def read_losses(place: NetNamespace, paths: Paths, *, enter: bool) -> LossCounters | None:
     """Return a table's counters, None where they can't be read. `enter` allows to enter its namespace."""
     for pid in ("self",) if place.initial else place.pids:
         try:

@@ -22,7 +22,7 @@ _PIDS_KEPT = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class NetNamespace:
     """A network namespace and the ways to it."""
 
     key: int
@@ -50,7 +50,7 @@ class NamespaceScanner:
         self._root = str(paths.root).rstrip("/")
         self._named = str(paths.named_namespaces)
 
-    def scan(self) -> tuple[list[Place], bool]:
+    def scan(self) -> tuple[list[NetNamespace], bool]:
         """Return every namespace in reach, and whether nothing was out of reach. Never raises."""
         own = self._key("self")
         pids, complete = self._pids_by_key()
@@ -60,7 +60,7 @@ class NamespaceScanner:
             namespace, user_owned = self._identify(["self"] if key == own else [str(pid) for pid in members])
             label = "initial" if key == own else f"process {members[0]}"
             places.append(
-                Place(
+                NetNamespace(
                     key=key,
                     namespace=namespace,
                     label=label,
@@ -133,7 +133,7 @@ class NamespaceScanner:
         except OSError:
             return None
 
-    def _with_mounted(self, places: list[Place]) -> list[Place]:
+    def _with_mounted(self, places: list[NetNamespace]) -> list[NetNamespace]:
         """Add what holds a namespace by a mount (`ip netns`, Docker): a name, and a way into one without a process."""
         by_number = {place.namespace: index for index, place in enumerate(places) if place.namespace is not None}
         for number, path in self._mounted():
@@ -148,7 +148,9 @@ class NamespaceScanner:
                     user_owned = _user_owned(descriptor)
                     os.close(descriptor)
                 by_number[number] = len(places)
-                places.append(Place(key=number, namespace=number, label=label, enter=path, user_owned=user_owned))
+                places.append(
+                    NetNamespace(key=number, namespace=number, label=label, enter=path, user_owned=user_owned)
+                )
             elif places[index].label.startswith("process "):
                 places[index] = replace(places[index], label=label)
         return places

@@ -13,10 +13,10 @@ from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.memory import MemoryReader
-from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, Place
+from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
 from conntrackd_guard.host.conntrack.stat import Counters, TableReader
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RunFiles
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 RESCAN_SECONDS = 60.0
 _TABLES_A_TICK = 16
@@ -29,7 +29,7 @@ _UNEXPLAINED_SHARE = 0.10
 class _Track:
     """One namespace as the observer remembers it."""
 
-    place: Place
+    place: NetNamespace
     looks: list[Look] = field(default_factory=list)
     base_drop: int | None = None
     """The drop counter at first sight, the last raise or the last quiet spell."""
@@ -43,10 +43,10 @@ class _Track:
 class Observer:
     """Reads the host for the loop and for `guard status`. One instance remembers growth between looks."""
 
-    def __init__(self, paths: Paths, kernel: Kernel, clock: Clock, run_files: RunFiles) -> None:
+    def __init__(self, paths: Paths, kernel: Kernel, clock: Clock, runtime_dir: RuntimeDir) -> None:
         self._kernel = kernel
         self._clock = clock
-        self._run_files = run_files
+        self._run_files = runtime_dir
         self._memory = MemoryReader(paths)
         self._scanner = NamespaceScanner(paths)
         self._reader = TableReader(paths)
@@ -127,7 +127,7 @@ class Observer:
             sources={"memory": "/proc/meminfo", "entry size": "slab" if memory.entry_slab_bytes else "assumed"},
         )
 
-    def place(self, namespace: int) -> Place | None:
+    def place(self, namespace: int) -> NetNamespace | None:
         """Return where the table of that number was last found, None where it was not."""
         return next((track.place for track in self._tracks.values() if track.place.number == namespace), None)
 

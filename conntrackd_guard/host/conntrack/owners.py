@@ -1,6 +1,6 @@
 """Whose a network namespace is: the process in it, and the unit, container or pod that the process belongs to.
 
-Told by /proc/PID/comm and /proc/PID/cgroup alone: neither waits for the process (cmdline and environ may). Names come
+DecisionDetail by /proc/PID/comm and /proc/PID/cgroup alone: neither waits for the process (cmdline and environ may). Names come
 from people who may not be friends: a path is read from the outside in, and not beyond the first container, which may
 name what is within it as it likes. A container that a user has made stands in that user's unit, and both are told.
 """
@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.traffic.analysis import Owner
-from conntrackd_guard.host.conntrack.namespaces import Place
+from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import process_of
 from conntrackd_guard.host.paths import Paths
 
@@ -42,7 +42,7 @@ class OwnerReader:
     def __init__(self, paths: Paths) -> None:
         self._proc = str(paths.proc)
 
-    def owner(self, place: Place) -> Owner:
+    def owner(self, place: NetNamespace) -> Owner:
         """Return whose it is, as the first of its processes tells that still lives in it. Never raises, never waits."""
         if place.initial:
             return Owner()
@@ -53,7 +53,7 @@ class OwnerReader:
                 continue
         return Owner()
 
-    def _of_process(self, pid: int, place: Place) -> Owner:
+    def _of_process(self, pid: int, place: NetNamespace) -> Owner:
         with process_of(place, self._proc, pid) as folder:
             name = printable(_read("comm", folder, _COMM_BYTES).decode("utf-8", "replace").removesuffix("\n"))
             try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from conntrackd_guard.core.errors import AnswerIsNo, HostError
 from conntrackd_guard.core.model import Addresses, Table
-from conntrackd_guard.core.traffic.analysis import Portrait
+from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Evidence, Losses
 from conntrackd_guard.core.traffic.remedies import diagnose
 from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, Sample, add_up
@@ -16,9 +16,9 @@ from conntrackd_guard.core.usage import risen
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.losses import LossCounters, read_losses
-from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, Place
+from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
 from conntrackd_guard.host.conntrack.owners import OwnerReader
-from conntrackd_guard.host.conntrack.setns import words_inside
+from conntrackd_guard.host.conntrack.setns import nsenter_prefix
 from conntrackd_guard.host.conntrack.stat import TableReader
 from conntrackd_guard.host.conntrack.timeouts import established_seconds
 from conntrackd_guard.host.paths import Paths
@@ -33,7 +33,7 @@ _MOST_REMEMBERED = 1000
 class Found:
     """A namespace in reach, and its table."""
 
-    place: Place
+    place: NetNamespace
     table: Table
 
 
@@ -82,7 +82,7 @@ class Sampler:
                 found.append(Found(place=place, table=table))
         return sorted(found, key=lambda one: (-one.table.count, not one.table.initial, one.table.namespace))
 
-    def portray(self, one: Found, among: list[Found]) -> Portrait:
+    def analyze(self, one: Found, among: list[Found]) -> TableAnalysis:
         """Take a sample of one table and judge it; `among`: all that share the hash table. Raises HostError."""
         limit, buckets = self._kernel.limit_in_force(), self._kernel.buckets()
         if limit is None:
@@ -101,10 +101,10 @@ class Sampler:
             losses=_risen(before, after),
             in_use=sum(found.table.count for found in among),
             buckets=buckets,
-            inside=words_inside(one.place, self._paths),
+            inside=nsenter_prefix(one.place, self._paths),
             namespace="" if one.place.initial else str(one.table.namespace),
         )
-        return Portrait(
+        return TableAnalysis(
             wall_seconds=time.time(),
             limit=limit,
             table=one.table,
@@ -115,7 +115,7 @@ class Sampler:
             took_seconds=took,
         )
 
-    def _before(self, place: Place) -> tuple[float, LossCounters] | None:
+    def _before(self, place: NetNamespace) -> tuple[float, LossCounters] | None:
         """Return the last look at the counters, or a first one: of an old one nobody knows what it is about."""
         if len(self._last) > _MOST_REMEMBERED:
             self._last.clear()
@@ -133,7 +133,7 @@ class Sampler:
             )
             return replace(sample, skipped=listing.skipped), listing.source
 
-    def _look(self, place: Place) -> tuple[float, LossCounters] | None:
+    def _look(self, place: NetNamespace) -> tuple[float, LossCounters] | None:
         counters = read_losses(place, self._paths, enter=self._enter)
         return None if counters is None else (time.monotonic(), counters)
 

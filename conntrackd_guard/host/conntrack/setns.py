@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from conntrackd_guard.core.text import printable
-from conntrackd_guard.host.conntrack.namespaces import Place
+from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.paths import Paths
 
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def process_of(place: Place, proc: str, pid: int | str) -> Iterator[int]:
+def process_of(place: NetNamespace, proc: str, pid: int | str) -> Iterator[int]:
     """Give a descriptor of the process's folder, for `dir_fd`: held, so its number can't change hands.
 
     Raises OSError, ESTALE where the process is in another namespace by now.
@@ -34,7 +34,7 @@ def process_of(place: Place, proc: str, pid: int | str) -> Iterator[int]:
         os.close(folder)
 
 
-def inside(place: Place, look: Callable[[], T]) -> T:
+def inside(place: NetNamespace, look: Callable[[], T]) -> T:
     """Return what `look` returns when called within the namespace of `place`, in a thread that ends with it.
 
     Needs CAP_SYS_ADMIN. Raises OSError, its own or that of `look`, or the ValueError of `look`.
@@ -60,7 +60,7 @@ def inside(place: Place, look: Callable[[], T]) -> T:
     return found[0]
 
 
-def words_inside(place: Place, paths: Paths) -> str:
+def nsenter_prefix(place: NetNamespace, paths: Paths) -> str:
     """Return the words that run a command within the namespace of `place`, safe to print and to paste."""
     if place.initial:
         return ""
@@ -70,7 +70,7 @@ def words_inside(place: Place, paths: Paths) -> str:
     return f"nsenter --net={shlex.quote(printable(place.enter))} "
 
 
-def _enter(place: Place) -> None:
+def _enter(place: NetNamespace) -> None:
     import ctypes  # noqa: PLC0415 - 1 MB, for hosts where /proc does not tell
 
     descriptor = os.open(place.enter, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

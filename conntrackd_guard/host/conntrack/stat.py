@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from conntrackd_guard.host import files
-from conntrackd_guard.host.conntrack.namespaces import Place
+from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import inside
 from conntrackd_guard.host.paths import Paths
 
@@ -49,7 +49,7 @@ class TableReader:
         self._proc = str(paths.proc)
         self._root = str(paths.root)
 
-    def read(self, place: Place) -> Counters | None:
+    def read(self, place: NetNamespace) -> Counters | None:
         """Return the figures of one table, None when its namespace can no longer be reached."""
         if place.initial:
             return self._of_process("self", place) or self._own_count()
@@ -59,7 +59,7 @@ class TableReader:
                 return counters
         return _inside(place) if place.enter else None
 
-    def _of_process(self, pid: str, place: Place) -> Counters | None:
+    def _of_process(self, pid: str, place: NetNamespace) -> Counters | None:
         folder = f"{self._proc}/{pid}/"
         try:
             # A process id is reused: the folder's own inode tells whether this is still that namespace.
@@ -86,7 +86,7 @@ def _entered() -> Counters:
         return Counters(count=files.read_number("/" + _COUNT), drop=None, early_drop=None, source="sysctl, entered")
 
 
-def _inside(place: Place) -> Counters | None:
+def _inside(place: NetNamespace) -> Counters | None:
     try:
         return inside(place, _entered)
     except (OSError, ValueError):

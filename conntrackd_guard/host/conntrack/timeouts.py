@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from conntrackd_guard.host import files
-from conntrackd_guard.host.conntrack.namespaces import Place
+from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import inside
 from conntrackd_guard.host.paths import Paths
 
 
-def established_seconds(place: Place, paths: Paths, *, enter: bool) -> int | None:
+def established_seconds(place: NetNamespace, paths: Paths, *, enter: bool) -> int | None:
     """Return that timeout, None where it can't be read. `enter` allows to enter its namespace: no other way leads to it."""
 
     def read() -> int:

@@ -150,7 +150,7 @@ class KernelJournal:
         if line is None:
             return None
         boot_id, stamp_us = self.here()
-        return KernelEvent(line=line, stamp_us=stamp_us, boot_id=boot_id, source="journal", cursor=self.cursor())
+        return KernelEvent(message=line, stamp_us=stamp_us, boot_id=boot_id, source="journal", cursor=self.cursor())
 
     def _get(self, field: str) -> bytes | None:
         """Return a field of the entry stood on (the first, where it is repeated), None where it is absent."""

@@ -160,7 +160,7 @@ class RingBuffer:
         line = _recognise(message.decode("ascii", "replace"))
         if line is None:
             return None
-        return KernelEvent(line=line, stamp_us=_stamp(record), boot_id=self._boot_id, source="ring buffer")
+        return KernelEvent(message=line, stamp_us=_stamp(record), boot_id=self._boot_id, source="ring buffer")
 
 
 def _stamp(record: bytes) -> int | None:

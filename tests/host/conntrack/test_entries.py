@@ -19,7 +19,7 @@ from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.traffic.entry import Entry
 from conntrackd_guard.host.conntrack import entries, entries_netlink
 from conntrackd_guard.host.conntrack.entries import EntryReader, Listing, parse
-from conntrackd_guard.host.conntrack.namespaces import Place
+from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import inside
 from conntrackd_guard.host.paths import Paths
 
@@ -209,12 +209,12 @@ def test_no_bytes_break_the_reading_of_messages(noise: bytes, begin: int, end: i
     assert all(len(one.source) in {4, 16} for one in found)
 
 
-def a_tree(root: Path, content: bytes) -> Place:
+def a_tree(root: Path, content: bytes) -> NetNamespace:
     """Return a place whose only process is 200, and what its listing holds."""
     folder = root / "proc/200/net"
     (folder / "stat").mkdir(parents=True)
     (folder / "nf_conntrack").write_bytes(content)
-    return Place(key=(folder / "stat").stat().st_ino, namespace=7, label="web", pids=(199, 200))
+    return NetNamespace(key=(folder / "stat").stat().st_ino, namespace=7, label="web", pids=(199, 200))
 
 
 def test_a_listing_ends_at_its_bounds(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_lines_may_end_anywhere_in_a_read(tmp_path: Path) -> None:
 def test_a_process_that_moved_on_is_not_asked(tmp_path: Path) -> None:
     """A process id in another namespace by now gives no entries of that one."""
     place = a_tree(tmp_path, PLAIN)
-    elsewhere = Place(key=place.key + 1, namespace=7, label="web", pids=place.pids)
+    elsewhere = NetNamespace(key=place.key + 1, namespace=7, label="web", pids=place.pids)
     with pytest.raises(HostError, match="another namespace by now"):
         EntryReader(Paths(tmp_path), enter=False).open(elsewhere)
 
@@ -275,7 +275,7 @@ def test_every_way_of_reading_gives_the_same_entries() -> None:
     """The listing from outside, the one from inside, and netlink agree on every kind of flow."""
     with table_of(some_of_each()) as namespace:
         place = place_of(namespace)
-        unreachable = Place(key=place.key, namespace=place.namespace, label="web", enter=place.enter)
+        unreachable = NetNamespace(key=place.key, namespace=place.namespace, label="web", enter=place.enter)
         outside = EntryReader(Paths(), enter=False).open(place)
         entered = EntryReader(Paths(), enter=True).open(unreachable)
         netlink = inside(place, lambda: Listing("netlink", *entries_netlink.listing()))
@@ -328,7 +328,7 @@ def test_another_namespace_is_not_entered() -> None:
     """A path may lead to another namespace by now; the right one is entered by one thread alone."""
     with table_of([]) as namespace:
         place = place_of(namespace)
-        wrong = Place(key=1, namespace=place.namespace, label="web", enter="/proc/self/ns/net")
+        wrong = NetNamespace(key=1, namespace=place.namespace, label="web", enter="/proc/self/ns/net")
         with pytest.raises(OSError, match="another namespace by now"):
             inside(wrong, os.getpid)
         assert inside(place, lambda: os.stat("/proc/thread-self/ns/net").st_ino) == namespace.number

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conntrackd_guard.host.conntrack import namespaces
-from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, Place
+from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
 from conntrackd_guard.host.paths import Paths
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
@@ -94,7 +94,7 @@ def test_places_of_processes_can_be_entered(tmp_path: Path) -> None:
     scanner = tree(tmp_path)
     process(tmp_path, "200")
     (place,) = [place for place in scanner.scan()[0] if not place.initial]
-    assert isinstance(place, Place)
+    assert isinstance(place, NetNamespace)
     assert place.enter == str(tmp_path / "proc/200/ns/net")
 
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conntrackd_guard.core.traffic.analysis import Owner
-from conntrackd_guard.host.conntrack.namespaces import Place
+from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.owners import OwnerReader, by_cgroup
-from conntrackd_guard.host.conntrack.setns import words_inside
+from conntrackd_guard.host.conntrack.setns import nsenter_prefix
 from conntrackd_guard.host.paths import Paths
 
 ID = "0123456789abcdef" * 4
@@ -88,14 +88,14 @@ def test_no_content_breaks_it_or_reaches_the_terminal(content: bytes) -> None:
     assert owner.text.isprintable()
 
 
-def a_tree(root: Path, pid: int, *, cgroup: str | None, name: bytes = b"nginx\n") -> Place:
+def a_tree(root: Path, pid: int, *, cgroup: str | None, name: bytes = b"nginx\n") -> NetNamespace:
     """Return a place whose processes are 199, long gone, and this one."""
     folder = root / f"proc/{pid}"
     (folder / "net/stat").mkdir(parents=True)
     (folder / "comm").write_bytes(name)
     if cgroup is not None:
         (folder / "cgroup").write_text(cgroup)
-    return Place(key=(folder / "net/stat").stat().st_ino, namespace=7, label="web", pids=(199, pid))
+    return NetNamespace(key=(folder / "net/stat").stat().st_ino, namespace=7, label="web", pids=(199, pid))
 
 
 def test_a_process_and_its_pod(tmp_path: Path) -> None:
@@ -118,8 +118,8 @@ def test_a_process_that_moved_on_owns_nothing(tmp_path: Path) -> None:
     """A dead namespace, a reused process id, a namespace without a process: nobody, at once."""
     place = a_tree(tmp_path, 5, cgroup="0::/system.slice/nginx.service\n")
     reader = OwnerReader(Paths(tmp_path))
-    assert reader.owner(Place(key=place.key + 1, namespace=7, label="web", pids=(5,))) == Owner()
-    assert reader.owner(Place(key=7, namespace=7, label="web", enter="/run/netns/web")) == Owner()
+    assert reader.owner(NetNamespace(key=place.key + 1, namespace=7, label="web", pids=(5,))) == Owner()
+    assert reader.owner(NetNamespace(key=7, namespace=7, label="web", enter="/run/netns/web")) == Owner()
     assert Owner().text == ""
 
 
@@ -128,7 +128,7 @@ def test_a_live_process() -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         try:
             key = os.stat(f"/proc/{child.pid}/net/stat").st_ino
-            owner = OwnerReader(Paths()).owner(Place(key=key, namespace=None, label="", pids=(child.pid,)))
+            owner = OwnerReader(Paths()).owner(NetNamespace(key=key, namespace=None, label="", pids=(child.pid,)))
         finally:
             child.kill()
     assert (owner.pid, owner.process in {"sleep", "python3"}) == (child.pid, True)
@@ -137,12 +137,15 @@ def test_a_live_process() -> None:
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        (Place(key=1, namespace=1, label="initial", initial=True, enter="/proc/1/ns/net"), ""),
-        (Place(key=1, namespace=1, label="web", enter="/run/netns/web"), "ip netns exec web "),
-        (Place(key=1, namespace=1, label="", enter="/run/netns/a b;\x1b"), "ip netns exec 'a b;\\x1b' "),
-        (Place(key=1, namespace=1, label="", pids=(5,), enter="/proc/5/ns/net"), "nsenter --net=/proc/5/ns/net "),
+        (NetNamespace(key=1, namespace=1, label="initial", initial=True, enter="/proc/1/ns/net"), ""),
+        (NetNamespace(key=1, namespace=1, label="web", enter="/run/netns/web"), "ip netns exec web "),
+        (NetNamespace(key=1, namespace=1, label="", enter="/run/netns/a b;\x1b"), "ip netns exec 'a b;\\x1b' "),
+        (
+            NetNamespace(key=1, namespace=1, label="", pids=(5,), enter="/proc/5/ns/net"),
+            "nsenter --net=/proc/5/ns/net ",
+        ),
     ],
 )
-def test_words_that_run_a_command_inside(place: Place, words: str) -> None:
+def test_words_that_run_a_command_inside(place: NetNamespace, words: str) -> None:
     """A name may be anything a file's name may be: the words stay one argument, and one line."""
-    assert words_inside(place, Paths()) == words
+    assert nsenter_prefix(place, Paths()) == words

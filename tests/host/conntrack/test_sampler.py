@@ -46,11 +46,11 @@ def test_a_portrait_tells_whose_it_is_and_what_of(host: CrowdedHost) -> None:
     """Limit, owner, sample and diagnosis of one table; a sample of a large one is bounded."""
     taker = Sampler(host.paths, enter=False, entries=1000, addresses=Addresses.OFF)
     found = taker.find()
-    grown = taker.portray(found[0], found)
+    grown = taker.analyze(found[0], found)
     assert (grown.limit, grown.owner.unit, grown.owner.process) == (65536, "quic.service", "quic")
     assert (grown.sample.seen, grown.sample.table_entries, grown.sample.sources.top) == (1000, 9000, ())
     assert [finding.cause for finding in grown.findings] == [Cause.GROW]
-    flooded = taker.portray(found[1], found)
+    flooded = taker.analyze(found[1], found)
     assert [finding.cause for finding in flooded.findings] == [Cause.FLOOD]
     (why, *_) = flooded.findings[0].steps
     assert why.command.startswith(f"nsenter --net={host.root}/proc/200/ns/net sysctl -w ")
@@ -65,9 +65,9 @@ def test_a_leak_is_told_by_the_timeout_of_the_namespace(host: CrowdedHost) -> No
     taker = Sampler(host.paths, enter=False)
     found = taker.find()
     initial = choose(found, "initial")
-    assert [finding.cause for finding in taker.portray(initial, found).findings] == [Cause.GROW]  # it can't be read
+    assert [finding.cause for finding in taker.analyze(initial, found).findings] == [Cause.GROW]  # it can't be read
     (host.paths.sysctl / "nf_conntrack_tcp_timeout_established").write_text("432000\n")
-    assert [finding.cause for finding in taker.portray(initial, found).findings] == [Cause.LEAK]
+    assert [finding.cause for finding in taker.analyze(initial, found).findings] == [Cause.LEAK]
 
 
 def test_counters_are_compared_between_looks(host: CrowdedHost) -> None:
@@ -75,9 +75,9 @@ def test_counters_are_compared_between_looks(host: CrowdedHost) -> None:
     taker = Sampler(host.paths, enter=False)
     host.count(201, 9000, insert_failed=5, chain_too_long=9)
     found = taker.find()
-    assert [finding.cause for finding in taker.portray(found[0], found).findings] == [Cause.GROW]
+    assert [finding.cause for finding in taker.analyze(found[0], found).findings] == [Cause.GROW]
     host.count(201, 9000, insert_failed=99_999, chain_too_long=10)
-    causes = [finding.cause for finding in taker.portray(found[0], found).findings]
+    causes = [finding.cause for finding in taker.analyze(found[0], found).findings]
     assert causes == [Cause.CHAINS, Cause.RACES, Cause.GROW]
 
 
@@ -87,8 +87,8 @@ def test_long_chains_are_those_of_all_tables(host: CrowdedHost) -> None:
     taker = Sampler(host.paths, enter=False)
     found = taker.find()
     quic = choose(found, "process 201")
-    assert Cause.CHAINS in [finding.cause for finding in taker.portray(quic, found).findings]
-    assert Cause.CHAINS not in [finding.cause for finding in taker.portray(quic, [quic]).findings]
+    assert Cause.CHAINS in [finding.cause for finding in taker.analyze(quic, found).findings]
+    assert Cause.CHAINS not in [finding.cause for finding in taker.analyze(quic, [quic]).findings]
 
 
 def test_what_can_not_be_read_is_an_error(host: CrowdedHost) -> None:
@@ -97,10 +97,10 @@ def test_what_can_not_be_read_is_an_error(host: CrowdedHost) -> None:
     taker = Sampler(host.paths, enter=False)
     found = taker.find()
     with pytest.raises(HostError, match="reading the entries of process 203"):
-        taker.portray(found[0], found)
+        taker.analyze(found[0], found)
     host.paths.limit.unlink()
     with pytest.raises(HostError, match="no conntrack"):
-        taker.portray(found[1], found)
+        taker.analyze(found[1], found)
 
 
 @pytest.mark.parametrize(

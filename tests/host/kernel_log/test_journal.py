@@ -38,7 +38,7 @@ def test_only_what_comes_after_the_start_is_told(tmp_path: Path, start: Start) -
     write(tmp_path, "a", entry(3))
     assert select.select([follower], [], [], DEADLINE_SECONDS)[0]
     (event,) = take(follower, 1)
-    assert (event.line.namespace, event.stamp_us, event.boot_id) == (3, 3, BOOT)
+    assert (event.message.namespace, event.stamp_us, event.boot_id) == (3, 3, BOOT)
     assert (event.source, event.held_at_start, event.cursor) == ("journal", False, follower.newest_cursor)
     assert not select.select([follower], [], [], 0)[0]
 
@@ -64,7 +64,7 @@ def test_resuming_at_a_cursor_misses_nothing_and_repeats_nothing(tmp_path: Path,
     assert (numbers(events), [event.held_at_start for event in events]) == ([3, 4], [True, True])
     write(tmp_path, "a", entry(5))
     (event,) = take(second, 1)
-    assert (event.line.namespace, event.held_at_start) == (5, False)
+    assert (event.message.namespace, event.held_at_start) == (5, False)
 
 
 def test_the_entry_after_a_vacuumed_cursor_is_new(tmp_path: Path, start: Start) -> None:

@@ -43,7 +43,7 @@ def ring(monkeypatch: pytest.MonkeyPatch, records: Records) -> RingBuffer:
 def test_a_kernel_line_is_read_with_its_stamp(monkeypatch: pytest.MonkeyPatch, record: str) -> None:
     """Header fields that newer kernels add, and dictionary lines, change nothing."""
     (event,) = ring(monkeypatch, [record.encode()]).read()
-    assert (event.line.namespace, event.stamp_us, event.source) == (4026532316, 7156682430, "ring buffer")
+    assert (event.message.namespace, event.stamp_us, event.source) == (4026532316, 7156682430, "ring buffer")
     assert event.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
@@ -121,11 +121,11 @@ def test_the_real_device_opened_or_handed_in_ignores_what_processes_write() -> N
         with DEVICE.open("wb", buffering=0) as device:
             device.write(b"<4>nf_conntrack: nf_conntrack: table full in netns 4026530000, dropping packet\n")
         for source in (opened, adopted):
-            assert all(event.line.namespace != 4026530000 for event in source.read())
+            assert all(event.message.namespace != 4026530000 for event in source.read())
         again = RingBuffer.open(DEVICE)
         events, after = again.catch_up()
         again.close()
-        assert all(event.line.namespace != 4026530000 for event in events)
+        assert all(event.message.namespace != 4026530000 for event in events)
         assert before is not None
         assert after is not None
         assert after > before

@@ -49,7 +49,7 @@ def the_package_installs() -> None:
 def an_upgrade_asks_nothing() -> None:
     """An upgrade asks nothing, takes the new settings file, keeps the operator's, and restarts the guard."""
     before = process()
-    Path(SITE).write_text("factor: 2\nthreshold: 35%\n", encoding="ascii")
+    Path(SITE).write_text("growth_factor: 2\nthreshold: 35%\n", encoding="ascii")
     run("dpkg", "--install", "/packages/new.deb")
     equal(re.findall("previous version", Path("/etc/conntrackd-guard/guard.yaml").read_text(encoding="utf-8")), [])
     until(lambda: another_runs(before), 10, "another process runs")
@@ -134,9 +134,9 @@ def an_order_is_told() -> None:
     """A pause shows in the status line and in the journal, explained there, with its reason."""
     run("guard", "pause", "--for", "1h", "--reason", "load test")
     until(lambda: "paused" in shown(GUARD, "StatusText"), 5, "the status line tells of the pause")
-    (order,) = until(lambda: lines(GUARD_EVENT="guard.order"), 5, "the journal tells of the pause")
+    (order,) = until(lambda: lines(GUARD_EVENT="guard.override"), 5, "the journal tells of the pause")
     holds(order["MESSAGE"], "load test")
-    holds(explained(GUARD, GUARD_EVENT="guard.order"), "Subject: An operator's order: pause", "`guard resume` ends")
+    holds(explained(GUARD, GUARD_EVENT="guard.override"), "Subject: An operator's order: pause", "`guard resume` ends")
     run("guard", "resume")
     until(lambda: "paused" not in shown(GUARD, "StatusText"), 5, "the pause is over")
 
@@ -144,7 +144,7 @@ def an_order_is_told() -> None:
 def a_good_reload_is_taken() -> None:
     """Good settings are taken without a restart."""
     before = process()
-    Path(SITE).write_text("factor: 3\nthreshold: 35%\n", encoding="ascii")
+    Path(SITE).write_text("growth_factor: 3\nthreshold: 35%\n", encoding="ascii")
     run("systemctl", "reload", GUARD)
     until(lambda: lines(MESSAGE="The settings were reloaded."), 5, "the guard says that it reloaded")
     equal((process(), shown(GUARD, "ActiveState")), (before, "active"))
@@ -154,9 +154,9 @@ def a_bad_reload_fails_and_changes_nothing() -> None:
     """Bad settings fail the reload with file and line, and the guard goes on with the old ones."""
     before, good = process(), Path(SITE).read_text(encoding="ascii")
     try:
-        Path(SITE).write_text("factor: none\n", encoding="ascii")
+        Path(SITE).write_text("growth_factor: none\n", encoding="ascii")
         run("systemctl", "reload", GUARD, fails=True)
-        holds(last_words(), f"{SITE}:1: factor: found 'none'")
+        holds(last_words(), f"{SITE}:1: growth_factor: found 'none'")
         os.kill(before, signal.SIGHUP)
         (error,) = until(lambda: lines(GUARD_EVENT="guard.error"), 5, "the guard says that it did not reload")
         holds(error["MESSAGE"], "the old ones stay", f"{SITE}:1")
@@ -204,14 +204,14 @@ def the_notify_command_is_run() -> None:
     def heard() -> list[str]:  # of any unit: a process that ends at once is gone before journald asks for its unit
         return [line["MESSAGE"] for line in lines(None, SYSLOG_IDENTIFIER="told")]
 
-    with settings(f"threshold: 35%\nceiling: 1\nnotify: {command}\n"), steady_limit() as limit:
+    with settings(f"threshold: 35%\nmax_limit: 1\nnotify: {command}\n"), steady_limit() as limit:
         grow(0, limit // 3)
         grow(limit // 3, limit * 40 // 100, steps=20)
         until(lambda: "}" in heard()[-1:], 10, "the command was run")
     decision = json.loads("".join(heard()))["decision"]
     equal((decision["verdict"], decision["reason"]), ("hold", "at_ceiling"))
     (held,) = lines(GUARD_REASON="at_ceiling")
-    holds(explained(GUARD, GUARD_REASON="at_ceiling"), "Subject: The limit stays: at_ceiling", "raise `ceiling`")
+    holds(explained(GUARD, GUARD_REASON="at_ceiling"), "Subject: The limit stays: at_ceiling", "raise `max_limit`")
     equal(held["PRIORITY"], "4")
 
 

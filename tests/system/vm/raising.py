@@ -72,14 +72,14 @@ def an_audit_runs_beside_it() -> str:
 
 def a_full_child_table_is_raised_for_by_the_ring_buffer_alone() -> str:
     """Journald stands still when the packet is dropped. The line names no namespace: the guard finds it."""
-    configure("pressure: false\nrunway: 0s\n")  # only a line can be the reason, and the step is small
+    configure("raise_early: false\nlookahead: 0s\n")  # only a line can be the reason, and the step is small
     before = limit() or 0
     with ScratchNamespace() as table:
         table.fill(before)
         with frozen_journald():
             equal(table.overflow(), 0)
             after = raised(before)
-        row = decision("kernel_line confirmed")
+        row = decision("kernel_message confirmed")
         number = table.number
     equal(
         (row["message"], row["from"], row["to"], row["limit_after"], row["outcome"]),
@@ -123,7 +123,7 @@ def a_full_initial_table_is_raised_for() -> str:
     before, seen = limit() or 0, newest()
     initial.overflow()
     after = raised(before)
-    row = decision("kernel_line confirmed", after=seen)
+    row = decision("kernel_message confirmed", after=seen)
     holds(row["sentence"], "the table of the initial namespace was full")
     until(lambda: kept() == after, 30, "the drop-in follows")
     return f"{before:,} → {after:,}; history: {row['sentence']}"
@@ -164,7 +164,7 @@ def a_hold_for_a_person_reaches_the_notify_command() -> str:
     """The ceiling is reached and the table full: the operator's command is told, once."""
     COMMAND.write_text(_COMMAND, "ascii")
     COMMAND.chmod(0o755)
-    configure(f"ceiling: {limit()}\nnotify: {COMMAND}\n")
+    configure(f"max_limit: {limit()}\nnotify: {COMMAND}\n")
     seen = newest()
     initial.overflow()
     row = decision("at_ceiling", after=seen)

@@ -11,17 +11,17 @@ from conntrackd_guard.cli.render.decision_text import local
 from conntrackd_guard.cli.render.report.html import escaped
 from conntrackd_guard.core.afterwards import afterwards
 from conntrackd_guard.core.model import Arithmetic
-from conntrackd_guard.core.traffic.analysis import Portrait
+from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Cause
 from conntrackd_guard.core.verification import Drops
-from conntrackd_guard.history.rows import Row, Told
+from conntrackd_guard.history.rows import DecisionDetail, Row
 
-SIGNS: Final = {"raise": "▲", "order": "◆", "hold": "●"}
+SIGNS: Final = {"raise": "▲", "override": "◆", "hold": "●"}
 _GROUPS_SHOWN = 5
 """Of each kind, as `guard show`."""
 
 
-def decisions(entries: Sequence[Told], in_all: int) -> Iterator[str]:
+def decisions(entries: Sequence[DecisionDetail], in_all: int) -> Iterator[str]:
     """Yield the section; `in_all` decisions were made, of which `entries` are the newest."""
     yield '<section aria-labelledby="decisions"><h2 id="decisions" tabindex="-1">Decisions</h2>'
     if not entries:
@@ -40,7 +40,7 @@ def decisions(entries: Sequence[Told], in_all: int) -> Iterator[str]:
     yield "</tbody></table></section>"
 
 
-def arithmetic_of(told: Told) -> Arithmetic | None:
+def arithmetic_of(told: DecisionDetail) -> Arithmetic | None:
     """Return the sum of a decision, None where it has none."""
     return getattr(told.record.decision, "arithmetic", None)
 
@@ -51,7 +51,7 @@ def step(row: Row) -> str:
     return limit if row.to_limit is None else f"{limit} → {row.to_limit:,}"
 
 
-def _decision(told: Told) -> str:
+def _decision(told: DecisionDetail) -> str:
     """Return one row: when, what, and why, with the evidence folded in."""
     row = told.row
     repeats = f'<br><span class="soft">×{row.repeats:,} until {escaped(local(row.last_seconds))}</span>'
@@ -64,12 +64,12 @@ def _decision(told: Told) -> str:
     )
 
 
-def _why(told: Told) -> Iterator[str]:
+def _why(told: DecisionDetail) -> Iterator[str]:
     row = told.row
     yield f"<p>{escaped(row.sentence)}</p>"
-    if row.follow_up is not None:
-        tone = {Drops.GO_ON: "bad", Drops.UNKNOWN: "soft"}.get(row.follow_up.drops, "good")
-        yield f'<p class="{tone}">Afterwards: {escaped(afterwards(row.follow_up))}</p>'
+    if row.verification is not None:
+        tone = {Drops.CONTINUING: "bad", Drops.UNKNOWN: "soft"}.get(row.verification.drops, "good")
+        yield f'<p class="{tone}">Afterwards: {escaped(afterwards(row.verification))}</p>'
     if told.portrait is not None:
         gravest = told.portrait.findings[0]
         tone = {Cause.GROW: "good", Cause.UNCLEAR: "soft"}.get(gravest.cause, "bad")
@@ -83,7 +83,7 @@ def _why(told: Told) -> Iterator[str]:
         yield _folded("Who filled the table, and what to do", row.id, "".join(_portrait(told.portrait)))
 
 
-def _portrait(portrait: Portrait) -> Iterator[str]:
+def _portrait(portrait: TableAnalysis) -> Iterator[str]:
     yield _pairs(head_lines(portrait))
     for kind in ("state", "destination", "source"):
         title, lines = ranking_lines(portrait.sample, kind, _GROUPS_SHOWN)

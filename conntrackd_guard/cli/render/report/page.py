@@ -15,7 +15,7 @@ from conntrackd_guard.cli.render.report.style import STYLE
 from conntrackd_guard.core.text import short
 from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.history.points import OTHERS, THE_OTHERS, Point
-from conntrackd_guard.history.rows import Told
+from conntrackd_guard.history.rows import DecisionDetail
 
 _MOST_MARKS = 100
 """Links above the chart; the table has every decision."""
@@ -51,7 +51,7 @@ class Report:
     points: Sequence[Point]
     held: Dots
     """The most entries in all tables together, over time."""
-    entries: Sequence[Told]
+    entries: Sequence[DecisionDetail]
     """The newest first, as many as there is room for."""
     counts: Counts
 
@@ -139,7 +139,7 @@ def _use_told(report: Report, limit: Line, lines: Sequence[Line]) -> str:
     if not steps:
         return told
     which = f" (the last {_MOST_MARKS})" if len(steps) > _MOST_MARKS else ""
-    return f"{told} {SIGNS['raise']} raise, {SIGNS['order']} order{which}: each leads to its row."
+    return f"{told} {SIGNS['raise']} raise, {SIGNS['override']} order{which}: each leads to its row."
 
 
 def _those(tables: int) -> str:
