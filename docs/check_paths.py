@@ -23,7 +23,9 @@ def main() -> int:
     files = (ROOT / "docs/reference/files.md").read_text("utf-8")
     problems += [f"docs/reference/files.md: {path} is missing" for path in _host_paths() if f"`{path}`" not in files]
     keys = (ROOT / "docs/reference/guard.yaml.5.md").read_text("utf-8")
-    problems += [f"docs/reference/guard.yaml.5.md: {key.name} is missing" for key in KEYS if f"\n`{key.name}: " not in keys]
+    problems += [
+        f"docs/reference/guard.yaml.5.md: {key.name} is missing" for key in KEYS if f"\n`{key.name}: " not in keys
+    ]
     sys.stderr.writelines(f"{problem}\n" for problem in problems)
     return int(bool(problems))
 

@@ -9,6 +9,7 @@ import io
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import fields, replace
 from pathlib import Path
 from textwrap import TextWrapper
@@ -16,7 +17,7 @@ from textwrap import TextWrapper
 from rich.console import Console
 
 from conntrackd_guard import __version__
-from conntrackd_guard.actions.status import Status
+from conntrackd_guard.actions.status import Status, preview
 from conntrackd_guard.cli import exits
 from conntrackd_guard.cli.main import _parser, _parts, main
 from conntrackd_guard.cli.render.status_text import print_status
@@ -27,7 +28,6 @@ from conntrackd_guard.core.kernel_messages import recognise
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
 from conntrackd_guard.core.model import (
     INT_MAX,
-    Arithmetic,
     Hold,
     HoldReason,
     MessageKind,
@@ -48,10 +48,9 @@ from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.core.urgency import ACTIONABLE
 from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.rows import Row
 from conntrackd_guard.host.log import MESSAGE_IDS, Log
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.settings.keys import BY_NAME, KEYS
+from conntrackd_guard.settings.keys import BY_NAME
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 1 << 30
@@ -126,7 +125,9 @@ def _command(name: str, parser: argparse.ArgumentParser) -> str:
 
 
 def _shown(action: argparse.Action) -> bool:
-    return not isinstance(action, argparse._SubParsersAction | argparse._HelpAction) and action.help != argparse.SUPPRESS
+    return (
+        not isinstance(action, argparse._SubParsersAction | argparse._HelpAction) and action.help != argparse.SUPPRESS
+    )
 
 
 def _argument(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
@@ -197,7 +198,10 @@ def document_fields(kind: str, meanings: dict[str, str]) -> str:
     """Return a table of JSON fields; fails if `meanings` names others than the program prints."""
     match kind:
         case "decision":
-            with tempfile.TemporaryDirectory() as folder, History(_with_history(folder).history, mode="reader") as history:
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                History(_with_history(folder).history, mode="reader") as history,
+            ):
                 printed = set(documents.decision(next(iter(history.rows()))))
         case _:
             raise ValueError(kind)
@@ -326,8 +330,6 @@ def status() -> str:
         memory_total_bytes=8 * GIB,
         memory_available_bytes=5 * GIB,
     )
-    from conntrackd_guard.actions.status import preview
-
     with tempfile.TemporaryDirectory() as folder, History(_with_history(folder).history, mode="reader") as history:
         last = next(iter(history.rows()))
     found = Status(
@@ -407,8 +409,6 @@ def _with_history(folder: str) -> Paths:
 
 
 def _printed(command: str, paths: Paths) -> str:
-    from contextlib import redirect_stdout
-
     stream = io.StringIO()
     with redirect_stdout(stream):
         code = main(command.split(), paths)
