@@ -21,7 +21,7 @@ from conntrackd_guard.actions.status import Status, preview
 from conntrackd_guard.cli import exits
 from conntrackd_guard.cli.main import _parser, _parts, main
 from conntrackd_guard.cli.render.status_text import print_status
-from conntrackd_guard.core import budget, metrics
+from conntrackd_guard.core import budget, metrics, tuning
 from conntrackd_guard.core.cost import cost_of, reach
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.kernel_messages import recognise
@@ -50,7 +50,7 @@ from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.log import MESSAGE_IDS, Log
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.settings.keys import BY_NAME
+from conntrackd_guard.settings.keys import BY_NAME, FIXED
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 1 << 30
@@ -165,6 +165,13 @@ def settings_table(*names: str) -> str:
     """Return some settings in short."""
     rows = [(f"`{key.name}`", f"`{key.default}`", key.does) for key in map(BY_NAME.__getitem__, names)]
     return table(("setting", "default", "what it does"), rows)
+
+
+def fixed_values() -> str:
+    """Return the figures that are no settings, each with its reason."""
+    constants = [name for name in vars(tuning) if name.isupper()]
+    current = [name for name in FIXED if any(constant.startswith(name.upper()) for constant in constants)]
+    return "\n\n".join(definition(f"`{name}`", f"{FIXED[name]}.") for name in current)
 
 
 # Decisions
