@@ -216,10 +216,7 @@ KEYS = (
         name="metrics_http", field="metrics_port", kind=optional("none", port()), default="none",
         does="The port on 127.0.0.1 where metrics are served over HTTP. None in a dry run.",
         source="the unit has no network, and a file does for most.",
-        instead=((
-            "9786",
-            "(any free port) every user of this host can read there; 8 MiB more memory; needs python3-prometheus-client.",
-        ),),
+        instead=(("9786", "(any free port) every user of this host can read the metrics."),),
     ),
     Key(
         name="sample_entries", field="sample_entries", kind=count("0", "50_000"), default="5_000",
