@@ -47,7 +47,7 @@ def test_the_package_leaves_usr_bin_guard_to_others() -> None:
 
 
 def test_a_purge_removes_all_files_of_the_guard() -> None:
-    """postrm names the drop-in, its temporary file, and the state and runtime directories."""
+    """The postrm script names the drop-in, its temporary file, and the state and runtime directories."""
     paths, script = Paths(), read("debian/postrm")
     beside = paths.drop_in.parent / f".{paths.drop_in.name}.new"
     assert f"\ndrop_in={paths.drop_in}\n" in script

@@ -59,6 +59,6 @@ def test_the_audit_unit_hardens_like_the_guard_and_can_not_act() -> None:
 
 
 def test_errors_that_need_an_operator_are_not_restarted() -> None:
-    """systemd does not restart after exit codes that a restart can't fix."""
+    """Exit codes that a restart can't fix prevent a restart."""
     (codes,) = directives(GUARD)["RestartPreventExitStatus"]
     assert {int(code) for code in codes.split()} == {Exit.USAGE, Exit.NOT_PERMITTED, Exit.BAD_SETTINGS}
