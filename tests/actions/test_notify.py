@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from conntrackd_guard.actions import notify
 from conntrackd_guard.actions.notify import Messenger
-from conntrackd_guard.cli.commands.run import _notices, _reload
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.model import Mode
+from conntrackd_guard.daemon.service import _notify_spool
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import NotifySpool
@@ -201,10 +199,10 @@ def settings(root: Path, text: str) -> None:
 
 @pytest.mark.parametrize(("text", "left"), [("/bin/x", True), ("none", False)])
 def test_the_guard_leaves_decisions_only_where_they_are_wanted(tmp_path: Path, text: str, left: bool) -> None:  # noqa: FBT001 - a case
-    """Only with the setting; and a dry run tells nobody."""
+    """Only with the setting; a dry run notifies nobody."""
     read = read_settings([Entry(key="notify", value=text, file="guard.yaml", line=1)])
-    assert (_notices(Paths(tmp_path), read) is not None) == left
-    assert _notices(Paths(tmp_path, Mode.DRY_RUN), read) is None
+    assert (_notify_spool(Paths(tmp_path), read) is not None) == left
+    assert _notify_spool(Paths(tmp_path, Mode.DRY_RUN), read) is None
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to own settings: the command was NOT tested")
@@ -219,7 +217,7 @@ def test_the_command_line_reads_the_setting(post: Post, capsys: pytest.CaptureFi
     assert post.got() == [13]
     assert "The notify command took decision 13." in capsys.readouterr().err
     assert main(["notify"], Paths(post.root)) == Exit.DONE
-    assert capsys.readouterr().err == "guard: No decision waits.\n"
+    assert capsys.readouterr().err == "guard: No decision is queued.\n"
 
 
 @needs_root
@@ -230,18 +228,3 @@ def test_a_relative_path_is_refused(post: Post, capsys: pytest.CaptureFixture[st
     assert main(["notify"], Paths(post.root)) == Exit.BAD_SETTINGS
     assert "guard.yaml:2: notify: found 'bin/command', expected none, or the absolute path" in capsys.readouterr().err
     assert post.notices.files() == ["14.json"]
-
-
-@needs_root
-def test_a_reload_turns_it_on_and_off(tmp_path: Path) -> None:
-    """The setting holds from `systemctl reload` on; bad settings keep what was."""
-    keeper, paths = SimpleNamespace(notices=None), Paths(tmp_path)
-    service = SimpleNamespace(reloading=lambda: None, ready=lambda: None)
-    recorder = SimpleNamespace(say=lambda *_: None)
-    args = argparse.Namespace(config=None, dry_run=False)
-    found = []
-    for text in ("notify: /bin/x\n", "notify: x\n", "notify: none\n"):
-        settings(tmp_path, text)
-        _reload(args, paths, read_settings(), service, recorder, keeper)
-        found.append(keeper.notices is not None)
-    assert found == [True, True, False]

@@ -260,7 +260,12 @@ def test_every_row_is_decided_again_from_the_database_alone(host: Host) -> None:
             assert told.policy == policy
             assert decide(record.trigger, record.observation, record.state, told.policy) == record.decision
             seen.add(f"{row.verdict} {row.reason}")
-    assert {"raise kernel_message confirmed", "raise filling_up confirmed", "hold historical", "hold contradicted"} <= seen
+    assert {
+        "raise kernel_message confirmed",
+        "raise filling_up confirmed",
+        "hold historical",
+        "hold contradicted",
+    } <= seen
     assert {"hold limit_lowered", "hold limit_raised", "hold conflict"} <= seen
 
 
