@@ -126,7 +126,8 @@ class Overrides:
             if plan.paused is None:
                 self._run_files.put_pause(own)
             self._run_files.put_override(planned.key, encode(replace(planned, outcome=applied)))
-            after, detail = self._write(planned, plan)
+            decided = self._clock.boottime()  # after the pause: a raise that was past it is older
+            after, detail = self._write(planned, plan, decided)
         except HostError as error:
             with contextlib.suppress(HostError):  # /run itself may be what fails
                 self._run_files.drop_override(planned.key)
@@ -138,15 +139,15 @@ class Overrides:
             raise
         return self._keep(replace(planned, outcome=replace(applied, limit_after=after, detail=detail)))
 
-    def _write(self, planned: Record, plan: Plan) -> tuple[int, str]:
+    def _write(self, planned: Record, plan: Plan, decided: float) -> tuple[int, str]:
         """Write the limit, the drop-in at once after it, and both again where a raise was on its way.
 
         Return what is read back, and what of the drop-in failed.
         """
-        after, detail = self._kernel.set_limit(plan.target), self._follow(planned, plan)
+        after, detail = self._kernel.set_limit(plan.target), self._follow(planned, plan, decided)
         time.sleep(_IN_FLIGHT_SECONDS)
         if self._kernel.limit_in_force() != plan.target:
-            after, detail = self._kernel.set_limit(plan.target), self._follow(planned, plan)
+            after, detail = self._kernel.set_limit(plan.target), self._follow(planned, plan, decided)
         return after, detail
 
     def _lasting_pause(self) -> Pause | None:
@@ -164,15 +165,13 @@ class Overrides:
         else:
             self._run_files.put_pause(earlier)
 
-    def _follow(self, planned: Record, plan: Plan) -> str:
+    def _follow(self, planned: Record, plan: Plan, decided: float) -> str:
         """Make the drop-in follow; return what of it failed."""
         try:
-            if plan.original or self._drop_in.limit() is None:
-                self._drop_in.remove()
-                return ""
-            self._drop_in.put(to_persist(planned, plan.target, budget_bytes=0))
+            none = plan.original or self._drop_in.limit() is None
+            self._drop_in.override(None if none else to_persist(planned, plan.target, budget_bytes=0), decided)
         except GuardError as error:
-            return f"the limit was reverted, the file was not: {error}"
+            return f"The limit was reverted; the drop-in was not: {error}"
         return ""
 
     def _record(self, order: Override, outcome: Outcome) -> Record:

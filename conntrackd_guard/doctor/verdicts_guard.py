@@ -9,26 +9,13 @@ from typing import Any
 from conntrackd_guard.core.model import Pause, Policy, State
 from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.doctor.verdicts import Check, Verdict
+from conntrackd_guard.host.other_writers import Writer
 
 SILENT_SECONDS = 90.0
 """A guard publishes its status every 2 s, and 60 s after it could not."""
 STUCK_SECONDS = 10.0
 """The recorder takes milliseconds for a step; a disk that answers at all takes less than this."""
 _LOGS = "`journalctl -u conntrackd-guard` says why."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Writer:
-    """Someone who may write the limit, by what was found of them."""
-
-    evidence: str
-    next_step: str
-    number: int | None = None
-    """What it sets, where that is known and nothing puts it right again."""
-    sets: int | None = None
-    """What it sets, as far as can be told, whatever is applied after it."""
-    pid: int | None = None
-    """Its process, where it runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 
 from conntrackd_guard.core.sysctl_precedence import FOLDERS, Assignment, SysctlFile, Tool, writes
-from conntrackd_guard.doctor.verdicts_guard import Writer
 from conntrackd_guard.host import conf_dirs
 
 _KUBE_PROXIES = ("kube-proxy", "k3s-server", "k3s-agent", "kubelite")
@@ -30,6 +30,20 @@ _SCRIPTS = (
 )  # fmt: skip
 _MOST_SCRIPTS = 500
 _OWN = "conntrackd-guard"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writer:
+    """Someone who may write the limit, by what was found of them."""
+
+    evidence: str
+    next_step: str
+    number: int | None = None
+    """What it sets, where that is known and nothing puts it right again."""
+    sets: int | None = None
+    """What it sets, as far as can be told, whatever is applied after it."""
+    pid: int | None = None
+    """Its process, where it runs."""
 
 
 def other_writers(root: Path, cores: int) -> list[Writer]:

@@ -76,6 +76,16 @@ class Paths:
         return self.root / "etc/sysctl.d/99-zz-conntrackd-guard.conf"
 
     @property
+    def drop_in_lock(self) -> Path:
+        """Held by whoever writes the drop-in; carries the time of the decision that it follows."""
+        return self.root / "run/conntrackd-guard/drop-in.lock"
+
+    @property
+    def drop_in_override(self) -> Path:
+        """What the last revert of this boot wants the drop-in to say."""
+        return self.root / "run/conntrackd-guard/drop-in.override"
+
+    @property
     def machine_id(self) -> Path:
         """This installation's identity."""
         return self.root / "etc/machine-id"

@@ -1,15 +1,16 @@
-"""The one file that carries the limit over a reboot."""
+"""The one file that carries the limit over a reboot. `host.dropin_lock` orders its writers."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.host import files
+from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.sysctl_files import assignments
 
@@ -34,19 +35,29 @@ class Persisted:
 
 
 class DropIn(Protocol):
-    """The port that makes a limit survive a reboot. Methods raise HostError."""
+    """The port that makes a limit survive a reboot.
+
+    `decided_seconds` is the CLOCK_BOOTTIME of the decision: an older one never replaces what a newer one wrote.
+    Methods raise HostError.
+    """
 
     def limit(self) -> int | None:
-        """Return the persisted limit."""
+        """Return the limit in the file."""
 
     def kept(self) -> PersistedLimit | None:
-        """Return the persisted limit and what the file says of its origin."""
+        """Return the persisted limit and what the file says of its origin; a pending override counts as written."""
 
-    def put(self, persisted: Persisted) -> None:
-        """Persist a limit."""
+    def put(self, persisted: Persisted, decided_seconds: float) -> None:
+        """Persist a limit, unless a newer decision has the file already."""
 
-    def remove(self) -> None:
-        """Persist nothing any more."""
+    def release(self, limit: int) -> int | None:
+        """Remove a persisted limit that is below `limit` (0: unlimited) and return it."""
+
+    def override(self, persisted: Persisted | None, decided_seconds: float) -> None:
+        """Persist what an operator wants, None: nothing. A write at work elsewhere ends in this too."""
+
+    def follow_override(self) -> None:
+        """Do what an earlier `override` could not."""
 
 
 class SysctlDropIn:
@@ -54,14 +65,72 @@ class SysctlDropIn:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+        self._lock = DropInLock(paths)
 
     def limit(self) -> int | None:
         """Return the limit in the file, None without a file (or without our line in it)."""
-        kept = self.kept()
+        kept = self._read()
         return None if kept is None else kept.limit
 
     def kept(self) -> PersistedLimit | None:
         """Return what the file keeps, None without a file (or without our line in it)."""
+        pending = self._lock.pending_override()
+        if pending is None:
+            return self._read()
+        if pending.content is None:
+            return None
+        wanted = Persisted(**pending.content)
+        return PersistedLimit(limit=wanted.limit, decision=wanted.decision, boot_id=wanted.boot_id)
+
+    def put(self, persisted: Persisted, decided_seconds: float) -> None:
+        """Write the file durably: temporary file, fsync, rename, fsync of the folder."""
+        decided_us = int(decided_seconds * 1e6)
+        with self._lock.held():
+            self._obey()
+            if decided_us > self._lock.followed_us():
+                self._write(persisted)
+                self._lock.follow(decided_us)
+            self._obey()
+
+    def release(self, limit: int) -> int | None:
+        """Remove the file where it would lower this limit at the next boot."""
+        with self._lock.held():
+            self._obey()
+            persisted = self.limit()
+            if persisted is None or not (limit == 0 or limit > persisted):
+                return None
+            self._remove()
+            self._obey()
+            return persisted
+
+    def override(self, persisted: Persisted | None, decided_seconds: float) -> None:
+        """Write or remove the file; what the holder of the lock writes meanwhile does not last."""
+        content = None if persisted is None else asdict(persisted)
+        override = DropInOverride(int(decided_seconds * 1e6), content)
+        self._lock.leave_override(override)
+        with self._lock.held():
+            self._carry_out(override)
+            self._obey()
+
+    def follow_override(self) -> None:
+        """Do what an earlier `override` could not, as it was killed or the disk stalled."""
+        if self._lock.pending_override() is not None:
+            with self._lock.held():
+                self._obey()
+
+    def _obey(self) -> None:
+        """Carry out overrides until none is pending: another may have come meanwhile."""
+        while (override := self._lock.pending_override()) is not None:
+            self._carry_out(override)
+
+    def _carry_out(self, override: DropInOverride) -> None:
+        if override.content is None:
+            self._remove()
+        else:
+            self._write(Persisted(**override.content))
+        self._lock.follow(override.decided_us)
+
+    def _read(self) -> PersistedLimit | None:
         try:
             content = files.read(self._paths.drop_in)
         except (FileNotFoundError, NotADirectoryError):
@@ -71,19 +140,18 @@ class SysctlDropIn:
         setting = _SETTING.search(content)
         if setting is None:
             return None
-        told = {name.decode(): value.decode("ascii", "replace") for name, value in _ORIGIN.findall(content)}
+        origin = {name.decode(): value.decode("ascii", "replace") for name, value in _ORIGIN.findall(content)}
         decision = _DECISION.search(content)
         return PersistedLimit(
             limit=int(setting[1]),
             decision=decision[1].decode("ascii", "replace") if decision else "",
-            boot_id=told.get("boot_id", ""),
-            machine_id=told.get("machine_id", ""),
-            memory_total_bytes=_number(told.get("memory_total_bytes", "")),
-            budget_bytes=_number(told.get("budget_bytes", "")),
+            boot_id=origin.get("boot_id", ""),
+            machine_id=origin.get("machine_id", ""),
+            memory_total_bytes=_number(origin.get("memory_total_bytes", "")),
+            budget_bytes=_number(origin.get("budget_bytes", "")),
         )
 
-    def put(self, persisted: Persisted) -> None:
-        """Write the file durably: temporary file, fsync, rename, fsync of the folder."""
+    def _write(self, persisted: Persisted) -> None:
         path = self._paths.drop_in
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,11 +161,10 @@ class SysctlDropIn:
                 "writing", path, error, "Until this works, the limit falls back at the next boot; it is tried again."
             ) from error
 
-    def remove(self) -> None:
-        """Remove the file durably; without one there is nothing to do."""
+    def _remove(self) -> None:
         path = self._paths.drop_in
         try:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
                 files.sync_folder(path.parent)
         except OSError as error:
@@ -139,11 +206,19 @@ class NoDropIn:
         """Return what the acting guard keeps."""
         return None if self._real is None else self._real.kept()
 
-    def put(self, persisted: Persisted) -> None:
+    def put(self, persisted: Persisted, decided_seconds: float) -> None:
         """Write nothing."""
 
-    def remove(self) -> None:
-        """Remove nothing."""
+    def release(self, limit: int) -> int | None:
+        """Remove nothing, and return None."""
+        del limit
+        return None
+
+    def override(self, persisted: Persisted | None, decided_seconds: float) -> None:
+        """Write nothing."""
+
+    def follow_override(self) -> None:
+        """Write nothing."""
 
 
 def _number(text: str) -> int:

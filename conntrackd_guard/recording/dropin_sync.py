@@ -12,7 +12,7 @@ from conntrackd_guard.host.sysctl_dropin import DropIn, Persisted
 
 
 def is_reverted(record: Record) -> bool:
-    """Return whether an order took the limit back: whoever gave it has seen to the drop-in."""
+    """Return whether an override took the limit back."""
     decision = record.decision
     reverts = isinstance(decision, Override) and decision.kind is OverrideKind.REVERT
     return reverts and record.outcome.kind is OutcomeKind.APPLIED
@@ -24,6 +24,13 @@ class DropInSync:
     def __init__(self, drop_in: DropIn, say: Callable[..., None]) -> None:
         self._drop_in, self._say = drop_in, say
         self._owed: Record | None = None
+        self._override_owed = True
+        """A revert, perhaps one of before this run, may wait to be followed."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `settle` has anything to do."""
+        return self._override_owed or self._owed is not None
 
     @property
     def owes(self) -> str | None:
@@ -37,7 +44,7 @@ class DropInSync:
         if isinstance(record.decision, Raise) and set_here:
             self._owed = record
         elif is_reverted(record):
-            self._owed = None
+            self._owed, self._override_owed = None, True
         elif record.trigger.kind is TriggerKind.OTHER_WRITER and self._outruns_owed(record.observation.limit):
             self._owed = record
         else:
@@ -46,11 +53,15 @@ class DropInSync:
 
     def settle(self) -> None:
         """Bring the drop-in to what it is to say. Raises HostError; then it is still owed."""
+        if self._override_owed:
+            self._drop_in.follow_override()
+            self._override_owed = False
         owed = self._owed
         if owed is None:
             return
         if isinstance(owed.decision, Raise) and owed.outcome.limit_after is not None:
-            self._drop_in.put(to_persist(owed, owed.outcome.limit_after, owed.decision.arithmetic.budget_bytes))
+            persisted = to_persist(owed, owed.outcome.limit_after, owed.decision.arithmetic.budget_bytes)
+            self._drop_in.put(persisted, owed.observation.boottime_seconds)
         else:
             self._let_go(owed.observation.limit)
         self._owed = None
@@ -62,10 +73,9 @@ class DropInSync:
 
     def _let_go(self, limit: int | None) -> None:
         """Remove a drop-in that would lower this limit at the next boot, and say so."""
-        persisted = self._drop_in.limit()
-        if persisted is None or limit is None or not _is_above(limit, persisted):
+        persisted = None if limit is None else self._drop_in.release(limit)
+        if persisted is None:
             return
-        self._drop_in.remove()
         now = f"{limit:,}" if limit else "0, unlimited"
         text = f"The limit is {now}; the {persisted:,} persisted for the next boot would lower it and is removed."
         self._say("guard.info", "warning", text)

@@ -21,7 +21,6 @@ from conntrackd_guard.core.model import Hold, Policy, Record
 from conntrackd_guard.core.records import identity, merges
 from conntrackd_guard.core.verification import Drops, End, Verification
 from conntrackd_guard.history.database import Position
-from conntrackd_guard.recording.dropin_sync import is_reverted
 from conntrackd_guard.recording.question import Question
 from conntrackd_guard.recording.worker import Worker
 
@@ -100,10 +99,6 @@ class Recorder:
                 return
             if not merges(record):
                 self._waiting_holds.clear()  # nothing joins what waits before it, and nothing joins it
-            if is_reverted(record):  # what waits must not be persisted over it
-                for entry in self._queue:
-                    if isinstance(entry, Item):
-                        entry.persisted = True
             self._noted = position or self._noted
             self._append(item)
 

@@ -181,7 +181,7 @@ class Worker:
         """Do what is due now and then: close intents, count repeats, save the position, retry the drop-in, prune, export."""
         now = time.monotonic()
         self._log.flush()
-        if self._persister.owes and now - self._settled_seconds >= _OWED_SECONDS:
+        if self._persister.is_due and now - self._settled_seconds >= _OWED_SECONDS:
             self._settle()
         self.attempt("intents", self._close_intents)
         if now - self._flushed_seconds >= FLUSH_SECONDS:

@@ -10,7 +10,8 @@ from conntrackd_guard.core.model import Pause, Policy, State
 from conntrackd_guard.core.sysctl_precedence import SysctlFile, Tool
 from conntrackd_guard.doctor import verdicts, verdicts_boot, verdicts_guard
 from conntrackd_guard.doctor.verdicts import Check, Verdict
-from conntrackd_guard.doctor.verdicts_guard import Lowerings, Writer
+from conntrackd_guard.doctor.verdicts_guard import Lowerings
+from conntrackd_guard.host.other_writers import Writer
 
 KEPT = "sysctl.d/99-zz-conntrackd-guard.conf"
 OURS = f"/etc/{KEPT}"

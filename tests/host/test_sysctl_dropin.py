@@ -26,7 +26,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "etc/machine-id").write_text("00ff\n")
     drop_in = SysctlDropIn(Paths(tmp_path))
     assert drop_in.kept() is None
-    drop_in.put(PERSISTED)
+    drop_in.put(PERSISTED, 1.0)
     kept = PersistedLimit(
         limit=98_304,
         decision="7",
@@ -43,7 +43,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 def test_a_file_by_hand_is_read_as_far_as_it_tells(tmp_path: Path) -> None:
     """Without the header only the limit is known; hostile words are no figures."""
     drop_in = SysctlDropIn(Paths(tmp_path))
-    drop_in.put(PERSISTED)
+    drop_in.put(PERSISTED, 1.0)
     path = Paths(tmp_path).drop_in
     path.write_text("# memory_total_bytes=abc boot_id=\u202e\nnet.netfilter.nf_conntrack_max = 5\n")
     assert drop_in.kept() == PersistedLimit(limit=5)

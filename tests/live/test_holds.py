@@ -78,7 +78,7 @@ def test_within_settle_it_holds_and_afterwards_raises_without_a_new_line(stage: 
     reached = stage.raised()
     stage.table.fill(reached - stage.table.count())
     stage.table.overflow()
-    stage.held("settling")
+    stage.held("cooldown")
     stage.raised(reached)
 
 
@@ -88,7 +88,7 @@ def test_a_spent_allowance_holds_pressure_but_not_a_table_that_drops(stage: Stag
     stage.table.fill(LIMIT * 9 // 10)
     reached = stage.raised()
     stage.table.fill(reached - stage.table.count() - 8)
-    stage.held("allowance")
+    stage.held("rate_limited")
     stage.table.fill(64)
     stage.table.overflow(5)
     stage.raised(reached)

@@ -188,5 +188,5 @@ def refuse_once(stage: Stage) -> None:
     """Fill the table over the threshold once more: the allowance is spent."""
     before = limit()
     fill_to(stage, 0.92)
-    stage.held("allowance")
+    stage.held("rate_limited")
     assert limit() == before

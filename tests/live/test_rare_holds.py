@@ -115,7 +115,7 @@ def test_a_line_that_a_raise_has_answered_is_not_answered_twice(stage: Stage) ->
     stage.table.fill(8)  # refused through netlink: a line, but no drop counted
     stage.keeper.set_limit(reached)
     guard.signal(signal.SIGCONT)
-    stage.held("answered")
+    stage.held("superseded")
     assert len(stage.raises()) == 1
 
 
@@ -136,7 +136,7 @@ def test_what_a_rehearsed_raise_would_hold_is_not_rehearsed_again(stage: Stage) 
     stage.table.overflow()
     stage.decision(lambda row: row["verdict"] == "raise", "a rehearsed raise", "--dry-run")
     stage.table.overflow()
-    stage.decision(lambda row: row["reason"] == "rehearsed_enough", "a hold for rehearsed_enough", "--dry-run")
+    stage.decision(lambda row: row["reason"] == "dry_run_sufficient", "a hold for rehearsed_enough", "--dry-run")
     assert limit() == LIMIT
 
 

@@ -122,7 +122,7 @@ def test_lines_from_before_the_start_raise_nothing(stage: Stage) -> None:
     stage.table.overflow(3)
     stage.world.start_journald()
     stage.start(LINE_ONLY)
-    stage.held("past")
+    stage.held("historical")
     time.sleep(1.0)
     assert limit() == LIMIT
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from testbed.disks import until
-from testbed.guarded import LIMIT, Guarded, Host, again, an_order
+from testbed.guarded import BARRIER_SECONDS, LIMIT, Guarded, Host, again, an_order
 
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Outcome, OutcomeKind, OverrideKind
+from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 
 STEP = 98_304
@@ -39,11 +45,12 @@ def raised(host: Host) -> Guarded:
 
 def revert(guarded: Guarded) -> None:
     """Revert limit and file as the command does, and have the running guard take the order."""
+    guarded.clock.now += 1.0
     order = an_order(guarded, OverrideKind.REVERT, LIMIT)
     guarded.runtime_dir.put_override(order.key, encode(order))
     guarded.host.limit = LIMIT
     with suppress(HostError):  # the folder may refuse it
-        SysctlDropIn(guarded.paths).remove()
+        SysctlDropIn(guarded.paths).override(None, guarded.clock.now)
     guarded.turn(5.0)
     assert guarded.runtime_dir.orders() == []
 
@@ -103,20 +110,20 @@ def test_a_limit_raised_while_no_guard_ran_is_not_lowered_either(host: Host) -> 
 
 def test_a_file_that_cannot_be_removed_is_removed_later(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A removal is owed like a write: said once, tried again, and no trouble any more once it is done."""
-    remove = SysctlDropIn.remove
+    remove = SysctlDropIn._remove
 
     def refuse(_: SysctlDropIn) -> None:
         raise HostError("removing", "the file", OSError(30, "Read-only file system"), "Remove it by hand.")
 
     guarded = raised(host)
-    monkeypatch.setattr(SysctlDropIn, "remove", refuse)
+    monkeypatch.setattr(SysctlDropIn, "_remove", refuse)
     host.limit = 1_000_000
     guarded.turn(5.0)
     guarded.written()
     guarded.written()
     assert host.persisted == STEP
     assert len(guarded.recorder.report()["trouble"]) == len(guarded.logged("guard.error")) == 1
-    monkeypatch.setattr(SysctlDropIn, "remove", remove)
+    monkeypatch.setattr(SysctlDropIn, "_remove", remove)
     until(lambda: host.persisted is None)
     guarded.written()
     assert guarded.recorder.report()["trouble"] == []
@@ -171,6 +178,19 @@ def test_a_revert_forgets_what_is_owed(host: Host) -> None:
     guarded.stop()
 
 
+def test_a_start_does_what_a_revert_could_not(host: Host) -> None:
+    """The disk stalled until both the command and the guard were killed; the raise's intent is still open."""
+    guarded = raised(host)
+    guarded.stop()
+    guarded.clock.now += 1.0
+    DropInLock(guarded.paths).leave_override(DropInOverride(int(guarded.clock.now * 1e6), None))
+    host.limit = LIMIT
+    after = again(guarded)
+    assert after.kept is None
+    until(lambda: host.persisted is None)
+    after.stop()
+
+
 def test_a_revert_that_failed_forgets_nothing(host: Host) -> None:
     """A limit that could not be reverted is still to be persisted."""
     folder = host.root / "etc/sysctl.d"
@@ -209,4 +229,65 @@ def test_an_order_handed_over_twice_is_one_row(host: Host) -> None:
     for _ in range(2):
         guarded.recorder.submit(order, guarded.policy)
     assert guarded.reasons().count("override revert applied") == 1
+    guarded.stop()
+
+
+class StalledCall:
+    """A system call on the drop-in that returns only once `returns` is set; `begun` once it was made."""
+
+    def __init__(self) -> None:
+        self.begun, self.returns = threading.Event(), threading.Event()
+
+    def wait(self) -> None:
+        """Stall the first call; later ones return at once."""
+        if not self.begun.is_set():
+            self.begun.set()
+            assert self.returns.wait(BARRIER_SECONDS)
+
+
+@pytest.fixture(params=["fsync of the file", "rename", "fsync of the folder"])
+def stalled_write(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[StalledCall]:
+    """Stall one of the three system calls that make a drop-in durable."""
+    call, rename, fsync = StalledCall(), os.rename, os.fsync
+
+    def stalling_rename(source: str, target: Any) -> None:
+        if request.param == "rename" and "99-zz" in str(target):
+            call.wait()
+        rename(source, target)
+
+    def stalling_fsync(descriptor: int) -> None:
+        suffix = {"fsync of the file": ".conf.new", "fsync of the folder": "/sysctl.d"}.get(request.param)
+        if suffix and os.readlink(f"/proc/self/fd/{descriptor}").endswith(suffix):
+            call.wait()
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "rename", stalling_rename)
+    monkeypatch.setattr(os, "fsync", stalling_fsync)
+    yield call
+    call.returns.set()
+
+
+def test_a_revert_outruns_a_write_at_work(
+    host: Host, stalled_write: StalledCall, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The disk stalls inside the raise's write; the command does not wait for it, and the reverted limit stays gone."""
+    monkeypatch.setattr("conntrackd_guard.host.dropin_lock.WAIT_SECONDS", 0.05)
+    guarded = Guarded(host)
+    monkeypatch.setattr("conntrackd_guard.actions.overrides.Clock", lambda: guarded.clock)
+    host.table(host.limit)
+    guarded.message()
+    guarded.turn()
+    host.table(10)
+    assert stalled_write.begun.wait(BARRIER_SECONDS)
+    guarded.clock.now += 1.0
+    assert main(["revert", "--all"], guarded.paths) is Exit.DONE
+    assert "is still writing it" in capsys.readouterr().err
+    assert host.limit == LIMIT
+    stalled_write.returns.set()
+    guarded.written()
+    guarded.turn(5.0)
+    guarded.written()
+    assert host.persisted is None
+    assert guarded.intents() == 0
+    assert "override revert applied" in guarded.reasons()
     guarded.stop()

@@ -78,7 +78,7 @@ def the_guard_finds_it_in_force() -> str:
     """It writes nothing."""
     before = limit()
     run("systemctl", "start", GUARD)
-    row = decision("in_force")
+    row = decision("already_in_force")
     equal(limit(), before)
     return f"history: {row['sentence']}"
 
@@ -94,7 +94,7 @@ def guard_and_rule_agree() -> str:
     until(lambda: shown(FIREWALL, "ActiveState") == shown(GUARD, "ActiveState") == "active", 30, "both are active")
     awaited(kept())
     reasons = until(lambda: [row["reason"] for row in decisions()], 30, "the guard has compared")
-    equal([reason for reason in reasons if reason not in {"in_force", "restore"}], [])
+    equal([reason for reason in reasons if reason not in {"already_in_force", "restore"}], [])
     equal([line["MESSAGE"] for line in lines(GUARD_EVENT="guard.error")], [])
     return f"{limit():,} in force; history: {', '.join(reasons)}; status line “{shown(GUARD, 'StatusText')}”"
 
@@ -121,7 +121,7 @@ def the_guard_leaves_it_to_the_other() -> str:
     """A limit that somebody set is not put back, and what is kept stays."""
     before = kept()
     run("systemctl", "start", GUARD)
-    row = decision("set_by_another")
+    row = decision("set_elsewhere")
     equal((limit(), kept()), (OTHER_LIMIT, before))
     return f"history: {row['sentence']}"
 

@@ -1,0 +1,100 @@
+"""Two real processes that write the drop-in at once: the newest decision wins, and neither waits forever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from testbed.stalled_writer import BOOT, LIMIT, StalledWriter, start
+
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.sysctl_dropin import Persisted, SysctlDropIn
+
+REVERTED = Persisted(
+    limit=70_000, at="", version="0", decision="revert", why="", boot_id=BOOT, memory_total_bytes=0, budget_bytes=0
+)
+BEFORE_RENAME, AFTER_RENAME = ".conf.new", "/sysctl.d"
+FILE_STATES = pytest.mark.parametrize("stalls_at", [BEFORE_RENAME, AFTER_RENAME])
+
+
+@pytest.fixture(name="paths")
+def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
+    """Give a tree of files; the lock is waited for 50 ms."""
+    monkeypatch.setattr("conntrackd_guard.host.dropin_lock.WAIT_SECONDS", 0.05)
+    (tmp_path / "proc/sys/kernel/random").mkdir(parents=True)
+    (tmp_path / "proc/sys/kernel/random/boot_id").write_text(f"{BOOT}\n")
+    return Paths(tmp_path)
+
+
+@pytest.fixture(name="writer")
+def a_writer_that_stalls(paths: Paths, stalls_at: str) -> Iterator[StalledWriter]:
+    """Give a process that is at work on a raise decided at 100 s."""
+    writer = StalledWriter(paths.root, stalls_at, decided_seconds=100.0)
+    yield writer
+    writer.kill()
+
+
+@FILE_STATES
+@pytest.mark.parametrize("wanted", [None, REVERTED])
+def test_a_stalled_writer_ends_in_what_the_operator_wants(
+    paths: Paths, writer: StalledWriter, wanted: Persisted | None
+) -> None:
+    """The revert gives up waiting, names the process, and the file follows it once the write has ended."""
+    drop_in = SysctlDropIn(paths)
+    with pytest.raises(HostError, match=f"process {writer.pid} is still writing it"):
+        drop_in.override(wanted, 101.0)
+    writer.finish()
+    assert drop_in.limit() == (wanted and wanted.limit)
+
+
+@FILE_STATES
+def test_a_killed_writer_frees_the_lock(paths: Paths, writer: StalledWriter) -> None:
+    """A revert after that need not wait."""
+    writer.kill()
+    SysctlDropIn(paths).override(None, 101.0)
+    assert SysctlDropIn(paths).limit() is None
+
+
+@pytest.mark.parametrize("stalls_at", [AFTER_RENAME])
+def test_an_override_outlives_the_writer_that_should_follow_it(paths: Paths, writer: StalledWriter) -> None:
+    """Nobody reads the reverted limit as persisted, and the next one to write removes it."""
+    drop_in = SysctlDropIn(paths)
+    with pytest.raises(HostError):
+        drop_in.override(None, 101.0)
+    writer.kill()
+    assert drop_in.limit() == LIMIT
+    assert drop_in.kept() is None
+    drop_in.follow_override()
+    assert drop_in.limit() is None
+
+
+def test_an_older_raise_replaces_nothing_newer(paths: Paths) -> None:
+    """It waited behind a stalled disk while a revert, or a later raise, was decided and written."""
+    drop_in = SysctlDropIn(paths)
+    drop_in.override(None, 101.0)
+    drop_in.put(REVERTED, 100.0)
+    assert drop_in.limit() is None
+    drop_in.put(REVERTED, 103.0)
+    drop_in.put(replace(REVERTED, limit=1), 102.0)
+    assert drop_in.limit() == REVERTED.limit
+
+
+def test_times_of_another_boot_do_not_count(paths: Paths) -> None:
+    """Where /run outlives a boot, CLOCK_BOOTTIME begins at 0 all the same."""
+    drop_in = SysctlDropIn(paths)
+    drop_in.override(None, 5_000.0)
+    paths.boot_id.write_text("another\n")
+    drop_in.put(REVERTED, 10.0)
+    assert drop_in.limit() == REVERTED.limit
+
+
+def test_two_writers_take_turns(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both write as fast as they can, and fail nowhere; nothing half is left behind."""
+    monkeypatch.undo()
+    writers = [start(paths.root, "nothing", *(100 + 2 * number + odd for number in range(50))) for odd in (0, 1)]
+    assert [writer.wait(30) for writer in writers] == [0, 0]
+    assert SysctlDropIn(paths).limit() == LIMIT
+    assert list(paths.drop_in.parent.iterdir()) == [paths.drop_in]
