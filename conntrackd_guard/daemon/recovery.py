@@ -36,7 +36,7 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
     past = question.within(HISTORY_SECONDS)
     state, known = State(), set[str]()
     if past is None or past.records is None:
-        state = states.lost(clock.boottime(), policy)
+        state = states.lost(clock.boottime())
         recorder.say(
             "guard.info",
             "warning",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from conntrackd_guard import __version__
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import Mode, PersistedLimit, Policy
 from conntrackd_guard.core.state import rehearsed_limit
@@ -35,12 +36,11 @@ from conntrackd_guard.recording.metrics_exporter import Outlets
 from conntrackd_guard.recording.recorder import Recorder
 from conntrackd_guard.recording.samples import Sampling
 from conntrackd_guard.recording.worker import Worker
-from conntrackd_guard.settings.keys import KEYS
-from conntrackd_guard.settings.settings import Settings
+from conntrackd_guard.settings.keys import KEYS, Settings
 
 CLOSE_SECONDS = 5.0
 """Shutdown waits this long for the recorder. The next start reconciles what a stalled disk keeps, from the intents."""
-_AFTER_RESTART = frozenset({"mode", "persist", "history_retention_seconds", "history_max_rows"})
+_AFTER_RESTART = frozenset({"mode", "persist", "history_retention_seconds"})
 """Settings that a reload does not change."""
 _SWITCH_SECONDS = 0.00005
 """The loop must not wait the interpreter's usual 5 ms for a worker's turn to end: each read of a file is such a wait.
@@ -86,7 +86,7 @@ class Daemon:
             log=log,
             runtime_dir=self._runtime_dir,
             retention_seconds=settings.history_retention_seconds,
-            max_rows=settings.history_max_rows,
+            max_rows=tuning.HISTORY_MAX_ROWS,
         )
         self._configure_worker(settings)
         self._recorder = Recorder(self._worker)
@@ -178,7 +178,7 @@ class Daemon:
         self._worker.notices = _notify_spool(self._paths, settings)
         self._worker.outlets = _outlets(self._paths, settings)
         self._worker.sampling = Sampling(
-            entries=settings.sample_entries,
+            entries=tuning.SAMPLE_ENTRIES,
             addresses=settings.sample_addresses,
             retention_seconds=settings.sample_retention_seconds,
         )

@@ -20,7 +20,7 @@ from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings import files
 from conntrackd_guard.settings.files import load_settings
-from conntrackd_guard.settings.settings import Settings
+from conntrackd_guard.settings.keys import Settings
 
 Reload = Callable[..., tuple[list[tuple[str, str]], Policy | None]]
 
@@ -77,9 +77,9 @@ def without_signals(monkeypatch: pytest.MonkeyPatch) -> None:
         ("budget: 5%", False, ""),
         ("persist: false", False, "`persist`"),
         (
-            "mode: dry-run\nhistory_retention: 30d\nhistory_max_rows: 5_000",
+            "mode: dry-run\nhistory_retention: 30d",
             False,
-            "`mode`, `history_retention`, `history_max_rows`",
+            "`mode`, `history_retention`",
         ),
         ("mode: dry-run", True, ""),
     ],

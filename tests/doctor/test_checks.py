@@ -17,7 +17,7 @@ from conntrackd_guard.core.model import Mode, Outcome, OutcomeKind
 from conntrackd_guard.doctor import checks, facts, reach
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.settings.settings import Settings
+from conntrackd_guard.settings.keys import Settings
 
 
 @pytest.fixture

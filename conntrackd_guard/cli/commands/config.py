@@ -13,8 +13,8 @@ from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.files import load_settings
-from conntrackd_guard.settings.keys import KEYS, Key
-from conntrackd_guard.settings.settings import DEFAULT, Settings, value_text
+from conntrackd_guard.settings.keys import KEYS, Key, Settings
+from conntrackd_guard.settings.settings import DEFAULT
 
 JSON_VERSION = 1
 _WIDTH = 100
@@ -66,7 +66,7 @@ def _verdict(settings: Settings) -> str:
 
 def _table(settings: Settings) -> str:
     """Return every value and its origin in columns."""
-    rows = [(key.name, value_text(settings, key), settings.origins[key.name]) for key in KEYS]
+    rows = [(key.name, key.value_text(settings), settings.origins[key.name]) for key in KEYS]
     name_width, value_width = (max(len(row[column]) for row in rows) for column in (0, 1))
     return "".join(f"{name:<{name_width}}  {value:<{value_width}}  {origin}\n" for name, value, origin in rows)
 
@@ -74,6 +74,6 @@ def _table(settings: Settings) -> str:
 def _document(settings: Settings) -> Iterator[str]:
     """Yield every value and its origin as one JSON document, the values as an operator would write them."""
     values: dict[str, Any] = {
-        key.name: {"value": value_text(settings, key), "from": settings.origins[key.name]} for key in KEYS
+        key.name: {"value": key.value_text(settings), "from": settings.origins[key.name]} for key in KEYS
     }
     yield json.dumps({"version": JSON_VERSION, "settings": values}, indent=2) + "\n"

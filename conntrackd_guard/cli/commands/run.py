@@ -15,7 +15,7 @@ from conntrackd_guard.daemon.service import CLOSE_SECONDS, Daemon, check
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.files import load_settings
-from conntrackd_guard.settings.settings import Settings
+from conntrackd_guard.settings.keys import Settings
 
 
 def run(args: argparse.Namespace, paths: Paths) -> Exit:
