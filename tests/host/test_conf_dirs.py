@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from conntrackd_guard.core.sysctl_precedence import Tool, last_word
-from conntrackd_guard.host.conf_dirs import MOST_BYTES
-from conntrackd_guard.host.sysctl_files import assignments, sysctl_files
+from conntrackd_guard.host.conf_dirs import MAX_BYTES, assignments, sysctl_files
 
 SETS = "net.netfilter.nf_conntrack_max = 7\n"
 
@@ -55,7 +54,7 @@ def test_links_to_nothing_mask(root: Path) -> None:
 def test_what_is_no_plain_file_does_no_harm(root: Path) -> None:
     """A FIFO does not make the reader wait; a huge file is not read, and that is known."""
     os.mkfifo(root / "etc/sysctl.d/1.conf")
-    (root / "etc/sysctl.d/2.conf").write_text("#" * (MOST_BYTES + 1))
+    (root / "etc/sysctl.d/2.conf").write_text("#" * (MAX_BYTES + 1))
     (root / "etc/sysctl.d/3.conf").write_bytes(b"\xff\xfe\n" + SETS.encode())
     assert [file.content is None for file in sysctl_files(root)] == [False, True, False]
     assert [found.line for found in assignments(root)] == [2]
