@@ -19,7 +19,8 @@ from rich.console import Console
 from conntrackd_guard import __version__
 from conntrackd_guard.actions.status import Status, preview
 from conntrackd_guard.cli import exits
-from conntrackd_guard.cli.main import _parser, _parts, main
+from conntrackd_guard.cli.arguments import parser as guard_parser
+from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.status_text import print_status
 from conntrackd_guard.core import budget, metrics, tuning
 from conntrackd_guard.core.cost import cost_of, reach
@@ -101,7 +102,7 @@ def fenced(text: str, kind: str = "text") -> str:
 
 def commands() -> str:
     """Return a section for every command: what it does, its arguments and an example."""
-    return "\n\n".join(_command(name, parser) for name, parser in _parsers("guard", _parser(_parts(""))))
+    return "\n\n".join(_command(name, parser) for name, parser in _parsers("guard", guard_parser()))
 
 
 def _parsers(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
