@@ -134,7 +134,9 @@ def _argument(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
     taken = "|".join(map(str, action.choices)) if action.choices else action.metavar or action.dest.upper()
     names = ", ".join(action.option_strings) or str(taken)
     takes = f" {taken}" if action.option_strings and action.nargs != 0 else ""
-    text = (action.help or "").replace("%(default)s", str(action.default)).replace("%(prog)s", parser.prog).rstrip(".")
+    if not action.help:
+        raise ValueError(f"{parser.prog}: {names} has no help")
+    text = action.help.replace("%(default)s", str(action.default)).replace("%(prog)s", parser.prog).rstrip(".")
     return definition(f"`{names}{takes}`", f"{text[:1].upper()}{text[1:]}.")
 
 
