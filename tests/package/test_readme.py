@@ -124,7 +124,7 @@ def test_every_file_touched_is_named() -> None:
     paths = Paths()
     read = (paths.settings_file, paths.settings_folder / "*.yaml", paths.fleet_pause)
     written = (paths.drop_in, paths.history, paths.lock, paths.pause, paths.status_file)
-    folders = (f"{paths.intents}/", f"{paths.orders}/", f"{paths.notices}/")
+    folders = (f"{paths.intents}/", f"{paths.overrides}/", f"{paths.notices}/")
     assert [path for path in map(str, (*read, *written, *folders)) if f"`{path}`" not in README] == []
 
 
