@@ -101,7 +101,7 @@ def _host_paths() -> list[str]:
     paths = Paths()
     plain = (paths.settings_file, paths.settings_folder / "*.yaml", paths.fleet_pause, paths.drop_in, paths.history)
     run = (paths.lock, paths.pause, paths.status_file)
-    folders = (f"{paths.intents}/", f"{paths.orders}/", f"{paths.notices}/")
+    folders = (f"{paths.intents}/", f"{paths.overrides}/", f"{paths.notices}/")
     return [*map(str, plain), *map(str, run), *folders]
 
 
