@@ -23,20 +23,19 @@ from conntrackd_guard.cli.arguments import parser as guard_parser
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.status_text import print_status
 from conntrackd_guard.core import budget, metrics, tuning
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.cost import cost_of, reach
 from conntrackd_guard.core.explain import sentence
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.kernel_messages import recognise
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
 from conntrackd_guard.core.model import (
     INT_MAX,
     Hold,
-    HoldReason,
     MessageKind,
-    Mode,
     Observation,
     Outcome,
     OutcomeKind,
-    Policy,
     Raise,
     Record,
     State,

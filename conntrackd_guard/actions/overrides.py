@@ -13,18 +13,17 @@ from dataclasses import dataclass, replace
 
 from conntrackd_guard.actions.revertible import Step, revertible_raises
 from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.crowd import condense
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.model import (
-    Mode,
     Observation,
     Outcome,
     OutcomeKind,
     Override,
     OverrideKind,
     Pause,
-    Policy,
     Record,
     State,
     Trigger,

@@ -10,18 +10,7 @@ from typing import Any
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.cost import Cost, cost_of, filled, fullest_first
 from conntrackd_guard.core.errors import GuardError, HostError
-from conntrackd_guard.core.model import (
-    FloodResponse,
-    Hold,
-    MessageKind,
-    Mode,
-    Observation,
-    Policy,
-    Raise,
-    State,
-    Trigger,
-    TriggerKind,
-)
+from conntrackd_guard.core.model import Hold, MessageKind, Observation, Raise, State, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.state import advance, rehearsed_limit
 from conntrackd_guard.history import documents

@@ -7,7 +7,8 @@ from typing import Any
 
 from conntrackd_guard.core import state as states
 from conntrackd_guard.core.codec import decode
-from conntrackd_guard.core.model import Outcome, OutcomeKind, Policy, Raise, Record, State
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Outcome, OutcomeKind, Raise, Record, State
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.runtime_dir import RuntimeDir

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from conntrackd_guard.core.model import Mode
+from conntrackd_guard.core.configuration import Mode
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ import pytest
 from testbed.guarded import LIMIT, Guarded, Host, an_order
 
 from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.configuration import Buckets, Policy, Share
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import Buckets, OutcomeKind, OverrideKind, Policy, Share
+from conntrackd_guard.core.model import OutcomeKind, OverrideKind
 
 STEP = 98_304
 """65,536 × 1.5."""

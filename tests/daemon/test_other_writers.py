@@ -6,7 +6,8 @@ import pytest
 from testbed.guarded import LIMIT, Guarded, Host, an_order
 
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.model import OverrideKind, Pause, Policy
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import OverrideKind, Pause
 
 STEP = 98_304
 """65,536 × 1.5."""

@@ -12,8 +12,8 @@ from testbed.guarded import LIMIT, Guarded, Host, Killed, again
 
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.model import (
-    Mode,
     Outcome,
     OutcomeKind,
     Override,

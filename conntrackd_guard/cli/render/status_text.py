@@ -12,7 +12,7 @@ from conntrackd_guard.actions.status import Status
 from conntrackd_guard.cli.render.console import local, print_line
 from conntrackd_guard.core.cost import fullest_first
 from conntrackd_guard.core.explain import table_name
-from conntrackd_guard.core.model import Hold, Mode, Raise, Table
+from conntrackd_guard.core.model import Hold, Raise, Table
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.core.urgency import ACTIONABLE
