@@ -143,7 +143,7 @@ class Controller:
 
     def take_orders(self) -> None:
         """Take orders into the state, and have them recorded in case that whoever gave them could not."""
-        for key, content in self._p.runtime_dir.orders():
+        for key, content in self._p.runtime_dir.overrides():
             try:
                 record = decode(Record, content)
             except ValueError:

@@ -93,7 +93,7 @@ def _orders(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder) -> list
     """Return the orders given while no guard ran."""
     found = []
     limit = kernel.limit_in_force()
-    for key, content in runtime_dir.orders():
+    for key, content in runtime_dir.overrides():
         record = _decoded(content)
         if record is None:
             recorder.say("guard.error", "error", f"The order {key} can't be read and is left out.")
