@@ -31,7 +31,7 @@ def main() -> int:
     """Print every problem; 1 if there is one."""
     problems = [problem for page in PAGES for problem in _page(page)]
     files = (ROOT / "docs/reference/files.md").read_text("utf-8")
-    problems += [f"docs/reference/files.md: {path} is missing" for path in _host_paths() if f"`{path}`" not in files]
+    problems += [f"docs/reference/files.md: {path} is missing" for path in _host_paths() if f"`{path}" not in files]
     keys = (ROOT / "docs/reference/guard.yaml.5.md").read_text("utf-8")
     problems += [
         f"docs/reference/guard.yaml.5.md: {key.name} is missing" for key in KEYS if f"\n`{key.name}: " not in keys
@@ -97,12 +97,9 @@ def _anchors(page: Path) -> set[str]:
 
 
 def _host_paths() -> list[str]:
-    """Return every path that the guard reads settings from or writes."""
-    paths = Paths()
-    plain = (paths.settings_file, paths.settings_folder / "*.yaml", paths.fleet_pause, paths.drop_in, paths.history)
-    run = (paths.lock, paths.pause, paths.status_file)
-    folders = (f"{paths.intents}/", f"{paths.overrides}/", f"{paths.notices}/")
-    return [*map(str, plain), *map(str, run), *folders]
+    """Return every path of the guard's own on a host."""
+    paths = [getattr(Paths(), name) for name, value in vars(Paths).items() if isinstance(value, property)]
+    return [str(path) for path in paths if re.match(r"/(etc|run|var/lib)/(conntrackd-guard|sysctl\.d)/", str(path))]
 
 
 if __name__ == "__main__":

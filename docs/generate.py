@@ -166,7 +166,7 @@ def _setting(name: str) -> str:
 def settings_table(*names: str) -> str:
     """Return some settings in short."""
     rows = [(f"`{key.name}`", f"`{key.default}`", key.does) for key in map(BY_NAME.__getitem__, names)]
-    return table(("setting", "default", "what it does"), rows)
+    return table(("setting", "default", "purpose"), rows)
 
 
 def fixed_values() -> str:
