@@ -183,7 +183,7 @@ def hold_reasons() -> str:
     """Return every hold reason, its sentence, its level in the log, and whether it needs an operator."""
     return "\n\n".join(
         definition(
-            f"`{reason.code}`",
+            f"`{reason.code}` ({reason.label})",
             reason.sentence,
             f"Level {level_of(_held(reason))}." + (" Needs an operator." if reason in ACTIONABLE else ""),
         )
