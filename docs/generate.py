@@ -74,6 +74,14 @@ OBSERVED = Observation(
 )
 """The host of the worked example: 8 GiB, one full table, one other."""
 
+TRIGGER = Trigger(
+    kind=TriggerKind.KERNEL_MESSAGE,
+    message_kind=MessageKind.TABLE_FULL,
+    namespace=NAMESPACE,
+    message=MESSAGE,
+    message_count=7,
+)
+
 _WRAP = TextWrapper(width=118, break_long_words=False, break_on_hyphens=False)
 
 
@@ -285,20 +293,15 @@ def kernel_messages() -> str:
 
 
 def demo_log() -> str:
-    """Return the raise of `scripts/demo` as the daemon logs it."""
-    return log_line(
-        replace(
-            OBSERVED,
-            limit=4096,
-            kernel_limit=4096,
-            tables=(Table(namespace=NAMESPACE, label="guard-demo", count=4096, drop=21, dropped=21),),
-        )
-    )
+    """Return the raise of `scripts/demo` as the daemon logs it: the guard starts beside a table that is full already."""
+    table = Table(namespace=NAMESPACE, label="process 16229", count=4096, drop=20)
+    observed = replace(OBSERVED, limit=4096, kernel_limit=4096, tables=(table,))
+    return log_line(_raised(observed, Trigger(kind=TriggerKind.FILLING_UP, namespace=NAMESPACE)))
 
 
-def log_line(observation: Observation = OBSERVED) -> str:
+def log_line(record: Record | None = None) -> str:
     """Return a raise, by default that of the worked example, as the daemon logs it."""
-    record, stream = _raised(observation), io.StringIO()
+    record, stream = record or _raised(), io.StringIO()
     log = Log("text", stream)
     shown = {name: value for name, value in fields_of(record).items() if name != "key"}
     log.emit(event_of(record), level_of(record), sentence(record), **shown)
@@ -384,15 +387,8 @@ def how_far() -> str:
     return table(("memory", "buckets", "highest limit", "bound", "cost if full"), rows)
 
 
-def _raised(observation: Observation = OBSERVED) -> Record:
-    """Return the record of a raise after the kernel's message about the first table."""
-    trigger = Trigger(
-        kind=TriggerKind.KERNEL_MESSAGE,
-        message_kind=MessageKind.TABLE_FULL,
-        namespace=NAMESPACE,
-        message=MESSAGE,
-        message_count=7,
-    )
+def _raised(observation: Observation = OBSERVED, trigger: Trigger = TRIGGER) -> Record:
+    """Return the record of a raise, by default that of the worked example."""
     decision = decide(trigger, observation, State(), Policy())
     assert isinstance(decision, Raise)  # noqa: S101 - else the example is wrong
     outcome = Outcome(kind=OutcomeKind.APPLIED, limit_after=decision.target)
