@@ -28,6 +28,7 @@ from conntrackd_guard.core.cost import cost_of, reach
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.kernel_messages import recognise
+from conntrackd_guard.core.log_events import MESSAGE_IDS
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
 from conntrackd_guard.core.model import (
     INT_MAX,
@@ -48,7 +49,7 @@ from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.core.urgency import ACTIONABLE
 from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History
-from conntrackd_guard.host.log import MESSAGE_IDS, Log
+from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.keys import BY_NAME, FIXED
 
