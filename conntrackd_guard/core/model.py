@@ -164,7 +164,7 @@ class Observation:
     kernel_limit: int | None
     """The limit in force."""
     tables: tuple[Table, ...] = ()
-    """The tables that hold entries or dropped some: all that matter by themselves (see `core.crowd`)."""
+    """The tables that hold entries or dropped some: all that matter by themselves (see `core.records`)."""
     small_tables: int = 0
     """Further tables, each under half the limit and without a drop."""
     small_entries: int = 0

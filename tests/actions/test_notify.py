@@ -237,7 +237,7 @@ def test_a_reload_turns_it_on_and_off(tmp_path: Path) -> None:
     """The setting holds from `systemctl reload` on; bad settings keep what was."""
     keeper, paths = SimpleNamespace(notices=None), Paths(tmp_path)
     service = SimpleNamespace(reloading=lambda: None, ready=lambda: None)
-    recorder = SimpleNamespace(say=lambda *_: None)
+    recorder = SimpleNamespace(log=lambda *_: None)
     args = argparse.Namespace(config=None, dry_run=False)
     found = []
     for text in ("notify: /bin/x\n", "notify: x\n", "notify: none\n"):

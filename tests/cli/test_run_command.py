@@ -124,7 +124,7 @@ def reloaded(paths: Paths, started: Settings, *, dry_run: bool = False) -> tuple
     said: list[tuple[str, str]] = []
     told: list[str] = []
     service = SimpleNamespace(reloading=lambda: told.append("reloading"), ready=lambda: told.append("ready"))
-    recorder = SimpleNamespace(say=lambda _event, level, message: said.append((level, message)))
+    recorder = SimpleNamespace(log=lambda _event, level, message: said.append((level, message)))
     args = argparse.Namespace(config=None, dry_run=dry_run)
     place = Paths(paths.root, Mode.DRY_RUN if dry_run else Mode.ACT)
     policy = run._reload(args, place, started, service, recorder, SimpleNamespace())

@@ -6,7 +6,7 @@ import pytest
 from testbed.records import RAISE, a_record
 
 from conntrackd_guard.core.model import Hold, HoldReason, OutcomeKind, Override, OverrideKind, Record
-from conntrackd_guard.core.urgency import needs_operator
+from conntrackd_guard.core.records import needs_operator
 
 TOLD = [
     "at_ceiling",

@@ -11,6 +11,7 @@ from testbed.guarded import LIMIT, Guarded, Host, an_order
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Buckets, OutcomeKind, OverrideKind, Policy, Share
+from conntrackd_guard.history.documents import detail
 
 STEP = 98_304
 """65,536 × 1.5."""
@@ -194,7 +195,7 @@ def test_a_crowd_of_namespaces_leaves_a_small_record(host: Host) -> None:
     guarded.turn()
     (row,) = guarded.rows()
     with guarded.history() as history:
-        told = history.row(row.id)
+        told = detail(history, row.id)
     assert told is not None
     seen = told.record.observation
     assert (len(seen.tables) + seen.small_tables, seen.small_entries) == (101, 20 * (100 - 31))
@@ -225,7 +226,7 @@ def test_policies_in_rows_are_those_decided_with(host: Host) -> None:
     guarded.turn()
     (row,) = guarded.rows()
     with guarded.history() as history:
-        told = history.row(row.id)
+        told = detail(history, row.id)
     assert told is not None
     assert told.policy == replace(policy, buckets=Buckets.KEEP)
     guarded.stop()

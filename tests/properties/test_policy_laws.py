@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from testbed.strategies import NOW, crowds, observations, policies, states, triggers
 
 from conntrackd_guard.core import budget
-from conntrackd_guard.core.crowd import NAMED_ONE_BY_ONE, condense
 from conntrackd_guard.core.model import (
     INT_MAX,
     Bound,
@@ -26,6 +25,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, condense
 
 MANY = settings(max_examples=200, deadline=None)
 CALM = State()

@@ -37,11 +37,11 @@ def add_parser(commands: Any) -> None:
 def _doctor(args: argparse.Namespace, paths: Paths) -> Exit:
     from conntrackd_guard.cli.render import console as terminal  # noqa: PLC0415
     from conntrackd_guard.doctor.checks import examine  # noqa: PLC0415 - settings, history and journal: not for a help text
-    from conntrackd_guard.history import documents  # noqa: PLC0415
+    from conntrackd_guard.history import rows  # noqa: PLC0415
 
     found = examine(paths)
     if args.json:
-        sys.stdout.write(documents.document(document(found)))
+        sys.stdout.write(rows.document(document(found)))
     else:
         with terminal.screen(paged=False) as console:
             print_examination(console, found)
@@ -51,7 +51,7 @@ def _doctor(args: argparse.Namespace, paths: Paths) -> Exit:
 def document(found: Examination) -> dict[str, Any]:
     """Return everything for JSON."""
     from conntrackd_guard.core.codec import encode  # noqa: PLC0415
-    from conntrackd_guard.history.rows import rfc3339  # noqa: PLC0415
+    from conntrackd_guard.core.units import rfc3339  # noqa: PLC0415
 
     return {
         "at": rfc3339(found.at_seconds),

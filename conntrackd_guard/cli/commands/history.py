@@ -82,7 +82,7 @@ def _history(args: argparse.Namespace, paths: Paths) -> Exit:
 
 def _show(args: argparse.Namespace, paths: Paths) -> Exit:
     with opened(paths) as history:
-        told = None if history is None else history.row(_id(args.id, history))
+        told = None if history is None else documents.detail(history, _id(args.id, history))
         if told is None:
             raise AnswerIsNo(f"There is no decision {args.id}. `guard history` lists those there are.")
         if args.json:

@@ -87,6 +87,7 @@ def _write(output: Path, content: bytes) -> None:
 def _gathered(history: History, since: float, until: float) -> Report:
     """Read what the page tells."""
     from conntrackd_guard.cli.render.report.page import Counts, Report  # noqa: PLC0415 - as above
+    from conntrackd_guard.history import documents  # noqa: PLC0415
 
     counted: Counter[str] = Counter()
     newest: list[int] = []
@@ -108,6 +109,6 @@ def _gathered(history: History, since: float, until: float) -> Report:
         step=step,
         points=history.points(since, until, step),
         held=history.held(since, until, step),
-        entries=[told for number in newest if (told := history.row(number)) is not None],
+        entries=[told for number in newest if (told := documents.detail(history, number)) is not None],
         counts=Counts(**counted),
     )

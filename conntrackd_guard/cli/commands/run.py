@@ -165,7 +165,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
     )
     guard = Guard(parts, settings.policy, recovered.state, signals.take)
     sources = log_sources.report()
-    recorder.say(
+    recorder.log(
         "guard.ready",
         "info",
         f"Watching: {_watched(sources, paths.mode, live.limit())}.",
@@ -182,7 +182,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
     service.stopping()
     log_sources.close()
     recorder.note_position(log_sources.position())
-    recorder.say("guard.stopped", "info", "The guard ends; the limit stays as it is.")
+    recorder.log("guard.stopped", "info", "The guard ends; the limit stays as it is.")
     if not recorder.close(CLOSE_SECONDS):
         sys.stderr.write("guard: the recorder did not finish; open intents are explained at the next start.\n")
         return Exit.FAILED
@@ -219,7 +219,7 @@ def _kept(drop_in: Any, recorder: Any) -> Any:
     try:
         return drop_in.kept()
     except GuardError as error:
-        recorder.say("guard.error", "error", str(error))
+        recorder.log("guard.error", "error", str(error))
         return None
 
 
@@ -266,13 +266,13 @@ def _reload(  # noqa: PLR0913, PLR0917 - wiring
     try:
         settings = load_settings(paths.settings_file, paths.settings_folder, only=args.config)
     except GuardError as error:
-        recorder.say("guard.error", "error", f"The settings were not reloaded, the old ones stay: {error}")
+        recorder.log("guard.error", "error", f"The settings were not reloaded, the old ones stay: {error}")
         service.ready()
         return None
     _equip(keeper, paths, settings)
     fields = _AT_START - {"mode"} if args.dry_run else _AT_START
     waits = [k.name for k in KEYS if k.field in fields and getattr(settings, k.field) != getattr(started, k.field)]
     note = f" In effect from the next start on only: {', '.join(f'`{name}`' for name in waits)}." if waits else ""
-    recorder.say("guard.info", "info", f"The settings were reloaded.{note}")
+    recorder.log("guard.info", "info", f"The settings were reloaded.{note}")
     service.ready()
     return settings.policy

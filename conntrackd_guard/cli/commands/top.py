@@ -68,10 +68,10 @@ def _top(args: argparse.Namespace, paths: Paths) -> Exit:
 
 def _show(args: argparse.Namespace, portrait: TableAnalysis) -> None:
     if args.json:
-        from conntrackd_guard.history import documents  # noqa: PLC0415 - one or the other
+        from conntrackd_guard.history import documents, rows  # noqa: PLC0415 - one or the other
 
-        content = documents.portrait(portrait)
-        sys.stdout.write(documents.line(content) if args.watch else documents.document(content))
+        content = documents.analysis(portrait)
+        sys.stdout.write(documents.line(content) if args.watch else rows.document(content))
         sys.stdout.flush()
         return
     from conntrackd_guard.cli.render import console as terminal  # noqa: PLC0415 - rich, for people only

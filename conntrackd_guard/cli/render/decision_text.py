@@ -13,14 +13,15 @@ from rich.text import Text
 
 from conntrackd_guard.cli.render.analysis_text import COMMAND, head_lines, mix_lines, ranking_lines
 from conntrackd_guard.cli.render.arithmetic_text import sum_lines
-from conntrackd_guard.core.afterwards import afterwards
+from conntrackd_guard.core import explain
 from conntrackd_guard.core.cost import fullest_first
 from conntrackd_guard.core.explain import concerned, table_name
 from conntrackd_guard.core.model import Hold, Override, Raise, Record
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.verification import Drops, Verification
-from conntrackd_guard.history.rows import DecisionDetail, Row
+from conntrackd_guard.history.documents import DecisionDetail
+from conntrackd_guard.history.rows import Row
 
 _STYLES = {"raise": "bold green", "hold": "yellow", "override": "bold cyan"}
 _BAD_OUTCOMES = frozenset({"rejected", "not_applied", "unknown"})
@@ -64,7 +65,7 @@ def _head(row: Row) -> Text:
 def afterwards_text(verification: Verification) -> Text:
     """Return what came of a raise, loud where it was no cure."""
     style = {Drops.CONTINUING: "bold red", Drops.UNKNOWN: ""}.get(verification.drops, "green")
-    return Text(f"Afterwards: {afterwards(verification)}", style=style)
+    return Text(f"Afterwards: {explain.verification(verification)}", style=style)
 
 
 def print_told(console: Console, told: DecisionDetail) -> None:
@@ -76,8 +77,8 @@ def print_told(console: Console, told: DecisionDetail) -> None:
     arithmetic = getattr(record.decision, "arithmetic", None)
     if arithmetic is not None:
         section(console, "The sum", sum_lines(arithmetic, told.policy))
-    if told.portrait is not None:
-        _print_portrait(console, told.portrait)
+    if told.analysis is not None:
+        _print_portrait(console, told.analysis)
     section(console, "Decided", _decided(record))
     section(console, "Came of it", _outcome(row))
     section(
@@ -156,7 +157,7 @@ def _outcome(row: Row) -> list[tuple[str, str]]:
     if row.detail:
         lines.append(("detail", printable(row.detail)))
     if row.verification is not None:
-        lines.append(("afterwards", afterwards(row.verification)))
+        lines.append(("afterwards", explain.verification(row.verification)))
     if row.repeats > 1:
         counted = f"{row.repeats:,} in all: kernel lines, and decisions without a new line"
         lines.append(("repeats", f"{counted}; last at {local(row.last_seconds)}"))

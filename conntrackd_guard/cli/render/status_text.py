@@ -13,10 +13,10 @@ from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.cost import fullest_first
 from conntrackd_guard.core.explain import table_name
 from conntrackd_guard.core.model import Hold, Mode, Raise, Table
+from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_bytes, format_duration
-from conntrackd_guard.core.urgency import ACTIONABLE
-from conntrackd_guard.history import documents
+from conntrackd_guard.history import rows
 
 _BAR_CELLS = 20
 _NARROW = 100
@@ -66,7 +66,7 @@ def print_status(console: Console, status: Status) -> None:
 def status_document(status: Status) -> str:
     """Return everything as one JSON document."""
     seen, cost = status.observation, status.cost
-    return documents.document(
+    return rows.document(
         {
             "mode": status.mode.value,
             "running": status.running,
@@ -79,7 +79,7 @@ def status_document(status: Status) -> str:
             "memory": encode(cost) | {"headroom_bytes": cost.headroom_bytes},
             "paused": encode(seen.pause),
             "next_step": {"allowed": isinstance(status.next_step, Raise), **encode(status.next_step)},
-            "last_decision": None if status.last is None else documents.decision(status.last),
+            "last_decision": None if status.last is None else rows.decision_document(status.last),
             "degraded": status.degraded,
             "unread": list(status.unread),
         }

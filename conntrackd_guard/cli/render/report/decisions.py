@@ -9,12 +9,13 @@ from conntrackd_guard.cli.render.analysis_text import COMMAND, head_lines, mix_l
 from conntrackd_guard.cli.render.arithmetic_text import sum_lines
 from conntrackd_guard.cli.render.decision_text import local
 from conntrackd_guard.cli.render.report.html import escaped
-from conntrackd_guard.core.afterwards import afterwards
+from conntrackd_guard.core import explain
 from conntrackd_guard.core.model import Arithmetic
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Cause
 from conntrackd_guard.core.verification import Drops
-from conntrackd_guard.history.rows import DecisionDetail, Row
+from conntrackd_guard.history.documents import DecisionDetail
+from conntrackd_guard.history.rows import Row
 
 SIGNS: Final = {"raise": "▲", "override": "◆", "hold": "●"}
 _GROUPS_SHOWN = 5
@@ -69,9 +70,9 @@ def _why(told: DecisionDetail) -> Iterator[str]:
     yield f"<p>{escaped(row.sentence)}</p>"
     if row.verification is not None:
         tone = {Drops.CONTINUING: "bad", Drops.UNKNOWN: "soft"}.get(row.verification.drops, "good")
-        yield f'<p class="{tone}">Afterwards: {escaped(afterwards(row.verification))}</p>'
-    if told.portrait is not None:
-        gravest = told.portrait.findings[0]
+        yield f'<p class="{tone}">Afterwards: {escaped(explain.verification(row.verification))}</p>'
+    if told.analysis is not None:
+        gravest = told.analysis.findings[0]
         tone = {Cause.GROW: "good", Cause.UNCLEAR: "soft"}.get(gravest.cause, "bad")
         yield f'<p class="{tone}">Diagnosis: {escaped(f"{gravest.cause}: {gravest.meaning}")}</p>'
     if row.message:
@@ -79,8 +80,8 @@ def _why(told: DecisionDetail) -> Iterator[str]:
     arithmetic = arithmetic_of(told)
     if arithmetic is not None:
         yield _folded("The sum", row.id, _pairs(sum_lines(arithmetic, told.policy)))
-    if told.portrait is not None:
-        yield _folded("Who filled the table, and what to do", row.id, "".join(_portrait(told.portrait)))
+    if told.analysis is not None:
+        yield _folded("Who filled the table, and what to do", row.id, "".join(_portrait(told.analysis)))
 
 
 def _portrait(portrait: TableAnalysis) -> Iterator[str]:

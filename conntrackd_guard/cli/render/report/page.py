@@ -14,8 +14,8 @@ from conntrackd_guard.cli.render.report.html import escaped
 from conntrackd_guard.cli.render.report.style import STYLE
 from conntrackd_guard.core.text import short
 from conntrackd_guard.core.units import format_bytes, format_duration
-from conntrackd_guard.history.points import OTHERS, THE_OTHERS, Point
-from conntrackd_guard.history.rows import DecisionDetail
+from conntrackd_guard.history.documents import DecisionDetail
+from conntrackd_guard.history.series import OTHERS, THE_OTHERS, Point
 
 _MOST_MARKS = 100
 """Links above the chart; the table has every decision."""
