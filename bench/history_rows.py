@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.ground import REPOSITORY, say
+from bench.checkout import REPOSITORY
+from bench.ground import say
 from bench.table import Row
 
 _FOLDER = Path("/var/lib/conntrackd-guard")

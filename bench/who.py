@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from testbed.scratch_namespace import ScratchNamespace, load_lines
 
 from bench import mixture, noise
+from bench.checkout import REPOSITORY
 from bench.contenders import guard, run
-from bench.ground import REPOSITORY, Ground, memory_available_mib, say, wait_for
+from bench.ground import Ground, memory_available_mib, say, wait_for
 from bench.table import Row
 
 _ENTRIES = 1_000_000

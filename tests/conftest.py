@@ -21,6 +21,19 @@ settings.register_profile("no deadline", deadline=None)  # no test judges by tim
 settings.load_profile("no deadline")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--live`: without it no test lowers this machine's nf_conntrack_max, not even as root."""
+    parser.addoption("--live", action="store_true", help="also run tests/live, which lowers nf_conntrack_max")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the live tests unless the command line has `--live`, whatever `-m` selects."""
+    if not config.getoption("--live"):
+        for item in items:
+            if item.get_closest_marker("live"):
+                item.add_marker(pytest.mark.skip(reason="needs --live: lowers this machine's nf_conntrack_max"))
+
+
 @pytest.fixture(params=[True, False], ids=["numbered", "without-number"])
 def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     """Give a live test its stage, once with messages as this kernel prints them, once as kernels before 6.17 do."""

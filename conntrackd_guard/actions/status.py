@@ -10,7 +10,18 @@ from typing import Any
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.cost import Cost, cost_of, filled
 from conntrackd_guard.core.errors import GuardError, HostError
-from conntrackd_guard.core.model import Hold, MessageKind, Mode, Observation, Policy, Raise, State, Trigger, TriggerKind
+from conntrackd_guard.core.model import (
+    FloodResponse,
+    Hold,
+    MessageKind,
+    Mode,
+    Observation,
+    Policy,
+    Raise,
+    State,
+    Trigger,
+    TriggerKind,
+)
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.state import advance, rehearsed_limit
 from conntrackd_guard.history.database import History, Row
@@ -115,9 +126,9 @@ def preview(observation: Observation, state: State, policy: Policy) -> Raise | H
     kind = TriggerKind.KERNEL_MESSAGE if policy.kernel_message else TriggerKind.FILLING_UP
     line = MessageKind.TABLE_FULL if policy.kernel_message else None
     trigger = Trigger(kind=kind, message_kind=line, namespace=full.namespace)
-    plain = replace(policy, flood_max_limit=None)
+    plain = replace(policy, on_flood=FloodResponse())
     decision = decide(trigger, replace(then, kernel_limit=observation.limit), state, plain)
-    told = () if policy.flood_max_limit is None else ("What a flood gets is for `on_flood` to say.",)
+    told = ("What a flood gets is for `on_flood` to say.",) if policy.on_flood.restricts else ()
     return replace(decision, advice=(*decision.advice, *told))
 
 

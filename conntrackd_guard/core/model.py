@@ -203,28 +203,47 @@ class Share:
     fraction: float | None = None
 
 
+class FloodAction(StrEnum):
+    """What a flood gets."""
+
+    RAISE = "raise"
+    HOLD = "hold"
+    RAISE_TO = "raise_to"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloodResponse:
+    """What `on_flood` allows for a table that a flood fills."""
+
+    action: FloodAction = FloodAction.RAISE
+    limit: int | None = None
+    """With `raise_to`: the highest limit."""
+
+    @property
+    def restricts(self) -> bool:
+        """Whether a flood is treated unlike any other demand, so that it has to be recognised."""
+        return self.action is not FloodAction.RAISE
+
+    def allows(self, target: int) -> bool:
+        """Return whether the limit may be raised to `target` for a flood."""
+        return self.action is FloodAction.RAISE or (self.limit is not None and target <= self.limit)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The settings that decide. Defaults and their sources stand in `core.settings`."""
+    """The settings that affect decisions, with their defaults."""
 
     kernel_message: bool = True
     raise_early: bool = True
     threshold: float = 0.80
     growth_factor: float = 1.5
-    min_step: int = 8192
-    lookahead_seconds: float = 30.0
     budget: Share = Share(fraction=0.10)
     min_available: Share | None = None
     """None: the larger of 5 % of memory and min(512 MiB, 25 % of memory)."""
     max_limit: int | None = None
-    flood_max_limit: int | None = None
-    """The limit that a flood is raised to at most: 0 holds, None raises as for any need."""
+    on_flood: FloodResponse = FloodResponse()
     cooldown_seconds: float = 2.0
-    cooldown_full_seconds: float = 0.2
-    max_raises: int = 20
-    max_raises_window_seconds: float = 600.0
     conflict_limit: int = 3
-    conflict_window_seconds: float = 86400.0
     buckets: Buckets = Buckets.KEEP
     trust_user_namespaces: bool = False
 
@@ -292,8 +311,8 @@ class Arithmetic:
     max_limit: int | None
     chain: float | None
     """Average hash chain if all charged entries came: 2 × charged ÷ buckets."""
-    flood_max_limit: int | None = None
-    """What `on_flood` allows, where a flood fills every table that is raised for; None where it allows all."""
+    on_flood: FloodResponse | None = None
+    """Set while a flood fills every table in need."""
     estimate: bool = False
 
 

@@ -225,14 +225,14 @@ class Controller:
     def _want_sample(self, record: Record) -> None:
         """Have a table sampled that filled before there was a sample of it."""
         decision, table = record.decision, concerned(record)
-        if self.policy.flood_max_limit is None or table is None or table.flooded is not None:
+        if not self.policy.on_flood.restricts or table is None or table.flooded is not None:
             return
         if isinstance(decision, Raise) or (isinstance(decision, Hold) and decision.reason is HoldReason.UNSAMPLED):
             self._p.floods.want(table)
 
     def look_for_floods(self, tables: tuple[Table, ...]) -> None:
         """Sample a table that is nearly full, or was just decided on without a sample, for `on_flood`."""
-        if self.policy.flood_max_limit is not None:
+        if self.policy.on_flood.restricts:
             self._p.floods.sample(tables, self._p.kernel.limit() or 0, self.policy, self._p.clock.boottime())
 
     # -- what came of a raise ------------------------------------------------------------------

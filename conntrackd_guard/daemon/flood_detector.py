@@ -38,7 +38,7 @@ class Floods:
 
     def prepare(self, policy: Policy) -> None:
         """Load what samples take, where the settings ask for them. For the start and for a reload: it reads a disk."""
-        if policy.flood_max_limit is not None and self._sample is None:
+        if policy.on_flood.restricts and self._sample is None:
             from conntrackd_guard.daemon.flood_sample import FloodSample  # noqa: PLC0415 - see there
 
             self._sample = FloodSample(self._paths)

@@ -45,7 +45,7 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
         future = recorder.call(read_past, retry=True)
     state, known = State(), set[str]()
     if past is None or past.records is None:
-        state = states.lost(clock.boottime(), policy)
+        state = states.lost(clock.boottime())
         recorder.log(
             "guard.info",
             "warning",

@@ -16,7 +16,7 @@ from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 from conntrackd_guard.settings.files import load_settings
-from conntrackd_guard.settings.settings import Settings
+from conntrackd_guard.settings.keys import Settings
 
 CHECK_SECONDS = 5.0
 """The longest that the history's pages are checked: some 2 GiB from memory, less from a slow disk."""

@@ -18,7 +18,7 @@ from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.settings import files
 from conntrackd_guard.settings.files import load_settings
-from conntrackd_guard.settings.settings import Settings
+from conntrackd_guard.settings.keys import Settings
 
 
 @pytest.fixture(name="paths")
@@ -90,9 +90,9 @@ def test_a_check_needs_good_settings(paths: Paths, capsys: pytest.CaptureFixture
         ("budget: 5%", False, ""),
         ("persist: false", False, "`persist`"),
         (
-            "mode: dry-run\nhistory_retention: 30d\nhistory_max_rows: 5_000",
+            "mode: dry-run\nhistory_retention: 30d",
             False,
-            "`mode`, `history_retention`, `history_max_rows`",
+            "`mode`, `history_retention`",
         ),
         ("mode: dry-run", True, ""),
     ],

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host, Killed, again
 
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.model import (
     Mode,
@@ -17,7 +18,6 @@ from conntrackd_guard.core.model import (
     OutcomeKind,
     Override,
     OverrideKind,
-    Policy,
     Record,
     State,
     Trigger,
@@ -154,11 +154,15 @@ def test_a_boot_begins_with_an_empty_state(host: Host) -> None:
     guarded.stop()
 
 
-def test_twenty_kills_reach_nothing_that_one_run_does_not(tmp_path: Path, host: Host) -> None:
+def test_twenty_kills_reach_nothing_that_one_run_does_not(
+    tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed after every write, the limit is never above that of a guard that ran on, and every write is explained."""
-    small, other = Policy(min_step=1, lookahead_seconds=0.0), Host(tmp_path / "other")
+    monkeypatch.setattr(tuning, "MIN_STEP", 1)
+    monkeypatch.setattr(tuning, "LOOKAHEAD_SECONDS", 0.0)
+    other = Host(tmp_path / "other")
     host.limit = other.limit = 1_000  # twenty steps of × 1.5 are affordable from here
-    continuous, killed = Guarded(other, small), Guarded(host, small)
+    continuous, killed = Guarded(other), Guarded(host)
     killed.kernel.after_write = die
     kills = 0
     for _ in range(110):

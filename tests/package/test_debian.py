@@ -37,6 +37,15 @@ def test_dependencies_are_those_of_the_project() -> None:
     assert {name: f">={bound}" for name, bound in named} == wanted
 
 
+def test_the_package_leaves_usr_bin_guard_to_others() -> None:
+    """Both names start the same program; Debian has another package with /usr/bin/guard."""
+    scripts = tomllib.loads(read("pyproject.toml"))["project"]["scripts"]
+    assert scripts["guard"] == scripts["conntrackd-guard"]
+    assert "usr/bin/conntrackd-guard usr/sbin/guard" in read("debian/links").splitlines()
+    assert "\trm debian/conntrackd-guard/usr/bin/guard\n" in read("debian/rules")
+    assert "Conflicts:" not in read("debian/control")
+
+
 def test_the_purge_knows_every_place_the_guard_writes() -> None:
     """Drop-in, with what a killed guard leaves beside it, state and run folder."""
     paths, script = Paths(), read("debian/postrm")

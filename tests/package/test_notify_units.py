@@ -17,7 +17,7 @@ MOST_EXPOSURE = 17
 def units(tmp_path: Path) -> list[str]:
     """The units with a command that is installed here."""
     for path in UNITS.glob("*-notify.*"):
-        text = path.read_text(encoding="utf-8").replace("/usr/bin/guard", "/bin/true")
+        text = path.read_text(encoding="utf-8").replace("/usr/bin/conntrackd-guard", "/bin/true")
         (tmp_path / path.name).write_text(text, encoding="utf-8")
     return sorted(map(str, tmp_path.iterdir()))
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.core.errors import SettingsError
 from conntrackd_guard.settings.files import load_settings
-from conntrackd_guard.settings.keys import KEYS, Key
-from conntrackd_guard.settings.settings import DEFAULT, Settings, value_text
+from conntrackd_guard.settings.keys import KEYS, Key, Settings
+from conntrackd_guard.settings.settings import DEFAULT
 
 JSON_VERSION = 1
 _WIDTH = 100
@@ -115,12 +115,12 @@ def _verdict(settings: Settings) -> str:
 
 def _table(settings: Settings) -> str:
     """Return every value and its origin in columns."""
-    rows = [(key.name, value_text(settings, key), settings.origins[key.name]) for key in KEYS]
+    rows = [(key.name, key.value_text(settings), settings.origins[key.name]) for key in KEYS]
     name_width, value_width = (max(len(row[column]) for row in rows) for column in (0, 1))
     return "".join(f"{name:<{name_width}}  {value:<{value_width}}  {origin}\n" for name, value, origin in rows)
 
 
 def _document(settings: Settings) -> dict[str, Any]:
     """Return every value and its origin for JSON, the values as an operator would write them."""
-    told = {key.name: {"value": value_text(settings, key), "from": settings.origins[key.name]} for key in KEYS}
+    told = {key.name: {"value": key.value_text(settings), "from": settings.origins[key.name]} for key in KEYS}
     return {"version": JSON_VERSION, "settings": told}

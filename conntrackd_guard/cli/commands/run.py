@@ -13,18 +13,18 @@ from typing import Any
 
 from conntrackd_guard import __version__
 from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import Mode, Policy
 from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.daemon.status_file import limit_text
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.settings.keys import KEYS
-from conntrackd_guard.settings.settings import Settings
+from conntrackd_guard.settings.keys import KEYS, Settings
 
 CLOSE_SECONDS = 5.0
 """How long the end waits for the recorder; what a stalled disk keeps is explained by the intents at the next start."""
-_AT_START = frozenset({"mode", "persist", "history_retention_seconds", "history_max_rows"})
+_AT_START = frozenset({"mode", "persist", "history_retention_seconds"})
 """Settings that a reload does not change."""
 _SWITCH_SECONDS = 0.00005
 """The loop must not wait the interpreter's usual 5 ms for a worker's turn to end: each read of a file is such a wait.
@@ -139,7 +139,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
         log=Log(args.log_format, sys.stderr),
         runtime_dir=runtime_dir,
         retention_seconds=settings.history_retention_seconds,
-        max_rows=settings.history_max_rows,
+        max_rows=tuning.HISTORY_MAX_ROWS,
     )
     _equip(keeper, paths, settings)
     recorder = Recorder(keeper)
@@ -250,7 +250,7 @@ def _sampling(settings: Settings) -> Any:
     from conntrackd_guard.recording.samples import Sampling  # noqa: PLC0415
 
     return Sampling(
-        entries=settings.sample_entries,
+        entries=tuning.SAMPLE_ENTRIES,
         addresses=settings.sample_addresses,
         retention_seconds=settings.sample_retention_seconds,
     )

@@ -1,0 +1,31 @@
+# Tasks for contributors. None but `live` needs root; none but `live` and `deb` installs anything outside .cache/.
+# Another interpreter, for example that of a venv: make unit PYTHON=python3
+
+PYTHON ?= /usr/bin/python3
+UNIT = tests/core tests/properties tests/settings tests/history tests/actions tests/doctor tests/cli tests/daemon \
+    tests/test_architecture.py
+T ?= $(UNIT)
+
+.PHONY: help unit lint docs live deb
+
+help:
+	@echo "make unit    run the quick tests; one of them: make unit T=tests/core/test_policy.py"
+	@echo "make lint    run ruff, mypy, import-linter, codespell, shellcheck and validate-pyproject"
+	@echo "make docs    build the documentation and check its generated parts"
+	@echo "make live    run the tests on the real kernel; needs root, and lowers nf_conntrack_max temporarily"
+	@echo "make deb     build the Debian package, a wheel and an sdist into dist/; needs root to install build tools"
+
+unit:
+	$(PYTHON) -m pytest -q $(T)
+
+lint:
+	PYTHON=$(PYTHON) scripts/lint
+
+docs:
+	scripts/docs
+
+live:
+	scripts/test --live tests/live
+
+deb:
+	scripts/package
