@@ -21,9 +21,9 @@ from conntrackd_guard.core.records import needs_operator
 from conntrackd_guard.core.verification import Verification
 from conntrackd_guard.history.database import HistoryDamaged, Position
 from conntrackd_guard.history.rows import first_row, notify_document
-from conntrackd_guard.host.culprit import attribute_change
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import MOST_WAITING, NotifySpool
+from conntrackd_guard.host.other_writers import attribute_change
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.sysctl_dropin import DropIn

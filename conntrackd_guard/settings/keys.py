@@ -203,10 +203,7 @@ KEYS = (
         name="metrics_http", field="metrics_port", kind=optional("none", port()),
         does="Port on 127.0.0.1 to serve metrics on over HTTP. Ignored in dry-run mode.",
         source="the unit has no network access, and a file is enough for most sites.",
-        instead=((
-            "9786",
-            "(any free port) every user of this host can read there; 8 MiB more memory; needs python3-prometheus-client.",
-        ),),
+        instead=(("9786", "(any free port) every user of this host can read the metrics."),),
     ),
     Key(
         name="sample_addresses", field="sample_addresses", kind=choice(Addresses),

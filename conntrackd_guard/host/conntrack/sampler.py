@@ -15,12 +15,10 @@ from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, Sample, add_up
 from conntrackd_guard.core.usage import risen
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.limit import LiveKernel
-from conntrackd_guard.host.conntrack.losses import LossCounters, read_losses
 from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
 from conntrackd_guard.host.conntrack.owners import OwnerReader
 from conntrackd_guard.host.conntrack.setns import nsenter_prefix
-from conntrackd_guard.host.conntrack.stat import TableReader
-from conntrackd_guard.host.conntrack.timeouts import established_seconds
+from conntrackd_guard.host.conntrack.stat import LossCounters, TableReader, established_seconds, read_losses
 from conntrackd_guard.host.paths import Paths
 
 LONGEST_SECONDS = 0.1
