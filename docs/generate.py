@@ -19,7 +19,8 @@ from rich.console import Console
 from conntrackd_guard import __version__
 from conntrackd_guard.actions.status import Status, preview
 from conntrackd_guard.cli import exits
-from conntrackd_guard.cli.main import _parser, _parts, main
+from conntrackd_guard.cli.arguments import parser as guard_parser
+from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.status_text import print_status
 from conntrackd_guard.core import budget, metrics, tuning
 from conntrackd_guard.core.cost import cost_of, reach
@@ -44,10 +45,10 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.core.units import format_bytes
-from conntrackd_guard.core.urgency import ACTIONABLE
-from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History
+from conntrackd_guard.history.rows import decision_document
 from conntrackd_guard.host.log import MESSAGE_IDS, Log
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.keys import BY_NAME, FIXED
@@ -101,7 +102,7 @@ def fenced(text: str, kind: str = "text") -> str:
 
 def commands() -> str:
     """Return a section for every command: what it does, its arguments and an example."""
-    return "\n\n".join(_command(name, parser) for name, parser in _parsers("guard", _parser(_parts(""))))
+    return "\n\n".join(_command(name, parser) for name, parser in _parsers("guard", guard_parser()))
 
 
 def _parsers(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -209,7 +210,7 @@ def document_fields(kind: str, meanings: dict[str, str]) -> str:
                 tempfile.TemporaryDirectory() as folder,
                 History(_with_history(folder).history, mode="reader") as history,
             ):
-                printed = set(documents.decision(next(iter(history.rows()))))
+                printed = set(decision_document(next(iter(history.rows()))))
         case _:
             raise ValueError(kind)
     return _explained(printed, meanings)

@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from conntrackd_guard.core.codec import decode
-from conntrackd_guard.core.cost import Cost, cost_of, filled
+from conntrackd_guard.core.codec import decode, encode
+from conntrackd_guard.core.cost import Cost, cost_of, filled, fullest_first
 from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import (
     FloodResponse,
@@ -25,6 +25,7 @@ from conntrackd_guard.core.model import (
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.state import advance, rehearsed_limit
 from conntrackd_guard.history.database import History, Row
+from conntrackd_guard.history.rows import decision_document
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -102,6 +103,29 @@ def gather(paths: Paths) -> Status:
         last=last,
         unread=(*observation.unread, *unread),
     )
+
+
+def document(status: Status) -> dict[str, Any]:
+    """Return everything for JSON."""
+    seen, cost, limit = status.observation, status.cost, status.observation.limit
+    return {
+        "mode": status.mode.value,
+        "running": status.running,
+        "service": status.live,
+        "silent_seconds": None if status.live is None else round(status.silent_seconds, 1),
+        "limit": limit,
+        "kernel_limit": seen.kernel_limit,
+        "tables": [
+            encode(table) | {"share": round(table.count / limit, 4) if limit else None} for table in fullest_first(seen)
+        ],
+        "idle_tables": seen.idle_tables,
+        "memory": encode(cost) | {"headroom_bytes": cost.headroom_bytes},
+        "paused": encode(seen.pause),
+        "next_step": {"allowed": isinstance(status.next_step, Raise), **encode(status.next_step)},
+        "last_decision": None if status.last is None else decision_document(status.last),
+        "degraded": status.degraded,
+        "unread": list(status.unread),
+    }
 
 
 def _policy(paths: Paths, live: dict[str, Any] | None, unread: list[str]) -> Policy:

@@ -18,6 +18,8 @@ from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.rows import VERSION, Row, decision_document, document
 
+__all__ = ["DecisionDetail", "analysis", "detail", "document", "history", "line", "show"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionDetail:

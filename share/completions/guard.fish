@@ -20,6 +20,7 @@ complete -c guard -n '__fish_seen_subcommand_from run' -l dry-run -d 'rehearse: 
 complete -c guard -n '__fish_seen_subcommand_from run' -l config -rF -d 'settings from this file alone'
 complete -c guard -n '__fish_seen_subcommand_from run' -l check -d 'do the start-up checks and end'
 complete -c guard -n '__fish_seen_subcommand_from run' -l log-format -xa 'auto text json journal' -d 'form of the log'
+complete -c guard -n '__fish_seen_subcommand_from run' -l log-level -xa 'debug info warning error' -d 'least severe level to log'
 
 complete -c guard -n '__fish_seen_subcommand_from history' -l since -x -d 'decisions from then on'
 complete -c guard -n '__fish_seen_subcommand_from history' -l until -x -d 'decisions up to then'

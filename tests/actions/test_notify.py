@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from conntrackd_guard.actions import notify
 from conntrackd_guard.actions.notify import Messenger
-from conntrackd_guard.cli.commands.run import _notices, _reload
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.model import Mode
+from conntrackd_guard.daemon.service import _notify_spool
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import NotifySpool
@@ -246,8 +244,8 @@ def settings(root: Path, text: str) -> None:
 def test_decisions_are_queued_only_with_the_setting(tmp_path: Path, text: str, left: bool) -> None:  # noqa: FBT001 - a case
     """Without the setting, and in a dry run, nothing is queued."""
     read = read_settings([Entry(key="notify", value=text, file="guard.yaml", line=1)])
-    assert (_notices(Paths(tmp_path), read) is not None) == left
-    assert _notices(Paths(tmp_path, Mode.DRY_RUN), read) is None
+    assert (_notify_spool(Paths(tmp_path), read) is not None) == left
+    assert _notify_spool(Paths(tmp_path, Mode.DRY_RUN), read) is None
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to own settings: the command was NOT tested")
@@ -262,7 +260,7 @@ def test_the_command_line_reads_the_setting(post: Post, capsys: pytest.CaptureFi
     assert post.got() == [13]
     assert "Decision 13 delivered." in capsys.readouterr().err
     assert main(["notify"], Paths(post.root)) == Exit.DONE
-    assert capsys.readouterr().err == "guard: No decision waits.\n"
+    assert capsys.readouterr().err == "guard: No decision is queued.\n"
 
 
 @needs_root
@@ -273,18 +271,3 @@ def test_a_relative_path_is_refused(post: Post, capsys: pytest.CaptureFixture[st
     assert main(["notify"], Paths(post.root)) == Exit.BAD_SETTINGS
     assert "guard.yaml:2: notify: found 'bin/command', expected none, or the absolute path" in capsys.readouterr().err
     assert post.spool.files() == ["14.json"]
-
-
-@needs_root
-def test_a_reload_turns_it_on_and_off(tmp_path: Path) -> None:
-    """A reload applies the setting; bad settings leave it unchanged."""
-    keeper, paths = SimpleNamespace(notices=None), Paths(tmp_path)
-    service = SimpleNamespace(reloading=lambda: None, ready=lambda: None)
-    recorder = SimpleNamespace(log=lambda *_: None)
-    args = argparse.Namespace(config=None, dry_run=False)
-    found = []
-    for text in ("notify: /bin/x\n", "notify: x\n", "notify: none\n"):
-        settings(tmp_path, text)
-        _reload(args, paths, read_settings(), service, recorder, keeper)
-        found.append(keeper.notices is not None)
-    assert found == [True, True, False]

@@ -77,7 +77,7 @@ def test_live_flows_are_not_squeezed_without_force(guarded: Guarded, capsys: pyt
     assert main(["revert", "--dry-run"], guarded.paths) is Exit.NO
     assert main(["revert"], guarded.paths) is Exit.NO
     assert guarded.host.limit == STEP
-    assert "holds 70,000 entries" in capsys.readouterr().err
+    assert "has 70,000 entries" in capsys.readouterr().err
     assert main(["revert", "--force"], guarded.paths) is Exit.DONE
     assert guarded.host.limit == LIMIT
 

@@ -12,8 +12,8 @@ from testbed.disks import until
 from testbed.exposition import samples
 from testbed.guarded import LIMIT, Guarded, Host, again
 
-from conntrackd_guard.cli.commands import run
 from conntrackd_guard.core.model import Mode
+from conntrackd_guard.daemon import service
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.recording import metrics_exporter
 from conntrackd_guard.recording.metrics_exporter import Outlets
@@ -248,5 +248,7 @@ def test_settings_say_where_metrics_go() -> None:
     """Nowhere by default, and nowhere in a dry run."""
     texts = {"metrics_file": "/var/x/guard.prom", "metrics_http": "9786"}
     settings = read_settings(Entry(key=key, value=text, file="f", line=1) for key, text in texts.items())
-    assert run._outlets(Paths(), settings) == Outlets(file=Path("/var/x/guard.prom"), port=9786)
-    assert run._outlets(Paths(mode=Mode.DRY_RUN), settings) == run._outlets(Paths(), read_settings()) == Outlets()
+    assert service._outlets(Paths(), settings) == Outlets(file=Path("/var/x/guard.prom"), port=9786)
+    assert (
+        service._outlets(Paths(mode=Mode.DRY_RUN), settings) == service._outlets(Paths(), read_settings()) == Outlets()
+    )

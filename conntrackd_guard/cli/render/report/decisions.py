@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from conntrackd_guard.cli.render.analysis_text import COMMAND, head_lines, mix_lines, ranking_lines
+from conntrackd_guard.cli.render.analysis_text import head_lines, mix_lines, ranking_lines
 from conntrackd_guard.cli.render.arithmetic_text import sum_lines
-from conntrackd_guard.cli.render.decision_text import local
+from conntrackd_guard.cli.render.console import COMMAND, local
 from conntrackd_guard.cli.render.report.html import escaped
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.model import Arithmetic

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from conntrackd_guard.cli.render.decision_text import local
+from conntrackd_guard.cli.render.console import local
 from conntrackd_guard.cli.render.report.chart import MOST_LINES, Dots, Frame, Line, Mark, bar_chart, line_chart
 from conntrackd_guard.cli.render.report.decisions import SIGNS, arithmetic_of, decisions, step
 from conntrackd_guard.cli.render.report.html import escaped
