@@ -23,20 +23,19 @@ from conntrackd_guard.cli.arguments import parser as guard_parser
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.status_text import print_status
 from conntrackd_guard.core import budget, metrics, tuning
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.cost import cost_of, reach
 from conntrackd_guard.core.explain import sentence
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.kernel_messages import recognise
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
 from conntrackd_guard.core.model import (
     INT_MAX,
     Hold,
-    HoldReason,
     MessageKind,
-    Mode,
     Observation,
     Outcome,
     OutcomeKind,
-    Policy,
     Raise,
     Record,
     State,
@@ -135,7 +134,9 @@ def _argument(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
     taken = "|".join(map(str, action.choices)) if action.choices else action.metavar or action.dest.upper()
     names = ", ".join(action.option_strings) or str(taken)
     takes = f" {taken}" if action.option_strings and action.nargs != 0 else ""
-    text = (action.help or "").replace("%(default)s", str(action.default)).replace("%(prog)s", parser.prog).rstrip(".")
+    if not action.help:
+        raise ValueError(f"{parser.prog}: {names} has no help")
+    text = action.help.replace("%(default)s", str(action.default)).replace("%(prog)s", parser.prog).rstrip(".")
     return definition(f"`{names}{takes}`", f"{text[:1].upper()}{text[1:]}.")
 
 

@@ -8,20 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from conntrackd_guard.core.codec import decode, encode
+from conntrackd_guard.core.configuration import FloodResponse, Mode, Policy
 from conntrackd_guard.core.cost import Cost, cost_of, filled, fullest_first
 from conntrackd_guard.core.errors import GuardError, HostError
-from conntrackd_guard.core.model import (
-    FloodResponse,
-    Hold,
-    MessageKind,
-    Mode,
-    Observation,
-    Policy,
-    Raise,
-    State,
-    Trigger,
-    TriggerKind,
-)
+from conntrackd_guard.core.model import Hold, MessageKind, Observation, Raise, State, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.state import advance, rehearsed_limit
 from conntrackd_guard.history.database import History, Row

@@ -13,8 +13,8 @@ from typing import Any
 from conntrackd_guard.cli.answer import Answer
 from conntrackd_guard.cli.arguments import parser
 from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, NotPermitted, SettingsError
-from conntrackd_guard.core.model import Mode
 from conntrackd_guard.host.paths import Paths
 
 _LEAN = frozenset({"run", "notify"})

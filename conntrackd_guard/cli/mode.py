@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import SettingsError
-from conntrackd_guard.core.model import Mode
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.files import load_settings
 

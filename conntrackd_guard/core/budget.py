@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from conntrackd_guard.core.model import INT_MAX, Arithmetic, Bound, Buckets, Observation, Policy, Share, Table
+from conntrackd_guard.core.configuration import Buckets, Policy, Share
+from conntrackd_guard.core.model import INT_MAX, Arithmetic, Bound, Observation, Table
 
 MIB = 1 << 20
 EXTENSIONS_BYTES = 256

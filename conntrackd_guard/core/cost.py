@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from conntrackd_guard.core import budget
-from conntrackd_guard.core.model import INT_MAX, Arithmetic, Observation, Policy, Table
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import INT_MAX, Arithmetic, Observation, Table
 from conntrackd_guard.core.records import condense
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from conntrackd_guard.core.model import Policy, State, Table
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import State, Table
 
 SAMPLE_SECONDS = 30.0
 """What a sample tells holds for this long, and so does one plain step without a sample."""

@@ -12,16 +12,8 @@ from enum import StrEnum
 
 from conntrackd_guard.core.codec import verdict
 from conntrackd_guard.core.cost import Cost
-from conntrackd_guard.core.model import (
-    Arithmetic,
-    Corroboration,
-    HoldReason,
-    Observation,
-    OverrideKind,
-    Record,
-    Table,
-    TriggerKind,
-)
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Arithmetic, Corroboration, Observation, OverrideKind, Record, Table, TriggerKind
 from conntrackd_guard.core.records import reason
 from conntrackd_guard.core.usage import risen
 

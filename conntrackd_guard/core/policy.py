@@ -13,18 +13,18 @@ from __future__ import annotations
 import math
 
 from conntrackd_guard.core import budget, tuning
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.corroboration import concerned_tables, corroborate
 from conntrackd_guard.core.flood import flooded, may_step_plainly, raised_for
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Arithmetic,
     Bound,
     Corroboration,
     Hold,
-    HoldReason,
     MessageKind,
     Observation,
     PersistedLimit,
-    Policy,
     Raise,
     State,
     Table,
@@ -75,8 +75,8 @@ def decide(trigger: Trigger, observation: Observation, state: State, policy: Pol
     hold = _not_ours(trigger, observation, policy)
     if hold is not None:
         return hold
-    if trigger.kept is not None:
-        return _at_start(trigger.kept, observation, policy)
+    if trigger.persisted is not None:
+        return _at_start(trigger.persisted, observation, policy)
     truth, hold = _truth(trigger, observation, state, policy)
     if hold is not None:
         return hold
@@ -115,7 +115,7 @@ def _not_ours(  # noqa: PLR0911 - one return an answer
     switched_on = {
         TriggerKind.KERNEL_MESSAGE: policy.kernel_message,
         TriggerKind.FILLING_UP: policy.raise_early,
-        TriggerKind.START: trigger.kept is not None,
+        TriggerKind.START: trigger.persisted is not None,
     }
     return None if switched_on.get(trigger.kind) else Hold(reason=HoldReason.TRIGGER_OFF)
 

@@ -10,17 +10,8 @@ from dataclasses import replace
 from typing import assert_never
 
 from conntrackd_guard.core.codec import verdict
-from conntrackd_guard.core.model import (
-    Hold,
-    HoldReason,
-    Observation,
-    OutcomeKind,
-    Override,
-    Raise,
-    Record,
-    Table,
-    TriggerKind,
-)
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, Observation, OutcomeKind, Override, Raise, Record, Table, TriggerKind
 
 ACTIONABLE = frozenset(
     {

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import assert_never
 
 from conntrackd_guard.core import tuning
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
-    HoldReason,
     Outcome,
     OutcomeKind,
     Override,

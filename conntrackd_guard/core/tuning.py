@@ -5,7 +5,7 @@ Read them as `tuning.NAME`, so that a test can replace one.
 
 from __future__ import annotations
 
-from conntrackd_guard.core.model import Policy
+from conntrackd_guard.core.configuration import Policy
 
 MIN_STEP = 8192
 """Entries that a raise adds at least, so that small limits grow in useful steps.

@@ -12,19 +12,17 @@ from dataclasses import dataclass, replace
 
 from conntrackd_guard.core import usage, verification
 from conntrackd_guard.core.codec import decode
+from conntrackd_guard.core.configuration import Buckets, Mode, Policy
 from conntrackd_guard.core.corroboration import concerned_tables
 from conntrackd_guard.core.explain import concerned
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
-    Buckets,
     Hold,
-    HoldReason,
     MessageKind,
-    Mode,
     Observation,
     Outcome,
     OutcomeKind,
     PersistedLimit,
-    Policy,
     Raise,
     Record,
     State,
@@ -99,7 +97,7 @@ class Controller:
         kept = self._p.kept
         if kept is not None:
             ours = max(kept.limit, 0 if self._p.kernel.rehearsing else self.state.set_limit or 0)
-            decision = self.decide(Trigger(kind=TriggerKind.START, kept=replace(kept, limit=ours)))
+            decision = self.decide(Trigger(kind=TriggerKind.START, persisted=replace(kept, limit=ours)))
             over = isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START
             self._bearable = decision.arithmetic.target if over and decision.arithmetic else None
 
@@ -145,7 +143,7 @@ class Controller:
 
     def take_orders(self) -> None:
         """Take orders into the state, and have them recorded in case that whoever gave them could not."""
-        for key, content in self._p.runtime_dir.orders():
+        for key, content in self._p.runtime_dir.overrides():
             try:
                 record = decode(Record, content)
             except ValueError:

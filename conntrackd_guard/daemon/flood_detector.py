@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.flood import SAMPLE_SECONDS, raised_for
-from conntrackd_guard.core.model import Observation, Policy, Table
+from conntrackd_guard.core.model import Observation, Table
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.paths import Paths
 

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 
 from conntrackd_guard.core import budget, episode, usage
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.corroboration import is_full
 from conntrackd_guard.core.episode import Episode
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.model import KernelEvent, MessageKind, Policy, State, Table, Trigger, TriggerKind
+from conntrackd_guard.core.model import KernelEvent, MessageKind, State, Table, Trigger, TriggerKind
 from conntrackd_guard.daemon.controller import Controller, Dependencies
 from conntrackd_guard.daemon.status_file import status_file, status_line
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core import tuning
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import GuardError, HostError
-from conntrackd_guard.core.model import Mode, PersistedLimit, Policy
+from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.daemon.controller import Dependencies

@@ -7,7 +7,8 @@ from typing import Any
 
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.model import Mode, Pause, Policy, State
+from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.model import Pause, State
 
 
 def status_file(  # noqa: PLR0913 - one argument a thing told

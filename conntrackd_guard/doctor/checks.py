@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import Mode
 from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.doctor import facts, verdicts, verdicts_boot, verdicts_guard

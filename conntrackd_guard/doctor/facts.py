@@ -7,8 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import HostError, SettingsError
-from conntrackd_guard.core.model import Mode, Policy, State
+from conntrackd_guard.core.model import State
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.history.database import History, Row
 from conntrackd_guard.host.clock import Clock

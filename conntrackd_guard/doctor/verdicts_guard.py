@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from conntrackd_guard.core import tuning
-from conntrackd_guard.core.model import Pause, Policy, State
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Pause, State
 from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.doctor.verdicts import Check, Verdict
 from conntrackd_guard.host.other_writers import Writer

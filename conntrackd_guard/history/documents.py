@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from conntrackd_guard.core.codec import decode, encode
-from conntrackd_guard.core.model import Policy, Record
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Record
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.rows import VERSION, Row, decision_document, document

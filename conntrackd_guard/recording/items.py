@@ -6,7 +6,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from conntrackd_guard.core.model import Policy, Record
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Record
 from conntrackd_guard.history.database import Position
 
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import decode
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.cost import cost_of, reach
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.metrics import Figures, Loop, Totals, count_drops, exposition, families, known_ways, way
-from conntrackd_guard.core.model import Policy, Record
+from conntrackd_guard.core.model import Record
 from conntrackd_guard.core.records import is_refused, merges
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from conntrackd_guard.core import explain
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
-from conntrackd_guard.core.model import Policy, Raise, Record, TriggerKind
+from conntrackd_guard.core.model import Raise, Record, TriggerKind
 from conntrackd_guard.core.records import needs_operator
 from conntrackd_guard.core.verification import Verification
 from conntrackd_guard.history.database import HistoryDamaged, Position

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from conntrackd_guard.core import tuning
-from conntrackd_guard.core.model import INT_MAX, Addresses, Buckets, Mode, Policy
+from conntrackd_guard.core.configuration import Addresses, Buckets, Mode, Policy
+from conntrackd_guard.core.model import INT_MAX
 from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.settings.types import (
     Kind,

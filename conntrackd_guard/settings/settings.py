@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import SettingsError
-from conntrackd_guard.core.model import Policy
 from conntrackd_guard.settings.keys import BY_NAME, FIXED, KEYS, RENAMED, Settings
 
 DEFAULT = "default"

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from conntrackd_guard.core import units
-from conntrackd_guard.core.model import FloodAction, FloodResponse, Share
+from conntrackd_guard.core.configuration import FloodAction, FloodResponse, Share
 
 _SHELL_ONLY = frozenset({"|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"})
 """Words that only a shell gives a meaning: in a command without one they are a mistake."""

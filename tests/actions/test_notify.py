@@ -16,7 +16,7 @@ from conntrackd_guard.actions import notify
 from conntrackd_guard.actions.notify import Messenger
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.core.model import Mode
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.daemon.service import _notify_spool
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.log import Log

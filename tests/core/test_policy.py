@@ -8,22 +8,18 @@ from typing import Any
 import pytest
 from testbed.hosts import GIB, LIMIT, NOW, OTHER, PRESSURE, WEB, host, line, table
 
+from conntrackd_guard.core.configuration import Buckets, FloodAction, FloodResponse, Policy, Share
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     INT_MAX,
-    Buckets,
     Corroboration,
-    FloodAction,
-    FloodResponse,
     Hold,
-    HoldReason,
     MessageKind,
     Observation,
     Pause,
     PersistedLimit,
-    Policy,
     Raise,
     Refusal,
-    Share,
     State,
     Trigger,
     TriggerKind,
@@ -52,7 +48,7 @@ INITIAL = table(100, OTHER, initial=True)
 
 def start(kept: int) -> Trigger:
     """Return the trigger that a start gives where the drop-in keeps a limit."""
-    return Trigger(kind=TriggerKind.START, kept=PersistedLimit(limit=kept))
+    return Trigger(kind=TriggerKind.START, persisted=PersistedLimit(limit=kept))
 
 
 HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]] = [

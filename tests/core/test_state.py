@@ -9,11 +9,11 @@ from testbed.hosts import LIMIT, NOW
 from testbed.records import RAISE, a_record
 
 from conntrackd_guard.core import tuning
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Corroboration,
     Decision,
     Hold,
-    HoldReason,
     Outcome,
     OutcomeKind,
     Override,

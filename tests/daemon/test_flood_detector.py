@@ -7,7 +7,7 @@ import itertools
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host
 
-from conntrackd_guard.core.model import FloodAction, FloodResponse, Policy
+from conntrackd_guard.core.configuration import FloodAction, FloodResponse, Policy
 from conntrackd_guard.daemon.flood_sample import FloodSample
 from conntrackd_guard.history.documents import detail
 

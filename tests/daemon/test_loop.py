@@ -12,7 +12,8 @@ from typing import cast
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host
 
-from conntrackd_guard.core.model import MessageKind, Policy, State
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import MessageKind, State
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.daemon.loop import LINE_LOOK_MS
 from conntrackd_guard.history.database import History

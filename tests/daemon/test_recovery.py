@@ -12,8 +12,8 @@ from testbed.guarded import LIMIT, Guarded, Host, Killed, again
 
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.model import (
-    Mode,
     Outcome,
     OutcomeKind,
     Override,
@@ -254,12 +254,12 @@ def test_an_order_given_while_no_guard_ran_is_known(host: Host) -> None:
     guarded.runtime_dir.put_override(record.key, encode(record))
     after = again(guarded)
     assert after.recovered.state.conflict_seconds == ()
-    assert after.runtime_dir.orders() == []
+    assert after.runtime_dir.overrides() == []
     assert after.reasons()[-1] == "override resume none"
     after.stop()
 
 
-@pytest.mark.parametrize("folder", ["intents", "orders"])
+@pytest.mark.parametrize("folder", ["intents", "overrides"])
 def test_a_file_that_cannot_be_read_is_said_and_goes(host: Host, folder: str) -> None:
     """Half a file, or one of another program, keeps no guard from starting."""
     first = Guarded(host)

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from conntrackd_guard.core.model import Mode, PersistedLimit, Policy
+from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.daemon import service
 from conntrackd_guard.daemon.service import Daemon
 from conntrackd_guard.host.log import Log

@@ -12,8 +12,9 @@ import pytest
 from testbed.fake_host import BOOT, HEALTHY, FakeHost
 from testbed.records import add, raised
 
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import HostError, SettingsError
-from conntrackd_guard.core.model import Mode, Outcome, OutcomeKind
+from conntrackd_guard.core.model import Outcome, OutcomeKind
 from conntrackd_guard.doctor import checks, facts
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths

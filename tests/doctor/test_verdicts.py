@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from conntrackd_guard.core import tuning
-from conntrackd_guard.core.model import Pause, Policy, State
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Pause, State
 from conntrackd_guard.core.sysctl_precedence import SysctlFile, Tool
 from conntrackd_guard.doctor import verdicts, verdicts_boot, verdicts_guard
 from conntrackd_guard.doctor.verdicts import Check, Verdict

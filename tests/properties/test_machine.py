@@ -15,16 +15,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import decode, encode
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.model import (
     Hold,
     MessageKind,
-    Mode,
     Observation,
     Outcome,
     OutcomeKind,
     Override,
     OverrideKind,
-    Policy,
     Raise,
     Record,
     State,

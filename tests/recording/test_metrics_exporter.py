@@ -12,7 +12,7 @@ from testbed.disks import until
 from testbed.exposition import samples
 from testbed.guarded import LIMIT, Guarded, Host, again
 
-from conntrackd_guard.core.model import Mode
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.daemon import service
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.recording import metrics_exporter

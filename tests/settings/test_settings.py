@@ -10,17 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conntrackd_guard.core import usage
+from conntrackd_guard.core.configuration import Addresses, Buckets, FloodAction, FloodResponse, Mode, Policy, Share
 from conntrackd_guard.core.errors import SettingsError
-from conntrackd_guard.core.model import (
-    INT_MAX,
-    Addresses,
-    Buckets,
-    FloodAction,
-    FloodResponse,
-    Mode,
-    Policy,
-    Share,
-)
+from conntrackd_guard.core.model import INT_MAX
 from conntrackd_guard.settings import types
 from conntrackd_guard.settings.keys import BY_NAME, FIXED, KEYS, RENAMED, Settings
 from conntrackd_guard.settings.settings import DEFAULT, Entry, Problem, read_settings

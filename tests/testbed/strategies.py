@@ -6,21 +6,8 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from conntrackd_guard.core.model import (
-    INT_MAX,
-    Buckets,
-    FloodAction,
-    FloodResponse,
-    MessageKind,
-    Observation,
-    Policy,
-    Refusal,
-    Share,
-    State,
-    Table,
-    Trigger,
-    TriggerKind,
-)
+from conntrackd_guard.core.configuration import Buckets, FloodAction, FloodResponse, Policy, Share
+from conntrackd_guard.core.model import INT_MAX, MessageKind, Observation, Refusal, State, Table, Trigger, TriggerKind
 
 GIB = 1 << 30
 NOW = 10_000.0

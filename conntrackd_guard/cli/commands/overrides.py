@@ -8,8 +8,9 @@ from conntrackd_guard.actions.overrides import Overrides, Plan
 from conntrackd_guard.cli.answer import note
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.core import units
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import AnswerIsNo, SettingsError
-from conntrackd_guard.core.model import Policy, Record
+from conntrackd_guard.core.model import Record
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.paths import Paths

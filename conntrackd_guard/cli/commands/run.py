@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from conntrackd_guard.cli.answer import note
 from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import NotPermitted
-from conntrackd_guard.core.model import Mode
 from conntrackd_guard.daemon.service import CLOSE_SECONDS, Daemon, check
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from conntrackd_guard.core import tuning
-from conntrackd_guard.core.model import Arithmetic, Policy, Share
+from conntrackd_guard.core.configuration import Policy, Share
+from conntrackd_guard.core.model import Arithmetic
 from conntrackd_guard.core.units import format_bytes, format_percentage
 
 

@@ -6,8 +6,9 @@ import errno
 import time
 from dataclasses import dataclass, replace
 
+from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import AnswerIsNo, HostError
-from conntrackd_guard.core.model import Addresses, Table
+from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Evidence, Losses
 from conntrackd_guard.core.traffic.remedies import diagnose

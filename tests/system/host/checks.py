@@ -122,12 +122,9 @@ def the_manual_is_there() -> None:
     for name in ("guard", "conntrackd-guard"):
         holds(run("man", "--pager=cat", name), "GUARD(8)", "EXIT STATUS")
     holds(run("man", "--pager=cat", "guard.yaml"), "GUARD.YAML(5)", "threshold: 80%")
-    for name in (
-        "bash-completion/completions/guard",
-        "zsh/vendor-completions/_guard",
-        "fish/vendor_completions.d/guard.fish",
-    ):
-        holds(Path("/usr/share", name).read_text(encoding="utf-8"), "completion for guard(8)")
+    for name in ("bash-completion/completions/guard", "bash-completion/completions/conntrackd-guard"):
+        holds(Path("/usr/share", name).read_text(encoding="utf-8"), "guard conntrackd-guard")
+    holds(Path("/usr/share/zsh/vendor-completions/_guard").read_text(encoding="utf-8"), "#compdef guard")
 
 
 def the_doctor_judges() -> None:

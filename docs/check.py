@@ -1,19 +1,29 @@
-"""Check what Sphinx can't: repository paths in backticks, links outside docs/, and that every setting is documented."""
+"""Check what neither Sphinx nor cog can: paths, links outside docs/, commands and settings to paste, names that are missing."""
 
 from __future__ import annotations
 
+import argparse
 import re
+import shlex
 import sys
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
+from conntrackd_guard.cli.arguments import parser
+from conntrackd_guard.core.errors import SettingsError
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.settings.files import entries
 from conntrackd_guard.settings.keys import KEYS
+from conntrackd_guard.settings.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md")])
 FOLDERS = "bench|config|conntrackd_guard|debian|docs|scripts|share|stubs|systemd|tests"
 _PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*|[A-Z][A-Z_]+\.md|pyproject\.toml|Makefile)(?:::?\w+)?`")
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(?:#([\w-]+))?\)")
+_BLOCK = re.compile(r"(?ms)^```(sh|yaml)\n(.*?)^```")
+_COMMAND_END = re.compile(r"\s(?:&&|[|;>])\s")
 _HEADING = re.compile(r"(?m)^#+ (.+)$")
 
 
@@ -39,6 +49,44 @@ def _page(page: Path) -> list[str]:
             problems.append(f"{name}: link to {link}, which does not exist")
         elif anchor and target.suffix == ".md" and anchor not in _anchors(target):
             problems.append(f"{name}: link to {link}#{anchor}, which does not exist")
+    for kind, block in _BLOCK.findall(text):
+        problems += [f"{name}: {problem}" for problem in (_commands(block) if kind == "sh" else _settings(block))]
+    return problems
+
+
+def _commands(block: str) -> list[str]:
+    """Return the commands in a block that can't be pasted: unknown arguments of `guard`, scripts that are not there."""
+    problems = []
+    for line in block.replace("\\\n", "").splitlines():
+        for call in _COMMAND_END.split(line):
+            words = shlex.split(call, comments=True)
+            words = words[words[:1] == ["sudo"] :]
+            if words[:1] == ["guard"] and not _understood(words[1:]):
+                problems.append(f"not understood: {call}")
+            if words and words[0].startswith("scripts/") and not (ROOT / words[0]).exists():
+                problems.append(f"{words[0]} does not exist")
+    return problems
+
+
+def _understood(words: list[str]) -> bool:
+    try:
+        with redirect_stderr(StringIO()):
+            parser().parse_args(words)
+    except (SystemExit, argparse.ArgumentError):
+        return False
+    return True
+
+
+def _settings(block: str) -> list[str]:
+    """Return what is wrong with the settings of a block; one that sets a key twice shows alternatives."""
+    keys = [line.partition(":")[0] for line in block.splitlines() if ":" in line]
+    parts = block.splitlines(keepends=True) if len(set(keys)) < len(keys) else [block]
+    problems = []
+    for part in parts:
+        try:
+            read_settings(entries(part.encode(), "settings"))
+        except SettingsError as error:
+            problems.append(str(error))
     return problems
 
 
@@ -53,7 +101,7 @@ def _host_paths() -> list[str]:
     paths = Paths()
     plain = (paths.settings_file, paths.settings_folder / "*.yaml", paths.fleet_pause, paths.drop_in, paths.history)
     run = (paths.lock, paths.pause, paths.status_file)
-    folders = (f"{paths.intents}/", f"{paths.orders}/", f"{paths.notices}/")
+    folders = (f"{paths.intents}/", f"{paths.overrides}/", f"{paths.notices}/")
     return [*map(str, plain), *map(str, run), *folders]
 
 
