@@ -166,7 +166,7 @@ def _setting(name: str) -> str:
 def settings_table(*names: str) -> str:
     """Return some settings in short."""
     rows = [(f"`{key.name}`", f"`{key.default}`", key.does) for key in map(BY_NAME.__getitem__, names)]
-    return table(("setting", "default", "what it does"), rows)
+    return table(("setting", "default", "purpose"), rows)
 
 
 def fixed_values() -> str:
@@ -183,7 +183,7 @@ def hold_reasons() -> str:
     """Return every hold reason, its sentence, its level in the log, and whether it needs an operator."""
     return "\n\n".join(
         definition(
-            f"`{reason.code}`",
+            f"`{reason.code}` ({reason.label})",
             reason.sentence,
             f"Level {level_of(_held(reason))}." + (" Needs an operator." if reason in ACTIONABLE else ""),
         )
