@@ -28,6 +28,7 @@ from conntrackd_guard.core.cost import cost_of, reach
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.kernel_messages import recognise
+from conntrackd_guard.core.log_events import MESSAGE_IDS
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
 from conntrackd_guard.core.model import (
     INT_MAX,
@@ -44,11 +45,11 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.core.units import format_bytes
-from conntrackd_guard.core.urgency import ACTIONABLE
-from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History
-from conntrackd_guard.host.log import MESSAGE_IDS, Log
+from conntrackd_guard.history.rows import decision_document
+from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.keys import BY_NAME, FIXED
 
@@ -219,7 +220,7 @@ def document_fields(kind: str, meanings: dict[str, str]) -> str:
                 tempfile.TemporaryDirectory() as folder,
                 History(_with_history(folder).history, mode="reader") as history,
             ):
-                printed = set(documents.decision(next(iter(history.rows()))))
+                printed = set(decision_document(next(iter(history.rows()))))
         case _:
             raise ValueError(kind)
     return _explained(printed, meanings)
