@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+from conntrackd_guard.core.budget import Cost, cost_of, filled
 from conntrackd_guard.core.codec import decode
-from conntrackd_guard.core.cost import Cost, cost_of, filled
 from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import Hold, MessageKind, Mode, Observation, Policy, Raise, State, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide

@@ -15,8 +15,8 @@ from typing import Any
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core import prometheus
+from conntrackd_guard.core.budget import cost_of, highest_affordable
 from conntrackd_guard.core.codec import decode
-from conntrackd_guard.core.cost import cost_of, reach
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.metrics import Family, Figures, Loop, Totals, count_drops, families, known_ways, way
 from conntrackd_guard.core.model import Policy, Record
@@ -119,7 +119,7 @@ class Exporter:
                 version=__version__,
                 observation=seen,
                 cost=cost_of(seen, policy),
-                reach=reach(seen, policy),
+                reach=highest_affordable(seen, policy),
                 totals=self._totals,
                 decisions=self._decisions,
                 loop=loop,

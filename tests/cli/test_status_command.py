@@ -12,7 +12,7 @@ from testbed.records import a_record
 
 from conntrackd_guard.actions.status import Status, preview
 from conntrackd_guard.cli.render.status_text import print_status, status_document
-from conntrackd_guard.core.cost import cost_of
+from conntrackd_guard.core.budget import cost_of
 from conntrackd_guard.core.model import Hold, Mode, Observation, Pause, Policy, Raise, State, Table
 
 MEMORY = {"memory_total_bytes": 25 * 10**9, "memory_available_bytes": 20 * 10**9, "entry_slab_bytes": 256}

@@ -109,9 +109,9 @@ def _check(args: argparse.Namespace, paths: Paths) -> Exit:
 
 def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: Signals) -> Exit:
     """Take the lock, recover, and loop."""
-    from conntrackd_guard.daemon.controller import Dependencies  # noqa: PLC0415
-    from conntrackd_guard.daemon.flood_detector import Floods  # noqa: PLC0415
-    from conntrackd_guard.daemon.loop import Guard  # noqa: PLC0415 - views and the journal come with it
+    from conntrackd_guard.daemon.controller import Controller, Dependencies  # noqa: PLC0415
+    from conntrackd_guard.daemon.flood_detector import FloodDetector  # noqa: PLC0415
+    from conntrackd_guard.daemon.loop import Loop  # noqa: PLC0415 - views and the journal come with it
     from conntrackd_guard.daemon.recovery import recover  # noqa: PLC0415
     from conntrackd_guard.host.clock import Clock  # noqa: PLC0415
     from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel  # noqa: PLC0415
@@ -154,7 +154,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
         mode=paths.mode,
         kernel=kernel,
         observer=observer,
-        floods=Floods(paths, observer),
+        floods=FloodDetector(paths, observer),
         applier=Applier(kernel, runtime_dir),
         recorder=recorder,
         runtime_dir=runtime_dir,
@@ -163,7 +163,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
         service=service,
         kept=_kept(drop_in, recorder),
     )
-    guard = Guard(parts, settings.policy, recovered.state, signals.take)
+    loop = Loop(parts, Controller(parts, settings.policy, recovered.state), signals.take)
     sources = log_sources.report()
     recorder.say(
         "guard.ready",
@@ -178,7 +178,7 @@ def _serve(args: argparse.Namespace, paths: Paths, settings: Settings, signals: 
     gc.collect()
     gc.freeze()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    guard.run(signals.descriptor, lambda: _reload(args, paths, settings, service, recorder, keeper))
+    loop.run(signals.descriptor, lambda: _reload(args, paths, settings, service, recorder, keeper))
     service.stopping()
     log_sources.close()
     recorder.note_position(log_sources.position())

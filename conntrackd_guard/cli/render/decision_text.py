@@ -14,7 +14,7 @@ from rich.text import Text
 from conntrackd_guard.cli.render.analysis_text import COMMAND, head_lines, mix_lines, ranking_lines
 from conntrackd_guard.cli.render.arithmetic_text import sum_lines
 from conntrackd_guard.core.afterwards import afterwards
-from conntrackd_guard.core.cost import fullest_first
+from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.explain import concerned, table_name
 from conntrackd_guard.core.model import Hold, Override, Raise, Record
 from conntrackd_guard.core.text import printable

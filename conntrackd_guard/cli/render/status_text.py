@@ -9,8 +9,8 @@ from rich.text import Text
 
 from conntrackd_guard.actions.status import Status
 from conntrackd_guard.cli.render.decision_text import local, print_line
+from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.cost import fullest_first
 from conntrackd_guard.core.explain import table_name
 from conntrackd_guard.core.model import Hold, Mode, Raise, Table
 from conntrackd_guard.core.text import printable
