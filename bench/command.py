@@ -6,16 +6,18 @@ import argparse
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from testbed.limit_guard import LimitGuard, RefusedError
 
+from bench.checkout import THIS, other
 from bench.ground import Ground, say
 from bench.sandbox import run_isolated
 from bench.standstill import Freezer
 from bench.table import Row, render
 
 _NEEDED = ("gcc", "nft", "conntrack", "ip", "unshare", "nsenter", "journalctl", "mkfs.ext4")
-_ROWS = ("reaction", "dropped", "cost", "events", "history", "who")
+_ROWS = ("path", "reaction", "dropped", "cost", "events", "history", "who")
 _LOADS = ("ramp", "burst", "slow")
 _NOT_PERMITTED = 77
 _WHAT = "Measure the guard beside simpler programs on this machine. The lot takes about 75 minutes; see --phases."
@@ -56,11 +58,14 @@ def _row_sources(
     from bench.cost import cost, events  # noqa: PLC0415
     from bench.dropped import LOADS, dropped  # noqa: PLC0415
     from bench.history_rows import history  # noqa: PLC0415
+    from bench.path import path  # noqa: PLC0415
     from bench.reaction import reaction  # noqa: PLC0415
     from bench.who import who  # noqa: PLC0415
 
+    checkouts = (THIS, *(other(folder, options.against_settings) for folder in options.against))
     loads = tuple(load for load in LOADS if load.name in (options.loads or _LOADS))
     return {
+        "path": lambda: path(ground, checkouts, verbose=options.verbose),
         "reaction": lambda: reaction(ground, freezer, options.trials, options.who),
         "dropped": lambda: dropped(ground, options.phases, options.yardstick_phases, loads, options.who),
         "cost": lambda: cost(ground, options.seconds, options.journal_mib),
@@ -80,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(_ROWS)}; all by default")
     who = "only those with this in their name (may be given again), in `reaction` and `dropped`"
     parser.add_argument("--who", action="append", default=[], help=who)
+    against = "compare with the guard of another checkout, in the same run (may be given again)"
+    parser.add_argument("--against", "--tree", metavar="DIR", type=Path, action="append", default=[], help=against)
+    renamed = "JSON object {setting here: setting there} for those checkouts"
+    parser.add_argument("--against-settings", metavar="FILE", type=Path, help=renamed)
+    parser.add_argument("--verbose", action="store_true", help="list the functions that `path` counts")
     parser.add_argument("--trials", type=int, default=20, help="packets a contender in `reaction` (%(default)s)")
     parser.add_argument("--phases", type=int, default=20, help="random start phases in `dropped` (%(default)s)")
     parser.add_argument("--yardstick-phases", type=int, default=5, help="for yardsticks without a target (%(default)s)")

@@ -9,16 +9,15 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 from testbed.scratch_namespace import ScratchNamespace
 
-from bench.ground import REPOSITORY, Ground, wait_for
+from bench.checkout import PYTHON, THIS, Checkout
+from bench.ground import Ground, wait_for
 
-_PYTHON = "/usr/bin/python3"
-_GUARD = (_PYTHON, "-m", "conntrackd_guard")
 STATE = Path("/var/lib/conntrackd-guard")
 _LIMIT = "/proc/sys/net/netfilter/nf_conntrack_max"
 _COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
@@ -60,6 +59,8 @@ class Contender:
     command: tuple[str, ...] = ()
     settings: dict[str, object] | None = None
     """The guard's settings; None for a yardstick."""
+    checkout: Checkout = THIS
+    """Which guard."""
     hide_ring_buffer: bool = False
     journald_stopped: bool = False
     """Whether journald stands still while the packet drops."""
@@ -67,13 +68,18 @@ class Contender:
     """Whether nothing can be written to the guard's state folder all the while."""
 
 
-def guard(name: str, **settings: object) -> Contender:
-    """Return the guard with `settings` that differ from its defaults."""
-    return Contender(name=name, settings=settings)
+def guard(name: str, *, checkout: Checkout = THIS, program: tuple[str, ...] = (), **settings: object) -> Contender:
+    """Return the guard of `checkout` with `settings` that differ from its defaults, started by `program` if that is given."""
+    return Contender(name=checkout.label(name), command=program, settings=settings, checkout=checkout)
+
+
+def elsewhere(contender: Contender, checkout: Checkout) -> Contender:
+    """Return the same contender with the guard of another checkout."""
+    return replace(contender, name=checkout.label(contender.name), checkout=checkout)
 
 
 C_ON_LINE = Contender(name="C program on /dev/kmsg", command=("{folder}/on_line",))
-FOLLOWER = Contender(name="bare python-systemd follower", command=(_PYTHON, "-c", _FOLLOWER))
+FOLLOWER = Contender(name="bare python-systemd follower", command=(PYTHON, "-c", _FOLLOWER))
 PIPE = Contender(name="shell pipe on journalctl -kf", command=("sh", "-c", _PIPE))
 C_LOOK = Contender(name="C program, looks every 10 ms", command=("{folder}/look", "{pid}", "10"))
 LOOP = Contender(name="shell loop, looks once a second", command=("sh", "-c", _LOOP, "loop", "{pid}"))
@@ -102,7 +108,7 @@ class Running:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=_environment(),
+                env=self.contender.checkout.environment(),
                 start_new_session=True,
             )
         try:
@@ -140,7 +146,7 @@ class Running:
                 for part in self.contender.command
             ]
         prefix = _hide_ring_buffer() if self.contender.hide_ring_buffer else []
-        return prefix + _fresh_guard(self.contender.settings)
+        return prefix + _fresh_guard(self.contender)
 
 
 def run(ground: Ground, contender: Contender, namespace: ScratchNamespace | None = None) -> Running:
@@ -148,26 +154,23 @@ def run(ground: Ground, contender: Contender, namespace: ScratchNamespace | None
     return Running(ground, contender, namespace.pid if namespace else 1)
 
 
-def raises_recorded() -> int:
+def raises_recorded(checkout: Checkout) -> int:
     """Return how many raises the last guard's history holds. Raises CalledProcessError when it can't be read."""
-    command = [*_GUARD, "history", "--json", "--verdict", "raise"]
-    answer = subprocess.run(command, env=_environment(), stdout=subprocess.PIPE, check=True)
+    command = checkout.guard("history", "--json", "--verdict", "raise")
+    answer = subprocess.run(command, env=checkout.environment(), stdout=subprocess.PIPE, check=True)
     return len(json.loads(answer.stdout)["decisions"])
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-
-
-def _fresh_guard(settings: dict[str, object]) -> list[str]:
+def _fresh_guard(contender: Contender) -> list[str]:
     """Forget what earlier guards left, write the settings (JSON is YAML), and return the command."""
     for folder in (STATE, Path("/run/conntrackd-guard")):
         shutil.rmtree(folder, ignore_errors=True)  # a mount point stays, empty
     for left in Path("/etc/sysctl.d").iterdir():
         left.unlink()
     file = Path("/run/bench/guard.yaml")
-    file.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items()), "utf-8")
-    return [*_GUARD, "run", "--config", str(file), "--log-format", "json"]
+    file.write_text(contender.checkout.settings(contender.settings or {}), "utf-8")
+    arguments = ["run", "--config", str(file), "--log-format", "json"]
+    return [*contender.command, *arguments] if contender.command else contender.checkout.guard(*arguments)
 
 
 def _hide_ring_buffer() -> list[str]:

@@ -38,7 +38,7 @@ LOADS = (
     Load(name="slow", limit=16_384, held=14_746, flows=4_915, rate=500),
 )
 _DEFAULTS = guard("guard")
-_LINE_ALONE = guard("guard, pressure off", pressure=False)
+_LINE_ALONE = guard("guard, pressure off", raise_early=False)
 CONTENDERS = (C_ON_LINE, _DEFAULTS, _LINE_ALONE, FOLLOWER, PIPE, C_LOOK, LOOP)
 
 

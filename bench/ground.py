@@ -13,7 +13,6 @@ from pathlib import Path
 from testbed.limit_guard import LimitGuard
 from testbed.scratch_namespace import ScratchNamespace
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 _SOURCES = Path(__file__).parent / "c"
 _JOURNALD = "/lib/systemd/systemd-journald"
 _JOURNALD_SETTINGS = """[Journal]

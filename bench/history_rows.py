@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.ground import REPOSITORY, say
+from bench.checkout import REPOSITORY
+from bench.ground import say
 from bench.table import Row
 
 _FOLDER = Path("/var/lib/conntrackd-guard")
@@ -57,7 +58,7 @@ def _write(number: int) -> None:
     """Make a history of raises and holds, a minute apart, ending now."""
     sys.path.insert(0, str(REPOSITORY))
     from bench.made_records import record  # noqa: PLC0415  the other rows need nothing of the package
-    from conntrackd_guard.core.model import Policy  # noqa: PLC0415
+    from conntrackd_guard.core.configuration import Policy  # noqa: PLC0415
     from conntrackd_guard.history.database import History  # noqa: PLC0415
 
     shutil.rmtree(_FOLDER, ignore_errors=True)

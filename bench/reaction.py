@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from testbed.scratch_namespace import ScratchNamespace
 
+from bench.checkout import Checkout
 from bench.contenders import C_ON_LINE, FOLLOWER, PIPE, STATE, Contender, guard, named, raises_recorded, run
 from bench.ground import Ground, say, wait_for
 from bench.standstill import Freezer, file_system_of_its_own
@@ -31,7 +32,7 @@ _WITHIN_MS = 1.0
 _P95_MS = 5.0
 _JOURNAL_MS = 600.0
 
-_FAST = guard("guard", pressure=False, conflict_limit=0)
+_FAST = guard("guard", raise_early=False, conflict_limit=0)
 _FROZEN = replace(_FAST, name="guard, journald stopped", journald_stopped=True)
 _STALLED = replace(_FROZEN, name="guard, /var stalled", state_stalled=True)
 """Journald too: where /var stalls it waits in its next write."""
@@ -81,7 +82,7 @@ def _trials(ground: Ground, freezer: Freezer, contender: Contender, trials: int)
         stack.enter_context(run(ground, contender, namespace))
         with freezer.frozen(STATE) if contender.state_stalled else contextlib.nullcontext():
             times = sorted(_times(ground, contender, namespace, trials))
-        return times, 0 if contender.settings is None else _lost(len(times))
+        return times, 0 if contender.settings is None else _lost(contender.checkout, len(times))
 
 
 def _times(ground: Ground, contender: Contender, namespace: ScratchNamespace, trials: int) -> Iterator[float]:
@@ -98,11 +99,11 @@ def _times(ground: Ground, contender: Contender, namespace: ScratchNamespace, tr
         ground.flush(namespace)
 
 
-def _lost(raises: int) -> int:
+def _lost(checkout: Checkout, raises: int) -> int:
     """Return how many of the guard's raises are not in its history once it has had the time to write them."""
     with contextlib.suppress(TimeoutError):
-        wait_for(lambda: raises_recorded() >= raises, "the raises in history")
-    return max(0, raises - raises_recorded())
+        wait_for(lambda: raises_recorded(checkout) >= raises, "the raises in history")
+    return max(0, raises - raises_recorded(checkout))
 
 
 def _overflow(ground: Ground, contender: Contender, namespace: ScratchNamespace) -> float | None:

@@ -13,18 +13,17 @@ from dataclasses import dataclass, replace
 
 from conntrackd_guard.actions.revertible import Step, revertible_raises
 from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.crowd import condense
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.model import (
-    Mode,
     Observation,
     Outcome,
     OutcomeKind,
     Override,
     OverrideKind,
     Pause,
-    Policy,
     Record,
     State,
     Trigger,
@@ -117,7 +116,7 @@ class Overrides:
         own = Pause(
             by="guard revert", reason=reason or "the limit was reverted", until_seconds=now + REVERT_PAUSE_SECONDS
         )
-        earlier = self._run_files.ordered_pause(now)
+        earlier = self._run_files.operator_pause(now)
         until = (plan.paused or own).until_seconds
         order = Override(kind=OverrideKind.REVERT, target=plan.target, until_seconds=until, reason=reason, **_who())
         planned = self._planned(order, plan.observation)
@@ -153,7 +152,7 @@ class Overrides:
     def _lasting_pause(self) -> Pause | None:
         """Return the ordered pause where it lasts longer than a revert's own."""
         now = self._clock.boottime()
-        pause = self._run_files.ordered_pause(now)
+        pause = self._run_files.operator_pause(now)
         if pause is None or (pause.until_seconds is not None and pause.until_seconds < now + REVERT_PAUSE_SECONDS):
             return None
         return pause

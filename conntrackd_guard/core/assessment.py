@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conntrackd_guard.core.model import Corroboration, Observation, Policy, Table, Trigger, TriggerKind
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Corroboration, Observation, Table, Trigger, TriggerKind
 from conntrackd_guard.core.usage import is_full, presses
 
 
@@ -40,7 +41,7 @@ class Assessment:
 def assess(trigger: Trigger, observation: Observation, policy: Policy) -> Assessment:
     """Return the facts about `trigger`. One pass over the tables."""
     limit, in_force, number = observation.limit or 0, observation.kernel_limit or 0, trigger.namespace
-    by_message, at_start = trigger.kind is TriggerKind.KERNEL_MESSAGE, trigger.kept is not None
+    by_message, at_start = trigger.kind is TriggerKind.KERNEL_MESSAGE, trigger.persisted is not None
     episode = number if trigger.kind is TriggerKind.FILLING_UP else None  # its table has the hysteresis
     concerned, needy, judged = [], [], []
     is_pressing = is_dropping = False
@@ -86,6 +87,6 @@ def _corroborate(observation: Observation, judged: list[Table], *, named: bool) 
 def _flooded(trusted: tuple[Table, ...], policy: Policy) -> bool | None:
     """Return whether a flood fills all of them; None if that matters and a sample is missing."""
     samples = {table.flooded for table in trusted}
-    if policy.flood_max_limit is None or not samples or False in samples:
+    if not policy.on_flood.restricts or not samples or False in samples:
         return False
     return None if None in samples else True

@@ -11,8 +11,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from conntrackd_guard.core.configuration import Buckets, Policy, Share
 from conntrackd_guard.core.crowd import condense
-from conntrackd_guard.core.model import INT_MAX, Arithmetic, Bound, Buckets, Observation, Policy, Share, Table
+from conntrackd_guard.core.model import INT_MAX, Arithmetic, Bound, Observation, Table
 
 MIB = 1 << 20
 EXTENSIONS_BYTES = 256
@@ -114,7 +115,7 @@ def work_out(  # noqa: PLR0913 - the calculation has as many terms
     counted: Collection[Bound] = frozenset(Bound),
 ) -> Arithmetic:
     """Return the calculation for the largest target, up to `wanted`, that every bound in `counted` allows."""
-    flood_limit = policy.flood_max_limit if flooded else None
+    flood_limit = (policy.on_flood.limit or 0) if flooded and policy.on_flood.restricts else None
     caps = ((Bound.INT_MAX, INT_MAX), (Bound.MAX_LIMIT, policy.max_limit), (Bound.FLOOD, flood_limit))
     target, bound = wanted, Bound.TARGET
     for cap_bound, cap in caps:
@@ -191,7 +192,7 @@ def calculate(  # noqa: PLR0913, PLR0917 - the calculation has as many terms
         memory_hugetlb_bytes=observation.memory_hugetlb_bytes,
         memory_available_bytes=available,
         max_limit=policy.max_limit,
-        flood_max_limit=policy.flood_max_limit if flooded else None,
+        on_flood=policy.on_flood if flooded else None,
         chain=round(2 * entries / after, 2) if after else None,
         estimate=observation.estimate,
     )

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from conntrackd_guard.core.model import Hold, HoldReason, Policy, Raise, Table, Trigger, TriggerKind
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, Raise, Table, Trigger, TriggerKind
 from conntrackd_guard.core.usage import QUIET_SECONDS, is_full, is_stable, presses
 
 _SHORTENED = frozenset({HoldReason.STABLE, HoldReason.COOLDOWN, HoldReason.RATE_LIMITED, HoldReason.CHANGED_UNDER_US})

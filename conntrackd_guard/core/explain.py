@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Arithmetic,
     Bound,
     Corroboration,
     Hold,
-    HoldReason,
     OutcomeKind,
     Override,
     OverrideKind,
@@ -101,8 +101,8 @@ def _raise_sentence(record: Record, decision: Raise) -> str:
 
 def _need(record: Record, decision: Raise) -> str:
     """Return what made the guard raise."""
-    if record.trigger.kept is not None:
-        return f"{record.trigger.kept.limit:,} was kept for this boot, and a kernel default is in force"
+    if record.trigger.persisted is not None:
+        return f"{record.trigger.persisted.limit:,} was kept for this boot, and a kernel default is in force"
     table = concerned(record)
     if decision.corroboration is Corroboration.UNKNOWN or table is None:
         number = record.trigger.namespace

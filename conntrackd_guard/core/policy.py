@@ -13,17 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from conntrackd_guard.core import budget
+from conntrackd_guard.core import budget, tuning
 from conntrackd_guard.core.assessment import Assessment, assess
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Arithmetic,
     Bound,
     Corroboration,
     Hold,
-    HoldReason,
     MessageKind,
     Observation,
-    Policy,
     Raise,
     State,
     Trigger,
@@ -79,7 +79,7 @@ def decide(trigger: Trigger, observation: Observation, state: State, policy: Pol
 
 def resolve(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
     """Return the decision about a trigger that is assessed already."""
-    for gate in GATES if case.trigger.kept is None else START_GATES:
+    for gate in GATES if case.trigger.persisted is None else START_GATES:
         if (hold := gate(case, state, policy)) is not None:
             return hold
     return fit(case, policy)
@@ -111,7 +111,7 @@ def unanswerable(  # noqa: PLR0911 - one return an answer
         case TriggerKind.FILLING_UP:
             is_on = policy.raise_early
         case TriggerKind.START | TriggerKind.OVERRIDE:
-            is_on = trigger.kept is not None
+            is_on = trigger.persisted is not None
     return None if is_on else Hold(reason=HoldReason.TRIGGER_OFF)
 
 
@@ -133,12 +133,12 @@ def unconfirmed(  # noqa: PLR0911 - one return an answer
             return Hold(reason=HoldReason.DRY_RUN_SUFFICIENT, corroboration=truth)
         return None
     # A judged table proves that the raise made room; a table that can't be judged may be full again.
-    covered = policy.cooldown_seconds if truth is Corroboration.CONTRADICTED else policy.cooldown_full_seconds
+    covered = tuning.cooldown_seconds(policy, full=truth is not Corroboration.CONTRADICTED)
     if state.last_raise_seconds is not None and (trigger.message_seconds or now) < state.last_raise_seconds + covered:
         return Hold(reason=HoldReason.SUPERSEDED, corroboration=truth)
     if truth is Corroboration.CONTRADICTED:
         return Hold(reason=HoldReason.CONTRADICTED, corroboration=truth)
-    if state.unknown_seconds is not None and now < state.unknown_seconds + policy.max_raises_window_seconds:
+    if state.unknown_seconds is not None and now < state.unknown_seconds + tuning.MAX_RAISES_WINDOW_SECONDS:
         return Hold(reason=HoldReason.UNCONFIRMED, retry_seconds=now + RECHECK_SECONDS, corroboration=truth)
     return None
 
@@ -148,7 +148,7 @@ def forbidden(case: Assessment, state: State, policy: Policy) -> Hold | None:
     now = case.observation.boottime_seconds
     fights = 0
     for at in state.conflict_seconds:
-        fights += at > now - policy.conflict_window_seconds
+        fights += at > now - tuning.CONFLICT_WINDOW_SECONDS
     if case.needy and not case.trusted:
         reason, advice = (
             HoldReason.UNTRUSTED_NAMESPACE,
@@ -173,17 +173,17 @@ def too_soon(case: Assessment, state: State, policy: Policy) -> Hold | None:
     if refusal is not None and refusal.limit == case.observation.limit and now < refusal.until_seconds:
         return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=refusal.until_seconds)
     if last is not None:
-        over = last + (policy.cooldown_full_seconds if case.is_dropping else policy.cooldown_seconds)
+        over = last + tuning.cooldown_seconds(policy, full=case.is_dropping)
         if now < over:
             return Hold(reason=HoldReason.COOLDOWN, retry_seconds=over)
     if case.trigger.kind is not TriggerKind.FILLING_UP or case.is_dropping:
         return None
-    recent = [at for at in state.raise_seconds if at > now - policy.max_raises_window_seconds]
-    if len(recent) < policy.max_raises:
+    recent = [at for at in state.raise_seconds if at > now - tuning.MAX_RAISES_WINDOW_SECONDS]
+    if len(recent) < tuning.MAX_RAISES:
         return None
     return Hold(
         reason=HoldReason.RATE_LIMITED,
-        retry_seconds=min(recent[-policy.max_raises] + policy.max_raises_window_seconds, now + RECHECK_SECONDS),
+        retry_seconds=min(recent[-tuning.MAX_RAISES] + tuning.MAX_RAISES_WINDOW_SECONDS, now + RECHECK_SECONDS),
         advice=("The table keeps growing: `guard history` shows how fast. Find out what opens these flows.",),
     )
 
@@ -198,9 +198,9 @@ def unsampled(case: Assessment, state: State, _: Policy) -> Hold | None:
 
 def unrestorable(case: Assessment, _: State, policy: Policy) -> Hold | None:
     """Hold unless a boot has lost the persisted limit: a kernel default is in force, and nobody set another value."""
-    observation, kept = case.observation, case.trigger.kept
+    observation, persisted = case.observation, case.trigger.persisted
     limit, buckets = observation.limit or 0, observation.buckets or 0
-    if kept is None or limit >= kept.limit:
+    if persisted is None or limit >= persisted.limit:
         charged = budget.charges(observation, case.needy, policy, unknown=not case.needy)
         counted = frozenset({Bound.BUDGET, Bound.MIN_AVAILABLE})
         arithmetic = budget.work_out(observation, charged, limit, 0.0, policy, counted=counted)
@@ -222,15 +222,17 @@ START_GATES: tuple[Gate, ...] = (unanswerable, unrestorable)
 def fit(case: Assessment, policy: Policy) -> Raise | Hold:
     """Return a raise to as much of the step as every bound allows; a hold if that isn't worth a write."""
     trigger, observation, truth = case.trigger, case.observation, case.corroboration
-    limit, kept = observation.limit or 0, trigger.kept
+    limit, persisted = observation.limit or 0, trigger.persisted
     unknown = truth is Corroboration.UNKNOWN
-    if kept is not None:
-        wanted, demand, sampled = kept.limit, 0.0, True
+    if persisted is not None:
+        wanted, demand, sampled = persisted.limit, 0.0, True
     else:
         sampled = case.flooded is not None
         demand = _demand(case, policy) if sampled and not unknown else 0.0
         wanted = _wanted(observation, demand, policy)
-    charged = budget.charges(observation, case.needy, policy, unknown=unknown or (kept is not None and not case.needy))
+    charged = budget.charges(
+        observation, case.needy, policy, unknown=unknown or (persisted is not None and not case.needy)
+    )
     arithmetic = budget.work_out(observation, charged, wanted, demand, policy, flooded=bool(case.flooded))
     if arithmetic.target > limit and (
         arithmetic.target >= arithmetic.wanted or arithmetic.target >= math.ceil(limit * (1 + SMALLEST_PART))
@@ -258,7 +260,7 @@ def fit(case: Assessment, policy: Policy) -> Raise | Hold:
 def _demand(case: Assessment, policy: Policy) -> float:
     """Return the largest demand of a trusted table; with `on_flood`, a flood beside it doesn't count."""
     tables = case.trusted
-    if policy.flood_max_limit is not None:
+    if policy.on_flood.restricts:
         tables = tuple(table for table in tables if not table.flooded) or tables
     return max((table.demand_per_second or 0.0 for table in tables), default=0.0)
 
@@ -269,8 +271,8 @@ def _wanted(observation: Observation, demand: float, policy: Policy) -> int:
     largest = max((table.count for table in observation.tables), default=0)
     return max(
         math.ceil(limit * policy.growth_factor),
-        limit + policy.min_step,
-        min(math.ceil(limit + demand * policy.lookahead_seconds), LOOKAHEAD_FACTOR * limit),
+        limit + tuning.MIN_STEP,
+        min(math.ceil(limit + demand * tuning.LOOKAHEAD_SECONDS), LOOKAHEAD_FACTOR * limit),
         math.floor(largest / policy.threshold) + 1,
     )
 

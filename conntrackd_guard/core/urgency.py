@@ -5,7 +5,8 @@ Pure. Everything else is cured by time, by a raise, or was ordered.
 
 from __future__ import annotations
 
-from conntrackd_guard.core.model import Hold, HoldReason, OutcomeKind, Record
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, OutcomeKind, Record
 
 ACTIONABLE = frozenset(
     {

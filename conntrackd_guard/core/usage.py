@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conntrackd_guard.core.model import Policy, Table
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Table
 
 URGENT_SECONDS = 1.0
 """A table that its growth would fill this soon needs a raise at any use: four idle ticks of the watch."""

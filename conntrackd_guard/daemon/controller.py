@@ -14,19 +14,17 @@ from dataclasses import dataclass, replace
 from conntrackd_guard.core import budget, episode, usage, verification
 from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.codec import decode
+from conntrackd_guard.core.configuration import Buckets, Mode, Policy
 from conntrackd_guard.core.crowd import condense
 from conntrackd_guard.core.episode import Episode, Episodes
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
-    Buckets,
     Decision,
     Hold,
-    HoldReason,
     MessageKind,
-    Mode,
     Outcome,
     OutcomeKind,
     PersistedLimit,
-    Policy,
     Raise,
     Record,
     State,
@@ -271,7 +269,7 @@ class Controller:
 
     def _take_overrides(self) -> None:
         """Take overrides into the state, and have them recorded in case the command could not do it."""
-        for key, content in self._p.runtime_dir.orders():
+        for key, content in self._p.runtime_dir.overrides():
             try:
                 record = decode(Record, content)
             except ValueError:
@@ -295,7 +293,7 @@ class Controller:
         kept = self._p.kept
         if kept is not None:
             ours = max(kept.limit, 0 if self._p.kernel.rehearsing else self.state.set_limit or 0)
-            decision = self.decide(Trigger(kind=TriggerKind.START, kept=replace(kept, limit=ours)))
+            decision = self.decide(Trigger(kind=TriggerKind.START, persisted=replace(kept, limit=ours)))
             over = isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START
             self._affordable = decision.arithmetic.target if over and decision.arithmetic else None
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
+from conntrackd_guard.core.configuration import Addresses, Policy
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.model import Addresses, Observation, Policy, Table
+from conntrackd_guard.core.model import Observation, Table
 from conntrackd_guard.core.policy import SAMPLE_SECONDS
 from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN, Cause, Evidence, causes
 from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, add_up
@@ -60,7 +61,7 @@ class FloodDetector:
 
     def request(self, tables: Iterable[Table], policy: Policy, now: float) -> None:
         """Request a sample of the fullest of `tables` that had none within AGAIN_SECONDS, if `on_flood` needs one."""
-        if policy.flood_max_limit is None:
+        if not policy.on_flood.restricts:
             return
         trusted = [table for table in tables if policy.trust_user_namespaces or not table.user_owned]
         for table in sorted(trusted, key=lambda table: -table.alive):

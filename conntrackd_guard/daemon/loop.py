@@ -14,9 +14,10 @@ from dataclasses import replace
 from functools import partial
 
 from conntrackd_guard.core import episode
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.episode import Episode
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.model import MessageKind, Policy, Trigger, TriggerKind
+from conntrackd_guard.core.model import MessageKind, Trigger, TriggerKind
 from conntrackd_guard.daemon.controller import WAITING_SECONDS, Controller, Dependencies
 
 STATUS_SECONDS = 2.0

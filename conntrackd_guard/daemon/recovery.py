@@ -7,7 +7,8 @@ from typing import Any
 
 from conntrackd_guard.core import state as states
 from conntrackd_guard.core.codec import decode
-from conntrackd_guard.core.model import Outcome, OutcomeKind, Policy, Raise, Record, State
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Outcome, OutcomeKind, Raise, Record, State
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.runtime_dir import RuntimeDir
@@ -36,7 +37,7 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
     past = question.within(HISTORY_SECONDS)
     state, known = State(), set[str]()
     if past is None or past.records is None:
-        state = states.lost(clock.boottime(), policy)
+        state = states.lost(clock.boottime())
         recorder.say(
             "guard.info",
             "warning",
@@ -92,7 +93,7 @@ def _orders(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder) -> list
     """Return the orders given while no guard ran."""
     found = []
     limit = kernel.limit_in_force()
-    for key, content in runtime_dir.orders():
+    for key, content in runtime_dir.overrides():
         record = _decoded(content)
         if record is None:
             recorder.say("guard.error", "error", f"The order {key} can't be read and is left out.")

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from conntrackd_guard.core.codec import decode, encode
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import HostError, NotPermitted
-from conntrackd_guard.core.model import Policy, Record
+from conntrackd_guard.core.model import Record
 from conntrackd_guard.core.verification import Verification
 from conntrackd_guard.history import file, series
 from conntrackd_guard.history.file import HistoryDamaged, told

@@ -11,18 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import decode, decode_decision, encode, verdict
-from conntrackd_guard.core.model import (
-    Mode,
-    Observation,
-    Outcome,
-    OutcomeKind,
-    Override,
-    Policy,
-    Raise,
-    Record,
-    State,
-    Trigger,
-)
+from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.model import Observation, Outcome, OutcomeKind, Override, Raise, Record, State, Trigger
 from conntrackd_guard.core.records import identity, reason
 from conntrackd_guard.core.verification import Verification
 

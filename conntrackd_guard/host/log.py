@@ -27,16 +27,18 @@ MESSAGE_IDS = {
     "guard.drops_continue": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a09",
 }
 Event = MutableMapping[str, Any]
-_PRIORITIES = {"error": 3, "warning": 4, "info": 6}
-_COLOURS = {"error": "\x1b[31m", "warning": "\x1b[33m", "info": ""}
+_PRIORITIES = {"error": 3, "warning": 4, "info": 6, "debug": 7}
+"""syslog's numbers: the lower, the more severe."""
+_COLOURS = {"error": "\x1b[31m", "warning": "\x1b[33m", "info": "", "debug": "\x1b[2m"}
 _SHOWN = ("detail", "outcome", "key")
 """Fields that people see after the sentence; the others are in the journal, in history and in `guard show`."""
 
 
 class Log:
-    """Emits records through structlog to one sink. `lost` counts the lines that could not be delivered."""
+    """Emits messages from `level` up to one sink. `lost` counts those that could not be delivered."""
 
-    def __init__(self, form: str, stream: TextIO, sender: JournalSender | None = None) -> None:
+    def __init__(self, form: str, stream: TextIO, sender: JournalSender | None = None, *, level: str = "info") -> None:
+        self._most = _PRIORITIES[level]
         self._stream = stream
         self._sender = sender or JournalSender()
         self._backlog: deque[dict[str, str | int]] = deque()
@@ -54,9 +56,15 @@ class Log:
                 processors = [stamped, _text(coloured=coloured), self._print]
         self._log = structlog.wrap_logger(None, processors=processors, wrapper_class=structlog.BoundLogger)
 
+    def logs(self, level: str) -> bool:
+        """Return whether messages of this level are emitted."""
+        return _PRIORITIES[level] <= self._most
+
     def emit(self, event: str, level: str, message: str, **fields: Any) -> None:
-        """Log one record; what can't be delivered is counted, and for journald kept for later."""
+        """Emit one message. One that can't be delivered is counted, and for journald kept for later."""
         try:
+            if not self.logs(level):
+                return
             self._log.msg(event, level=level, message=message, **fields)
         except structlog.DropEvent:
             pass  # the chain's ordinary end

@@ -10,9 +10,9 @@ from typing import Protocol
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.host import files
+from conntrackd_guard.host.conf_dirs import assignments
 from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.sysctl_files import assignments
 
 _SETTING = re.compile(rb"^net\.netfilter\.nf_conntrack_max = (\d+)$", re.MULTILINE)
 

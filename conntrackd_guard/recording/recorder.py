@@ -17,7 +17,8 @@ from typing import Any, TypeVar, assert_never
 
 from conntrackd_guard.core.afterwards import afterwards
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.model import Hold, Policy, Record
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Hold, Record
 from conntrackd_guard.core.records import identity, merges
 from conntrackd_guard.core.verification import Drops, End, Verification
 from conntrackd_guard.history.database import Position

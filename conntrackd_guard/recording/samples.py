@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.explain import concerned, table_name
-from conntrackd_guard.core.model import Addresses, OutcomeKind, Raise, Record, TriggerKind
+from conntrackd_guard.core.model import OutcomeKind, Raise, Record, TriggerKind
 from conntrackd_guard.core.urgency import needs_operator
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.recording.history_writer import HistoryWriter

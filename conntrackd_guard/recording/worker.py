@@ -13,18 +13,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
-from conntrackd_guard.core.model import Policy, Raise, Record, TriggerKind
+from conntrackd_guard.core.model import Raise, Record, TriggerKind
 from conntrackd_guard.core.urgency import needs_operator
 from conntrackd_guard.core.verification import Verification
 from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import HistoryDamaged, Position
 from conntrackd_guard.history.rows import first_row
-from conntrackd_guard.host.culprit import attribute_change
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import MOST_WAITING, NotifySpool
+from conntrackd_guard.host.other_writers import attribute_change
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.sysctl_dropin import DropIn

@@ -80,7 +80,7 @@ def test_a_refused_revert_leaves_the_pause_as_it_was(
     refuse_writes(monkeypatch)
     assert main(["revert"], guarded.paths) is Exit.FAILED
     assert guarded.runtime_dir.pause(now) == before
-    assert guarded.runtime_dir.orders() == []
+    assert guarded.runtime_dir.overrides() == []
     assert guarded.reasons()[-1] == "override revert rejected"
 
 
@@ -123,7 +123,7 @@ def test_an_order_that_history_refuses_stands(
     refuse_rows(monkeypatch)
     assert main(arguments, guarded.paths) is Exit.DONE
     assert "not in history yet: write a decision to history.db: disk is full. Free space." in capsys.readouterr().err
-    assert len(guarded.runtime_dir.orders()) == 1
+    assert len(guarded.runtime_dir.overrides()) == 1
     assert (guarded.host.limit == LIMIT) is (arguments == ["revert"])
 
 
@@ -143,5 +143,5 @@ def test_another_user_may_not_order(guarded: Guarded, tmp_path: Path, arguments:
     ended = run_as_another(ORDERS, str(guarded.host.root), *arguments, tmp_path=tmp_path)
     assert ended.returncode == Exit.NOT_PERMITTED
     assert "Run this as root." in ended.stderr or "Run as root" in ended.stderr
-    assert guarded.runtime_dir.orders() == []
+    assert guarded.runtime_dir.overrides() == []
     assert guarded.host.limit == STEP

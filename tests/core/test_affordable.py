@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from testbed.figures import GIB, LIMIT, seen, tables
 
 from conntrackd_guard.core.budget import filled, highest_affordable
+from conntrackd_guard.core.configuration import Policy, Share
 from conntrackd_guard.core.model import (
     INT_MAX,
     Bound,
     MessageKind,
     Observation,
-    Policy,
     Raise,
-    Share,
     State,
     Trigger,
     TriggerKind,

@@ -6,7 +6,8 @@ import pytest
 from testbed.hosts import LIMIT, OTHER, PRESSURE, WEB, host, line, table
 
 from conntrackd_guard.core.assessment import assess
-from conntrackd_guard.core.model import Corroboration, Observation, Policy
+from conntrackd_guard.core.configuration import FloodAction, FloodResponse, Policy
+from conntrackd_guard.core.model import Corroboration, Observation
 
 CONFIRMED, CONTRADICTED, UNKNOWN = Corroboration.CONFIRMED, Corroboration.CONTRADICTED, Corroboration.UNKNOWN
 
@@ -76,16 +77,16 @@ def test_user_namespaces_are_needy_but_not_trusted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "limit", "flooded"),
+    ("samples", "action", "flooded"),
     [
-        ((True, True), 0, True),
-        ((True, False), 0, False),  # one that is no flood needs the step as well
-        ((True, None), 0, None),
-        ((True, True), None, False),  # `on_flood: raise` needs no sample
+        ((True, True), FloodAction.HOLD, True),
+        ((True, False), FloodAction.HOLD, False),  # one that is no flood needs the step as well
+        ((True, None), FloodAction.HOLD, None),
+        ((True, True), FloodAction.RAISE, False),  # needs no sample
     ],
 )
-def test_flooded(samples: tuple[bool | None, bool | None], limit: int | None, flooded: bool | None) -> None:  # noqa: FBT001
+def test_flooded(samples: tuple[bool | None, bool | None], action: FloodAction, *, flooded: bool | None) -> None:
     """A flood counts if it fills every trusted table; without a sample that can't be known."""
     one, other = samples
     seen = host(table(LIMIT, flooded=one), table(LIMIT, OTHER, flooded=other))
-    assert assess(line(), seen, Policy(flood_max_limit=limit)).flooded is flooded
+    assert assess(line(), seen, Policy(on_flood=FloodResponse(action=action))).flooded is flooded

@@ -10,14 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conntrackd_guard.core.codec import decode, decode_decision, encode, hold_reason
+from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Hold,
-    HoldReason,
-    Mode,
     Observation,
     Outcome,
     OutcomeKind,
-    Policy,
     Record,
     State,
     Table,

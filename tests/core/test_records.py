@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from testbed.records import RAISE, a_record
 
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Hold,
-    HoldReason,
     MessageKind,
     Outcome,
     OutcomeKind,

@@ -9,8 +9,9 @@ import pytest
 from testbed.guarded import LIMIT, Guarded, Host, an_order
 
 from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.configuration import Buckets, Policy, Share
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import Buckets, OutcomeKind, OverrideKind, Policy, Share
+from conntrackd_guard.core.model import OutcomeKind, OverrideKind
 
 STEP = 98_304
 """65,536 × 1.5."""
@@ -71,7 +72,7 @@ def test_an_order_that_is_not_in_force_yet_is_waited_for(host: Host) -> None:
     guarded.turn(0.25)
     assert guarded.state.set_limit is None
     assert guarded.reasons()[1:] == ["override revert applied"]
-    assert guarded.runtime_dir.orders() == []
+    assert guarded.runtime_dir.overrides() == []
     guarded.stop()
 
 
@@ -80,7 +81,7 @@ def test_an_order_that_was_cut_short_is_said_and_not_believed(host: Host) -> Non
     guarded = with_an_order(host)
     guarded.turn(11.0)
     assert guarded.state.set_limit == STEP
-    assert guarded.runtime_dir.orders() == []
+    assert guarded.runtime_dir.overrides() == []
     guarded.written()
     assert "not carried out" in guarded.logged("guard.info")[0]["message"]
     guarded.stop()
@@ -93,7 +94,7 @@ def test_an_order_that_can_not_be_read_ends_nothing(host: Host) -> None:
     guarded.turn(3.0)
     guarded.written()
     assert "odd" in guarded.logged("guard.error")[0]["message"]
-    assert guarded.runtime_dir.orders() == []
+    assert guarded.runtime_dir.overrides() == []
     guarded.stop()
 
 

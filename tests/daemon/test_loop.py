@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host
 
-from conntrackd_guard.core.model import MessageKind, Policy, State
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import MessageKind, State
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.history.database import History
 

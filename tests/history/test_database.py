@@ -13,19 +13,10 @@ import pytest
 from testbed.another_user import run_as_another
 from testbed.records import BOOT, RAISE, a_record, add, raised
 
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import (
-    Hold,
-    HoldReason,
-    Outcome,
-    OutcomeKind,
-    Override,
-    OverrideKind,
-    Policy,
-    Table,
-    Trigger,
-    TriggerKind,
-)
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, Outcome, OutcomeKind, Override, OverrideKind, Table, Trigger, TriggerKind
 from conntrackd_guard.history.database import History, HistoryDamaged, Position
 from conntrackd_guard.history.schema import MIGRATIONS
 

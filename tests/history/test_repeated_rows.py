@@ -9,17 +9,9 @@ from typing import Any
 import pytest
 from testbed.records import BOOT, a_record, add, raised
 
-from conntrackd_guard.core.model import (
-    Hold,
-    HoldReason,
-    Outcome,
-    OutcomeKind,
-    Override,
-    OverrideKind,
-    Policy,
-    Record,
-    TriggerKind,
-)
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, Outcome, OutcomeKind, Override, OverrideKind, Record, TriggerKind
 from conntrackd_guard.core.records import identity
 from conntrackd_guard.history.database import History, Position
 

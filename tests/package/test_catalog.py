@@ -10,8 +10,9 @@ import pytest
 from testbed.records import RAISE, SUM, a_record
 
 from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.log_fields import _ERRORS, _WARNINGS, event_of, fields_of
-from conntrackd_guard.core.model import Hold, HoldReason, OutcomeKind, Override, OverrideKind, Record
+from conntrackd_guard.core.model import Hold, OutcomeKind, Override, OverrideKind, Record
 from conntrackd_guard.core.traffic.diagnosis import Cause
 from conntrackd_guard.core.verification import Drops, End, Verification
 from conntrackd_guard.host.log import MESSAGE_IDS

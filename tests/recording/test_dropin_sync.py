@@ -52,7 +52,7 @@ def revert(guarded: Guarded) -> None:
     with suppress(HostError):  # the folder may refuse it
         SysctlDropIn(guarded.paths).override(None, guarded.clock.now)
     guarded.turn(5.0)
-    assert guarded.runtime_dir.orders() == []
+    assert guarded.runtime_dir.overrides() == []
 
 
 @pytest.mark.parametrize("limit", [1_000_000, 0])

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host
 
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import Policy
 from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host import notify_spool

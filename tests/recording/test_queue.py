@@ -13,8 +13,10 @@ from testbed.disks import until
 from testbed.guarded import Guarded, Host
 from testbed.records import BOOT, a_record, raised
 
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import Hold, HoldReason, Policy, Record, State, TriggerKind
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, Record, State, TriggerKind
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.history.database import History, Position
 from conntrackd_guard.recording.worker import Worker

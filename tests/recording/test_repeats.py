@@ -10,7 +10,8 @@ import pytest
 from testbed.guarded import LIMIT, Guarded, Host, again
 from testbed.records import BOOT, a_record, raised
 
-from conntrackd_guard.core.model import MessageKind, Override, OverrideKind, Policy, Record, Trigger, TriggerKind
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import MessageKind, Override, OverrideKind, Record, Trigger, TriggerKind
 from conntrackd_guard.history.database import History
 
 HOUR = 3600.0

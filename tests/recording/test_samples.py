@@ -13,7 +13,7 @@ from testbed.guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.core.model import Addresses, Policy
+from conntrackd_guard.core.configuration import Addresses, Policy
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Cause
 from conntrackd_guard.host.conntrack import sampler

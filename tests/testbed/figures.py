@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from conntrackd_guard.core.budget import cost_of, highest_affordable
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.metrics import Figures, Loop, Totals, count_drops, known_ways
-from conntrackd_guard.core.model import Observation, Policy, Table
+from conntrackd_guard.core.model import Observation, Table
 
 LIMIT = 262_144
 GIB = 1 << 30

@@ -11,17 +11,16 @@ from typing import Any
 
 import pytest
 
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import (
     KernelEvent,
     KernelMessage,
     MessageKind,
-    Mode,
     Outcome,
     OutcomeKind,
     Override,
     OverrideKind,
-    Policy,
     Record,
     State,
     Trigger,

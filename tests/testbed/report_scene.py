@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from conntrackd_guard.core import verification
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.model import (
     MessageKind,
-    Mode,
     Observation,
     Outcome,
     OutcomeKind,
     Override,
     OverrideKind,
-    Policy,
     Raise,
     Record,
     State,

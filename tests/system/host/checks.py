@@ -65,6 +65,13 @@ def the_service_runs() -> None:
     holds(run("guard", "status"), "running", "mode act")
 
 
+def the_command_has_two_names() -> None:
+    """/usr/sbin/guard is a link to /usr/bin/conntrackd-guard, and /usr/bin/guard is left to other packages."""
+    equal(os.path.realpath("/usr/sbin/guard"), "/usr/bin/conntrackd-guard")
+    equal([path for path in ("/usr/bin/guard",) if Path(path).exists()], [])
+    equal(run("conntrackd-guard", "--version"), run("guard", "--version"))
+
+
 def the_units_are_sound() -> None:
     """This systemd knows every directive and finds little exposed."""
     equal(run("systemd-analyze", "verify", GUARD, AUDIT), "")
@@ -112,14 +119,12 @@ def the_journal_explains() -> None:
 
 def the_manual_is_there() -> None:
     """`man guard` and `man guard.yaml` show the pages, and the shells' completions lie where they look."""
-    holds(run("man", "--pager=cat", "guard"), "GUARD(8)", "EXIT STATUS")
+    for name in ("guard", "conntrackd-guard"):
+        holds(run("man", "--pager=cat", name), "GUARD(8)", "EXIT STATUS")
     holds(run("man", "--pager=cat", "guard.yaml"), "GUARD.YAML(5)", "threshold: 80%")
-    for name in (
-        "bash-completion/completions/guard",
-        "zsh/vendor-completions/_guard",
-        "fish/vendor_completions.d/guard.fish",
-    ):
-        holds(Path("/usr/share", name).read_text(encoding="utf-8"), "completion for guard(8)")
+    for name in ("bash-completion/completions/guard", "bash-completion/completions/conntrackd-guard"):
+        holds(Path("/usr/share", name).read_text(encoding="utf-8"), "guard conntrackd-guard")
+    holds(Path("/usr/share/zsh/vendor-completions/_guard").read_text(encoding="utf-8"), "#compdef guard")
 
 
 def the_doctor_judges() -> None:
@@ -249,7 +254,14 @@ def removal_keeps_the_limit() -> None:
     said = run("dpkg", "--remove", "conntrackd-guard")
     holds(said, f"kept {DROP_IN} and {RULE}", "300000 at each boot", "purge")
     equal([path for path in (DROP_IN, RULE, Path(SITE)) if not path.exists()], [])
-    equal([path for path in ("/usr/bin/guard", "/usr/share/man/man8/guard.8.gz") if Path(path).exists()], [])
+    equal(
+        [
+            path
+            for path in ("/usr/bin/conntrackd-guard", "/usr/sbin/guard", "/usr/share/man/man8/guard.8.gz")
+            if Path(path).exists()
+        ],
+        [],
+    )
     equal([shown(unit, "MainPID") for unit in (GUARD, AUDIT)], ["0", "0"])
 
 
@@ -266,6 +278,7 @@ CHECKS = (
     the_package_installs,
     an_upgrade_asks_nothing,
     the_service_runs,
+    the_command_has_two_names,
     the_units_are_sound,
     the_guard_is_confined,
     the_guard_writes_only_where_it_must,

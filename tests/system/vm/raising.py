@@ -34,6 +34,8 @@ LINE = "nf_conntrack: nf_conntrack: table full, dropping packet"
 """How kernels before 6.17 say it: without the namespace."""
 GOAL = 60_000
 """Entries that the initial table is brought to: what it asks for is more than 384 MiB of memory can bear later."""
+SMALL_STEP = 8_192
+"""Entries; leaves memory for the raises that follow."""
 NOTIFY = "conntrackd-guard-notify.service"
 COMMAND = Path("/usr/local/bin/tell-somebody")
 _COMMAND = """#!/usr/bin/python3
@@ -72,8 +74,9 @@ def an_audit_runs_beside_it() -> str:
 
 def a_full_child_table_is_raised_for_by_the_ring_buffer_alone() -> str:
     """Journald stands still when the packet is dropped. The line names no namespace: the guard finds it."""
-    configure("raise_early: false\nlookahead: 0s\n")  # only a line can be the reason, and the step is small
     before = limit() or 0
+    # Only a message can be the reason, and the step is small.
+    configure(f"raise_early: false\nmax_limit: {before + SMALL_STEP}\n")
     with ScratchNamespace() as table:
         table.fill(before)
         with frozen_journald():
@@ -121,6 +124,7 @@ def a_full_initial_table_is_raised_for() -> str:
     initial.track()
     calm()
     before, seen = limit() or 0, newest()
+    configure(f"raise_early: false\nmax_limit: {before + SMALL_STEP}\n")
     initial.overflow()
     after = raised(before)
     row = decision("kernel_message confirmed", after=seen)
