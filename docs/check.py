@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md")])
 FOLDERS = "bench|config|conntrackd_guard|debian|docs|scripts|share|stubs|systemd|tests"
 _PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*|[A-Z][A-Z_]+\.md|pyproject\.toml|Makefile)(?:::?\w+)?`")
+_NAME_IN = re.compile(r"`(\w+)`\s+in\s+`([\w/]+\.py)`")
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(?:#([\w-]+))?\)")
 _BLOCK = re.compile(r"(?ms)^```(sh|yaml)\n(.*?)^```")
 _COMMAND_END = re.compile(r"\s(?:&&|[|;>])\s")
@@ -43,6 +44,10 @@ def main() -> int:
 def _page(page: Path) -> list[str]:
     text, name = page.read_text("utf-8"), page.relative_to(ROOT)
     problems = [f"{name}: {path} does not exist" for path in _PATH.findall(text) if not (ROOT / path).exists()]
+    for word, path in _NAME_IN.findall(text):
+        code = (ROOT / path).read_text("utf-8") if (ROOT / path).exists() else ""
+        if not re.search(rf"(?m)^(class |def |){word}\b", code):
+            problems.append(f"{name}: {word} is not in {path}")
     for link, anchor in _LINK.findall(text):
         target = page.parent / link
         if not target.exists():

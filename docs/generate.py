@@ -44,10 +44,10 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.core.units import format_bytes
-from conntrackd_guard.core.urgency import ACTIONABLE
-from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History
+from conntrackd_guard.history.rows import decision_document
 from conntrackd_guard.host.log import MESSAGE_IDS, Log
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.keys import BY_NAME, FIXED
@@ -183,7 +183,7 @@ def hold_reasons() -> str:
     """Return every hold reason, its sentence, its level in the log, and whether it needs an operator."""
     return "\n\n".join(
         definition(
-            f"`{reason.code}`",
+            f"`{reason.code}` ({reason.label})",
             reason.sentence,
             f"Level {level_of(_held(reason))}." + (" Needs an operator." if reason in ACTIONABLE else ""),
         )
@@ -211,7 +211,7 @@ def document_fields(kind: str, meanings: dict[str, str]) -> str:
                 tempfile.TemporaryDirectory() as folder,
                 History(_with_history(folder).history, mode="reader") as history,
             ):
-                printed = set(documents.decision(next(iter(history.rows()))))
+                printed = set(decision_document(next(iter(history.rows()))))
         case _:
             raise ValueError(kind)
     return _explained(printed, meanings)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
-from conntrackd_guard.core.crowd import condense
 from conntrackd_guard.core.model import INT_MAX, Arithmetic, Bound, Observation, Table
+from conntrackd_guard.core.records import condense
 
 MIB = 1 << 20
 EXTENSIONS_BYTES = 256

@@ -15,7 +15,6 @@ from conntrackd_guard.core import budget, episode, usage, verification
 from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.configuration import Buckets, Mode, Policy
-from conntrackd_guard.core.crowd import condense
 from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
@@ -33,6 +32,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import resolve
+from conntrackd_guard.core.records import condense
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.core.verification import End, PendingVerification
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, Applier, BucketsRefused, Lowered
@@ -197,7 +197,7 @@ class Controller:
                 return planned, policy
             match self._p.applier.apply(planned, planned.decision):
                 case BucketsRefused(why=why):
-                    self._p.recorder.say("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
+                    self._p.recorder.log("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
                     policy = replace(policy, buckets=Buckets.KEEP)
                 case Lowered():
                     break
@@ -257,7 +257,7 @@ class Controller:
             return []
         if limit is None or before is None:
             what = "no longer tracks connections" if limit is None else f"now tracks connections, with limit {limit:,}"
-            self._p.recorder.say("guard.info", "info", f"This kernel {what}.")
+            self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
             if limit is not None:
                 self._restore()  # the module has loaded late: its default hides the persisted limit
             return []
@@ -273,7 +273,7 @@ class Controller:
             try:
                 record = decode(Record, content)
             except ValueError:
-                self._p.recorder.say("guard.error", "error", f"Can't read the override {key}; ignored.")
+                self._p.recorder.log("guard.error", "error", f"Can't read the override {key}; ignored.")
                 self._p.runtime_dir.drop_override(key)
                 continue
             limit = record.outcome.limit_after
@@ -281,7 +281,7 @@ class Controller:
                 if self._p.clock.boottime() - record.observation.boottime_seconds < OVERRIDE_SECONDS:
                     continue  # it is being carried out
                 text = f"The override {key} was not carried out: its limit {limit:,} is not in force."
-                self._p.recorder.say("guard.info", "warning", text)
+                self._p.recorder.log("guard.info", "warning", text)
             else:
                 self.state = advance(self.state, record)
                 self.limit = self.limit if limit is None else limit
@@ -326,5 +326,5 @@ class Controller:
 
     def _conclude(self, pending: PendingVerification, end: End, now: float) -> None:
         """Hand over a verification: it is written after its raise's row."""
-        self._p.recorder.verification(verification.conclude(pending, end, now))
+        self._p.recorder.record_verification(verification.conclude(pending, end, now))
         self._pending = None

@@ -64,7 +64,7 @@ class Loop:
         try:
             self._controller.start()
         except (GuardError, OSError, RuntimeError) as error:
-            self._recorder.say("guard.error", "error", f"Can't compare the limit with the persisted one: {error}")
+            self._recorder.log("guard.error", "error", f"Can't compare the limit with the persisted one: {error}")
         self.turn()
 
     def turn(self, *, readable: bool = True) -> None:
@@ -87,7 +87,7 @@ class Loop:
                 self._publish()
         except (GuardError, OSError, RuntimeError) as error:  # out of descriptors, out of threads
             if not self._failing:
-                self._recorder.say("guard.error", "error", f"{error}. Retrying every {WAITING_SECONDS:g} s.")
+                self._recorder.log("guard.error", "error", f"{error}. Retrying every {WAITING_SECONDS:g} s.")
             self._failing = True
             self._blind_until = self._clock.boottime() + WAITING_SECONDS
             self._status_at = max(self._status_at, self._blind_until)
@@ -165,7 +165,7 @@ class Loop:
         try:
             self._controller.publish(episodes=len(self._episodes))
         except GuardError as error:
-            self._recorder.say("guard.error", "error", str(error))
+            self._recorder.log("guard.error", "error", str(error))
             self._status_at += 60.0
 
 
