@@ -50,7 +50,7 @@ def _write(number: int, file: Path) -> None:
     """Make a history of raises and holds, a minute apart, ending now."""
     sys.path.insert(0, str(REPOSITORY))
     from bench.made_records import record  # noqa: PLC0415  the other rows need nothing of the package
-    from conntrackd_guard.core.model import Policy  # noqa: PLC0415
+    from conntrackd_guard.core.configuration import Policy  # noqa: PLC0415
     from conntrackd_guard.history.database import History  # noqa: PLC0415
 
     now = time.time()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.model import (
     MessageKind,
-    Mode,
     Observation,
     Outcome,
     OutcomeKind,
-    Policy,
     Raise,
     Record,
     State,

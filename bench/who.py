@@ -64,13 +64,13 @@ def _samples(namespace: ScratchNamespace, held: int) -> Iterator[Row]:
     from conntrackd_guard.host.conntrack.entries import EntryReader, Listing  # noqa: PLC0415
     from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner  # noqa: PLC0415
     from conntrackd_guard.host.conntrack.sampler import LONGEST_SECONDS  # noqa: PLC0415
-    from conntrackd_guard.host.conntrack.setns import inside  # noqa: PLC0415
+    from conntrackd_guard.host.conntrack.setns import run_in_netns  # noqa: PLC0415
     from conntrackd_guard.host.paths import Paths  # noqa: PLC0415
 
     place = next(place for place in NamespaceScanner(Paths()).scan()[0] if namespace.pid in place.pids)
     ways = {
         "/proc": lambda: EntryReader(Paths(), enter=False).open(place),
-        "netlink": lambda: Listing("netlink", *inside(place, entries_netlink.listing)),
+        "netlink": lambda: Listing("netlink", *run_in_netns(place, entries_netlink.listing)),
     }
     for way, opened in ways.items():
         times, seen = [], set()

@@ -1,12 +1,12 @@
-"""`guard notify`: runs the operator's command for each decision that waits, until none does.
+"""`guard notify`: run the operator's command for each queued decision, until the queue is empty.
 
-A decision leaves /run when the command took it (exit code 0) or after a day of failures, which is
-said as an error: never silently. This process paces itself: were it to end well while something
-waits, systemd's path unit would start it again at once.
+A decision leaves the queue when the command succeeds, or after a day of failures, which is logged as an error. This
+process waits between retries: if it ended while decisions are queued, systemd's path unit would start it again at once.
 """
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,24 +14,25 @@ from dataclasses import dataclass
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.host.clock import Clock
-from conntrackd_guard.host.command import run_command
 from conntrackd_guard.host.log import Log
-from conntrackd_guard.host.notify_spool import NoDecision, NotifySpool, Waiting
+from conntrackd_guard.host.notify_spool import NoDecision, NotifySpool, QueuedDecision
 
 TIME_LIMIT_SECONDS = 30.0
 """Judgement: mail servers greet up to 20 s late to deter spam, web hooks answer within a few."""
 FIRST_RETRY_SECONDS = 10.0
-LONGEST_RETRY_SECONDS = 3600.0
-"""Judgement: doubled from 10 s, a day has 32 tries: soon after a short fault, and a log that can be read after a long one."""
+MAX_RETRY_SECONDS = 3600.0
+"""Judgement: doubled from 10 s, a day has 32 tries: soon after a short fault, and a readable log after a long one."""
 GIVE_UP_SECONDS = 24 * 3600.0
-"""Judgement: who was not told for a day finds it in the log and in the history."""
-_LOOK_SECONDS = 2.0
-"""While something waits for its next try, how soon a new decision is seen."""
+"""Judgement: after a day a notification is no news; the log and the history still have the decision."""
+_POLL_SECONDS = 2.0
+"""How often the queue is read for new decisions between retries."""
+_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+"""The command's whole environment."""
 
 
 @dataclass(slots=True)
-class _Tries:
-    """What was tried for one file, CLOCK_BOOTTIME: a wall clock set right at boot would end the day at once."""
+class _Retries:
+    """Times of one file, CLOCK_BOOTTIME: a wall clock that is set at boot would end the day at once."""
 
     since_seconds: float
     next_seconds: float
@@ -39,66 +40,83 @@ class _Tries:
 
 
 class Messenger:
-    """Empties the folder. `command` gives the words of the setting as they are now, None where it is off."""
+    """Empties the queue. `command` returns the current words of the setting, None if it is `none`."""
 
     def __init__(
         self,
-        notices: NotifySpool,
+        spool: NotifySpool,
         command: Callable[[], tuple[str, ...] | None],
         log: Log,
         clock: Clock,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._notices, self._command, self._log, self._clock, self._sleep = notices, command, log, clock, sleep
-        self._tries: dict[str, _Tries] = {}
+        self._spool, self._command, self._log, self._clock, self._sleep = spool, command, log, clock, sleep
+        self._retries: dict[str, _Retries] = {}
 
     def work(self) -> None:
-        """Return when nothing waits. Raises HostError, NotPermitted and what `command` raises."""
-        while files := self._notices.files():
+        """Return when the queue is empty. Raises HostError, NotPermitted and what `command` raises."""
+        while files := self._spool.files():
             self._log.flush()
             now = self._clock.boottime()
-            self._tries = {file: self._tries.get(file) or _Tries(now, now) for file in files}
-            due = [file for file in files if self._tries[file].next_seconds <= now]
+            self._retries = {file: self._retries.get(file) or _Retries(now, now) for file in files}
+            due = [file for file in files if self._retries[file].next_seconds <= now]
             for file in due:
-                self._attend(file)
+                self._deliver(file)
             if not due:
-                self._sleep(_LOOK_SECONDS)
+                self._sleep(_POLL_SECONDS)
 
-    def _attend(self, file: str) -> None:
-        """Try one file: it goes, or its next try is set."""
+    def _deliver(self, file: str) -> None:
+        """Try one file: remove it, or schedule its next try."""
         try:
-            waiting = self._notices.read(file)
+            queued = self._spool.read(file)
         except NoDecision as error:
-            aside = self._notices.set_aside(file)
-            self._say("error", f"What stood in {printable(file)} is no decision ({error}). It was set aside: {aside}.")
+            aside = self._spool.set_aside(file)
+            self._emit("error", f"{printable(file)} is not a decision ({error}). Moved to {aside}.")
             return
-        if waiting is None:
+        if queued is None:
             return
         command = self._command()
         if command is None:
-            self._notices.drop(file)
-            self._say("warning", f"Nobody is told of decision {waiting.name}: the setting `notify` is none by now.")
+            self._spool.drop(file)
+            self._emit("warning", f"Decision {queued.name} not delivered: `notify` is none now.")
             return
-        ending = run_command(command, waiting.content, TIME_LIMIT_SECONDS)
-        said = f" It printed: {ending.output}" if ending.output else ""
-        if ending.failure:
-            self._put_off(file, waiting, f"The notify command failed: {ending.failure}.{said}")
+        failure = _run(command, queued.content)
+        if failure:
+            self._retry_later(file, queued, failure)
             return
-        self._notices.drop(file)
-        self._say("info", f"The notify command took decision {waiting.name}.{said}")
+        self._spool.drop(file)
+        self._emit("info", f"Decision {queued.name} delivered.")
 
-    def _put_off(self, file: str, waiting: Waiting, why: str) -> None:
-        """Set the next try after a failure, or give up."""
-        now, tries = self._clock.boottime(), self._tries[file]
-        if now - tries.since_seconds >= GIVE_UP_SECONDS:
-            self._notices.drop(file)
+    def _retry_later(self, file: str, queued: QueuedDecision, failure: str) -> None:
+        """Schedule the next try, or give up."""
+        now, retries = self._clock.boottime(), self._retries[file]
+        if now - retries.since_seconds >= GIVE_UP_SECONDS:
+            self._spool.drop(file)
             span = format_duration(GIVE_UP_SECONDS)
-            self._say("error", f"Given up after {span}, decision {waiting.name}: {waiting.sentence} {why}")
+            self._emit(
+                "error", f"Decision {queued.name} not delivered for {span}, giving up: {failure}. {queued.sentence}"
+            )
             return
-        wait = format_duration(tries.wait_seconds)
-        self._say("warning", f"Decision {waiting.name} waits, next try in {wait}. {why}")
-        tries.next_seconds = now + tries.wait_seconds
-        tries.wait_seconds = min(2 * tries.wait_seconds, LONGEST_RETRY_SECONDS)
+        wait = format_duration(retries.wait_seconds)
+        self._emit("warning", f"Decision {queued.name} not delivered: {failure}. Next try in {wait}.")
+        retries.next_seconds = now + retries.wait_seconds
+        retries.wait_seconds = min(2 * retries.wait_seconds, MAX_RETRY_SECONDS)
 
-    def _say(self, level: str, message: str) -> None:
+    def _emit(self, level: str, message: str) -> None:
         self._log.emit("guard.info" if level == "info" else "guard.error", level, message, subject="notify")
+
+
+def _run(words: tuple[str, ...], content: bytes) -> str:
+    """Run the command with `content` on stdin and return its failure, "" after exit code 0.
+
+    Its output goes where this process's goes, in its unit to the journal. Its unit also kills what it leaves behind.
+    """
+    try:
+        done = subprocess.run(words, input=content, env=_ENVIRONMENT, cwd="/", timeout=TIME_LIMIT_SECONDS, check=False)
+    except OSError as error:
+        return printable(f"can't run {words[0]}: {error.strerror}")
+    except subprocess.TimeoutExpired:
+        return f"the command was killed after {TIME_LIMIT_SECONDS:g} s"
+    if done.returncode < 0:
+        return f"the command was killed by signal {-done.returncode}"
+    return f"the command failed with exit code {done.returncode}" if done.returncode else ""

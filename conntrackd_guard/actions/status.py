@@ -7,13 +7,15 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from conntrackd_guard.core.codec import decode
-from conntrackd_guard.core.cost import Cost, cost_of, filled
+from conntrackd_guard.core.codec import decode, encode
+from conntrackd_guard.core.configuration import FloodResponse, Mode, Policy
+from conntrackd_guard.core.cost import Cost, cost_of, filled, fullest_first
 from conntrackd_guard.core.errors import GuardError, HostError
-from conntrackd_guard.core.model import Hold, MessageKind, Mode, Observation, Policy, Raise, State, Trigger, TriggerKind
+from conntrackd_guard.core.model import Hold, MessageKind, Observation, Raise, State, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.state import advance, rehearsed_limit
 from conntrackd_guard.history.database import History, Row
+from conntrackd_guard.history.rows import decision_document
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -93,6 +95,29 @@ def gather(paths: Paths) -> Status:
     )
 
 
+def document(status: Status) -> dict[str, Any]:
+    """Return everything for JSON."""
+    seen, cost, limit = status.observation, status.cost, status.observation.limit
+    return {
+        "mode": status.mode.value,
+        "running": status.running,
+        "service": status.live,
+        "silent_seconds": None if status.live is None else round(status.silent_seconds, 1),
+        "limit": limit,
+        "kernel_limit": seen.kernel_limit,
+        "tables": [
+            encode(table) | {"share": round(table.count / limit, 4) if limit else None} for table in fullest_first(seen)
+        ],
+        "idle_tables": seen.idle_tables,
+        "memory": encode(cost) | {"headroom_bytes": cost.headroom_bytes},
+        "paused": encode(seen.pause),
+        "next_step": {"allowed": isinstance(status.next_step, Raise), **encode(status.next_step)},
+        "last_decision": None if status.last is None else decision_document(status.last),
+        "degraded": status.degraded,
+        "unread": list(status.unread),
+    }
+
+
 def _policy(paths: Paths, live: dict[str, Any] | None, unread: list[str]) -> Policy:
     """Return the policy that the running guard goes by, without one that of the settings; what is amiss is noted."""
     known = None
@@ -115,9 +140,9 @@ def preview(observation: Observation, state: State, policy: Policy) -> Raise | H
     kind = TriggerKind.KERNEL_MESSAGE if policy.kernel_message else TriggerKind.FILLING_UP
     line = MessageKind.TABLE_FULL if policy.kernel_message else None
     trigger = Trigger(kind=kind, message_kind=line, namespace=full.namespace)
-    plain = replace(policy, flood_max_limit=None)
+    plain = replace(policy, on_flood=FloodResponse())
     decision = decide(trigger, replace(then, kernel_limit=observation.limit), state, plain)
-    told = () if policy.flood_max_limit is None else ("What a flood gets is for `on_flood` to say.",)
+    told = ("What a flood gets is for `on_flood` to say.",) if policy.on_flood.restricts else ()
     return replace(decision, advice=(*decision.advice, *told))
 
 

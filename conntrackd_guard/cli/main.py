@@ -1,34 +1,24 @@
-"""The `guard` command: one file a subcommand; this one joins them and ends the process."""
+"""The `guard` command: parse, run the command, print its answer, end the process with an exit code."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
+from argparse import ArgumentTypeError, Namespace
+from contextlib import suppress
 from importlib import import_module
-from types import ModuleType
+from typing import Any
 
-from conntrackd_guard import __version__
+from conntrackd_guard.cli.answer import Answer
+from conntrackd_guard.cli.arguments import parser
 from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, NotPermitted, SettingsError
-from conntrackd_guard.core.model import Mode
 from conntrackd_guard.host.paths import Paths
 
-_MODULES = {
-    "run": "run",
-    "history": "history",
-    "show": "history",
-    "report": "report",
-    "status": "status",
-    "top": "top",
-    "doctor": "doctor",
-    "pause": "overrides",
-    "resume": "overrides",
-    "revert": "overrides",
-    "notify": "notify",
-    "config": "config",
-}
+_LEAN = frozenset({"run", "notify"})
+"""Long-running commands: they start without the libraries that `daemon.import_stubs` replaces."""
 
 
 def entry() -> None:
@@ -47,57 +37,70 @@ def entry() -> None:
 
 
 def main(arguments: list[str], paths: Paths) -> Exit:
-    """Carry out one command line and return the exit code; what went wrong is told on stderr."""
-    args = _parser(_parts(arguments[0] if arguments else "")).parse_args(arguments)
-    if "rehearsed" in args:
-        paths = Paths(paths.root, _mode(paths, rehearsed=args.rehearsed))
+    """Carry out one command line and return the exit code; errors are printed on stderr."""
+    args = parser(arguments[0] if arguments else "").parse_args(arguments)
+    if args.command is None:
+        parser().print_help()
+        return Exit.USAGE
     try:
-        return Exit(args.run(args, paths))
+        return _carry_out(args, paths)
+    except ArgumentTypeError as error:
+        parser().error(str(error))
     except SettingsError as error:
-        code = Exit.BAD_SETTINGS
-        text = str(error)
-    except NotPermitted as error:
-        code = Exit.NOT_PERMITTED
-        text = str(error)
-    except AnswerIsNo as error:
-        code = Exit.NO
-        text = str(error)
+        sys.stderr.write(f"{error}\n")  # each line begins with its file and line number
+        return Exit.BAD_SETTINGS
     except GuardError as error:
-        code = Exit.FAILED
-        text = str(error)
-    print(f"guard: {text}", file=sys.stderr)  # noqa: T201 - the command line talks on stderr
-    return code
+        sys.stderr.write(f"guard: {error}\n")
+        return _exit_code(error)
 
 
-def _mode(paths: Paths, *, rehearsed: bool | None) -> Mode:
-    """Return which guard is looked at: as the command line says, else the settings; with bad ones the acting guard."""
-    if rehearsed is not None:
-        return Mode.DRY_RUN if rehearsed else Mode.ACT
-    from conntrackd_guard.settings.files import load_settings  # noqa: PLC0415 - yaml, which few commands need
-
-    try:
-        return load_settings(paths.settings_file, paths.settings_folder).mode
-    except SettingsError:
-        return Mode.ACT
+def _exit_code(error: GuardError) -> Exit:
+    match error:
+        case NotPermitted():
+            return Exit.NOT_PERMITTED
+        case AnswerIsNo():
+            return Exit.NO
+        case _:
+            return Exit.FAILED
 
 
-def _parts(command: str) -> list[ModuleType]:
-    """Return the module of `command`, or all of them for a help text: each costs tens of milliseconds to import."""
-    if command in {"run", "notify"}:
-        import conntrackd_guard.daemon.import_stubs  # noqa: F401, PLC0415 - before anything that would import what it leaves out
-    names = [_MODULES[command]] if command in _MODULES else list(dict.fromkeys(_MODULES.values()))
-    return [import_module(f"conntrackd_guard.cli.commands.{name}") for name in names]
+def _carry_out(args: Namespace, paths: Paths) -> Exit:
+    if args.command in _LEAN:
+        import_module("conntrackd_guard.daemon.import_stubs")  # before anything that would import what it leaves out
+    if "looks_at" in args:
+        paths = _looked_at(args.looks_at, paths)
+    command = _load(f"cli.commands.{args.module}", args.command)
+    if not getattr(args, "watch", False):
+        return _print(command(args, paths), as_json=getattr(args, "json", False))
+    with suppress(KeyboardInterrupt):
+        _print(command(args, paths), as_json=args.json)
+    return Exit.DONE
 
 
-def _parser(parts: list[ModuleType]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="guard",
-        description="Raises nf_conntrack_max within a memory budget when the connection-tracking table fills.",
-        epilog="Example: guard run --dry-run    shows what it would do on this host, and changes nothing.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"guard {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for part in parts:
-        part.add_parser(commands)
-    return parser
+def _looked_at(dry_run: bool | None, paths: Paths) -> Paths:  # noqa: FBT001 - the option's value
+    """Return the paths of the dry run or of the acting daemon; None: as `mode` in the settings."""
+    if dry_run is None:
+        configured: Paths = _load("cli.mode", "configured")(paths)  # yaml costs 17 ms
+        return configured
+    return Paths(paths.root, Mode.DRY_RUN if dry_run else Mode.ACT)
+
+
+def _print(answer: Answer | Exit, *, as_json: bool) -> Exit:
+    """Print an answer as JSON or for people; return the exit code."""
+    if isinstance(answer, Exit):
+        return answer
+    if as_json:
+        for piece in answer.json:
+            sys.stdout.write(piece)
+    elif isinstance(answer.value, str):
+        sys.stdout.write(answer.value)
+    else:
+        screen = _load("cli.render.console", "screen")
+        with screen(paged=answer.paged) as console:
+            _load(f"cli.render.{answer.view}".rpartition(".")[0], answer.view.rpartition(".")[2])(console, answer.value)
+    return answer.code
+
+
+def _load(module: str, name: str) -> Any:
+    """Import late: rich and the commands cost up to 100 ms, so each command imports only what it needs."""
+    return getattr(import_module(f"conntrackd_guard.{module}"), name)

@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from conntrackd_guard.core.model import INT_MAX, Arithmetic, Bound, Buckets, Observation, Policy, Share, Table
+from conntrackd_guard.core.configuration import Buckets, Policy, Share
+from conntrackd_guard.core.model import INT_MAX, Arithmetic, Bound, Observation, Table
 
 MIB = 1 << 20
 EXTENSIONS_BYTES = 256
@@ -165,7 +166,7 @@ def _sum(  # noqa: PLR0913, PLR0917 - the sum has as many terms
         memory_hugetlb_bytes=observation.memory_hugetlb_bytes,
         memory_available_bytes=observation.memory_available_bytes,
         max_limit=policy.max_limit,
-        flood_max_limit=policy.flood_max_limit if flooded else None,
+        on_flood=policy.on_flood if flooded else None,
         chain=round(2 * entries / after, 2) if after else None,
         estimate=observation.estimate,
     )
@@ -187,10 +188,7 @@ def _within_chains(arithmetic: Arithmetic) -> bool:
 _BOUNDS: tuple[tuple[Bound, Callable[[Arithmetic], bool]], ...] = (
     (Bound.INT_MAX, lambda arithmetic: arithmetic.target <= INT_MAX),
     (Bound.MAX_LIMIT, lambda arithmetic: arithmetic.max_limit is None or arithmetic.target <= arithmetic.max_limit),
-    (
-        Bound.FLOOD,
-        lambda arithmetic: arithmetic.flood_max_limit is None or arithmetic.target <= arithmetic.flood_max_limit,
-    ),
+    (Bound.FLOOD, lambda arithmetic: arithmetic.on_flood is None or arithmetic.on_flood.allows(arithmetic.target)),
     (Bound.BUDGET, _within_budget),
     (Bound.MIN_AVAILABLE, _within_reserve),
     (Bound.CHAINS, _within_chains),

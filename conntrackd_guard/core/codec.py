@@ -14,7 +14,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from conntrackd_guard.core.model import Decision, Hold, HoldReason, Override, Raise
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Decision, Hold, Override, Raise
 
 T = TypeVar("T")
 

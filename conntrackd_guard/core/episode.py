@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from conntrackd_guard.core.model import Hold, HoldReason, KernelEvent, MessageKind, Raise, Trigger, TriggerKind
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, KernelEvent, MessageKind, Raise, Trigger, TriggerKind
 from conntrackd_guard.core.usage import QUIET_SECONDS
 
 _SHORTENED = frozenset({HoldReason.STABLE, HoldReason.COOLDOWN, HoldReason.RATE_LIMITED, HoldReason.CHANGED_UNDER_US})

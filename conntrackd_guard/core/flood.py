@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from conntrackd_guard.core.model import Policy, State, Table
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import State, Table
 
 SAMPLE_SECONDS = 30.0
 """What a sample tells holds for this long, and so does one plain step without a sample."""
@@ -16,7 +17,7 @@ def raised_for(needy: tuple[Table, ...], policy: Policy) -> tuple[Table, ...]:
 def flooded(needy: tuple[Table, ...], policy: Policy) -> bool | None:
     """Return whether a flood fills all that is raised for; None where that matters and no sample tells."""
     told = {table.flooded for table in raised_for(needy, policy)}
-    if policy.flood_max_limit is None or not told or False in told:
+    if not policy.on_flood.restricts or not told or False in told:
         return False
     return None if None in told else True
 

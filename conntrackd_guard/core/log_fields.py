@@ -6,7 +6,8 @@ from dataclasses import fields
 from typing import Any, assert_never
 
 from conntrackd_guard.core.codec import encode, verdict
-from conntrackd_guard.core.model import Hold, HoldReason, OutcomeKind, Override, Raise, Record
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, OutcomeKind, Override, Raise, Record
 from conntrackd_guard.core.records import reason
 
 _ERRORS = frozenset({HoldReason.CONFLICT, HoldReason.RESERVE_BROKEN, HoldReason.OVER_BUDGET_AT_START})

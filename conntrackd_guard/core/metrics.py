@@ -6,22 +6,14 @@ of those only the fullest stand alone, however many a host has. No label holds a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from conntrackd_guard.core.codec import verdict
 from conntrackd_guard.core.cost import Cost
-from conntrackd_guard.core.model import (
-    Arithmetic,
-    Corroboration,
-    HoldReason,
-    Observation,
-    OverrideKind,
-    Record,
-    Table,
-    TriggerKind,
-)
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Arithmetic, Corroboration, Observation, OverrideKind, Record, Table, TriggerKind
 from conntrackd_guard.core.records import reason
 from conntrackd_guard.core.usage import risen
 
@@ -233,3 +225,20 @@ def _gauge(name: str, text: str, figure: float | Mapping[str, float] | None, lab
 def _name(table: Table) -> str:
     """Return what people call the namespace; empty where it is known by a process, which will soon be another."""
     return "" if table.label.startswith("process ") else table.label[:_NAME_CHARACTERS]
+
+
+def exposition(families: Iterable[Family]) -> str:
+    """Return the families in Prometheus's text format 0.0.4. Label values may come from anybody."""
+    return "".join(line + "\n" for family in families for line in _lines(family))
+
+
+def _lines(family: Family) -> Iterator[str]:
+    yield f"# HELP {family.name} {family.text}"
+    yield f"# TYPE {family.name} {family.kind}"
+    for values, figure in family.samples:
+        labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(family.labels, values, strict=True))
+        yield f"{family.name}{f'{{{labels}}}' if labels else ''} {figure!r}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import math
 
-from conntrackd_guard.core import budget
+from conntrackd_guard.core import budget, tuning
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.corroboration import concerned_tables, corroborate
 from conntrackd_guard.core.flood import flooded, may_step_plainly, raised_for
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Arithmetic,
     Bound,
     Corroboration,
     Hold,
-    HoldReason,
     MessageKind,
     Observation,
     PersistedLimit,
-    Policy,
     Raise,
     State,
     Table,
@@ -75,8 +75,8 @@ def decide(trigger: Trigger, observation: Observation, state: State, policy: Pol
     hold = _not_ours(trigger, observation, policy)
     if hold is not None:
         return hold
-    if trigger.kept is not None:
-        return _at_start(trigger.kept, observation, policy)
+    if trigger.persisted is not None:
+        return _at_start(trigger.persisted, observation, policy)
     truth, hold = _truth(trigger, observation, state, policy)
     if hold is not None:
         return hold
@@ -115,7 +115,7 @@ def _not_ours(  # noqa: PLR0911 - one return an answer
     switched_on = {
         TriggerKind.KERNEL_MESSAGE: policy.kernel_message,
         TriggerKind.FILLING_UP: policy.raise_early,
-        TriggerKind.START: trigger.kept is not None,
+        TriggerKind.START: trigger.persisted is not None,
     }
     return None if switched_on.get(trigger.kind) else Hold(reason=HoldReason.TRIGGER_OFF)
 
@@ -163,12 +163,12 @@ def _truth(  # noqa: PLR0911 - one return an answer
             return truth, Hold(reason=HoldReason.DRY_RUN_SUFFICIENT, corroboration=truth)
         return truth, None
     # A table that was judged has shown that the raise made room; one that can't be judged may be full again.
-    covered = policy.cooldown_seconds if truth is Corroboration.CONTRADICTED else policy.cooldown_full_seconds
+    covered = tuning.cooldown_seconds(policy, full=truth is not Corroboration.CONTRADICTED)
     if state.last_raise_seconds is not None and (trigger.message_seconds or now) < state.last_raise_seconds + covered:
         return truth, Hold(reason=HoldReason.SUPERSEDED, corroboration=truth)
     if truth is Corroboration.CONTRADICTED:
         return truth, Hold(reason=HoldReason.CONTRADICTED, corroboration=truth)
-    stepped = state.unknown_seconds is not None and now < state.unknown_seconds + policy.max_raises_window_seconds
+    stepped = state.unknown_seconds is not None and now < state.unknown_seconds + tuning.MAX_RAISES_WINDOW_SECONDS
     if stepped:
         return truth, Hold(reason=HoldReason.UNCONFIRMED, retry_seconds=now + RECHECK_SECONDS, corroboration=truth)
     return truth, None
@@ -213,7 +213,7 @@ def _forbidden(
             corroboration=truth,
             advice=(_RESUME,),
         )
-    fights = [at for at in state.conflict_seconds if at > now - policy.conflict_window_seconds]
+    fights = [at for at in state.conflict_seconds if at > now - tuning.CONFLICT_WINDOW_SECONDS]
     if policy.conflict_limit and len(fights) >= policy.conflict_limit:
         return Hold(
             reason=HoldReason.CONFLICT,
@@ -234,14 +234,14 @@ def _too_soon(
         return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=refusal.until_seconds)
     dropping = any(t.count >= (observation.limit or 0) or t.dropped for t in needy)
     if state.last_raise_seconds is not None:
-        settled = state.last_raise_seconds + (policy.cooldown_full_seconds if dropping else policy.cooldown_seconds)
+        settled = state.last_raise_seconds + tuning.cooldown_seconds(policy, full=dropping)
         if now < settled:
             return Hold(reason=HoldReason.COOLDOWN, retry_seconds=settled)
-    recent = [at for at in state.raise_seconds if at > now - policy.max_raises_window_seconds]
-    if trigger.kind is TriggerKind.FILLING_UP and not dropping and len(recent) >= policy.max_raises:
+    recent = [at for at in state.raise_seconds if at > now - tuning.MAX_RAISES_WINDOW_SECONDS]
+    if trigger.kind is TriggerKind.FILLING_UP and not dropping and len(recent) >= tuning.MAX_RAISES:
         return Hold(
             reason=HoldReason.RATE_LIMITED,
-            retry_seconds=min(recent[-policy.max_raises] + policy.max_raises_window_seconds, now + RECHECK_SECONDS),
+            retry_seconds=min(recent[-tuning.MAX_RAISES] + tuning.MAX_RAISES_WINDOW_SECONDS, now + RECHECK_SECONDS),
             advice=("The table keeps growing: `guard history` shows how fast. Find out what opens these flows.",),
         )
     return None
@@ -295,7 +295,7 @@ def _what_fits(
 def _demand(needy: tuple[Table, ...], policy: Policy) -> float:
     """Return the largest demand of a table that is raised for; a flood's beside it is none, where `on_flood` bounds it."""
     tables = raised_for(needy, policy)
-    if policy.flood_max_limit is not None:
+    if policy.on_flood.restricts:
         tables = tuple(table for table in tables if not table.flooded) or tables
     return max((table.demand_per_second or 0.0 for table in tables), default=0.0)
 
@@ -305,8 +305,8 @@ def _wanted(limit: int, observation: Observation, demand: float, policy: Policy)
     largest = max((table.count for table in observation.tables), default=0)
     return max(
         math.ceil(limit * policy.growth_factor),
-        limit + policy.min_step,
-        min(math.ceil(limit + demand * policy.lookahead_seconds), RUNWAY_FACTOR * limit),
+        limit + tuning.MIN_STEP,
+        min(math.ceil(limit + demand * tuning.LOOKAHEAD_SECONDS), RUNWAY_FACTOR * limit),
         math.floor(largest / policy.threshold) + 1,
     )
 

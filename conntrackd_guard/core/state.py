@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
+from conntrackd_guard.core import tuning
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
-    HoldReason,
     Outcome,
     OutcomeKind,
     Override,
     OverrideKind,
-    Policy,
     Raise,
     Record,
     Refusal,
@@ -50,9 +50,9 @@ def advance(state: State, record: Record) -> State:
             assert_never(decision)
 
 
-def lost(now: float, policy: Policy) -> State:
+def lost(now: float) -> State:
     """Return the state for a lost history: settle runs from now, and half the allowance is spent."""
-    return State(last_raise_seconds=now, raise_seconds=(now,) * -(-policy.max_raises // 2))
+    return State(last_raise_seconds=now, raise_seconds=(now,) * -(-tuning.MAX_RAISES // 2))
 
 
 def rehearsed_limit(state: State, in_force: int | None) -> int | None:

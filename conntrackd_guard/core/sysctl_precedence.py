@@ -1,6 +1,6 @@
 """Which line of which sysctl file has the last word over the limit: systemd-sysctl and `sysctl --system`, simulated.
 
-Pure: the files come from `host.sysctl_files`. The rules are those of systemd 252 to 257 and procps 4.0.2 to 4.0.4; a
+Pure: the files come from `host.conf_dirs`. The rules are those of systemd 252 to 257 and procps 4.0.2 to 4.0.4; a
 test compares this module with the programs themselves. A key's file is taken to exist: at boot, that is for the
 module to see to. Left out are braces in a glob (systemd alone has them) and `..` in a key.
 """

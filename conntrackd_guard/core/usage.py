@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conntrackd_guard.core.model import Policy
+from conntrackd_guard.core.configuration import Policy
 
 URGENT_SECONDS = 1.0
 """A table that its growth would fill this soon presses at any use: four idle ticks of the watch."""

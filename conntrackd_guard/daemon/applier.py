@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from conntrackd_guard.core import codec
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import Hold, HoldReason, Outcome, OutcomeKind, Raise, Record
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, Outcome, OutcomeKind, Raise, Record
 from conntrackd_guard.core.policy import RECHECK_SECONDS
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.runtime_dir import RuntimeDir

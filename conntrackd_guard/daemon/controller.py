@@ -12,20 +12,17 @@ from dataclasses import dataclass, replace
 
 from conntrackd_guard.core import usage, verification
 from conntrackd_guard.core.codec import decode
+from conntrackd_guard.core.configuration import Buckets, Mode, Policy
 from conntrackd_guard.core.corroboration import concerned_tables
-from conntrackd_guard.core.crowd import condense
 from conntrackd_guard.core.explain import concerned
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
-    Buckets,
     Hold,
-    HoldReason,
     MessageKind,
-    Mode,
     Observation,
     Outcome,
     OutcomeKind,
     PersistedLimit,
-    Policy,
     Raise,
     Record,
     State,
@@ -34,6 +31,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.records import condense
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.core.verification import End, PendingVerification
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, Applier, BucketsRefused, Lowered
@@ -99,7 +97,7 @@ class Controller:
         kept = self._p.kept
         if kept is not None:
             ours = max(kept.limit, 0 if self._p.kernel.rehearsing else self.state.set_limit or 0)
-            decision = self.decide(Trigger(kind=TriggerKind.START, kept=replace(kept, limit=ours)))
+            decision = self.decide(Trigger(kind=TriggerKind.START, persisted=replace(kept, limit=ours)))
             over = isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START
             self._bearable = decision.arithmetic.target if over and decision.arithmetic else None
 
@@ -136,7 +134,7 @@ class Controller:
             what = (
                 "tracks no connections any more" if limit is None else f"tracks connections now, with limit {limit:,}"
             )
-            self._p.recorder.say("guard.info", "info", f"This kernel {what}.")
+            self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
             if limit is not None:
                 self.restore()  # the module has loaded late: its default hides what was kept
             return False
@@ -145,18 +143,18 @@ class Controller:
 
     def take_orders(self) -> None:
         """Take orders into the state, and have them recorded in case that whoever gave them could not."""
-        for key, content in self._p.runtime_dir.orders():
+        for key, content in self._p.runtime_dir.overrides():
             try:
                 record = decode(Record, content)
             except ValueError:
-                self._p.recorder.say("guard.error", "error", f"The order {key} can't be read and is left out.")
+                self._p.recorder.log("guard.error", "error", f"The order {key} can't be read and is left out.")
                 self._p.runtime_dir.drop_override(key)
                 continue
             limit = record.outcome.limit_after
             if limit is not None and limit != self._p.kernel.limit_in_force():
                 if self._p.clock.boottime() - record.observation.boottime_seconds < ORDER_SECONDS:
                     continue  # it is being carried out
-                self._p.recorder.say(
+                self._p.recorder.log(
                     "guard.info", "warning", f"The order {key} was not carried out: {limit:,} is not in force."
                 )
             else:
@@ -185,7 +183,7 @@ class Controller:
                 return planned, policy
             match self._p.applier.apply(planned, decision):
                 case BucketsRefused(why=why):
-                    self._p.recorder.say("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
+                    self._p.recorder.log("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
                     policy = replace(policy, buckets=Buckets.KEEP)
                 case Lowered():
                     break
@@ -225,14 +223,14 @@ class Controller:
     def _want_sample(self, record: Record) -> None:
         """Have a table sampled that filled before there was a sample of it."""
         decision, table = record.decision, concerned(record)
-        if self.policy.flood_max_limit is None or table is None or table.flooded is not None:
+        if not self.policy.on_flood.restricts or table is None or table.flooded is not None:
             return
         if isinstance(decision, Raise) or (isinstance(decision, Hold) and decision.reason is HoldReason.UNSAMPLED):
             self._p.floods.want(table)
 
     def look_for_floods(self, tables: tuple[Table, ...]) -> None:
         """Sample a table that is nearly full, or was just decided on without a sample, for `on_flood`."""
-        if self.policy.flood_max_limit is not None:
+        if self.policy.on_flood.restricts:
             self._p.floods.sample(tables, self._p.kernel.limit() or 0, self.policy, self._p.clock.boottime())
 
     # -- what came of a raise ------------------------------------------------------------------
@@ -255,5 +253,5 @@ class Controller:
 
     def _conclude(self, after: PendingVerification, end: End, now: float) -> None:
         """Hand over what came of a raise: it is written once that raise's row is."""
-        self._p.recorder.verification(verification.conclude(after, end, now))
+        self._p.recorder.record_verification(verification.conclude(after, end, now))
         self._after = None

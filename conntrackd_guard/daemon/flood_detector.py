@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.flood import SAMPLE_SECONDS, raised_for
-from conntrackd_guard.core.model import Observation, Policy, Table
+from conntrackd_guard.core.model import Observation, Table
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.paths import Paths
 
@@ -38,7 +39,7 @@ class Floods:
 
     def prepare(self, policy: Policy) -> None:
         """Load what samples take, where the settings ask for them. For the start and for a reload: it reads a disk."""
-        if policy.flood_max_limit is not None and self._sample is None:
+        if policy.on_flood.restricts and self._sample is None:
             from conntrackd_guard.daemon.flood_sample import FloodSample  # noqa: PLC0415 - see there
 
             self._sample = FloodSample(self._paths)

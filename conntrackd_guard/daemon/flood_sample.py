@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.model import Addresses
 from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN, Cause, Evidence, causes
 from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, add_up
 from conntrackd_guard.host.conntrack.entries import EntryReader

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 
 from conntrackd_guard.core import budget, episode, usage
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.corroboration import is_full
 from conntrackd_guard.core.episode import Episode
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.model import KernelEvent, MessageKind, Policy, State, Table, Trigger, TriggerKind
+from conntrackd_guard.core.model import KernelEvent, MessageKind, State, Table, Trigger, TriggerKind
 from conntrackd_guard.daemon.controller import Controller, Dependencies
 from conntrackd_guard.daemon.status_file import status_file, status_line
 
@@ -75,7 +76,7 @@ class Guard:
             self._look_for_other_writers()
             self._controller.restore()
         except (GuardError, OSError, RuntimeError) as error:
-            self._p.recorder.say("guard.error", "error", f"The limit of the last boot was not compared: {error}")
+            self._p.recorder.log("guard.error", "error", f"The limit of the last boot was not compared: {error}")
         self.turn()
 
     def turn(self, *, heard: bool = True) -> None:
@@ -100,7 +101,7 @@ class Guard:
                 self._publish()
         except (GuardError, OSError, RuntimeError) as error:  # out of descriptors, out of threads: the host's trouble
             if not self._failing:
-                self._p.recorder.say("guard.error", "error", f"{error}; it is tried again every {WAITING_SECONDS:g} s.")
+                self._p.recorder.log("guard.error", "error", f"{error}; it is tried again every {WAITING_SECONDS:g} s.")
             self._failing, self._expects_line = True, False
             self._blind_until = self._p.clock.boottime() + WAITING_SECONDS
             self._status_at = max(self._status_at, self._blind_until)
@@ -279,6 +280,6 @@ class Guard:
         try:
             self._p.runtime_dir.put_status(document)
         except GuardError as error:
-            self._p.recorder.say("guard.error", "error", str(error))
+            self._p.recorder.log("guard.error", "error", str(error))
             self._status_at = now + 60.0
         self._p.service.status(status_line(document))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.model import Mode, Pause, Policy, State
+from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.model import Pause, State
 
 
 def status_file(  # noqa: PLR0913 - one argument a thing told
@@ -25,7 +27,7 @@ def status_file(  # noqa: PLR0913 - one argument a thing told
     episodes: int,
 ) -> dict[str, Any]:
     """Return the document under /run; `since` and `at` are wall time, `boottime_seconds` tells how old it is."""
-    fights = [at for at in state.conflict_seconds if at > boottime_seconds - policy.conflict_window_seconds]
+    fights = [at for at in state.conflict_seconds if at > boottime_seconds - tuning.CONFLICT_WINDOW_SECONDS]
     return {
         "version": 1,
         "pid": os.getpid(),

@@ -9,21 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import Mode
 from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.core.units import format_bytes
-from conntrackd_guard.doctor import reach, verdicts, verdicts_boot, verdicts_guard
+from conntrackd_guard.doctor import facts, verdicts, verdicts_boot, verdicts_guard
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
 from conntrackd_guard.doctor.module_loading import module_loading
 from conntrackd_guard.doctor.verdicts import Check, Verdict
+from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_line
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.other_writers import other_writers, sees_processes
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
-from conntrackd_guard.host.sysctl_files import sysctl_files
 from conntrackd_guard.settings.settings import DEFAULT
 
 JOURNAL_SECONDS = 1.0
@@ -114,15 +114,15 @@ def _conntrack(host: HostFacts) -> Check:
 
 def _namespace(host: HostFacts) -> Check:
     pid = host.pid
-    beside = None if pid is None else reach.same_namespace(host.paths.proc, pid)
-    return verdicts.namespace(initial=reach.is_initial(host.paths.limit), guard_beside=beside)
+    beside = None if pid is None else facts.same_namespace(host.paths.proc, pid)
+    return verdicts.namespace(initial=facts.is_initial(host.paths.limit), guard_beside=beside)
 
 
 def _writable(host: HostFacts) -> Check:
     path = host.paths.limit
     if host.limit is None:
         return Check(name="writable", verdict=Verdict.UNKNOWN, evidence="there is no limit to write yet")
-    error = reach.refusal(host.seen_by_guard(path), os.O_WRONLY)
+    error = facts.open_error(host.seen_by_guard(path), os.O_WRONLY)
     refused = host.state.refusal if host.state else None
     if error is not None and error.errno in DENIED and not host.root:
         return _unmade("writable", f"this user may not write {path}", denied=True, root=False)
@@ -145,7 +145,7 @@ def _ring_buffer(host: HostFacts) -> Check:
     path = host.paths.kmsg
     if ((host.live or {}).get("sources") or {}).get("ring_buffer") == "following":
         return Check(name="ring_buffer", verdict=Verdict.GOOD, evidence="the running guard reads it")
-    error = reach.refusal(path, os.O_RDONLY)
+    error = facts.open_error(path, os.O_RDONLY)
     if error is None:
         return Check(name="ring_buffer", verdict=Verdict.GOOD, evidence=f"{path} can be read")
     if error.errno in DENIED and not host.root:
@@ -230,7 +230,7 @@ def _other_writers(host: HostFacts) -> Check:
 
 def _disk(host: HostFacts) -> Check:
     folder = host.paths.state_folder
-    left = reach.room(host.seen_by_guard(folder))
+    left = facts.free_space(host.seen_by_guard(folder))
     return verdicts.disk(str(folder), left.free_bytes, inodes_left=left.inodes_left, writable=left.writable)
 
 

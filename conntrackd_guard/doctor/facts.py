@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import HostError, SettingsError
-from conntrackd_guard.core.model import Mode, Policy, State
+from conntrackd_guard.core.model import State
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.history.database import History, Row
 from conntrackd_guard.host.clock import Clock
@@ -16,11 +18,12 @@ from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 from conntrackd_guard.settings.files import load_settings
-from conntrackd_guard.settings.settings import Settings
+from conntrackd_guard.settings.keys import Settings
 
 CHECK_SECONDS = 5.0
 """The longest that the history's pages are checked: some 2 GiB from memory, less from a slow disk."""
 DENIED = (errno.EACCES, errno.EPERM)
+_WRITE_BIT = 0o200
 
 
 class HostFacts:
@@ -96,3 +99,52 @@ class HostFacts:
             self.history_error = error
             if error.errno == errno.ENOENT:
                 self.state = State()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeSpace:
+    """What is left of a file system."""
+
+    free_bytes: int
+    inodes_left: bool
+    writable: bool
+
+
+def open_error(path: Path, flags: int) -> OSError | None:
+    """Open and close a file; return the error if that fails. `flags` must not create or truncate."""
+    try:
+        os.close(os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:
+        return error
+    return None
+
+
+def free_space(path: Path) -> FreeSpace:
+    """Return what is left of the file system of `path`, or of its nearest existing parent. Raises OSError."""
+    while not os.path.exists(path):
+        path = path.parent
+    found = os.statvfs(path)
+    return FreeSpace(
+        free_bytes=found.f_bavail * found.f_frsize,
+        inodes_left=found.f_files == 0 or found.f_favail > 0,  # 0: a file system without a fixed number
+        writable=not found.f_flag & os.ST_RDONLY,
+    )
+
+
+def is_initial(limit: Path) -> bool | None:
+    """Return whether this is the initial network namespace; None without connection tracking. Raises OSError.
+
+    In every other namespace the limit's file is read-only even for its owner.
+    """
+    try:
+        return bool(limit.stat().st_mode & _WRITE_BIT)
+    except FileNotFoundError:
+        return None
+
+
+def same_namespace(proc: Path, pid: int) -> bool | None:
+    """Return whether a process is in this network namespace; None if unknown. Never raises."""
+    try:
+        return os.stat(proc / str(pid) / "net/stat").st_ino == os.stat(proc / "self/net/stat").st_ino
+    except OSError:
+        return None

@@ -40,21 +40,21 @@ def module_loading(root: Path) -> ModuleLoading:
     module = root / "sys/module" / _MODULE
     return ModuleLoading(
         built_in=not (module / "initstate").exists() if module.exists() else None,  # a loaded module has a state
-        rule=next((str(path) for path in conf_dirs.unmasked(root, _RULES, ".rules") if _applies(path)), ""),
+        rule=next((str(path) for path in conf_dirs.effective_files(root, _RULES, ".rules") if _applies(path)), ""),
         listed=next(_listed(root), ""),
     )
 
 
 def _applies(path: Path) -> bool:
     """Return whether a rule runs a sysctl program when the module loads."""
-    whole = (conf_dirs.text(path) or "").replace("\\\n", " ")
+    whole = (conf_dirs.read_text(path) or "").replace("\\\n", " ")
     rows = (row.strip() for row in whole.split("\n"))
     return any(all(part in row for part in ('"module"', _MODULE, "RUN", "sysctl")) for row in rows if row[:1] != "#")
 
 
 def _listed(root: Path) -> Iterator[str]:
     """Yield the lines of modules-load.d that name the module; `-` and `_` are the same there."""
-    for path in conf_dirs.unmasked(root, _LISTS, ".conf"):
-        for number, line in conf_dirs.lines(path):
+    for path in conf_dirs.effective_files(root, _LISTS, ".conf"):
+        for number, line in conf_dirs.read_lines(path):
             if line.replace("-", "_") == _MODULE:
                 yield f"{path}:{number}"

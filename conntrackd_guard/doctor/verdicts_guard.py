@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from conntrackd_guard.core.model import Pause, Policy, State
+from conntrackd_guard.core import tuning
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Pause, State
 from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.doctor.verdicts import Check, Verdict
 from conntrackd_guard.host.other_writers import Writer
@@ -107,9 +109,9 @@ def pause(found: Pause | None, now_seconds: float) -> Check:
 
 def lowerings(state: State, policy: Policy, now_seconds: float) -> Lowerings:
     """Count the fights within the window. `now`: CLOCK_BOOTTIME."""
-    count = sum(at > now_seconds - policy.conflict_window_seconds for at in state.conflict_seconds)
+    count = sum(at > now_seconds - tuning.CONFLICT_WINDOW_SECONDS for at in state.conflict_seconds)
     stopped = bool(policy.conflict_limit) and count >= policy.conflict_limit
-    return Lowerings(count=count, window_seconds=policy.conflict_window_seconds, stopped=stopped)
+    return Lowerings(count=count, window_seconds=tuning.CONFLICT_WINDOW_SECONDS, stopped=stopped)
 
 
 def other_writers(found: Sequence[Writer], lowered: Lowerings | None, limit: int | None, *, unseen: str) -> Check:

@@ -1,4 +1,4 @@
-"""Configuration in several folders: a file in an earlier one masks a file of the same name in a later one."""
+"""Configuration in several folders (`*.d`): a file in an earlier folder masks a file of the same name in a later one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-MOST_BYTES = 1 << 20
-"""Beyond this a file is not read: a hundred times what such a file holds."""
+from conntrackd_guard.core.sysctl_precedence import (
+    FOLDERS,
+    LAST_FOLDER,
+    LAST_NAME,
+    Assignment,
+    SysctlFile,
+    Tool,
+    writes,
+)
+
+MAX_BYTES = 1 << 20
+"""Larger files are not read: a hundred times what such a file holds."""
 
 
-def listed(root: Path, folders: Iterable[str], suffix: str) -> Iterator[tuple[str, Path]]:
-    """Yield (folder, file) for every name with that suffix, masked or not, hidden or not. Never raises."""
+def list_files(root: Path, folders: Iterable[str], suffix: str) -> Iterator[tuple[str, Path]]:
+    """Yield (folder, file) for every name with that suffix, masked and hidden ones included. Never raises."""
     for folder in folders:
         here = root / folder.lstrip("/")
         try:
@@ -23,38 +33,58 @@ def listed(root: Path, folders: Iterable[str], suffix: str) -> Iterator[tuple[st
             yield folder, here / name
 
 
-def unmasked(root: Path, folders: Iterable[str], suffix: str) -> list[Path]:
-    """Return the files in force, in name order. Never raises."""
+def effective_files(root: Path, folders: Iterable[str], suffix: str) -> list[Path]:
+    """Return the files that no other masks, in name order. Never raises."""
     by_name: dict[str, Path] = {}
-    for _, path in listed(root, folders, suffix):
+    for _, path in list_files(root, folders, suffix):
         if not path.name.startswith("."):
             by_name.setdefault(path.name, path)
     return [by_name[name] for name in sorted(by_name)]
 
 
-def text(path: Path) -> str | None:
-    """Return a file's content, "" for what is no regular file or not there, None where it can't be read."""
+def read_text(path: Path) -> str | None:
+    """Return a file's content: "" if it is missing or not a regular file, None if it can't be read or is too large."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not make it wait
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a FIFO must not block
     except FileNotFoundError:
-        return ""  # a link that leads nowhere
+        return ""  # a dangling link
     except OSError:
         return None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return ""  # /dev/null above all
+            return ""  # usually /dev/null
         with os.fdopen(os.dup(descriptor), "rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except OSError:
         return None
     finally:
         os.close(descriptor)
-    return content.decode("utf-8", "surrogateescape") if len(content) <= MOST_BYTES else None
+    return content.decode("utf-8", "surrogateescape") if len(content) <= MAX_BYTES else None
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) for what is neither empty nor a comment (`#`, `;`); nothing where it can't be read."""
-    for number, row in enumerate((text(path) or "").split("\n"), start=1):
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (number, line) for each line that is neither empty nor a comment (`#`, `;`); nothing if unreadable."""
+    for number, row in enumerate((read_text(path) or "").split("\n"), start=1):
         line = row.strip()
         if line and not line.startswith(("#", ";")):
             yield number, line
+
+
+def sysctl_files(root: Path) -> list[SysctlFile]:
+    """Return every file that systemd-sysctl or `sysctl --system` may read. Never raises."""
+    files = [_sysctl_file(folder, path) for folder, path in list_files(root, FOLDERS, ".conf")]
+    last = root / LAST_FOLDER.lstrip("/") / LAST_NAME
+    return [*files, _sysctl_file(LAST_FOLDER, last)] if os.path.lexists(last) else files
+
+
+def assignments(root: Path) -> list[Assignment]:
+    """Return every line that sets the limit, in the order of `sysctl --system`. Never raises."""
+    return list(writes(sysctl_files(root), Tool.PROCPS))
+
+
+def _sysctl_file(folder: str, path: Path) -> SysctlFile:
+    try:
+        link = os.readlink(path)
+    except OSError:  # not a link
+        link = ""
+    return SysctlFile(folder=folder, name=path.name, path=str(path), content=read_text(path), link=link)

@@ -10,33 +10,25 @@ from typing import Any, NoReturn, TextIO
 
 import structlog
 
+from conntrackd_guard.core.log_events import message_id
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host.journal_socket import JournalSender
 
 BACKLOG = 1000
 """Lines kept while journald does not take them (about 2 KiB each)."""
-MESSAGE_IDS = {
-    "guard.raise": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a01",
-    "guard.hold": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a02",
-    "guard.override": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a03",
-    "guard.info": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a04",
-    "guard.error": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a05",
-    "guard.ready": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a06",
-    "guard.stopped": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a07",
-    "guard.sample": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a08",
-    "guard.drops_continue": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a09",
-}
 Event = MutableMapping[str, Any]
-_PRIORITIES = {"error": 3, "warning": 4, "info": 6}
-_COLOURS = {"error": "\x1b[31m", "warning": "\x1b[33m", "info": ""}
+_PRIORITIES = {"error": 3, "warning": 4, "info": 6, "debug": 7}
+"""syslog's numbers: the lower, the more severe."""
+_COLOURS = {"error": "\x1b[31m", "warning": "\x1b[33m", "info": "", "debug": "\x1b[2m"}
 _SHOWN = ("detail", "outcome", "key")
 """Fields that people see after the sentence; the others are in the journal, in history and in `guard show`."""
 
 
 class Log:
-    """Emits records through structlog to one sink. `lost` counts the lines that could not be delivered."""
+    """Emits messages from `level` up to one sink. `lost` counts those that could not be delivered."""
 
-    def __init__(self, form: str, stream: TextIO, sender: JournalSender | None = None) -> None:
+    def __init__(self, form: str, stream: TextIO, sender: JournalSender | None = None, *, level: str = "info") -> None:
+        self._most = _PRIORITIES[level]
         self._stream = stream
         self._sender = sender or JournalSender()
         self._backlog: deque[dict[str, str | int]] = deque()
@@ -54,9 +46,15 @@ class Log:
                 processors = [stamped, _text(coloured=coloured), self._print]
         self._log = structlog.wrap_logger(None, processors=processors, wrapper_class=structlog.BoundLogger)
 
+    def logs(self, level: str) -> bool:
+        """Return whether messages of this level are emitted."""
+        return _PRIORITIES[level] <= self._most
+
     def emit(self, event: str, level: str, message: str, **fields: Any) -> None:
-        """Log one record; what can't be delivered is counted, and for journald kept for later."""
+        """Emit one message. One that can't be delivered is counted, and for journald kept for later."""
         try:
+            if not self.logs(level):
+                return
             self._log.msg(event, level=level, message=message, **fields)
         except structlog.DropEvent:
             pass  # the chain's ordinary end
@@ -104,7 +102,7 @@ def _native(_logger: object, _method: str, event: Event) -> dict[str, str | int]
         "MESSAGE": printable(message),
         "PRIORITY": _PRIORITIES[level],
         "SYSLOG_IDENTIFIER": "guard",
-        "MESSAGE_ID": MESSAGE_IDS.get(name, MESSAGE_IDS["guard.info"]),
+        "MESSAGE_ID": message_id(name, event.get("reason")),
         "GUARD_EVENT": name,
     }
     for key, value in event.items():

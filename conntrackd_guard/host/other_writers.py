@@ -1,7 +1,7 @@
-"""Who else may write the limit on this host, by what they leave: processes, profiles, scripts.
+"""Other programs that may write the limit, found by their traces (processes, profiles, scripts), and who changed it.
 
-Only evidence counts: nothing here says that one of them did write. Files in the sysctl folders are not among them
-(`host.sysctl_files`): they are applied in a known order.
+A trace is no proof that the program wrote the limit. Files in the sysctl folders are not traces: they are applied in a
+known order (`host.conf_dirs`).
 """
 
 from __future__ import annotations
@@ -14,53 +14,83 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 from conntrackd_guard.core.sysctl_precedence import FOLDERS, Assignment, SysctlFile, Tool, writes
-from conntrackd_guard.host import conf_dirs
+from conntrackd_guard.core.text import printable
+from conntrackd_guard.host import conf_dirs, files
 
+UNKNOWN = "unknown"
+STARTED_SECONDS = 60.0
+"""A program that sets the limit does so as it starts; on a busy node that takes tens of seconds."""
 _KUBE_PROXIES = ("kube-proxy", "k3s-server", "k3s-agent", "kubelite")
-"""The last three run a kube-proxy inside."""
+"""The last three contain a kube-proxy."""
 _PER_CORE, _MIN = 32768, 131072
-"""What kube-proxy takes where its configuration says nothing: so many a core, at least so many in all."""
+"""kube-proxy's defaults: entries per core, and the minimum in all."""
 _TUNED_FOLDERS = ("etc/tuned/profiles", "etc/tuned", "usr/lib/tuned/profiles", "usr/lib/tuned")
 _PROFILE = re.compile(r"-?([A-Za-z0-9_.-]+)")
-_MOST_PROFILES = 20
+_MAX_PROFILES = 20
 _SCRIPTS = (
     "etc/rc.local", "etc/crontab", "etc/cron.d/*", "etc/network/interfaces", "etc/network/interfaces.d/*",
     "etc/network/if-pre-up.d/*", "etc/network/if-up.d/*", "etc/modprobe.d/*.conf", "etc/udev/rules.d/*.rules",
     "etc/systemd/system/*.service",
 )  # fmt: skip
-_MOST_SCRIPTS = 500
+_MAX_SCRIPTS = 500
 _OWN = "conntrackd-guard"
+_MAX_CAUSES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writer:
-    """Someone who may write the limit, by what was found of them."""
+    """A program that may write the limit."""
 
     evidence: str
     next_step: str
     number: int | None = None
-    """What it sets, where that is known and nothing puts it right again."""
+    """The value it sets; None if unknown, or if the sysctl files are applied after it."""
     sets: int | None = None
-    """What it sets, as far as can be told, whatever is applied after it."""
+    """The value it sets, even if the sysctl files are applied after it; None if unknown."""
     pid: int | None = None
-    """Its process, where it runs."""
+    """None while it doesn't run."""
 
 
 def other_writers(root: Path, cores: int) -> list[Writer]:
-    """Return those whose traces are found. Never raises."""
+    """Return the programs whose traces are found. Never raises."""
     running = _running(root / "proc", {*_KUBE_PROXIES, "tuned"})
     proxies = [name for name in _KUBE_PROXIES if name in running]
     found = [writer for name in proxies for writer in _kube_proxy(root, name, running[name], cores)]
     return [*found, *_tuned(root, running.get("tuned")), *_ufw(root), *_scripts(root)]
 
 
+def attribute_change(root: Path, limit: int, seen_seconds: float) -> str:
+    """Return who may have set `limit` shortly before `seen_seconds` (CLOCK_BOOTTIME), or UNKNOWN. Never raises.
+
+    Evidence is needed of time and value: a program that started just before and sets this value, or a line of a
+    sysctl file with this value.
+    """
+    found = []
+    for writer in other_writers(root, os.cpu_count() or 1):
+        ago = None if writer.pid is None else _started_ago(root, writer.pid, seen_seconds)
+        if writer.sets == limit and ago is not None and -1.0 <= ago <= STARTED_SECONDS:
+            found.append(f"{writer.evidence}; started {max(0.0, ago):.0f} s before")
+    lines = (line for line in conf_dirs.assignments(root) if line.number == limit and _OWN not in line.path)
+    found += [f"{line.path}:{line.line} has this value" for line in lines]
+    return printable("; ".join(found[:_MAX_CAUSES])) or UNKNOWN
+
+
+def _started_ago(root: Path, pid: int, seen_seconds: float) -> float | None:
+    """Return how long before `seen_seconds` a process started; None if it has ended."""
+    try:
+        fields = files.read(root / "proc" / str(pid) / "stat").rpartition(b")")[2].split()
+        return seen_seconds - int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22: start time in ticks since boot
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def sees_processes(root: Path) -> bool:
-    """Return whether other users' processes are in sight (`hidepid` hides them)."""
+    """Return whether other users' processes are visible (`hidepid` hides them)."""
     return (root / "proc/1/comm").exists()
 
 
 def _running(proc: Path, names: set[str]) -> dict[str, int]:
-    """Return the process id of each of the names that runs, as root or as this user."""
+    """Return the pids of running processes with these names that belong to root or this user."""
     found: dict[str, int] = {}
     for entry in proc.glob("[0-9]*"):
         try:
@@ -68,28 +98,28 @@ def _running(proc: Path, names: set[str]) -> dict[str, int]:
             if name in names and entry.stat().st_uid in {0, os.geteuid()}:
                 found[name] = int(entry.name)
         except OSError:
-            continue  # it ended meanwhile
+            continue  # it has ended
     return found
 
 
 def _kube_proxy(root: Path, name: str, pid: int, cores: int) -> Iterator[Writer]:
-    """Yield a kube-proxy with what it sets; nothing where its flags have it leave the limit alone."""
+    """Yield a kube-proxy and the limit it sets; nothing if its flags disable that."""
     flags = _flags(root / "proc" / str(pid) / "cmdline")
-    per_core, least = flags.get("conntrack-max-per-core", _PER_CORE), flags.get("conntrack-min", _MIN)
-    said = "by its flags" if "conntrack-max-per-core" in flags else "unless its configuration says otherwise"
+    per_core, minimum = flags.get("conntrack-max-per-core", _PER_CORE), flags.get("conntrack-min", _MIN)
+    source = "by its flags" if "conntrack-max-per-core" in flags else "unless its configuration overrides that"
     if per_core:
-        limit = max(per_core * cores, least)
+        limit = max(per_core * cores, minimum)
         yield Writer(
-            evidence=f"{name} runs (process {pid}) and sets {limit:,} at each start, {said}",
-            next_step="Set conntrack.maxPerCore: 0 in kube-proxy's configuration: it then leaves the limit alone.",
+            evidence=f"{name} is running (pid {pid}) and sets {limit:,} at each start, {source}",
+            next_step="Set conntrack.maxPerCore: 0 in kube-proxy's configuration, so that it leaves the limit alone.",
             sets=limit,
             pid=pid,
         )
 
 
 def _flags(cmdline: Path) -> dict[str, int]:
-    """Return the flags of a command line that are numbers, written as `--name=N` or `--name N`."""
-    words = (conf_dirs.text(cmdline) or "").split("\0")
+    """Return the numeric flags of a command line, `--name=N` or `--name N`."""
+    words = (conf_dirs.read_text(cmdline) or "").split("\0")
     pairs = [word.partition("=") for word in words]
     flags = {name.lstrip("-"): value for name, equals, value in pairs if equals}
     flags |= {name.lstrip("-"): value for name, value in pairwise(words) if name.startswith("--")}
@@ -97,67 +127,66 @@ def _flags(cmdline: Path) -> dict[str, int]:
 
 
 def _tuned(root: Path, pid: int | None) -> Iterator[Writer]:
-    """Yield the lines of tuned's active profile, and of what it includes, that set the limit."""
-    waiting = (conf_dirs.text(root / "etc/tuned/active_profile") or "").split()
+    """Yield the lines that set the limit in tuned's active profile and in the profiles it includes."""
+    waiting = (conf_dirs.read_text(root / "etc/tuned/active_profile") or "").split()
     seen: set[str] = set()
     main = dict(_pairs(root / "etc/tuned/tuned-main.conf"))
-    gives_way = main.get("reapply_sysctl", "1").lower() in {"1", "true", "yes", "y", "on"}
-    while waiting and len(seen) < _MOST_PROFILES:
+    reapplied = main.get("reapply_sysctl", "1").lower() in {"1", "true", "yes", "y", "on"}
+    state = f"pid {pid}" if pid else "not running"
+    how = "then applies the sysctl files" if reapplied else "overrides the sysctl files (reapply_sysctl = 0)"
+    step = "" if reapplied else "Set reapply_sysctl = 1 in /etc/tuned/tuned-main.conf, or remove the line."
+    while waiting and len(seen) < _MAX_PROFILES:
         match = _PROFILE.fullmatch(waiting.pop(0))
         if match is None or match[1] in seen:
             continue
         seen.add(match[1])
-        files = (root / folder / match[1] / "tuned.conf" for folder in _TUNED_FOLDERS)
-        path = next((file for file in files if file.is_file()), None)
+        paths = (root / folder / match[1] / "tuned.conf" for folder in _TUNED_FOLDERS)
+        path = next((path for path in paths if path.is_file()), None)
         if path is None:
             continue
         waiting += re.split(r"[\s,;]+", dict(_pairs(path)).get("include", ""))
-        for line in _sets(path):
-            how = "sysctl files are applied after it" if gives_way else "over the sysctl files (reapply_sysctl = 0)"
-            state = f"process {pid}" if pid else "not running now"
+        for line in _assignments(path):
             yield Writer(
-                evidence=f"tuned's profile {match[1]} ({state}) sets {line.value} in {line.path}:{line.line}; {how}",
-                next_step=""
-                if gives_way
-                else "Set reapply_sysctl = 1 in /etc/tuned/tuned-main.conf, or remove the line.",
-                number=None if gives_way else line.number,
+                evidence=f"tuned ({state}, profile {match[1]}) sets {line.value} ({line.path}:{line.line}); it {how}",
+                next_step=step,
+                number=None if reapplied else line.number,
                 sets=line.number,
                 pid=pid,
             )
 
 
 def _ufw(root: Path) -> Iterator[Writer]:
-    """Yield ufw, where it is enabled and its own sysctl file sets the limit: it is applied after all others."""
+    """Yield ufw if it is enabled and its own sysctl file sets the limit; it is applied after all others."""
     if dict(_pairs(root / "etc/ufw/ufw.conf")).get("ENABLED", "").lower() != "yes":
         return
     path = dict(_pairs(root / "etc/default/ufw")).get("IPT_SYSCTL", "").strip("\"'")
-    for line in _sets(root / path.lstrip("/"))[-1:] if path else ():
+    for line in _assignments(root / path.lstrip("/"))[-1:] if path else ():
         yield Writer(
-            evidence=f"ufw is enabled and sets {line.value} at each start, in {line.path}:{line.line}",
-            next_step="Take that line out.",
+            evidence=f"ufw is enabled and sets {line.value} at each start ({line.path}:{line.line})",
+            next_step="Remove that line.",
             number=line.number,
         )
 
 
 def _scripts(root: Path) -> Iterator[Writer]:
-    """Yield the lines of start scripts, rules and tables that name the limit."""
+    """Yield the first line of each start script, rule or crontab that names the limit."""
     paths = (path for pattern in _SCRIPTS for path in sorted(root.glob(pattern)))
-    for path in islice(paths, _MOST_SCRIPTS):
-        for number, line in conf_dirs.lines(path):
+    for path in islice(paths, _MAX_SCRIPTS):
+        for number, line in conf_dirs.read_lines(path):
             if "nf_conntrack_max" in line and _OWN not in path.name:
-                yield Writer(evidence=f"{path}:{number} names it: {line[:80]}", next_step=f"See what {path} does.")
+                yield Writer(evidence=f"{path}:{number} mentions the limit: {line[:80]}", next_step=f"Check {path}.")
                 break
 
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield `name = value` of a file's lines."""
-    for _, line in conf_dirs.lines(path):
+    """Yield each `name = value` of a file."""
+    for _, line in conf_dirs.read_lines(path):
         name, equals, value = line.partition("=")
         if equals:
             yield name.strip(), value.strip()
 
 
-def _sets(path: Path) -> tuple[Assignment, ...]:
+def _assignments(path: Path) -> tuple[Assignment, ...]:
     """Return the lines of one file that set the limit."""
-    content = conf_dirs.text(path)
+    content = conf_dirs.read_text(path)
     return writes([SysctlFile(folder=FOLDERS[0], name="x.conf", path=str(path), content=content)], Tool.PROCPS)

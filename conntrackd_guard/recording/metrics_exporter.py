@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from conntrackd_guard import __version__
-from conntrackd_guard.core import prometheus
 from conntrackd_guard.core.codec import decode
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.cost import cost_of, reach
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.metrics import Family, Figures, Loop, Totals, count_drops, families, known_ways, way
-from conntrackd_guard.core.model import Policy, Record
+from conntrackd_guard.core.metrics import Figures, Loop, Totals, count_drops, exposition, families, known_ways, way
+from conntrackd_guard.core.model import Record
 from conntrackd_guard.core.records import is_refused, merges
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel
@@ -74,12 +74,12 @@ class Exporter:
         if outlets == Outlets() or began < self._due_seconds:
             return
         self._due_seconds = began + EXPORT_SECONDS
-        told: list[Family] = []
-        if self._attempt("metrics", lambda: told.extend(self._families())) and told:
+        texts: list[str] = []
+        if self._attempt("metrics", lambda: texts.append(self._text())) and texts[0]:
             if self._file is not None:
-                self._attempt("metrics file", self._file.put, prometheus.text(told))
+                self._attempt("metrics file", self._file.put, texts[0])
             if self._endpoint is not None:
-                self._attempt("metrics endpoint", self._endpoint.show, tuple(told))
+                self._attempt("metrics endpoint", self._endpoint.show, texts[0])
         self._due_seconds = max(self._due_seconds, began + (time.monotonic() - began) / MOST_SHARE)
 
     def _switch(self, outlets: Outlets) -> None:
@@ -94,11 +94,11 @@ class Exporter:
                 self._attempt("metrics endpoint", self._endpoint.close)
             self._endpoint = None if outlets.port is None else Endpoint(outlets.port)
 
-    def _families(self) -> tuple[Family, ...]:
-        """Read the figures; nothing before the loop has said anything of itself. Raises HostError."""
+    def _text(self) -> str:
+        """Return the metrics; "" until the main loop has published its status. Raises HostError."""
         live = self._run_files.status() or {}
         if live.get("pid") != os.getpid():
-            return ()
+            return ""
         try:
             loop, policy = _loop(live), decode(Policy, live.get("policy"))
         except (KeyError, TypeError, ValueError) as error:
@@ -114,17 +114,16 @@ class Exporter:
         except OSError as error:
             raise HostError("reading", error.filename, error, "It is tried again.") from error
         self._totals = count_drops(self._totals, seen)
-        return families(
-            Figures(
-                version=__version__,
-                observation=seen,
-                cost=cost_of(seen, policy),
-                reach=reach(seen, policy),
-                totals=self._totals,
-                decisions=self._decisions,
-                loop=loop,
-            )
+        figures = Figures(
+            version=__version__,
+            observation=seen,
+            cost=cost_of(seen, policy),
+            reach=reach(seen, policy),
+            totals=self._totals,
+            decisions=self._decisions,
+            loop=loop,
         )
+        return exposition(families(figures))
 
 
 def _loop(live: dict[str, Any]) -> Loop:

@@ -13,7 +13,8 @@ from pathlib import Path
 import yaml
 from yaml.reader import ReaderError
 
-from conntrackd_guard.settings.settings import Entry, Problem, Settings, read_settings, shown
+from conntrackd_guard.settings.keys import Settings
+from conntrackd_guard.settings.settings import Entry, Problem, read_settings, shown
 
 MOST_BYTES = 64 * 1024
 """Eight times a file that sets every key with all its comments."""

@@ -1,10 +1,16 @@
-"""Every setting there is, in one table: its default, where that comes from, and what breaks with another value."""
+"""All settings in one table: what each does, where its default comes from, and what breaks with another value.
+
+A default stands once: in `core.model.Policy` for the settings that affect decisions, else in `Settings`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from conntrackd_guard.core.model import INT_MAX, Addresses, Buckets, Mode
+from conntrackd_guard.core import tuning
+from conntrackd_guard.core.configuration import Addresses, Buckets, Mode, Policy
+from conntrackd_guard.core.model import INT_MAX
+from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.settings.types import (
     Kind,
     boolean,
@@ -12,7 +18,7 @@ from conntrackd_guard.settings.types import (
     command,
     count,
     duration,
-    flood_answer,
+    flood_response,
     number,
     optional,
     path,
@@ -20,6 +26,26 @@ from conntrackd_guard.settings.types import (
     port,
     share,
 )
+
+_DAY_SECONDS = 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings in effect."""
+
+    mode: Mode = Mode.ACT
+    policy: Policy = field(default_factory=Policy)
+    persist: bool = True
+    notify: tuple[str, ...] | None = None
+    """The words of the command, None to run none."""
+    metrics_file: str | None = None
+    metrics_port: int | None = None
+    sample_addresses: Addresses = Addresses.FULL
+    sample_retention_seconds: float = 30 * _DAY_SECONDS
+    history_retention_seconds: float = 400 * _DAY_SECONDS
+    origins: dict[str, str] = field(default_factory=dict)
+    """For each key the `file:line` that set it, or `default`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,239 +56,214 @@ class Key:
     field: str
     """The attribute of `Policy` (or of `Settings`) that it sets."""
     kind: Kind
-    default: str
     does: str
     source: str
     """Where the default comes from."""
     instead: tuple[tuple[str, str], ...]
-    """Other values, each with what breaks then: half and double of a quantity, the other choice of a switch."""
+    """Other values and their effect: half and double of a quantity, the other choice of a switch."""
+
+    @property
+    def in_policy(self) -> bool:
+        """Whether the key sets an attribute of `Policy`."""
+        return self.field in Policy.__slots__
+
+    @property
+    def default(self) -> str:
+        """The default as an operator would write it."""
+        return self.value_text(Settings())
+
+    def value_text(self, settings: Settings) -> str:
+        """Return the value in effect as an operator would write it."""
+        return self.kind.write(getattr(settings.policy if self.in_policy else settings, self.field))
 
 
-_MOST = f"{INT_MAX:_}"
+_HIGHEST = f"{INT_MAX:_}"
 
 KEYS = (
     Key(
-        name="mode", field="mode", kind=choice(Mode), default="act",
-        does="act writes the limit; dry-run decides, records and logs what it would have written.",
-        source="the guard is installed to raise.",
-        instead=(("dry-run", "full tables go on dropping packets."),),
+        name="mode", field="mode", kind=choice(Mode),
+        does="act writes the limit; dry-run records and logs each decision without writing it.",
+        source="installing the guard is a decision to raise.",
+        instead=(("dry-run", "full tables keep dropping packets."),),
     ),
     Key(
-        name="kernel_message", field="kernel_message", kind=boolean(), default="true",
+        name="kernel_message", field="kernel_message", kind=boolean(),
         does="Raise when the kernel logs that a table is full.",
-        source="the line is the kernel's own proof that packets are being dropped.",
-        instead=(("false", "a table that fills between two looks drops until the next look."),),
+        source="the message proves that the kernel is dropping packets.",
+        instead=(("false", "a table that fills between two readings drops packets until the next one."),),
     ),
     Key(
-        name="raise_early", field="raise_early", kind=boolean(), default="true",
-        does="Raise when a table is about to be full, before anything is dropped.",
-        source="the kernel logs at most 10 lines in 5 s, shared by all its messages, so the line can stay out.",
-        instead=(("false", "every raise comes after the first dropped packets, and none where the line stays out."),),
+        name="raise_early", field="raise_early", kind=boolean(),
+        does="Raise when a table is about to fill up, before the kernel drops packets.",
+        source="the kernel rate-limits its log to 10 messages in 5 s, shared by all its messages.",
+        instead=(("false", "each raise comes after the first dropped packets, or never if the message is suppressed."),),
     ),
     Key(
-        name="threshold", field="threshold", kind=percentage("35%", "95%"), default="80%",
-        does="Use of the limit from which a table is under pressure, and under which a raise brings it.",
-        source="judgement: below the 90% that confirms a full table and the 95% from which the kernel evicts entries.",
+        name="threshold", field="threshold", kind=percentage("35%", "95%"),
+        does="Raise when a table reaches this share of the limit. Each raise brings every table back below it.",
+        source="below 90%, which confirms a full table, and 95%, where the kernel starts evicting entries (our judgement).",
         instead=(
-            ("40%", "raises come long before they are needed, and each promises twice the memory."),
-            ("95%", "(the most) the kernel evicts before the guard acts; a burst fills the rest within one look."),
+            ("40%", "raises happen early, and each one commits twice the memory."),
+            ("95%", "(the highest) the kernel evicts entries first; a burst fills the rest between two readings."),
         ),
     ),
     Key(
-        name="growth_factor", field="growth_factor", kind=number("1.01", "10"), default="1.5",
-        does="A raise reaches at least this many times the limit, as far as the bounds below allow.",
-        source="judgement: six steps make the limit eleven times as large, and a wrong step costs half a table.",
+        name="growth_factor", field="growth_factor", kind=number("1.01", "10"),
+        does="Raise to at least this multiple of the limit, within the bounds below.",
+        source="six raises make the limit eleven times as large; a needless one costs half a table (our judgement).",
         instead=(
-            ("1.25", "(half the growth) nearly twice the steps under steady growth, each a chance to drop."),
-            ("2", "(double the growth) the last affordable step is missed sooner, and taken only in part."),
+            ("1.25", "(half the growth) nearly twice the raises under steady growth, each a chance to drop packets."),
+            ("2", "(double the growth) the guard reaches its bounds sooner, and takes only part of the last step."),
         ),
     ),
     Key(
-        name="min_step", field="min_step", kind=count("1", "16_777_216"), default="8_192",
-        does="A raise adds at least this many entries, so that small limits grow in useful steps.",
-        source="judgement: about 5 MiB at 640 bytes an entry, the planning figure where slab sizes can't be read.",
+        name="budget", field="budget", kind=share("0.1%", "90%", "1MiB"),
+        does="Kernel memory that full tables may use: a share of memory without huge pages, or a size.",
+        source="this memory can't be swapped out, and no cgroup limits it (our judgement).",
         instead=(
-            ("4_096", "a limit of 8,192 or less takes about twice the steps."),
-            ("16_384", "about 10 MiB a step: a host of 512 MiB spends a fifth of its budget on one."),
+            ("5%", "a 1 GiB host stops raising near 90,000 entries and drops packets beyond that."),
+            ("20%", "one flood can hold a fifth of memory until its entries time out."),
         ),
     ),
     Key(
-        name="lookahead", field="lookahead_seconds", kind=duration("0s", "1h"), default="30s",
-        does="A raise leaves room for this long at the growth seen (this alone asks for 4 times the limit at most).",
-        source="judgement: long enough for a person to read the log line before the next step.",
+        name="min_available", field="min_available", kind=optional("auto", share("1%", "90%", "1MiB")),
+        does="Memory to leave available once the raised tables are full: auto, a share of memory or a size.",
+        source="auto is 5% of memory but at least 512 MiB, or 25% if that is less (our judgement, for small hosts).",
         instead=(
-            ("15s", "twice as many steps under steady growth."),
-            ("1min", "a short burst is answered with room that stays promised after it."),
+            ("2.5%", "(half of auto's share) a full table can trigger the OOM killer on a busy small host."),
+            ("10%", "(double) hosts that use most of their memory stop raising too soon."),
         ),
     ),
     Key(
-        name="budget", field="budget", kind=share("0.1%", "90%", "1MiB"), default="10%",
-        does="The most that full tables and buckets may cost: a share of memory without huge pages, or a size.",
-        source="judgement: entries are kernel memory that can be neither swapped nor limited by a cgroup.",
+        name="max_limit", field="max_limit", kind=optional("none", count("1", _HIGHEST)),
+        does="Never raise the limit above this.",
+        source="the budget bounds memory already, and no number fits every host.",
+        instead=(("262_144", "hosts that boot with that limit (the kernel's default from 4 GB) are never raised."),),
+    ),
+    Key(
+        name="on_flood", field="on_flood", kind=flood_response(_HIGHEST),
+        does="Response to a flood (a sample with mostly unanswered flows): raise, hold, or raise_to a limit.",
+        source="without a raise every new connection is dropped, and a sample can mislead.",
+        instead=(("hold", "a flood fills the table, and all new connections fail until it ends or is filtered."),),
+    ),
+    Key(
+        name="cooldown", field="cooldown_seconds", kind=duration("0s", "1h"),
+        does=f"Minimum time between raises, at most {format_duration(tuning.COOLDOWN_FULL_SECONDS)} while a table is full.",
+        source="2 s covers eight readings at 4 Hz, enough to see whether the last raise helped (our judgement).",
         instead=(
-            ("5%", "a 1 GiB host stops raising near 90,000 entries and drops beyond that."),
-            ("20%", "one flood can pin a fifth of memory until its entries time out."),
+            ("1s", "(half) a second raise may come before the first one shows its effect."),
+            ("4s", "(double) growth that doubles within seconds reaches the limit between two raises."),
         ),
     ),
     Key(
-        name="min_available", field="min_available", kind=optional("auto", share("1%", "90%", "1MiB")), default="auto",
-        does="Memory that must stay available after the raised tables are full: auto, a share of memory or a size.",
-        source="auto is 5% of memory, but 512 MiB at least, or 25% where that is less: judgement, for small hosts.",
+        name="conflict_limit", field="conflict_limit", kind=count("0", "1_000"),
+        does=(
+            "Stop raising after another program has lowered the limit this many times within "
+            f"{format_duration(tuning.CONFLICT_WINDOW_SECONDS)}. 0 disables the check."
+        ),
+        source="once may be a restart, twice a deployment; three times is another owner of the limit (our judgement).",
         instead=(
-            ("2.5%", "(half of auto's share) a full table can bring a busy small host to its OOM killer."),
-            ("10%", "(double) hosts that use their memory well hold when they could have raised."),
+            ("1", "one restart of a program that sets the limit stops raises for a day."),
+            ("6", "two owners overwrite each other twice as often, and each time connections drop."),
         ),
     ),
     Key(
-        name="max_limit", field="max_limit", kind=optional("none", count("1", _MOST)), default="none",
-        does="The limit is never raised above this.",
-        source="the budget bounds memory already; a number that fits every host does not exist.",
-        instead=(("262_144", "hosts with that limit (the kernel's own from 4 GB up) are never raised at all."),),
-    ),
-    Key(
-        name="on_flood", field="flood_max_limit", kind=flood_answer(_MOST), default="raise",
-        does="What a flood gets (most of the table unanswered, by a sample): raise, hold, or raise_to N and no further.",
-        source="not raising drops everybody's connections at once; and a sample may be wrong.",
-        instead=(("hold", "a flood fills the table, and nobody else gets an entry until it ends or is filtered."),),
-    ),
-    Key(
-        name="cooldown", field="cooldown_seconds", kind=duration("0s", "1h"), default="2s",
-        does="Shortest time between two raises while no table is full.",
-        source="judgement: eight looks at four a second show whether the last raise was enough.",
-        instead=(
-            ("1s", "half the looks: a second step may come before the first has shown its effect."),
-            ("4s", "growth that doubles within seconds reaches the limit between two raises."),
-        ),
-    ),
-    Key(
-        name="cooldown_full", field="cooldown_full_seconds", kind=duration("0s", "1h"), default="200ms",
-        does="Shortest time between two raises while a table is full again. At most settle.",
-        source="a step made before demand is known can fill in less than 2 s, while packets drop.",
-        instead=(
-            ("100ms", "demand is measured over two looks only, and steps come out too large or too small."),
-            ("400ms", "packets drop twice as long where one step was too small."),
-        ),
-    ),
-    Key(
-        name="max_raises", field="max_raises", kind=count("1", "1_000"), default="20",
-        does="Raises that pressure may cause within raises_window. A table that drops is not held back by this.",
-        source="judgement: 20 steps of half the limit are 3,325 times the limit; more is a fault, not traffic.",
-        instead=(
-            ("10", "slow growth in many small steps can be held until packets drop."),
-            ("40", "a faulty trigger writes twice as often before it is stopped."),
-        ),
-    ),
-    Key(
-        name="max_raises_window", field="max_raises_window_seconds", kind=duration("1s", "1d"), default="10min",
-        does="The time over which raises are counted.",
-        source="judgement: longer than a burst, shorter than the time to be called and log in.",
-        instead=(
-            ("5min", "twice as many raises an hour are allowed."),
-            ("20min", "a host that grew in small steps waits twice as long for the next."),
-        ),
-    ),
-    Key(
-        name="conflict_limit", field="conflict_limit", kind=count("0", "1_000"), default="3",
-        does="After another writer lowered a raised limit this often, stop raising and say so. 0: never stop.",
-        source="judgement: once may be a restart, twice a deployment; three times is another owner of the value.",
-        instead=(
-            ("1", "one restart of a program that sets the limit ends raising for a day."),
-            ("6", "two owners overwrite each other twice as often, and connections drop each time."),
-        ),
-    ),
-    Key(
-        name="conflict_window", field="conflict_window_seconds", kind=duration("1min", "30d"), default="1d",
-        does="The time over which those lowerings are counted.",
-        source="judgement: daily runs of configuration tools are the usual other writer.",
-        instead=(
-            ("12h", "a tool that runs every 8 hours is never recognised."),
-            ("2d", "three unrelated restarts within two days end raising."),
-        ),
-    ),
-    Key(
-        name="buckets", field="buckets", kind=choice(Buckets), default="keep",
-        does="keep leaves the hash table alone and holds where chains grow too long; match enlarges it first.",
+        name="buckets", field="buckets", kind=choice(Buckets),
+        does="keep leaves the hash table alone and holds if chains grow too long; match enlarges it before a raise.",
         source="a resize stops all traffic: gaps of 86 to 107 ms were measured with 200,000 entries.",
-        instead=(("match", "each resize is such a gap, about 0.5 microseconds an entry."),),
+        instead=(("match", "each resize is such a gap, about 0.5 microseconds per entry."),),
     ),
     Key(
-        name="trust_user_namespaces", field="trust_user_namespaces", kind=boolean(), default="false",
-        does="Raise also for a table that belongs to a user namespace (rootless containers).",
-        source="any user can make such a namespace and fill its table.",
-        instead=(("true", "any user can have kernel memory set aside, up to the budget."),),
+        name="trust_user_namespaces", field="trust_user_namespaces", kind=boolean(),
+        does="Raise also for tables that belong to a user namespace (rootless containers).",
+        source="any user can create such a namespace and fill its table.",
+        instead=(("true", "any user can make the guard commit kernel memory, up to the budget."),),
     ),
     Key(
-        name="persist", field="persist", kind=boolean(), default="true",
-        does="Keep the raised limit across a reboot, in a sysctl.d file of the guard's own.",
-        source="a limit lost at reboot is among the commonest complaints.",
-        instead=(("false", "after each reboot the host drops again until it has been raised again."),),
+        name="persist", field="persist", kind=boolean(),
+        does="Keep the raised limit across reboots, in a sysctl.d drop-in.",
+        source="a limit lost at reboot is among the most common complaints.",
+        instead=(("false", "after each reboot the host drops packets until the guard has raised the limit again."),),
     ),
     Key(
-        name="notify", field="notify", kind=optional("none", command()), default="none",
-        does="The command that is run for each hold that only a person can end, with the decision as JSON on stdin.",
-        source="whom to tell, and how, no program can know.",
-        instead=(("/usr/local/sbin/page-on-call", "people are woken. Keep secrets in a file that the command reads."),),
+        name="notify", field="notify", kind=optional("none", command()),
+        does="Command to run for each hold that needs an operator, with the decision as JSON on stdin.",
+        source="whom to notify, and how, differs from site to site.",
+        instead=(("/usr/local/sbin/page-on-call", "it pages people. Keep secrets in a file that the command reads."),),
     ),
     Key(
-        name="metrics_file", field="metrics_file", kind=optional("none", path(".prom")), default="none",
-        does="The file that metrics are written to, for node_exporter's textfile collector. None in a dry run.",
-        source="whether a node_exporter runs, and where it looks, differs from host to host.",
+        name="metrics_file", field="metrics_file", kind=optional("none", path(".prom")),
+        does="File to write metrics to, for node_exporter's textfile collector. Ignored in dry-run mode.",
+        source="whether node_exporter runs, and which folder it reads, differs from host to host.",
         instead=((
             "/var/lib/prometheus/node-exporter/guard.prom",
-            "(where Debian's node_exporter looks) the unit must be allowed to write there: see the README.",
+            "(Debian's folder) the unit needs permission to write there: see the how-to on Prometheus.",
         ),),
     ),
     Key(
-        name="metrics_http", field="metrics_port", kind=optional("none", port()), default="none",
-        does="The port on 127.0.0.1 where metrics are served over HTTP. None in a dry run.",
-        source="the unit has no network, and a file does for most.",
-        instead=((
-            "9786",
-            "(any free port) every user of this host can read there; 8 MiB more memory; needs python3-prometheus-client.",
-        ),),
+        name="metrics_http", field="metrics_port", kind=optional("none", port()),
+        does="Port on 127.0.0.1 to serve metrics on over HTTP. Ignored in dry-run mode.",
+        source="the unit has no network access, and a file is enough for most sites.",
+        instead=(("9786", "(any free port) every user of this host can read the metrics."),),
     ),
     Key(
-        name="sample_entries", field="sample_entries", kind=count("0", "50_000"), default="5_000",
-        does="Entries read of a full table after a raise, or a hold that only a person can end, to tell who fills it.",
-        source="shares are then within 1.4 points; reading them takes some 35 ms, and never more than 100 ms.",
+        name="sample_addresses", field="sample_addresses", kind=choice(Addresses),
+        does="Addresses in stored samples: full, prefix (IPv4 /24, IPv6 /48) or off. Ports are always stored.",
+        source="addresses show who fills the table; only root and the group adm can read the history.",
+        instead=(("off", "only protocols, ports and states remain; with prefix, networks as well."),),
+    ),
+    Key(
+        name="sample_retention", field="sample_retention_seconds", kind=duration("1d", "3650d"),
+        does="Delete samples older than this, and each one with its decision at the latest.",
+        source="addresses of clients are personal data; a month is enough to investigate an incident (our judgement).",
         instead=(
-            ("2_500", "shares are within 2 points."),
-            ("10_000", "shares are within 1 point; a busy host reads no more than 100 ms allow."),
+            ("15d", "two weeks after an incident its addresses are gone."),
+            ("60d", "about 5 KiB per raise stay twice as long."),
         ),
     ),
     Key(
-        name="sample_addresses", field="sample_addresses", kind=choice(Addresses), default="full",
-        does="What a stored sample tells of addresses: full, prefix (IPv4 /24, IPv6 /48) or off. Ports are always told.",
-        source="who fills the table is the question; history is readable by root and the group adm only.",
-        instead=(("off", "only protocols, ports and states are left to go by; with prefix, networks as well."),),
-    ),
-    Key(
-        name="sample_retention", field="sample_retention_seconds", kind=duration("1d", "3650d"), default="30d",
-        does="Samples older than this are removed. They go with their decision at the latest.",
-        source="judgement: addresses of clients are personal data; a month is long enough to look into an incident.",
-        instead=(
-            ("15d", "an incident looked into after two weeks has no addresses left."),
-            ("60d", "some 5 KiB of each raise are kept twice as long."),
-        ),
-    ),
-    Key(
-        name="history_retention", field="history_retention_seconds", kind=duration("1d", "3650d"), default="400d",
-        does="Decisions older than this are removed. At least raises_window and standoff_window.",
-        source="judgement: last year's peak is still there to compare with.",
+        name="history_retention", field="history_retention_seconds", kind=duration("1d", "3650d"),
+        does=f"Delete decisions older than this. The history holds up to {tuning.HISTORY_MAX_ROWS:,} decisions.",
+        source="last year's peak remains available for comparison (our judgement).",
         instead=(
             ("200d", "no comparison with the same season a year ago."),
-            ("800d", "nothing until history_max_rows is reached, which then decides."),
-        ),
-    ),
-    Key(
-        name="history_max_rows", field="history_max_rows", kind=count("1_000", "10_000_000"), default="200_000",
-        does="Beyond this many decisions the oldest are removed.",
-        source="judgement: 500 decisions a day for 400 days; equal holds are merged into one.",
-        instead=(
-            ("100_000", "a host that decides 500 times a day keeps 200 days."),
-            ("400_000", "twice the disk space under /var/lib."),
+            ("800d", "a busy host reaches the maximum number of decisions first."),
         ),
     ),
 )  # fmt: skip
 
 BY_NAME = {key.name: key for key in KEYS}
+
+RENAMED = {
+    "kernel_line": "kernel_message",
+    "pressure": "raise_early",
+    "factor": "growth_factor",
+    "reserve": "min_available",
+    "ceiling": "max_limit",
+    "settle": "cooldown",
+    "standoff": "conflict_limit",
+}  # fmt: skip
+"""Names of earlier versions."""
+
+_FORMER = {
+    ("min_step", "min_entries"): f"{tuning.MIN_STEP:,} entries, a useful step for small limits",
+    ("lookahead", "runway"): (
+        f"{format_duration(tuning.LOOKAHEAD_SECONDS)}, time to read a log message before the next raise"
+    ),
+    ("cooldown_full", "settle_full"): (
+        f"{format_duration(tuning.COOLDOWN_FULL_SECONDS)}, or `cooldown` if that is shorter"
+    ),
+    ("max_raises", "raises"): (
+        f"{tuning.MAX_RAISES} in {format_duration(tuning.MAX_RAISES_WINDOW_SECONDS)}, more is a fault and not traffic"
+    ),
+    ("max_raises_window", "raises_window"): (
+        f"{format_duration(tuning.MAX_RAISES_WINDOW_SECONDS)}, longer than a burst"
+    ),
+    ("conflict_window", "standoff_window"): (
+        f"{format_duration(tuning.CONFLICT_WINDOW_SECONDS)}, as configuration tools usually run daily"
+    ),
+    ("sample_entries",): f"{tuning.SAMPLE_ENTRIES:,}, which shows shares within 1.4 points",
+    ("history_max_rows",): f"{tuning.HISTORY_MAX_ROWS:,}, enough for 500 decisions a day in 400 days",
+}  # fmt: skip
+FIXED = {name: text for names, text in _FORMER.items() for name in names}
+"""Former settings that are constants now: the value and its reason."""

@@ -1,6 +1,6 @@
-"""The operator's settings: from texts with their places to checked values, or to a list of everything wrong.
+"""Validate the settings: from texts with their places to checked values, or to a list of every problem.
 
-Pure: the texts come from `host.settings_files`. A later entry outranks an earlier one for the same key.
+Pure: the texts come from `settings.files`. A later entry overrides an earlier one for the same key.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import SettingsError
-from conntrackd_guard.core.model import Addresses, Mode, Policy
-from conntrackd_guard.core.units import format_duration
-from conntrackd_guard.settings.keys import BY_NAME, KEYS, Key
+from conntrackd_guard.settings.keys import BY_NAME, FIXED, KEYS, RENAMED, Settings
 
 DEFAULT = "default"
 """The origin of a value that no file sets."""
 
 _SHOWN_CHARACTERS = 60
-"""As much of a wrong value as a line of text has room for."""
+"""Wrong values are cut to this, so that a message stays on one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """`key: value` as a file has it."""
+    """One `key: value` of a file."""
 
     key: str
     value: str
@@ -33,7 +32,7 @@ class Entry:
 
     @property
     def place(self) -> str:
-        """Where it stands: `file:line`."""
+        """`file:line`."""
         return f"{self.file}:{self.line}"
 
 
@@ -45,32 +44,13 @@ class Problem:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The settings in effect."""
-
-    mode: Mode
-    policy: Policy
-    persist: bool
-    notify: tuple[str, ...] | None
-    """The words of the command, None where there is none."""
-    metrics_file: str | None
-    metrics_port: int | None
-    sample_entries: int
-    sample_addresses: Addresses
-    sample_retention_seconds: float
-    history_retention_seconds: float
-    history_max_rows: int
-    origins: dict[str, str]
-    """For every key the `file:line` that set it, or `default`."""
-
-
 def read_settings(items: Iterable[Entry | Problem] = ()) -> Settings:
-    """Return the settings that the entries make, defaults where there are none.
+    """Return the settings with the values of the entries, and defaults for the rest.
 
-    Raises SettingsError with every problem, those passed in and those found here, one a line.
+    Raises SettingsError with one line for every problem, those passed in included.
     """
-    values: dict[str, Any] = {key.name: key.kind.read(key.default) for key in KEYS}
+    in_policy: dict[str, Any] = {}
+    others: dict[str, Any] = {}
     origins = {key.name: DEFAULT for key in KEYS}
     problems: list[Problem] = []
     for item in items:
@@ -79,54 +59,30 @@ def read_settings(items: Iterable[Entry | Problem] = ()) -> Settings:
         elif item.key not in BY_NAME:
             problems.append(Problem(place=item.place, text=_unknown(item.key)))
         else:
+            key = BY_NAME[item.key]
             try:
-                values[item.key] = BY_NAME[item.key].kind.read(item.value)
-                origins[item.key] = item.place
+                (in_policy if key.in_policy else others)[key.field] = key.kind.read(item.value)
+                origins[key.name] = item.place
             except ValueError:
-                problems.append(Problem(place=item.place, text=_wrong(item)))
-    problems += _contradictions(values, origins)
+                found = shown(item.value) if item.value.strip() else "nothing"
+                text = f"{key.name}: found {found}, expected {key.kind.expected}"
+                problems.append(Problem(place=item.place, text=text))
     if problems:
         raise SettingsError("\n".join(f"{problem.place}: {problem.text}" for problem in problems))
-    in_policy = {key.field: values[key.name] for key in KEYS if key.field in Policy.__slots__}
-    beside = {key.field: values[key.name] for key in KEYS if key.field not in Policy.__slots__}
-    return Settings(policy=Policy(**in_policy), origins=origins, **beside)
-
-
-def value_text(settings: Settings, key: Key) -> str:
-    """Return the value in effect as the operator could write it."""
-    holder = settings.policy if key.field in Policy.__slots__ else settings
-    return key.kind.write(getattr(holder, key.field))
+    return Settings(policy=Policy(**in_policy), origins=origins, **others)
 
 
 def shown(text: str) -> str:
-    """Return a text from a file in quotes, shortened, with nothing that a terminal would obey."""
+    """Return text from a file in quotes, shortened and without control characters."""
     return ascii(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
 
 
 def _unknown(name: str) -> str:
-    """Return what is wrong with a key that does not exist."""
+    """Return the problem of a key that doesn't exist, with the key to use instead where there is one."""
+    if name in RENAMED:
+        return f"{name}: is now `{RENAMED[name]}`"
+    if name in FIXED:
+        return f"{name}: is a constant now: {FIXED[name]}"
     near = difflib.get_close_matches(name[:_SHOWN_CHARACTERS], BY_NAME, n=1)
     hint = f"did you mean {near[0]}?" if near else "`guard config example` lists every key."
     return f"{shown(name)}: found an unknown key; {hint}"
-
-
-def _wrong(entry: Entry) -> str:
-    """Return what is wrong with a value."""
-    found = shown(entry.value) if entry.value.strip() else "nothing"
-    return f"{entry.key}: found {found}, expected {BY_NAME[entry.key].kind.expected}"
-
-
-def _contradictions(values: dict[str, Any], origins: dict[str, str]) -> list[Problem]:
-    """Return the problems that two values make together, each placed where an operator can mend it."""
-    problems = []
-    for small, large, why in (
-        ("cooldown_full", "cooldown", "a full table is answered no later than one that is not full"),
-        ("max_raises_window", "history_retention", "the raises to be counted are read from the history"),
-        ("conflict_window", "history_retention", "the lowerings to be counted are read from the history"),
-    ):
-        if values[small] > values[large]:
-            place = origins[small] if origins[small] != DEFAULT else origins[large]
-            found, most = format_duration(values[small], parts=6), format_duration(values[large], parts=6)
-            text = f"{small}: found {found}, expected at most {large} ({most}, from {origins[large]}): {why}"
-            problems.append(Problem(place=place, text=text))
-    return problems

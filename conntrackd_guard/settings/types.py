@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from conntrackd_guard.core import units
-from conntrackd_guard.core.model import Share
+from conntrackd_guard.core.configuration import FloodAction, FloodResponse, Share
 
 _SHELL_ONLY = frozenset({"|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"})
 """Words that only a shell gives a meaning: in a command without one they are a mistake."""
@@ -124,22 +124,23 @@ def port() -> Kind:
     return Kind(expected=f"a port from {low} to {high}", read=_between(units.parse_count, low, high), write=str)
 
 
-def flood_answer(most: str) -> Kind:
-    """Return the kind of the limit that a flood is raised to: `hold` is 0, `raise` None."""
-    to = count("1", most)
+def flood_response(highest: str) -> Kind:
+    """Return the kind of a `FloodResponse`."""
+    limit = count("1", highest)
 
-    def read(text: str) -> int | None:
+    def read(text: str) -> FloodResponse:
         word, _, number = text.strip().partition(" ")
-        if word == "raise_to":
-            return int(to.read(number))
-        if number or word not in {"raise", "hold"}:
-            raise ValueError(f"{text} is no such answer")
-        return None if word == "raise" else 0
+        action = FloodAction(word)
+        if action is FloodAction.RAISE_TO:
+            return FloodResponse(action=action, limit=limit.read(number))
+        if number:
+            raise ValueError(f"{word} takes no number")
+        return FloodResponse(action=action)
 
-    def write(value: int | None) -> str:
-        return "raise" if value is None else f"raise_to {to.write(value)}" if value else "hold"
+    def write(value: FloodResponse) -> str:
+        return str(value.action) if value.limit is None else f"{value.action} {limit.write(value.limit)}"
 
-    return Kind(expected=f"raise, hold, or raise_to and {to.expected}", read=read, write=write)
+    return Kind(expected=f"raise, hold, or raise_to and {limit.expected}", read=read, write=write)
 
 
 def optional(word: str, kind: Kind) -> Kind:

@@ -77,7 +77,7 @@ def test_live_flows_are_not_squeezed_without_force(guarded: Guarded, capsys: pyt
     assert main(["revert", "--dry-run"], guarded.paths) is Exit.NO
     assert main(["revert"], guarded.paths) is Exit.NO
     assert guarded.host.limit == STEP
-    assert "holds 70,000 entries" in capsys.readouterr().err
+    assert "has 70,000 entries" in capsys.readouterr().err
     assert main(["revert", "--force"], guarded.paths) is Exit.DONE
     assert guarded.host.limit == LIMIT
 
@@ -138,7 +138,7 @@ def test_a_killed_revert_is_recorded_as_the_kernel_shows_it(
     row = after.rows()[-1]
     assert (row.outcome, row.limit_after, row.sentence.split(" 98,304")[0]) == told
     assert after.recovered.state.set_limit == (None if told[0] == "applied" else STEP)
-    assert after.runtime_dir.orders() == []
+    assert after.runtime_dir.overrides() == []
     after.stop()
 
 

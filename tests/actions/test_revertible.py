@@ -10,16 +10,8 @@ from testbed.records import BOOT, RAISE, a_record, add
 
 from conntrackd_guard.actions.revertible import revertible_raises
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.model import (
-    Hold,
-    HoldReason,
-    Outcome,
-    OutcomeKind,
-    Override,
-    OverrideKind,
-    Record,
-    TriggerKind,
-)
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, Outcome, OutcomeKind, Override, OverrideKind, Record, TriggerKind
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir

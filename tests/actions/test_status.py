@@ -14,7 +14,9 @@ from testbed.guarded import LIMIT, Guarded, Host
 from conntrackd_guard.actions import status
 from conntrackd_guard.actions.status import Status, gather
 from conntrackd_guard.cli.render.status_text import print_status
-from conntrackd_guard.core.model import Hold, HoldReason, Mode, Pause, Policy, Raise, State
+from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, Pause, Raise, State
 from conntrackd_guard.daemon.status_file import status_file, status_line
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths

@@ -7,7 +7,7 @@ from dataclasses import replace
 from testbed.records import SUM
 
 from conntrackd_guard.cli.render.arithmetic_text import sum_lines
-from conntrackd_guard.core.model import Policy, Share
+from conntrackd_guard.core.configuration import Policy, Share
 
 
 def worked_out(text: str) -> tuple[float, int]:

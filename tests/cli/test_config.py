@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
 import re
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from conntrackd_guard.cli.commands import config
 from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.main import main
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.files import load_settings
 from conntrackd_guard.settings.keys import KEYS
@@ -23,11 +24,9 @@ SHIPPED = Path(__file__).resolve().parents[2] / "config/guard.yaml"
 
 def guard(root: Path, *arguments: str) -> tuple[Exit, str, str]:
     """Run `guard config` with these arguments on a tree; return exit code, stdout and stderr."""
-    parser = argparse.ArgumentParser(prog="guard")
-    config.add_parser(parser.add_subparsers(dest="command"))
-    out, err = io.StringIO(), io.StringIO()
-    args = parser.parse_args(["config", *arguments])
-    return args.run(args, Paths(root), out, err), out.getvalue(), err.getvalue()
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main(["config", *arguments], Paths(root))
+    return code, out.getvalue(), err.getvalue()
 
 
 def settings_file(tmp_path: Path, content: str) -> Path:
@@ -69,12 +68,12 @@ def test_the_example_explains_every_key() -> None:
 
 
 def test_check_without_a_problem(tmp_path: Path) -> None:
-    """Good settings are said to be good, and the exit code is 0."""
+    """Good settings are confirmed, and the exit code is 0."""
     path = settings_file(tmp_path, "growth_factor: 2\nbudget: 5%\n")
     assert guard(tmp_path, "check", "--config", str(path)) == (
-        Exit.DONE, "", "The settings are good: 2 set in 1 file, the rest by default.\n",
+        Exit.DONE, "", "guard: Settings OK: 2 set in 1 file, the rest are defaults.\n",
     )  # fmt: skip
-    assert guard(tmp_path, "check")[2] == "The settings are good: 0 set in 0 files, the rest by default.\n"
+    assert guard(tmp_path, "check")[2] == "guard: Settings OK: 0 set in 0 files, the rest are defaults.\n"
 
 
 @pytest.mark.parametrize("command", ["check", "show"])

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conntrackd_guard.cli.commands.doctor import document, print_examination
+from conntrackd_guard.cli.commands.doctor import document
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.core.model import Mode
+from conntrackd_guard.cli.render.doctor_text import print_examination
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.doctor.checks import Examination
 from conntrackd_guard.doctor.verdicts import Check, Verdict
 from conntrackd_guard.host.paths import Paths

@@ -13,8 +13,9 @@ from testbed.records import a_record, raised
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.codec import decode
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.explain import sentence
-from conntrackd_guard.core.model import Mode, Observation, Outcome, OutcomeKind, Policy
+from conntrackd_guard.core.model import Observation, Outcome, OutcomeKind
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings import files

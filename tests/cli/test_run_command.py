@@ -1,24 +1,17 @@
-"""`guard run`: what its start-up check leaves alone, and what a reload says."""
+"""`guard run --check` and the log level of `guard run`."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from conntrackd_guard.cli.commands import run
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.core.model import Mode
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.settings import files
-from conntrackd_guard.settings.files import load_settings
-from conntrackd_guard.settings.settings import Settings
 
 
 @pytest.fixture(name="paths")
@@ -65,16 +58,21 @@ def test_a_check_beside_a_running_guard_changes_nothing(
     assert main(["run", "--check", "--log-format", "text"], paths) is Exit.DONE
     assert tree(paths.root) == before
     told = capsys.readouterr().err
-    words = {"65536\n": "limit 65,536.", "0\n": "limit 0 (unlimited).", None: "this kernel tracks no connections yet."}
-    assert f"Would watch: ring buffer absent, journal {journal(told)}; mode act; " in told
+    words = {
+        "65536\n": "limit 65,536):",
+        "0\n": "limit 0 (unlimited)):",
+        None: "this kernel tracks no connections yet):",
+    }
+    assert f"): ring buffer absent, journal {journal(told)}.\n" in told
+    assert "Checked (mode act, " in told
     assert words[limit] in told
     assert f"A guard in this mode runs already, as process {os.getpid()}" in told
     assert "None" not in told
 
 
 def journal(text: str) -> str:
-    """Return what was told of this machine's journal."""
-    return text.split("journal ", 1)[1].split(";", 1)[0]
+    """Return the state of this machine's journal as logged."""
+    return text.split("journal ", 1)[1].split(".\n", 1)[0]
 
 
 def test_a_check_needs_good_settings(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,51 +80,3 @@ def test_a_check_needs_good_settings(paths: Paths, capsys: pytest.CaptureFixture
     paths.settings_file.write_text("budgett: 1%\n")
     assert main(["run", "--check"], paths) is Exit.BAD_SETTINGS
     assert "budgett" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("changed", "dry_run", "waits"),
-    [
-        ("budget: 5%", False, ""),
-        ("persist: false", False, "`persist`"),
-        (
-            "mode: dry-run\nhistory_retention: 30d\nhistory_max_rows: 5_000",
-            False,
-            "`mode`, `history_retention`, `history_max_rows`",
-        ),
-        ("mode: dry-run", True, ""),
-    ],
-)
-def test_a_reload_says_what_waits_for_a_restart(paths: Paths, changed: str, waits: str, *, dry_run: bool) -> None:
-    """The policy is in force at once; nobody is led to believe that the rest is, too."""
-    started = load_settings(paths.settings_file, paths.settings_folder)
-    paths.settings_file.write_text(changed + "\n")
-    said, policy = reloaded(paths, started, dry_run=dry_run)
-    assert policy == load_settings(paths.settings_file, paths.settings_folder).policy
-    after = f" In effect from the next start on only: {waits}." if waits else ""
-    assert said == [("info", f"The settings were reloaded.{after}")]
-
-
-def test_a_reload_of_bad_settings_keeps_the_old_ones(paths: Paths) -> None:
-    """The error is said with its file and line, and the policy stays."""
-    started = load_settings(paths.settings_file, paths.settings_folder)
-    paths.settings_file.write_text("persist: perhaps\n")
-    said, policy = reloaded(paths, started)
-    assert policy is None
-    (only,) = said
-    assert only[0] == "error"
-    assert "the old ones stay" in only[1]
-    assert "guard.yaml:1: persist" in only[1]
-
-
-def reloaded(paths: Paths, started: Settings, *, dry_run: bool = False) -> tuple[list[tuple[str, str]], Any]:
-    """Reload; return what was said, and the policy. The service manager is told of the beginning and the end."""
-    said: list[tuple[str, str]] = []
-    told: list[str] = []
-    service = SimpleNamespace(reloading=lambda: told.append("reloading"), ready=lambda: told.append("ready"))
-    recorder = SimpleNamespace(say=lambda _event, level, message: said.append((level, message)))
-    args = argparse.Namespace(config=None, dry_run=dry_run)
-    place = Paths(paths.root, Mode.DRY_RUN if dry_run else Mode.ACT)
-    policy = run._reload(args, place, started, service, recorder, SimpleNamespace())
-    assert told == ["reloading", "ready"]
-    return said, policy

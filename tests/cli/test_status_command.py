@@ -10,10 +10,12 @@ import pytest
 from rich.console import Console
 from testbed.records import a_record
 
-from conntrackd_guard.actions.status import Status, preview
-from conntrackd_guard.cli.render.status_text import print_status, status_document
+from conntrackd_guard.actions.status import Status, document, preview
+from conntrackd_guard.cli.render.status_text import print_status
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.cost import cost_of
-from conntrackd_guard.core.model import Hold, Mode, Observation, Pause, Policy, Raise, State, Table
+from conntrackd_guard.core.model import Hold, Observation, Pause, Raise, State, Table
+from conntrackd_guard.history import documents
 
 MEMORY = {"memory_total_bytes": 25 * 10**9, "memory_available_bytes": 20 * 10**9, "entry_slab_bytes": 256}
 
@@ -149,8 +151,8 @@ def test_a_bound_that_only_a_person_can_move_is_told_before_the_table_is_full(
 
 def test_the_document_is_complete() -> None:
     """`--json` is one versioned document with limit, use, memory and the next step."""
-    document = json.loads(status_document(a_status(seen())))
-    assert (document["version"], document["limit"], document["running"]) == (1, 65536, False)
-    assert [(table["namespace"], table["share"]) for table in document["tables"]] == [(7, 0.5), (1, 0.0)]
-    assert (document["next_step"]["allowed"], document["next_step"]["target"]) == (True, 98304)
-    assert document["memory"]["now_bytes"] == 576 * 32768 + 1048576
+    found = json.loads(documents.document(document(a_status(seen()))))
+    assert (found["version"], found["limit"], found["running"]) == (1, 65536, False)
+    assert [(table["namespace"], table["share"]) for table in found["tables"]] == [(7, 0.5), (1, 0.0)]
+    assert (found["next_step"]["allowed"], found["next_step"]["target"]) == (True, 98304)
+    assert found["memory"]["now_bytes"] == 576 * 32768 + 1048576

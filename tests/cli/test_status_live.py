@@ -11,14 +11,15 @@ from rich.cells import cell_len
 from rich.console import Console
 from testbed.records import a_record, raised
 
+from conntrackd_guard.actions import status
 from conntrackd_guard.actions.status import Status, preview
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.cli.render import status_live
 from conntrackd_guard.cli.render.status_live import SPARK_SECONDS, LiveView, view
 from conntrackd_guard.core import verification
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.cost import cost_of
-from conntrackd_guard.core.model import Mode, Observation, Policy, State, Table
+from conntrackd_guard.core.model import Observation, State, Table
 from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.core.verification import End
 from conntrackd_guard.history.rows import first_row
@@ -159,9 +160,9 @@ def test_it_takes_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "--json" in capsys.readouterr().err
 
 
-def test_a_terminal_that_can_not_redraw_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_that_can_not_redraw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One without a cursor would show nothing for ever."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setattr(status_live, "watch", lambda *_: None)
+    monkeypatch.setattr(status, "gather", lambda _: pytest.fail("it redraws"))
     monkeypatch.setenv("TERM", "dumb")
     assert main(["status", "--watch", "--no-dry-run"], Paths(tmp_path)) == Exit.NO

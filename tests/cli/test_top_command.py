@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.text import Text
 from testbed.crowded_host import CLIENT, CrowdedHost, listing
 
-from conntrackd_guard.cli.commands.top import _print
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.console import redraw
+from conntrackd_guard.cli.render.top_text import print_analysis
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.host.conntrack import sampler
 from conntrackd_guard.host.conntrack.entries import EntryReader
@@ -169,7 +169,7 @@ def on_a_terminal(host: CrowdedHost, *, steps: bool) -> tuple[list[str], list[st
     found = taker.find()
     portrait = taker.analyze(found[0], found)
     shown = io.StringIO()
-    _print(Console(file=shown, force_terminal=True, width=80, height=40), portrait, None, steps=steps)
+    print_analysis(Console(file=shown, force_terminal=True, width=80, height=40), portrait, None, steps=steps)
     commands = [step.command for finding in portrait.findings for step in finding.steps if step.command]
     return Text.from_ansi(shown.getvalue()).plain.splitlines(), commands
 

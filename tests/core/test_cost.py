@@ -9,19 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from testbed.figures import GIB, LIMIT, seen, tables
 
+from conntrackd_guard.core.configuration import Policy, Share
 from conntrackd_guard.core.cost import filled, reach
-from conntrackd_guard.core.model import (
-    INT_MAX,
-    Bound,
-    MessageKind,
-    Observation,
-    Policy,
-    Raise,
-    Share,
-    State,
-    Trigger,
-    TriggerKind,
-)
+from conntrackd_guard.core.model import INT_MAX, Bound, MessageKind, Observation, Raise, State, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide
 
 

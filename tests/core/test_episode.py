@@ -6,11 +6,11 @@ import pytest
 
 from conntrackd_guard.core import episode
 from conntrackd_guard.core.episode import Episode
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Arithmetic,
     Corroboration,
     Hold,
-    HoldReason,
     KernelEvent,
     KernelMessage,
     MessageKind,

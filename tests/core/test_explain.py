@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from testbed.records import RAISE, SUM, a_record, raised
 
 from conntrackd_guard.core.explain import sentence, table_name
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Bound,
     Corroboration,
     Decision,
     Hold,
-    HoldReason,
     Outcome,
     OutcomeKind,
     Override,
@@ -82,14 +82,14 @@ def broken(**terms: Any) -> Record:
         ),
         (
             a_record("a", Hold(reason=HoldReason.PAUSED), pause=Pause(by="guard pause", reason="load test")),
-            "Raising is paused by order. By guard pause: load test.",
+            "Raising is paused. By guard pause: load test.",
         ),
         (
             replace(
                 a_record("a", Hold(reason=HoldReason.LIMIT_LOWERED)),
                 trigger=Trigger(kind=TriggerKind.OTHER_WRITER, was=262144),
             ),
-            "Held at 65,536: Another writer lowered the limit: 262,144 → 65,536.",
+            "Held at 65,536: Another program lowered the limit: 262,144 → 65,536.",
         ),
         (
             a_record(

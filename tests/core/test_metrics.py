@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from testbed.figures import LIMIT, LOOP, figures, seen, tables
 from testbed.records import MAX_LIMIT, RAISE, a_record
 
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.metrics import (
     OTHERS,
     TABLES_NAMED,
@@ -21,16 +23,7 @@ from conntrackd_guard.core.metrics import (
     known_ways,
     way,
 )
-from conntrackd_guard.core.model import (
-    HoldReason,
-    Observation,
-    OutcomeKind,
-    Override,
-    OverrideKind,
-    Pause,
-    Policy,
-    Table,
-)
+from conntrackd_guard.core.model import Observation, OutcomeKind, Override, OverrideKind, Pause, Table
 
 NAMES = [
     "guard_build_info", "guard_last_success_timestamp_seconds", "guard_source_up", "guard_tables_complete",

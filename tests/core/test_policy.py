@@ -8,20 +8,18 @@ from typing import Any
 import pytest
 from testbed.hosts import GIB, LIMIT, NOW, OTHER, PRESSURE, WEB, host, line, table
 
+from conntrackd_guard.core.configuration import Buckets, FloodAction, FloodResponse, Policy, Share
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     INT_MAX,
-    Buckets,
     Corroboration,
     Hold,
-    HoldReason,
     MessageKind,
     Observation,
     Pause,
     PersistedLimit,
-    Policy,
     Raise,
     Refusal,
-    Share,
     State,
     Trigger,
     TriggerKind,
@@ -36,6 +34,7 @@ SOON = NOW + 5.0
 BUSY = table(220_000, demand_per_second=5_000.0)
 """84 % full, full in 8 s: it presses, and has dropped nothing."""
 HUGE = 1 << 50
+HOLD_FLOODS = Policy(on_flood=FloodResponse(action=FloodAction.HOLD))
 RAISED_20_TIMES = tuple(NOW - 590 + i for i in range(20))
 
 
@@ -49,7 +48,7 @@ INITIAL = table(100, OTHER, initial=True)
 
 def start(kept: int) -> Trigger:
     """Return the trigger that a start gives where the drop-in keeps a limit."""
-    return Trigger(kind=TriggerKind.START, kept=PersistedLimit(limit=kept))
+    return Trigger(kind=TriggerKind.START, persisted=PersistedLimit(limit=kept))
 
 
 HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]] = [
@@ -91,9 +90,9 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
     (HoldReason.OVER_BUDGET, line(), host(FULL, memory_total_bytes=GIB), CALM, Policy(), SOON),
     (HoldReason.RESERVE, line(), host(FULL, memory_available_bytes=GIB), CALM, Policy(), SOON),
     (HoldReason.AT_CEILING, line(), FULL_HOST, CALM, Policy(max_limit=LIMIT), SOON),
-    (HoldReason.FLOOD, line(), host(table(LIMIT, flooded=True)), CALM, Policy(flood_max_limit=0), SOON),
+    (HoldReason.FLOOD, line(), host(table(LIMIT, flooded=True)), CALM, HOLD_FLOODS, SOON),
     # no sample tells, and a step was made 10 s ago
-    (HoldReason.UNSAMPLED, line(), FULL_HOST, State(last_raise_seconds=NOW - 10.0), Policy(flood_max_limit=0), NOW + 0.25),
+    (HoldReason.UNSAMPLED, line(), FULL_HOST, State(last_raise_seconds=NOW - 10.0), HOLD_FLOODS, NOW + 0.25),
     # 2 × 262,144 ÷ 16,384 = 32 already
     (HoldReason.CHAINS, line(), host(FULL, buckets=16_384), CALM, Policy(), SOON),
     (
@@ -156,14 +155,18 @@ def test_every_reason_has_its_row() -> None:
         (host(table(500_000)), Policy(), 625_001),
         (FULL_HOST, Policy(max_limit=300_000), 300_000),
         (host(table(LIMIT, flooded=True)), Policy(), 393_216),  # by default a flood is a need like any other
-        (host(table(LIMIT, flooded=True)), Policy(flood_max_limit=300_000), 300_000),
-        (host(table(LIMIT, flooded=False)), Policy(flood_max_limit=0), 393_216),
+        (
+            host(table(LIMIT, flooded=True)),
+            Policy(on_flood=FloodResponse(action=FloodAction.RAISE_TO, limit=300_000)),
+            300_000,
+        ),
+        (host(table(LIMIT, flooded=False)), HOLD_FLOODS, 393_216),
         # one that is no flood needs the step as well
-        (host(table(LIMIT, flooded=True), table(230_000, OTHER, flooded=False)), Policy(flood_max_limit=0), 393_216),
+        (host(table(LIMIT, flooded=True), table(230_000, OTHER, flooded=False)), HOLD_FLOODS, 393_216),
         # a flood in a namespace that any user can make hides no need of the host's own
-        (host(FULL, table(LIMIT, OTHER, flooded=True, user_owned=True)), Policy(flood_max_limit=0), 393_216),
+        (host(FULL, table(LIMIT, OTHER, flooded=True, user_owned=True)), HOLD_FLOODS, 393_216),
         # no sample tells: one plain step, whatever the growth
-        (host(table(LIMIT, demand_per_second=20_000.0)), Policy(flood_max_limit=0), 393_216),
+        (host(table(LIMIT, demand_per_second=20_000.0)), HOLD_FLOODS, 393_216),
         # a part: the ceiling leaves 5 % of the limit and no less
         (FULL_HOST, Policy(max_limit=275_252), 275_252),
     ],
@@ -221,7 +224,7 @@ def test_a_flood_beside_a_need_does_not_size_the_step() -> None:
         table(230_000, demand_per_second=100.0, flooded=False),
         table(LIMIT, OTHER, demand_per_second=50_000.0, flooded=True),
     )
-    decision = decide(line(OTHER), seen, CALM, Policy(flood_max_limit=0))
+    decision = decide(line(OTHER), seen, CALM, HOLD_FLOODS)
     assert isinstance(decision, Raise)
     assert decision.target == 393_216
 
@@ -230,7 +233,7 @@ def test_a_flood_beside_a_need_does_not_size_the_step() -> None:
 def test_a_flood_tells_nothing_of_a_table_out_of_reach(*, complete: bool) -> None:
     """A line that nothing confirms gets its plain step, whatever fills another table."""
     seen = host(table(230_000, OTHER, flooded=True, demand_per_second=1_000.0), complete=complete)
-    decision = decide(line(WEB), seen, CALM, Policy(flood_max_limit=0))
+    decision = decide(line(WEB), seen, CALM, HOLD_FLOODS)
     assert isinstance(decision, Raise)
     assert decision.corroboration is Corroboration.UNKNOWN
 
@@ -238,7 +241,7 @@ def test_a_flood_tells_nothing_of_a_table_out_of_reach(*, complete: bool) -> Non
 def test_a_plain_step_without_a_sample_is_said() -> None:
     """And made again after 30 s where no sample can be had: what nobody can look into is not left dropping."""
     raised = State(last_raise_seconds=NOW - 30.0)
-    decision = decide(line(), FULL_HOST, raised, Policy(flood_max_limit=0))
+    decision = decide(line(), FULL_HOST, raised, HOLD_FLOODS)
     assert isinstance(decision, Raise)
     assert any("a sample after it" in advice for advice in decision.advice)
 

@@ -8,16 +8,16 @@ import pytest
 from testbed.hosts import LIMIT, NOW
 from testbed.records import RAISE, a_record
 
+from conntrackd_guard.core import tuning
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Corroboration,
     Decision,
     Hold,
-    HoldReason,
     Outcome,
     OutcomeKind,
     Override,
     OverrideKind,
-    Policy,
     Record,
     Refusal,
     State,
@@ -106,9 +106,10 @@ def test_another_refusal_begins_anew(errno: int, limit: int) -> None:
 
 
 @pytest.mark.parametrize(("raises", "spent"), [(20, 10), (3, 2), (0, 0)])
-def test_a_lost_history_spends_half_the_allowance(raises: int, spent: int) -> None:
-    """Settle runs from now, and half the raises count as made."""
-    assert lost(NOW, Policy(max_raises=raises)) == State(last_raise_seconds=NOW, raise_seconds=(NOW,) * spent)
+def test_a_lost_history_uses_half_of_the_rate_limit(raises: int, spent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cooldown runs from now, and half of the raises count as made."""
+    monkeypatch.setattr(tuning, "MAX_RAISES", raises)
+    assert lost(NOW) == State(last_raise_seconds=NOW, raise_seconds=(NOW,) * spent)
 
 
 def test_the_state_stays_small() -> None:

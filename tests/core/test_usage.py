@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from conntrackd_guard.core.model import Policy
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.usage import Look, demand_per_second, is_stable, presses, risen, seconds_to_full
 
 U32 = 1 << 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host
 
-from conntrackd_guard.core.model import Policy
+from conntrackd_guard.core.configuration import Policy
 
 
 def test_a_row_covers_no_line_that_waits(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ import pytest
 from testbed.guarded import LIMIT, Guarded, Host, an_order
 
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.model import OverrideKind, Pause, Policy
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import OverrideKind, Pause
 
 STEP = 98_304
 """65,536 × 1.5."""
@@ -70,7 +71,7 @@ def test_an_ordered_lowering_is_no_fight(host: Host) -> None:
     guarded.turn(5.0)
     assert guarded.state.conflict_seconds == ()
     assert guarded.state.set_limit is None
-    assert guarded.runtime_dir.orders() == []
+    assert guarded.runtime_dir.overrides() == []
     assert "hold limit_lowered none" not in guarded.reasons()
     guarded.stop()
 

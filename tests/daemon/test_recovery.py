@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host, Killed, again
 
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.model import (
-    Mode,
     Outcome,
     OutcomeKind,
     Override,
     OverrideKind,
-    Policy,
     Record,
     State,
     Trigger,
@@ -110,7 +110,7 @@ def test_a_redelivered_record_does_no_harm(host: Host) -> None:
     guarded.turn()
     guarded.written()
     with guarded.paths.history.open("rb"):
-        told = guarded.recorder.question(lambda keeper: keeper.past("boot-1").records).within(5.0)
+        told = guarded.recorder.call(lambda worker: worker.past("boot-1").records).result(5.0)
     assert told
     guarded.recorder.submit(told[0], guarded.policy)
     assert len(guarded.rows()) == 1
@@ -149,16 +149,20 @@ def test_a_boot_begins_with_an_empty_state(host: Host) -> None:
     guarded.message()
     guarded.turn()
     guarded.written()
-    past = guarded.recorder.question(lambda keeper: keeper.past("boot-2").records).within(5.0)
+    past = guarded.recorder.call(lambda worker: worker.past("boot-2").records).result(5.0)
     assert past == []
     guarded.stop()
 
 
-def test_twenty_kills_reach_nothing_that_one_run_does_not(tmp_path: Path, host: Host) -> None:
+def test_twenty_kills_reach_nothing_that_one_run_does_not(
+    tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed after every write, the limit is never above that of a guard that ran on, and every write is explained."""
-    small, other = Policy(min_step=1, lookahead_seconds=0.0), Host(tmp_path / "other")
+    monkeypatch.setattr(tuning, "MIN_STEP", 1)
+    monkeypatch.setattr(tuning, "LOOKAHEAD_SECONDS", 0.0)
+    other = Host(tmp_path / "other")
     host.limit = other.limit = 1_000  # twenty steps of × 1.5 are affordable from here
-    continuous, killed = Guarded(other, small), Guarded(host, small)
+    continuous, killed = Guarded(other), Guarded(host)
     killed.kernel.after_write = die
     kills = 0
     for _ in range(110):
@@ -250,12 +254,12 @@ def test_an_order_given_while_no_guard_ran_is_known(host: Host) -> None:
     guarded.runtime_dir.put_override(record.key, encode(record))
     after = again(guarded)
     assert after.recovered.state.conflict_seconds == ()
-    assert after.runtime_dir.orders() == []
+    assert after.runtime_dir.overrides() == []
     assert after.reasons()[-1] == "override resume none"
     after.stop()
 
 
-@pytest.mark.parametrize("folder", ["intents", "orders"])
+@pytest.mark.parametrize("folder", ["intents", "overrides"])
 def test_a_file_that_cannot_be_read_is_said_and_goes(host: Host, folder: str) -> None:
     """Half a file, or one of another program, keeps no guard from starting."""
     first = Guarded(host)

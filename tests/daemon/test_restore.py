@@ -7,7 +7,7 @@ from testbed.guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.core.model import Policy, Share
+from conntrackd_guard.core.configuration import Policy, Share
 
 STEP = 98_304
 """65,536 × 1.5."""

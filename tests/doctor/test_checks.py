@@ -12,12 +12,13 @@ import pytest
 from testbed.fake_host import BOOT, HEALTHY, FakeHost
 from testbed.records import add, raised
 
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import HostError, SettingsError
-from conntrackd_guard.core.model import Mode, Outcome, OutcomeKind
-from conntrackd_guard.doctor import checks, facts, reach
+from conntrackd_guard.core.model import Outcome, OutcomeKind
+from conntrackd_guard.doctor import checks, facts
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.settings.settings import Settings
+from conntrackd_guard.settings.keys import Settings
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def test_a_clock_that_was_set_back(host: FakeHost) -> None:
 def test_a_refused_write(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read-only /proc/sys is told as the guard would meet it."""
     refused = OSError(30, "Read-only file system")
-    monkeypatch.setattr(reach, "refusal", lambda _path, flags: refused if flags & os.O_WRONLY else None)
+    monkeypatch.setattr(facts, "open_error", lambda _path, flags: refused if flags & os.O_WRONLY else None)
     found = host.examine()["writable"]
     assert found.verdict.value == "wrong"
     assert "Read-only file system" in found.evidence
@@ -240,7 +241,7 @@ def test_without_rights_what_can_be_told_is_told(host: FakeHost, monkeypatch: py
     """A plain user gets the checks that need no rights; the others are unknown and say what would make them known."""
     denied = PermissionError(13, "Permission denied")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(reach, "refusal", lambda _path, _flags: denied)
+    monkeypatch.setattr(facts, "open_error", lambda _path, _flags: denied)
     monkeypatch.setattr(checks, "_newest_warning", lambda _: None)
     monkeypatch.setattr(checks, "newest_line", lambda _: (False, "", None))
     monkeypatch.setattr(facts, "History", _unreadable)

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from conntrackd_guard.core.model import Pause, Policy, State
+from conntrackd_guard.core import tuning
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Pause, State
 from conntrackd_guard.core.sysctl_precedence import SysctlFile, Tool
 from conntrackd_guard.doctor import verdicts, verdicts_boot, verdicts_guard
 from conntrackd_guard.doctor.verdicts import Check, Verdict
@@ -272,11 +274,11 @@ def test_other_writers(found: list[Writer], lowered: Lowerings | None, unseen: s
     assert says in check[1]
 
 
-def test_only_fights_within_the_window_count() -> None:
-    """An old fight is history; at `conflict_limit` the guard has stopped; with 0 it never stops."""
+def test_only_lowerings_within_the_window_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older ones are ignored; at `conflict_limit` the guard has stopped; with 0 it never stops."""
+    monkeypatch.setattr(tuning, "CONFLICT_WINDOW_SECONDS", 500.0)
     state = State(conflict_seconds=(10.0, 1000.0, 1001.0, 1002.0))
-    policy = Policy(conflict_window_seconds=500.0)
-    assert verdicts_guard.lowerings(state, policy, 1100.0) == Lowerings(count=3, window_seconds=500.0, stopped=True)
+    assert verdicts_guard.lowerings(state, Policy(), 1100.0) == Lowerings(count=3, window_seconds=500.0, stopped=True)
     assert not verdicts_guard.lowerings(state, Policy(conflict_limit=0), 1100.0).stopped
 
 

@@ -1,4 +1,4 @@
-"""The folder of waiting decisions: order, and what is found in it that no guard wrote."""
+"""The notify queue: order, and files in it that the guard did not write."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from pathlib import Path
 
 import pytest
 
-from conntrackd_guard.host.notify_spool import NoDecision, NotifySpool, Waiting
+from conntrackd_guard.host.notify_spool import NoDecision, NotifySpool, QueuedDecision
 from conntrackd_guard.host.paths import Paths
 
 DOCUMENT = {"version": 1, "decision": {"id": 12, "sentence": "Held.\x1b[2J"}}
 
 
 @pytest.fixture
-def notices(tmp_path: Path) -> NotifySpool:
-    """An empty folder of decisions."""
+def spool(tmp_path: Path) -> NotifySpool:
+    """An empty queue."""
     Paths(tmp_path).notices.mkdir(parents=True)
     return NotifySpool(Paths(tmp_path))
 
 
-def test_the_oldest_comes_first(notices: NotifySpool) -> None:
-    """Files come in the order in which they were left; one being written, or set aside, does not count."""
+def test_the_oldest_comes_first(spool: NotifySpool) -> None:
+    """Files are listed by age; one being written or set aside is not listed."""
     for age, name in enumerate(("a", "c", "b")):
-        notices.put(name, json.dumps(DOCUMENT))
-        os.utime(notices.folder / f"{name}.json", ns=(age, age))
-    (notices.folder / ".d.json.new").touch()
-    assert notices.files() == ["a.json", "c.json", "b.json"]
+        spool.put(name, json.dumps(DOCUMENT))
+        os.utime(spool.folder / f"{name}.json", ns=(age, age))
+    (spool.folder / ".d.json.new").touch()
+    assert spool.files() == ["a.json", "c.json", "b.json"]
 
 
-def test_a_decision_is_understood_as_far_as_needed(notices: NotifySpool) -> None:
-    """Number and sentence are for the log, safe to print; the content goes on untouched."""
-    notices.put("5-1", json.dumps(DOCUMENT))
-    content = (notices.folder / "5-1.json").read_bytes()
-    assert notices.read("5-1.json") == Waiting(name="12", sentence="Held.\\x1b[2J", content=content)
-    notices.put("5-2", '{"decision": {"id": null, "sentence": 1, "new": []}}')
-    assert notices.read("5-2.json") == Waiting(
+def test_a_decision_is_read_with_its_number_and_sentence(spool: NotifySpool) -> None:
+    """Number and sentence are made safe to print; the content is unchanged."""
+    spool.put("5-1", json.dumps(DOCUMENT))
+    content = (spool.folder / "5-1.json").read_bytes()
+    assert spool.read("5-1.json") == QueuedDecision(name="12", sentence="Held.\\x1b[2J", content=content)
+    spool.put("5-2", '{"decision": {"id": null, "sentence": 1, "new": []}}')
+    assert spool.read("5-2.json") == QueuedDecision(
         name="5-2", sentence="", content=b'{"decision": {"id": null, "sentence": 1, "new": []}}'
     )
 
@@ -44,44 +44,44 @@ def test_a_decision_is_understood_as_far_as_needed(notices: NotifySpool) -> None
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "it holds no JSON"),
-        (b'{"decision": {"id": 1', "it holds no JSON"),
-        (b"\xff", "it holds no JSON"),
-        (b"[" * 50_000, "it holds no JSON"),
-        (b"[]", "it holds no object `decision`"),
-        (b'{"decision": []}', "it holds no object `decision`"),
-        (b'{"decision": {}}' + b" " * 70_000, "it is larger than 64 KiB"),
+        (b"", "not JSON"),
+        (b'{"decision": {"id": 1', "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 50_000, "not JSON"),
+        (b"[]", "no object `decision`"),
+        (b'{"decision": []}', "no object `decision`"),
+        (b'{"decision": {}}' + b" " * 70_000, "larger than 64 KiB"),
     ],
 )
-def test_what_no_guard_wrote_is_refused(notices: NotifySpool, content: bytes, why: str) -> None:
-    """Bad JSON, JSON of another kind and too much of it: each says what is wrong."""
-    (notices.folder / "x.json").write_bytes(content)
+def test_foreign_content_is_refused(spool: NotifySpool, content: bytes, why: str) -> None:
+    """The error names bad JSON, foreign JSON and too much of it."""
+    (spool.folder / "x.json").write_bytes(content)
     with pytest.raises(NoDecision, match=why):
-        notices.read("x.json")
+        spool.read("x.json")
 
 
-def test_what_is_no_file_is_refused(notices: NotifySpool) -> None:
-    """A folder, a FIFO and a link are neither followed nor waited for."""
-    (notices.folder / "folder").mkdir()
-    os.mkfifo(notices.folder / "fifo")
-    (notices.folder.parent / "elsewhere").write_text(json.dumps(DOCUMENT))
-    (notices.folder / "link").symlink_to("../elsewhere")
-    for name in notices.files():
+def test_only_regular_files_are_read(spool: NotifySpool) -> None:
+    """A folder, a FIFO and a link are refused; none of them blocks."""
+    (spool.folder / "folder").mkdir()
+    os.mkfifo(spool.folder / "fifo")
+    (spool.folder.parent / "elsewhere").write_text(json.dumps(DOCUMENT))
+    (spool.folder / "link").symlink_to("../elsewhere")
+    for name in spool.files():
         with pytest.raises(NoDecision):
-            notices.read(name)
+            spool.read(name)
 
 
-def test_what_was_set_aside_waits_no_longer(notices: NotifySpool) -> None:
-    """It is kept beside, under a name that the watching unit passes over; even the longest name fits."""
+def test_a_file_set_aside_is_no_longer_queued(spool: NotifySpool) -> None:
+    """It is kept under a hidden name; even the longest name fits."""
     name = "ü" * 127
-    (notices.folder / name).mkdir()
-    assert Path(notices.set_aside(name)).is_dir()
-    assert notices.files() == []
+    (spool.folder / name).mkdir()
+    assert Path(spool.set_aside(name)).is_dir()
+    assert spool.files() == []
 
 
-def test_without_a_folder_nothing_waits(tmp_path: Path) -> None:
-    """Before the first decision there is no folder; a file that went meanwhile is no error."""
-    notices = NotifySpool(Paths(tmp_path))
-    assert notices.files() == []
-    assert notices.read("x.json") is None
-    notices.drop("x.json")
+def test_without_a_folder_the_queue_is_empty(tmp_path: Path) -> None:
+    """Before the first decision there is no folder; a file removed in the meantime is no error."""
+    spool = NotifySpool(Paths(tmp_path))
+    assert spool.files() == []
+    assert spool.read("x.json") is None
+    spool.drop("x.json")

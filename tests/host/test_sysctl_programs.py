@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from testbed.sysctl_programs import SysctlRoot, why_not
 
 from conntrackd_guard.core.sysctl_precedence import FOLDERS, Tool, writes
-from conntrackd_guard.host.sysctl_files import sysctl_files
+from conntrackd_guard.host.conf_dirs import sysctl_files
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 

@@ -21,9 +21,8 @@ pytestmark = pytest.mark.live
 SETTINGS = {
     "kernel_message": False,
     "conflict_limit": 0,
-    "lookahead": "0s",
-    "cooldown": "100ms",
-    "cooldown_full": "50ms",
+    "LOOKAHEAD_SECONDS": 0,
+    "cooldown": "50ms",
 }
 
 LINE_ONLY = {**SETTINGS, "kernel_message": True, "raise_early": False}
@@ -246,8 +245,7 @@ def frozen(stage: Stage, folder: str) -> Iterator[None]:
 
 def start_without_waiting(stage: Stage, log: Path, form: str = "json") -> Guard:
     """Start a guard whose first log line may be long in coming."""
-    stage.world.configure(SETTINGS)
-    command = ["/usr/bin/python3", "-m", "conntrackd_guard", "run", "--log-format", form]
+    command = ["/usr/bin/python3", *stage.configure(SETTINGS).split(), "run", "--log-format", form]
     with log.open("wb") as out:
         guard = Guard(stage.world._spawn(command, out), log)
     stage.world._guards.append(guard)  # so that the world ends it in every case

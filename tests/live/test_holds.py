@@ -15,7 +15,7 @@ LINE_ONLY = {"raise_early": False}
 ON_FLOOD = {**LINE_ONLY, "on_flood": "hold"}
 LOOKS_SECONDS = 1.0
 """Four looks, one of which takes a sample."""
-SMALL_STEPS = {"min_step": 64, "growth_factor": 1.05, "conflict_limit": 0}
+SMALL_STEPS = {"MIN_STEP": 64, "growth_factor": 1.05, "conflict_limit": 0}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_flood_is_held(stage: Stage) -> None:
     time.sleep(LOOKS_SECONDS)
     stage.table.overflow(LIMIT // 2)
     held = stage.held("flood")
-    assert (held["arithmetic"]["flood_max_limit"], held["outcome"], limit()) == (0, "none", LIMIT)
+    assert (held["arithmetic"]["on_flood"]["action"], held["outcome"], limit()) == ("hold", "none", LIMIT)
     assert "on_flood" in stage.world.guard("show", str(held["id"])).stdout
 
 
@@ -73,7 +73,7 @@ def test_a_pause_holds_and_its_end_raises_without_a_new_line(stage: Stage) -> No
 def test_within_settle_it_holds_and_afterwards_raises_without_a_new_line(stage: Stage) -> None:
     """Too soon after a raise it holds, and decides again by itself when settle is over."""
     stage.table.fill(LIMIT)
-    stage.start({**LINE_ONLY, **SMALL_STEPS, "cooldown": "3s", "cooldown_full": "3s"})
+    stage.start({**LINE_ONLY, **SMALL_STEPS, "cooldown": "3s", "COOLDOWN_FULL_SECONDS": 3})
     stage.table.overflow()
     reached = stage.raised()
     stage.table.fill(reached - stage.table.count())
@@ -84,7 +84,7 @@ def test_within_settle_it_holds_and_afterwards_raises_without_a_new_line(stage: 
 
 def test_a_spent_allowance_holds_pressure_but_not_a_table_that_drops(stage: Stage) -> None:
     """With one raise allowed, growth alone is not raised for a second time; a drop is."""
-    stage.start({**SMALL_STEPS, "max_raises": 1, "cooldown": "100ms", "cooldown_full": "100ms"})
+    stage.start({**SMALL_STEPS, "MAX_RAISES": 1, "cooldown": "100ms"})
     stage.table.fill(LIMIT * 9 // 10)
     reached = stage.raised()
     stage.table.fill(reached - stage.table.count() - 8)
@@ -108,7 +108,7 @@ def test_a_line_that_no_table_bears_out_is_contradicted(stage: Stage) -> None:
 def test_another_writer_is_recorded_and_after_standoff_left_alone(stage: Stage) -> None:
     """Whoever lowers the guard's value is recorded; once too often, and the guard stops raising."""
     stage.table.fill(LIMIT)
-    stage.start({**LINE_ONLY, "conflict_limit": 1, "cooldown": "100ms", "cooldown_full": "100ms"})
+    stage.start({**LINE_ONLY, "conflict_limit": 1, "cooldown": "100ms"})
     stage.table.overflow()
     reached = stage.raised()
     stage.raises()

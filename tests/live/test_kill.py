@@ -23,10 +23,10 @@ from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 
-SETTINGS = {"kernel_message": False, "conflict_limit": 0, "lookahead": "0s"}
+SETTINGS = {"kernel_message": False, "conflict_limit": 0, "LOOKAHEAD_SECONDS": 0}
 LINE_ONLY = {"raise_early": False, "conflict_limit": 0}
 REACHED = LIMIT + 8192
-"""What one uninterrupted run reaches with a table of LIMIT entries: `min_step` more, and all is below the threshold."""
+"""What one uninterrupted run reaches with a table of LIMIT entries: MIN_STEP more, and all is below the threshold."""
 _DROP_IN_PATHS = (f"/{DROP_IN.replace('/99', '/.99')}.new", f"/{DROP_IN}", "/etc/sysctl.d")
 STEPS = {
     "intent": ("rename", ()),
@@ -112,10 +112,9 @@ def test_killed_right_after_every_write_the_limit_passes_nothing_that_one_run_re
     settings = {
         **SETTINGS,
         "growth_factor": "1.1",  # 92 % of before is 84 % then: pressure ends at 85 %, so that a filling is one raise
-        "min_step": 64,
+        "MIN_STEP": 64,
         "threshold": "90%",
         "cooldown": "0s",
-        "cooldown_full": "0s",
     }
     begin_anew(stage)
     guard = stage.start(settings)

@@ -106,7 +106,7 @@ def test_a_full_expectation_table_is_not_raised_for(stage: Stage) -> None:
 def test_a_line_that_a_raise_has_answered_is_not_answered_twice(stage: Stage) -> None:
     """Within settle after a raise, a line that no table bears out any more is taken for one of the burst it answered."""
     stage.table.fill(LIMIT)
-    guard = stage.start({**LINE_ONLY, "cooldown": "60s", "cooldown_full": "60s"})
+    guard = stage.start({**LINE_ONLY, "cooldown": "60s", "COOLDOWN_FULL_SECONDS": 60})
     stage.table.overflow()
     reached = stage.raised()
     stage.raises()

@@ -10,10 +10,9 @@ pytestmark = pytest.mark.live
 LINE_ONLY = {
     "raise_early": False,
     "conflict_limit": 0,
-    "min_step": 256,
-    "lookahead": "0s",
-    "cooldown": "100ms",
-    "cooldown_full": "50ms",
+    "MIN_STEP": 256,
+    "LOOKAHEAD_SECONDS": 0,
+    "cooldown": "50ms",
 }
 WINDOW_SECONDS = 5
 """What kernels come with."""

@@ -11,7 +11,7 @@ from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 
-LINE_ONLY = {"raise_early": False, "conflict_limit": 0, "min_step": 256, "cooldown": "100ms", "cooldown_full": "50ms"}
+LINE_ONLY = {"raise_early": False, "conflict_limit": 0, "MIN_STEP": 256, "cooldown": "50ms"}
 JOURNAL_SECONDS = 1.0
 """journald tells its followers of an entry up to half a second late."""
 FORGED = "nf_conntrack: nf_conntrack: table full, dropping packet"

@@ -14,8 +14,7 @@ import yaml
 from testbed.exposition import parsed, promtool
 from testbed.figures import figures, seen, tables
 
-from conntrackd_guard.core.metrics import families
-from conntrackd_guard.core.prometheus import text
+from conntrackd_guard.core.metrics import exposition, families
 
 BOARD = json.loads((Path(__file__).resolve().parents[2] / "config/grafana/dashboard.json").read_text(encoding="utf-8"))
 PANELS: list[dict[str, Any]] = BOARD["panels"]
@@ -43,8 +42,8 @@ def filled_in(expression: str) -> str:
 
 def series() -> Iterator[dict[str, str]]:
     """Yield all that two guards tell for ten minutes: counters and the limit grow, the rest stays as it is."""
-    for metric in parsed(text(TOLD)):
-        for name, labels, value, *_ in metric.samples:
+    for metric in parsed(exposition(TOLD)):
+        for name, labels, value in metric.samples:
             for host in HOSTS:
                 all_labels = ", ".join(
                     f'{key}="{each}"' for key, each in {**labels, "instance": host, "job": "g"}.items()

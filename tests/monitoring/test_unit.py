@@ -1,4 +1,4 @@
-"""What the operator is told to allow is what the unit forbids."""
+"""The documents show how to allow what the unit forbids."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def directives(text: str) -> dict[str, str]:
     return dict(re.findall(r"(?m)^([A-Z]\w+)=(\S+)$", text))
 
 
-def test_readme_and_man_page_tell_the_same_drop_in() -> None:
+def test_both_pages_show_the_same_drop_in() -> None:
     """For the folder where Debian's node_exporter looks, and for the port."""
-    readme = directives(re.findall(r"```ini\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)[0])
-    page = directives((ROOT / "share/man/guard.yaml.5").read_text("utf-8"))
-    assert readme == page == ALLOWS | {"ReadWritePaths": "/var/lib/prometheus/node-exporter"}
+    for name in ("how-to/prometheus.md", "reference/guard.yaml.5.md"):
+        blocks = re.findall(r"```ini\n(.*?)```", (ROOT / "docs" / name).read_text("utf-8"), re.DOTALL)
+        assert directives("".join(blocks)) == ALLOWS | {"ReadWritePaths": "/var/lib/prometheus/node-exporter"}
 
 
 def test_without_it_the_unit_forbids_both() -> None:

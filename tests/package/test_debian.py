@@ -1,4 +1,4 @@
-"""The Debian package's own files against the program."""
+"""Compare the files of the Debian package with the program."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEBIAN_NAMES = {
     "systemd-python": "python3-systemd", "pyyaml": "python3-yaml", "structlog": "python3-structlog",
     "rich": "python3-rich",
+    "jinja2": "python3-jinja2",
 }  # fmt: skip
 
 
@@ -22,12 +23,12 @@ def read(name: str) -> str:
 
 
 def test_the_changelog_carries_the_version() -> None:
-    """`conntrackd_guard.__version__` is the one place of the version; the newest entry must say the same."""
+    """The newest entry has the version of `conntrackd_guard.__version__`."""
     assert read("debian/changelog").splitlines()[0].split()[1] == f"({__version__})"
 
 
 def test_dependencies_are_those_of_the_project() -> None:
-    """With the same lower bounds."""
+    """The package depends on the same libraries, with the same lower bounds."""
     project = tomllib.loads(read("pyproject.toml"))["project"]
     wanted = {"python3": project["requires-python"]}
     for dependency in project["dependencies"]:
@@ -46,8 +47,8 @@ def test_the_package_leaves_usr_bin_guard_to_others() -> None:
     assert "Conflicts:" not in read("debian/control")
 
 
-def test_the_purge_knows_every_place_the_guard_writes() -> None:
-    """Drop-in, with what a killed guard leaves beside it, state and run folder."""
+def test_a_purge_removes_all_files_of_the_guard() -> None:
+    """The postrm script names the drop-in, its temporary file, and the state and runtime directories."""
     paths, script = Paths(), read("debian/postrm")
     beside = paths.drop_in.parent / f".{paths.drop_in.name}.new"
     assert f"\ndrop_in={paths.drop_in}\n" in script
@@ -55,7 +56,7 @@ def test_the_purge_knows_every_place_the_guard_writes() -> None:
 
 
 def test_the_rule_applies_the_drop_in_when_the_module_loads() -> None:
-    """Its prefix covers the setting that the drop-in sets."""
+    """The prefix of the udev rule covers the setting in the drop-in."""
     rule = read("config/60-conntrackd-guard.rules").splitlines()[-1]
     (prefix,) = re.findall(r"--prefix=(\S+?)\"", rule)
     assert Paths().limit.is_relative_to(f"/proc/sys{prefix}")

@@ -1,4 +1,4 @@
-"""The shipped units: how exposed they are, and that what they say of the program is so."""
+"""Check the shipped units: their exposure, and that their comments and exit codes match the program."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from conntrackd_guard.cli.exits import Exit
 FOLDER = Path(__file__).resolve().parents[2] / "systemd"
 GUARD, AUDIT = FOLDER / "conntrackd-guard.service", FOLDER / "conntrackd-guard-audit.service"
 MOST_EXPOSURE = 15
-"""Tenths: what a service of root can reach with one capability and the host's own network (measured: 14)."""
+"""In tenths: a root service with one capability and the host's network (measured: 14)."""
 FOR_ACTING = {"OOMScoreAdjust", "ManagedOOMPreference", "MemorySwapMax", "ReadWritePaths", "Wants"}
-"""What the guard needs to act, and to tell someone, and a rehearsal does not."""
+"""Only the acting guard needs these, to write the limit and to notify."""
 ITS_OWN = {"Description", "Documentation", "ExecStart", "StateDirectory", "RuntimeDirectory"}
 
 
@@ -31,14 +31,14 @@ def directives(unit: Path) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("unit", [GUARD, AUDIT], ids=lambda unit: unit.stem)
 def test_exposure_is_small(unit: Path) -> None:
-    """`systemd-analyze security` says so."""
+    """`systemd-analyze security` rates each unit below the threshold."""
     command = ["systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSURE}", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_stays_open_is_explained() -> None:
-    """For each point that systemd counts against the unit, a comment names the directive, or stands right above it."""
+def test_each_exposed_directive_is_explained() -> None:
+    """A comment names each directive that systemd counts against the unit, or stands right above it."""
     command = ["systemd-analyze", "security", "--offline=true", "--json=short", str(GUARD)]
     points = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     exposed = {point["name"].partition("=")[0] for point in points if float(point["exposure"] or 0)}
@@ -49,8 +49,8 @@ def test_what_stays_open_is_explained() -> None:
     assert {name for name in exposed - above if f"{name}=" not in comments} == set()
 
 
-def test_the_audit_is_the_guard_without_the_right_to_act() -> None:
-    """Whatever hardens one hardens the other; the rehearsal writes nothing but its own folders."""
+def test_the_audit_unit_hardens_like_the_guard_and_can_not_act() -> None:
+    """Both units have the same hardening; the dry run can write its own directories only."""
     guard, audit = directives(GUARD), directives(AUDIT)
     assert {name for name in guard.keys() | audit.keys() if guard.get(name) != audit.get(name)} == FOR_ACTING | ITS_OWN
     assert not FOR_ACTING & audit.keys()
@@ -58,7 +58,7 @@ def test_the_audit_is_the_guard_without_the_right_to_act() -> None:
     assert audit["StateDirectory"] == audit["RuntimeDirectory"] == ["conntrackd-guard/dry-run"]
 
 
-def test_what_a_person_must_mend_is_not_tried_again() -> None:
-    """The exit codes that another start can't change."""
+def test_errors_that_need_an_operator_are_not_restarted() -> None:
+    """Exit codes that a restart can't fix prevent a restart."""
     (codes,) = directives(GUARD)["RestartPreventExitStatus"]
     assert {int(code) for code in codes.split()} == {Exit.USAGE, Exit.NOT_PERMITTED, Exit.BAD_SETTINGS}

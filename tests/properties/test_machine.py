@@ -8,21 +8,22 @@ from functools import reduce
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import decode, encode
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.model import (
     Hold,
     MessageKind,
-    Mode,
     Observation,
     Outcome,
     OutcomeKind,
     Override,
     OverrideKind,
-    Policy,
     Raise,
     Record,
     State,
@@ -35,7 +36,7 @@ from conntrackd_guard.core.state import advance
 
 GIB = 1 << 30
 WEB = 4026532316
-POLICY = Policy(max_raises=4, max_raises_window_seconds=60.0, conflict_limit=2, conflict_window_seconds=600.0)
+POLICY = Policy(conflict_limit=2)
 LINE = Trigger(kind=TriggerKind.KERNEL_MESSAGE, message_kind=MessageKind.TABLE_FULL, namespace=WEB, message_count=1)
 PRESSURE = Trigger(kind=TriggerKind.FILLING_UP, namespace=WEB)
 
@@ -107,11 +108,19 @@ class KilledAndContinuous(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(tuning, "MAX_RAISES", 4)
+        self.patch.setattr(tuning, "MAX_RAISES_WINDOW_SECONDS", 60.0)
+        self.patch.setattr(tuning, "CONFLICT_WINDOW_SECONDS", 600.0)
         self.now = 1_000.0
         self.count = self.dropped = 0
         self.demand: float | None = None
         self.continuous, self.killed = World(), World()
         self.raises: list[float] = []
+
+    def teardown(self) -> None:
+        """Restore the constants."""
+        self.patch.undo()
 
     def both(self, trigger: Trigger, refused: int | None = None) -> None:
         """Have both guards decide on what their hosts show."""

@@ -7,25 +7,24 @@ from dataclasses import replace
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from testbed.strategies import NOW, crowds, observations, policies, states, triggers
+from testbed.strategies import NOW, crowds, observations, policies, restrictions, states, triggers
 
 from conntrackd_guard.core import budget
-from conntrackd_guard.core.crowd import NAMED_ONE_BY_ONE, condense
+from conntrackd_guard.core.configuration import Buckets, FloodResponse, Policy
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     INT_MAX,
     Bound,
-    Buckets,
     Corroboration,
     Hold,
-    HoldReason,
     Observation,
-    Policy,
     Raise,
     State,
     Trigger,
     TriggerKind,
 )
 from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, condense
 
 MANY = settings(max_examples=200, deadline=None)
 CALM = State()
@@ -69,16 +68,17 @@ def test_an_untrusted_table_alone_never_raises(
 
 
 @MANY
-@given(triggers, observations(), states, policies, st.integers(0, INT_MAX))
-def test_a_flood_alone_never_raises_beyond_what_it_is_allowed(
-    trigger: Trigger, seen: Observation, state: State, policy: Policy, most: int
+@given(triggers, observations(), states, policies, restrictions)
+def test_a_flood_alone_never_raises_beyond_on_flood(
+    trigger: Trigger, seen: Observation, state: State, policy: Policy, on_flood: FloodResponse
 ) -> None:
-    """Where a flood fills every table, a confirmed raise ends at what `on_flood` allows."""
+    """If a flood fills every table, a confirmed raise ends at the limit that `on_flood` allows."""
     flooded = replace(seen, tables=tuple(replace(table, flooded=True) for table in seen.tables))
-    decision = decide(trigger, flooded, state, replace(policy, flood_max_limit=most))
+    decision = decide(trigger, flooded, state, replace(policy, on_flood=on_flood))
     if isinstance(decision, Raise) and decision.corroboration is Corroboration.CONFIRMED:
         event("raised")
-        assert decision.target <= most
+        assert on_flood.limit is not None
+        assert decision.target <= on_flood.limit
 
 
 @MANY
@@ -116,12 +116,12 @@ def test_the_sum_can_be_redone_by_hand(trigger: Trigger, seen: Observation, stat
 
 @MANY
 @given(triggers, observations(), states, policies)
-def test_no_two_raises_inside_settle(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
-    """After a raise nothing is raised for `cooldown`, or `cooldown_full` where a table is full again."""
+def test_no_two_raises_within_the_cooldown(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
+    """After a raise nothing is raised for `cooldown`, or at most 200 ms while a table is full."""
     decision = decide(trigger, seen, state, policy)
     if isinstance(decision, Raise) and state.last_raise_seconds is not None:
         full = any(t.count >= (seen.limit or 0) or t.dropped for t in seen.tables)
-        assert NOW - state.last_raise_seconds >= (policy.cooldown_full_seconds if full else policy.cooldown_seconds)
+        assert NOW - state.last_raise_seconds >= (0.2 if full else policy.cooldown_seconds)
 
 
 @MANY

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import socket
-import sys
 import urllib.request
 from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from testbed.disks import until
 from testbed.exposition import samples
 from testbed.guarded import LIMIT, Guarded, Host, again
 
-from conntrackd_guard.cli.commands import run
-from conntrackd_guard.core.model import Mode
+from conntrackd_guard.core.configuration import Mode
+from conntrackd_guard.daemon import service
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.recording import metrics_exporter
 from conntrackd_guard.recording.metrics_exporter import Outlets
@@ -48,7 +46,7 @@ def exporting(host: Host, outlets: Outlets) -> Guarded:
 
 def into(guarded: Guarded, outlets: Outlets) -> None:
     """Have metrics go there from now on, as a reload does."""
-    guarded.recorder._keeper.outlets = outlets
+    guarded.recorder._worker.outlets = outlets
 
 
 def told(guarded: Guarded, file: Path) -> dict[str, list[tuple[dict[str, str], float]]]:
@@ -220,10 +218,10 @@ def test_the_endpoint_opens_and_closes_with_the_setting(host: Host) -> None:
     guarded.stop()
 
 
-def test_a_guard_without_the_library_goes_on(host: Host, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One clear line; the file is written, decisions are made."""
-    monkeypatch.setitem(sys.modules, "prometheus_client", cast("ModuleType", None))  # Python's own mark
-    guarded = exporting(host, Outlets(file=file, port=9786))
+def test_a_guard_whose_port_is_in_use_goes_on(host: Host, file: Path) -> None:
+    """The error is logged once; the file is written and decisions are made."""
+    other = socket.create_server(("127.0.0.1", 0))
+    guarded = exporting(host, Outlets(file=file, port=other.getsockname()[1]))
     until(lambda: guarded.recorder.report()["trouble"])
     host.table(LIMIT)
     guarded.message()
@@ -231,8 +229,9 @@ def test_a_guard_without_the_library_goes_on(host: Host, file: Path, monkeypatch
     assert [row.verdict for row in guarded.rows()] == ["raise"]
     assert counted(told(guarded, file), **KERNEL_MESSAGE) == 1
     (line,) = guarded.logged("guard.error")
-    assert "Install python3-prometheus-client" in line["message"]
+    assert "set another port in `metrics_http`" in line["message"]
     guarded.stop()
+    other.close()
 
 
 def test_large_hosts_are_read_less_often(host: Host, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,5 +248,7 @@ def test_settings_say_where_metrics_go() -> None:
     """Nowhere by default, and nowhere in a dry run."""
     texts = {"metrics_file": "/var/x/guard.prom", "metrics_http": "9786"}
     settings = read_settings(Entry(key=key, value=text, file="f", line=1) for key, text in texts.items())
-    assert run._outlets(Paths(), settings) == Outlets(file=Path("/var/x/guard.prom"), port=9786)
-    assert run._outlets(Paths(mode=Mode.DRY_RUN), settings) == run._outlets(Paths(), read_settings()) == Outlets()
+    assert service._outlets(Paths(), settings) == Outlets(file=Path("/var/x/guard.prom"), port=9786)
+    assert (
+        service._outlets(Paths(mode=Mode.DRY_RUN), settings) == service._outlets(Paths(), read_settings()) == Outlets()
+    )

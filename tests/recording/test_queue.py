@@ -13,8 +13,10 @@ from testbed.disks import until
 from testbed.guarded import Guarded, Host
 from testbed.records import BOOT, a_record, raised
 
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import Hold, HoldReason, Policy, Record, State, TriggerKind
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, Record, State, TriggerKind
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.history.database import History, Position
 from conntrackd_guard.recording.worker import Worker
@@ -94,14 +96,14 @@ def test_a_position_noted_while_another_is_at_work_is_not_lost(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker may hold the very entry that a newer position would replace."""
-    begun, returns, note = threading.Event(), threading.Event(), Worker.note
+    begun, returns, note = threading.Event(), threading.Event(), Worker.note_position
 
     def slow(self: Worker, position: Position) -> None:
         begun.set()
         assert returns.wait(10.0)
         note(self, position)
 
-    monkeypatch.setattr(Worker, "note", slow)
+    monkeypatch.setattr(Worker, "note_position", slow)
     guarded.recorder.note_position(at(1))
     assert begun.wait(10.0)
     guarded.recorder.note_position(at(2))

@@ -10,7 +10,8 @@ import pytest
 from testbed.guarded import LIMIT, Guarded, Host, again
 from testbed.records import BOOT, a_record, raised
 
-from conntrackd_guard.core.model import MessageKind, Override, OverrideKind, Policy, Record, Trigger, TriggerKind
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import MessageKind, Override, OverrideKind, Record, Trigger, TriggerKind
 from conntrackd_guard.history.database import History
 
 HOUR = 3600.0
@@ -76,7 +77,7 @@ def test_a_hold_is_not_told_again_by_a_restart(host: Host) -> None:
 
 def test_more_news_than_are_remembered_make_no_flood(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Namespaces beyond the memory, all at the ceiling for half an hour: a line and a row each."""
-    monkeypatch.setattr("conntrackd_guard.recording.history_writer._KNOWN_KEPT", 5)
+    monkeypatch.setattr("conntrackd_guard.recording.history_writer._KNOWN_MAX", 5)
     guarded = Guarded(host)
     for number in range(10):
         for namespace in range(8):

@@ -10,7 +10,7 @@ import pytest
 
 from conntrackd_guard.core.errors import SettingsError
 from conntrackd_guard.settings.files import MOST_BYTES, load_settings
-from conntrackd_guard.settings.settings import Settings
+from conntrackd_guard.settings.keys import Settings
 
 NOBODY = 65534
 
@@ -68,11 +68,11 @@ def test_files_merge_in_name_order(etc: Path) -> None:
     assert settings.policy.growth_factor == 4.0
     told = {
         key: settings.origins[key].replace(f"{etc}/", "")
-        for key in ("growth_factor", "budget", "cooldown", "max_raises")
+        for key in ("growth_factor", "budget", "cooldown", "threshold")
     }
     assert told == {
         "growth_factor": "guard.d/20-b.yaml:1", "budget": "guard.yaml:3", "cooldown": "guard.d/10-a.yaml:4",
-        "max_raises": "default",
+        "threshold": "default",
     }  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_every_problem_of_every_file_is_told(etc: Path) -> None:
     put(etc / "guard.yaml", "growth_factor: 0\nmodus: act\n")
     put(etc / "guard.d/10-a.yaml", "factor: !x 1\n")
     put(etc / "guard.d/20-b.yml", "growth_factor: 2\n")
-    put(etc / "guard.d/30-c.yaml", "max_raises: many\n")
+    put(etc / "guard.d/30-c.yaml", "conflict_limit: many\n")
     assert [found.split(": ")[0] for found in problems(etc)] == [
         "guard.yaml:1", "guard.yaml:2", "guard.d/10-a.yaml:1", "guard.d/20-b.yml", "guard.d/30-c.yaml:1",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Settings: the defaults are the policy's, a wrong value is told with its place, and all problems at once."""
+"""Settings: defaults, bounds, and problems that name their place, all in one list."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conntrackd_guard.core import usage
+from conntrackd_guard.core.configuration import Addresses, Buckets, FloodAction, FloodResponse, Mode, Policy, Share
 from conntrackd_guard.core.errors import SettingsError
-from conntrackd_guard.core.model import INT_MAX, Buckets, Mode, Policy, Share
+from conntrackd_guard.core.model import INT_MAX
 from conntrackd_guard.settings import types
-from conntrackd_guard.settings.keys import BY_NAME, KEYS
-from conntrackd_guard.settings.settings import DEFAULT, Entry, Problem, Settings, read_settings, value_text
+from conntrackd_guard.settings.keys import BY_NAME, FIXED, KEYS, RENAMED, Settings
+from conntrackd_guard.settings.settings import DEFAULT, Entry, Problem, read_settings
 
 
 def entry(key: str, value: str, line: int = 1, file: str = "guard.yaml") -> Entry:
@@ -29,51 +30,45 @@ def problems(*items: Entry | Problem) -> list[str]:
     return str(raised.value).splitlines()
 
 
-def test_the_defaults_are_the_policys() -> None:
-    """With no entry the settings are those that DESIGN and `Policy` state."""
+def test_without_entries_every_setting_has_its_default() -> None:
+    """No entry: the defaults of the model, each with the origin `default`."""
     settings = read_settings()
     assert settings.policy == Policy()
-    assert (settings.mode, settings.persist, settings.notify) == (Mode.ACT, True, None)
-    assert (settings.metrics_file, settings.metrics_port) == (None, None)
-    assert (settings.history_retention_seconds, settings.history_max_rows) == (400 * 86400, 200_000)
     assert set(settings.origins.values()) == {DEFAULT}
 
 
 def test_every_field_has_its_key() -> None:
-    """No field of Policy or Settings is left without a key, and no key without a field."""
+    """No field of Policy or Settings is without a key, no key without a field; there are at most 20 keys."""
     expected = {field.name for field in (*fields(Policy), *fields(Settings))} - {"policy", "origins"}
     assert {key.field for key in KEYS} == expected
-    assert len(KEYS) == len(BY_NAME)
+    assert len(KEYS) == len(BY_NAME) <= 20
 
 
-def test_every_value_reaches_the_policy() -> None:
-    """Each key sets the attribute it is meant for, and its origin is told."""
+def test_every_value_reaches_its_field() -> None:
+    """Each key sets its attribute and is listed with its origin."""
     given_texts = {
         "mode": "dry-run", "kernel_message": "no", "raise_early": "off", "threshold": "70%", "growth_factor": "2",
-        "min_step": "1", "lookahead": "1min", "budget": "256MiB", "min_available": "7.5%", "max_limit": "1_000_000",
-        "on_flood": "raise_to 900_000", "cooldown": "3s", "cooldown_full": "1s", "max_raises": "5", "max_raises_window": "1h",
-        "conflict_limit": "0",
-        "conflict_window": "2h", "buckets": "match", "trust_user_namespaces": "yes", "persist": "false",
+        "budget": "256MiB", "min_available": "7.5%", "max_limit": "1_000_000", "on_flood": "raise_to 900_000",
+        "cooldown": "3s", "conflict_limit": "0", "buckets": "match", "trust_user_namespaces": "yes", "persist": "false",
         "notify": "/usr/bin/mail -s 'table full' ops",
         "metrics_file": "/var/lib/prometheus/node-exporter/guard.prom", "metrics_http": "9786",
-        "sample_entries": "0", "sample_addresses": "prefix", "sample_retention": "7d",
-        "history_retention": "30d", "history_max_rows": "5000",
+        "sample_addresses": "prefix", "sample_retention": "7d", "history_retention": "30d",
     }  # fmt: skip
     assert set(given_texts) == set(BY_NAME)
     settings = read_settings(entry(key, text, line) for line, (key, text) in enumerate(given_texts.items(), 1))
     assert settings.policy == Policy(
-        kernel_message=False, raise_early=False, threshold=0.7, growth_factor=2.0, min_step=1, lookahead_seconds=60.0,
-        budget=Share(bytes=256 * 2**20), min_available=Share(fraction=0.075), max_limit=1_000_000, flood_max_limit=900_000,
-        cooldown_seconds=3.0,
-        cooldown_full_seconds=1.0, max_raises=5, max_raises_window_seconds=3600.0, conflict_limit=0, conflict_window_seconds=7200.0,
+        kernel_message=False, raise_early=False, threshold=0.7, growth_factor=2.0,
+        budget=Share(bytes=256 * 2**20), min_available=Share(fraction=0.075), max_limit=1_000_000,
+        on_flood=FloodResponse(action=FloodAction.RAISE_TO, limit=900_000), cooldown_seconds=3.0, conflict_limit=0,
         buckets=Buckets.MATCH, trust_user_namespaces=True,
     )  # fmt: skip
     assert (settings.mode, settings.persist) == (Mode.DRY_RUN, False)
     assert settings.notify == ("/usr/bin/mail", "-s", "table full", "ops")
     assert (settings.metrics_file, settings.metrics_port) == ("/var/lib/prometheus/node-exporter/guard.prom", 9786)
-    assert (settings.history_retention_seconds, settings.history_max_rows) == (30 * 86400, 5000)
+    assert (settings.sample_addresses, settings.sample_retention_seconds) == (Addresses.PREFIX, 7 * 86400)
+    assert settings.history_retention_seconds == 30 * 86400
     assert settings.origins["mode"] == "guard.yaml:1"
-    assert settings.origins["history_max_rows"] == f"guard.yaml:{len(KEYS)}"
+    assert settings.origins["history_retention"] == f"guard.yaml:{len(KEYS)}"
 
 
 def test_a_later_file_outranks() -> None:
@@ -97,26 +92,37 @@ def test_every_problem_is_told_in_order() -> None:
         entry("zzzzzz", "1", 3),
         entry("budget", "99%", 4),
         entry("mode", "", 5),
-        entry("cooldown_full", "3s", 6),
     ) == [
         "guard.yaml:1: found a mapping",
         "guard.yaml:2: 'treshold': found an unknown key; did you mean threshold?",
         "guard.yaml:3: 'zzzzzz': found an unknown key; `guard config example` lists every key.",
         "guard.yaml:4: budget: found '99%', expected a percentage from 0.1% to 90%, or a size of 1MiB or more",
         "guard.yaml:5: mode: found nothing, expected act or dry-run",
-        (
-            "guard.yaml:6: cooldown_full: found 3s, expected at most cooldown (2s, from default): "
-            "a full table is answered no later than one that is not full"
-        ),
     ]
 
 
-def test_a_contradiction_is_placed_where_the_operator_wrote() -> None:
-    """Where the smaller value is a default, the line that made the larger one too small is named."""
-    (line,) = problems(entry("cooldown", "100ms", 9))
-    assert line.startswith(
-        "guard.yaml:9: cooldown_full: found 200ms, expected at most cooldown (100ms, from guard.yaml:9)"
-    )
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("settle", "is now `cooldown`"),
+        ("kernel_line", "is now `kernel_message`"),
+        ("min_entries", "is a constant now: 8,192 entries, a useful step for small limits"),
+        ("runway", "is a constant now: 30s, time to read a log message before the next raise"),
+        ("settle_full", "is a constant now: 200ms, or `cooldown` if that is shorter"),
+        ("raises_window", "is a constant now: 10min, longer than a burst"),
+        ("standoff_window", "is a constant now: 1d, as configuration tools usually run daily"),
+        ("sample_entries", "is a constant now: 5,000, which shows shares within 1.4 points"),
+    ],
+)
+def test_a_former_setting_is_refused_with_its_successor(key: str, hint: str) -> None:
+    """A renamed key is refused with its new name, one that became a constant with its value and reason."""
+    assert problems(entry(key, "1")) == [f"guard.yaml:1: {key}: {hint}"]
+
+
+def test_former_names_lead_to_present_ones() -> None:
+    """Each renamed key names a key that exists; no former name is a key."""
+    assert set(RENAMED.values()) <= BY_NAME.keys()
+    assert not (RENAMED.keys() | FIXED.keys()) & BY_NAME.keys()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +130,6 @@ def test_a_contradiction_is_placed_where_the_operator_wrote() -> None:
     [
         ("threshold", "35%", "95%", ["34.9%", "95.1%", "0.8", "80"]),
         ("growth_factor", "1.01", "10", ["1", "1.009", "10.1", "1e1", "nan"]),
-        ("min_step", "1", "16_777_216", ["0", "16_777_217", "-1"]),
         ("budget", "0.1%", "90%", ["0%", "0.05%", "90.1%", "1000k", "0", "2000000T", "512MB"]),
         ("min_available", "1%", "90%", ["0%", "91%", "0", "none"]),
         ("max_limit", "1", str(INT_MAX), ["0", str(INT_MAX + 1), "auto", "-5"]),
@@ -136,12 +141,10 @@ def test_a_contradiction_is_placed_where_the_operator_wrote() -> None:
         ),
         ("on_flood", "raise_to 1", f"raise_to {INT_MAX}", ["raise 5", "drop"]),
         ("cooldown", "200ms", "1h", ["61min", "-1s", "infinity"]),
-        ("max_raises", "1", "1000", ["0", "1001"]),
         ("conflict_limit", "0", "1000", ["1001", "never"]),
         ("metrics_file", "none", "/a b/ü.prom", ["guard.prom", "/x.txt", "/.prom", "/x/.prom", "/x.prom/"]),
         ("metrics_http", "1024", "65535", ["0", "80", "65536", "0.0.0.0:9786", ":9786", "auto"]),
         ("history_retention", "1d", "3650d", ["23h", "3651d"]),
-        ("history_max_rows", "1000", "10_000_000", ["999", "10_000_001"]),
         ("mode", "act", "dry-run", ["dry_run", "ACT", "rehearse"]),
         ("persist", "yes", "no", ["maybe", "1", "null", "~"]),
         ("notify", "none", "/a '' \"b  c\"", ["mail ops", "./a", "/a | b", "/a > b", '/a "b', "None", '""']),
@@ -171,7 +174,7 @@ def test_the_least_threshold_is_above_the_gate() -> None:
 def test_the_table_keeps_its_own_rules() -> None:
     """Every default and every alternative named in the table is accepted, and every text is there."""
     for key in KEYS:
-        assert value_text(read_settings(), key) == key.default
+        assert key.kind.write(key.kind.read(key.default)) == key.default
         assert key.does.endswith(".")
         assert key.source
         assert len(key.instead) in (1, 2)
@@ -180,8 +183,7 @@ def test_the_table_keeps_its_own_rules() -> None:
             assert breaks
 
 
-@pytest.mark.parametrize("key", ["min_step", "lookahead", "cooldown", "cooldown_full", "max_raises", "max_raises_window",
-                                 "conflict_window", "history_retention", "history_max_rows"])  # fmt: skip
+@pytest.mark.parametrize("key", ["cooldown", "sample_retention", "history_retention"])
 def test_half_and_double_are_half_and_double(key: str) -> None:
     """The two values that a quantity is explained with are half and double its default."""
     read, told = BY_NAME[key].kind.read, BY_NAME[key].instead
@@ -216,4 +218,4 @@ def test_an_amount_prints_as_it_can_be_read(key: str, amount: float) -> None:
     """`config show` prints a share of memory so that the same text gives the same value."""
     text = str(amount) if isinstance(amount, int) else f"{amount}%"
     settings = read_settings([entry(key, text)])
-    assert read_settings([entry(key, value_text(settings, BY_NAME[key]))]).policy == settings.policy
+    assert read_settings([entry(key, BY_NAME[key].value_text(settings))]).policy == settings.policy

@@ -1,4 +1,4 @@
-"""What the command line takes and returns, read from the program itself."""
+"""The commands, options and exit codes of the program, read from the program itself."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import ast
 import inspect
 
 from conntrackd_guard.cli import exits
+from conntrackd_guard.cli.arguments import parser
 from conntrackd_guard.cli.exits import Exit
-from conntrackd_guard.cli.main import _parser, _parts
 
 TOP = ""
 """The name of `guard` itself among its commands."""
@@ -18,16 +18,16 @@ def commands() -> dict[str, set[str]]:
     """Return the long options of every command, without --help: `""`, `run`, ... `config check`."""
     found: dict[str, set[str]] = {}
 
-    def walk(name: str, parser: argparse.ArgumentParser) -> None:
+    def walk(name: str, command: argparse.ArgumentParser) -> None:
         found[name] = set()
-        for action in parser._actions:
+        for action in command._actions:
             if isinstance(action, argparse._SubParsersAction):
                 for word, child in action.choices.items():
                     walk(f"{name} {word}".strip(), child)
             elif "--help" not in action.option_strings:
                 found[name] |= {option for option in action.option_strings if option.startswith("--")}
 
-    walk(TOP, _parser(_parts("")))
+    walk(TOP, parser())
     return found
 
 

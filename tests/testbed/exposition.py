@@ -1,13 +1,12 @@
-"""Read metrics with the official client's parser, and find promtool."""
+"""Metrics as their readers see them: a strict parser of the text format, and promtool."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Iterator
-from importlib import import_module
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,16 +14,53 @@ EXTRACTED = Path(__file__).resolve().parents[2] / ".cache/promtool/usr/bin/promt
 """Where `scripts/test` puts it."""
 
 Sample = tuple[str, dict[str, str], float]
+_LABEL = re.compile(r'([a-z_]+)="((?:[^"\\\n]|\\[\\n"])*)"(,|$)')
+_SAMPLE = re.compile(r"([a-z_]+)(?:\{(.*)\})? (\S+)")
+_ESCAPES = {r"\\": "\\", r"\n": "\n", r"\"": '"'}
 
 
-def parsed(document: str, parser: str = "prometheus_client.parser") -> Iterator[Any]:
-    """Yield the families of a document as the official client reads it."""
-    yield from import_module(parser).text_string_to_metric_families(document)
+@dataclass(slots=True)
+class ParsedFamily:
+    """A family as a reader sees it."""
+
+    name: str
+    documentation: str
+    type: str = ""
+    samples: list[Sample] = field(default_factory=list)
 
 
-def samples(document: str, parser: str = "prometheus_client.parser") -> list[Sample]:
+def parsed(document: str) -> list[ParsedFamily]:
+    """Return the families of a document in the text format 0.0.4. Raises AssertionError for anything else."""
+    families: list[ParsedFamily] = []
+    assert not document or document.endswith("\n")
+    for row in document.split("\n")[:-1]:
+        if row.startswith("# HELP "):
+            name, documentation = row.removeprefix("# HELP ").split(" ", 1)
+            families.append(ParsedFamily(name, documentation))
+        elif row.startswith("# TYPE "):
+            name, families[-1].type = row.removeprefix("# TYPE ").split(" ")
+            assert name == families[-1].name
+        else:
+            match = _SAMPLE.fullmatch(row)
+            assert match, row
+            assert match[1] == families[-1].name
+            families[-1].samples.append((match[1], _labels(match[2] or ""), float(match[3])))
+    return families
+
+
+def _labels(text: str) -> dict[str, str]:
+    found, at = {}, 0
+    while at < len(text):
+        match = _LABEL.match(text, at)
+        assert match, text
+        found[match[1]] = re.sub(r"\\.", lambda escape: _ESCAPES[escape[0]], match[2])
+        at = match.end()
+    return found
+
+
+def samples(document: str) -> list[Sample]:
     """Return all samples of a document."""
-    return [(s.name, s.labels, s.value) for metric in parsed(document, parser) for s in metric.samples]
+    return [sample for family in parsed(document) for sample in family.samples]
 
 
 def promtool() -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.cost import cost_of, reach
 from conntrackd_guard.core.metrics import Figures, Loop, Totals, count_drops, known_ways
-from conntrackd_guard.core.model import Observation, Policy, Table
+from conntrackd_guard.core.model import Observation, Table
 
 LIMIT = 262_144
 GIB = 1 << 30

@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Arithmetic,
     Bound,
     Corroboration,
     Decision,
     Hold,
-    HoldReason,
-    Mode,
     Observation,
     Outcome,
     OutcomeKind,
-    Policy,
     Raise,
     Record,
     State,

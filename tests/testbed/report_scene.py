@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from conntrackd_guard.core import verification
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.model import (
     MessageKind,
-    Mode,
     Observation,
     Outcome,
     OutcomeKind,
     Override,
     OverrideKind,
-    Policy,
     Raise,
     Record,
     State,
@@ -29,7 +28,7 @@ from conntrackd_guard.core.traffic.remedies import diagnose
 from conntrackd_guard.core.traffic.sample import add_up
 from conntrackd_guard.core.verification import Drops, End
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.points import Point
+from conntrackd_guard.history.series import Point
 from conntrackd_guard.host.paths import Paths
 from testbed.flows import an_entry
 
@@ -68,7 +67,7 @@ def write(paths: Paths) -> None:
             history,
             replace(_record("o", limit, "", 3600.0), decision=order, trigger=Trigger(kind=TriggerKind.OVERRIDE)),
         )
-        history.add_portrait("r1", _portrait())
+        history.add_analysis("r1", _portrait())
         history.add_points(_points())
 
 

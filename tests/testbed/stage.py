@@ -20,7 +20,7 @@ _FIRST_FACILITY_OF_OTHERS = 8
 _SIZE_BUFFER = 10  # SYSLOG_ACTION_SIZE_BUFFER, syslog(2)
 _JUNK_BYTES = 900
 """Of one line; the kernel takes some 1,000."""
-_REPOSITORY_INSIDE = "/run/private-world/repository"
+_ALTERED_GUARD = "/run/private-world/repository/tests/testbed/altered_guard.py"
 
 
 class Stage:
@@ -35,9 +35,14 @@ class Stage:
 
     def start(self, settings: Mapping[str, object], *arguments: str, ring_buffer: bool = True) -> Guard:
         """Start the guard with these settings, and wait until it watches."""
-        self.world.configure(settings)
-        program = "-m conntrackd_guard" if self.numbered else f"{_REPOSITORY_INSIDE}/tests/testbed/without_numbers.py"
-        return self.world.start_guard(*arguments, program=program, ring_buffer=ring_buffer)
+        return self.world.start_guard(*arguments, program=self.configure(settings), ring_buffer=ring_buffer)
+
+    def configure(self, settings: Mapping[str, object]) -> str:
+        """Write these settings and return the program to start. Names in capitals are constants of `core.tuning`."""
+        self.world.configure({name: value for name, value in settings.items() if not name.isupper()})
+        altered = [f"{name}={value}" for name, value in settings.items() if name.isupper()]
+        altered += [] if self.numbered else ["without-numbers"]
+        return " ".join((_ALTERED_GUARD, *altered, "--")) if altered else "-m conntrackd_guard"
 
     def raised(self, above: int = LIMIT) -> int:
         """Wait until the limit in force is above that, and return it."""

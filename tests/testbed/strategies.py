@@ -6,19 +6,8 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from conntrackd_guard.core.model import (
-    INT_MAX,
-    Buckets,
-    MessageKind,
-    Observation,
-    Policy,
-    Refusal,
-    Share,
-    State,
-    Table,
-    Trigger,
-    TriggerKind,
-)
+from conntrackd_guard.core.configuration import Buckets, FloodAction, FloodResponse, Policy, Share
+from conntrackd_guard.core.model import INT_MAX, MessageKind, Observation, Refusal, State, Table, Trigger, TriggerKind
 
 GIB = 1 << 30
 NOW = 10_000.0
@@ -83,16 +72,19 @@ def crowds(draw: st.DrawFn) -> Observation:
     return replace(seen, tables=seen.tables + crowd)
 
 
+restrictions = st.just(FloodResponse(action=FloodAction.HOLD)) | st.builds(
+    FloodResponse, action=st.just(FloodAction.RAISE_TO), limit=st.integers(1, INT_MAX)
+)
+"""Values of `on_flood` that a flood is treated differently with."""
+
 policies = st.just(Policy()) | st.builds(
     Policy,
     threshold=st.floats(0.1, 0.95),
     growth_factor=st.floats(1.01, 10),
-    min_step=st.integers(0, 100_000) | st.integers(0, INT_MAX),
-    lookahead_seconds=st.floats(0, 3600),
     budget=st.builds(Share, fraction=st.floats(0, 0.9)),
     min_available=st.none() | st.builds(Share, fraction=st.floats(0, 0.9)),
     max_limit=st.none() | st.integers(1, INT_MAX),
-    flood_max_limit=st.none() | st.integers(0, INT_MAX),
+    on_flood=st.just(FloodResponse()) | restrictions,
     buckets=st.sampled_from(Buckets),
     trust_user_namespaces=st.booleans(),
 )

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from conntrackd_guard.cli.render.console import COMMAND, Line
 from conntrackd_guard.core.explain import table_name
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.sample import Group, Ranking, Sample
-
-Line = tuple[str, str]
-
-COMMAND: Final = "run"
-"""The name of a line that is there to be pasted: it is never wrapped."""
 
 _TITLES = {
     "source": "By source",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from conntrackd_guard.core.model import Arithmetic, Policy, Share
+from conntrackd_guard.core import tuning
+from conntrackd_guard.core.configuration import Policy, Share
+from conntrackd_guard.core.model import Arithmetic
 from conntrackd_guard.core.units import format_bytes, format_percentage
 
 
@@ -28,8 +30,9 @@ def sum_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str, str]]:
         ("", _verdict(left >= a.min_available_bytes, "left ≥ reserve", "less than the reserve would be left")),
         ("ceiling", "none" if a.max_limit is None else f"{a.max_limit:,}"),
     ]
-    if a.flood_max_limit is not None:
-        lines.append(("on_flood", f"{a.flood_max_limit:,} at most: a flood fills what is raised for"))
+    if a.on_flood is not None:
+        most = "" if a.on_flood.limit is None else f" {a.on_flood.limit:,}"
+        lines.append(("on_flood", f"{a.on_flood.action}{most}: a flood fills every table in need"))
     if a.chain is not None:
         after = a.buckets_target or a.buckets or 0
         lines.append(("average chain", f"2 × {a.charged_entries:,} ÷ {after:,} buckets = {a.chain:g} (at most 24)"))
@@ -39,8 +42,8 @@ def sum_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str, str]]:
 def _wanted(a: Arithmetic, policy: Policy) -> str:
     """Return the terms of which the largest is wanted."""
     return (
-        f"the largest of {a.current:,} × {policy.growth_factor:g}; {a.current:,} + {policy.min_step:,}; "
-        f"{a.current:,} + {a.demand_per_second:,.0f}/s × {policy.lookahead_seconds:g} s (at most 4 × {a.current:,}); "
+        f"the largest of {a.current:,} × {policy.growth_factor:g}; {a.current:,} + {tuning.MIN_STEP:,}; "
+        f"{a.current:,} + {a.demand_per_second:,.0f}/s × {tuning.LOOKAHEAD_SECONDS:g} s (at most 4 × {a.current:,}); "
         f"{a.largest_count:,} ÷ {policy.threshold:g}, up to the next whole"
     )
 

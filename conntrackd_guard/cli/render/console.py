@@ -1,6 +1,6 @@
-"""Where text for people goes: through a pager on a terminal, plain in a pipe.
+"""Printing for people: through a pager on a terminal, plain in a pipe.
 
-Import late: rich costs 42 ms and 7 MB.
+`cli.main` imports it late: rich costs 42 ms and 7 MB.
 """
 
 from __future__ import annotations
@@ -11,11 +11,22 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from datetime import datetime
+from itertools import groupby
+from typing import Final, NoReturn
 
 from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table as Grid
+from rich.text import Text
+
+Line = tuple[str, str]
+"""A name and a text."""
+COMMAND: Final = "run"
+"""The name of a line that is there to be pasted: it is never wrapped."""
+_INDENT = 7
 
 
 class Screen(Console):
@@ -45,3 +56,51 @@ def redraw(console: Console, text: str) -> None:
     rows = text.strip("\n").split("\n")[: console.height - 1]
     console.file.write("\x1b[H" + "".join(f"{row}\x1b[K\n" for row in rows) + "\x1b[J")
     console.file.flush()
+
+
+def section(console: Console, title: str, lines: list[Line]) -> None:
+    """Print a heading and its lines with their names in one column."""
+    console.print()
+    console.print(Text(title, style="bold"))
+    if not console.is_terminal:
+        for name, text in lines:
+            print_line(console, Text(f"  {name:15}  {text}"))
+        return
+    for whole, some in groupby(lines, key=lambda line: line[0] == COMMAND):
+        if whole:
+            for name, text in some:
+                print_line(console, Text.assemble((f"  {name:17}  ", "cyan"), (text, "bold")))
+        else:
+            console.print(Padding(_grid(some), (0, 0, 0, 2)))
+
+
+def _grid(lines: Iterable[Line]) -> Grid:
+    """Return lines that wrap beside their names."""
+    grid = Grid.grid(padding=(0, 2))
+    grid.add_column(min_width=15)
+    grid.add_column(overflow="fold")
+    for name, text in lines:
+        style = "red" if text.startswith("✗") else "green" if text.startswith("✓") else ""
+        grid.add_row(Text(name, style="cyan"), Text(text, style=style))
+    return grid
+
+
+def print_line(console: Console, text: Text) -> None:
+    """Print a line that is never cut or padded; in a pipe without rich, which takes 0.3 ms for each."""
+    if console.is_terminal:
+        console.print(text, soft_wrap=True)
+    else:
+        console.file.write(text.plain + "\n")
+
+
+def local(wall_seconds: float) -> str:
+    """Return wall time in the reader's zone: `2026-11-23 11:07:27`."""
+    return datetime.fromtimestamp(wall_seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def print_indented(console: Console, text: Text) -> None:
+    """Print prose: wrapped with a hanging indent on a terminal, one line in a pipe."""
+    if console.is_terminal:
+        console.print(Padding(text, (0, 0, 0, _INDENT)))
+    else:
+        print_line(console, Text(" " * _INDENT) + text)

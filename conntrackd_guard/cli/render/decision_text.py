@@ -1,51 +1,37 @@
-"""History for people, on a terminal or in a pipe. Import late: rich costs 42 ms and 7 MB."""
+"""`guard history` for people."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
-from itertools import groupby
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table as Grid
 from rich.text import Text
 
-from conntrackd_guard.cli.render.analysis_text import COMMAND, head_lines, mix_lines, ranking_lines
-from conntrackd_guard.cli.render.arithmetic_text import sum_lines
-from conntrackd_guard.core.afterwards import afterwards
-from conntrackd_guard.core.cost import fullest_first
-from conntrackd_guard.core.explain import concerned, table_name
-from conntrackd_guard.core.model import Hold, Override, Raise, Record
+from conntrackd_guard.cli.render.console import local, print_indented, print_line
+from conntrackd_guard.core import explain
 from conntrackd_guard.core.text import printable
-from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.verification import Drops, Verification
-from conntrackd_guard.history.rows import DecisionDetail, Row
+from conntrackd_guard.history.rows import Row
 
 _STYLES = {"raise": "bold green", "hold": "yellow", "override": "bold cyan"}
 _BAD_OUTCOMES = frozenset({"rejected", "not_applied", "unknown"})
-_INDENT = 7
-_TABLES_SHOWN = 20
-_GROUPS_SHOWN = 5
-"""Of each kind; all that were kept are in --json."""
 
 
-def print_history(console: Console, rows: Iterable[Row]) -> bool:
-    """Print decisions as they come, two lines each, a heading first; return whether there was one."""
+def print_history(console: Console, rows: Iterable[Row]) -> None:
+    """Print decisions as they come, two lines each, a heading first."""
     printed = False
     for row in rows:
         if not printed:
             heading = f"{'ID':>5}  {'TIME':19}  {'WHAT':5}  {'LIMIT':18}  WHY"
             print_line(console, Text(heading, style="bold"))
             printed = True
-        print_line(console, _head(row))
-        _print_indented(console, Text(printable(row.sentence), style="dim" if row.verdict == "hold" else ""))
+        print_line(console, head(row))
+        print_indented(console, Text(printable(row.sentence), style="dim" if row.verdict == "hold" else ""))
         if row.verification is not None:
-            _print_indented(console, afterwards_text(row.verification))
-    return printed
+            print_indented(console, afterwards_text(row.verification))
 
 
-def _head(row: Row) -> Text:
+def head(row: Row) -> Text:
     """Return the first line of a decision."""
     limit = "-" if row.from_limit is None else f"{row.from_limit:,}"
     step = limit if row.to_limit is None else f"{limit} → {row.to_limit:,}"
@@ -64,148 +50,4 @@ def _head(row: Row) -> Text:
 def afterwards_text(verification: Verification) -> Text:
     """Return what came of a raise, loud where it was no cure."""
     style = {Drops.CONTINUING: "bold red", Drops.UNKNOWN: ""}.get(verification.drops, "green")
-    return Text(f"Afterwards: {afterwards(verification)}", style=style)
-
-
-def print_told(console: Console, told: DecisionDetail) -> None:
-    """Print one decision in full: what was seen, the sum, what was done, what came of it."""
-    row, record = told.row, told.record
-    print_line(console, _head(row))
-    _print_indented(console, Text(printable(row.sentence)))
-    section(console, "Seen", _seen(record))
-    arithmetic = getattr(record.decision, "arithmetic", None)
-    if arithmetic is not None:
-        section(console, "The sum", sum_lines(arithmetic, told.policy))
-    if told.portrait is not None:
-        _print_portrait(console, told.portrait)
-    section(console, "Decided", _decided(record))
-    section(console, "Came of it", _outcome(row))
-    section(
-        console,
-        "Made by",
-        [
-            ("guard", f"{row.guard_version}, mode {row.mode}, policy {row.policy_hash} (whole in --json)"),
-            ("kernel", f"{printable(row.kernel_release)}, boot {printable(row.boot_id)}"),
-        ],
-    )
-
-
-def _print_portrait(console: Console, portrait: TableAnalysis) -> None:
-    """Print what the table was full of just after."""
-    section(console, "Who filled it", [("at", local(portrait.wall_seconds)), *head_lines(portrait)])
-    for kind in ("state", "destination", "source"):
-        title, lines = ranking_lines(portrait.sample, kind, _GROUPS_SHOWN)
-        if lines:
-            section(console, title, lines)
-    section(console, "In all", mix_lines(portrait.sample))
-
-
-def _seen(record: Record) -> list[tuple[str, str]]:
-    """Return what the guard knew."""
-    observation, trigger = record.observation, record.trigger
-    lines = [("trigger", f"{trigger.kind}{'' if trigger.live else ' (of the past)'}")]
-    if trigger.message:
-        lines.append(
-            (
-                "kernel said",
-                f"{printable(trigger.message)}{f'  ×{trigger.message_count}' * (trigger.message_count > 1)}",
-            )
-        )
-    limit = "no conntrack" if observation.limit is None else f"{observation.limit:,}"
-    forced = "" if observation.kernel_limit == observation.limit else f" (in force: {observation.kernel_limit})"
-    lines.append(("limit", limit + forced))
-    tables = fullest_first(observation)
-    about = concerned(record)
-    for table in tables[:_TABLES_SHOWN]:
-        dropped = f", {table.dropped:,} dropped" if table.dropped else ""
-        mark = "  ← this one" if table is about and len(tables) > 1 else ""
-        lines.append(("table", f"{table_name(table)}: {table.count:,}{dropped}{mark}"))
-    more = len(tables) - _TABLES_SHOWN
-    if more > 0:
-        lines.append(("", f"and {more} tables more (all in --json)"))
-    if observation.small_tables:
-        told = f"{observation.small_tables:,} tables hold {observation.small_entries:,} entries together"
-        lines.append(("small ones", told))
-    if observation.idle_tables:
-        lines.append(("idle", f"{observation.idle_tables} tracking namespaces that hold nothing"))
-    lines += [("not read", printable(text)) for text in observation.unread]
-    return lines
-
-
-def _decided(record: Record) -> list[tuple[str, str]]:
-    """Return the verdict, why, and the advice that goes with it."""
-    decision = record.decision
-    match decision:
-        case Raise():
-            lines = [("raise", f"to {decision.target:,}; the tables: {decision.corroboration}")]
-            if decision.buckets_target:
-                lines.append(("buckets", f"to {decision.buckets_target:,}"))
-        case Hold():
-            lines = [("hold", f"{decision.reason.code}: {decision.reason.sentence}")]
-        case Override():
-            who = "" if decision.uid is None else f" by uid {decision.uid} (login uid {decision.login_uid})"
-            return [("override", f"{decision.kind}{who}{f': {printable(decision.reason)}' if decision.reason else ''}")]
-    return lines + [("advice", advice) for advice in decision.advice]
-
-
-def _outcome(row: Row) -> list[tuple[str, str]]:
-    """Return what the write left behind."""
-    after = "" if row.limit_after is None else f"; the limit then read {row.limit_after:,}"
-    number = "" if row.errno is None else f" (errno {row.errno})"
-    lines = [("outcome", f"{row.outcome}{number}{after}")]
-    if row.detail:
-        lines.append(("detail", printable(row.detail)))
-    if row.verification is not None:
-        lines.append(("afterwards", afterwards(row.verification)))
-    if row.repeats > 1:
-        counted = f"{row.repeats:,} in all: kernel lines, and decisions without a new line"
-        lines.append(("repeats", f"{counted}; last at {local(row.last_seconds)}"))
-    return lines
-
-
-def section(console: Console, title: str, lines: list[tuple[str, str]]) -> None:
-    """Print a heading and its lines with their names in one column."""
-    console.print()
-    console.print(Text(title, style="bold"))
-    if not console.is_terminal:
-        for name, text in lines:
-            print_line(console, Text(f"  {name:15}  {text}"))
-        return
-    for whole, some in groupby(lines, key=lambda line: line[0] == COMMAND):
-        if whole:
-            for name, text in some:
-                print_line(console, Text.assemble((f"  {name:17}  ", "cyan"), (text, "bold")))
-        else:
-            console.print(Padding(_grid(some), (0, 0, 0, 2)))
-
-
-def _grid(lines: Iterable[tuple[str, str]]) -> Grid:
-    """Return lines that wrap beside their names."""
-    grid = Grid.grid(padding=(0, 2))
-    grid.add_column(min_width=15)
-    grid.add_column(overflow="fold")
-    for name, text in lines:
-        style = "red" if text.startswith("✗") else "green" if text.startswith("✓") else ""
-        grid.add_row(Text(name, style="cyan"), Text(text, style=style))
-    return grid
-
-
-def _print_indented(console: Console, text: Text) -> None:
-    """Print prose: wrapped with a hanging indent on a terminal, one line in a pipe."""
-    if console.is_terminal:
-        console.print(Padding(text, (0, 0, 0, _INDENT)))
-    else:
-        print_line(console, Text(" " * _INDENT) + text)
-
-
-def print_line(console: Console, text: Text) -> None:
-    """Print a line that is never cut or padded; in a pipe without rich, which takes 0.3 ms for each."""
-    if console.is_terminal:
-        console.print(text, soft_wrap=True)
-    else:
-        console.file.write(text.plain + "\n")
-
-
-def local(wall_seconds: float) -> str:
-    """Return wall time in the reader's zone: `2026-11-23 11:07:27`."""
-    return datetime.fromtimestamp(wall_seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return Text(f"Afterwards: {explain.verification(verification)}", style=style)

@@ -16,10 +16,11 @@ from conntrackd_guard.actions import status
 from conntrackd_guard.actions.status import Status
 from conntrackd_guard.cli.render import console as terminal
 from conntrackd_guard.cli.render import status_text
-from conntrackd_guard.cli.render.decision_text import afterwards_text, local
+from conntrackd_guard.cli.render.console import local
+from conntrackd_guard.cli.render.decision_text import afterwards_text
 from conntrackd_guard.core import usage
 from conntrackd_guard.core.cost import fullest_first
-from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.core.errors import AnswerIsNo, GuardError
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.text import printable, short
 from conntrackd_guard.core.units import format_bytes, format_duration
@@ -114,18 +115,22 @@ def _block(use: float) -> str:
 
 
 def watch(console: Console, paths: Paths) -> None:
-    """Redraw until interrupted."""
+    """Redraw until interrupted. Raises AnswerIsNo for a terminal that can't."""
+    if not console.is_terminal or console.is_dumb_terminal:
+        text = (
+            "`guard status --watch` needs a terminal that can redraw in place; `guard status --json` is for programs."
+        )
+        raise AnswerIsNo(text)
     sight = LiveView()
     for point, age in _past(paths):
         sight.remember(point[0], age, point[1])
-    with suppress(KeyboardInterrupt):
-        while True:
-            found = status.gather(paths)
-            sight.add(found)
-            with console.capture() as drawn:
-                console.print(view(found, sight, _last(paths), console))
-            terminal.redraw(console, drawn.get())
-            time.sleep(REFRESH_SECONDS - status.LOOK_SECONDS)
+    while True:
+        found = status.gather(paths)
+        sight.add(found)
+        with console.capture() as drawn:
+            console.print(view(found, sight, _last(paths), console))
+        terminal.redraw(console, drawn.get())
+        time.sleep(REFRESH_SECONDS - status.LOOK_SECONDS)
 
 
 def _past(paths: Paths) -> list[tuple[tuple[int, float], float]]:

@@ -1,22 +1,22 @@
-"""`guard status` for people and for programs."""
+"""`guard status` for people."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table as Grid
 from rich.text import Text
 
 from conntrackd_guard.actions.status import Status
-from conntrackd_guard.cli.render.decision_text import local, print_line
-from conntrackd_guard.core.codec import encode
+from conntrackd_guard.cli.render.console import local, print_line
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.cost import fullest_first
 from conntrackd_guard.core.explain import table_name
-from conntrackd_guard.core.model import Hold, Mode, Raise, Table
+from conntrackd_guard.core.model import Hold, Raise, Table
+from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_bytes, format_duration
-from conntrackd_guard.core.urgency import ACTIONABLE
-from conntrackd_guard.history import documents
 
 _BAR_CELLS = 20
 _NARROW = 100
@@ -61,29 +61,6 @@ def print_status(console: Console, status: Status) -> None:
         _line(console, "last decision", Text("none recorded"))
     for text in status.unread:
         _line(console, "not read", Text(printable(text), style="yellow"))
-
-
-def status_document(status: Status) -> str:
-    """Return everything as one JSON document."""
-    seen, cost = status.observation, status.cost
-    return documents.document(
-        {
-            "mode": status.mode.value,
-            "running": status.running,
-            "service": status.live,
-            "silent_seconds": None if status.live is None else round(status.silent_seconds, 1),
-            "limit": seen.limit,
-            "kernel_limit": seen.kernel_limit,
-            "tables": [encode(table) | {"share": _share(table, seen.limit or 0)} for table in fullest_first(seen)],
-            "idle_tables": seen.idle_tables,
-            "memory": encode(cost) | {"headroom_bytes": cost.headroom_bytes},
-            "paused": encode(seen.pause),
-            "next_step": {"allowed": isinstance(status.next_step, Raise), **encode(status.next_step)},
-            "last_decision": None if status.last is None else documents.decision(status.last),
-            "degraded": status.degraded,
-            "unread": list(status.unread),
-        }
-    )
 
 
 def in_short(status: Status) -> tuple[str, str]:
@@ -189,10 +166,6 @@ def limit_text(status: Status) -> str:
     return f"{'unlimited (0)' if seen.limit == 0 else f'{seen.limit:,}'}{real} entries a namespace, {buckets} buckets"
 
 
-def _share(table: Table, limit: int) -> float | None:
-    return round(table.count / limit, 4) if limit else None
-
-
 def use_style(share: float, *, dropping: bool) -> str:
     """Return the colour of a table's use."""
     return "bold red" if share >= 0.95 or dropping else "yellow" if share >= 0.8 else "green"  # noqa: PLR2004
@@ -230,8 +203,6 @@ def _line(console: Console, name: str, text: Text) -> None:
     if not console.is_terminal:
         print_line(console, whole)
         return
-    from rich.table import Table as Grid  # noqa: PLC0415 - only here, and its name is taken
-
     grid = Grid.grid(padding=0)
     grid.add_column(width=_NAME + 2)
     grid.add_column(overflow="fold")

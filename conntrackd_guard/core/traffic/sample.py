@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
 
-from conntrackd_guard.core.model import Addresses
+from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.traffic.entry import IPV4_BYTES, TCP, UDP, Entry, address_text, protocol_name
 
 DEFAULT_ENTRIES = 5000

@@ -18,7 +18,7 @@ from typing import Self
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.traffic.entry import Batch, Entry, state_by_flags
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
-from conntrackd_guard.host.conntrack.setns import inside, process_of
+from conntrackd_guard.host.conntrack.setns import process_of, run_in_netns
 from conntrackd_guard.host.paths import Paths
 
 _LISTING = "net/nf_conntrack"
@@ -116,7 +116,7 @@ class EntryReader:
                 return Listing("netlink", *entries_netlink.listing())
             return _text_listing(descriptor, "listing in /proc, entered")
 
-        return listing() if place.initial else inside(place, listing)
+        return listing() if place.initial else run_in_netns(place, listing)
 
 
 def _text_listing(descriptor: int, source: str) -> Listing:

@@ -6,8 +6,9 @@ import errno
 import time
 from dataclasses import dataclass, replace
 
+from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import AnswerIsNo, HostError
-from conntrackd_guard.core.model import Addresses, Table
+from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Evidence, Losses
 from conntrackd_guard.core.traffic.remedies import diagnose
@@ -15,12 +16,10 @@ from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, Sample, add_up
 from conntrackd_guard.core.usage import risen
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.limit import LiveKernel
-from conntrackd_guard.host.conntrack.losses import LossCounters, read_losses
 from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
 from conntrackd_guard.host.conntrack.owners import OwnerReader
 from conntrackd_guard.host.conntrack.setns import nsenter_prefix
-from conntrackd_guard.host.conntrack.stat import TableReader
-from conntrackd_guard.host.conntrack.timeouts import established_seconds
+from conntrackd_guard.host.conntrack.stat import LossCounters, TableReader, established_seconds, read_losses
 from conntrackd_guard.host.paths import Paths
 
 LONGEST_SECONDS = 0.1

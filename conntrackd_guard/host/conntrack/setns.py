@@ -1,4 +1,4 @@
-"""Ways into another network namespace: the files of a process in it, or a call from inside."""
+"""Read from another network namespace: through the files of a process in it, or by entering it."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ T = TypeVar("T")
 
 @contextmanager
 def process_of(place: NetNamespace, proc: str, pid: int | str) -> Iterator[int]:
-    """Give a descriptor of the process's folder, for `dir_fd`: held, so its number can't change hands.
+    """Open /proc/PID for `dir_fd`; while it is open, the pid can't be reused under it.
 
-    Raises OSError, ESTALE where the process is in another namespace by now.
+    Raises OSError: ESTALE if the process has left the namespace.
     """
     folder = os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if os.stat("net/stat", dir_fd=folder).st_ino != place.key:
-            raise OSError(errno.ESTALE, "another namespace by now")
+            raise OSError(errno.ESTALE, "the namespace has changed")
         yield folder
     finally:
         os.close(folder)
 
 
-def inside(place: NetNamespace, look: Callable[[], T]) -> T:
-    """Return what `look` returns when called within the namespace of `place`, in a thread that ends with it.
+def run_in_netns(place: NetNamespace, call: Callable[[], T]) -> T:
+    """Return what `call` returns inside the network namespace, in a thread of its own.
 
-    Needs CAP_SYS_ADMIN. Raises OSError, its own or that of `look`, or the ValueError of `look`.
+    Needs CAP_SYS_ADMIN. Raises OSError, or what `call` raises of OSError and ValueError.
     """
-    found: list[T] = []
-    failed: list[OSError | ValueError] = []
+    results: list[T] = []
+    errors: list[OSError | ValueError] = []
 
-    def enter_and_look() -> None:
+    def enter_and_call() -> None:
         try:
             _enter(place)
-            found.append(look())
+            results.append(call())
         except (OSError, ValueError) as error:
-            failed.append(error)
+            errors.append(error)
 
     try:
-        thread = threading.Thread(target=enter_and_look, name="inside")
+        thread = threading.Thread(target=enter_and_call, name="run_in_netns")
         thread.start()
     except RuntimeError as error:
-        raise OSError(errno.EAGAIN, "no thread to be had") from error
+        raise OSError(errno.EAGAIN, "can't start a thread") from error
     thread.join()
-    if failed:
-        raise failed[0]
-    return found[0]
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def nsenter_prefix(place: NetNamespace, paths: Paths) -> str:
-    """Return the words that run a command within the namespace of `place`, safe to print and to paste."""
+    """Return the command prefix that enters the namespace, safe to print and to paste; "" for the initial one."""
     if place.initial:
         return ""
     named = f"{paths.named_namespaces}/"
@@ -71,13 +71,13 @@ def nsenter_prefix(place: NetNamespace, paths: Paths) -> str:
 
 
 def _enter(place: NetNamespace) -> None:
-    import ctypes  # noqa: PLC0415 - 1 MB, for hosts where /proc does not tell
+    import ctypes  # noqa: PLC0415 - 1 MB, needed only where /proc does not show a table
 
     descriptor = os.open(place.enter, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if os.fstat(descriptor).st_ino != place.namespace:
-            raise OSError(errno.ESTALE, "another namespace by now")
-        if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:  # os.setns came with 3.12
+            raise OSError(errno.ESTALE, "the namespace has changed")
+        if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:  # os.setns is new in Python 3.12
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""One namespace's table: its count and counters, read without entering the namespace where that is possible."""
+"""One namespace's table: its count, counters and timeout, read without entering the namespace where possible."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from conntrackd_guard.host import files
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
-from conntrackd_guard.host.conntrack.setns import inside
+from conntrackd_guard.host.conntrack.setns import process_of, run_in_netns
 from conntrackd_guard.host.paths import Paths
 
 _STAT = "net/stat/nf_conntrack"
 _COUNT = "proc/sys/net/netfilter/nf_conntrack_count"
+_CHAIN_COLUMNS = (b"chainlength", b"chaintoolong")
+"""Both names of one column; kernels before 5.15 have neither, and drop nothing for long chains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,62 @@ def _entered() -> Counters:
 
 def _inside(place: NetNamespace) -> Counters | None:
     try:
-        return inside(place, _entered)
+        return run_in_netns(place, _entered)
+    except (OSError, ValueError):
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossCounters:
+    """Packets lost while the table is not full. Cumulative, summed over CPUs."""
+
+    insert_failed: int
+    chain_too_long: int
+
+
+def read_losses(place: NetNamespace, paths: Paths, *, enter: bool) -> LossCounters | None:
+    """Return a table's loss counters, None if they can't be read. `enter` allows entering its namespace."""
+    for pid in ("self",) if place.initial else place.pids:
+        try:
+            with process_of(place, str(paths.proc), pid) as folder:
+                return parse_losses(files.read(f"/proc/self/fd/{folder}/{_STAT}"))  # of the process checked above
+        except (OSError, ValueError):
+            continue
+    if place.initial or not enter:
+        return None
+    try:
+        return parse_losses(run_in_netns(place, lambda: files.read(f"/proc/thread-self/{_STAT}")))
+    except (OSError, ValueError):
+        return None
+
+
+def parse_losses(content: bytes) -> LossCounters:
+    """Parse /proc/net/stat/nf_conntrack: one hexadecimal row per CPU. Raises ValueError for anything else."""
+    header, *rows = content.splitlines() or [b""]
+    names = header.split()
+    failed = names.index(b"insert_failed")
+    chains = [names.index(name) for name in _CHAIN_COLUMNS if name in names]
+    figures = [row.split() for row in rows]
+    if any(len(row) < len(names) for row in figures):
+        raise ValueError("a row with missing columns")
+    return LossCounters(
+        insert_failed=sum(int(row[failed], 16) for row in figures),
+        chain_too_long=sum(int(row[column], 16) for row in figures for column in chains),
+    )
+
+
+def established_seconds(place: NetNamespace, paths: Paths, *, enter: bool) -> int | None:
+    """Return the timeout of established TCP flows, None if it can't be read.
+
+    Outside the initial namespace it can be read only from inside; `enter` allows that.
+    """
+
+    def read() -> int:
+        return files.read_number(paths.sysctl / "nf_conntrack_tcp_timeout_established")
+
+    try:
+        if place.initial:
+            return read()
+        return run_in_netns(place, read) if enter else None
     except (OSError, ValueError):
         return None

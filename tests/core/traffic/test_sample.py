@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from testbed.flows import an_entry, dns, established, half_open
 
 from conntrackd_guard.core.codec import decode, encode
-from conntrackd_guard.core.model import Addresses
+from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.traffic.entry import Entry, address_text
 from conntrackd_guard.core.traffic.sample import TOP, Group, Ranking, Sample, add_up
 

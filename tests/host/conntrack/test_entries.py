@@ -20,7 +20,7 @@ from conntrackd_guard.core.traffic.entry import Entry
 from conntrackd_guard.host.conntrack import entries, entries_netlink
 from conntrackd_guard.host.conntrack.entries import EntryReader, Listing, parse
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
-from conntrackd_guard.host.conntrack.setns import inside
+from conntrackd_guard.host.conntrack.setns import run_in_netns
 from conntrackd_guard.host.paths import Paths
 
 A, B, C, D = bytes((10, 0, 0, 1)), bytes((10, 96, 0, 10)), bytes((10, 244, 1, 5)), bytes((192, 0, 2, 1))
@@ -238,10 +238,10 @@ def test_lines_may_end_anywhere_in_a_read(tmp_path: Path) -> None:
 
 
 def test_a_process_that_moved_on_is_not_asked(tmp_path: Path) -> None:
-    """A process id in another namespace by now gives no entries of that one."""
+    """A process id in the namespace has changed gives no entries of that one."""
     place = a_tree(tmp_path, PLAIN)
     elsewhere = NetNamespace(key=place.key + 1, namespace=7, label="web", pids=place.pids)
-    with pytest.raises(HostError, match="another namespace by now"):
+    with pytest.raises(HostError, match="the namespace has changed"):
         EntryReader(Paths(tmp_path), enter=False).open(elsewhere)
 
 
@@ -278,7 +278,7 @@ def test_every_way_of_reading_gives_the_same_entries() -> None:
         unreachable = NetNamespace(key=place.key, namespace=place.namespace, label="web", enter=place.enter)
         outside = EntryReader(Paths(), enter=False).open(place)
         entered = EntryReader(Paths(), enter=True).open(unreachable)
-        netlink = inside(place, lambda: Listing("netlink", *entries_netlink.listing()))
+        netlink = run_in_netns(place, lambda: Listing("netlink", *entries_netlink.listing()))
         assert (outside.source, entered.source) == ("listing in /proc", "listing in /proc, entered")
         first = untimed(outside)
         assert len(first) == len(some_of_each())
@@ -325,11 +325,11 @@ def test_no_capability_is_needed() -> None:
 
 @NEEDS_TABLES
 def test_another_namespace_is_not_entered() -> None:
-    """A path may lead to another namespace by now; the right one is entered by one thread alone."""
+    """A path may lead to the namespace has changed; the right one is entered by one thread alone."""
     with table_of([]) as namespace:
         place = place_of(namespace)
         wrong = NetNamespace(key=1, namespace=place.namespace, label="web", enter="/proc/self/ns/net")
-        with pytest.raises(OSError, match="another namespace by now"):
-            inside(wrong, os.getpid)
-        assert inside(place, lambda: os.stat("/proc/thread-self/ns/net").st_ino) == namespace.number
+        with pytest.raises(OSError, match="the namespace has changed"):
+            run_in_netns(wrong, os.getpid)
+        assert run_in_netns(place, lambda: os.stat("/proc/thread-self/ns/net").st_ino) == namespace.number
         assert os.stat("/proc/thread-self/ns/net").st_ino != namespace.number

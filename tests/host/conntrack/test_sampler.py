@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from testbed.crowded_host import CrowdedHost, listing
 
+from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import AnswerIsNo, HostError
-from conntrackd_guard.core.model import Addresses
 from conntrackd_guard.core.traffic.diagnosis import Cause
 from conntrackd_guard.host.conntrack import sampler
-from conntrackd_guard.host.conntrack.losses import LossCounters, parse_losses
 from conntrackd_guard.host.conntrack.sampler import Sampler, choose
+from conntrackd_guard.host.conntrack.stat import LossCounters, parse_losses
 
 
 @pytest.fixture

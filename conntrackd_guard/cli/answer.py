@@ -1,0 +1,28 @@
+"""What a command returns to `cli.main`, which prints it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from conntrackd_guard.cli.exits import Exit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A result for programs and for people; each is produced only when it is printed."""
+
+    value: object
+    """Text to print as it stands, or the argument of `view`."""
+    view: str = ""
+    """`module.function` in `cli/render`, called as `function(console, value)`."""
+    json: Iterable[str] = ()
+    """Pieces of the JSON output."""
+    paged: bool = False
+    code: Exit = Exit.DONE
+
+
+def note(text: str) -> None:
+    """Print a message beside the result, on stderr."""
+    sys.stderr.write(f"guard: {text}\n")

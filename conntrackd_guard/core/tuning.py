@@ -1,0 +1,52 @@
+"""Tuning constants: figures that no host needs to set, each with its reason.
+
+Read them as `tuning.NAME`, so that a test can replace one.
+"""
+
+from __future__ import annotations
+
+from conntrackd_guard.core.configuration import Policy
+
+MIN_STEP = 8192
+"""Entries that a raise adds at least, so that small limits grow in useful steps.
+
+Judgement: about 5 MiB at 640 bytes an entry, the planning figure when the slab size can't be read. Half of it doubles
+the raises of a limit up to 8,192; double it takes a fifth of the budget of a 512 MiB host in one raise.
+"""
+
+LOOKAHEAD_SECONDS = 30.0
+"""A raise leaves room for this long at the measured growth.
+
+Judgement: enough for an operator to read the log message before the next raise. Half of it doubles the raises under
+steady growth; with double a short burst commits memory that stays committed after it.
+"""
+
+COOLDOWN_FULL_SECONDS = 0.2
+"""Minimum time between raises while a table is full or drops packets; `cooldown`, when that is shorter.
+
+A raise without a measured demand can fill within 2 s. At half of it demand is measured over two readings, which is too
+rough; at double it packets are dropped for twice as long after a raise that was too small.
+"""
+
+MAX_RAISES = 20
+"""Raises of tables that only fill up, within MAX_RAISES_WINDOW_SECONDS. A table that drops packets is exempt.
+
+Judgement: 20 raises by half make the limit 3,325 times as large; more is a fault, not traffic.
+"""
+
+MAX_RAISES_WINDOW_SECONDS = 600.0
+"""Judgement: longer than a burst, shorter than the time an operator needs to be called and log in."""
+
+CONFLICT_WINDOW_SECONDS = 86400.0
+"""Window of `conflict_limit`. Judgement: daily runs of configuration tools are the usual other writer."""
+
+SAMPLE_ENTRIES = 5000
+"""Entries read to find what fills a table: shares are within 1.4 points, and reading takes about 35 ms (measured)."""
+
+HISTORY_MAX_ROWS = 200_000
+"""Decisions kept in the history. Judgement: 500 a day for 400 days; repeated holds share a row."""
+
+
+def cooldown_seconds(policy: Policy, *, full: bool) -> float:
+    """Return the minimum time between raises, which is shorter while a table is full or drops packets."""
+    return min(COOLDOWN_FULL_SECONDS, policy.cooldown_seconds) if full else policy.cooldown_seconds

@@ -1,0 +1,128 @@
+"""The daemon's reload: what takes effect at once, and what waits for a restart."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.model import PersistedLimit
+from conntrackd_guard.daemon import service
+from conntrackd_guard.daemon.service import Daemon
+from conntrackd_guard.host.log import Log
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.settings import files
+from conntrackd_guard.settings.files import load_settings
+from conntrackd_guard.settings.keys import Settings
+
+Reload = Callable[..., tuple[list[tuple[str, str]], Policy | None]]
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A service manager's socket."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(0)
+        yield listener
+
+
+class Started:
+    """A daemon on a tree, built with the settings in its `guard.yaml` and not yet running."""
+
+    def __init__(self, root: Path, *, dry_run: bool = False) -> None:
+        self.paths = Paths(root, Mode.DRY_RUN if dry_run else Mode.ACT)
+        self._dry_run = dry_run
+        self._log = io.StringIO()
+        (root / "run").mkdir()
+        self.paths.settings_file.parent.mkdir(parents=True, exist_ok=True)
+        self.write("")
+        self.daemon = Daemon(self.paths, self.settings(), self.settings, Log("json", self._log))
+
+    def write(self, text: str) -> None:
+        """Change the settings."""
+        self.paths.settings_file.write_text(text + "\n")
+        self.paths.settings_file.chmod(0o644)
+
+    def settings(self) -> Settings:
+        """Return the settings as `guard run` reads them."""
+        settings = load_settings(self.paths.settings_file, self.paths.settings_folder)
+        return replace(settings, mode=Mode.DRY_RUN) if self._dry_run else settings
+
+    def logged(self) -> list[tuple[str, str]]:
+        """End the recorder; return what was logged, as (level, message)."""
+        assert self.daemon._recorder.close(5)
+        lines = map(json.loads, self._log.getvalue().splitlines())
+        return [(line["level"], line["message"]) for line in lines]
+
+
+@pytest.fixture(autouse=True)
+def without_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handlers of the process that runs the tests stay; settings belong to whoever runs them."""
+    monkeypatch.setattr(service, "Signals", SimpleNamespace)
+    monkeypatch.setattr(files, "_ROOT", os.geteuid())
+
+
+@pytest.mark.parametrize(
+    ("changed", "dry_run", "waits"),
+    [
+        ("budget: 5%", False, ""),
+        ("persist: false", False, "`persist`"),
+        (
+            "mode: dry-run\nhistory_retention: 30d",
+            False,
+            "`mode`, `history_retention`",
+        ),
+        ("mode: dry-run", True, ""),
+    ],
+)
+def test_a_reload_names_what_waits_for_a_restart(
+    tmp_path: Path, manager: socket.socket, changed: str, waits: str, *, dry_run: bool
+) -> None:
+    """The policy is in force at once; the log names the settings that are not. The service manager sees the reload."""
+    started = Started(tmp_path, dry_run=dry_run)
+    started.write(changed)
+    assert started.daemon.reload() == started.settings().policy
+    after = f" Changed too, but in effect only after `systemctl restart conntrackd-guard`: {waits}." if waits else ""
+    assert started.logged() == [("info", f"Settings reloaded.{after}")]
+    assert [manager.recv(100).partition(b"=")[0] for _ in range(2)] == [b"RELOADING", b"READY"]
+
+
+def test_a_reload_of_bad_settings_keeps_the_old_ones(tmp_path: Path, manager: socket.socket) -> None:
+    """The error is logged with its file and line, and the policy stays."""
+    started = Started(tmp_path)
+    started.write("persist: perhaps")
+    assert started.daemon.reload() is None
+    ((level, message),) = started.logged()
+    assert level == "error"
+    assert "the old ones stay in effect" in message
+    assert "guard.yaml:1: persist" in message
+    assert [manager.recv(100).partition(b"=")[0] for _ in range(2)] == [b"RELOADING", b"READY"]
+
+
+def test_a_reload_turns_notify_on_and_off(tmp_path: Path) -> None:
+    """The setting is in effect from `systemctl reload` on; bad settings keep the old value."""
+    started, found = Started(tmp_path), []
+    for text in ("notify: /bin/x", "notify: x", "notify: none"):
+        started.write(text)
+        started.daemon.reload()
+        found.append(started.daemon._worker.notices is not None)
+    assert found == [True, True, False]
+    started.logged()
+
+
+def test_the_farewell_names_the_limit_that_stays() -> None:
+    """And whether the next boot begins with it."""
+    kept = PersistedLimit(limit=12_288)
+    assert service._farewell(12_288, kept) == "Stopped. nf_conntrack_max stays at 12,288 (saved for the next boot)."
+    assert service._farewell(16_384, kept) == "Stopped. nf_conntrack_max stays at 16,384."
+    assert service._farewell(None, None) == "Stopped."
