@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from conntrackd_guard.core import budget
 from conntrackd_guard.core.configuration import Policy
-from conntrackd_guard.core.crowd import condense
 from conntrackd_guard.core.model import INT_MAX, Arithmetic, Observation, Table
+from conntrackd_guard.core.records import condense
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import UTC, datetime
 
 _LONGEST_TEXT = 64
 """Longer than any sensible value; bounds the time that a hostile digit string takes."""
@@ -181,3 +182,8 @@ def _short(text: str, expected: str) -> str:
     if len(stripped) > _LONGEST_TEXT:
         raise ValueError(f"{expected} (at most {_LONGEST_TEXT} characters)")
     return stripped
+
+
+def rfc3339(wall_seconds: float) -> str:
+    """Return wall time as `2026-11-23T11:07:27.123Z`."""
+    return datetime.fromtimestamp(wall_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

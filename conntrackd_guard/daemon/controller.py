@@ -14,7 +14,6 @@ from conntrackd_guard.core import usage, verification
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.configuration import Buckets, Mode, Policy
 from conntrackd_guard.core.corroboration import concerned_tables
-from conntrackd_guard.core.crowd import condense
 from conntrackd_guard.core.explain import concerned
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
@@ -32,6 +31,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.records import condense
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.core.verification import End, PendingVerification
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, Applier, BucketsRefused, Lowered
@@ -134,7 +134,7 @@ class Controller:
             what = (
                 "tracks no connections any more" if limit is None else f"tracks connections now, with limit {limit:,}"
             )
-            self._p.recorder.say("guard.info", "info", f"This kernel {what}.")
+            self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
             if limit is not None:
                 self.restore()  # the module has loaded late: its default hides what was kept
             return False
@@ -147,14 +147,14 @@ class Controller:
             try:
                 record = decode(Record, content)
             except ValueError:
-                self._p.recorder.say("guard.error", "error", f"The order {key} can't be read and is left out.")
+                self._p.recorder.log("guard.error", "error", f"The order {key} can't be read and is left out.")
                 self._p.runtime_dir.drop_override(key)
                 continue
             limit = record.outcome.limit_after
             if limit is not None and limit != self._p.kernel.limit_in_force():
                 if self._p.clock.boottime() - record.observation.boottime_seconds < ORDER_SECONDS:
                     continue  # it is being carried out
-                self._p.recorder.say(
+                self._p.recorder.log(
                     "guard.info", "warning", f"The order {key} was not carried out: {limit:,} is not in force."
                 )
             else:
@@ -183,7 +183,7 @@ class Controller:
                 return planned, policy
             match self._p.applier.apply(planned, decision):
                 case BucketsRefused(why=why):
-                    self._p.recorder.say("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
+                    self._p.recorder.log("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
                     policy = replace(policy, buckets=Buckets.KEEP)
                 case Lowered():
                     break
@@ -253,5 +253,5 @@ class Controller:
 
     def _conclude(self, after: PendingVerification, end: End, now: float) -> None:
         """Hand over what came of a raise: it is written once that raise's row is."""
-        self._p.recorder.verification(verification.conclude(after, end, now))
+        self._p.recorder.record_verification(verification.conclude(after, end, now))
         self._after = None

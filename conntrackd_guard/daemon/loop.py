@@ -76,7 +76,7 @@ class Guard:
             self._look_for_other_writers()
             self._controller.restore()
         except (GuardError, OSError, RuntimeError) as error:
-            self._p.recorder.say("guard.error", "error", f"The limit of the last boot was not compared: {error}")
+            self._p.recorder.log("guard.error", "error", f"The limit of the last boot was not compared: {error}")
         self.turn()
 
     def turn(self, *, heard: bool = True) -> None:
@@ -101,7 +101,7 @@ class Guard:
                 self._publish()
         except (GuardError, OSError, RuntimeError) as error:  # out of descriptors, out of threads: the host's trouble
             if not self._failing:
-                self._p.recorder.say("guard.error", "error", f"{error}; it is tried again every {WAITING_SECONDS:g} s.")
+                self._p.recorder.log("guard.error", "error", f"{error}; it is tried again every {WAITING_SECONDS:g} s.")
             self._failing, self._expects_line = True, False
             self._blind_until = self._p.clock.boottime() + WAITING_SECONDS
             self._status_at = max(self._status_at, self._blind_until)
@@ -280,6 +280,6 @@ class Guard:
         try:
             self._p.runtime_dir.put_status(document)
         except GuardError as error:
-            self._p.recorder.say("guard.error", "error", str(error))
+            self._p.recorder.log("guard.error", "error", str(error))
             self._status_at = now + 60.0
         self._p.service.status(status_line(document))

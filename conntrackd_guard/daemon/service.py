@@ -104,7 +104,7 @@ class Daemon:
         self._manager.stopping()
         parts.log_sources.close()
         self._recorder.note_position(parts.log_sources.position())
-        self._recorder.say("guard.stopped", "info", _farewell(parts.kernel.limit_in_force(), self._persisted()))
+        self._recorder.log("guard.stopped", "info", _farewell(parts.kernel.limit_in_force(), self._persisted()))
         return self._recorder.close(CLOSE_SECONDS)
 
     def reload(self) -> Policy | None:
@@ -113,11 +113,11 @@ class Daemon:
         try:
             settings = self._read_settings()
         except GuardError as error:
-            self._recorder.say("guard.error", "error", f"Settings not reloaded, the old ones stay in effect: {error}")
+            self._recorder.log("guard.error", "error", f"Settings not reloaded, the old ones stay in effect: {error}")
             self._manager.ready()
             return None
         self._configure_worker(settings)
-        self._recorder.say("guard.info", "info", f"Settings reloaded.{self._restart_note(settings)}")
+        self._recorder.log("guard.info", "info", f"Settings reloaded.{self._restart_note(settings)}")
         self._manager.ready()
         return settings.policy
 
@@ -155,7 +155,7 @@ class Daemon:
             kept=self._persisted(),
         )
         sources = log_sources.report()
-        recorder.say(
+        recorder.log(
             "guard.ready",
             "info",
             f"Watching ({_mode_and_limit(paths.mode, live.limit())}): {_events_from(sources)}.",
@@ -171,7 +171,7 @@ class Daemon:
         try:
             return self._drop_in.kept()
         except GuardError as error:
-            self._recorder.say("guard.error", "error", str(error))
+            self._recorder.log("guard.error", "error", str(error))
             return None
 
     def _configure_worker(self, settings: Settings) -> None:

@@ -16,6 +16,7 @@ from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Pause
+from conntrackd_guard.history.documents import detail
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 
 HOUR = 3600.0
@@ -90,7 +91,7 @@ def test_an_order_stays_small_on_a_crowded_host(guarded: Guarded) -> None:
         guarded.host.namespace(str(pid), 1)
     assert main(["pause"], guarded.paths) is Exit.DONE
     with guarded.history() as history:
-        told = history.row(2)
+        told = detail(history, 2)
         assert told is not None
         seen = told.record.observation
         assert len(seen.tables) + seen.small_tables == 101  # and the container with nothing in it is idle
@@ -131,6 +132,7 @@ ORDERS = """
 import sys
 from pathlib import Path
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.history.documents import detail
 from conntrackd_guard.host.paths import Paths
 sys.exit(main(sys.argv[2:], Paths(Path(sys.argv[1]))))
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 from testbed import report_scene
 from testbed.browser import CHROMIUM, Browser
 
@@ -20,8 +20,8 @@ from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.report import page as view
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.points import Point
-from conntrackd_guard.history.rows import DecisionDetail
+from conntrackd_guard.history.documents import DecisionDetail, detail
+from conntrackd_guard.history.series import Point
 from conntrackd_guard.host.paths import Paths
 
 SPAN = ["--since", f"@{report_scene.BEGIN}", "--until", f"@{report_scene.END}", "--no-dry-run"]
@@ -80,7 +80,7 @@ def test_everything_is_told(page: str) -> None:
     ):
         assert text in page
     assert page.count("<details>") == 6
-    assert all(html.escape(printable(hostile)) in page for hostile in report_scene.HOSTILE)
+    assert all(str(escape(printable(hostile))) in page for hostile in report_scene.HOSTILE)
 
 
 def test_nothing_from_outside_becomes_an_element(page: str) -> None:
@@ -110,7 +110,7 @@ def test_who_filled_the_table_and_whether_raising_was_the_cure_is_told(page: str
     shown, _, folded = row.partition("Who filled the table, and what to do")
     assert "Diagnosis: flood: Most flows are never answered" in shown
     assert "<code>ip netns exec web sysctl -w" in folded
-    assert f"process {html.escape(report_scene.HOSTILE[1])} (7)" in folded
+    assert f"process {escape(report_scene.HOSTILE[1])} (7)" in folded
     assert "<dt>100.0 %</dt><dd>    393,216  tcp SYN_SENT</dd>" in folded
 
 
@@ -121,19 +121,19 @@ def a_report(points: Sequence[Point] = (), entries: Sequence[DecisionDetail] = (
         "held": [(point.at, point.count) for point in points],
         "counts": view.Counts(decisions=len(entries)),
     }  # fmt: skip
-    return "".join(view.page(view.Report(**plain | more, points=points, entries=entries)))
+    return view.page(view.Report(**plain | more, points=points, entries=entries))
 
 
 def test_the_host_may_be_called_anything() -> None:
     """Its name is escaped in title and heading."""
     assert a_report().count("&lt;i&gt;</") == 2
-    assert "The time series has nothing of this time" in a_report()
+    assert "There is no time series of this time" in a_report()
 
 
 def test_a_host_without_a_limit_has_a_report_too() -> None:
     """0 means unlimited: there is no share to tell."""
     text = a_report([Point(at=10, namespace=1, label="initial", limit=0, count=7)])
-    assert "The limit, at 0 at both ends, and the entries of the one table seen: at most 7" in text
+    assert "The limit, at 0 at both ends, and the entries of the only table seen: at most 7" in text
 
 
 def test_no_namespace_passes_for_another() -> None:
@@ -148,7 +148,7 @@ def test_no_namespace_passes_for_another() -> None:
 def test_a_raise_within_a_step_is_no_peak_of_the_limit(scene: Path) -> None:
     """The series knows the highest limit of a step; drawn from its begin, the line would fall again before the raise."""
     with History(Paths(scene).history, mode="reader") as history:
-        told = history.row(1)
+        told = detail(history, 1)
     assert told is not None
     at = told.row.at_seconds
     points = [Point(at=int(at) - 5 + n, namespace=1, label="initial", limit=393_216, count=1, step=10) for n in (0, 10)]
@@ -162,7 +162,7 @@ def test_a_raise_within_a_step_is_no_peak_of_the_limit(scene: Path) -> None:
 def test_that_a_table_was_full_is_told_although_the_limit_rose_at_once(scene: Path) -> None:
     """Against the limit after the raise the same entries are two thirds."""
     with History(Paths(scene).history, mode="reader") as history:
-        told = history.row(1)
+        told = detail(history, 1)
     assert told is not None
     points = [Point(at=10, namespace=7, label="web", limit=393_216, count=262_144)]
     assert "<dt>Highest use of a table</dt><dd>100 %</dd>" in a_report(points, [told])
@@ -179,7 +179,7 @@ def test_what_there_is_no_room_for_is_counted_and_said(
     assert "These are the last 2 of 6: choose a shorter time" in text
     assert text.count('<tr role="row" id="d') == 2
     assert "<dt>Raises</dt><dd>5</dd>" in text
-    assert "<dt>Drops went on after</dt><dd>1 of 5 raises</dd>" in text
+    assert "<dt>Drops continued after</dt><dd>1 of 5 raises</dd>" in text
 
 
 def test_what_is_no_file_is_written_to_and_stays(

@@ -12,6 +12,7 @@ from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import OutcomeKind, OverrideKind
+from conntrackd_guard.history.documents import detail
 
 STEP = 98_304
 """65,536 × 1.5."""
@@ -195,7 +196,7 @@ def test_a_crowd_of_namespaces_leaves_a_small_record(host: Host) -> None:
     guarded.turn()
     (row,) = guarded.rows()
     with guarded.history() as history:
-        told = history.row(row.id)
+        told = detail(history, row.id)
     assert told is not None
     seen = told.record.observation
     assert (len(seen.tables) + seen.small_tables, seen.small_entries) == (101, 20 * (100 - 31))
@@ -226,7 +227,7 @@ def test_policies_in_rows_are_those_decided_with(host: Host) -> None:
     guarded.turn()
     (row,) = guarded.rows()
     with guarded.history() as history:
-        told = history.row(row.id)
+        told = detail(history, row.id)
     assert told is not None
     assert told.policy == replace(policy, buckets=Buckets.KEEP)
     guarded.stop()

@@ -9,6 +9,7 @@ from testbed.guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.core.configuration import FloodAction, FloodResponse, Policy
 from conntrackd_guard.daemon.flood_sample import FloodSample
+from conntrackd_guard.history.documents import detail
 
 HOLD = Policy(on_flood=FloodResponse(action=FloodAction.HOLD))
 NEAR = LIMIT * 3 // 4
@@ -36,7 +37,7 @@ def test_a_flood_that_was_sampled_before_is_held(host: Host) -> None:
     assert guarded.reasons() == ["hold flood none"]
     assert host.limit == LIMIT
     with guarded.history() as history:
-        told = history.row(1)
+        told = detail(history, 1)
     assert told is not None
     assert told.record.decision.arithmetic.on_flood == HOLD.on_flood  # type: ignore[union-attr]
     guarded.stop()

@@ -17,6 +17,7 @@ from conntrackd_guard.core.model import MessageKind, State
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.daemon.loop import LINE_LOOK_MS
 from conntrackd_guard.history.database import History
+from conntrackd_guard.history.documents import detail
 
 STEP = 98_304
 """65,536 × 1.5."""
@@ -255,7 +256,7 @@ def test_every_row_is_decided_again_from_the_database_alone(host: Host) -> None:
     seen = set()
     with History(guarded.paths.history, mode="reader") as history:
         for row in rows:
-            told = history.row(row.id)
+            told = detail(history, row.id)
             assert told is not None
             record = told.record
             assert told.policy == policy
@@ -277,7 +278,7 @@ def test_a_record_keeps_the_state_it_was_decided_with(host: Host) -> None:
     guarded.message()
     guarded.turn()
     with History(guarded.paths.history, mode="reader") as history:
-        told = history.row(guarded.rows()[0].id)
+        told = detail(history, guarded.rows()[0].id)
     assert told is not None
     assert told.record.state == State()
     assert guarded.state == replace(State(), last_raise_seconds=1_000.0, raise_seconds=(1_000.0,), set_limit=STEP)

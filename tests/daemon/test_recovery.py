@@ -110,7 +110,7 @@ def test_a_redelivered_record_does_no_harm(host: Host) -> None:
     guarded.turn()
     guarded.written()
     with guarded.paths.history.open("rb"):
-        told = guarded.recorder.question(lambda keeper: keeper.past("boot-1").records).within(5.0)
+        told = guarded.recorder.call(lambda worker: worker.past("boot-1").records).result(5.0)
     assert told
     guarded.recorder.submit(told[0], guarded.policy)
     assert len(guarded.rows()) == 1
@@ -149,7 +149,7 @@ def test_a_boot_begins_with_an_empty_state(host: Host) -> None:
     guarded.message()
     guarded.turn()
     guarded.written()
-    past = guarded.recorder.question(lambda keeper: keeper.past("boot-2").records).within(5.0)
+    past = guarded.recorder.call(lambda worker: worker.past("boot-2").records).result(5.0)
     assert past == []
     guarded.stop()
 

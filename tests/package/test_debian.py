@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEBIAN_NAMES = {
     "systemd-python": "python3-systemd", "pyyaml": "python3-yaml", "structlog": "python3-structlog",
     "rich": "python3-rich",
+    "jinja2": "python3-jinja2",
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ STEP = 98_304
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try what is owed at every turn of the recorder."""
-    monkeypatch.setattr("conntrackd_guard.recording.worker._OWED_SECONDS", 0.0)
+    monkeypatch.setattr("conntrackd_guard.recording.worker._RETRY_SECONDS", 0.0)
 
 
 def raised(host: Host) -> Guarded:

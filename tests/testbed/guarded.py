@@ -208,7 +208,7 @@ class Guarded:
         self.kernel = FaultyKernel(self.paths)
         self.log_sources = ToldIntake()
         self.log = io.StringIO()
-        keeper = Worker(
+        worker = Worker(
             paths=self.paths,
             drop_in=SysctlDropIn(self.paths),
             log=Log("json", self.log),
@@ -216,8 +216,8 @@ class Guarded:
             retention_seconds=1e9,
             max_rows=self.max_rows,
         )
-        keeper.sampling = self.sampling
-        self.recorder = Recorder(keeper)
+        worker.sampling = self.sampling
+        self.recorder = Recorder(worker)
         self.recorder.start()
         self.recovered: Recovered = recover(
             self.recorder, self.runtime_dir, self.kernel, self.clock, "boot-1", self.policy
@@ -260,7 +260,7 @@ class Guarded:
 
     def written(self) -> None:
         """Wait until the recorder has done all that was handed over."""
-        assert self.recorder.question(lambda _: True).within(BARRIER_SECONDS), "the recorder is stuck"
+        assert self.recorder.call(lambda _: True).result(BARRIER_SECONDS), "the recorder is stuck"
 
     def rows(self) -> list[Row]:
         """Return the history, oldest first, once all is written."""

@@ -12,10 +12,10 @@ from conntrackd_guard import __version__
 from conntrackd_guard.cli.answer import note
 from conntrackd_guard.cli.commands.history import open_history, time_option
 from conntrackd_guard.cli.exits import Exit
-from conntrackd_guard.cli.render.report import page as view
-from conntrackd_guard.cli.render.report.page import Counts, Report
+from conntrackd_guard.cli.render.report.page import Counts, Report, page
 from conntrackd_guard.core.errors import AnswerIsNo, HostError
 from conntrackd_guard.core.verification import Drops
+from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
@@ -41,7 +41,7 @@ def report(args: argparse.Namespace, paths: Paths) -> Exit:
     if history is None:
         return Exit.NO
     with history:
-        content = "".join(view.page(_gathered(history, since, until))).encode()
+        content = page(_gathered(history, since, until)).encode()
     _write(args.output, content)
     note(f"{args.output}: {len(content) / 1024:,.0f} KiB")
     return Exit.DONE
@@ -69,7 +69,7 @@ def _gathered(history: History, since: float, until: float) -> Report:
         counted["raises"] += row.verdict == "raise" and row.outcome in {"applied", "rehearsed"}
         counted["holds"] += row.verdict == "hold"
         counted["watched"] += row.verification is not None
-        counted["went_on"] += row.verification is not None and row.verification.drops is Drops.CONTINUING
+        counted["continuing"] += row.verification is not None and row.verification.drops is Drops.CONTINUING
         if len(newest) < _MOST_DECISIONS:
             newest.append(row.id)
     step = max(1, round((until - since) / _DOTS))
@@ -82,6 +82,6 @@ def _gathered(history: History, since: float, until: float) -> Report:
         step=step,
         points=history.points(since, until, step),
         held=history.held(since, until, step),
-        entries=[told for number in newest if (told := history.row(number)) is not None],
+        entries=[told for number in newest if (told := documents.detail(history, number)) is not None],
         counts=Counts(**counted),
     )

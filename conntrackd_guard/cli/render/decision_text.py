@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from conntrackd_guard.cli.render.console import local, print_indented, print_line
-from conntrackd_guard.core.afterwards import afterwards
+from conntrackd_guard.core import explain
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.verification import Drops, Verification
 from conntrackd_guard.history.rows import Row
@@ -50,4 +50,4 @@ def head(row: Row) -> Text:
 def afterwards_text(verification: Verification) -> Text:
     """Return what came of a raise, loud where it was no cure."""
     style = {Drops.CONTINUING: "bold red", Drops.UNKNOWN: ""}.get(verification.drops, "green")
-    return Text(f"Afterwards: {afterwards(verification)}", style=style)
+    return Text(f"Afterwards: {explain.verification(verification)}", style=style)

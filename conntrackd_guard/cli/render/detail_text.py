@@ -9,13 +9,14 @@ from conntrackd_guard.cli.render.analysis_text import head_lines, mix_lines, ran
 from conntrackd_guard.cli.render.arithmetic_text import sum_lines
 from conntrackd_guard.cli.render.console import local, print_indented, print_line, section
 from conntrackd_guard.cli.render.decision_text import head
-from conntrackd_guard.core.afterwards import afterwards
+from conntrackd_guard.core import explain
 from conntrackd_guard.core.cost import fullest_first
 from conntrackd_guard.core.explain import concerned, table_name
 from conntrackd_guard.core.model import Hold, Override, Raise, Record
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
-from conntrackd_guard.history.rows import DecisionDetail, Row
+from conntrackd_guard.history.documents import DecisionDetail
+from conntrackd_guard.history.rows import Row
 
 _TABLES_SHOWN = 20
 _GROUPS_SHOWN = 5
@@ -31,8 +32,8 @@ def print_detail(console: Console, told: DecisionDetail) -> None:
     arithmetic = getattr(record.decision, "arithmetic", None)
     if arithmetic is not None:
         section(console, "The sum", sum_lines(arithmetic, told.policy))
-    if told.portrait is not None:
-        _print_portrait(console, told.portrait)
+    if told.analysis is not None:
+        _print_portrait(console, told.analysis)
     section(console, "Decided", _decided(record))
     section(console, "Came of it", _outcome(row))
     section(
@@ -111,7 +112,7 @@ def _outcome(row: Row) -> list[tuple[str, str]]:
     if row.detail:
         lines.append(("detail", printable(row.detail)))
     if row.verification is not None:
-        lines.append(("afterwards", afterwards(row.verification)))
+        lines.append(("afterwards", explain.verification(row.verification)))
     if row.repeats > 1:
         counted = f"{row.repeats:,} in all: kernel lines, and decisions without a new line"
         lines.append(("repeats", f"{counted}; last at {local(row.last_seconds)}"))

@@ -14,9 +14,9 @@ from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.cost import fullest_first
 from conntrackd_guard.core.explain import table_name
 from conntrackd_guard.core.model import Hold, Raise, Table
+from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_bytes, format_duration
-from conntrackd_guard.core.urgency import ACTIONABLE
 
 _BAR_CELLS = 20
 _NARROW = 100
