@@ -6,11 +6,12 @@ UNIT = tests/core tests/properties tests/settings tests/history tests/actions te
     tests/test_architecture.py
 T ?= $(UNIT)
 
-.PHONY: help unit lint docs live deb
+.PHONY: help unit lint completions docs live deb
 
 help:
 	@echo "make unit    run the quick tests; one of them: make unit T=tests/core/test_policy.py"
 	@echo "make lint    run ruff, mypy, import-linter, codespell, shellcheck and validate-pyproject"
+	@echo "make completions    generate share/completions after a change of the command line; run make lint once before"
 	@echo "make docs    build the documentation and check its generated parts"
 	@echo "make live    run the tests on the real kernel; needs root, and lowers nf_conntrack_max temporarily"
 	@echo "make deb     build the Debian package, a wheel and an sdist into dist/; needs root to install build tools"
@@ -20,6 +21,9 @@ unit:
 
 lint:
 	PYTHON=$(PYTHON) scripts/lint
+
+completions:
+	PYTHON=.cache/linters/bin/python scripts/completions
 
 docs:
 	scripts/docs

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md")])
 FOLDERS = "bench|config|conntrackd_guard|debian|docs|scripts|share|stubs|systemd|tests"
 _PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*|[A-Z][A-Z_]+\.md|pyproject\.toml|Makefile)(?:::?\w+)?`")
+_NAME_IN = re.compile(r"`(\w+)`\s+in\s+`([\w/]+\.py)`")
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(?:#([\w-]+))?\)")
 _BLOCK = re.compile(r"(?ms)^```(sh|yaml)\n(.*?)^```")
 _COMMAND_END = re.compile(r"\s(?:&&|[|;>])\s")
@@ -31,7 +32,7 @@ def main() -> int:
     """Print every problem; 1 if there is one."""
     problems = [problem for page in PAGES for problem in _page(page)]
     files = (ROOT / "docs/reference/files.md").read_text("utf-8")
-    problems += [f"docs/reference/files.md: {path} is missing" for path in _host_paths() if f"`{path}`" not in files]
+    problems += [f"docs/reference/files.md: {path} is missing" for path in _host_paths() if f"`{path}" not in files]
     keys = (ROOT / "docs/reference/guard.yaml.5.md").read_text("utf-8")
     problems += [
         f"docs/reference/guard.yaml.5.md: {key.name} is missing" for key in KEYS if f"\n`{key.name}: " not in keys
@@ -43,6 +44,10 @@ def main() -> int:
 def _page(page: Path) -> list[str]:
     text, name = page.read_text("utf-8"), page.relative_to(ROOT)
     problems = [f"{name}: {path} does not exist" for path in _PATH.findall(text) if not (ROOT / path).exists()]
+    for word, path in _NAME_IN.findall(text):
+        code = (ROOT / path).read_text("utf-8") if (ROOT / path).exists() else ""
+        if not re.search(rf"(?m)^(class |def |){word}\b", code):
+            problems.append(f"{name}: {word} is not in {path}")
     for link, anchor in _LINK.findall(text):
         target = page.parent / link
         if not target.exists():
@@ -97,12 +102,9 @@ def _anchors(page: Path) -> set[str]:
 
 
 def _host_paths() -> list[str]:
-    """Return every path that the guard reads settings from or writes."""
-    paths = Paths()
-    plain = (paths.settings_file, paths.settings_folder / "*.yaml", paths.fleet_pause, paths.drop_in, paths.history)
-    run = (paths.lock, paths.pause, paths.status_file)
-    folders = (f"{paths.intents}/", f"{paths.orders}/", f"{paths.notices}/")
-    return [*map(str, plain), *map(str, run), *folders]
+    """Return every path of the guard's own on a host."""
+    paths = [getattr(Paths(), name) for name, value in vars(Paths).items() if isinstance(value, property)]
+    return [str(path) for path in paths if re.match(r"/(etc|run|var/lib)/(conntrackd-guard|sysctl\.d)/", str(path))]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from conntrackd_guard.actions.revertible import Step, revertible_raises
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Mode, Policy
-from conntrackd_guard.core.crowd import condense
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.model import (
@@ -29,14 +28,14 @@ from conntrackd_guard.core.model import (
     Trigger,
     TriggerKind,
 )
+from conntrackd_guard.core.records import condense
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
-from conntrackd_guard.host.sysctl_dropin import DropIn
-from conntrackd_guard.recording.dropin_sync import to_persist
+from conntrackd_guard.host.sysctl_dropin import DropIn, Persisted
 
 REVERT_PAUSE_SECONDS = 3600.0
 """A revert stops raising this long: else the next line would undo it."""
@@ -116,7 +115,7 @@ class Overrides:
         own = Pause(
             by="guard revert", reason=reason or "the limit was reverted", until_seconds=now + REVERT_PAUSE_SECONDS
         )
-        earlier = self._run_files.ordered_pause(now)
+        earlier = self._run_files.operator_pause(now)
         until = (plan.paused or own).until_seconds
         order = Override(kind=OverrideKind.REVERT, target=plan.target, until_seconds=until, reason=reason, **_who())
         planned = self._planned(order, plan.observation)
@@ -152,7 +151,7 @@ class Overrides:
     def _lasting_pause(self) -> Pause | None:
         """Return the ordered pause where it lasts longer than a revert's own."""
         now = self._clock.boottime()
-        pause = self._run_files.ordered_pause(now)
+        pause = self._run_files.operator_pause(now)
         if pause is None or (pause.until_seconds is not None and pause.until_seconds < now + REVERT_PAUSE_SECONDS):
             return None
         return pause
@@ -168,7 +167,8 @@ class Overrides:
         """Make the drop-in follow; return what of it failed."""
         try:
             none = plan.original or self._drop_in.limit() is None
-            self._drop_in.override(None if none else to_persist(planned, plan.target, budget_bytes=0), decided)
+            persisted = Persisted.from_record(planned, plan.target, sentence(planned))
+            self._drop_in.override(None if none else persisted, decided)
         except GuardError as error:
             return f"The limit was reverted; the drop-in was not: {error}"
         return ""

@@ -7,15 +7,15 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+from conntrackd_guard.core.budget import Cost, cost_of, filled, fullest_first
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.configuration import FloodResponse, Mode, Policy
-from conntrackd_guard.core.cost import Cost, cost_of, filled, fullest_first
 from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import Hold, MessageKind, Observation, Raise, State, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.state import advance, rehearsed_limit
-from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History, Row
+from conntrackd_guard.history.rows import decision_document
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -112,7 +112,7 @@ def document(status: Status) -> dict[str, Any]:
         "memory": encode(cost) | {"headroom_bytes": cost.headroom_bytes},
         "paused": encode(seen.pause),
         "next_step": {"allowed": isinstance(status.next_step, Raise), **encode(status.next_step)},
-        "last_decision": None if status.last is None else documents.decision(status.last),
+        "last_decision": None if status.last is None else decision_document(status.last),
         "degraded": status.degraded,
         "unread": list(status.unread),
     }

@@ -166,7 +166,7 @@ class Observation:
     kernel_limit: int | None
     """The limit in force."""
     tables: tuple[Table, ...] = ()
-    """The tables with entries or drops that matter one by one (see `core.records.condense`)."""
+    """The tables that hold entries or dropped some: all that matter by themselves (see `core.records`)."""
     small_tables: int = 0
     """Further tables, each below half the limit and without drops."""
     small_entries: int = 0

@@ -1,23 +1,42 @@
-"""What makes two records the same news.
+"""What a record is about: its reason, its fingerprint, whether an operator has to act. And records kept small.
 
-Pure. Figures are no part of it: a table that stands at a reached ceiling for a day is one piece of
-news, however its count moves.
+Pure. Figures are no part of a fingerprint: a table that stays at its ceiling for a day is one piece of news, however its
+count moves.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 from conntrackd_guard.core.codec import verdict
-from conntrackd_guard.core.model import Hold, OutcomeKind, Override, Raise, Record, TriggerKind
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, Observation, OutcomeKind, Override, Raise, Record, Table, TriggerKind
+
+ACTIONABLE = frozenset(
+    {
+        HoldReason.OVER_BUDGET,
+        HoldReason.OVER_BUDGET_AT_START,
+        HoldReason.RESERVE,
+        HoldReason.AT_CEILING,
+        HoldReason.FLOOD,
+        HoldReason.CHAINS,  # where raising ends by default on most hosts: larger than any other bound in practice
+        HoldReason.INT_MAX,
+        HoldReason.CONFLICT,
+        HoldReason.RESERVE_BROKEN,
+    }
+)
+"""Need met a bound that the guard can't move, or the guard stopped itself. Time, a raise or an operator ends the others."""
+NAMED_ONE_BY_ONE = 32
+"""The fullest tables have an entry each in a record; 5,000 would make it 1 MiB, and encoding it 55 ms."""
 
 
 def reason(record: Record) -> str:
     """Return why, as one stable word or two.
 
     A hold: the code of its reason (`over_budget`). A raise: `restore` at start, else its trigger and what the
-    tables said of it (`kernel_message confirmed`); what ended the step is `bound` in its arithmetic. An order: its
-    kind (`revert`); what the operator wrote is part of the sentence.
+    tables said of it (`kernel_message confirmed`); what ended the step is `bound` in its arithmetic. An override:
+    its kind (`revert`); what the operator wrote is part of the sentence.
     """
     match record.decision:
         case Hold(reason=why):
@@ -33,7 +52,7 @@ def reason(record: Record) -> str:
 
 
 def changes_state(record: Record) -> bool:
-    """Return whether `core.state.advance` can care: raises (refused ones too), orders, other writers."""
+    """Return whether `core.state.advance` can care: raises (refused ones too), overrides, other writers."""
     return not isinstance(record.decision, Hold) or record.trigger.kind is TriggerKind.OTHER_WRITER
 
 
@@ -47,13 +66,43 @@ def merges(record: Record) -> bool:
     return is_refused(record) or not changes_state(record)
 
 
-def identity(record: Record) -> str:
-    """Return who, what made the guard look, verdict, reason and limit as one text: equal texts are the same news.
+def needs_operator(record: Record) -> bool:
+    """Return whether the record is a hold that only an operator can end."""
+    decision = record.decision
+    return isinstance(decision, Hold) and decision.reason in ACTIONABLE and record.outcome.kind is OutcomeKind.NONE
 
-    A refused write is about limit and error alone, whichever table it was tried for.
+
+def fingerprint(record: Record) -> str:
+    """Return namespace, trigger, verdict, reason and limit as one text: records with equal texts are the same news.
+
+    A refused write is about limit and error alone, whichever table it was for.
     """
     limit, trigger = record.observation.limit, record.trigger
     parts: tuple[object, ...] = ("refused", record.outcome.errno, limit)
     if not is_refused(record):
         parts = (trigger.namespace, trigger.kind, trigger.message_kind, verdict(record.decision), reason(record), limit)
     return "|".join(map(str, parts))
+
+
+def condense(observation: Observation, concerned: int | None) -> Observation:
+    """Return the observation with its small tables as one sum: any user can create thousands of namespaces.
+
+    No decision changes by it, and no calculation but that of a hold whose bounds allow less than the limit in force.
+    A small table is under half the limit, so it is charged twice what it holds whatever the target. Never among them:
+    the fullest, the initial one, that of the namespace `concerned`, and those that dropped, or may have.
+    """
+    if len(observation.tables) <= NAMED_ONE_BY_ONE:
+        return observation
+    limit = observation.limit or 0
+    fullest = sorted(observation.tables, key=lambda table: (-table.count, table.namespace))
+    alone = fullest[:NAMED_ONE_BY_ONE]
+    small: list[Table] = []
+    for table in fullest[NAMED_ONE_BY_ONE:]:
+        apart = table.initial or table.namespace == concerned or table.dropped != 0 or 2 * table.count > limit
+        (alone if apart else small).append(table)
+    return replace(
+        observation,
+        tables=tuple(alone),
+        small_tables=len(small),
+        small_entries=sum(table.count for table in small),
+    )

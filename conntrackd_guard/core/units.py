@@ -1,24 +1,23 @@
-"""Sizes, percentages, durations and counts: from text as people write it, and back.
+"""Sizes, percentages, durations and counts: parse what people write, and format for people.
 
-Every `parse_*` raises ValueError with a sentence that says what was expected. Only ASCII digits count,
-nothing is a float on the way in, and no text gives an infinite, negative or unbounded number.
+Every `parse_*` raises ValueError with the expected form. Only ASCII digits are accepted; no result is infinite,
+negative or unbounded.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from datetime import UTC, datetime
 
 _LONGEST_TEXT = 64
-"""Longer than any sensible value; keeps a hostile digit string from costing time."""
-_SCALE: int = 10**_LONGEST_TEXT
-"""No text that is read has more decimals, so all arithmetic is in whole numbers: exact, and without a library."""
+"""Longer than any sensible value; bounds the time that a hostile digit string takes."""
 
 MOST_BYTES = 2**60
-"""1 EiB: beyond any host, and products with an entry's size stay far inside what SQLite can hold (63 bits)."""
+"""1 EiB: more than any host has, and products with an entry's size fit SQLite's 63 bits."""
 
 MOST_COUNT = 2**53
-"""The largest range in which a count survives JSON readers that know doubles only."""
+"""JSON readers that use doubles represent every whole number up to this."""
 
 MOST_SECONDS = 100 * 31_557_600
 """100 years."""
@@ -64,12 +63,12 @@ def parse_size(text: str) -> int:
         raise ValueError(f"{expected} ({unit}B is ambiguous: write {unit.upper()}iB, a power of 1024)")
     if tail == "iB" and not unit:
         raise ValueError(expected)
-    size, rest = divmod(_scaled(number) * _SIZE_UNITS[unit], _SCALE)
-    if size > MOST_BYTES or (size == MOST_BYTES and rest):
+    size = (float(number) if "." in number else int(number)) * _SIZE_UNITS[unit]
+    if size > MOST_BYTES:
         raise ValueError(f"{expected}, at most {format_bytes(MOST_BYTES)}")
-    if rest:
+    if size != int(size):
         raise ValueError(f"{expected}, a whole number of bytes")
-    return size
+    return int(size)
 
 
 def parse_percentage(text: str) -> float:
@@ -77,25 +76,25 @@ def parse_percentage(text: str) -> float:
     expected = "expected a percentage from 0% to 100%, such as 10%"
     short = _short(text, expected)
     number = short.removesuffix("%").rstrip()
-    if not short.endswith("%") or _NUMBER.fullmatch(number) is None or _scaled(number) > 100 * _SCALE:
+    if not short.endswith("%") or _NUMBER.fullmatch(number) is None or (fraction := float(number) / 100) > 1:
         raise ValueError(expected)
-    return _scaled(number) / (100 * _SCALE)
+    return fraction
 
 
 def parse_duration(text: str) -> float:
-    """Return a time span in seconds; systemd's grammar: `200ms`, `1h 30min`, `1.5h`; a bare number is seconds."""
+    """Return a duration in seconds. The grammar is systemd's: `200ms`, `1h 30min`, `1.5h`; a bare number is seconds."""
     expected = "expected a duration such as 200ms, 2s, 10min, 1h 30min or 30d"
     short = _short(text, expected)
-    total = at = 0
+    at, microseconds = 0, 0.0
     while at < len(short) or not short:
         match = _SPAN.match(short, at)
         if match is None or (match[2] and match[2] not in _MICROSECONDS_OF):
             raise ValueError(expected)
-        total += _scaled(match[1]) * _MICROSECONDS_OF[match[2] or "s"]
+        microseconds += float(match[1]) * _MICROSECONDS_OF[match[2] or "s"]
         at = match.end()
-    if total > MOST_SECONDS * 1_000_000 * _SCALE:
+    if microseconds > MOST_SECONDS * 1_000_000:
         raise ValueError(f"{expected}, at most 100 years")
-    return total / (1_000_000 * _SCALE)
+    return microseconds / 1_000_000
 
 
 def parse_boolean(text: str) -> bool:
@@ -125,7 +124,7 @@ def parse_number(text: str) -> float:
 
 
 def format_bytes(count: float) -> str:
-    """Return bytes for people: `512 MiB`, `1.5 GiB`; one decimal at most, so it need not read back exactly."""
+    """Return bytes for people: `512 MiB`, `1.5 GiB`; rounded to one decimal."""
     if not math.isfinite(count):
         return str(count)
     if abs(count) < 2**10:
@@ -133,7 +132,7 @@ def format_bytes(count: float) -> str:
     value = float(count)
     for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
         value /= 2**10
-        if abs(value) < 1023.95:  # noqa: PLR2004 - from here on one decimal would print 1024.0
+        if abs(value) < 1023.95:  # noqa: PLR2004 - more would print as 1024.0
             return f"{value:.1f}".removesuffix(".0") + f" {unit}"
     return f"{value / 2**10:,.1f}".removesuffix(".0") + " EiB"
 
@@ -153,11 +152,11 @@ def format_percentage(fraction: float) -> str:
 
 _FEW_PARTS = 2
 _WHOLE_FROM_US = 10_000_000
-"""From ten seconds on nobody reads the milliseconds, where a duration is not to be read back."""
+"""From 10 s on, milliseconds are left out of a duration for people."""
 
 
 def format_duration(seconds: float, *, parts: int = 2) -> str:
-    """Return seconds for people: `1h 30min`, `200ms`; the `parts` largest units, rounded, down to microseconds."""
+    """Return seconds for people, rounded to the `parts` largest units: `1h 30min`, `200ms`."""
     if not math.isfinite(seconds * 1_000_000):
         return str(seconds)
     if seconds < 0:
@@ -177,15 +176,14 @@ def format_duration(seconds: float, *, parts: int = 2) -> str:
     return " ".join(printed) or "0s"
 
 
-def _scaled(number: str) -> int:
-    """Return a plain decimal number times _SCALE, exactly."""
-    whole, _, decimals = number.partition(".")
-    return int((whole + decimals).ljust(len(whole) + _LONGEST_TEXT, "0"))
-
-
 def _short(text: str, expected: str) -> str:
-    """Return the text without surrounding space, or raise where it is longer than any value."""
+    """Return the stripped text. Raises ValueError if it is longer than any value."""
     stripped = text.strip()
     if len(stripped) > _LONGEST_TEXT:
         raise ValueError(f"{expected} (at most {_LONGEST_TEXT} characters)")
     return stripped
+
+
+def rfc3339(wall_seconds: float) -> str:
+    """Return wall time as `2026-11-23T11:07:27.123Z`."""
+    return datetime.fromtimestamp(wall_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,7 @@ from conntrackd_guard.core.model import KernelEvent
 from conntrackd_guard.history.database import Position
 from conntrackd_guard.host.kernel_log.journal import JournalFollower
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
-from conntrackd_guard.recording.question import Question
-from conntrackd_guard.recording.worker import Past
+from conntrackd_guard.recording.items import Past
 
 ALONE_POLL_SECONDS = 0.2
 """Without a ring buffer the journal is asked this often: its entries can be read 0.4 s before it says so."""
@@ -32,7 +32,7 @@ class LogSources:
         self,
         ring: RingBuffer | None,
         journal: JournalFollower | None,
-        past: Question[Past],
+        past: Future[Past],
         boot_id: str,
         notes: tuple[str, ...] = (),
     ) -> None:
@@ -52,7 +52,7 @@ class LogSources:
             journal.poll_seconds = ALONE_POLL_SECONDS
         elif journal is not None:
             journal.rest_between_looks()
-        if past.answered:
+        if past.done():
             self._recall()
             self._start_journal()
         else:  # the ring buffer alone until the disk answers
@@ -60,14 +60,14 @@ class LogSources:
 
     def _start_journal(self) -> None:
         """Begin where an earlier run stood, as soon as that is known."""
-        position = self._past.wait().position
+        position = self._past.result().position
         if self._journal is not None:
             self._journal.start(None if position is None else position.cursor)
             self._journal.await_end(AT_START_SECONDS)
 
     def _recall(self) -> None:
         """Take in where an earlier run stood. What the ring buffer held at start is told apart by that, and waits for it."""
-        self._recalled, self._recorded = True, self._past.wait().position
+        self._recalled, self._recorded = True, self._past.result().position
         if self._recorded is not None:
             self._cursor = self._recorded.cursor
             self._liveness.recall(self._recorded.boot_id, self._recorded.stamp_us)
@@ -76,14 +76,9 @@ class LogSources:
         """Return what becomes readable when a source has something."""
         return [source.fileno() for source in (self._ring, self._journal) if source is not None]
 
-    @property
-    def has_ring_buffer(self) -> bool:
-        """Return whether a line can be read as soon as the kernel has printed it."""
-        return self._ring is not None
-
     def take(self) -> list[tuple[KernelEvent, bool]]:
         """Return the lines not taken yet, each with whether it is live. A line that both sources heard comes once."""
-        if not self._recalled and self._past.answered:
+        if not self._recalled and self._past.done():
             self._recall()
         heard: list[KernelEvent] = []
         if self._recalled:

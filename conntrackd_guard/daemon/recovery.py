@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
 from conntrackd_guard.core import state as states
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Outcome, OutcomeKind, Raise, Record, State
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.runtime_dir import RuntimeDir
-from conntrackd_guard.recording.question import Question
+from conntrackd_guard.recording.items import Past
 from conntrackd_guard.recording.recorder import Recorder
-from conntrackd_guard.recording.worker import Past
+from conntrackd_guard.recording.worker import Worker
 
 HISTORY_SECONDS = 5.0
 """How long the start waits for the history; a stalled disk must not keep a full table waiting."""
@@ -25,20 +27,27 @@ class Recovered:
     """What a start knows of the past."""
 
     state: State
-    past: Question[Past]
-    """Answered at once, or when the disk answers."""
+    past: Future[Past]
+    """Done at once, or when the disk answers."""
 
 
 def recover(  # noqa: PLR0913, PLR0917 - wiring
     recorder: Recorder, runtime_dir: RuntimeDir, kernel: Kernel, clock: Clock, boot_id: str, policy: Policy
 ) -> Recovered:
     """Return the state to begin with; open intents and orders become records."""
-    question = recorder.question(lambda keeper: keeper.past(boot_id), retry=True)
-    past = question.within(HISTORY_SECONDS)
+
+    def read_past(worker: Worker) -> Past:
+        return worker.past(boot_id)
+
+    future, past = recorder.call(read_past), None
+    try:
+        past = future.result(HISTORY_SECONDS)
+    except (TimeoutError, GuardError):  # the position is needed all the same, once the disk answers
+        future = recorder.call(read_past, retry=True)
     state, known = State(), set[str]()
     if past is None or past.records is None:
         state = states.lost(clock.boottime())
-        recorder.say(
+        recorder.log(
             "guard.info",
             "warning",
             "This boot's history can't be read: pace starts with half the allowance spent.",
@@ -56,7 +65,7 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
         state = states.advance(state, record)
         recorder.submit(record, policy)
         runtime_dir.drop_override(record.key)
-    return Recovered(state=state, past=question)
+    return Recovered(state=state, past=future)
 
 
 def _explained(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder, persisted: str | None) -> list[Record]:
@@ -69,7 +78,7 @@ def _explained(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder, pers
     for key, content in reversed(runtime_dir.intents()):
         record = _decoded(content)
         if record is None or not isinstance(record.decision, Raise):
-            recorder.say("guard.error", "error", f"The intent {key} can't be read; the write it noted is unknown.")
+            recorder.log("guard.error", "error", f"The intent {key} can't be read; the write it noted is unknown.")
             runtime_dir.drop_intent(key)
             continue
         target, before = record.decision.target, record.observation.limit
@@ -93,10 +102,10 @@ def _orders(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder) -> list
     """Return the orders given while no guard ran."""
     found = []
     limit = kernel.limit_in_force()
-    for key, content in runtime_dir.orders():
+    for key, content in runtime_dir.overrides():
         record = _decoded(content)
         if record is None:
-            recorder.say("guard.error", "error", f"The order {key} can't be read and is left out.")
+            recorder.log("guard.error", "error", f"The order {key} can't be read and is left out.")
             runtime_dir.drop_override(key)
         else:
             found.append(_as_found(record, limit))

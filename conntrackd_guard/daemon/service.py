@@ -16,10 +16,10 @@ from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.daemon.applier import Applier
-from conntrackd_guard.daemon.controller import Dependencies
-from conntrackd_guard.daemon.flood_detector import Floods
+from conntrackd_guard.daemon.controller import Controller, Dependencies
+from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import AT_START_SECONDS, LogSources
-from conntrackd_guard.daemon.loop import Guard
+from conntrackd_guard.daemon.loop import Loop
 from conntrackd_guard.daemon.recovery import recover
 from conntrackd_guard.daemon.status_file import limit_text
 from conntrackd_guard.host.clock import Clock
@@ -104,7 +104,7 @@ class Daemon:
         self._manager.stopping()
         parts.log_sources.close()
         self._recorder.note_position(parts.log_sources.position())
-        self._recorder.say("guard.stopped", "info", _farewell(parts.kernel.limit_in_force(), self._persisted()))
+        self._recorder.log("guard.stopped", "info", _farewell(parts.kernel.limit_in_force(), self._persisted()))
         return self._recorder.close(CLOSE_SECONDS)
 
     def reload(self) -> Policy | None:
@@ -113,11 +113,11 @@ class Daemon:
         try:
             settings = self._read_settings()
         except GuardError as error:
-            self._recorder.say("guard.error", "error", f"Settings not reloaded, the old ones stay in effect: {error}")
+            self._recorder.log("guard.error", "error", f"Settings not reloaded, the old ones stay in effect: {error}")
             self._manager.ready()
             return None
         self._configure_worker(settings)
-        self._recorder.say("guard.info", "info", f"Settings reloaded.{self._restart_note(settings)}")
+        self._recorder.log("guard.info", "info", f"Settings reloaded.{self._restart_note(settings)}")
         self._manager.ready()
         return settings.policy
 
@@ -127,7 +127,7 @@ class Daemon:
         names = ", ".join(f"`{key.name}`" for key in KEYS if key.field in changed)
         return f" Changed too, but in effect only after `systemctl restart conntrackd-guard`: {names}." if names else ""
 
-    def _start(self) -> tuple[Dependencies, Guard]:
+    def _start(self) -> tuple[Dependencies, Loop]:
         """Recover the state, open the sources, and build the loop."""
         paths, recorder, clock = self._paths, self._recorder, Clock()
         live = LiveKernel(paths)
@@ -145,7 +145,7 @@ class Daemon:
             mode=paths.mode,
             kernel=kernel,
             observer=observer,
-            floods=Floods(paths, observer),
+            floods=FloodDetector(paths, observer),
             applier=Applier(kernel, self._runtime_dir),
             recorder=recorder,
             runtime_dir=self._runtime_dir,
@@ -155,7 +155,7 @@ class Daemon:
             kept=self._persisted(),
         )
         sources = log_sources.report()
-        recorder.say(
+        recorder.log(
             "guard.ready",
             "info",
             f"Watching ({_mode_and_limit(paths.mode, live.limit())}): {_events_from(sources)}.",
@@ -164,14 +164,15 @@ class Daemon:
             sources=sources,
             settings=sorted({origin.split(":")[0] for origin in self._settings.origins.values()}),
         )
-        return parts, Guard(parts, self._settings.policy, recovered.state, self._signals.take)
+        controller = Controller(parts, self._settings.policy, recovered.state)
+        return parts, Loop(parts, controller, self._signals.take)
 
     def _persisted(self) -> PersistedLimit | None:
         """Return what the drop-in holds for the next boot; log why if it can't be read."""
         try:
             return self._drop_in.kept()
         except GuardError as error:
-            self._recorder.say("guard.error", "error", str(error))
+            self._recorder.log("guard.error", "error", str(error))
             return None
 
     def _configure_worker(self, settings: Settings) -> None:

@@ -1,9 +1,9 @@
 """The history: every decision with its evidence, durable, readable with the guard stopped.
 
-One SQLite file in WAL mode. One writer (the recorder, or an order while no guard runs), any number
-of readers. A decision is written with its policy and the journal's position in one transaction that
-reaches the disk before `add` returns; positions and repeats alone wait for the next decision's sync,
-because losing them costs a redelivery that `key` makes harmless.
+One SQLite file in WAL mode. One writer (the recorder, or an override while no guard runs), any number of readers. A
+decision is written with its policy and the journal position in one transaction that reaches the disk before `add`
+returns; positions and repeats alone wait for the next decision's sync, because losing them costs a redelivery that `key`
+makes harmless.
 """
 
 from __future__ import annotations
@@ -21,37 +21,33 @@ from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import HostError, NotPermitted
 from conntrackd_guard.core.model import Record
+from conntrackd_guard.core.units import rfc3339
 from conntrackd_guard.core.verification import Verification
 from conntrackd_guard.history import file, series
-from conntrackd_guard.history.file import HistoryDamaged, told
-from conntrackd_guard.history.points import Point
+from conntrackd_guard.history.file import HistoryDamaged, translate_errors
 from conntrackd_guard.history.rows import (
-    DecisionDetail,
     Position,
     Row,
     columns,
     compact,
     evidence,
     hashed,
-    portrait_of,
     record_of,
-    rfc3339,
     storable,
     verification_of,
 )
 from conntrackd_guard.history.schema import FOLDED, SUMMARY, VERIFICATION
+from conntrackd_guard.history.series import Point
 
 if TYPE_CHECKING:
     from conntrackd_guard.core.traffic.analysis import TableAnalysis
 
-__all__ = ["DecisionDetail", "History", "HistoryDamaged", "Position", "Row"]
+__all__ = ["History", "HistoryDamaged", "Position", "Row"]
 
 PRUNE_AT_ONCE: Final = 1000
 """Rows deleted a transaction: each then holds the write lock for some 20 ms only."""
-
-
 _FIRST: Final = frozenset({"key", "at", "at_seconds", "boottime_seconds"})
-"""The columns that tell of a decision's first time."""
+"""The columns that a repeat does not change."""
 
 
 class History:
@@ -108,7 +104,7 @@ class History:
     ) -> int:
         """Write the decision, durably, and return its id; a record whose key is known is not written again.
 
-        `again` is the row that it repeats: that one keeps its key and first time, counts it, and takes all else from it.
+        `again` is the row that it repeats: that one counts it, keeps its key and first time, and takes all else from it.
         """
         policy_hash, policy_json = hashed(policy)
         row = columns(record, policy_hash=policy_hash, sentence=sentence, kernel_release=kernel_release)
@@ -123,7 +119,7 @@ class History:
         return int(row_id)
 
     def merge(self, row_id: int, times: int, last_wall_seconds: float, position: Position | None = None) -> None:
-        """Count `times` more of the same news in its row; not synced by itself."""
+        """Count `times` repeats in a row; not synced by itself."""
         with self._transaction("count a repeat in", durable=False) as database:
             database.execute(
                 "UPDATE decisions SET repeats = repeats + ?, last_at = ?, last_seconds = ? WHERE id = ?",
@@ -132,8 +128,8 @@ class History:
             _put_position(database, position)
 
     def add_verification(self, verification: Verification) -> None:
-        """Write what came of a raise beside its decision (nothing where that is gone); not synced by itself."""
-        with self._transaction("write what came of a raise to", durable=False) as database:
+        """Write a raise's verification (nothing where its row is gone); not synced by itself."""
+        with self._transaction("write a verification to", durable=False) as database:
             query = "REPLACE INTO verifications SELECT id, ? FROM decisions WHERE key = ?"
             database.execute(query, (compact(encode(verification)), verification.key))
 
@@ -146,22 +142,22 @@ class History:
 
     def points(self, since: float, until: float, step: int) -> list[Point]:
         """Return the time series between two wall times, oldest first, in steps of at least `step` seconds."""
-        with told("read", self.path):
+        with translate_errors("read", self.path):
             return list(series.read(self._database, int(since), int(until), step))
 
     def held(self, since: float, until: float, step: int) -> list[tuple[int, int]]:
         """Return (wall time, the most entries in all tables together), in the steps of `points`."""
-        with told("read", self.path):
+        with translate_errors("read", self.path):
             return series.held(self._database, int(since), int(until), step)
 
-    def add_portrait(self, key: str, portrait: TableAnalysis) -> None:
-        """Write a table's portrait beside the decision with that key (nothing where there is none); not synced by itself."""
-        values = (portrait.wall_seconds, portrait.findings[0].cause.value, compact(encode(portrait)), key)
+    def add_analysis(self, key: str, analysis: TableAnalysis) -> None:
+        """Write a table's analysis beside the decision with that key (nothing without one); not synced by itself."""
+        values = (analysis.wall_seconds, analysis.findings[0].cause.value, compact(encode(analysis)), key)
         with self._transaction("write a sample to", durable=False) as database:
             database.execute("REPLACE INTO samples SELECT id, ?, ?, ? FROM decisions WHERE key = ?", values)
 
-    def prune_portraits(self, before_seconds: float) -> None:
-        """Delete the portraits taken before that wall time."""
+    def prune_samples(self, before_seconds: float) -> None:
+        """Delete the analyses made before that wall time."""
         with self._transaction("delete old samples of", durable=False) as database:
             database.execute("DELETE FROM samples WHERE at_seconds < ?", (before_seconds,))
 
@@ -170,20 +166,20 @@ class History:
         found = self._all("SELECT id FROM decisions WHERE key = ?", (key,))
         return int(found[0][0]) if found else None
 
-    def find_identity(self, wanted: str, boot_id: str) -> tuple[int, float] | None:
-        """Return that boot's newest row with this identity and the wall time of its last repeat.
+    def find_fingerprint(self, wanted: str, boot_id: str) -> tuple[int, float] | None:
+        """Return that boot's newest row with this fingerprint and the wall time of its last repeat.
 
         None where it has none, or where another row came since that can change the state: then it is news again.
         """
-        query = f"""SELECT id, last_seconds FROM decisions WHERE boot_id = :boot AND identity = :wanted AND id > coalesce(
-            (SELECT max(id) FROM decisions WHERE boot_id = :boot AND {FOLDED} AND identity != :wanted), 0)
+        query = f"""SELECT id, last_seconds FROM decisions WHERE boot_id = :boot AND fingerprint = :wanted AND id > coalesce(
+            (SELECT max(id) FROM decisions WHERE boot_id = :boot AND {FOLDED} AND fingerprint != :wanted), 0)
             ORDER BY id DESC LIMIT 1"""  # noqa: S608 - constants
         found = self._all(query, {"boot": boot_id, "wanted": wanted})
         return (int(found[0][0]), float(found[0][1])) if found else None
 
     def save_position(self, position: Position) -> None:
-        """Remember how far the guard has read; not synced by itself."""
-        with self._transaction("write the journal's position to", durable=False) as database:
+        """Write how far the guard has read; not synced by itself."""
+        with self._transaction("write the journal position to", durable=False) as database:
             _put_position(database, position)
 
     def position(self) -> Position | None:
@@ -198,7 +194,7 @@ class History:
         query = f"SELECT {SUMMARY} FROM decisions WHERE boot_id = ? AND {FOLDED} ORDER BY id"  # noqa: S608 - constants
         for found in self._all(query, (boot_id,)):
             row = Row(*found)
-            yield from repeat(self._record(row), row.repeats)
+            yield from repeat(self.record(row), row.repeats)
 
     def rows(
         self,
@@ -215,7 +211,7 @@ class History:
             WHERE last_seconds >= ? AND at_seconds <= ? AND coalesce(verdict = ?, TRUE)
             ORDER BY id DESC LIMIT ?"""  # noqa: S608 - constants
         low, high = (-1e18 if since is None else since), (1e18 if until is None else until)
-        with told("read", self.path):
+        with translate_errors("read", self.path):
             for found in self._database.execute(query, (low, high, verdict, -1 if last is None else last)):
                 yield _row(found)
 
@@ -223,24 +219,33 @@ class History:
         """Yield what moved the limit, newest first: applied raises and reverts, and what other writers did."""
         query = f"""SELECT {SUMMARY} FROM decisions WHERE trigger = 'other_writer'
             OR (outcome = 'applied' AND (verdict = 'raise' OR reason = 'revert')) ORDER BY id DESC"""  # noqa: S608 - constants
-        with told("read", self.path):
+        with translate_errors("read", self.path):
             for found in self._database.execute(query):
                 yield Row(*found)
 
-    def row(self, row_id: int) -> DecisionDetail | None:
-        """Return the decision with that id and all its evidence, None where there is none."""
+    def row(self, row_id: int) -> Row | None:
+        """Return the decision with that id, None where there is none."""
         found = self._all(f"SELECT {SUMMARY}, NULL, {VERIFICATION} FROM decisions WHERE id = ?", (row_id,))  # noqa: S608
-        if not found:
-            return None
-        row = _row(found[0])
-        policy = self._all("SELECT json FROM policies WHERE hash = ?", (row.policy_hash,))[0][0]
-        sample = self._all("SELECT portrait FROM samples WHERE id = ?", (row_id,))
-        return DecisionDetail(
-            row=row,
-            record=self._record(row),
-            policy=decode(Policy, json.loads(policy)),
-            portrait=portrait_of(sample[0][0]) if sample else None,
-        )
+        return _row(found[0]) if found else None
+
+    def record(self, row: Row) -> Record:
+        """Return the record behind a row."""
+        query = "SELECT trigger, observation, state, decision, arithmetic FROM evidence WHERE id = ?"
+        try:
+            return record_of(row, *self._all(query, (row.id,))[0])
+        except (ValueError, LookupError, TypeError) as error:
+            cause, next_step = OSError(None, str(error)), "If a newer guard wrote it, use that one to read it."
+            raise HostError(f"understand decision {row.id} of", self.path, cause, next_step) from error
+
+    def policy(self, row: Row) -> Policy:
+        """Return the policy that a row was decided with."""
+        text = self._all("SELECT json FROM policies WHERE hash = ?", (row.policy_hash,))[0][0]
+        return decode(Policy, json.loads(text))
+
+    def sample(self, row_id: int) -> str | None:
+        """Return the analysis of a decision's table as JSON, None without one."""
+        found = self._all("SELECT analysis FROM samples WHERE id = ?", (row_id,))
+        return found[0][0] if found else None
 
     def prune(self, now: float, retention_seconds: float, max_rows: int) -> int:
         """Delete what is older than the retention, then the oldest holds, then the oldest others; return how many.
@@ -258,7 +263,7 @@ class History:
 
     def check(self, seconds: float) -> bool:
         """Check every page; return whether that was done within `seconds`. Raises HistoryDamaged where one is unsound."""
-        with told("check", self.path):
+        with translate_errors("check", self.path):
             return file.check_pages(self._database, self.path, seconds)
 
     def _delete(self, condition: str, values: tuple[object, ...], most: float = float("inf")) -> int:
@@ -274,23 +279,14 @@ class History:
                 break
         return gone
 
-    def _record(self, row: Row) -> Record:
-        """Return the record behind a row."""
-        query = "SELECT trigger, observation, state, decision, arithmetic FROM evidence WHERE id = ?"
-        try:
-            return record_of(row, *self._all(query, (row.id,))[0])
-        except (ValueError, LookupError, TypeError) as error:
-            cause, next_step = OSError(None, str(error)), "If a newer guard wrote it, use that one to read it."
-            raise HostError(f"understand decision {row.id} of", self.path, cause, next_step) from error
-
     def _all(self, query: str, values: tuple[object, ...] | dict[str, object] = ()) -> list[tuple[Any, ...]]:
-        with told("read", self.path):
+        with translate_errors("read", self.path):
             return self._database.execute(query, values).fetchall()
 
     @contextmanager
     def _transaction(self, doing: str, *, durable: bool) -> Iterator[sqlite3.Connection]:
         """Run one transaction; a durable one is on the disk (with all before it) when this returns."""
-        with told(doing, self.path):
+        with translate_errors(doing, self.path):
             self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._database.execute("BEGIN IMMEDIATE")
             try:
@@ -303,9 +299,9 @@ class History:
 
 
 def _row(found: tuple[Any, ...]) -> Row:
-    """Return a row with its sum and what came of it, which are read as JSON behind the summary."""
-    *summary, sums, verification = found
-    values: list[Any] = [*summary, json.loads(sums) if sums else None, verification_of(verification)]
+    """Return a row with its arithmetic and verification, which stand as JSON behind the summary."""
+    *summary, arithmetic, verification = found
+    values: list[Any] = [*summary, json.loads(arithmetic) if arithmetic else None, verification_of(verification)]
     return Row(*values)
 
 
@@ -318,7 +314,7 @@ def _insert(database: sqlite3.Connection, row: dict[str, object]) -> int | None:
 
 
 def _renew(database: sqlite3.Connection, row_id: int, row: dict[str, object]) -> int:
-    """Count a repeat in a decision and take over what it tells."""
+    """Count a repeat in a decision and take over its evidence."""
     newer = {name: storable(value) for name, value in row.items() if name not in _FIRST}
     changes = ", ".join(f"{name} = ?" for name in newer)
     query = f"UPDATE decisions SET {changes}, repeats = repeats + 1 WHERE id = ?"  # noqa: S608 - constants

@@ -46,7 +46,7 @@ class HistoryDamaged(HostError):  # noqa: N818 - a state of the file, named as p
 
 
 @contextmanager
-def told(doing: str, path: Path) -> Iterator[None]:
+def translate_errors(doing: str, path: Path) -> Iterator[None]:
     """Turn SQLite's and the system's errors into HostError, or HistoryDamaged where the file is unsound."""
     try:
         yield
@@ -69,7 +69,7 @@ def connect(path: Path, *, writes: bool, traceless: bool = False) -> tuple[sqlit
     leaves no -wal and -shm behind, as others do; it is for a short look only.
     HostError: not there, not permitted, or written by a newer guard. HistoryDamaged: unsound.
     """
-    with told("open the history", path):
+    with translate_errors("open the history", path):
         database, note = _writer(path) if writes else _reader(path, traceless=traceless)
         try:
             _check_version(database, path, writes=writes)
@@ -82,7 +82,7 @@ def connect(path: Path, *, writes: bool, traceless: bool = False) -> tuple[sqlit
 def set_aside(path: Path, now: float, damage: HistoryDamaged) -> str:
     """Move an unsound file with its WAL aside and return the sentence to log. `now`: wall seconds."""
     aside = path.with_name(f"{path.name}.corrupt-{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}")
-    with told("set aside the damaged history", path):
+    with translate_errors("set aside the damaged history", path):
         for suffix in ("", "-wal", "-shm"):
             with suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))

@@ -1,4 +1,4 @@
-"""A record as the rows of a history, and back."""
+"""A record as the rows of a history, and back; and a row as the JSON that `--json` and `notify` show."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import hashlib
 import json
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import decode, decode_decision, encode, verdict
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.model import Observation, Outcome, OutcomeKind, Override, Raise, Record, State, Trigger
-from conntrackd_guard.core.records import identity, reason
+from conntrackd_guard.core.records import fingerprint, reason
+from conntrackd_guard.core.units import rfc3339
 from conntrackd_guard.core.verification import Verification
 
-if TYPE_CHECKING:  # 0.6 MB that a guard does without until a table fills
-    from conntrackd_guard.core.traffic.analysis import TableAnalysis
+VERSION = 1
+"""Of every JSON document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """How far the guard has taken in what the kernel said."""
+    """How far the guard has read the kernel's messages."""
 
     cursor: str | None = None
-    """Where the journal stands."""
+    """The journal's cursor."""
     boot_id: str | None = None
     stamp_us: int | None = None
-    """The newest kernel stamp taken in, of that boot."""
+    """The newest kernel timestamp read, of that boot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,39 +54,23 @@ class Row:
     errno: int | None
     detail: str
     sentence: str
-    identity: str
+    fingerprint: str
     policy_hash: str
     guard_version: str
     kernel_release: str
     uid: int | None
     login_uid: int | None
     repeats: int
-    """Kernel lines that came to this, and decisions without a new line; 1 where it never came again."""
+    """Kernel messages with this result, and decisions without a new message; 1 where it did not come again."""
     last_at: str
     last_seconds: float
     arithmetic: dict[str, Any] | None = None
     verification: Verification | None = None
-    """Of a raise: what came of it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionDetail:
-    """One decision with all its evidence: enough to decide it again."""
-
-    row: Row
-    record: Record
-    policy: Policy
-    portrait: TableAnalysis | None = None
-    """Of the table it is about, taken just after."""
-
-
-def rfc3339(wall_seconds: float) -> str:
-    """Return wall time as `2026-11-23T11:07:27.123Z`."""
-    return datetime.fromtimestamp(wall_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Raises only."""
 
 
 def columns(record: Record, *, policy_hash: str, sentence: str, kernel_release: str) -> dict[str, Any]:
-    """Return what the list of decisions shows of a record, by column."""
+    """Return the columns of `decisions` for a record."""
     observation, decision, outcome = record.observation, record.decision, record.outcome
     return {
         "key": record.key,
@@ -106,7 +90,7 @@ def columns(record: Record, *, policy_hash: str, sentence: str, kernel_release: 
         "limit_after": outcome.limit_after,
         "errno": outcome.errno,
         "detail": outcome.detail,
-        "identity": identity(record),
+        "fingerprint": fingerprint(record),
         "uid": decision.uid if isinstance(decision, Override) else None,
         "login_uid": decision.login_uid if isinstance(decision, Override) else None,
         "last_at": rfc3339(observation.wall_seconds),
@@ -119,10 +103,10 @@ def columns(record: Record, *, policy_hash: str, sentence: str, kernel_release: 
 
 
 def first_row(record: Record, row_id: int, *, policy: Policy, sentence: str, kernel_release: str) -> Row:
-    """Return the row that a record begins, as a list shows it with its sum."""
-    told = columns(record, policy_hash=hashed(policy)[0], sentence=sentence, kernel_release=kernel_release)
-    shown: dict[str, Any] = {name: storable(value) for name, value in told.items()}
-    return Row(id=row_id, **shown, repeats=1, arithmetic=encode(getattr(record.decision, "arithmetic", None)))
+    """Return the row that a record becomes, with its arithmetic."""
+    found = columns(record, policy_hash=hashed(policy)[0], sentence=sentence, kernel_release=kernel_release)
+    values: dict[str, Any] = {name: storable(value) for name, value in found.items()}
+    return Row(id=row_id, **values, repeats=1, arithmetic=encode(getattr(record.decision, "arithmetic", None)))
 
 
 def hashed(policy: Policy) -> tuple[str, str]:
@@ -132,7 +116,7 @@ def hashed(policy: Policy) -> tuple[str, str]:
 
 
 def evidence(record: Record) -> tuple[str | None, ...]:
-    """Return trigger, observation, state, decision and arithmetic as JSON; the arithmetic stands alone."""
+    """Return trigger, observation, state, decision and arithmetic as JSON; the arithmetic separately."""
     decision = encode(record.decision)
     arithmetic = decision.pop("arithmetic", None)
     parts = (encode(record.trigger), encode(record.observation), encode(record.state), decision)
@@ -156,18 +140,9 @@ def record_of(row: Row, *texts: str | None) -> Record:
 
 
 def verification_of(text: str | None) -> Verification | None:
-    """Return what came of a raise; None where it is not known, or damaged."""
+    """Return a raise's verification; None without one, or where it is damaged."""
     with suppress(ValueError):
         return None if text is None else decode(Verification, json.loads(text))
-    return None
-
-
-def portrait_of(text: str) -> TableAnalysis | None:
-    """Return a table's portrait; None where it is damaged, or a newer guard wrote what this one does not know."""
-    from conntrackd_guard.core.traffic.analysis import TableAnalysis  # noqa: PLC0415 - see above
-
-    with suppress(ValueError):
-        return decode(TableAnalysis, json.loads(text))
     return None
 
 
@@ -179,3 +154,47 @@ def compact(data: object) -> str:
 def storable(value: object) -> object:
     """Return text as SQLite takes it: bytes that were no UTF-8 in the journal become visible escapes."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def decision_document(row: Row) -> dict[str, Any]:
+    """Return one decision as JSON shows it.
+
+    `reason`: a hold's code; a raise's trigger and corroboration; an override's kind.
+    """
+    return {
+        "id": row.id,
+        "at": row.at,
+        "trigger": row.trigger,
+        "verdict": row.verdict,
+        "reason": row.reason,
+        "from": row.from_limit,
+        "to": row.to_limit,
+        "outcome": row.outcome,
+        "limit_after": row.limit_after,
+        "errno": row.errno,
+        "detail": row.detail,
+        "mode": row.mode,
+        "namespace": row.namespace,
+        "message": row.message,
+        "repeats": row.repeats,
+        "last_at": row.last_at,
+        "sentence": row.sentence,
+        "arithmetic": row.arithmetic,
+        "verification": encode(row.verification),
+        "boot_id": row.boot_id,
+        "uid": row.uid,
+        "login_uid": row.login_uid,
+        "policy_hash": row.policy_hash,
+        "guard_version": row.guard_version,
+        "kernel_release": row.kernel_release,
+    }
+
+
+def notify_document(row: Row) -> str:
+    """Return one decision as a document for the `notify` command; an id of 0 (not in history yet) becomes null."""
+    return document({"decision": decision_document(row) | {"id": row.id or None}})
+
+
+def document(content: dict[str, Any]) -> str:
+    """Return `content` as one versioned document, indented for people. ASCII, so that no terminal can be fooled."""
+    return json.dumps({"version": VERSION, **content}, indent=2, ensure_ascii=True) + "\n"

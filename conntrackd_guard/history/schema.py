@@ -1,8 +1,8 @@
-"""The tables of a history file, and how an older file becomes a newer one.
+"""The tables of a history file, and the migrations between versions.
 
-`decisions` holds what a list of decisions shows, `evidence` the large rest: so a hundred thousand
-decisions can be listed without touching a hundred megabytes of JSON. `samples` holds portraits of the tables concerned,
-`verifications` what came of raises; `history_series` has the time series.
+`decisions` holds what a list of decisions shows, `evidence` the large rest: so a hundred thousand decisions can be listed
+without reading a hundred megabytes of JSON. `samples` holds analyses of the tables concerned, `verifications` those of
+raises. `history.series` has the time series.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from conntrackd_guard.history.series import TABLES
 
 FOLDED: Final = "(verdict != 'hold' OR trigger = 'other_writer')"
-"""The rows that `core.state.advance` can care about: raises (refused ones too), orders, other writers."""
+"""The rows that `core.state.advance` can care about: raises (refused ones too), overrides, other writers."""
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -24,7 +24,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             mode TEXT NOT NULL, trigger TEXT NOT NULL, namespace INTEGER, message TEXT NOT NULL,
             verdict TEXT NOT NULL, reason TEXT NOT NULL, from_limit INTEGER, to_limit INTEGER,
             outcome TEXT NOT NULL, limit_after INTEGER, errno INTEGER, detail TEXT NOT NULL,
-            sentence TEXT NOT NULL, identity TEXT NOT NULL,
+            sentence TEXT NOT NULL, fingerprint TEXT NOT NULL,
             policy_hash TEXT NOT NULL REFERENCES policies (hash),
             guard_version TEXT NOT NULL, kernel_release TEXT NOT NULL, uid INTEGER, login_uid INTEGER,
             repeats INTEGER NOT NULL DEFAULT 1, last_at TEXT NOT NULL, last_seconds REAL NOT NULL)""",
@@ -32,28 +32,24 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             id INTEGER PRIMARY KEY REFERENCES decisions (id) ON DELETE CASCADE,
             trigger TEXT NOT NULL, observation TEXT NOT NULL, state TEXT NOT NULL,
             decision TEXT NOT NULL, arithmetic TEXT)""",
-        "CREATE INDEX decisions_identity ON decisions (boot_id, identity)",
+        "CREATE INDEX decisions_fingerprint ON decisions (boot_id, fingerprint)",
         f"CREATE INDEX decisions_folded ON decisions (boot_id) WHERE {FOLDED}",
-    ),
-    (
         """CREATE TABLE samples (
             id INTEGER PRIMARY KEY REFERENCES decisions (id) ON DELETE CASCADE,
-            at_seconds REAL NOT NULL, cause TEXT NOT NULL, portrait TEXT NOT NULL)""",
-    ),
-    (
+            at_seconds REAL NOT NULL, cause TEXT NOT NULL, analysis TEXT NOT NULL)""",
         """CREATE TABLE verifications (
             id INTEGER PRIMARY KEY REFERENCES decisions (id) ON DELETE CASCADE, json TEXT NOT NULL)""",
+        *TABLES,
     ),
-    TABLES,
 )
-"""Migration N brings a file from `user_version` N to N + 1. Append only: files in the field depend on each."""
+"""Migration N brings a file from `user_version` N to N + 1. Append only, once a version is released."""
 
 SUMMARY: Final = (
     "id, key, at, at_seconds, boottime_seconds, boot_id, mode, trigger, namespace, message, verdict, reason,"
-    " from_limit, to_limit, outcome, limit_after, errno, detail, sentence, identity, policy_hash, guard_version,"
+    " from_limit, to_limit, outcome, limit_after, errno, detail, sentence, fingerprint, policy_hash, guard_version,"
     " kernel_release, uid, login_uid, repeats, last_at, last_seconds"
 )
-"""The columns of `decisions`, in the order of `history.Row`'s fields."""
+"""The columns of `decisions`, in the order of `rows.Row`'s fields."""
 
 VERIFICATION: Final = "(SELECT json FROM verifications WHERE id = decisions.id)"
-"""What came of the raise, NULL where it was not watched to an end."""
+"""A raise's verification, NULL without one."""

@@ -1,23 +1,51 @@
 """The time series in a history: points of 1 s for an hour, of 1 min for a week, of 1 h for a year.
 
-At each step the MOST_TABLES with the highest peaks are told by themselves, and the others as a sum. So
-the rows are bounded, whatever number of namespaces comes and goes: 21 tables in 3,600 + 10,080 + 8,760
-steps are 471,240 rows of about 35 bytes, and MOST_NAMES names: a quarter of 64 MiB (a test fills it).
+At each step the MOST_TABLES with the highest peaks have a point each, and the others one as a sum. So the rows are
+bounded, however many namespaces come and go: 21 tables in 3,600 + 10,080 + 8,760 steps are 471,240 rows of about
+35 bytes, and MOST_NAMES names: a quarter of 64 MiB (a test fills it).
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
-from conntrackd_guard.history.points import OTHERS, THE_OTHERS, Point
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One table (or all `others`, as a sum) over the step that begins at `at`."""
+
+    at: int
+    """Wall time, in whole seconds."""
+    namespace: int
+    label: str
+    limit: int
+    count: int
+    """The most entries seen."""
+    dropped: int = 0
+    """The rise of the drop counter."""
+    evicted: int = 0
+    """The rise of the early_drop counter."""
+    step: int = 1
+    """Seconds: 1, 60 or 3600 as stored, more where steps were joined to be shown."""
+
+    @property
+    def name(self) -> tuple[int, str]:
+        """Identify the table: a number is reused, and so is a label."""
+        return self.namespace, self.label
+
+
+OTHERS: Final = "others"
+"""The label of the sum of all tables without a point of their own; its namespace is 0."""
+THE_OTHERS: Final = (0, OTHERS)
+"""That sum, as `Point.name`."""
 MOST_TABLES: Final = 20
 MOST_NAMES: Final = 20_000
-"""Tables that have a name of their own; beyond, a new one is among the others until there is room."""
+"""Tables with a name of their own; beyond, a new one is among the others until there is room."""
 NAMES_LEFT: Final = 12_000
-"""Of those seen last, when room is made: the next six hours bring 7,200 at most, twenty a minute."""
+"""Of those seen last, when room is made: the next six hours bring up to 7,200, twenty a minute."""
 _OTHERS_ID: Final = 0
 _FUTURE_SECONDS: Final = 120
 """Points further ahead than this come from a clock that was set back since."""
@@ -46,22 +74,22 @@ _JOIN: Final = """
         FROM series WHERE step = :step AND at < :before GROUP BY slot, name),
     ranked AS (
         SELECT *, row_number() OVER (PARTITION BY slot ORDER BY name = :others, peak DESC) AS place FROM joined)
-    SELECT :wider, slot, iif(place <= :tables, name, :others) AS told, max(most), sum(peak), sum(dropped), sum(evicted)
-    FROM ranked GROUP BY slot, told"""
+    SELECT :wider, slot, iif(place <= :tables, name, :others) AS shown, max(most), sum(peak), sum(dropped), sum(evicted)
+    FROM ranked GROUP BY slot, shown"""
 
-_TELL_AMONG_OTHERS: Final = """
+_ADD_TO_OTHERS: Final = """
     INSERT INTO series SELECT step, at, ?, max("limit"), sum(count), sum(dropped), sum(evicted)
     FROM series WHERE name NOT IN (SELECT id FROM series_names) GROUP BY step, at
     ON CONFLICT DO UPDATE SET "limit" = max("limit", excluded."limit"), count = count + excluded.count,
     dropped = dropped + excluded.dropped, evicted = evicted + excluded.evicted"""
-"""Points whose name is gone."""
+"""Move points without a name."""
 
 _WITHIN: Final = """((step = 1 AND at BETWEEN :since AND :until) OR (step = 60 AND at BETWEEN :since - 59 AND :until)
     OR (step = 3600 AND at BETWEEN :since - 3599 AND :until))"""
 
 
 def add(database: sqlite3.Connection, points: Iterable[Point]) -> None:
-    """Write points of one second each: those of the tables with the highest peaks, and the sum of the others."""
+    """Write points of one second each: the tables with the highest peaks, and the sum of the others."""
     found = list(points)
     peaks: dict[tuple[int, str], int] = {}
     for point in found:
@@ -88,7 +116,7 @@ def add(database: sqlite3.Connection, points: Iterable[Point]) -> None:
 
 
 def thin(database: sqlite3.Connection, now: int) -> None:
-    """Join points that are too old for their step to wider ones, and delete the oldest. `now`: of the newest point."""
+    """Join points too old for their step into wider ones, and delete the oldest. `now`: time of the newest point."""
     database.execute("DELETE FROM series WHERE step IN (1, 60) AND at > ?", (now + _FUTURE_SECONDS,))
     for step, kept, wider in KEPT:
         before = now - kept
@@ -101,14 +129,14 @@ def thin(database: sqlite3.Connection, now: int) -> None:
 
 
 def forget_names(database: sqlite3.Connection) -> None:
-    """Delete the names of tables that no point is left of; of too many, those seen last keep theirs."""
+    """Delete names without points; beyond MOST_NAMES, those seen last keep theirs."""
     query = "DELETE FROM series_names WHERE id != ? AND id NOT IN (SELECT name FROM series)"
     database.execute(query, (_OTHERS_ID,))
     surplus = database.execute("SELECT count(*) FROM series_names").fetchone()[0] - NAMES_LEFT
     if surplus > 0:
         oldest = "SELECT name FROM series WHERE name != ? GROUP BY name ORDER BY max(at) LIMIT ?"
         database.execute(f"DELETE FROM series_names WHERE id IN ({oldest})", (_OTHERS_ID, surplus))  # noqa: S608 - constant
-        database.execute(_TELL_AMONG_OTHERS, (_OTHERS_ID,))
+        database.execute(_ADD_TO_OTHERS, (_OTHERS_ID,))
         database.execute("DELETE FROM series WHERE name NOT IN (SELECT id FROM series_names)")
 
 
@@ -135,7 +163,7 @@ def read(database: sqlite3.Connection, since: int, until: int, step: int) -> Ite
 def held(database: sqlite3.Connection, since: int, until: int, step: int) -> list[tuple[int, int]]:
     """Return (time, the most entries in all tables together) as `read` returns points.
 
-    No sum of those: tables that lived one after the other within a step are not added up.
+    Not their sum: tables that existed one after the other within a step are not added up.
     """
     query = f"""SELECT at - at % max(step, :wide) AS slot, max(entries) FROM
             (SELECT step, at, sum(count) AS entries FROM series WHERE {_WITHIN} GROUP BY step, at)
@@ -144,7 +172,7 @@ def held(database: sqlite3.Connection, since: int, until: int, step: int) -> lis
 
 
 def _ids(database: sqlite3.Connection, names: Iterable[tuple[int, str]]) -> dict[tuple[int, str], int]:
-    """Return the numbers of names, new ones included as long as there is room."""
+    """Return the ids of names, new ones included while there is room."""
     room = MOST_NAMES - database.execute("SELECT count(*) FROM series_names").fetchone()[0]
     ids = {}
     for name in names:

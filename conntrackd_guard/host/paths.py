@@ -1,4 +1,4 @@
-"""Every path the guard touches, under one root so that a test can point it at a tree."""
+"""Every path that the guard uses, below one root that tests can replace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Paths:
 
     @property
     def proc(self) -> Path:
-        """The process file system."""
+        """The proc file system."""
         return self.root / "proc"
 
     @property
@@ -42,7 +42,7 @@ class Paths:
 
     @property
     def boot_id(self) -> Path:
-        """This boot's identity."""
+        """Id of this boot."""
         return self.root / "proc/sys/kernel/random/boot_id"
 
     @property
@@ -52,17 +52,17 @@ class Paths:
 
     @property
     def named_namespaces(self) -> Path:
-        """Namespaces that `ip netns` named."""
+        """Named network namespaces (`ip netns`)."""
         return self.root / "run/netns"
 
     @property
     def settings_file(self) -> Path:
-        """The operator's settings."""
+        """Settings."""
         return self.root / "etc/conntrackd-guard/guard.yaml"
 
     @property
     def settings_folder(self) -> Path:
-        """Further settings, merged in name order."""
+        """More settings, merged in name order."""
         return self.root / "etc/conntrackd-guard/guard.d"
 
     @property
@@ -72,7 +72,7 @@ class Paths:
 
     @property
     def drop_in(self) -> Path:
-        """The value that survives a reboot. `99-zz-` sorts after Debian's `99-sysctl.conf`."""
+        """Persisted limit. `99-zz-` sorts after Debian's `99-sysctl.conf`."""
         return self.root / "etc/sysctl.d/99-zz-conntrackd-guard.conf"
 
     @property
@@ -87,7 +87,7 @@ class Paths:
 
     @property
     def machine_id(self) -> Path:
-        """This installation's identity."""
+        """Id of this installation."""
         return self.root / "etc/machine-id"
 
     @property
@@ -98,41 +98,41 @@ class Paths:
 
     @property
     def history(self) -> Path:
-        """What happened and why."""
+        """History database."""
         return self.state_folder / "history.db"
 
     @property
     def run_folder(self) -> Path:
-        """State of this boot (in memory: no disk can stall it)."""
+        """State of this boot, in memory: a stalled disk does not affect it."""
         folder = self.root / "run/conntrackd-guard"
         return folder / "dry-run" if self.mode is Mode.DRY_RUN else folder
 
     @property
     def lock(self) -> Path:
-        """Held by the one running guard."""
+        """Lock of the running guard."""
         return self.run_folder / "lock"
 
     @property
     def intents(self) -> Path:
-        """One small file for every write that is not yet in history."""
+        """One small file for each write that is not yet in the history."""
         return self.run_folder / "intents"
 
     @property
-    def orders(self) -> Path:
-        """Overrides for the running guard to take into its state."""
-        return self.run_folder / "orders"
+    def overrides(self) -> Path:
+        """Operator overrides that the running guard has yet to take into its state."""
+        return self.run_folder / "overrides"
 
     @property
     def notices(self) -> Path:
-        """Decisions that wait for the `notify` command; a dry run leaves none."""
+        """Queue of the `notify` command; a dry run leaves it empty."""
         return self.root / "run/conntrackd-guard/notices"
 
     @property
     def pause(self) -> Path:
-        """A pause ordered by `guard pause` or `guard revert`; it also stops rehearsed raises."""
+        """The pause of `guard pause` or `guard revert`; it also stops raises of a dry run."""
         return self.root / "run/conntrackd-guard/pause"
 
     @property
     def status_file(self) -> Path:
-        """What the running guard says of itself."""
+        """Status of the running guard."""
         return self.run_folder / "status.json"

@@ -1,7 +1,7 @@
-"""The files of one boot under /run: lock, intents, orders, pause and live status.
+"""Files of one boot under /run: lock, intents, overrides, pause and status.
 
-They live in memory, so no disk can stall them; they survive kill -9, and need not survive a power
-cut because the kernel's limit does not either. Only root may write the folder.
+They are in memory, so a stalled disk does not affect them. They survive kill -9; like the kernel's limit, they don't
+survive a reboot. Only root may write to the folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from conntrackd_guard.host.paths import Paths
 
 
 class RuntimeDir:
-    """Reads and writes the guard's files of this boot. Methods raise HostError unless they say otherwise."""
+    """The guard's files of this boot. Methods raise HostError unless noted."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
@@ -29,8 +29,8 @@ class RuntimeDir:
         self._lock: int | None = None
 
     def prepare(self) -> None:
-        """Make the folders. Raises NotPermitted where this user may not write there, HostError where it can't be done."""
-        for folder in (self._paths.pause.parent, self._paths.run_folder, self._paths.intents, self._paths.orders):
+        """Create the folders. Raises NotPermitted too."""
+        for folder in (self._paths.pause.parent, self._paths.run_folder, self._paths.intents, self._paths.overrides):
             denied = f"writing in {folder}: permission denied. Run this as root."
             try:
                 folder.mkdir(mode=0o755, exist_ok=True)
@@ -42,12 +42,12 @@ class RuntimeDir:
                 raise NotPermitted(denied)
 
     def take_lock(self) -> None:
-        """Become the one guard of this host and mode, until this process ends. Raises AnswerIsNo if there is one."""
+        """Lock out other guards of this mode until this process ends. Raises AnswerIsNo if one is running."""
         path = self._paths.lock
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.fchmod(descriptor, 0o600)  # whoever may open it may lock it
+                os.fchmod(descriptor, 0o600)  # anyone who can open it could lock it
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 os.close(descriptor)
@@ -55,8 +55,8 @@ class RuntimeDir:
         except BlockingIOError as error:
             holder = files.read(path).decode("ascii", "replace").strip()
             raise AnswerIsNo(
-                f"A guard is running already (process {holder or 'unknown'} holds {path}). "
-                "Stop it first, or look at it with `guard status`."
+                f"A guard is already running (process {holder or 'unknown'} holds {path}). "
+                "Stop it first, or see `guard status`."
             ) from error
         except OSError as error:
             raise HostError("locking", path, error, "Check /run.") from error
@@ -65,9 +65,9 @@ class RuntimeDir:
         self._lock = descriptor
 
     def holder(self) -> int | None:
-        """Return the process id of the guard that holds the lock, 0 where none does, None where that can't be told.
+        """Return the pid of the running guard, 0 without one, None if unknown. Needs no rights. Never raises.
 
-        Any user may ask, and nothing is locked for it: a guard that starts meanwhile would find the lock taken.
+        Reads the kernel's list of locks: trying the lock could keep a guard from starting at that moment.
         """
         try:
             lock = os.stat(self._paths.lock)
@@ -85,57 +85,52 @@ class RuntimeDir:
         return 0
 
     def is_running(self) -> bool | None:
-        """Return whether a guard holds the lock; None where that can't be told. Never raises."""
+        """Return whether a guard is running; None if unknown. Never raises."""
         holder = self.holder()
         return None if holder is None else holder > 0
 
     def put_intent(self, key: str, content: dict[str, Any]) -> None:
-        """Note a write before it is made."""
+        """Announce a write to the kernel before it is made."""
         self._put(f"{self._intents}/{key}.json", content)
 
     def intents(self) -> list[tuple[str, dict[str, Any] | None]]:
-        """Return open intents, oldest first, as (key, content); the content is None where it can't be read."""
+        """Return open intents, oldest first, as (key, content); unreadable content is None. Never raises."""
         return self._all(self._paths.intents)
 
     def drop_intent(self, key: str) -> None:
-        """Forget an intent: its record is durable."""
+        """Remove an intent; its record is durable by now."""
         self._drop(self._paths.intents / f"{key}.json")
 
     def put_override(self, key: str, content: dict[str, Any]) -> None:
-        """Leave an order's record for the running guard to take into its state."""
-        self._put(self._paths.orders / f"{key}.json", content)
+        """Queue an override's record for the running guard."""
+        self._put(self._paths.overrides / f"{key}.json", content)
 
-    def orders(self) -> list[tuple[str, dict[str, Any] | None]]:
-        """Return the orders left, oldest first, as (key, content)."""
-        return self._all(self._paths.orders)
+    def overrides(self) -> list[tuple[str, dict[str, Any] | None]]:
+        """Return queued overrides, oldest first, as (key, content). Never raises."""
+        return self._all(self._paths.overrides)
 
     def drop_override(self, key: str) -> None:
-        """Forget an order."""
-        self._drop(self._paths.orders / f"{key}.json")
+        """Remove an override from the queue."""
+        self._drop(self._paths.overrides / f"{key}.json")
 
     def put_pause(self, pause: Pause) -> None:
-        """Stop raising until the pause ends."""
+        """Pause raising."""
         content = {"version": 1, "by": pause.by, "reason": pause.reason, "until_seconds": pause.until_seconds}
         self._put(self._paths.pause, content)
 
-    def drop_pause(self) -> bool:
-        """End the pause that an order began; return whether there was one."""
-        existed = self._paths.pause.exists()
+    def drop_pause(self) -> None:
+        """End an operator's pause."""
         self._drop(self._paths.pause)
-        return existed
 
     def pause(self, now: float) -> Pause | None:
-        """Return the pause in force at `now` (CLOCK_BOOTTIME), whoever began it. Never raises."""
+        """Return the pause in force at `now` (CLOCK_BOOTTIME), the fleet's or an operator's. Never raises."""
         fleet, _ = self._pauses
         if os.path.lexists(fleet):
             return Pause(by=fleet, reason="the file exists")
-        return self.ordered_pause(now)
+        return self.operator_pause(now)
 
-    def ordered_pause(self, now: float) -> Pause | None:
-        """Return the pause that an order began and that is in force at `now`. Never raises.
-
-        A file that can't be read counts as a pause: an operator wanted one.
-        """
+    def operator_pause(self, now: float) -> Pause | None:
+        """Return the operator's pause in force at `now`. An unreadable file counts as a pause. Never raises."""
         try:
             content = json.loads(files.read(self._pauses[1]))
             until = content["until_seconds"]
@@ -151,11 +146,11 @@ class RuntimeDir:
         return None if pause.until_seconds is not None and pause.until_seconds <= now else pause
 
     def put_status(self, content: dict[str, Any]) -> None:
-        """Publish what the running guard says of itself."""
+        """Publish the status of the running guard."""
         self._put(self._paths.status_file, content)
 
     def status(self) -> dict[str, Any] | None:
-        """Return what the running guard last said of itself. Never raises."""
+        """Return the last status of the running guard. Never raises."""
         with contextlib.suppress(OSError, ValueError):
             content = json.loads(files.read(self._paths.status_file))
             if isinstance(content, dict):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
+from conntrackd_guard import __version__
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import PersistedLimit
+from conntrackd_guard.core.model import PersistedLimit, Raise, Record
+from conntrackd_guard.core.units import rfc3339
 from conntrackd_guard.host import files
 from conntrackd_guard.host.conf_dirs import assignments
 from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
@@ -32,6 +34,21 @@ class Persisted:
     boot_id: str
     memory_total_bytes: int
     budget_bytes: int
+
+    @classmethod
+    def from_record(cls, record: Record, limit: int, sentence: str) -> Self:
+        """Return what the file says of the record that set `limit`."""
+        decision, observation = record.decision, record.observation
+        return cls(
+            limit=limit,
+            at=rfc3339(observation.wall_seconds),
+            version=__version__,
+            decision=record.key,
+            why=sentence,
+            boot_id=observation.boot_id,
+            memory_total_bytes=observation.memory_total_bytes,
+            budget_bytes=decision.arithmetic.budget_bytes if isinstance(decision, Raise) else 0,
+        )
 
 
 class DropIn(Protocol):

@@ -1,105 +1,85 @@
-"""The limit that the next boot begins with: what the drop-in is to say after each record, owed until it says so."""
+"""Make the drop-in follow the limit. A write that fails stays due until it works, or until a newer decision voids it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from conntrackd_guard import __version__
-from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.model import OutcomeKind, Override, OverrideKind, Raise, Record, TriggerKind
-from conntrackd_guard.history.rows import rfc3339
 from conntrackd_guard.host.sysctl_dropin import DropIn, Persisted
-
-
-def is_reverted(record: Record) -> bool:
-    """Return whether an override took the limit back."""
-    decision = record.decision
-    reverts = isinstance(decision, Override) and decision.kind is OverrideKind.REVERT
-    return reverts and record.outcome.kind is OutcomeKind.APPLIED
+from conntrackd_guard.recording.items import Item, Log
 
 
 class DropInSync:
-    """Makes the drop-in follow raises, and never stand below what another writer set."""
+    """Persists raises, and removes a persisted limit that is lower than what another program set."""
 
-    def __init__(self, drop_in: DropIn, say: Callable[..., None]) -> None:
-        self._drop_in, self._say = drop_in, say
-        self._owed: Record | None = None
-        self._override_owed = True
-        """A revert, perhaps one of before this run, may wait to be followed."""
+    def __init__(self, drop_in: DropIn, log: Log) -> None:
+        self._drop_in, self._log = drop_in, log
+        self._due: Item | None = None
+        self._override_due = True
+        """A revert, perhaps of before this run, may have left what it could not write."""
 
     @property
     def is_due(self) -> bool:
-        """Whether `settle` has anything to do."""
-        return self._override_owed or self._owed is not None
+        """Whether `flush` has anything to do."""
+        return self._override_due or self._due is not None
 
     @property
-    def owes(self) -> str | None:
+    def due_key(self) -> str | None:
         """The key of the record that the drop-in does not follow yet."""
-        return None if self._owed is None else self._owed.key
+        return None if self._due is None else self._due.record.key
 
-    def follow(self, record: Record) -> bool:
-        """Take in what the drop-in is to say after `record`; return whether that is anything new."""
-        outcome = record.outcome
-        set_here = outcome.kind in {OutcomeKind.APPLIED, OutcomeKind.REHEARSED} and outcome.limit_after is not None
-        if isinstance(record.decision, Raise) and set_here:
-            self._owed = record
-        elif is_reverted(record):
-            self._owed, self._override_owed = None, True
-        elif record.trigger.kind is TriggerKind.OTHER_WRITER and self._outruns_owed(record.observation.limit):
-            self._owed = record
+    def follow(self, item: Item) -> bool:
+        """Note what the drop-in has to say after a record; return whether that changes anything."""
+        record = item.record
+        if _limit_set_by(record) is not None:
+            self._due = item
+        elif _is_reverted(record):
+            self._due, self._override_due = None, True
+        elif record.trigger.kind is TriggerKind.OTHER_WRITER and self._is_passed_by(record.observation.limit):
+            self._due = item
         else:
             return False
         return True
 
-    def settle(self) -> None:
-        """Bring the drop-in to what it is to say. Raises HostError; then it is still owed."""
-        if self._override_owed:
+    def flush(self) -> None:
+        """Bring the drop-in up to date. Raises HostError; then it stays due."""
+        if self._override_due:
             self._drop_in.follow_override()
-            self._override_owed = False
-        owed = self._owed
-        if owed is None:
+            self._override_due = False
+        if self._due is None:
             return
-        if isinstance(owed.decision, Raise) and owed.outcome.limit_after is not None:
-            persisted = to_persist(owed, owed.outcome.limit_after, owed.decision.arithmetic.budget_bytes)
-            self._drop_in.put(persisted, owed.observation.boottime_seconds)
-        else:
-            self._let_go(owed.observation.limit)
-        self._owed = None
+        record, limit = self._due.record, _limit_set_by(self._due.record)
+        if limit is not None:
+            persisted = Persisted.from_record(record, limit, self._due.sentence)
+            self._drop_in.put(persisted, record.observation.boottime_seconds)
+        elif record.observation.limit is not None:
+            self._release(record.observation.limit)
+        self._due = None
 
     def written_by(self) -> str | None:
         """Return the key of the record that wrote the drop-in, None without one. Raises HostError."""
         kept = self._drop_in.kept()
         return None if kept is None else kept.decision
 
-    def _let_go(self, limit: int | None) -> None:
-        """Remove a drop-in that would lower this limit at the next boot, and say so."""
-        persisted = None if limit is None else self._drop_in.release(limit)
-        if persisted is None:
-            return
-        now = f"{limit:,}" if limit else "0, unlimited"
-        text = f"The limit is {now}; the {persisted:,} persisted for the next boot would lower it and is removed."
-        self._say("guard.info", "warning", text)
+    def _release(self, limit: int) -> None:
+        removed = self._drop_in.release(limit)
+        if removed is not None:
+            now = f"{limit:,}" if limit else "0 (unlimited)"
+            text = f"Removed the {removed:,} saved for the next boot: the limit is now {now}, and it would have lowered it."
+            self._log("guard.info", "warning", text)
 
-    def _outruns_owed(self, limit: int | None) -> bool:
-        """Return whether a limit makes a raise that is still to be persisted void: it is above it."""
-        owed = self._owed
-        after = owed.outcome.limit_after if owed is not None and isinstance(owed.decision, Raise) else None
-        return limit is not None and (after is None or _is_above(limit, after))
+    def _is_passed_by(self, limit: int | None) -> bool:
+        """Return whether another program's limit voids what is due: it is above the raise to persist."""
+        due = None if self._due is None else _limit_set_by(self._due.record)
+        return limit is not None and (due is None or limit == 0 or limit > due)
 
 
-def _is_above(limit: int, other: int) -> bool:
-    return limit == 0 or limit > other
+def _limit_set_by(record: Record) -> int | None:
+    """Return the limit that a raise left in force, or would have in a dry run; None for any other record."""
+    done = record.outcome.kind in {OutcomeKind.APPLIED, OutcomeKind.REHEARSED}
+    return record.outcome.limit_after if done and isinstance(record.decision, Raise) else None
 
 
-def to_persist(record: Record, limit: int, budget_bytes: int) -> Persisted:
-    """Return what the drop-in is to say of the record that set `limit`."""
-    return Persisted(
-        limit=limit,
-        at=rfc3339(record.observation.wall_seconds),
-        version=__version__,
-        decision=record.key,
-        why=sentence(record),
-        boot_id=record.observation.boot_id,
-        memory_total_bytes=record.observation.memory_total_bytes,
-        budget_bytes=budget_bytes,
-    )
+def _is_reverted(record: Record) -> bool:
+    """Return whether an operator reverted the limit: the command has left what the drop-in has to say."""
+    decision = record.decision
+    reverts = isinstance(decision, Override) and decision.kind is OverrideKind.REVERT
+    return reverts and record.outcome.kind is OutcomeKind.APPLIED

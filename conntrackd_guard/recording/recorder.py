@@ -1,9 +1,7 @@
-"""The recorder: one worker thread that owns everything durable and everything that is printed.
+"""The recorder: a queue, and one thread that owns everything durable and everything that is logged.
 
-For each record, in this order: drop-in, history row (with the journal's cursor in the same
-transaction), log line; then the intent goes. The loop only appends to a queue and never waits.
-Raises are never discarded; equal holds are merged until something changes the state, and beyond a
-bound only counted. How far the kernel's lines were taken in travels in the queue, behind all it covers.
+The main loop only appends to the queue and never waits. Raises are never dropped. Equal holds are merged until something
+changes the state; beyond a bound they are only counted. A position travels in the queue behind all that it covers.
 """
 
 from __future__ import annotations
@@ -12,17 +10,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, assert_never
 
-from conntrackd_guard.core.afterwards import afterwards
+from conntrackd_guard.core import explain
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Hold, Record
-from conntrackd_guard.core.records import identity, merges
+from conntrackd_guard.core.records import fingerprint, merges
 from conntrackd_guard.core.verification import Drops, End, Verification
 from conntrackd_guard.history.database import Position
-from conntrackd_guard.recording.question import Question
+from conntrackd_guard.recording.items import Call, Entry, Item, LogMessage, Mark
 from conntrackd_guard.recording.worker import Worker
 
 MOST_HOLDS_QUEUED = 1000
@@ -35,50 +35,24 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Item:
-    """A record on its way, and how far it got."""
+class _Repeats:
+    """Equal holds that joined one in the queue."""
 
-    record: Record
-    policy: Policy
-    position: Position | None = None
-    times: int = 1
-    persisted: bool = False
-    stored: bool = False
-    logged: bool = False
-    last_wall_seconds: float = field(init=False)
-    """When it was last decided so."""
-
-    def __post_init__(self) -> None:
-        self.last_wall_seconds = self.record.observation.wall_seconds
-
-
-@dataclass(slots=True)
-class Mark:
-    """How far the kernel's lines were taken in."""
-
-    position: Position
-
-
-@dataclass(slots=True)
-class LogMessage:
-    """A line for the log that is no decision."""
-
-    event: str
-    level: str
-    message: str
-    fields: dict[str, Any] = field(default_factory=dict)
+    item: Item
+    times: int = 0
+    last_wall_seconds: float = 0.0
 
 
 class Recorder:
-    """Queue and worker. Every method but `close` returns at once; that one says how long it waits."""
+    """Queue and thread. Every method but `close` returns at once."""
 
-    def __init__(self, keeper: Worker) -> None:
-        self._keeper = keeper
-        self.series_collector = keeper.series_collector
-        """Takes what the loop sees for the time series."""
-        self._queue: deque[Item | LogMessage | Mark | Question[Any]] = deque()
-        self._waiting_holds: dict[str, Item] = {}
-        """Those that an equal hold may still join."""
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.series_collector = worker.series_collector
+        """Takes what the main loop reads, for the time series."""
+        self._queue: deque[Entry] = deque()
+        self._joinable: dict[str, _Repeats] = {}
+        """Holds in the queue that an equal one may still join, by fingerprint."""
         self._holds = 0
         self._noted: Position | None = None
         self._changed = threading.Condition()
@@ -89,52 +63,53 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
     def start(self) -> None:
-        """Begin to work the queue."""
+        """Start the thread."""
         self._thread.start()
 
     def submit(self, record: Record, policy: Policy, position: Position | None = None, *, times: int = 1) -> None:
-        """Take a record over; equal holds that still wait become one."""
-        item = Item(record, policy, position, times)
+        """Record a decision; equal holds that still wait become one."""
+        last = record.observation.wall_seconds
+        item = Item(record=record, policy=policy, position=position, times=times, last_wall_seconds=last)
         with self._changed:
             if isinstance(record.decision, Hold) and not self._takes_hold(item):
                 return
             if not merges(record):
-                self._waiting_holds.clear()  # nothing joins what waits before it, and nothing joins it
+                self._joinable.clear()  # nothing joins what waits before it, and nothing joins it
             self._noted = position or self._noted
             self._append(item)
 
     def resume(self, record: Record, policy: Policy) -> None:
-        """Take over a record whose row is written already, for what may still be owed after it."""
+        """Finish a record whose row an earlier run has written: persist it and close its intent."""
+        last = record.observation.wall_seconds
         with self._changed:
-            self._append(Item(record, policy, stored=True, logged=True))
+            self._append(Item(record=record, policy=policy, last_wall_seconds=last, is_stored=True))
 
-    def say(self, event: str, level: str, message: str, **fields: Any) -> None:
-        """Have a line logged that is no decision."""
+    def log(self, event: str, level: str, message: str, **fields: Any) -> None:
+        """Log a message that is no decision."""
         with self._changed:
             self._append(LogMessage(event, level, message, fields))
 
     def note_position(self, position: Position | None) -> None:
-        """Have it remembered how far the kernel's lines were taken in, once all handed over before is written."""
+        """Remember how far the kernel's messages were read, once all handed over before is written."""
         if position is not None:
             with self._changed:
                 self._mark(position)
 
-    def verification(self, found: Verification) -> None:
-        """Have it kept what came of a raise, behind that raise's row; drops that go on are said at once."""
-        self.question(lambda keeper: keeper.verification(found), retry=True)
+    def record_verification(self, found: Verification) -> None:
+        """Store a raise's verification after its row; warn at once if packets are still being dropped."""
+        self.call(lambda worker: worker.record_verification(found), retry=True)
         if found.drops is Drops.CONTINUING and found.end is End.WATCHED:
-            told = f"The raise to {found.limit:,}: {afterwards(found)}"
-            self.say("guard.drops_continue", "warning", told, **encode(found))
+            self.log("guard.drops_continue", "warning", explain.verification(found), **encode(found))
 
-    def question(self, work: Callable[[Worker], T], *, retry: bool = False) -> Question[T]:
-        """Have the worker do `work` in its turn; with `insist` all behind it waits until it is done."""
-        question = Question(work, retry=retry)
+    def call(self, work: Callable[[Worker], T], *, retry: bool = False) -> Future[T]:
+        """Run `work` on the recorder's thread. With `retry`, keep trying until the host allows it."""
+        call = Call(work, Future(), retry)
         with self._changed:
-            self._append(question)
-        return question
+            self._append(call)
+        return call.future
 
     def close(self, seconds: float) -> bool:
-        """Work off the queue and stop; return whether all was done within `seconds`."""
+        """Finish the queue and stop the thread; return whether all was done within `seconds`."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -142,123 +117,142 @@ class Recorder:
         return self._all_done
 
     def report(self) -> dict[str, Any]:
-        """Return what status shows of the recorder."""
-        since, trouble = self._busy_since, self._keeper.trouble()
+        """Return the recorder's part of the status."""
+        since, errors = self._busy_since, self._worker.errors()
         if self._thread.ident is not None and not self._thread.is_alive() and not self._stopping:
-            trouble.append("The recorder has ended: nothing is recorded, logged or persisted until a restart.")
+            errors.append("The recorder has ended: nothing is recorded, logged or persisted until a restart.")
         with self._changed:
             backlog = sum(not isinstance(entry, Mark) for entry in self._queue)
         return {
             "backlog": backlog,
             "stuck_seconds": 0.0 if since is None else round(time.monotonic() - since, 1),
             "lost_holds": self.lost_holds,
-            "lost_lines": self._keeper.lost_lines(),
-            "trouble": trouble,
+            "lost_lines": self._worker.lost_messages(),
+            "trouble": errors,
         }
 
-    def _append(self, entry: Item | LogMessage | Mark | Question[Any]) -> None:
+    def _append(self, entry: Entry) -> None:
         self._queue.append(entry)
         self._changed.notify()
 
     def _takes_hold(self, item: Item) -> bool:
-        """Return whether a hold gets a place of its own: it joins an equal one that waits, or is one too many."""
-        name = identity(item.record)
-        waiting = self._waiting_holds.get(name)
-        if waiting is not None:
-            waiting.times += item.times
-            waiting.last_wall_seconds = item.last_wall_seconds
+        """Return whether a hold gets a place of its own: False if it joined an equal one, or is one too many."""
+        name = fingerprint(item.record)
+        repeats = self._joinable.get(name)
+        if repeats is not None:
+            repeats.times += item.times
+            repeats.last_wall_seconds = item.last_wall_seconds
             if item.position is not None:
-                self._mark(item.position)  # not its own: others that wait are covered too
+                self._mark(item.position)  # not the first one's: others that wait are covered too
             return False
         if self._holds >= MOST_HOLDS_QUEUED:
             self.lost_holds += item.times
             return False
         self._holds += 1
-        self._waiting_holds[name] = item
+        self._joinable[name] = _Repeats(item)
         return True
 
     def _mark(self, position: Position) -> None:
-        """Put a new position at the queue's end, in the place of one that waits there. It wakes nobody."""
+        """Put a position at the queue's end, replacing one that waits there. It wakes nobody."""
         if position == self._noted:
             return
         self._noted = position
-        last = self._queue[-1] if len(self._queue) > 1 else None  # the only one may be at work
-        if isinstance(last, Mark):
-            last.position = position
-        else:
-            self._queue.append(Mark(position))
+        if len(self._queue) > 1 and isinstance(self._queue[-1], Mark):  # the only one may be at work
+            self._queue.pop()
+        self._queue.append(Mark(position))
 
     def _run(self) -> None:
         """Take the queue's head, do it, and only then remove it."""
         wait = _FIRST_RETRY_SECONDS
         while True:
-            with self._changed:
-                if not self._queue and not self._stopping:
-                    self._changed.wait(_TURN_SECONDS)
-                head = self._queue[0] if self._queue else None
-                if isinstance(head, Item) and self._waiting_holds.get(identity(head.record)) is head:
-                    del self._waiting_holds[identity(head.record)]
+            head = self._head()
             if head is None and self._stopping:
-                self._all_done = self._step("end", self._keeper.finish)
+                self._all_done = self._step("end", self._worker.finish)
                 return
             finished = self._step("recorder", self._do, head)
-            self._step("upkeep", self._keeper.run_periodic)
+            self._step("upkeep", self._worker.run_periodic)
             if finished:
                 wait = _FIRST_RETRY_SECONDS
                 self._remove(head)
                 continue
             if self._stopping:
-                return  # what is left is explained at the next start by the intents
-            self._go_on_without_history(wait)
+                return  # what is left is recovered at the next start by the intents
+            self._continue_without_history(wait)
             wait = min(2 * wait, _LONGEST_RETRY_SECONDS)
 
-    def _remove(self, head: object) -> None:
+    def _head(self) -> Entry | None:
+        """Wait for the queue's head and return it; a hold takes along those that joined it."""
+        with self._changed:
+            if not self._queue and not self._stopping:
+                self._changed.wait(_TURN_SECONDS)
+            head = self._queue[0] if self._queue else None
+            if not isinstance(head, Item):
+                return head
+            repeats = self._joinable.get(fingerprint(head.record))
+            if repeats is not None and repeats.item is head:
+                del self._joinable[fingerprint(head.record)]
+                if repeats.times:
+                    times = head.times + repeats.times
+                    head = replace(head, times=times, last_wall_seconds=repeats.last_wall_seconds)
+                    self._queue[0] = head
+            return head
+
+    def _remove(self, head: Entry | None) -> None:
         with self._changed:
             if head is not None:
                 self._queue.popleft()
             self._holds -= isinstance(head, Item) and isinstance(head.record.decision, Hold)
 
-    def _go_on_without_history(self, seconds: float) -> None:
-        """Until the head is tried again, don't keep back what needs no history: drop-ins and log lines."""
+    def _continue_without_history(self, seconds: float) -> None:
+        """Until the head is retried, do what needs no history: drop-ins and log messages."""
         deadline = time.monotonic() + seconds
         while not self._stopping and (left := deadline - time.monotonic()) > 0:
             with self._changed:
                 behind = list(self._queue)[1:]
             for entry in behind:
                 if isinstance(entry, Item):
-                    self._step("recorder", self._keeper.process_without_history, entry)
+                    self._step("recorder", self._worker.process_without_history, entry)
                 elif isinstance(entry, LogMessage):
                     self._step("recorder", self._do, entry)
                     with self._changed:
                         self._queue.remove(entry)
-            self._step("upkeep", self._keeper.run_periodic)
+            self._step("upkeep", self._worker.run_periodic)
             with self._changed:
                 if len(self._queue) == 1 + sum(not isinstance(entry, LogMessage) for entry in behind):
                     self._changed.wait(min(left, _TURN_SECONDS))
 
-    def _step(self, subject: str, work: Callable[..., bool | None], *arguments: object) -> bool:
-        """Do one step; return False where it is to be tried again. An error is said, never fatal."""
+    def _step(self, subject: str, work: Callable[..., object], *arguments: object) -> bool:
+        """Do one step; return False where it has to be retried. An error is logged, never fatal."""
         self._busy_since = time.monotonic()
         try:
-            return self._keeper.attempt(subject, work, *arguments)
-        except Exception as error:  # noqa: BLE001 - the worker must outlive any one record
-            self._keeper.report_failure(subject, error)
+            return self._worker.attempt(subject, work, *arguments)
+        except Exception as error:  # noqa: BLE001 - the thread must outlive any one record
+            self._worker.report_failure(subject, error)
             return True
         finally:
             self._busy_since = None
 
-    def _do(self, head: Item | LogMessage | Mark | Question[Any] | None) -> bool:
+    def _do(self, head: Entry | None) -> bool:
         match head:
             case Item():
-                return self._keeper.keep(head)
+                return self._worker.process(head)
             case Mark(position):
-                self._keeper.note(position)
-            case LogMessage():
-                self._keeper.say(head.event, head.level, head.message, **head.fields)
-            case Question():
-                return self._keeper.attempt("history", head.put_to, self._keeper) or not head.retry
+                self._worker.note_position(position)
+            case LogMessage(event, level, message, fields):
+                self._worker.log(event, level, message, **fields)
+            case Call():
+                return self._worker.attempt("history", self._answer, head) or not head.retry
             case None:
                 pass
             case _:
                 assert_never(head)
         return True
+
+    def _answer(self, call: Call) -> None:
+        """Do a call's work and resolve its future, with an error unless that is retried. Raises the error."""
+        try:
+            call.future.set_result(call.work(self._worker))
+        except Exception as error:
+            if not (call.retry and isinstance(error, GuardError)):
+                call.future.set_exception(error)
+            raise

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.usage import risen
-from conntrackd_guard.history.points import OTHERS, Point
-from conntrackd_guard.history.series import MOST_TABLES
+from conntrackd_guard.history.series import MOST_TABLES, OTHERS, Point
 
 IDLE_SECONDS = 60
 """While nothing else asks for a look, there is one for a point this often."""

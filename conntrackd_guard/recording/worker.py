@@ -1,7 +1,7 @@
-"""What the recorder's thread does for each record: drop-in, history, log line, and the intent goes.
+"""What the recorder's thread does for each record: persist the limit, write the row, log, then close the intent.
 
-Every step is tried again until it works, without the others waiting for it where they need not: a
-history that refuses does not keep the log line back.
+A failed step is retried until it works, and holds up only what depends on it: a history that refuses a row delays
+neither drop-in nor log message.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from conntrackd_guard.core import explain
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
 from conntrackd_guard.core.model import Raise, Record, TriggerKind
-from conntrackd_guard.core.urgency import needs_operator
+from conntrackd_guard.core.records import needs_operator
 from conntrackd_guard.core.verification import Verification
-from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import HistoryDamaged, Position
-from conntrackd_guard.history.rows import first_row
+from conntrackd_guard.history.rows import first_row, notify_document
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import MOST_WAITING, NotifySpool
 from conntrackd_guard.host.other_writers import attribute_change
@@ -31,40 +30,37 @@ from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.sysctl_dropin import DropIn
 from conntrackd_guard.recording.dropin_sync import DropInSync
 from conntrackd_guard.recording.history_writer import HistoryWriter
+from conntrackd_guard.recording.items import Item, Past
 from conntrackd_guard.recording.metrics_exporter import Exporter, Outlets
 from conntrackd_guard.recording.samples import Sampling, TableSampler
 from conntrackd_guard.recording.series_collector import SeriesCollector
 
-if TYPE_CHECKING:
-    from conntrackd_guard.recording.recorder import Item
-
 FLUSH_SECONDS = 10.0
-"""Repeats are counted in memory this long before they go to the disk."""
+"""Repeats are counted in memory for up to this long before they are written."""
 STEADY_SECONDS = 300.0
-"""Nothing is deleted for its age before the wall clock has kept pace for so long: hosts boot with a wrong one."""
+"""Nothing is deleted for its age until the wall clock has kept pace for this long: hosts boot with a wrong one."""
 _JUMP_SECONDS = 60.0
-"""By less than this a clock is set all the time, and nothing looks old for it."""
+"""Clocks are corrected by less than this all the time, and nothing looks old for it."""
 SERIES_SECONDS = 60.0
-"""The time series is written this often."""
+"""The time series is written at this interval."""
 PRUNE_SECONDS = 6 * 3600.0
-_OWED_SECONDS = 30.0
-"""A drop-in that could not be written is tried again this often."""
+_RETRY_SECONDS = 30.0
+"""A drop-in that could not be written is retried at this interval."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Past:
-    """What earlier runs left."""
+@dataclass(slots=True)
+class _Progress:
+    """How far the work on one record got."""
 
-    records: list[Record] | None
-    """Those of this boot that make the state; None where not all of them can be read."""
-    position: Position | None
-    """How far they took the kernel's lines in, None in a new history."""
-    persisted: str | None
-    """The key of the record that wrote the drop-in."""
+    record: Record
+    sentence: str
+    is_persisted: bool = False
+    is_stored: bool = False
+    is_logged: bool = False
 
 
 class Worker:
-    """Used by the recorder's thread only, but for `trouble` and `lost_lines` (status), and what a reload sets."""
+    """Used by the recorder's thread only, but for `errors` and `lost_messages` (status), and what a reload sets."""
 
     def __init__(  # noqa: PLR0913 - wiring
         self,
@@ -76,195 +72,199 @@ class Worker:
         retention_seconds: float,
         max_rows: int,
     ) -> None:
-        self._log, self._run_files, self._root = log, runtime_dir, paths.root
+        self._log, self._runtime_dir, self._root = log, runtime_dir, paths.root
         self.notices: NotifySpool | None = None
-        """Where what a person must hear of is left for the `notify` command; None where there is none. A reload sets it."""
+        """Where decisions are left for the `notify` command; None without one. A reload sets it."""
         self.outlets = Outlets()
         """Where metrics go. A reload sets it."""
         self._exporter = Exporter(paths, runtime_dir, self.attempt)
         self.sampling = Sampling()
-        """How samples are taken for decisions. A reload sets it."""
+        """How decisions' tables are sampled. A reload sets it."""
         self.series_collector = SeriesCollector()
-        """The loop notes to it, this thread takes from it."""
-        self._scribe = HistoryWriter(paths.history, retention_seconds, max_rows, self.say)
-        self._portrayer = TableSampler(paths, self._scribe, self.say)
-        self._persister = DropInSync(drop_in, self.say)
-        self._written: set[str] = set()
+        """The main loop adds to it, this thread takes from it."""
+        self._history_writer = HistoryWriter(paths.history, retention_seconds, max_rows, self.log)
+        self._sampler = TableSampler(paths, self._history_writer, self.log)
+        self._dropin_sync = DropInSync(drop_in, self.log)
+        self._progress: dict[str, _Progress] = {}
+        """Of records that are not stored yet, by key."""
+        self._stored_raises: set[str] = set()
         """Raises whose row is written and whose intent is open."""
-        self._settled_seconds = self._flushed_seconds = 0.0
+        self._persist_seconds = self._flush_seconds = 0.0
         self._series_seconds = time.monotonic() + SERIES_SECONDS
         self._prune_seconds = 0.0
-        self._wall_began = self._steady_since = 0.0
-        self._trouble: dict[str, str] = {}
+        self._wall_offset = self._steady_since = 0.0
+        self._errors: dict[str, str] = {}
 
     def past(self, boot_id: str) -> Past:
         """Return what earlier runs left. Raises HostError where the history can't be opened."""
         records: list[Record] = []
-        whole = self.attempt("history", lambda: records.extend(self._scribe.history().records(boot_id)))
-        position = self._scribe.history().position()
+        whole = self.attempt("history", lambda: records.extend(self._history_writer.history().records(boot_id)))
+        position = self._history_writer.history().position()
         persisted = None
-        with suppress(GuardError):  # the limit alone must tell then
-            persisted = self._persister.written_by()
-        known = whole and not self._scribe.began_anew
+        with suppress(GuardError):  # recovery goes by the limit alone then
+            persisted = self._dropin_sync.written_by()
+        known = whole and not self._history_writer.was_damaged
         return Past(records=records if known else None, position=position, persisted=persisted)
 
-    def note(self, position: Position) -> None:
-        """Have the position written with the next flush: all that it covers was kept."""
-        self._scribe.position = position
+    def note_position(self, position: Position) -> None:
+        """Write the position with the next flush: all that it covers was handled."""
+        self._history_writer.position = position
 
-    def keep(self, item: Item) -> bool:
-        """Do what is still to do for one record; return whether all is done."""
-        self._persist(item)
-        was_stored = item.stored
-        if not was_stored:
-            self._name_culprit(item)
-            item.stored = self.attempt("history", self._scribe.write, item)
-            if item.stored:
-                self._exporter.count(item.record, item.times)
-        self._tell(item)
-        if item.stored and not was_stored:
-            self.attempt("sample", self._portrayer.analyze, item.record, self.sampling)
-        if item.stored and isinstance(item.record.decision, Raise):
-            self._written.add(item.record.key)
-        return item.stored
-
-    def verification(self, found: Verification) -> bool:
-        """Keep what came of a raise."""
-        self._scribe.history().add_verification(found)
-        return True
-
-    def keep_points(self) -> None:
-        """Write what was gathered of the time series; what the history refuses is given up."""
-        if points := self.series_collector.take():
-            self._scribe.history().add_points(points, thin=self._is_steady())
+    def process(self, item: Item) -> bool:
+        """Do what is left to do for a record; return False where it has to be retried."""
+        key = item.record.key
+        progress = self._progress.pop(key, None) or self._begin(item)
+        item = replace(item, record=progress.record, sentence=progress.sentence)
+        self._persist(item, progress)
+        stored_now = not progress.is_stored and self.attempt("history", self._store, item, progress)
+        self._log_record(item, progress)
+        if stored_now:
+            self.attempt("sample", self._sampler.analyze, item.record, self.sampling)
+        if not progress.is_stored:
+            self._progress[key] = progress
+        elif isinstance(item.record.decision, Raise):
+            self._stored_raises.add(key)
+        return progress.is_stored
 
     def process_without_history(self, item: Item) -> None:
-        """Do what doesn't need the history: it refuses a record before this one."""
-        self._persist(item)
-        self._tell(item)
+        """Persist and log a record that waits behind one that the history refuses."""
+        key = item.record.key
+        progress = self._progress[key] = self._progress.get(key) or self._begin(item)
+        item = replace(item, record=progress.record, sentence=progress.sentence)
+        self._persist(item, progress)
+        self._log_record(item, progress)
 
-    def say(self, event: str, level: str, message: str, **fields: Any) -> None:
-        """Log a line that is no decision."""
+    def record_verification(self, found: Verification) -> None:
+        """Store a raise's verification. Raises HostError."""
+        self._history_writer.history().add_verification(found)
+
+    def log(self, event: str, level: str, message: str, **fields: Any) -> None:
+        """Log a message that is no decision."""
         self._log.emit(event, level, message, **fields)
 
-    def attempt(self, subject: str, work: Callable[..., bool | None], *arguments: object) -> bool:
-        """Do `work`; return False where the host refused it, or where it says so. Refused work may be tried again.
+    def attempt(self, subject: str, work: Callable[..., object], *arguments: object) -> bool:
+        """Do `work`; return False where it returned False or the host refused it. Refused work may be retried.
 
-        What does not work is said once, and is trouble until the same work is done or fails in another way.
+        An error is logged once, and is current until the same work succeeds or fails in another way.
         """
         try:
             done = work(*arguments) is not False
         except HistoryDamaged as damage:
-            self.attempt("history", self._scribe.set_aside, damage)
+            self.attempt("history", self._history_writer.set_aside, damage)
             return False
         except GuardError as error:
             self.report_failure(subject, error)
             return False
-        self._trouble.pop(subject, None)
+        self._errors.pop(subject, None)
         return done
 
     def report_failure(self, subject: str, error: Exception) -> None:
-        """Say what doesn't work, once until it works again or changes."""
+        """Log an error, once until the subject's work succeeds or fails in another way."""
         text = str(error) or type(error).__name__
-        if self._trouble.get(subject) != text:
-            self._trouble[subject] = text
+        if self._errors.get(subject) != text:
+            self._errors[subject] = text
             self._log.emit("guard.error", "error", text, subject=subject)
 
-    def trouble(self) -> list[str]:
-        """Return what doesn't work at the moment."""
-        return list(self._trouble.values())
+    def errors(self) -> list[str]:
+        """Return the current errors."""
+        return list(self._errors.values())
 
-    def lost_lines(self) -> int:
-        """Return how many log lines could not be delivered."""
+    def lost_messages(self) -> int:
+        """Return how many log messages could not be delivered."""
         return self._log.lost
 
     def run_periodic(self) -> None:
-        """Do what is due now and then: close intents, count repeats, save the position, retry the drop-in, prune, export."""
+        """Do what is due: close intents, write repeats, position and time series, retry the drop-in, prune, export."""
         now = time.monotonic()
         self._log.flush()
-        if self._persister.is_due and now - self._settled_seconds >= _OWED_SECONDS:
-            self._settle()
+        if self._dropin_sync.is_due and now - self._persist_seconds >= _RETRY_SECONDS:
+            self._flush_dropin()
         self.attempt("intents", self._close_intents)
-        if now - self._flushed_seconds >= FLUSH_SECONDS:
-            self._flushed_seconds = now
-            self.attempt("repeats", self._scribe.flush)
+        if now - self._flush_seconds >= FLUSH_SECONDS:
+            self._flush_seconds = now
+            self.attempt("repeats", self._history_writer.flush)
         if now >= self._series_seconds:
             self._series_seconds = now + SERIES_SECONDS
-            self.attempt("time series", self.keep_points)
+            self.attempt("time series", self._write_series)
         if self._is_steady() and now >= self._prune_seconds:
             self._prune_seconds = now + PRUNE_SECONDS
-            self.attempt("prune", self._scribe.prune)
-            self.attempt("samples", self._portrayer.prune, self.sampling)
+            self.attempt("prune", self._history_writer.prune)
+            self.attempt("samples", self._sampler.prune, self.sampling)
         self._exporter.turn(self.outlets)
 
     def finish(self) -> bool:
-        """Write what is held back and close; return whether all rows are written."""
-        self._settle()
+        """Write what is held in memory and close; return whether all rows are written."""
+        self._flush_dropin()
         self.attempt("intents", self._close_intents)
-        flushed = self.attempt("repeats", self._scribe.flush)
-        self.attempt("time series", self.keep_points)
-        self._scribe.close()
+        flushed = self.attempt("repeats", self._history_writer.flush)
+        self.attempt("time series", self._write_series)
+        self._history_writer.close()
         self._log.flush()
         return flushed
 
-    def _is_steady(self) -> bool:
-        """Return whether the wall clock can be trusted to tell how old something is."""
-        now = time.monotonic()
-        began = time.time() - now
-        if abs(began - self._wall_began) > _JUMP_SECONDS:
-            self._wall_began, self._steady_since = began, now
-        return now - self._steady_since >= STEADY_SECONDS
-
-    def _name_culprit(self, item: Item) -> None:
-        """Say who changed the limit, as far as this host shows it: a look at all processes, so never in the loop."""
+    def _begin(self, item: Item) -> _Progress:
+        """Complete a record with what a look at all processes shows, too slow for the main loop, and compose its sentence."""
         record, limit = item.record, item.record.observation.limit
         if record.trigger.kind is TriggerKind.OTHER_WRITER and limit is not None and not record.outcome.detail:
-            told = attribute_change(self._root, limit, record.observation.boottime_seconds)
-            item.record = replace(record, outcome=replace(record.outcome, detail=f"by {told}"))
+            found = attribute_change(self._root, limit, record.observation.boottime_seconds)
+            record = replace(record, outcome=replace(record.outcome, detail=f"by {found}"))
+        return _Progress(record, explain.sentence(record), is_stored=item.is_stored, is_logged=item.is_stored)
 
-    def _persist(self, item: Item) -> None:
-        """Have the drop-in follow a record; what fails is owed, and does not keep the row back."""
-        if not item.persisted:
-            item.persisted = True
-            if self._persister.follow(item.record):
-                self._settle()
+    def _persist(self, item: Item, progress: _Progress) -> None:
+        """Have the drop-in follow a record; what fails is retried, and does not hold up the row."""
+        if not progress.is_persisted:
+            progress.is_persisted = True
+            if self._dropin_sync.follow(item):
+                self._flush_dropin()
 
-    def _settle(self) -> None:
-        self._settled_seconds = time.monotonic()
-        self.attempt("drop-in", self._persister.settle)
+    def _store(self, item: Item, progress: _Progress) -> None:
+        is_news = self._history_writer.write(item)
+        progress.is_stored, progress.is_logged = True, progress.is_logged or not is_news
+        self._exporter.count(item.record, item.times)
 
-    def _close_intents(self) -> None:
-        """Forget the intents whose row is written and whose drop-in is not owed: a start takes up what is left."""
-        for key in self._written - {self._persister.owes}:
-            self._run_files.drop_intent(key)
-            self._written.discard(key)
-
-    def _tell(self, item: Item) -> None:
-        if item.logged:
+    def _log_record(self, item: Item, progress: _Progress) -> None:
+        if progress.is_logged:
             return
-        item.logged = True
+        progress.is_logged = True
         record = item.record
-        self._log.emit(event_of(record), level_of(record), sentence(record), **fields_of(record))
+        self._log.emit(event_of(record), level_of(record), item.sentence, **fields_of(record))
         if needs_operator(record):
-            self._notify(record, item.policy)
+            self._notify(record, item.policy, item.sentence)
 
-    def _notify(self, record: Record, policy: Policy) -> None:
-        """Leave a decision for the `notify` command: as often as it is logged."""
-        notices = self.notices
-        if notices is None:
+    def _notify(self, record: Record, policy: Policy, sentence: str) -> None:
+        """Leave a decision for the `notify` command, whenever it is logged."""
+        if self.notices is None:
             return
-        row = first_row(
-            record,
-            self._scribe.row_id(record),
-            policy=policy,
-            sentence=sentence(record),
-            kernel_release=platform.release(),
-        )
+        row_id = self._history_writer.row_id(record)
+        row = first_row(record, row_id, policy=policy, sentence=sentence, kernel_release=platform.release())
         try:
-            dropped = notices.put(record.key, documents.notice(row))
+            dropped = self.notices.put(record.key, notify_document(row))
         except GuardError as error:
             self._log.emit("guard.error", "error", str(error), subject="notify", key=record.key)
             return
         for key in dropped:
-            text = f"More than {MOST_WAITING} decisions wait for the notify command; nobody is told of the oldest."
+            text = f"Notify queue full ({MOST_WAITING}). Dropped the oldest notification."
             self._log.emit("guard.error", "error", text, subject="notify", key=key)
+
+    def _flush_dropin(self) -> None:
+        self._persist_seconds = time.monotonic()
+        self.attempt("drop-in", self._dropin_sync.flush)
+
+    def _close_intents(self) -> None:
+        """Delete the intents whose row is written and whose limit is persisted; a start recovers the others."""
+        for key in self._stored_raises - {self._dropin_sync.due_key}:
+            self._runtime_dir.drop_intent(key)
+            self._stored_raises.discard(key)
+
+    def _write_series(self) -> None:
+        """Write the points of the time series; those that the history refuses are dropped."""
+        if points := self.series_collector.take():
+            self._history_writer.history().add_points(points, thin=self._is_steady())
+
+    def _is_steady(self) -> bool:
+        """Return whether the wall clock can be trusted for the age of rows."""
+        now = time.monotonic()
+        offset = time.time() - now
+        if abs(offset - self._wall_offset) > _JUMP_SECONDS:
+            self._wall_offset, self._steady_since = offset, now
+        return now - self._steady_since >= STEADY_SECONDS

@@ -16,6 +16,7 @@ from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Pause
+from conntrackd_guard.history.documents import detail
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 
 HOUR = 3600.0
@@ -80,7 +81,7 @@ def test_a_refused_revert_leaves_the_pause_as_it_was(
     refuse_writes(monkeypatch)
     assert main(["revert"], guarded.paths) is Exit.FAILED
     assert guarded.runtime_dir.pause(now) == before
-    assert guarded.runtime_dir.orders() == []
+    assert guarded.runtime_dir.overrides() == []
     assert guarded.reasons()[-1] == "override revert rejected"
 
 
@@ -90,7 +91,7 @@ def test_an_order_stays_small_on_a_crowded_host(guarded: Guarded) -> None:
         guarded.host.namespace(str(pid), 1)
     assert main(["pause"], guarded.paths) is Exit.DONE
     with guarded.history() as history:
-        told = history.row(2)
+        told = detail(history, 2)
         assert told is not None
         seen = told.record.observation
         assert len(seen.tables) + seen.small_tables == 101  # and the container with nothing in it is idle
@@ -123,7 +124,7 @@ def test_an_order_that_history_refuses_stands(
     refuse_rows(monkeypatch)
     assert main(arguments, guarded.paths) is Exit.DONE
     assert "not in history yet: write a decision to history.db: disk is full. Free space." in capsys.readouterr().err
-    assert len(guarded.runtime_dir.orders()) == 1
+    assert len(guarded.runtime_dir.overrides()) == 1
     assert (guarded.host.limit == LIMIT) is (arguments == ["revert"])
 
 
@@ -131,6 +132,7 @@ ORDERS = """
 import sys
 from pathlib import Path
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.history.documents import detail
 from conntrackd_guard.host.paths import Paths
 sys.exit(main(sys.argv[2:], Paths(Path(sys.argv[1]))))
 """
@@ -143,5 +145,5 @@ def test_another_user_may_not_order(guarded: Guarded, tmp_path: Path, arguments:
     ended = run_as_another(ORDERS, str(guarded.host.root), *arguments, tmp_path=tmp_path)
     assert ended.returncode == Exit.NOT_PERMITTED
     assert "Run this as root." in ended.stderr or "Run as root" in ended.stderr
-    assert guarded.runtime_dir.orders() == []
+    assert guarded.runtime_dir.overrides() == []
     assert guarded.host.limit == STEP

@@ -20,8 +20,8 @@ from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.report import page as view
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.points import Point
-from conntrackd_guard.history.rows import DecisionDetail
+from conntrackd_guard.history.documents import DecisionDetail, detail
+from conntrackd_guard.history.series import Point
 from conntrackd_guard.host.paths import Paths
 
 SPAN = ["--since", f"@{report_scene.BEGIN}", "--until", f"@{report_scene.END}", "--no-dry-run"]
@@ -148,7 +148,7 @@ def test_no_namespace_passes_for_another() -> None:
 def test_a_raise_within_a_step_is_no_peak_of_the_limit(scene: Path) -> None:
     """The series knows the highest limit of a step; drawn from its begin, the line would fall again before the raise."""
     with History(Paths(scene).history, mode="reader") as history:
-        told = history.row(1)
+        told = detail(history, 1)
     assert told is not None
     at = told.row.at_seconds
     points = [Point(at=int(at) - 5 + n, namespace=1, label="initial", limit=393_216, count=1, step=10) for n in (0, 10)]
@@ -162,7 +162,7 @@ def test_a_raise_within_a_step_is_no_peak_of_the_limit(scene: Path) -> None:
 def test_that_a_table_was_full_is_told_although_the_limit_rose_at_once(scene: Path) -> None:
     """Against the limit after the raise the same entries are two thirds."""
     with History(Paths(scene).history, mode="reader") as history:
-        told = history.row(1)
+        told = detail(history, 1)
     assert told is not None
     points = [Point(at=10, namespace=7, label="web", limit=393_216, count=262_144)]
     assert "<dt>Highest use of a table</dt><dd>100 %</dd>" in a_report(points, [told])

@@ -23,7 +23,7 @@ from conntrackd_guard.core.model import (
     Trigger,
     TriggerKind,
 )
-from conntrackd_guard.core.records import identity, reason
+from conntrackd_guard.core.records import fingerprint, reason
 
 st.register_type_strategy(float, st.floats(allow_nan=False))  # NaN equals nothing, not even itself
 
@@ -101,6 +101,6 @@ def test_an_unknown_decision_is_refused(data: object) -> None:
 def test_figures_are_no_part_of_the_identity() -> None:
     """Count and time may move; namespace, trigger, verdict, reason and limit make the news."""
     busy = a_hold(wall_seconds=99.0, tables=(Table(namespace=7, label="x", count=9),))
-    assert identity(busy) == identity(a_hold())
-    assert identity(a_hold(limit=11)) != identity(a_hold())
+    assert fingerprint(busy) == fingerprint(a_hold())
+    assert fingerprint(a_hold(limit=11)) != fingerprint(a_hold())
     assert reason(busy) == "at_ceiling"

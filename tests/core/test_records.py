@@ -20,7 +20,7 @@ from conntrackd_guard.core.model import (
     Table,
     TriggerKind,
 )
-from conntrackd_guard.core.records import changes_state, identity, merges
+from conntrackd_guard.core.records import changes_state, fingerprint, merges
 
 PAST = a_record("past", Hold(reason=HoldReason.HISTORICAL))
 REFUSED = replace(a_record("r", RAISE), outcome=Outcome(kind=OutcomeKind.REJECTED, errno=30, detail="read-only"))
@@ -50,7 +50,7 @@ def triggered(record: Record, **more: Any) -> Record:
 )
 def test_identity(one: Record, other: Record, *, same: bool) -> None:
     """Figures and words are no part of it; the kind of line, the limit and a refusal's error are."""
-    assert (identity(one) == identity(other)) is same
+    assert (fingerprint(one) == fingerprint(other)) is same
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Sizes, percentages, durations and counts: what people write is read exactly, everything else is refused."""
+"""Sizes, percentages, durations and counts: what people write is parsed, everything else is refused."""
 
 from __future__ import annotations
 
@@ -71,24 +71,24 @@ DURATIONS = [
 
 @pytest.mark.parametrize(("text", "expected"), DURATIONS)
 def test_durations(text: str, expected: float) -> None:
-    """Time spans are read by systemd's grammar."""
+    """Durations follow systemd's grammar."""
     assert units.parse_duration(text) == expected
 
 
 @pytest.mark.parametrize(("text", "expected"), DURATIONS)
 def test_durations_agree_with_systemd(text: str, expected: float) -> None:
-    """`systemd-analyze timespan` reads the same number of microseconds."""
+    """`systemd-analyze timespan` returns the same number of microseconds."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed: durations were NOT compared with systemd")
     command = ["systemd-analyze", "timespan", "--", text]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, env={"LC_ALL": "C.UTF-8"}).stdout
-    line = next(line for line in told.splitlines() if "s:" in line.split(maxsplit=1)[0])
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env={"LC_ALL": "C.UTF-8"}).stdout
+    line = next(line for line in printed.splitlines() if "s:" in line.split(maxsplit=1)[0])
     assert int(line.split()[-1]) == round(expected * 1_000_000)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("262144", 262144), ("1_000_000", 1_000_000), ("0", 0), (" 7 ", 7)])
 def test_counts(text: str, expected: int) -> None:
-    """A count is plain or in groups of three."""
+    """A count is plain, or has groups of three digits."""
     assert units.parse_count(text) == expected
 
 
@@ -97,7 +97,7 @@ def test_counts(text: str, expected: int) -> None:
     [("true", True), ("Yes", True), ("on", True), ("false", False), ("NO", False), ("off", False)],
 )
 def test_booleans(text: str, *, expected: bool) -> None:
-    """The words that YAML 1.1 takes for booleans."""
+    """All words that YAML 1.1 takes for booleans are accepted."""
     assert units.parse_boolean(text) is expected
 
 
@@ -118,8 +118,8 @@ HOSTILE = [
         units.parse_number,
     ],
 )
-def test_what_is_no_plain_number_is_refused(parse: Callable[[str], object], text: str) -> None:
-    """Signs, exponents, infinities, foreign digits and endless numbers are refused, with what was expected."""
+def test_only_plain_numbers_are_accepted(parse: Callable[[str], object], text: str) -> None:
+    """Signs, exponents, infinities, foreign digits and very long numbers are refused with the expected form."""
     with pytest.raises(ValueError, match=r"^expected "):
         parse(text)
 
@@ -147,8 +147,8 @@ def test_what_is_no_plain_number_is_refused(parse: Callable[[str], object], text
         (units.parse_boolean, "1"),
     ],
 )
-def test_what_is_ambiguous_or_out_of_range_is_refused(parse: Callable[[str], object], text: str) -> None:
-    """MB, a bare percentage, an octal look and the like raise rather than be guessed at."""
+def test_ambiguous_and_out_of_range_values_are_refused(parse: Callable[[str], object], text: str) -> None:
+    """`MB`, a bare percentage, a leading zero and the like are refused."""
     with pytest.raises(ValueError, match=r"^expected "):
         parse(text)
 
@@ -179,26 +179,26 @@ def test_what_is_ambiguous_or_out_of_range_is_refused(parse: Callable[[str], obj
         (units.format_size(512 * MIB), "512MiB"),
     ],
 )
-def test_printed_for_people(printed: str, expected: str) -> None:
-    """Figures are printed with a unit, rounded, never as 1024.0 or 60s."""
+def test_formats_for_people(printed: str, expected: str) -> None:
+    """Figures have a unit and are rounded, never to 1024.0 or 60s."""
     assert printed == expected
 
 
 @given(st.integers(0, units.MOST_BYTES))
 def test_a_size_reads_back(count: int) -> None:
-    """What `format_size` prints, `parse_size` reads as the same number."""
+    """`parse_size` reverses `format_size`."""
     assert units.parse_size(units.format_size(count)) == count
 
 
 @given(st.integers(0, 10**15))
 def test_a_duration_reads_back(microseconds: int) -> None:
-    """With all its parts printed, a duration reads back to the microsecond."""
+    """With all its parts, a duration reads back to the microsecond."""
     printed = units.format_duration(microseconds / 1_000_000, parts=6)
     assert round(units.parse_duration(printed) * 1_000_000) == microseconds
 
 
 @given(st.integers(0, 10_000))
 def test_a_percentage_reads_back(hundredths: int) -> None:
-    """What `format_percentage` prints, `parse_percentage` reads as the same fraction."""
+    """`parse_percentage` reverses `format_percentage`."""
     fraction = units.parse_percentage(f"{hundredths / 100}%")
     assert units.parse_percentage(units.format_percentage(fraction)) == fraction

@@ -7,7 +7,7 @@ from testbed.records import RAISE, a_record
 
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, OutcomeKind, Override, OverrideKind, Record
-from conntrackd_guard.core.urgency import needs_operator
+from conntrackd_guard.core.records import needs_operator
 
 TOLD = [
     "at_ceiling",

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 from testbed.records import raised
 
-from conntrackd_guard.core import verification
-from conntrackd_guard.core.afterwards import afterwards
+from conntrackd_guard.core import explain, verification
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.verification import Drops, End, Verification
 
@@ -151,4 +150,4 @@ def test_the_watch_is_over_after_ten_seconds() -> None:
 )
 def test_people_read_a_sentence(found: Verification, text: str) -> None:
     """The same text in log, history and `guard show`."""
-    assert afterwards(found) == text
+    assert explain.verification(found) == text

@@ -12,6 +12,7 @@ from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import OutcomeKind, OverrideKind
+from conntrackd_guard.history.documents import detail
 
 STEP = 98_304
 """65,536 × 1.5."""
@@ -72,7 +73,7 @@ def test_an_order_that_is_not_in_force_yet_is_waited_for(host: Host) -> None:
     guarded.turn(0.25)
     assert guarded.state.set_limit is None
     assert guarded.reasons()[1:] == ["override revert applied"]
-    assert guarded.runtime_dir.orders() == []
+    assert guarded.runtime_dir.overrides() == []
     guarded.stop()
 
 
@@ -81,7 +82,7 @@ def test_an_order_that_was_cut_short_is_said_and_not_believed(host: Host) -> Non
     guarded = with_an_order(host)
     guarded.turn(11.0)
     assert guarded.state.set_limit == STEP
-    assert guarded.runtime_dir.orders() == []
+    assert guarded.runtime_dir.overrides() == []
     guarded.written()
     assert "not carried out" in guarded.logged("guard.info")[0]["message"]
     guarded.stop()
@@ -94,7 +95,7 @@ def test_an_order_that_can_not_be_read_ends_nothing(host: Host) -> None:
     guarded.turn(3.0)
     guarded.written()
     assert "odd" in guarded.logged("guard.error")[0]["message"]
-    assert guarded.runtime_dir.orders() == []
+    assert guarded.runtime_dir.overrides() == []
     guarded.stop()
 
 
@@ -141,7 +142,7 @@ def test_buckets_that_are_refused_are_not_counted_on(host: Host) -> None:
 def test_a_host_out_of_everything_is_waited_out(host: Host, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """No descriptor, no thread: said once, tried again every two seconds without spinning, and then raised for."""
     guarded = Guarded(host)
-    observer = guarded.guard._p.observer
+    observer = guarded.observer
     looks = 0
 
     def refuse(**_: object) -> None:
@@ -169,7 +170,7 @@ def test_a_failing_host_is_not_asked_without_a_pause(host: Host) -> None:
     guarded.message()
     (host.root / "proc/sys/net/netfilter/nf_conntrack_max").write_text("many\n")
     guarded.turn()
-    assert guarded.guard._wait_ms() > 1_000
+    assert guarded.loop._wait_ms() > 1_000
     guarded.stop()
 
 
@@ -181,7 +182,7 @@ def test_unlimited_closes_what_was_open(host: Host) -> None:
     host.limit = 0
     for _ in range(20):
         guarded.turn(2.0)
-    assert guarded.guard._episodes == {}
+    assert guarded.loop._episodes == {}
     guarded.stop()
 
 
@@ -195,7 +196,7 @@ def test_a_crowd_of_namespaces_leaves_a_small_record(host: Host) -> None:
     guarded.turn()
     (row,) = guarded.rows()
     with guarded.history() as history:
-        told = history.row(row.id)
+        told = detail(history, row.id)
     assert told is not None
     seen = told.record.observation
     assert (len(seen.tables) + seen.small_tables, seen.small_entries) == (101, 20 * (100 - 31))
@@ -226,7 +227,7 @@ def test_policies_in_rows_are_those_decided_with(host: Host) -> None:
     guarded.turn()
     (row,) = guarded.rows()
     with guarded.history() as history:
-        told = history.row(row.id)
+        told = detail(history, row.id)
     assert told is not None
     assert told.policy == replace(policy, buckets=Buckets.KEEP)
     guarded.stop()

@@ -71,7 +71,7 @@ def test_an_ordered_lowering_is_no_fight(host: Host) -> None:
     guarded.turn(5.0)
     assert guarded.state.conflict_seconds == ()
     assert guarded.state.set_limit is None
-    assert guarded.runtime_dir.orders() == []
+    assert guarded.runtime_dir.overrides() == []
     assert "hold limit_lowered none" not in guarded.reasons()
     guarded.stop()
 

@@ -110,7 +110,7 @@ def test_a_redelivered_record_does_no_harm(host: Host) -> None:
     guarded.turn()
     guarded.written()
     with guarded.paths.history.open("rb"):
-        told = guarded.recorder.question(lambda keeper: keeper.past("boot-1").records).within(5.0)
+        told = guarded.recorder.call(lambda worker: worker.past("boot-1").records).result(5.0)
     assert told
     guarded.recorder.submit(told[0], guarded.policy)
     assert len(guarded.rows()) == 1
@@ -149,7 +149,7 @@ def test_a_boot_begins_with_an_empty_state(host: Host) -> None:
     guarded.message()
     guarded.turn()
     guarded.written()
-    past = guarded.recorder.question(lambda keeper: keeper.past("boot-2").records).within(5.0)
+    past = guarded.recorder.call(lambda worker: worker.past("boot-2").records).result(5.0)
     assert past == []
     guarded.stop()
 
@@ -246,7 +246,7 @@ def test_an_order_given_while_no_guard_ran_is_known(host: Host) -> None:
         key="order-resume",
         mode=Mode.ACT,
         trigger=Trigger(kind=TriggerKind.OVERRIDE),
-        observation=guarded.guard._p.observer.observe(),
+        observation=guarded.observer.observe(),
         state=State(),
         decision=Override(kind=OverrideKind.RESUME),
         outcome=Outcome(kind=OutcomeKind.NONE),
@@ -254,12 +254,12 @@ def test_an_order_given_while_no_guard_ran_is_known(host: Host) -> None:
     guarded.runtime_dir.put_override(record.key, encode(record))
     after = again(guarded)
     assert after.recovered.state.conflict_seconds == ()
-    assert after.runtime_dir.orders() == []
+    assert after.runtime_dir.overrides() == []
     assert after.reasons()[-1] == "override resume none"
     after.stop()
 
 
-@pytest.mark.parametrize("folder", ["intents", "orders"])
+@pytest.mark.parametrize("folder", ["intents", "overrides"])
 def test_a_file_that_cannot_be_read_is_said_and_goes(host: Host, folder: str) -> None:
     """Half a file, or one of another program, keeps no guard from starting."""
     first = Guarded(host)

@@ -18,6 +18,7 @@ from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Outcome, OutcomeKind, Override, OverrideKind, Table, Trigger, TriggerKind
 from conntrackd_guard.history.database import History, HistoryDamaged, Position
+from conntrackd_guard.history.documents import detail
 from conntrackd_guard.history.schema import MIGRATIONS
 
 
@@ -35,12 +36,12 @@ def test_a_record_comes_back_as_it_went_in(path: Path) -> None:
     with History(path, mode="writer") as history:
         row_id = history.add(record, policy=policy, sentence="why", kernel_release="6.1", position=None)
     with History(path, mode="reader") as history:
-        found = history.row(row_id)
+        found = detail(history, row_id)
         assert found is not None
         assert (found.record, found.policy) == (record, policy)
         assert (found.row.at, found.row.from_limit, found.row.to_limit) == ("1970-01-01T00:16:40.000Z", 65536, 98304)
         assert found.row.reason == "kernel_message confirmed"
-        assert history.row(99) is None
+        assert detail(history, 99) is None
 
 
 def test_a_redelivered_record_is_kept_once(path: Path) -> None:
@@ -193,7 +194,7 @@ def test_text_that_is_no_unicode_is_kept_visibly(path: Path) -> None:
     with History(path, mode="writer") as history:
         add(history, record)
         assert [row.message for row in history.rows()] == ["full \\udcff"]
-        found = history.row(1)
+        found = detail(history, 1)
         assert found is not None
         assert found.record == record
 
@@ -228,6 +229,7 @@ READS = """
 import sys
 from pathlib import Path
 from conntrackd_guard.history.database import History
+from conntrackd_guard.history.documents import detail
 with History(Path(sys.argv[1]), mode="reader") as history:
     print([row.key for row in history.rows()])
 """

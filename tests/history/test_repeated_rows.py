@@ -12,8 +12,9 @@ from testbed.records import BOOT, a_record, add, raised
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Outcome, OutcomeKind, Override, OverrideKind, Record, TriggerKind
-from conntrackd_guard.core.records import identity
+from conntrackd_guard.core.records import fingerprint
 from conntrackd_guard.history.database import History, Position
+from conntrackd_guard.history.documents import detail
 
 
 @pytest.fixture
@@ -43,10 +44,10 @@ def test_a_row_is_found_by_its_news_and_tells_when_it_was_last_said(path: Path) 
     with History(path, mode="writer") as history:
         add(history, hold)
         row_id = add(history, a_record("b"))
-        assert history.find_identity(identity(hold), BOOT) == (row_id, 1000.0)
+        assert history.find_fingerprint(fingerprint(hold), BOOT) == (row_id, 1000.0)
         history.merge(row_id, 1, 2000.5)
-        assert history.find_identity(identity(hold), BOOT) == (row_id, 2000.5)
-        assert history.find_identity(identity(hold), "boot-2") is None
+        assert history.find_fingerprint(fingerprint(hold), BOOT) == (row_id, 2000.5)
+        assert history.find_fingerprint(fingerprint(hold), "boot-2") is None
 
 
 @pytest.mark.parametrize(
@@ -63,10 +64,10 @@ def test_what_changes_the_state_begins_the_news_anew(path: Path, between: Record
     with History(path, mode="writer") as history:
         for record in (a_record("a"), refused("b", errno=13)):
             add(history, record)
-        assert history.find_identity(identity(refused("x", errno=13)), BOOT) is not None
+        assert history.find_fingerprint(fingerprint(refused("x", errno=13)), BOOT) is not None
         add(history, between)
-        assert history.find_identity(identity(a_record("x")), BOOT) is None
-        assert history.find_identity(identity(refused("x", errno=13)), BOOT) is None
+        assert history.find_fingerprint(fingerprint(a_record("x")), BOOT) is None
+        assert history.find_fingerprint(fingerprint(refused("x", errno=13)), BOOT) is None
 
 
 def test_a_write_refused_again_keeps_the_first_time_and_the_newest_evidence(path: Path) -> None:
@@ -83,7 +84,7 @@ def test_a_write_refused_again_keeps_the_first_time_and_the_newest_evidence(path
             again=row_id,
         )
         assert again == row_id
-        told = history.row(row_id)
+        told = detail(history, row_id)
         assert told is not None
         assert told.record == replace(newest, key="a")
         assert told.policy == Policy(max_limit=7)

@@ -10,7 +10,7 @@ import pytest
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.history import series
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.points import OTHERS, Point
+from conntrackd_guard.history.series import OTHERS, Point
 from conntrackd_guard.recording import series_collector
 from conntrackd_guard.recording.series_collector import SeriesCollector
 

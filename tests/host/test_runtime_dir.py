@@ -1,4 +1,4 @@
-"""The lock of the one running guard: who may take it, and who may look."""
+"""The lock of the running guard."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ print(RuntimeDir(Paths(Path(sys.argv[1]))).is_running())
 
 @pytest.fixture(name="paths")
 def a_host(tmp_path: Path) -> Paths:
-    """A tree with the kernel's own list of locks."""
+    """A tree with the kernel's list of locks."""
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/locks").symlink_to("/proc/locks")
     (tmp_path / "run").mkdir()
@@ -57,8 +57,8 @@ def a_running_guard(paths: Paths) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_running_guard_is_seen_until_it_is_killed(paths: Paths, guard: subprocess.Popen[str]) -> None:
-    """It is told with its process id, a second one is refused with that, and after kill -9 nothing is left."""
+def test_a_running_guard_is_detected_until_it_is_killed(paths: Paths, guard: subprocess.Popen[str]) -> None:
+    """Its pid is known, a second guard is refused with it, and after kill -9 the lock is free."""
     runtime_dir = RuntimeDir(paths)
     assert (runtime_dir.is_running(), runtime_dir.holder()) == (True, guard.pid)
     with pytest.raises(AnswerIsNo, match=f"process {guard.pid} holds"):
@@ -70,7 +70,7 @@ def test_a_running_guard_is_seen_until_it_is_killed(paths: Paths, guard: subproc
 
 
 def test_a_host_without_a_guard(tmp_path: Path, paths: Paths) -> None:
-    """Neither a lock file that nobody holds nor its absence is a running guard; without the list none can tell."""
+    """A lock file that nobody holds is no running guard; without /proc/locks it is unknown."""
     runtime_dir = RuntimeDir(paths)
     assert runtime_dir.is_running() is False
     paths.lock.touch()
@@ -79,8 +79,8 @@ def test_a_host_without_a_guard(tmp_path: Path, paths: Paths) -> None:
     assert runtime_dir.is_running() is None
 
 
-def test_looking_takes_no_lock(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A guard that starts while somebody looks would find the lock taken."""
+def test_detection_takes_no_lock(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guard that starts at that moment would find the lock taken."""
     paths.lock.touch()
     monkeypatch.setattr(fcntl, "flock", lambda *_: pytest.fail("a lock was taken"))
     RuntimeDir(paths).is_running()
@@ -88,7 +88,7 @@ def test_looking_takes_no_lock(paths: Paths, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("left_by_an_older_guard", [False, True])
 def test_only_root_may_open_the_lock(paths: Paths, *, left_by_an_older_guard: bool) -> None:
-    """Whoever can open a file can lock it, and so keep the guard from starting."""
+    """Anyone who can open the file could lock it and keep the guard from starting."""
     if left_by_an_older_guard:
         paths.lock.touch(mode=0o644)
     RuntimeDir(paths).take_lock()
@@ -97,7 +97,7 @@ def test_only_root_may_open_the_lock(paths: Paths, *, left_by_an_older_guard: bo
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: becomes another user")
 @pytest.mark.usefixtures("guard")
-def test_any_user_can_tell_whether_it_runs(paths: Paths, tmp_path: Path) -> None:
-    """`guard status` needs no root for that."""
-    told = run_as_another(LOOKS, str(paths.root), tmp_path=tmp_path)
-    assert (told.stdout, told.stderr) == ("True\n", "")
+def test_any_user_can_detect_a_running_guard(paths: Paths, tmp_path: Path) -> None:
+    """No rights are needed."""
+    found = run_as_another(LOOKS, str(paths.root), tmp_path=tmp_path)
+    assert (found.stdout, found.stderr) == ("True\n", "")

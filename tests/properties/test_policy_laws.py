@@ -11,7 +11,6 @@ from testbed.strategies import NOW, crowds, observations, policies, restrictions
 
 from conntrackd_guard.core import budget
 from conntrackd_guard.core.configuration import Buckets, FloodResponse, Policy
-from conntrackd_guard.core.crowd import NAMED_ONE_BY_ONE, condense
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     INT_MAX,
@@ -25,6 +24,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, condense
 
 MANY = settings(max_examples=200, deadline=None)
 CALM = State()

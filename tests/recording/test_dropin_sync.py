@@ -28,7 +28,7 @@ STEP = 98_304
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try what is owed at every turn of the recorder."""
-    monkeypatch.setattr("conntrackd_guard.recording.worker._OWED_SECONDS", 0.0)
+    monkeypatch.setattr("conntrackd_guard.recording.worker._RETRY_SECONDS", 0.0)
 
 
 def raised(host: Host) -> Guarded:
@@ -52,7 +52,7 @@ def revert(guarded: Guarded) -> None:
     with suppress(HostError):  # the folder may refuse it
         SysctlDropIn(guarded.paths).override(None, guarded.clock.now)
     guarded.turn(5.0)
-    assert guarded.runtime_dir.orders() == []
+    assert guarded.runtime_dir.overrides() == []
 
 
 @pytest.mark.parametrize("limit", [1_000_000, 0])
@@ -102,7 +102,7 @@ def test_a_limit_raised_while_no_guard_ran_is_not_lowered_either(host: Host) -> 
     guarded.stop()
     host.limit = 1_000_000
     after = again(guarded)
-    after.guard.start()
+    after.loop.start()
     after.written()
     assert host.persisted is None
     after.stop()

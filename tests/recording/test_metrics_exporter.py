@@ -46,7 +46,7 @@ def exporting(host: Host, outlets: Outlets) -> Guarded:
 
 def into(guarded: Guarded, outlets: Outlets) -> None:
     """Have metrics go there from now on, as a reload does."""
-    guarded.recorder._keeper.outlets = outlets
+    guarded.recorder._worker.outlets = outlets
 
 
 def told(guarded: Guarded, file: Path) -> dict[str, list[tuple[dict[str, str], float]]]:

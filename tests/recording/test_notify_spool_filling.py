@@ -13,8 +13,8 @@ from testbed.guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History
+from conntrackd_guard.history.rows import decision_document
 from conntrackd_guard.host import notify_spool
 from conntrackd_guard.host.notify_spool import NotifySpool
 from conntrackd_guard.recording import history_writer
@@ -25,7 +25,7 @@ MAX_LIMIT = Policy(max_limit=LIMIT, raise_early=False)
 def notifying(host: Host, policy: Policy = MAX_LIMIT) -> Guarded:
     """Return a guard with the setting `notify`."""
     guarded = Guarded(host, policy)
-    guarded.recorder._keeper.notices = NotifySpool(guarded.paths)
+    guarded.recorder._worker.notices = NotifySpool(guarded.paths)
     return guarded
 
 
@@ -59,7 +59,7 @@ def test_a_hold_for_a_person_is_left_once(host: Host) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     with History(guarded.paths.history, mode="reader") as history:
         (row,) = [row for row in history.rows(arithmetic=True) if row.reason == "at_ceiling"]
-    assert spooled(guarded) == [{"version": 1, "decision": documents.decision(row)}]
+    assert spooled(guarded) == [{"version": 1, "decision": decision_document(row)}]
     assert row.arithmetic
     assert "the ceiling allows" in row.sentence
     guarded.stop()
@@ -80,7 +80,7 @@ def test_nothing_is_left_where_nobody_is_to_be_told(host: Host, setting: bool) -
     """A raise and a contradicted line wake nobody, and without the setting nothing does."""
     guarded = notifying(host, Policy() if setting else MAX_LIMIT)
     if not setting:
-        guarded.recorder._keeper.notices = None
+        guarded.recorder._worker.notices = None
     full(guarded)
     guarded.host.table(10)
     guarded.message(host.container)
@@ -124,7 +124,7 @@ def test_beyond_a_bound_the_oldest_is_dropped_and_named(host: Host, monkeypatch:
     assert first not in left(guarded)
     (line,) = guarded.logged("guard.error")
     assert (line["level"], line["key"]) == ("error", first.stem)
-    assert "nobody is told of the oldest" in line["message"]
+    assert "Dropped the oldest notification" in line["message"]
     guarded.stop()
 
 

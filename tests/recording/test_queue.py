@@ -96,14 +96,14 @@ def test_a_position_noted_while_another_is_at_work_is_not_lost(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker may hold the very entry that a newer position would replace."""
-    begun, returns, note = threading.Event(), threading.Event(), Worker.note
+    begun, returns, note = threading.Event(), threading.Event(), Worker.note_position
 
     def slow(self: Worker, position: Position) -> None:
         begun.set()
         assert returns.wait(10.0)
         note(self, position)
 
-    monkeypatch.setattr(Worker, "note", slow)
+    monkeypatch.setattr(Worker, "note_position", slow)
     guarded.recorder.note_position(at(1))
     assert begun.wait(10.0)
     guarded.recorder.note_position(at(2))

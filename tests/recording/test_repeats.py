@@ -77,7 +77,7 @@ def test_a_hold_is_not_told_again_by_a_restart(host: Host) -> None:
 
 def test_more_news_than_are_remembered_make_no_flood(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Namespaces beyond the memory, all at the ceiling for half an hour: a line and a row each."""
-    monkeypatch.setattr("conntrackd_guard.recording.history_writer._KNOWN_KEPT", 5)
+    monkeypatch.setattr("conntrackd_guard.recording.history_writer._KNOWN_MAX", 5)
     guarded = Guarded(host)
     for number in range(10):
         for namespace in range(8):

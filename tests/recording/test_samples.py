@@ -16,6 +16,7 @@ from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.configuration import Addresses, Policy
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Cause
+from conntrackd_guard.history.documents import detail
 from conntrackd_guard.host.conntrack import sampler
 from conntrackd_guard.recording.samples import Sampling
 from conntrackd_guard.settings import files
@@ -50,9 +51,9 @@ def put(host: Host, entries: str) -> None:
 def portrait(guarded: Guarded, row_id: int) -> TableAnalysis | None:
     """Return the portrait of a decision."""
     with guarded.history() as history:
-        told = history.row(row_id)
+        told = detail(history, row_id)
     assert told is not None
-    return told.portrait
+    return told.analysis
 
 
 def test_a_raise_is_told_with_who_filled_the_table(flooded: Host) -> None:
@@ -158,7 +159,7 @@ def test_samples_go_after_their_time_and_decisions_stay(flooded: Host, kept_seco
     guarded.turn()
     guarded.written()
     sampling = Sampling(retention_seconds=kept_seconds)
-    guarded.recorder.question(lambda keeper: keeper._portrayer.prune(sampling)).within(10.0)
+    guarded.recorder.call(lambda worker: worker._sampler.prune(sampling)).result(10.0)
     assert (portrait(guarded, 1) is not None) is is_left
     assert len(guarded.rows()) == 1
     guarded.stop()
@@ -187,7 +188,7 @@ def test_a_quiet_guard_does_without() -> None:
     """What samples take of memory is taken when a table fills, not before."""
     code = (
         "import conntrackd_guard.daemon.import_stubs, conntrackd_guard.daemon.loop, conntrackd_guard.recording.worker, sys; "
-        "print([name for name in sys.modules if name.endswith(('.sampler', '.portrait', '.sample', '.entries'))])"
+        "print([name for name in sys.modules if name.endswith(('.sampler', '.remedies'))])"
     )
     root = Path(__file__).resolve().parents[2]
     told = subprocess.run(["/usr/bin/python3", "-c", code], cwd=root, capture_output=True, text=True, check=True)

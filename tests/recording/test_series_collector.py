@@ -9,7 +9,7 @@ from testbed.guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.points import OTHERS, Point
+from conntrackd_guard.history.series import OTHERS, Point
 from conntrackd_guard.recording import worker
 from conntrackd_guard.recording.series_collector import SeriesCollector
 

@@ -11,7 +11,7 @@ from testbed.records import add, raised
 
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.points import Point
+from conntrackd_guard.history.series import Point
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
@@ -26,7 +26,7 @@ TABLE = Table(namespace=1, label="initial", initial=True, count=5)
 
 @dataclass
 class Clocks:
-    """What the keeper's `time` tells."""
+    """The worker's `time`."""
 
     wall: float
     running: float = 100.0
@@ -40,8 +40,8 @@ class Clocks:
         return self.running
 
 
-class PersistedLimit:
-    """A keeper with a history that has a decision and a point of yesterday."""
+class Recording:
+    """A worker with a history that has a decision and a point of yesterday."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, began: float) -> None:
         self.paths = Paths(root)
@@ -51,7 +51,7 @@ class PersistedLimit:
         self.clocks = Clocks(began)
         monkeypatch.setattr(worker, "time", self.clocks)
         monkeypatch.setattr("conntrackd_guard.recording.history_writer.time", self.clocks)
-        self.keeper = Worker(
+        self.worker = Worker(
             paths=self.paths,
             drop_in=SysctlDropIn(self.paths),
             log=Log("json", io.StringIO()),
@@ -59,15 +59,15 @@ class PersistedLimit:
             retention_seconds=400 * DAY,
             max_rows=1000,
         )
-        add(self.keeper._scribe.history(), raised("new", wall_seconds=began))
+        add(self.worker._history_writer.history(), raised("new", wall_seconds=began))
 
     def work(self, seconds: float) -> None:
-        """Have the keeper do its upkeep for so long, with a look a second."""
+        """Have the worker do its periodic work for that long, reading tables once a second."""
         for _ in range(int(seconds)):
             self.clocks.wall += 1
             self.clocks.running += 1
-            self.keeper.series_collector.note([TABLE], frozenset({1}), 10, self.clocks.wall)
-            self.keeper.run_periodic()
+            self.worker.series_collector.note([TABLE], frozenset({1}), 10, self.clocks.wall)
+            self.worker.run_periodic()
 
     def left(self) -> tuple[bool, bool]:
         """Return whether yesterday's decision and point are still there."""
@@ -78,24 +78,24 @@ class PersistedLimit:
 @pytest.mark.parametrize("wrong", [-180 * DAY, 800 * DAY])
 def test_at_boot_until_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
     """A host without a clock of its own begins somewhere, and is set once the network is there."""
-    kept = PersistedLimit(tmp_path, monkeypatch, NOW + wrong)
-    kept.work(150)
-    kept.clocks.wall -= wrong
-    kept.work(600)
-    assert kept.left() == (True, True)
+    made = Recording(tmp_path, monkeypatch, NOW + wrong)
+    made.work(150)
+    made.clocks.wall -= wrong
+    made.work(600)
+    assert made.left() == (True, True)
 
 
 @pytest.mark.parametrize("wrong", [-180 * DAY, 800 * DAY])
 def test_later_until_it_is_set_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
     """Someone sets the date, and sets it right."""
-    kept = PersistedLimit(tmp_path, monkeypatch, NOW)
-    kept.work(400)
-    kept.keeper._prune_seconds = 0.0
-    kept.clocks.wall += wrong
-    kept.work(150)
-    kept.clocks.wall -= wrong
-    kept.work(600)
-    assert kept.left() == (True, True)
+    made = Recording(tmp_path, monkeypatch, NOW)
+    made.work(400)
+    made.worker._prune_seconds = 0.0
+    made.clocks.wall += wrong
+    made.work(150)
+    made.clocks.wall -= wrong
+    made.work(600)
+    assert made.left() == (True, True)
 
 
 def test_a_clock_that_stays_behind_leaves_the_hours(tmp_path: Path) -> None:
@@ -109,6 +109,6 @@ def test_a_clock_that_stays_behind_leaves_the_hours(tmp_path: Path) -> None:
 
 def test_what_is_old_by_a_clock_that_holds_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five minutes of the same time are believed."""
-    kept = PersistedLimit(tmp_path, monkeypatch, NOW + 800 * DAY)
-    kept.work(600)
-    assert kept.left() == (False, False)
+    made = Recording(tmp_path, monkeypatch, NOW + 800 * DAY)
+    made.work(600)
+    assert made.left() == (False, False)

@@ -28,7 +28,7 @@ from conntrackd_guard.core.traffic.remedies import diagnose
 from conntrackd_guard.core.traffic.sample import add_up
 from conntrackd_guard.core.verification import Drops, End
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.points import Point
+from conntrackd_guard.history.series import Point
 from conntrackd_guard.host.paths import Paths
 from testbed.flows import an_entry
 
@@ -67,7 +67,7 @@ def write(paths: Paths) -> None:
             history,
             replace(_record("o", limit, "", 3600.0), decision=order, trigger=Trigger(kind=TriggerKind.OVERRIDE)),
         )
-        history.add_portrait("r1", _portrait())
+        history.add_analysis("r1", _portrait())
         history.add_points(_points())
 
 

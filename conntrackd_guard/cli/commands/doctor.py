@@ -10,9 +10,9 @@ from conntrackd_guard import __version__
 from conntrackd_guard.cli.answer import Answer
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.units import rfc3339
 from conntrackd_guard.doctor.checks import Examination, examine
 from conntrackd_guard.history import documents
-from conntrackd_guard.history.rows import rfc3339
 from conntrackd_guard.host.paths import Paths
 
 

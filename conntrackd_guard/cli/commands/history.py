@@ -15,7 +15,8 @@ from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.timespec import parse_time
 from conntrackd_guard.core.errors import AnswerIsNo
 from conntrackd_guard.history import documents
-from conntrackd_guard.history.database import DecisionDetail, History, Row
+from conntrackd_guard.history.database import History, Row
+from conntrackd_guard.history.documents import DecisionDetail
 from conntrackd_guard.host.paths import Paths
 
 
@@ -32,7 +33,7 @@ def show(args: argparse.Namespace, paths: Paths) -> Answer:
     detail = None
     if found is not None:
         with found:
-            detail = found.row(_id(args.id, found))
+            detail = documents.detail(found, _id(args.id, found))
     if detail is None:
         raise AnswerIsNo(f"There is no decision {args.id}. `guard history` lists the recorded ones.")
     return Answer(value=detail, view="detail_text.print_detail", json=_document(detail), paged=True)

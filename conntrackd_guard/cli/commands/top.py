@@ -41,6 +41,6 @@ def _analyses(args: argparse.Namespace, paths: Paths) -> Iterator[TableAnalysis]
 
 def _lines(args: argparse.Namespace, analyses: Iterator[TableAnalysis]) -> Iterator[str]:
     for analysis in analyses:
-        content = documents.portrait(analysis)
+        content = documents.analysis(analysis)
         yield documents.line(content) if args.watch else documents.document(content)
         sys.stdout.flush()

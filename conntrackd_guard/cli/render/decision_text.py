@@ -9,7 +9,7 @@ from rich.text import Text
 
 from conntrackd_guard.cli.render import labels
 from conntrackd_guard.cli.render.console import local, print_indented, print_line
-from conntrackd_guard.core.afterwards import afterwards
+from conntrackd_guard.core import explain
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.verification import Drops, Verification
 from conntrackd_guard.history.rows import Row
@@ -51,4 +51,4 @@ def head(row: Row) -> Text:
 def result_text(verification: Verification) -> Text:
     """Return the verification of a raise, in red if packets were still dropped."""
     style = {Drops.CONTINUING: "bold red", Drops.UNKNOWN: ""}.get(verification.drops, "green")
-    return Text(f"Result: {afterwards(verification)}", style=style)
+    return Text(f"Result: {explain.verification(verification)}", style=style)

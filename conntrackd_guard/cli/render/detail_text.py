@@ -10,13 +10,14 @@ from conntrackd_guard.cli.render.analysis_text import head_lines, mix_lines, ran
 from conntrackd_guard.cli.render.arithmetic_text import calculation_lines
 from conntrackd_guard.cli.render.console import Line, local, print_indented, print_line, section
 from conntrackd_guard.cli.render.decision_text import head
-from conntrackd_guard.core.afterwards import afterwards
-from conntrackd_guard.core.cost import fullest_first
+from conntrackd_guard.core import explain
+from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.explain import concerned, table_name
 from conntrackd_guard.core.model import Hold, Override, Raise, Record
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
-from conntrackd_guard.history.rows import DecisionDetail, Row
+from conntrackd_guard.history.documents import DecisionDetail
+from conntrackd_guard.history.rows import Row
 
 _TABLES_SHOWN = 20
 _GROUPS_SHOWN = 5
@@ -32,8 +33,8 @@ def print_detail(console: Console, detail: DecisionDetail) -> None:
     arithmetic = getattr(record.decision, "arithmetic", None)
     if arithmetic is not None:
         section(console, "Calculation", calculation_lines(arithmetic, detail.policy))
-    if detail.portrait is not None:
-        _print_analysis(console, detail.portrait)
+    if detail.analysis is not None:
+        _print_analysis(console, detail.analysis)
     section(console, "Decision", _decision(record))
     section(console, "Result", _result(row))
     section(
@@ -112,7 +113,7 @@ def _result(row: Row) -> list[Line]:
     if row.detail:
         lines.append(("detail", printable(row.detail)))
     if row.verification is not None:
-        lines.append(("verification", afterwards(row.verification)))
+        lines.append(("verification", explain.verification(row.verification)))
     if row.repeats > 1:
         lines.append(("repeats", f"seen {row.repeats:,} times, the last at {local(row.last_seconds)}"))
     return lines

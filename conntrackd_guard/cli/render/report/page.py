@@ -17,15 +17,16 @@ from conntrackd_guard.cli.render.analysis_text import head_lines, mix_lines, ran
 from conntrackd_guard.cli.render.arithmetic_text import calculation_lines
 from conntrackd_guard.cli.render.console import COMMAND, Line, local
 from conntrackd_guard.cli.render.report.chart import HEIGHT, MOST_CURVES, WIDTH, Chart, Dots, Mark, Span, bars, curve
-from conntrackd_guard.core.afterwards import afterwards
+from conntrackd_guard.core import explain
 from conntrackd_guard.core.model import Arithmetic
 from conntrackd_guard.core.text import printable, short
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Cause, Finding
 from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.core.verification import Drops, Verification
-from conntrackd_guard.history.points import OTHERS, THE_OTHERS, Point
-from conntrackd_guard.history.rows import DecisionDetail, Row
+from conntrackd_guard.history.documents import DecisionDetail
+from conntrackd_guard.history.rows import Row
+from conntrackd_guard.history.series import OTHERS, THE_OTHERS, Point
 
 _SIGNS: Final = {"raise": "▲", "override": "◆", "hold": "●"}
 _TONES: Final = {Drops.CONTINUING: "bad", Drops.UNKNOWN: "soft", Cause.GROW: "good", Cause.UNCLEAR: "soft"}
@@ -76,8 +77,8 @@ def page(report: Report) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, keep_trailing_newline=True, finalize=_finalize
     )
     environment.filters |= {
-        "local": local, "step": _step, "why": labels.why, "tone": _tone, "result": afterwards,
-        "calculation": _calculation, "portrait": _portrait,
+        "local": local, "step": _step, "why": labels.why, "tone": _tone, "result": explain.verification,
+        "calculation": _calculation, "analysis": _analysis,
     }  # fmt: skip
     memory = _memory(report) if report.points else None
     charts = [_use(report), _drops(report), *([memory] if memory else [])] if report.points else []
@@ -122,14 +123,14 @@ def _calculation(detail: DecisionDetail) -> list[Line]:
     return [] if arithmetic is None else calculation_lines(arithmetic, detail.policy)
 
 
-def _portrait(portrait: TableAnalysis) -> Iterator[tuple[str, list[Line]]]:
+def _analysis(analysis: TableAnalysis) -> Iterator[tuple[str, list[Line]]]:
     """Yield the parts of an analysis as (heading, lines)."""
-    yield "", head_lines(portrait)
+    yield "", head_lines(analysis)
     for kind in ("state", "destination", "source"):
-        title, lines = ranking_lines(portrait.sample, kind, _GROUPS_SHOWN)
+        title, lines = ranking_lines(analysis.sample, kind, _GROUPS_SHOWN)
         if lines:
             yield title, lines
-    yield "In all", mix_lines(portrait.sample)
+    yield "In all", mix_lines(analysis.sample)
 
 
 def _facts(report: Report) -> list[Line]:

@@ -1,0 +1,77 @@
+"""What travels in the recorder's queue. Frozen: how far the work on an item got is the worker's knowledge alone."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Record
+from conntrackd_guard.history.database import Position
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """A record to persist, store and log."""
+
+    record: Record
+    policy: Policy
+    position: Position | None = None
+    times: int = 1
+    """Decisions that it counts for: equal holds that waited become one."""
+    last_wall_seconds: float
+    """When the last of them was made."""
+    is_stored: bool = False
+    """Its row was written, and its message logged, by an earlier run."""
+    sentence: str = ""
+    """Composed once, by the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far the kernel's messages were read when all before it in the queue was handed over."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class LogMessage:
+    """A log message that is no decision."""
+
+    event: str
+    level: str
+    message: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Work for the recorder's thread that somebody waits for. Its one argument is the worker."""
+
+    work: Any
+    future: Future[Any]
+    retry: bool
+    """Keep trying until the host allows it; all behind it waits."""
+
+
+Entry = Item | LogMessage | Mark | Call
+
+
+class Log(Protocol):
+    """Logs one message: `Worker.log`."""
+
+    def __call__(self, event: str, level: str, message: str, **fields: Any) -> None:
+        """Log `message` as `event` at `level`, with fields."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What earlier runs left."""
+
+    records: list[Record] | None
+    """Those of this boot that make the state; None where not all of them can be read."""
+    position: Position | None
+    """How far they read the kernel's messages, None in a new history."""
+    persisted: str | None
+    """The key of the record that wrote the drop-in."""
