@@ -23,7 +23,7 @@ OTHERS = ("others", "")
 """Their labels."""
 _NAME_CHARACTERS = 100
 """Of a namespace's name: names under /run/netns are a word, Docker's a dozen letters."""
-_HEARD = ("following", "looked at")
+_HEARD = ("following", "read ")
 """How a source's state begins while the guard hears it."""
 
 Way = tuple[str, str, str]

@@ -6,7 +6,7 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from conntrackd_guard import __version__
@@ -18,14 +18,14 @@ from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.daemon.controller import Controller, Dependencies
 from conntrackd_guard.daemon.flood_detector import FloodDetector
-from conntrackd_guard.daemon.log_sources import AT_START_SECONDS, LogSources
+from conntrackd_guard.daemon.log_sources import LogSources, sources_text
 from conntrackd_guard.daemon.loop import Loop
 from conntrackd_guard.daemon.recovery import recover
 from conntrackd_guard.daemon.status_file import limit_text
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
-from conntrackd_guard.host.kernel_log.journal import JournalFollower
+from conntrackd_guard.host.kernel_log.journal import JournalBacklog, JournalFollower
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import NotifySpool
@@ -139,7 +139,7 @@ class Daemon:
         if rehearsing is not None and rehearsed is not None:
             rehearsing.set_limit(rehearsed)
         ring, notes = _open_ring_buffer(paths)
-        log_sources = LogSources(ring, JournalFollower(), recovered.past, observer.boot_id, notes)
+        log_sources = LogSources(ring, recorder, recovered.past, observer.boot_id, notes)
         observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
         parts = Dependencies(
             mode=paths.mode,
@@ -158,7 +158,7 @@ class Daemon:
         recorder.log(
             "guard.ready",
             "info",
-            f"Watching ({_mode_and_limit(paths.mode, live.limit())}): {_events_from(sources)}.",
+            f"Watching ({_mode_and_limit(paths.mode, live.limit())}): {sources_text(sources)}.",
             version=__version__,
             mode=paths.mode.value,
             sources=sources,
@@ -188,15 +188,14 @@ class Daemon:
 
 def check(paths: Paths, log: Log) -> None:
     """Log what would run here. Takes no lock, writes nothing, and leaves overrides and intents to the daemon."""
-    runtime_dir, journal = RuntimeDir(paths), JournalFollower()
+    runtime_dir = RuntimeDir(paths)
     ring, notes = _open_ring_buffer(paths)
-    journal.start(None)
-    journal.await_end(AT_START_SECONDS)
-    sources = {"ring_buffer": "absent" if ring is None else "readable", "journal": journal.state}
-    journal.stop()
+    journal = JournalFollower() if ring is None else JournalBacklog()
+    journal.read_once()
+    sources = {"ring_buffer": "absent" if ring is None else "following", "journal": journal.state}
     seen = Observer(paths, LiveKernel(paths), Clock(), runtime_dir).observe(rescan=True)
     log.emit(
-        "guard.info", "info", f"Checked ({_mode_and_limit(paths.mode, seen.kernel_limit)}): {_events_from(sources)}."
+        "guard.info", "info", f"Checked ({_mode_and_limit(paths.mode, seen.kernel_limit)}): {sources_text(sources)}."
     )
     for text in (*notes, *seen.unread):
         log.emit("guard.info", "warning", f"Not read: {text}")
@@ -206,10 +205,6 @@ def check(paths: Paths, log: Log) -> None:
 
 def _mode_and_limit(mode: Mode, limit: int | None) -> str:
     return f"mode {mode}, {limit_text(limit)}"
-
-
-def _events_from(sources: Mapping[str, object]) -> str:
-    return f"ring buffer {sources['ring_buffer']}, journal {sources['journal']}"
 
 
 def _farewell(limit: int | None, persisted: PersistedLimit | None) -> str:

@@ -85,9 +85,7 @@ def test_states_are_told_as_yes_and_no() -> None:
     }
     assert told_of == {"paused": 0, "conflict": 0, "tables_complete": 1, "kept_limit_over_budget": 0}
     assert told(plain, "guard_source_up") == {("ring_buffer",): 1, ("journal",): 0}
-    loop = replace(
-        LOOP, conflict=True, over_budget=True, recorder_errors=2, sources={"journal": "looked at once a minute"}
-    )
+    loop = replace(LOOP, conflict=True, over_budget=True, recorder_errors=2, sources={"journal": "read once a minute"})
     bad = figures(seen(*tables(1), complete=False, pause=Pause(by="x", reason="y")), loop=loop)
     told_of = {name: told(bad, f"guard_{name}")[()] for name in told_of}
     assert told_of == {"paused": 1, "conflict": 1, "tables_complete": 0, "kept_limit_over_budget": 1}
