@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Addresses, Buckets, Mode, Policy
 from conntrackd_guard.core.model import INT_MAX
-from conntrackd_guard.core.units import format_duration
+from conntrackd_guard.core.units import format_duration as _span
 from conntrackd_guard.settings.types import (
     Kind,
     boolean,
@@ -148,7 +148,7 @@ KEYS = (
     ),
     Key(
         name="cooldown", field="cooldown_seconds", kind=duration("0s", "1h"),
-        does=f"Minimum time between raises, at most {format_duration(tuning.COOLDOWN_FULL_SECONDS)} while a table is full.",
+        does=f"Minimum time between raises, at most {_span(tuning.COOLDOWN_FULL_SECONDS)} while a table is full.",
         source="2 s covers eight readings at 4 Hz, enough to see whether the last raise helped (our judgement).",
         instead=(
             ("1s", "(half) a second raise may come before the first one shows its effect."),
@@ -157,10 +157,8 @@ KEYS = (
     ),
     Key(
         name="conflict_limit", field="conflict_limit", kind=count("0", "1_000"),
-        does=(
-            "Stop raising after another program has lowered the limit this many times within "
-            f"{format_duration(tuning.CONFLICT_WINDOW_SECONDS)}. 0 disables the check."
-        ),
+        does="Stop raising after another program has lowered the limit this many times within "
+        f"{_span(tuning.CONFLICT_WINDOW_SECONDS)}. 0 disables the check.",
         source="once may be a restart, twice a deployment; three times is another owner of the limit (our judgement).",
         instead=(
             ("1", "one restart of a program that sets the limit stops raises for a day."),
@@ -234,36 +232,22 @@ KEYS = (
 
 BY_NAME = {key.name: key for key in KEYS}
 
-RENAMED = {
-    "kernel_line": "kernel_message",
-    "pressure": "raise_early",
-    "factor": "growth_factor",
-    "reserve": "min_available",
-    "ceiling": "max_limit",
-    "settle": "cooldown",
-    "standoff": "conflict_limit",
-}  # fmt: skip
-"""Names of earlier versions."""
-
-_FORMER = {
-    ("min_step", "min_entries"): f"{tuning.MIN_STEP:,} entries, a useful step for small limits",
-    ("lookahead", "runway"): (
-        f"{format_duration(tuning.LOOKAHEAD_SECONDS)}, time to read a log message before the next raise"
-    ),
-    ("cooldown_full", "settle_full"): (
-        f"{format_duration(tuning.COOLDOWN_FULL_SECONDS)}, or `cooldown` if that is shorter"
-    ),
-    ("max_raises", "raises"): (
-        f"{tuning.MAX_RAISES} in {format_duration(tuning.MAX_RAISES_WINDOW_SECONDS)}, more is a fault and not traffic"
-    ),
-    ("max_raises_window", "raises_window"): (
-        f"{format_duration(tuning.MAX_RAISES_WINDOW_SECONDS)}, longer than a burst"
-    ),
-    ("conflict_window", "standoff_window"): (
-        f"{format_duration(tuning.CONFLICT_WINDOW_SECONDS)}, as configuration tools usually run daily"
-    ),
-    ("sample_entries",): f"{tuning.SAMPLE_ENTRIES:,}, which shows shares within 1.4 points",
-    ("history_max_rows",): f"{tuning.HISTORY_MAX_ROWS:,}, enough for 500 decisions a day in 400 days",
-}  # fmt: skip
-FIXED = {name: text for names, text in _FORMER.items() for name in names}
+FIXED = {
+    "min_step": f"{tuning.MIN_STEP:,} entries, a useful step for small limits",
+    "lookahead": f"{_span(tuning.LOOKAHEAD_SECONDS)}, time to read a log message before the next raise",
+    "cooldown_full": f"{_span(tuning.COOLDOWN_FULL_SECONDS)}, or `cooldown` if that is shorter",
+    "max_raises": f"{tuning.MAX_RAISES} in {_span(tuning.MAX_RAISES_WINDOW_SECONDS)}, more is a fault and not traffic",
+    "max_raises_window": f"{_span(tuning.MAX_RAISES_WINDOW_SECONDS)}, longer than a burst",
+    "conflict_window": f"{_span(tuning.CONFLICT_WINDOW_SECONDS)}, as configuration tools usually run daily",
+    "sample_entries": f"{tuning.SAMPLE_ENTRIES:,}, which shows shares within 1.4 points",
+    "history_max_rows": f"{tuning.HISTORY_MAX_ROWS:,}, enough for 500 decisions a day in 400 days",
+}
 """Former settings that are constants now: the value and its reason."""
+
+RENAMED = {
+    "kernel_line": "kernel_message", "pressure": "raise_early", "factor": "growth_factor", "reserve": "min_available",
+    "ceiling": "max_limit", "settle": "cooldown", "standoff": "conflict_limit", "min_entries": "min_step",
+    "runway": "lookahead", "settle_full": "cooldown_full", "raises": "max_raises", "raises_window": "max_raises_window",
+    "standoff_window": "conflict_window",
+}  # fmt: skip
+"""Names of earlier versions, for settings and for those that are constants now."""
