@@ -104,7 +104,7 @@ KEYS = (
         source="below 90%, which confirms a full table, and 95%, where the kernel starts evicting entries (our judgement).",
         instead=(
             ("40%", "raises happen early, and each one commits twice the memory."),
-            ("95%", "(the highest) the kernel evicts entries first; a burst fills the rest between two readings."),
+            ("95%", "the kernel evicts entries first; a burst fills the rest between two readings."),
         ),
     ),
     Key(
@@ -112,8 +112,8 @@ KEYS = (
         does="Raise to at least this multiple of the limit, within the bounds below.",
         source="six raises make the limit eleven times as large; a needless one costs half a table (our judgement).",
         instead=(
-            ("1.25", "(half the growth) nearly twice the raises under steady growth, each a chance to drop packets."),
-            ("2", "(double the growth) the guard reaches its bounds sooner, and takes only part of the last step."),
+            ("1.25", "nearly twice the raises under steady growth, each a chance to drop packets."),
+            ("2", "the guard reaches its bounds sooner, and takes only part of the last step."),
         ),
     ),
     Key(
@@ -130,8 +130,8 @@ KEYS = (
         does="Memory to leave available once the raised tables are full: auto, a share of memory or a size.",
         source="auto is 5% of memory but at least 512 MiB, or 25% if that is less (our judgement, for small hosts).",
         instead=(
-            ("2.5%", "(half of auto's share) a full table can trigger the OOM killer on a busy small host."),
-            ("10%", "(double) hosts that use most of their memory stop raising too soon."),
+            ("2.5%", "a full table can trigger the OOM killer on a busy small host."),
+            ("10%", "hosts that use most of their memory stop raising too soon."),
         ),
     ),
     Key(
@@ -151,8 +151,8 @@ KEYS = (
         does=f"Minimum time between raises, at most {_span(tuning.COOLDOWN_FULL_SECONDS)} while a table is full.",
         source="2 s covers eight readings at 4 Hz, enough to see whether the last raise helped (our judgement).",
         instead=(
-            ("1s", "(half) a second raise may come before the first one shows its effect."),
-            ("4s", "(double) growth that doubles within seconds reaches the limit between two raises."),
+            ("1s", "a second raise may come before the first one shows its effect."),
+            ("4s", "growth that doubles within seconds reaches the limit between two raises."),
         ),
     ),
     Key(
@@ -195,14 +195,14 @@ KEYS = (
         source="whether node_exporter runs, and which folder it reads, differs from host to host.",
         instead=((
             "/var/lib/prometheus/node-exporter/guard.prom",
-            "(Debian's folder) the unit needs permission to write there: see the how-to on Prometheus.",
+            "Debian's folder; the unit needs permission to write there.",
         ),),
     ),
     Key(
         name="metrics_http", field="metrics_port", kind=optional("none", port()),
         does="Port on 127.0.0.1 to serve metrics on over HTTP. Ignored in dry-run mode.",
         source="the unit has no network access, and a file is enough for most sites.",
-        instead=(("9786", "(any free port) every user of this host can read the metrics."),),
+        instead=(("9786", "every user of this host can read the metrics."),),
     ),
     Key(
         name="sample_addresses", field="sample_addresses", kind=choice(Addresses),
