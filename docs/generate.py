@@ -320,7 +320,7 @@ def calculation() -> str:
     """Return the calculation that `guard show` prints for the worked example."""
     with tempfile.TemporaryDirectory() as folder:
         text = _printed("show 1", _with_history(folder))
-    start = text.index("\nThe sum\n") + 1
+    start = text.index("\nCalculation\n") + 1
     return fenced(text[start : text.index("\n\n", start)])
 
 
