@@ -5,7 +5,7 @@ from __future__ import annotations
 from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN, Cause, Evidence, causes
-from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, add_up
+from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, count_entries
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.paths import Paths
@@ -25,7 +25,7 @@ class FloodSample:
         try:
             with self._reader.open(place) as listing:
                 seen = listing.entries(most=DEFAULT_ENTRIES, seconds=LONGEST_SECONDS)
-                sample = add_up(seen, table_entries=entries, addresses=Addresses.OFF)
+                sample = count_entries(seen, table_entries=entries, addresses=Addresses.OFF)
         except GuardError:
             return None
         return None if sample.seen < LEAST_SEEN else Cause.FLOOD in causes(Evidence(sample=sample))
