@@ -23,8 +23,8 @@ from conntrackd_guard.cli.arguments import parser as guard_parser
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.status_text import print_status
 from conntrackd_guard.core import budget, metrics, tuning
+from conntrackd_guard.core.budget import cost_of, highest_affordable
 from conntrackd_guard.core.configuration import Mode, Policy
-from conntrackd_guard.core.cost import cost_of, reach
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.kernel_messages import recognise
@@ -262,7 +262,7 @@ def metric_families() -> str:
         version=__version__,
         observation=OBSERVED,
         cost=cost_of(OBSERVED, Policy()),
-        reach=reach(OBSERVED, Policy()),
+        reach=highest_affordable(OBSERVED, Policy()),
         totals=metrics.count_drops(metrics.Totals(), OBSERVED),
         decisions=metrics.known_ways(),
         loop=loop,
@@ -320,7 +320,7 @@ def calculation() -> str:
     """Return the calculation that `guard show` prints for the worked example."""
     with tempfile.TemporaryDirectory() as folder:
         text = _printed("show 1", _with_history(folder))
-    start = text.index("\nThe sum\n") + 1
+    start = text.index("\nCalculation\n") + 1
     return fenced(text[start : text.index("\n\n", start)])
 
 
