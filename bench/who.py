@@ -59,7 +59,7 @@ def who(ground: Ground) -> Iterator[Row]:
 def _samples(namespace: ScratchNamespace, held: int) -> Iterator[Row]:
     """Yield how long reading a sample and adding it up takes, either way to read."""
     sys.path.insert(0, str(REPOSITORY))
-    from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, add_up  # noqa: PLC0415  no other row needs the package
+    from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, count_entries  # noqa: PLC0415  no other row needs the package
     from conntrackd_guard.host.conntrack import entries_netlink  # noqa: PLC0415
     from conntrackd_guard.host.conntrack.entries import EntryReader, Listing  # noqa: PLC0415
     from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner  # noqa: PLC0415
@@ -77,7 +77,9 @@ def _samples(namespace: ScratchNamespace, held: int) -> Iterator[Row]:
         for _ in range(_RUNS):
             began = time.monotonic()
             with opened() as listing:
-                found = add_up(listing.entries(most=DEFAULT_ENTRIES, seconds=LONGEST_SECONDS), table_entries=held)
+                found = count_entries(
+                    listing.entries(most=DEFAULT_ENTRIES, seconds=LONGEST_SECONDS), table_entries=held
+                )
             times.append((time.monotonic() - began) * 1000)
             seen.add(found.seen)
         yield Row(

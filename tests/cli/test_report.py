@@ -108,7 +108,7 @@ def test_who_filled_the_table_and_whether_raising_was_the_cure_is_told(page: str
     """The diagnosis stands open; owner, shares and commands unfold, escaped like all else."""
     row = page.partition('id="d2"')[2].partition("</tr>")[0]
     shown, _, folded = row.partition("Who filled the table, and what to do")
-    assert "Diagnosis: flood: Most flows are never answered" in shown
+    assert "Diagnosis: flood: Most connections are unanswered" in shown
     assert "<code>ip netns exec web sysctl -w" in folded
     assert f"process {escape(report_scene.HOSTILE[1])} (7)" in folded
     assert "<dt>100.0 %</dt><dd>    393,216  tcp SYN_SENT</dd>" in folded
