@@ -45,7 +45,7 @@ def who(ground: Ground) -> Iterator[Row]:
         yield Row(what="who fills a table", who="guard", figure=figure)
         return
     with ground.scratch() as namespace:
-        ground.keeper.set_limit(_LIMIT)
+        ground.limit_guard.set_limit(_LIMIT)
         say(f"who: filling a table with {_ENTRIES:,} entries")
         load_lines(mixture.lines(_ENTRIES), enter=("nsenter", f"--net=/proc/{namespace.pid}/ns/net"))
         held = namespace.count()
@@ -137,11 +137,11 @@ def _resident(ground: Ground, namespace: ScratchNamespace, held: int) -> Row:
     }
     company = f"{noise.NAMESPACES} namespaces, {noise.PROCESSES:,} processes"
     say(f"who: a guard with everything on, {company}")
-    ground.keeper.set_limit(int(held / _LOW))
+    ground.limit_guard.set_limit(int(held / _LOW))
     with noise.crowd(ground, noise.NAMESPACES, noise.PROCESSES), run(ground, guard("guard", **everything)) as running:
         for number in range(_RAISES):
             if number:
-                ground.keeper.set_limit(int(held / _LOW))
+                ground.limit_guard.set_limit(int(held / _LOW))
             wait_for(lambda taken=number: _told(ground, "guard.sample") > taken, "a raise and its sample")
         time.sleep(_FLUSH_SECONDS)
         peak, (resident, own) = running.peak_kib(), running.memory_kib()

@@ -165,3 +165,15 @@ def test_the_daemon_does_not_pay_for_rich() -> None:
     code = "import conntrackd_guard.daemon.import_stubs, conntrackd_guard.host.log, sys; print(sys.modules.get('rich'))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "None\n"
+
+
+@pytest.mark.parametrize(("level", "emitted"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_less_severe_messages_are_filtered(level: str, emitted: int) -> None:
+    """For a stream and for the journal alike; debug is priority 7 there."""
+    stream, journald = io.StringIO(), FakeJournald()
+    for log in (Log("json", stream, level=level), Log("journal", stream, journald, level=level)):
+        for severity in ("error", "warning", "info", "debug"):
+            log.emit("guard.info", severity, "x")
+        assert log.lost == 0
+    assert len(stream.getvalue().splitlines()) == emitted
+    assert [fields["PRIORITY"] for fields in journald.taken] == [3, 4, 6, 7][:emitted]

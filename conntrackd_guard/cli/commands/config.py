@@ -18,7 +18,6 @@ from conntrackd_guard.settings.settings import DEFAULT
 
 JSON_VERSION = 1
 _WIDTH = 100
-_LABELS = {1: ("With",), 2: ("Half,", "Double,")}
 
 
 def config(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
@@ -38,7 +37,7 @@ def example() -> str:
     """Return a whole settings file, each key commented out and explained; `sed s/^#//` makes it valid."""
     head = (
         "Settings of conntrackd-guard: /etc/conntrackd-guard/guard.yaml, then guard.d/*.yaml in name order.",
-        "The last file that sets a key holds. Every key may be left out. Below stand the defaults.",
+        "Later files override earlier ones. Every key is optional; the values below are the defaults.",
         "After a change: guard config check && sudo systemctl reload conntrackd-guard",
     )
     return "\n".join(line for text in head for line in _comment(text)) + "\n" + "".join(_explained(key) for key in KEYS)
@@ -47,8 +46,8 @@ def example() -> str:
 def _explained(key: Key) -> str:
     """Return a key's part of the example."""
     lines = [*_comment(key.does), *_comment(f"Takes {key.kind.expected}."), *_comment(f"Default: {key.source}")]
-    for label, (value, breaks) in zip(_LABELS[len(key.instead)], key.instead, strict=True):
-        lines += _comment(f"{label} {value}: {breaks}")
+    for value, effect in key.instead:
+        lines += _comment(f"With {value}: {effect}")
     return "\n" + "\n".join(lines) + f"\n#{key.name}: {key.default}\n"
 
 
