@@ -11,6 +11,7 @@ from typing import Any
 from conntrackd_guard.core.dedup import Deduplicator, MessageStatus
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.history.database import Position
 from conntrackd_guard.host.kernel_log.journal import NONE_HERE, JournalBacklog, JournalFollower
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
@@ -39,6 +40,8 @@ class LogSources:
         notes: tuple[str, ...] = (),
     ) -> None:
         self._ring, self._recorder, self._past, self._boot_id = ring, recorder, past, boot_id
+        self.debug: DebugLog | None = None
+        """Set if the level of the log is debug."""
         self._notes = notes
         """Why a source is missing, for status."""
         self._caught_up: list[KernelEvent] = []
@@ -71,7 +74,7 @@ class LogSources:
             events = events + self._read_ring(self._ring)
         events = events + self._journal.take()
         self._cursor = self._journal.newest_cursor or self._cursor
-        judged = [(event, self._dedup.judge(event)) for event in events]
+        judged = [(event, self._judge(event)) for event in events]
         return [
             (event, status is MessageStatus.NEW) for event, status in judged if status is not MessageStatus.DUPLICATE
         ]
@@ -97,6 +100,12 @@ class LogSources:
     def close(self) -> None:
         """Stop following."""
         self._journal.stop()
+
+    def _judge(self, event: KernelEvent) -> MessageStatus:
+        status = self._dedup.judge(event)
+        if self.debug is not None:
+            self.debug.message(event, status)
+        return status
 
     def _recall(self) -> None:
         """Learn where an earlier run stood, once the history can be read; then have the journal read when that is due.

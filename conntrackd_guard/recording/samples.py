@@ -60,13 +60,12 @@ class TableSampler:
             self._log("guard.info", "info", f"No sample of {name}: {error}", key=record.key)
             return
         self._history_writer.history().add_analysis(record.key, analysis)
-        first = analysis.findings[0]
         self._log(
             "guard.sample",
             "info",
-            f"What fills the table of {name}: {first.cause}. {first.meaning} {'; '.join(first.figures)}.",
+            analysis.summary(name),
             key=record.key,
-            cause=first.cause.value,
+            cause=analysis.findings[0].cause.value,
             seen=analysis.sample.seen,
             took_ms=round(1000 * analysis.took_seconds),
         )
