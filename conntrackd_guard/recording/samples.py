@@ -9,14 +9,28 @@ from typing import TYPE_CHECKING
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.model import OutcomeKind, Raise, Record, TriggerKind
+from conntrackd_guard.core.model import OutcomeKind, Raise, Record, Table, TriggerKind
 from conntrackd_guard.core.records import needs_operator
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.recording.history_writer import HistoryWriter
 from conntrackd_guard.recording.items import Log
 
 if TYPE_CHECKING:
+    from conntrackd_guard.core.traffic.analysis import TableAnalysis
     from conntrackd_guard.host.conntrack.sampler import Sampler
+
+INCIDENT_SECONDS = 600.0
+"""Judgement: raises of one table within this time belong to one incident, which is over within minutes."""
+_CAUSES = {
+    "flood": "is filling with connections that are never answered",
+    "chains": "loses packets to long hash chains",
+    "leak": "is filling with idle connections",
+    "dns": "is filling with DNS queries",
+    "races": "loses new connections to races",
+    "grow": "is filling with live connections",
+    "unclear": "is filling for no single reason",
+}
+"""By `core.traffic.diagnosis.Cause`, which is imported when a table fills."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +50,8 @@ class TableSampler:
         self._paths, self._history_writer, self._log = paths, history_writer, log
         self._sampler: Sampler | None = None
         self._made_for = Sampling()
+        self._logged: dict[int, tuple[str, float]] = {}
+        """Cause and time (CLOCK_BOOTTIME) of the last sample, by namespace."""
 
     def analyze(self, record: Record, sampling: Sampling) -> None:
         """Analyze the record's table if the record was just stored and an operator needs to know what fills it.
@@ -60,20 +76,29 @@ class TableSampler:
             self._log("guard.info", "info", f"No sample of {name}: {error}", key=record.key)
             return
         self._history_writer.history().add_analysis(record.key, analysis)
-        first = analysis.findings[0]
+        self._log_cause(record, table, analysis)
+
+    def prune(self, sampling: Sampling) -> None:
+        """Delete samples older than their retention."""
+        self._history_writer.history().prune_samples(time.time() - sampling.retention_seconds)
+
+    def _log_cause(self, record: Record, table: Table, analysis: TableAnalysis) -> None:
+        """Log what fills the table: at level info once an incident, and when the cause changes."""
+        first, now = analysis.findings[0], record.observation.boottime_seconds
+        cause, seconds = self._logged.get(table.namespace, ("", 0.0))
+        is_news = first.cause != cause or now - seconds >= INCIDENT_SECONDS
+        self._logged = {name: known for name, known in self._logged.items() if now - known[1] < INCIDENT_SECONDS}
+        self._logged[table.namespace] = (first.cause, now)
+        name = explain.table_name(table)
         self._log(
             "guard.sample",
-            "info",
-            f"What fills the table of {name}: {first.cause}. {first.meaning} {'; '.join(first.figures)}.",
+            "info" if is_news else "debug",
+            f"{name[0].upper()}{name[1:]} {_CAUSES[first.cause]} ({first.cause}): {'; '.join(first.figures)}. {first.meaning}",
             key=record.key,
             cause=first.cause.value,
             seen=analysis.sample.seen,
             took_ms=round(1000 * analysis.took_seconds),
         )
-
-    def prune(self, sampling: Sampling) -> None:
-        """Delete samples older than their retention."""
-        self._history_writer.history().prune_samples(time.time() - sampling.retention_seconds)
 
     def _sampler_for(self, sampling: Sampling) -> Sampler:
         if self._sampler is None or sampling != self._made_for:

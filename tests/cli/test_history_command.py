@@ -40,7 +40,7 @@ def paths(tmp_path: Path) -> Paths:
     refused = replace(raised("c", wall_seconds=4000.0), outcome=Outcome(kind=OutcomeKind.REJECTED, errno=13))
     with History(paths.history, mode="writer") as history:
         for record in (a_record("a"), raised("b", wall_seconds=3000.0), refused):
-            history.add(record, policy=Policy(), sentence=sentence(record), kernel_release="6.1")
+            history.add(record, policy=Policy(), sentence=sentence(record, Policy()), kernel_release="6.1")
         history.merge(1, 1, 1500.0)
     return paths
 

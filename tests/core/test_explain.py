@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from testbed.records import RAISE, SUM, a_record, raised
 
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.explain import sentence, table_name
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
@@ -107,21 +108,21 @@ def broken(**terms: Any) -> Record:
 )
 def test_the_sentence_tells_why(record: Record, says: str) -> None:
     """Someone woken at night reads what happened, with figures and the next step, in one line."""
-    assert says in sentence(record)
+    assert says in sentence(record, Policy())
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
 @given(st.from_type(Record))
 def test_every_record_has_one_printable_line(record: Record) -> None:
     """Whatever was decided and whatever strangers wrote, the sentence is one line that no terminal acts on."""
-    assert sentence(record).isprintable()
+    assert sentence(record, Policy()).isprintable()
 
 
 @pytest.mark.parametrize("decision", [Hold(reason=reason) for reason in HoldReason])
 def test_every_hold_tells_its_reason(decision: Hold) -> None:
     """No hold is left without its reason's own words."""
     record: Record = a_record("a", decision)
-    assert decision.reason.sentence in sentence(record)
+    assert decision.reason.sentence in sentence(record, Policy())
 
 
 @pytest.mark.parametrize(
@@ -175,14 +176,14 @@ def test_the_table_told_is_the_one_raised_for(
     record = a_record("a", decision, OutcomeKind.APPLIED, tables=tables)
     if not named:
         record = replace(record, trigger=replace(record.trigger, namespace=None))
-    assert says in sentence(record)
+    assert says in sentence(record, Policy())
 
 
 def test_a_hostile_name_does_not_reach_the_screen() -> None:
     """A namespace named by someone else can't clear the reader's screen."""
     decision: Decision = RAISE
     hostile = Table(namespace=4026532316, label="\x1b]0;x\x07", count=65536)
-    assert "\\x1b]0;x\\x07 (netns" in sentence(a_record("a", decision, OutcomeKind.APPLIED, tables=(hostile,)))
+    assert "\\x1b]0;x\\x07 (netns" in sentence(a_record("a", decision, OutcomeKind.APPLIED, tables=(hostile,)), Policy())
 
 
 def test_a_namespace_whose_name_is_a_path_of_4_kb_leaves_room_for_the_why() -> None:
