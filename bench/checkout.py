@@ -18,10 +18,12 @@ class Checkout:
 
     folder: Path
     renamed: Mapping[str, str] = field(default_factory=dict)
+    history: Path | None = None
+    """A database that its `guard history` reads, where it can't read this tree's."""
 
     def guard(self, *arguments: str) -> list[str]:
-        """Return the command line of `guard` with `arguments`; it needs `environment`."""
-        return [PYTHON, "-m", "conntrackd_guard", *arguments]
+        """Return the command line of `guard` with `arguments`; it needs `environment` (`-P`: not the package of this folder)."""
+        return [PYTHON, "-P", "-m", "conntrackd_guard", *arguments]
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which Python imports the package of this checkout."""
@@ -39,7 +41,7 @@ class Checkout:
 THIS = Checkout(folder=REPOSITORY)
 
 
-def other(folder: Path, renamed_file: Path | None) -> Checkout:
+def other(folder: Path, renamed_file: Path | None, history: Path | None) -> Checkout:
     """Return the checkout in `folder`. `renamed_file` is a JSON object {setting here: setting there}.
 
     Raises OSError where either can't be read, ValueError where the file isn't JSON.
@@ -47,4 +49,4 @@ def other(folder: Path, renamed_file: Path | None) -> Checkout:
     if not (folder / "conntrackd_guard/__main__.py").is_file():
         raise FileNotFoundError(f"{folder} holds no conntrackd_guard package")
     renamed = {} if renamed_file is None else json.loads(renamed_file.read_text("utf-8"))
-    return Checkout(folder=folder.resolve(), renamed=renamed)
+    return Checkout(folder=folder.resolve(), renamed=renamed, history=history)

@@ -5,19 +5,29 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from testbed.limit_guard import LimitGuard, RefusedError
 
-from bench.checkout import THIS, other
+from bench.checkout import THIS, Checkout, other
+from bench.commands import commands
+from bench.contenders import Contender
+from bench.cost import cost, events
+from bench.dropped import LOADS, dropped
 from bench.ground import Ground, say
+from bench.history_rows import history
+from bench.path import path
+from bench.reaction import Reaction
+from bench.rsyslog import unpack
 from bench.sandbox import run_isolated
 from bench.standstill import Freezer
 from bench.table import Row, render
+from bench.who import who
 
 _NEEDED = ("gcc", "nft", "conntrack", "ip", "unshare", "nsenter", "journalctl", "mkfs.ext4")
-_ROWS = ("path", "reaction", "dropped", "cost", "events", "history", "who")
+_ROWS = ("path", "reaction", "dropped", "cost", "events", "commands", "history", "who")
 _LOADS = ("ramp", "burst", "slow")
 _NOT_PERMITTED = 77
 _WHAT = "Measure the guard beside simpler programs on this machine. The lot takes about 75 minutes; see --phases."
@@ -34,43 +44,62 @@ def main() -> int:
     if missing := [tool for tool in _NEEDED if not shutil.which(tool)]:
         return _refuse(f"install what is missing first: {', '.join(missing)}", 1)
     try:
-        # Both start outside the sandbox, so that they outlive it.
-        with LimitGuard() as keeper, Freezer() as freezer:
-            return run_isolated(lambda: _measure(keeper, freezer, options))
+        others = [other(folder, options.against_settings, options.against_history) for folder in options.against]
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    try:
+        # These start outside the sandbox: two outlive it, and apt-get finds its lists.
+        with LimitGuard() as keeper, Freezer() as freezer, tempfile.TemporaryDirectory() as folder:
+            rsyslog = unpack(Path(folder)) if _is_wanted("reaction", options) else None
+            return run_isolated(lambda: _measure(keeper, freezer, rsyslog, others, options))
     except (RefusedError, OSError) as error:
         return _refuse(str(error), 1)
 
 
-def _measure(keeper: LimitGuard, freezer: Freezer, options: argparse.Namespace) -> int:
+def _is_wanted(row: str, options: argparse.Namespace) -> bool:
+    return not options.rows or row in options.rows
+
+
+def _measure(
+    keeper: LimitGuard,
+    freezer: Freezer,
+    rsyslog: Contender | None,
+    others: list[Checkout],
+    options: argparse.Namespace,
+) -> int:
     ground = Ground(keeper)
+    reaction = Reaction(
+        ground=ground,
+        freezer=freezer,
+        trials=options.trials,
+        rounds=options.rounds,
+        who=options.who,
+        others=others,
+        rsyslog=rsyslog,
+    )
     rows = []
-    for name in options.rows or _ROWS:
-        for row in _row_sources(ground, freezer, options)[name]():
-            say(f"{row.what}: {row.who}: {row.figure}")
-            rows.append(row)
+    for name, source in _row_sources(ground, reaction, others, options).items():
+        if _is_wanted(name, options):
+            for row in source():
+                say(f"{row.what}: {row.who}: {row.figure}")
+                rows.append(row)
     print(render(rows))
     return 1 if any(row.met is False for row in rows) else 0
 
 
 def _row_sources(
-    ground: Ground, freezer: Freezer, options: argparse.Namespace
+    ground: Ground, reaction: Reaction, others: list[Checkout], options: argparse.Namespace
 ) -> dict[str, Callable[[], Iterator[Row]]]:
-    from bench.cost import cost, events  # noqa: PLC0415
-    from bench.dropped import LOADS, dropped  # noqa: PLC0415
-    from bench.history_rows import history  # noqa: PLC0415
-    from bench.path import path  # noqa: PLC0415
-    from bench.reaction import reaction  # noqa: PLC0415
-    from bench.who import who  # noqa: PLC0415
-
-    checkouts = (THIS, *(other(folder, options.against_settings) for folder in options.against))
+    checkouts = [THIS, *others]
     loads = tuple(load for load in LOADS if load.name in (options.loads or _LOADS))
     return {
         "path": lambda: path(ground, checkouts, verbose=options.verbose),
-        "reaction": lambda: reaction(ground, freezer, options.trials, options.who),
-        "dropped": lambda: dropped(ground, options.phases, options.yardstick_phases, loads, options.who),
-        "cost": lambda: cost(ground, options.seconds, options.journal_mib),
+        "reaction": reaction.rows,
+        "dropped": lambda: dropped(ground, options.phases, options.yardstick_phases, loads, options.who, others),
+        "cost": lambda: cost(ground, options.seconds, options.journal_mib, options.companies, others, options.rounds),
         "events": lambda: events(ground, options.events),
-        "history": lambda: history(options.history_rows),
+        "commands": lambda: commands(ground, checkouts, options.rounds),
+        "history": lambda: history(options.history_rows, checkouts),
         "who": lambda: who(ground),
     }
 
@@ -84,18 +113,41 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description=_WHAT)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(_ROWS)}; all by default")
     who = "only those with this in their name (may be given again), in `reaction` and `dropped`"
-    parser.add_argument("--who", action="append", default=[], help=who)
-    against = "compare with the guard of another checkout, in the same run (may be given again)"
+    parser.add_argument("--who", metavar="NAME", action="append", default=[], help=who)
+    against = "compare with the guard of another checkout, in turns in the same run (may be given again)"
     parser.add_argument("--against", "--tree", metavar="DIR", type=Path, action="append", default=[], help=against)
     renamed = "JSON object {setting here: setting there} for those checkouts"
     parser.add_argument("--against-settings", metavar="FILE", type=Path, help=renamed)
+    database = "history database for `guard history` there, where it can't read one of this tree"
+    parser.add_argument("--against-history", metavar="FILE", type=Path, help=database)
+    parser.add_argument(
+        "--rounds", metavar="N", type=int, default=4, help="turns of each guard with --against (%(default)s)"
+    )
     parser.add_argument("--verbose", action="store_true", help="list the functions that `path` counts")
-    parser.add_argument("--trials", type=int, default=20, help="packets a contender in `reaction` (%(default)s)")
-    parser.add_argument("--phases", type=int, default=20, help="random start phases in `dropped` (%(default)s)")
-    parser.add_argument("--yardstick-phases", type=int, default=5, help="for yardsticks without a target (%(default)s)")
-    parser.add_argument("--load", action="append", dest="loads", choices=_LOADS, help="only this load in `dropped`")
-    parser.add_argument("--seconds", type=float, default=30.0, help="length of each look in `cost` (%(default)s)")
-    parser.add_argument("--journal-mib", type=int, default=1024, help="size of the journal in `cost` (%(default)s)")
-    parser.add_argument("--events", type=int, default=100_000, help="kernel lines in `events` (%(default)s)")
-    parser.add_argument("--history-rows", type=int, default=100_000, help="decisions in `history` (%(default)s)")
+    parser.add_argument(
+        "--trials", metavar="N", type=int, default=20, help="packets a contender in `reaction` (%(default)s)"
+    )
+    parser.add_argument(
+        "--phases", metavar="N", type=int, default=20, help="random start phases in `dropped` (%(default)s)"
+    )
+    parser.add_argument(
+        "--yardstick-phases", metavar="N", type=int, default=5, help="for yardsticks without a target (%(default)s)"
+    )
+    parser.add_argument(
+        "--load", metavar="LOAD", action="append", dest="loads", choices=_LOADS, help="only this load in `dropped`"
+    )
+    company = "only companies with this in their name, in `cost` (may be given again)"
+    parser.add_argument("--company", metavar="NAME", action="append", dest="companies", default=[], help=company)
+    parser.add_argument(
+        "--seconds", metavar="S", type=float, default=30.0, help="length of each look in `cost` (%(default)s)"
+    )
+    parser.add_argument(
+        "--journal-mib", metavar="MIB", type=int, default=1024, help="size of the journal in `cost` (%(default)s)"
+    )
+    parser.add_argument(
+        "--events", metavar="N", type=int, default=100_000, help="kernel lines in `events` (%(default)s)"
+    )
+    parser.add_argument(
+        "--history-rows", metavar="N", type=int, default=100_000, help="decisions in `history` (%(default)s)"
+    )
     return parser

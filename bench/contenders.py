@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from bench.checkout import PYTHON, THIS, Checkout
 from bench.ground import Ground, wait_for
 
 STATE = Path("/var/lib/conntrackd-guard")
-_LIMIT = "/proc/sys/net/netfilter/nf_conntrack_max"
+LIMIT_FILE = "/proc/sys/net/netfilter/nf_conntrack_max"
 _COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
 _FOLLOWER = f"""
 from systemd import journal
@@ -32,20 +33,20 @@ while True:
     reader.wait()
     for entry in reader:
         if "nf_conntrack: table full" in entry["MESSAGE"]:
-            limit = int(open("{_LIMIT}").read())
-            open("{_LIMIT}", "w").write(str(limit * 3 // 2))
+            limit = int(open("{LIMIT_FILE}").read())
+            open("{LIMIT_FILE}", "w").write(str(limit * 3 // 2))
 """
 _PIPE = f"""
 (sleep 1; echo ready) &
 journalctl -kf -n0 -o cat | grep --line-buffered 'nf_conntrack: table full' | while read -r line; do
-    echo $(($(cat {_LIMIT}) * 3 / 2)) >{_LIMIT}
+    echo $(($(cat {LIMIT_FILE}) * 3 / 2)) >{LIMIT_FILE}
 done
 """
 _LOOP = f"""
 echo ready
 while sleep 1; do
-    count=$(nsenter --net=/proc/$1/ns/net cat {_COUNT}); limit=$(cat {_LIMIT})
-    if [ $((count * 10)) -ge $((limit * 8)) ]; then echo $((limit * 3 / 2)) >{_LIMIT}; fi
+    count=$(nsenter --net=/proc/$1/ns/net cat {_COUNT}); limit=$(cat {LIMIT_FILE})
+    if [ $((count * 10)) -ge $((limit * 8)) ]; then echo $((limit * 3 / 2)) >{LIMIT_FILE}; fi
 done
 """
 _HIDDEN = 'mount --bind /run/bench/nodev/kmsg /dev/kmsg && exec "$@"'
@@ -98,13 +99,16 @@ class Running:
     contender: Contender
     namespace_pid: int
     process: subprocess.Popen[bytes] = field(init=False)
+    ready_ms: float = field(init=False)
+    """From its start until it was ready."""
 
     def __enter__(self) -> Self:
         said = self.ground.folder / "said"
         ready = "ready" if self.contender.settings is None else "guard.ready"
+        command, began = self._command(), time.monotonic()
         with said.open("wb") as output:
             self.process = subprocess.Popen(
-                self._command(),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -112,7 +116,12 @@ class Running:
                 start_new_session=True,
             )
         try:
-            wait_for(lambda: self.process.poll() is not None or ready in said.read_text("utf-8", "replace"), ready)
+            wait_for(
+                lambda: self.process.poll() is not None or ready in said.read_text("utf-8", "replace"),
+                ready,
+                look_seconds=0.002,
+            )
+            self.ready_ms = (time.monotonic() - began) * 1000
             if self.process.poll() is not None:
                 raise TimeoutError("it ended")  # noqa: TRY301
         except TimeoutError as error:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import noise
-from bench.contenders import Running, guard, run
+from bench.checkout import Checkout
+from bench.contenders import Contender, Running, guard, run
 from bench.ground import Ground, memory_available_mib, say
 from bench.table import Row
+from bench.turns import compare, in_turns, with_others
 
 _SETTLE_SECONDS = 65.0
 """What a guard does once a minute, it has done once by then: write its time series, look at the journal."""
@@ -37,8 +40,23 @@ class _Case:
     most_mib: float | None = None
 
 
-def cost(ground: Ground, seconds: float, journal_mib: int) -> Iterator[Row]:
-    """Yield one row a company: the guard's share of one core over `seconds`, and its memory."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Use:
+    """What a guard used: per cent of one core, KiB resident, KiB of those its own."""
+
+    percent: float
+    resident_kib: int
+    own_kib: int
+
+
+def cost(  # noqa: PLR0913, PLR0917  what the command line can choose
+    ground: Ground, seconds: float, journal_mib: int, names: list[str], others: Sequence[Checkout], rounds: int
+) -> Iterator[Row]:
+    """Yield one row a company: the guard's share of one core over `seconds`, and its memory.
+
+    Beside guards of other checkouts each is measured `rounds` times, in turns; the medians count. `names` chooses the
+    companies that have one of them in their name, all for an empty list.
+    """
     affordable = min(journal_mib, max(memory_available_mib() - _SPARE_MIB, 64))
     say(f"cost: growing a journal of {affordable} MiB")
     noise.grow_journal(affordable)
@@ -61,19 +79,45 @@ def cost(ground: Ground, seconds: float, journal_mib: int) -> Iterator[Row]:
         ),
     )
     ground.keeper.set_limit(ground.keeper.saved_limit)
+    group = with_others(guard("guard"), others)
     for case in cases:
+        if names and not any(name in case.what for name in names):
+            continue
         say(f"cost: {case.what}, {seconds:.0f} s")
-        with case.noise(), run(ground, guard("guard")) as running:
-            percent, rss_kib, own_kib = _measure(running, seconds)
-        wanted = f" and ≤ {case.most_mib:.0f} MiB" if case.most_mib else ""
+
+        def measure(contender: Contender, number: int, case: _Case = case) -> Iterator[_Use]:
+            for _ in range(number):
+                with case.noise(), run(ground, contender) as running:
+                    yield _measure(running, seconds)
+
+        found = in_turns(group, 1 if len(group) == 1 else rounds, rounds, measure)
+        yield from _cost_rows(case, {name: _median(uses) for name, uses in found.items()})
+
+
+def _cost_rows(case: _Case, uses: dict[str, _Use]) -> Iterator[Row]:
+    """Yield a row for each guard, the first of which has a target and is compared with the others."""
+    ours, *others = uses
+    wanted = f" and ≤ {case.most_mib:.0f} MiB" if case.most_mib else ""
+    for name, use in uses.items():
+        mib = use.resident_kib / 1024
+        cpu = compare(use.percent, {f"{other} (CPU)": uses[other].percent for other in others})
+        memory = compare(mib, {f"{other} (memory)": uses[other].resident_kib / 1024 for other in others})
         yield Row(
             what=case.what,
-            who="guard",
-            figure=f"{percent:.2f} % of a core, {rss_kib / 1024:.1f} MiB resident ({own_kib / 1024:.1f} its own)",
-            ratio="",
-            target=f"≤ {case.most_percent} %{wanted}",
-            met=percent <= case.most_percent and (case.most_mib is None or rss_kib / 1024 <= case.most_mib),
+            who=name,
+            figure=f"{use.percent:.2f} % of a core, {mib:.1f} MiB resident ({use.own_kib / 1024:.1f} its own)",
+            ratio=", ".join(filter(None, (cpu, memory))) if name == ours else "",
+            target=f"≤ {case.most_percent} %{wanted}" if name == ours else "",
+            met=(use.percent <= case.most_percent and mib <= (case.most_mib or mib)) if name == ours else None,
         )
+
+
+def _median(uses: list[_Use]) -> _Use:
+    return _Use(
+        percent=statistics.median(use.percent for use in uses),
+        resident_kib=round(statistics.median(use.resident_kib for use in uses)),
+        own_kib=round(statistics.median(use.own_kib for use in uses)),
+    )
 
 
 def events(ground: Ground, number: int) -> Iterator[Row]:
@@ -126,10 +170,11 @@ def _watched(running: Running) -> Iterator[list[tuple[int, int]]]:
         watcher.join()
 
 
-def _measure(running: Running, seconds: float) -> tuple[float, int, int]:
-    """Return (per cent of one core, resident KiB, own KiB) over `seconds`, once the start is over."""
+def _measure(running: Running, seconds: float) -> _Use:
+    """Return what the guard uses over `seconds`, once the start is over."""
     time.sleep(_SETTLE_SECONDS)
     start, began = running.cpu_seconds(), time.monotonic()
     time.sleep(seconds)
     percent = (running.cpu_seconds() - start) / (time.monotonic() - began) * 100
-    return percent, *running.memory_kib()
+    resident, own = running.memory_kib()
+    return _Use(percent=percent, resident_kib=resident, own_kib=own)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.checkout import Checkout
 from bench.contenders import C_LOOK, C_ON_LINE, FOLLOWER, LOOP, PIPE, Contender, guard, named, run
 from bench.ground import Ground, say
 from bench.table import Row
+from bench.turns import compare, in_turns, with_others
 
 _PROBES_PER_SECOND = 20
 """Real packets, each a new flow, beside the flows made through netlink: only a packet can be dropped and counted."""
@@ -38,7 +40,7 @@ LOADS = (
     Load(name="slow", limit=16_384, held=14_746, flows=4_915, rate=500),
 )
 _DEFAULTS = guard("guard")
-_LINE_ALONE = guard("guard, pressure off", raise_early=False)
+_LINE_ALONE = guard("guard, raise_early off", raise_early=False)
 CONTENDERS = (C_ON_LINE, _DEFAULTS, _LINE_ALONE, FOLLOWER, PIPE, C_LOOK, LOOP)
 
 
@@ -52,8 +54,13 @@ class Loss:
     cpu_seconds: float
 
 
-def dropped(
-    ground: Ground, phases: int, yardstick_phases: int, loads: tuple[Load, ...], who: list[str]
+def dropped(  # noqa: PLR0913, PLR0917  what the command line can choose
+    ground: Ground,
+    phases: int,
+    yardstick_phases: int,
+    loads: tuple[Load, ...],
+    who: list[str],
+    others: Sequence[Checkout],
 ) -> Iterator[Row]:
     """Yield one row a load and contender named like `who`: what was lost, least to most of so many random phases.
 
@@ -64,17 +71,24 @@ def dropped(
         for contender in named(CONTENDERS, who):
             number = phases if contender is C_ON_LINE or contender.settings is not None else yardstick_phases
             say(f"dropped: {load.name}, {contender.name}, {number} phases")
-            losses = [_loss(ground, load, contender) for _ in range(number)]
-            worst[contender.name] = max(loss.refused for loss in losses)
-            target, met = _target(contender, losses, worst)
-            yield Row(
-                what=load.name,
-                who=contender.name,
-                figure=f"{_figure(losses)}, {number} phases",
-                ratio=_ratio(worst[contender.name], worst.get(C_ON_LINE.name, 0)),
-                target=target,
-                met=met,
+            group = with_others(contender, others)
+            found = in_turns(
+                group, number, number, lambda one, count, load=load: [_loss(ground, load, one) for _ in range(count)]
             )
+            worst |= {name: max(loss.refused for loss in losses) for name, losses in found.items()}
+            floor = {"C program": worst.get(C_ON_LINE.name, 0)}
+            rivals = {one.name: worst[one.name] for one in group[1:]}
+            for name, losses in found.items():
+                is_ours = name == contender.name
+                target, met = _target(contender, losses, worst) if is_ours else ("", None)
+                yield Row(
+                    what=load.name,
+                    who=name,
+                    figure=f"{_figure(losses)}, {number} phases",
+                    ratio=compare(worst[name], floor | rivals if is_ours else floor),
+                    target=target,
+                    met=met,
+                )
 
 
 def _loss(ground: Ground, load: Load, contender: Contender) -> Loss:
@@ -103,10 +117,6 @@ def _target(contender: Contender, losses: list[Loss], worst: dict[str, int]) -> 
         floor = worst.get(C_ON_LINE.name)
         return target, None if floor is None else worst[contender.name] <= _AT_MOST * floor
     return "", None
-
-
-def _ratio(refused: int, floor: int) -> str:
-    return f"{refused / floor:.1f} × C program" if floor else ""
 
 
 def _figure(losses: list[Loss]) -> str:

@@ -82,13 +82,13 @@ class Ground:
         return process
 
 
-def wait_for(holds: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
-    """Return when `holds` does. Raises TimeoutError after `seconds`."""
+def wait_for(holds: Callable[[], bool], what: str, seconds: float = 15.0, look_seconds: float = 0.02) -> None:
+    """Return when `holds` does, which is called every `look_seconds`. Raises TimeoutError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(0.02)
+        time.sleep(look_seconds)
 
 
 def memory_available_mib() -> int:

@@ -7,29 +7,32 @@ import os
 import random
 import signal
 import statistics
-import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from testbed.scratch_namespace import ScratchNamespace
 
 from bench.checkout import Checkout
 from bench.contenders import C_ON_LINE, FOLLOWER, PIPE, STATE, Contender, guard, named, raises_recorded, run
 from bench.ground import Ground, say, wait_for
+from bench.lowered import first_lowerings, lowerings
+from bench.overflow import LATEST_SECONDS, overflow
 from bench.standstill import Freezer, file_system_of_its_own
 from bench.table import Row
+from bench.turns import compare, in_turns, with_others
 
 _LIMIT = 4096
 """Small, so that filling the table takes milliseconds."""
 _REST_SECONDS = 11.0
 """Between two trials of a guard: its episode closes after 10 s, and an open one would raise before the packet drops."""
 _YARDSTICK_REST_SECONDS = 1.2
-"""The kernel passes ten lines in 5 s; a yardstick prints one a trial."""
-_LATEST_SECONDS = 5.0
-_NOT_DROPPED, _NOT_RAISED = 1, 3  # exit codes of overflow.c
+"""The kernel passes ten messages in 5 s; a yardstick causes one a trial."""
 _WITHIN_MS = 1.0
 _P95_MS = 5.0
+_P95_WITHIN_MS = 1.5
+_RECORD_WITHIN_MS = 0.5
 _JOURNAL_MS = 600.0
 
 _FAST = guard("guard", raise_early=False, conflict_limit=0)
@@ -37,66 +40,155 @@ _FROZEN = replace(_FAST, name="guard, journald stopped", journald_stopped=True)
 _STALLED = replace(_FROZEN, name="guard, /var stalled", state_stalled=True)
 """Journald too: where /var stalls it waits in its next write."""
 _JOURNAL = replace(_FAST, name="guard by journal alone", hide_ring_buffer=True)
+_FIRST_CONFLICT = guard("guard, default conflict_limit", raise_early=False)
+"""It counts the lowering, and records it, before anything else may happen to the limit."""
 
 
-def reaction(ground: Ground, freezer: Freezer, trials: int, who: list[str]) -> Iterator[Row]:
-    """Yield one row a contender named like `who`: median, 95th percentile and worst of `trials`."""
-    floor = 0.0
-    for contender in named((C_ON_LINE, _FAST, _FROZEN, _STALLED, _JOURNAL, FOLLOWER, PIPE), who):
-        say(f"reaction: {contender.name}, {trials} trials")
-        times, lost = _trials(ground, freezer, contender, trials)
-        if not times:
-            yield Row(what="reaction", who=contender.name, figure=f"no raise within {_LATEST_SECONDS:.0f} s", met=False)
-            continue
-        median, p95 = statistics.median(times), times[-(-len(times) * 95 // 100) - 1]
-        floor = floor or median
-        target, met = _target(contender, median, p95, floor)
-        missing = f", {trials - len(times)} of {trials} without a figure" if len(times) < trials else ""
-        missing += f", {lost} of them not in history" if lost else ""
-        yield Row(
-            what="reaction",
-            who=contender.name,
-            figure=f"median {median:.1f} ms, p95 {p95:.1f}, worst {times[-1]:.1f}{missing}",
-            ratio=f"{median / floor:.1f} × C program",
-            target=target,
-            met=met and not missing if met is not None else None,
-        )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """Milliseconds of the trials that ended with a raise, sorted."""
+
+    times: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Return the middle of the times."""
+        return statistics.median(self.times)
+
+    @property
+    def p95(self) -> float:
+        """Return the 95th percentile of the times."""
+        return self.times[-(-len(self.times) * 95 // 100) - 1]
 
 
-def _target(contender: Contender, median: float, p95: float, floor: float) -> tuple[str, bool | None]:
+_Target = Callable[[Contender, Result, dict[str, Result]], tuple[str, bool | None]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Reaction:
+    """How often, in how many turns, of whom and beside which other guards."""
+
+    ground: Ground
+    freezer: Freezer
+    trials: int
+    rounds: int
+    who: list[str]
+    others: Sequence[Checkout]
+    rsyslog: Contender | None
+    lost: Counter[str] = field(default_factory=Counter)
+    """Raises that a guard's history lacks, by its name."""
+
+    def rows(self) -> Iterator[Row]:
+        """Yield one row a contender: median, 95th percentile and worst of the trials."""
+        yield from self._full()
+        yield from self._lowered()
+
+    def _full(self) -> Iterator[Row]:
+        found: dict[str, Result] = {}
+        for contender in named((C_ON_LINE, _FAST, _FROZEN, _STALLED, _JOURNAL, FOLLOWER, PIPE), self.who):
+            yield from self._measure("reaction", contender, self._trials, found, _full_target)
+
+    def _lowered(self) -> Iterator[Row]:
+        what, found = "reaction, limit lowered 150 ms before", dict[str, Result]()
+        yardsticks = (C_ON_LINE, *((self.rsyslog,) if self.rsyslog else ()))
+        for contender in named((*yardsticks, _FAST, _FIRST_CONFLICT), self.who):
+            once = contender is _FIRST_CONFLICT
+
+            def measure(contender: Contender, number: int, *, once: bool = once) -> list[float]:
+                return (first_lowerings if once else lowerings)(self.ground, contender, number)
+
+            yield from self._measure(what, contender, measure, found, _lowered_target)
+
+    def _measure(
+        self,
+        what: str,
+        contender: Contender,
+        measure: Callable[[Contender, int], Iterable[float]],
+        found: dict[str, Result],
+        target: _Target,
+    ) -> Iterator[Row]:
+        """Yield the rows of a contender and of its like in other checkouts, and add them to what was `found` before."""
+        group = with_others(contender, self.others)
+        say(f"{what}: {contender.name}, {self.trials} trials")
+        for name, times in in_turns(group, self.trials, self.rounds, measure).items():
+            if times:
+                found[name] = Result(times=sorted(times))
+        floor = {"C program": found[C_ON_LINE.name].median} if C_ON_LINE.name in found else {}
+        rivals = {one.name: found[one.name].median for one in group[1:] if one.name in found}
+        for one in group:
+            if one.name not in found:
+                yield Row(what=what, who=one.name, figure=f"no raise within {LATEST_SECONDS:.0f} s", met=False)
+                continue
+            result, is_ours = found[one.name], one is contender
+            missing = self._missing(one, result)
+            wanted, met = target(one, result, found) if is_ours else ("", None)
+            yield Row(
+                what=what,
+                who=one.name,
+                figure=f"median {result.median:.1f} ms, p95 {result.p95:.1f}, worst {result.times[-1]:.1f}{missing}",
+                ratio=compare(result.median, floor | rivals if is_ours else floor),
+                target=wanted,
+                met=met and not missing if met is not None else None,
+            )
+
+    def _missing(self, contender: Contender, result: Result) -> str:
+        """Return in words what the trials or the history lack."""
+        without, lost = self.trials - len(result.times), self.lost[contender.name]
+        text = f", {without} of {self.trials} without a figure" if without else ""
+        return text + (f", {lost} of them not in history" if lost else "")
+
+    def _trials(self, contender: Contender, trials: int) -> list[float]:
+        """Return the milliseconds of every trial that ended with a raise."""
+        with contextlib.ExitStack() as stack:
+            namespace = stack.enter_context(self.ground.scratch())
+            self.ground.keeper.set_limit(_LIMIT)
+            if contender.state_stalled:
+                stack.enter_context(file_system_of_its_own(STATE, self.ground.folder / "state"))
+            stack.enter_context(run(self.ground, contender, namespace))
+            with self.freezer.frozen(STATE) if contender.state_stalled else contextlib.nullcontext():
+                times = list(self._times(contender, namespace, trials))
+            if contender.settings is not None:
+                self.lost[contender.name] += _lost(contender.checkout, len(times))
+            return times
+
+    def _times(self, contender: Contender, namespace: ScratchNamespace, trials: int) -> Iterator[float]:
+        for trial in range(trials):
+            if trial:
+                self.ground.keeper.set_limit(_LIMIT)
+                time.sleep(_YARDSTICK_REST_SECONDS if contender.settings is None else _REST_SECONDS)
+            self.ground.flows(namespace, 0, _LIMIT)
+            time.sleep(random.uniform(0.1, 0.6))  # another phase of journald's and the guard's ticks each time
+            if contender.journald_stopped:
+                os.kill(self.ground.journald.pid, signal.SIGSTOP)
+            try:
+                took = overflow(self.ground, namespace)
+            finally:
+                os.kill(self.ground.journald.pid, signal.SIGCONT)
+            if took is not None:
+                yield took
+            self.ground.flush(namespace)
+
+
+def _full_target(contender: Contender, result: Result, found: dict[str, Result]) -> tuple[str, bool | None]:
     if contender.settings is None:
         return "", None
     if contender.hide_ring_buffer:
-        return f"p95 ≤ {_JOURNAL_MS:.0f} ms", p95 <= _JOURNAL_MS
+        return f"p95 ≤ {_JOURNAL_MS:.0f} ms", result.p95 <= _JOURNAL_MS
+    if C_ON_LINE.name not in found:
+        return "", None
     target = f"median ≤ C program + {_WITHIN_MS:.0f} ms, p95 ≤ {_P95_MS:.0f} ms"
-    return target, median <= floor + _WITHIN_MS and p95 <= _P95_MS
+    return target, result.median <= found[C_ON_LINE.name].median + _WITHIN_MS and result.p95 <= _P95_MS
 
 
-def _trials(ground: Ground, freezer: Freezer, contender: Contender, trials: int) -> tuple[list[float], int]:
-    """Return the milliseconds of every trial that ended with a raise, sorted, and how many raises history lacks."""
-    with contextlib.ExitStack() as stack:
-        namespace = stack.enter_context(ground.scratch())
-        ground.keeper.set_limit(_LIMIT)
-        if contender.state_stalled:
-            stack.enter_context(file_system_of_its_own(STATE, ground.folder / "state"))
-        stack.enter_context(run(ground, contender, namespace))
-        with freezer.frozen(STATE) if contender.state_stalled else contextlib.nullcontext():
-            times = sorted(_times(ground, contender, namespace, trials))
-        return times, 0 if contender.settings is None else _lost(contender.checkout, len(times))
-
-
-def _times(ground: Ground, contender: Contender, namespace: ScratchNamespace, trials: int) -> Iterator[float]:
-    """Yield the milliseconds of every trial that ended with a raise."""
-    for trial in range(trials):
-        if trial:
-            ground.keeper.set_limit(_LIMIT)
-            time.sleep(_YARDSTICK_REST_SECONDS if contender.settings is None else _REST_SECONDS)
-        ground.flows(namespace, 0, _LIMIT)
-        time.sleep(random.uniform(0.1, 0.6))  # another phase of journald's and the guard's ticks each time
-        took = _overflow(ground, contender, namespace)
-        if took is not None:
-            yield took
-        ground.flush(namespace)
+def _lowered_target(contender: Contender, result: Result, found: dict[str, Result]) -> tuple[str, bool | None]:
+    if contender is _FAST and C_ON_LINE.name in found:
+        floor = found[C_ON_LINE.name]
+        target = f"median ≤ C program + {_WITHIN_MS:.0f} ms, p95 ≤ C program + {_P95_WITHIN_MS} ms"
+        return target, result.median <= floor.median + _WITHIN_MS and result.p95 <= floor.p95 + _P95_WITHIN_MS
+    if contender is _FIRST_CONFLICT and _FAST.name in found:
+        target = f"median within {_RECORD_WITHIN_MS} ms of {_FAST.name}"
+        return target, result.median <= found[_FAST.name].median + _RECORD_WITHIN_MS
+    return "", None
 
 
 def _lost(checkout: Checkout, raises: int) -> int:
@@ -104,20 +196,3 @@ def _lost(checkout: Checkout, raises: int) -> int:
     with contextlib.suppress(TimeoutError):
         wait_for(lambda: raises_recorded(checkout) >= raises, "the raises in history")
     return max(0, raises - raises_recorded(checkout))
-
-
-def _overflow(ground: Ground, contender: Contender, namespace: ScratchNamespace) -> float | None:
-    """Drop one packet; return the milliseconds until the limit has grown, None when it doesn't."""
-    if contender.journald_stopped:
-        os.kill(ground.journald.pid, signal.SIGSTOP)
-    try:
-        answer = ground.enter(namespace, str(ground.tool("overflow")), str(_LATEST_SECONDS))
-    except subprocess.CalledProcessError as error:
-        if error.returncode == _NOT_DROPPED:
-            say("reaction: the limit was raised before the packet came (somebody else's line?); the trial is left out")
-        elif error.returncode != _NOT_RAISED:
-            raise
-        return None
-    finally:
-        os.kill(ground.journald.pid, signal.SIGCONT)
-    return float(answer.split()[0]) / 1000

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from testbed.scratch_namespace import ScratchNamespace, load_lines
 
@@ -125,7 +126,7 @@ def _truth(held: int) -> Row:
 
 def _resident(ground: Ground, namespace: ScratchNamespace, held: int) -> Row:
     """Return the memory of a guard with everything on but HTTP, after raises and a hold for a ceiling, each sampled."""
-    everything = {  # samples, series and the drop-in are on by default
+    everything: dict[str, Any] = {  # samples, series and the drop-in are on by default
         "max_limit": int(held / _CEILING),
         "conflict_limit": 0,  # the limit is lowered between the raises
         "on_flood": "hold",  # which it is not: the loop samples, too

@@ -23,11 +23,12 @@ from conntrackd_guard.cli.arguments import parser as guard_parser
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.status_text import print_status
 from conntrackd_guard.core import budget, metrics, tuning
+from conntrackd_guard.core.budget import cost_of, highest_affordable
 from conntrackd_guard.core.configuration import Mode, Policy
-from conntrackd_guard.core.cost import cost_of, reach
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.kernel_messages import recognise
+from conntrackd_guard.core.log_events import MESSAGE_IDS
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
 from conntrackd_guard.core.model import (
     INT_MAX,
@@ -48,7 +49,7 @@ from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.rows import decision_document
-from conntrackd_guard.host.log import MESSAGE_IDS, Log
+from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.keys import BY_NAME, FIXED
 
@@ -73,6 +74,14 @@ OBSERVED = Observation(
     memory_available_bytes=5 * GIB,
 )
 """The host of the worked example: 8 GiB, one full table, one other."""
+
+TRIGGER = Trigger(
+    kind=TriggerKind.KERNEL_MESSAGE,
+    message_kind=MessageKind.TABLE_FULL,
+    namespace=NAMESPACE,
+    message=MESSAGE,
+    message_count=7,
+)
 
 _WRAP = TextWrapper(width=118, break_long_words=False, break_on_hyphens=False)
 
@@ -253,7 +262,7 @@ def metric_families() -> str:
         version=__version__,
         observation=OBSERVED,
         cost=cost_of(OBSERVED, Policy()),
-        reach=reach(OBSERVED, Policy()),
+        reach=highest_affordable(OBSERVED, Policy()),
         totals=metrics.count_drops(metrics.Totals(), OBSERVED),
         decisions=metrics.known_ways(),
         loop=loop,
@@ -285,20 +294,15 @@ def kernel_messages() -> str:
 
 
 def demo_log() -> str:
-    """Return the raise of `scripts/demo` as the daemon logs it."""
-    return log_line(
-        replace(
-            OBSERVED,
-            limit=4096,
-            kernel_limit=4096,
-            tables=(Table(namespace=NAMESPACE, label="guard-demo", count=4096, drop=21, dropped=21),),
-        )
-    )
+    """Return the raise of `scripts/demo` as the daemon logs it: the guard starts beside a table that is full already."""
+    table = Table(namespace=NAMESPACE, label="process 16229", count=4096, drop=20)
+    observed = replace(OBSERVED, limit=4096, kernel_limit=4096, tables=(table,))
+    return log_line(_raised(observed, Trigger(kind=TriggerKind.FILLING_UP, namespace=NAMESPACE)))
 
 
-def log_line(observation: Observation = OBSERVED) -> str:
+def log_line(record: Record | None = None) -> str:
     """Return a raise, by default that of the worked example, as the daemon logs it."""
-    record, stream = _raised(observation), io.StringIO()
+    record, stream = record or _raised(), io.StringIO()
     log = Log("text", stream)
     shown = {name: value for name, value in fields_of(record).items() if name != "key"}
     log.emit(event_of(record), level_of(record), sentence(record, Policy()), **shown)
@@ -384,15 +388,8 @@ def how_far() -> str:
     return table(("memory", "buckets", "highest limit", "bound", "cost if full"), rows)
 
 
-def _raised(observation: Observation = OBSERVED) -> Record:
-    """Return the record of a raise after the kernel's message about the first table."""
-    trigger = Trigger(
-        kind=TriggerKind.KERNEL_MESSAGE,
-        message_kind=MessageKind.TABLE_FULL,
-        namespace=NAMESPACE,
-        message=MESSAGE,
-        message_count=7,
-    )
+def _raised(observation: Observation = OBSERVED, trigger: Trigger = TRIGGER) -> Record:
+    """Return the record of a raise, by default that of the worked example."""
     decision = decide(trigger, observation, State(), Policy())
     assert isinstance(decision, Raise)  # noqa: S101 - else the example is wrong
     outcome = Outcome(kind=OutcomeKind.APPLIED, limit_after=decision.target)

@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+from conntrackd_guard.core.budget import Cost, cost_of, filled, fullest_first
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.configuration import FloodResponse, Mode, Policy
-from conntrackd_guard.core.cost import Cost, cost_of, filled, fullest_first
 from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import Hold, MessageKind, Observation, Raise, State, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide

@@ -1,73 +1,83 @@
 """An episode: one namespace's need, from its first trigger until ten quiet seconds. Pure.
 
-The kernel may print ten lines in a millisecond and then nothing for five seconds, so a need is a
-level, not an edge: an episode stays open and is decided again at `due_seconds`, without a new line.
+The kernel may print ten messages in a millisecond and then none for five seconds, so a need is a
+level, not an edge: an episode stays open and is decided again at `due_seconds`, without a new message.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import Hold, KernelEvent, MessageKind, Raise, Trigger, TriggerKind
-from conntrackd_guard.core.usage import QUIET_SECONDS
+from conntrackd_guard.core.model import Hold, Raise, Table, Trigger, TriggerKind
+from conntrackd_guard.core.usage import QUIET_SECONDS, is_full, is_stable, presses
 
 _SHORTENED = frozenset({HoldReason.STABLE, HoldReason.COOLDOWN, HoldReason.RATE_LIMITED, HoldReason.CHANGED_UNDER_US})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Episode:
-    """What the guard knows of one namespace's need; `namespace` is None for lines that name none."""
+    """One namespace's need; `namespace` is None for messages that name none."""
 
     namespace: int | None
     needed_seconds: float
     """The last moment at which there was a need."""
     due_seconds: float | None = None
-    """When to decide (again); None: when the watch says so."""
-    event: KernelEvent | None = None
-    lines: int = 0
-    """Lines that no decision has counted yet."""
+    """When to decide (again); None: when the counters show need again."""
+    message: Trigger | None = None
+    """The newest message, with the number of messages that no decision has counted yet."""
     unanswered: bool = False
-    """A line came that no raise and no final hold has answered."""
-    message_seconds: float | None = None
+    """A message came that no raise and no final hold has answered."""
     reason: HoldReason | None = None
     """The last decision's, None after a raise or before the first."""
 
     def trigger(self, *, raise_early: bool) -> Trigger:
-        """Return the trigger to decide on: a line that is unanswered (or the only switch that is on), else pressure."""
-        if self.event is None or (raise_early and not self.unanswered):
+        """Return the trigger to decide on: an unanswered message (or the only switch that is on), else the counters."""
+        if self.message is None or (raise_early and not self.unanswered):
             return Trigger(kind=TriggerKind.FILLING_UP, namespace=self.namespace)
-        return Trigger(
-            kind=TriggerKind.KERNEL_MESSAGE,
-            message_kind=MessageKind.TABLE_FULL,
-            namespace=self.namespace,
-            message=self.event.message.text,
-            message_count=self.lines,
-            message_seconds=self.message_seconds,
-            stamp_us=self.event.stamp_us,
+        return self.message
+
+
+Episodes = Mapping[int | None, Episode]
+
+
+def on_message(episode: Episode | None, message: Trigger, now: float) -> Episode:
+    """Open or refresh an episode by a new message: it is decided at once."""
+    if episode is None:
+        return Episode(
+            namespace=message.namespace, needed_seconds=now, due_seconds=now, message=message, unanswered=True
         )
+    if episode.message is not None:
+        message = replace(message, message_count=episode.message.message_count + message.message_count)
+    return replace(episode, message=message, unanswered=True, needed_seconds=now, due_seconds=now)
 
 
-def heard(episode: Episode | None, event: KernelEvent, lines: int, now: float) -> Episode:
-    """Open or refresh an episode by so many live lines, `event` the newest: it is decided at once."""
-    namespace = event.message.namespace
-    before = episode or Episode(namespace=namespace, needed_seconds=now)
-    return replace(
-        before,
-        event=event,
-        lines=before.lines + lines,
-        unanswered=True,
-        message_seconds=now,
-        needed_seconds=now,
-        due_seconds=now,
-    )
+def on_tables(  # noqa: PLR0913, PLR0917 - everything that a look at the tables is judged by
+    episodes: Episodes, tables: Iterable[Table], limit: int, kernel_limit: int, policy: Policy, now: float
+) -> dict[int | None, Episode]:
+    """Return the episodes after a look at the tables: opened, refreshed, or over."""
+    after = dict(episodes)
+    for table in tables:
+        for name in {table.namespace, None} & after.keys():
+            opened = after[name]
+            by_message = opened.message is not None and not policy.raise_early and (name is None or table.placed)
+            if by_message and is_full(table, kernel_limit):
+                after[name] = on_need(opened, name, now, urgent=True)
+        known = after.get(table.namespace)
+        count, demand = table.count, table.demand_per_second
+        if policy.raise_early and presses(count, limit, demand, policy, already=known is not None):
+            urgent = not is_stable(count, limit, demand)
+            after[table.namespace] = on_need(known, table.namespace, now, urgent=urgent)
+    return {name: known for name, known in after.items() if not is_over(known, now)}
 
 
-def pressed(episode: Episode | None, namespace: int | None, now: float, *, urgent: bool) -> Episode:
-    """Open or refresh an episode by what the counters show.
+def on_need(episode: Episode | None, namespace: int | None, now: float, *, urgent: bool) -> Episode:
+    """Open or refresh an episode by need that the counters show.
 
     It is decided at once when it is new, or when the last decision ended the matter (a raise, say)
-    and yet there is need again. A hold named its own time, which only urgency shortens, and only
+    and there is need again. A hold named its own time, which only urgency shortens, and only
     for the holds that judge urgency.
     """
     if episode is None:
@@ -77,19 +87,24 @@ def pressed(episode: Episode | None, namespace: int | None, now: float, *, urgen
     return replace(episode, needed_seconds=now)
 
 
-def decided(episode: Episode, decision: Raise | Hold) -> Episode:
-    """Note a decision. After a raise or a final hold, the watch says when there is need again."""
+def on_decision(episode: Episode, decision: Raise | Hold) -> Episode:
+    """Return the episode after a decision. After a raise or a final hold, only new need makes it due again."""
+    message = None if episode.message is None else replace(episode.message, message_count=0)
     if isinstance(decision, Raise):
-        return replace(episode, due_seconds=None, reason=None, lines=0, unanswered=False)
-    unanswered = episode.unanswered and decision.retry_seconds is not None
-    return replace(episode, due_seconds=decision.retry_seconds, reason=decision.reason, lines=0, unanswered=unanswered)
+        return replace(episode, due_seconds=None, reason=None, message=message, unanswered=False)
+    retry = decision.retry_seconds
+    unanswered = episode.unanswered and retry is not None
+    return replace(episode, due_seconds=retry, reason=decision.reason, message=message, unanswered=unanswered)
 
 
-def limit_changed(episode: Episode, now: float) -> Episode:
-    """Decide at once what waits for a refused write: the refusal was of the old limit."""
-    return replace(episode, due_seconds=now) if episode.reason is HoldReason.WRITE_REFUSED else episode
+def on_limit_change(episodes: Episodes, now: float) -> dict[int | None, Episode]:
+    """Make due what waits for a refused write: the refusal was about the old limit."""
+    return {
+        name: replace(known, due_seconds=now) if known.reason is HoldReason.WRITE_REFUSED else known
+        for name, known in episodes.items()
+    }
 
 
 def is_over(episode: Episode, now: float) -> bool:
-    """Return whether the need has been gone for long enough."""
+    """Return whether there was no need for QUIET_SECONDS."""
     return now - episode.needed_seconds >= QUIET_SECONDS

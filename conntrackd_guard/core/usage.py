@@ -1,4 +1,4 @@
-"""Growth of a table, and whether it presses against the limit. Pure: looks in, figures out."""
+"""Growth and fullness of a table. Pure: readings in, figures out."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Table
 
 URGENT_SECONDS = 1.0
-"""A table that its growth would fill this soon presses at any use: four idle ticks of the watch."""
+"""A table that its growth would fill this soon needs a raise at any use: four idle ticks of the watch."""
 RELEASE = 0.05
-"""Pressure ends this far below the threshold, so that use wavering around it is one episode."""
+"""An episode ends this far below the threshold, so that use wavering around it is one episode."""
 STABLE_SECONDS = 600.0
-"""Above the threshold but longer than this from full: the table is stable."""
+"""A table above the threshold that is longer than this from full is stable."""
 QUIET_SECONDS = 10.0
-"""Without need or a new drop for this long, a matter is over: two windows of the kernel's rate limit."""
+"""An episode ends after this time without need or a new drop: two windows of the kernel's rate limit."""
 CONFIRM_USE = 0.90
 """From this use on a table counts as full: above 95 % the kernel evicts, so a full one may read a little less."""
-EVICTING_USE = 0.95
-"""Above this use the kernel looks for entries to evict (`nf_conntrack_max95`): the next connection may be refused."""
 TICK_SECONDS = 0.25
 HURRIED_TICK_SECONDS = 0.05
 HURRY_SECONDS = 30.0
@@ -28,16 +27,16 @@ GATE_USE = 0.30
 """While all namespaces together hold less than this share of the limit, no table can be near it."""
 
 _WINDOWS_SECONDS = (0.1, 1.0)
-"""Growth is the steepest of these: the short one sees a burst, the long one a burst that just paused."""
+"""Growth is the steepest of these: the short one catches a burst, the long one a burst that just paused."""
 _SHORTEST_SECONDS = 0.02
-"""Two looks closer together than this say nothing of a rate."""
+"""Two readings closer together than this give no rate."""
 LOOKS_KEPT_SECONDS = 2.0
 _U32 = 1 << 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """A table's figures at one moment (CLOCK_BOOTTIME seconds)."""
+    """One reading of a table (CLOCK_BOOTTIME seconds)."""
 
     at_seconds: float
     count: int
@@ -46,8 +45,11 @@ class Look:
 
 
 def risen(before: int | None, now: int | None) -> int:
-    """Return how far a counter rose, 0 where that can't be told. It is a sum of u32 counters that wrap."""
-    return 0 if before is None or now is None or went_back(before, now) else (now - before) % _U32
+    """Return how far a counter rose, 0 if that can't be known. It is a sum of u32 counters that wrap."""
+    if before is None or now is None:
+        return 0
+    rise = (now - before) % _U32
+    return rise if rise < _U32 // 2 else 0
 
 
 def went_back(before: int | None, now: int | None) -> bool:
@@ -56,22 +58,23 @@ def went_back(before: int | None, now: int | None) -> bool:
 
 
 def demand_per_second(looks: Sequence[Look]) -> float | None:
-    """Return new entries wanted each second, None before two looks.
+    """Return new entries wanted per second, None before two readings.
 
     That is Δcount + Δdrop + Δearly_drop over the steepest window: a full table grows in the
     counters only.
     """
-    last = looks[-1]
-    rates = []
+    last, demand = looks[-1], None
     for window in _WINDOWS_SECONDS:
-        first = next((look for look in looks if look.at_seconds >= last.at_seconds - window - 1e-6), last)
+        for first in looks:
+            if first.at_seconds >= last.at_seconds - window - 1e-6:
+                break
         if first is last and len(looks) > 1:
             first = looks[-2]
         elapsed = last.at_seconds - first.at_seconds
         if elapsed >= _SHORTEST_SECONDS:
             grown = last.count - first.count + risen(first.drop, last.drop) + risen(first.early_drop, last.early_drop)
-            rates.append(max(0.0, grown / elapsed))
-    return max(rates) if rates else None
+            demand = max(demand or 0.0, grown / elapsed)
+    return demand
 
 
 def seconds_to_full(count: int, limit: int, demand: float | None) -> float:
@@ -81,14 +84,20 @@ def seconds_to_full(count: int, limit: int, demand: float | None) -> float:
     return max(0, limit - count) / demand
 
 
+def is_full(table: Table, kernel_limit: int) -> bool:
+    """Return whether a table is at the limit in force, or dropped since the last raise or quiet spell."""
+    return table.count >= CONFIRM_USE * kernel_limit or bool(table.dropped)
+
+
 def presses(count: int, limit: int, demand: float | None, policy: Policy, *, already: bool = False) -> bool:
     """Return whether a table is over the threshold, or about to be full; `already` applies the hysteresis.
 
     A nearly empty table is never about to be full: the growth of a moment is no forecast for most of a table.
     """
-    line = policy.threshold - RELEASE if already else policy.threshold
-    soon = count >= GATE_USE * limit and seconds_to_full(count, limit, demand) <= URGENT_SECONDS
-    return count >= line * limit or soon
+    threshold = policy.threshold - RELEASE if already else policy.threshold
+    if count >= threshold * limit:
+        return True
+    return count >= GATE_USE * limit and bool(demand) and limit - count <= URGENT_SECONDS * (demand or 0.0)
 
 
 def is_stable(count: int, limit: int, demand: float | None) -> bool:

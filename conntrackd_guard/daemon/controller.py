@@ -1,25 +1,26 @@
-"""One decision from trigger to record, and what the guard remembers of those before.
+"""Observe, decide, apply, record: one decision from its trigger to its record, and the memory of those before.
 
-Observe, decide, apply, take into the state, hand over to the recorder. Other writers and orders change
-what the next decision knows, so they are noticed here, just before it.
+Everything that reads the state, the policy or the limit is here. Nothing that the write doesn't need
+comes before it: another writer's change counts in memory for the decision, and its record follows.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from conntrackd_guard.core import usage, verification
+from conntrackd_guard.core import budget, episode, usage, verification
+from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.configuration import Buckets, Mode, Policy
-from conntrackd_guard.core.corroboration import concerned_tables
-from conntrackd_guard.core.explain import concerned
+from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
+    Decision,
     Hold,
     MessageKind,
-    Observation,
     Outcome,
     OutcomeKind,
     PersistedLimit,
@@ -30,13 +31,14 @@ from conntrackd_guard.core.model import (
     Trigger,
     TriggerKind,
 )
-from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.policy import resolve
 from conntrackd_guard.core.records import condense
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.core.verification import End, PendingVerification
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, Applier, BucketsRefused, Lowered
-from conntrackd_guard.daemon.flood_detector import Floods
+from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
+from conntrackd_guard.daemon.status_file import status_file, status_line
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -44,18 +46,22 @@ from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.systemd_notify import Service
 from conntrackd_guard.recording.recorder import Recorder
 
-ORDER_SECONDS = 10.0
-"""An order that set a limit is in force within milliseconds; one that still isn't was cut short."""
+OVERRIDE_SECONDS = 10.0
+"""An override that set a limit is in force within milliseconds; one that still isn't was cut short."""
+WAITING_SECONDS = 2.0
+"""The tick while this kernel tracks no connections, and the wait after a host error."""
+MEMORY_SECONDS = 1.0
+"""Interval for comparing the entries that exist with budget and `min_available`, while tables are read."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Dependencies:
-    """What the loop works with."""
+    """What the loop and the controller work with."""
 
     mode: Mode
     kernel: Kernel
     observer: Observer
-    floods: Floods
+    floods: FloodDetector
     applier: Applier
     recorder: Recorder
     runtime_dir: RuntimeDir
@@ -63,11 +69,11 @@ class Dependencies:
     clock: Clock
     service: Service
     kept: PersistedLimit | None = None
-    """What the drop-in kept for this boot, as it was at start."""
+    """The limit persisted for this boot, as found at start."""
 
 
 class Controller:
-    """Decides with `policy` and `state`. Methods raise GuardError where the host can't be read."""
+    """Decides with `policy` and `state`. Methods raise GuardError if the host can't be read."""
 
     def __init__(self, parts: Dependencies, policy: Policy, state: State) -> None:
         self._p = parts
@@ -76,112 +82,120 @@ class Controller:
         ours = None if parts.kernel.rehearsing else state.set_limit
         self.limit = parts.kernel.limit_in_force() if ours is None else ours
         """The limit in force as last seen, or as the guard left it before it was restarted."""
-        self._bearable: int | None = None
-        """What this host could bear at start, where the limit found then was more."""
-        self._after: PendingVerification | None = None
+        self._affordable: int | None = None
+        """The limit that this host could bear at start, if the limit found then was higher."""
+        self._pending: PendingVerification | None = None
+        self._limit_changed = self._memory_broken = False
+        self._memory_at = 0.0
         self._keys = 0
-        parts.floods.prepare(policy)
+        self._since_seconds = parts.clock.wall()
 
-    @property
-    def over_budget(self) -> bool:
-        """The limit in force is more than this host could bear at start, and was so then."""
-        return self._bearable is not None and (self.limit or 0) > self._bearable
+    def start(self) -> None:
+        """Take up another writer's change from before the start, then a limit that the boot has lost."""
+        self._look_for_other_writers()
+        self._restore()
 
-    def take_policy(self, policy: Policy) -> None:
-        """Go by another policy from now on."""
+    def reload(self, policy: Policy) -> None:
+        """Use another policy from now on."""
         self.policy = policy
-        self._p.floods.prepare(policy)
 
-    def restore(self) -> None:
-        """Compare what was kept for this boot with what is in force, and put it back where a boot has lost it."""
-        kept = self._p.kept
-        if kept is not None:
-            ours = max(kept.limit, 0 if self._p.kernel.rehearsing else self.state.set_limit or 0)
-            decision = self.decide(Trigger(kind=TriggerKind.START, persisted=replace(kept, limit=ours)))
-            over = isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START
-            self._bearable = decision.arithmetic.target if over and decision.arithmetic else None
+    def tick(self, episodes: Episodes) -> tuple[dict[int | None, Episode], float]:
+        """Look at the tables; return the episodes after that, and when to look again (CLOCK_BOOTTIME)."""
+        now, wall, series = self._p.clock.boottime(), self._p.clock.wall(), self._p.recorder.series_collector
+        self._look_for_other_writers()
+        if self._limit_changed:
+            episodes, self._limit_changed = episode.on_limit_change(episodes, now), False
+        limit = self._p.kernel.limit()
+        if not limit:
+            return episode.on_tables(episodes, (), 0, 0, self.policy, now), now + WAITING_SECONDS
+        tables, hurry = self._p.observer.watch(attentive=bool(episodes) or series.is_due(wall))
+        series.note(tables, self._p.observer.present, limit, wall)
+        self._verify(tables, now)
+        after = episode.on_tables(episodes, tables, limit, self.limit or 0, self.policy, now)
+        self._p.floods.look(tables, limit, self.policy, now)
+        if tables and now >= self._memory_at:
+            self._memory_at = now + MEMORY_SECONDS
+            self._check_memory()
+        left = min((usage.seconds_to_full(t.count, limit, t.demand_per_second) for t in tables), default=math.inf)
+        last = self.state.last_raise_seconds
+        # A step made without a measured demand can fill within the cooldown.
+        just_raised = bool(episodes) and last is not None and now - last < self.policy.cooldown_seconds
+        if hurry or left < usage.HURRY_SECONDS or just_raised:
+            return after, now + usage.HURRIED_TICK_SECONDS
+        return after, now + usage.TICK_SECONDS
 
-    def decide(self, trigger: Trigger, *, quietly_eased: bool = False, covers: bool = False) -> Raise | Hold:
+    def answer(self, known: Episode, *, covers: Callable[[], bool]) -> Episode:
+        """Decide an episode that is due, and return it after that. The first decision is news, whatever it is."""
+        trigger = known.trigger(raise_early=self.policy.raise_early)
+        return episode.on_decision(known, self.decide(trigger, is_news=known.reason is not None, covers=covers))
+
+    def decide(
+        self, trigger: Trigger, *, is_news: bool = True, covers: Callable[[], bool] = lambda: False
+    ) -> Raise | Hold:
         """Observe, decide, apply, record; return the decision as it ended.
 
-        `quietly_eased`: such a hold is no news. `covers`: with this record, all lines taken so far are decided on.
+        Without `is_news`, a need that is over is not recorded. `covers`, asked after the write: with this record,
+        a decision was made about all messages taken so far.
         """
+        changes: list[Record] = []
         for attempt in range(LOWERED_RETRIES + 1):
-            record, policy = self._decide_once(trigger, last=attempt == LOWERED_RETRIES)
+            case = self._observe(trigger)
+            if case.observation.kernel_limit != self.limit:
+                changes += self._take_change(case)
+            record, policy = self._attempt(case, last=attempt == LOWERED_RETRIES)
             if record is not None:
                 break
         else:
             raise AssertionError("the last attempt always ends in a record")
+        for change in changes:
+            self._p.recorder.submit(change, self.policy)
         decision = record.decision
-        if not (quietly_eased and isinstance(decision, Hold) and decision.reason is HoldReason.RESOLVED):
-            self._finish(record, policy, covers=covers)
+        if is_news or not isinstance(decision, Hold) or decision.reason is not HoldReason.RESOLVED:
+            self._finish(record, policy, case, covers=covers())
         if isinstance(decision, Raise) and record.outcome.kind is OutcomeKind.REJECTED and self.state.refusal:
             return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=self.state.refusal.until_seconds)
         return decision if isinstance(decision, Raise | Hold) else Hold(reason=HoldReason.RESOLVED)
 
-    def look_for_other_writers(self) -> bool:
-        """Notice a limit that neither the guard nor an order set, and record it; return whether there was one."""
-        limit = self._p.kernel.limit_in_force()
-        if self._after is not None and limit != self._after.limit:
-            self._conclude(self._after, End.LIMIT_CHANGED, self._p.clock.boottime())
-        if limit == self.limit:
-            return False
-        self.take_orders()
-        before, self.limit = self.limit, limit
-        if limit == before:
-            return False
-        if limit is None or before is None:
-            what = (
-                "tracks no connections any more" if limit is None else f"tracks connections now, with limit {limit:,}"
-            )
-            self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
-            if limit is not None:
-                self.restore()  # the module has loaded late: its default hides what was kept
-            return False
-        self.decide(Trigger(kind=TriggerKind.OTHER_WRITER, was=before))
-        return True
+    def publish(self, *, episodes: int) -> None:
+        """Take new overrides, and publish the status for `guard status` and for `systemctl status`."""
+        now = self._p.clock.boottime()
+        self._take_overrides()
+        document = status_file(
+            mode=self._p.mode,
+            since_seconds=self._since_seconds,
+            wall_seconds=self._p.clock.wall(),
+            boottime_seconds=now,
+            limit=self.limit,
+            policy=self.policy,
+            state=self.state,
+            pause=self._p.runtime_dir.pause(now),
+            sources=self._p.log_sources.report(),
+            recorder=self._p.recorder.report(),
+            over_budget=self._affordable is not None and (self.limit or 0) > self._affordable,
+            episodes=episodes,
+        )
+        self._p.service.status(status_line(document))
+        self._p.runtime_dir.put_status(document)
 
-    def take_orders(self) -> None:
-        """Take orders into the state, and have them recorded in case that whoever gave them could not."""
-        for key, content in self._p.runtime_dir.overrides():
-            try:
-                record = decode(Record, content)
-            except ValueError:
-                self._p.recorder.log("guard.error", "error", f"The order {key} can't be read and is left out.")
-                self._p.runtime_dir.drop_override(key)
-                continue
-            limit = record.outcome.limit_after
-            if limit is not None and limit != self._p.kernel.limit_in_force():
-                if self._p.clock.boottime() - record.observation.boottime_seconds < ORDER_SECONDS:
-                    continue  # it is being carried out
-                self._p.recorder.log(
-                    "guard.info", "warning", f"The order {key} was not carried out: {limit:,} is not in force."
-                )
-            else:
-                self.state = advance(self.state, record)
-                self.limit = self.limit if limit is None else limit
-                self._p.recorder.submit(record, self.policy)
-            self._p.runtime_dir.drop_override(key)
+    def _observe(self, trigger: Trigger) -> Assessment:
+        """Read the host and assess the trigger; scan again for a message that no trusted table explains."""
+        named = (trigger.namespace,) if trigger.namespace is not None and trigger.live else ()
+        observation = self._p.observer.observe(namespaces=named)
+        case = assess(trigger, condense(self._p.floods.mark(observation), trigger.namespace), self.policy)
+        is_unplaced = trigger.message_kind is MessageKind.TABLE_FULL and trigger.live and not named
+        if is_unplaced and not any(self.policy.trust_user_namespaces or not t.user_owned for t in case.concerned):
+            observation = self._p.observer.observe(rescan=True)
+            case = assess(trigger, condense(self._p.floods.mark(observation), None), self.policy)
+        return case
 
-    def _decide_once(self, trigger: Trigger, *, last: bool) -> tuple[Record | None, Policy]:
-        """One attempt; None where the limit was lowered while deciding and there are attempts left."""
+    def _attempt(self, case: Assessment, *, last: bool) -> tuple[Record | None, Policy]:
+        """Decide and apply; None if the limit was lowered meanwhile and attempts are left."""
         policy = self.policy
-        observation = self._observe(trigger)
         while True:
-            decision = decide(trigger, observation, self.state, policy)
-            self._keys += 1
-            planned = Record(
-                key=f"{observation.boot_id[:8]}-{int(observation.boottime_seconds * 1e6)}-{os.getpid()}-{self._keys}",
-                mode=self._p.mode,
-                trigger=trigger,
-                observation=observation,
-                state=self.state,
-                decision=decision,
-                outcome=Outcome(kind=OutcomeKind.NONE),
-            )
-            if not isinstance(decision, Raise):
+            planned = self._record(case, resolve(case, self.state, policy))
+            if not isinstance(planned.decision, Raise):
                 return planned, policy
-            match self._p.applier.apply(planned, decision):
+            match self._p.applier.apply(planned, planned.decision):
                 case BucketsRefused(why=why):
                     self._p.recorder.log("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
                     policy = replace(policy, buckets=Buckets.KEEP)
@@ -189,69 +203,128 @@ class Controller:
                     break
                 case Record() as done:
                     return done, policy
-        self.look_for_other_writers()
-        retry = Hold(
-            reason=HoldReason.CHANGED_UNDER_US, retry_seconds=observation.boottime_seconds + usage.TICK_SECONDS
-        )
-        return (replace(planned, decision=retry) if last else None), policy
+        retry = case.observation.boottime_seconds + usage.TICK_SECONDS
+        hold = Hold(reason=HoldReason.CHANGED_UNDER_US, retry_seconds=retry)
+        return (replace(planned, decision=hold) if last else None), policy
 
-    def _observe(self, trigger: Trigger) -> Observation:
-        """Read the host; for a line that names no namespace, look for others unless a trusted table explains it."""
-        named = (trigger.namespace,) if trigger.namespace is not None and trigger.live else ()
-        observation = self._p.observer.observe(namespaces=named)
-        unplaced = (
-            trigger.live and trigger.message_count > 0 and trigger.message_kind is MessageKind.TABLE_FULL and not named
+    def _record(self, case: Assessment, decision: Decision) -> Record:
+        seen = case.observation
+        self._keys += 1
+        return Record(
+            key=f"{seen.boot_id[:8]}-{int(seen.boottime_seconds * 1e6)}-{os.getpid()}-{self._keys}",
+            mode=self._p.mode,
+            trigger=case.trigger,
+            observation=seen,
+            state=self.state,
+            decision=decision,
+            outcome=Outcome(kind=OutcomeKind.NONE),
         )
-        trusted = self.policy.trust_user_namespaces
-        if unplaced and not any(trusted or not t.user_owned for t in concerned_tables(trigger, observation)):
-            observation = self._p.observer.observe(rescan=True)
-        return condense(self._p.floods.mark(observation), trigger.namespace)
 
-    def _finish(self, record: Record, policy: Policy, *, covers: bool) -> None:
+    def _finish(self, record: Record, policy: Policy, case: Assessment, *, covers: bool) -> None:
         """Take a record into the state and hand it to the recorder."""
         self.state = advance(self.state, record)
-        if isinstance(record.decision, Raise) and record.outcome.limit_after is not None:
+        decision, limit = record.decision, record.outcome.limit_after
+        if isinstance(decision, Raise) and limit is not None:
             if not self._p.kernel.rehearsing:
-                self.limit = record.outcome.limit_after
+                self.limit = limit
             self._p.observer.rebase()
             if record.outcome.kind is OutcomeKind.APPLIED:
-                self._watch_raise(record, record.outcome.limit_after)
+                self._begin_verification(record, limit)
         position = self._p.log_sources.position() if covers else None
         self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.message_count))
-        self._want_sample(record)
-
-    def _want_sample(self, record: Record) -> None:
-        """Have a table sampled that filled before there was a sample of it."""
-        decision, table = record.decision, concerned(record)
-        if not self.policy.on_flood.restricts or table is None or table.flooded is not None:
-            return
         if isinstance(decision, Raise) or (isinstance(decision, Hold) and decision.reason is HoldReason.UNSAMPLED):
-            self._p.floods.want(table)
+            self._p.floods.request(case.trusted, policy, self._p.clock.boottime())
 
-    def look_for_floods(self, tables: tuple[Table, ...]) -> None:
-        """Sample a table that is nearly full, or was just decided on without a sample, for `on_flood`."""
-        if self.policy.on_flood.restricts:
-            self._p.floods.sample(tables, self._p.kernel.limit() or 0, self.policy, self._p.clock.boottime())
+    # -- other writers and the operator ---------------------------------------------------------
 
-    # -- what came of a raise ------------------------------------------------------------------
+    def _look_for_other_writers(self) -> None:
+        """Record a change of the limit that neither the guard nor an override made."""
+        limit = self._p.kernel.limit_in_force()
+        if self._pending is not None and limit != self._pending.limit:
+            self._conclude(self._pending, End.LIMIT_CHANGED, self._p.clock.boottime())
+        if limit != self.limit:
+            self._take_overrides()
+        if limit != self.limit:
+            for change in self._take_change(self._observe(Trigger(kind=TriggerKind.OTHER_WRITER, was=self.limit))):
+                self._p.recorder.submit(change, self.policy)
 
-    def saw(self, tables: Sequence[Table], now: float) -> None:
-        """Note a look at the tables for the raise before, and hand over what came of that once it is known."""
-        if self._after is not None:
-            self._after = verification.seen(self._after, tables, now)
-            if verification.is_over(self._after, now):
-                self._conclude(self._after, End.WATCHED, now)
+    def _take_change(self, case: Assessment) -> list[Record]:
+        """Take another writer's change of the limit into the state; return its record, still to be submitted."""
+        self._take_overrides()
+        seen, before = case.observation, self.limit
+        self.limit = limit = seen.kernel_limit
+        if limit == before:
+            return []
+        if limit is None or before is None:
+            what = "no longer tracks connections" if limit is None else f"now tracks connections, with limit {limit:,}"
+            self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
+            if limit is not None:
+                self._restore()  # the module has loaded late: its default hides the persisted limit
+            return []
+        self._limit_changed = True
+        change = assess(Trigger(kind=TriggerKind.OTHER_WRITER, was=before), seen, self.policy)
+        record = self._record(change, resolve(change, self.state, self.policy))
+        self.state = advance(self.state, record)
+        return [record]
 
-    def _watch_raise(self, record: Record, limit: int) -> None:
-        """Begin to watch what comes of a raise, in place of the one before."""
-        seen = record.observation
-        if self._after is not None:
-            after = verification.seen(self._after, seen.tables, seen.boottime_seconds)
-            self._conclude(after, End.RAISED_AGAIN, seen.boottime_seconds)
-        if record.trigger.kind is not TriggerKind.START:  # nothing was full, and nothing is being looked at
-            self._after = verification.begin(record, limit)
+    def _take_overrides(self) -> None:
+        """Take overrides into the state, and have them recorded in case the command could not do it."""
+        for key, content in self._p.runtime_dir.overrides():
+            try:
+                record = decode(Record, content)
+            except ValueError:
+                self._p.recorder.log("guard.error", "error", f"Can't read the override {key}; ignored.")
+                self._p.runtime_dir.drop_override(key)
+                continue
+            limit = record.outcome.limit_after
+            if limit is not None and limit != self._p.kernel.limit_in_force():
+                if self._p.clock.boottime() - record.observation.boottime_seconds < OVERRIDE_SECONDS:
+                    continue  # it is being carried out
+                text = f"The override {key} was not carried out: its limit {limit:,} is not in force."
+                self._p.recorder.log("guard.info", "warning", text)
+            else:
+                self.state = advance(self.state, record)
+                self.limit = self.limit if limit is None else limit
+                self._p.recorder.submit(record, self.policy)
+            self._p.runtime_dir.drop_override(key)
 
-    def _conclude(self, after: PendingVerification, end: End, now: float) -> None:
-        """Hand over what came of a raise: it is written once that raise's row is."""
-        self._p.recorder.record_verification(verification.conclude(after, end, now))
-        self._after = None
+    def _restore(self) -> None:
+        """Compare the persisted limit with the one in force, and write it if a boot has lost it."""
+        kept = self._p.kept
+        if kept is not None:
+            ours = max(kept.limit, 0 if self._p.kernel.rehearsing else self.state.set_limit or 0)
+            decision = self.decide(Trigger(kind=TriggerKind.START, persisted=replace(kept, limit=ours)))
+            over = isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START
+            self._affordable = decision.arithmetic.target if over and decision.arithmetic else None
+
+    # -- after the write ------------------------------------------------------------------------
+
+    def _check_memory(self) -> None:
+        """Record once that the entries that exist break the budget or `min_available`, until they no longer do."""
+        broken = budget.is_broken(self._p.observer.observe(), self.policy) is not None
+        if broken and not self._memory_broken:
+            self.decide(Trigger(kind=TriggerKind.MEMORY))
+        self._memory_broken = broken
+
+    def _verify(self, tables: Sequence[Table], now: float) -> None:
+        """Add a look at the tables to the verification of the last raise, and hand it over once it is complete."""
+        if self._pending is not None:
+            self._pending = verification.seen(self._pending, tables, now)
+            if verification.is_over(self._pending, now):
+                self._conclude(self._pending, End.WATCHED, now)
+
+    def _begin_verification(self, record: Record, limit: int) -> None:
+        """Begin to verify a raise; the verification of the one before ends."""
+        seen, pending = record.observation, self._pending
+        if pending is not None and seen.kernel_limit != pending.limit:
+            self._conclude(pending, End.LIMIT_CHANGED, seen.boottime_seconds)
+        elif pending is not None:
+            pending = verification.seen(pending, seen.tables, seen.boottime_seconds)
+            self._conclude(pending, End.RAISED_AGAIN, seen.boottime_seconds)
+        if record.trigger.kind is not TriggerKind.START:  # nothing was full, and the tables aren't watched
+            self._pending = verification.begin(record, limit)
+
+    def _conclude(self, pending: PendingVerification, end: End, now: float) -> None:
+        """Hand over a verification: it is written after its raise's row."""
+        self._p.recorder.record_verification(verification.conclude(pending, end, now))
+        self._pending = None

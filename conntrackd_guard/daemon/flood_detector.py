@@ -1,80 +1,117 @@
-"""Whether a flood fills a table, for the setting `on_flood`: small samples that the loop takes itself.
+"""Small samples for the setting `on_flood`: does a flood fill a table?
 
-A disk that stalls must not keep them back, as it does the samples that go into history. They touch /proc only, and
-come at the end of a turn: none delays a decision that is due.
+A thread of its own takes them, because a sample may take 50 ms and the loop never waits. It reads
+/proc only: a disk that stalls must not delay these samples, as it delays those for the history.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
 
-from conntrackd_guard.core.configuration import Policy
-from conntrackd_guard.core.flood import SAMPLE_SECONDS, raised_for
+from conntrackd_guard.core.configuration import Addresses, Policy
+from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Observation, Table
+from conntrackd_guard.core.policy import SAMPLE_SECONDS
+from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN, Cause, Evidence, causes
+from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, add_up
+from conntrackd_guard.host.conntrack.entries import EntryReader
+from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.paths import Paths
 
-if TYPE_CHECKING:
-    from conntrackd_guard.daemon.flood_sample import FloodSample
-
 BELOW_THRESHOLD = 0.10
-"""Samples begin this far below the threshold, so that there is one once a table presses."""
+"""Samples begin this far below the threshold, so that there is one when a table reaches it."""
 AGAIN_SECONDS = 10.0
-"""The time between two samples of one table."""
+"""Minimum time between two samples of one table."""
+LONGEST_SECONDS = 0.05
+"""Bound on one sample: meanwhile the thread shares the interpreter with the loop."""
 _Name = tuple[int, int]
-"""A table by its namespace's number and its inode in /proc: either alone is reused."""
+"""A table by its namespace's number and its inode in /proc: the kernel reuses either."""
 
 
-class Floods:
-    """Samples tables that are nearly full, and remembers for SAMPLE_SECONDS what that told. For the loop."""
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A table to sample."""
+
+    name: _Name
+    at_seconds: float
+    place: NetNamespace
+    entries: int
+
+
+class FloodDetector:
+    """Requests samples of tables that are nearly full, and marks observations with the results. For the loop."""
 
     def __init__(self, paths: Paths, observer: Observer) -> None:
-        self._paths, self._observer = paths, observer
-        self._sample: FloodSample | None = None
-        self._told: dict[_Name, tuple[float, bool | None]] = {}
-        """When it was sampled, and whether it is flooded."""
-        self._wanted: list[Table] = []
+        self._reader = EntryReader(paths, enter=False)  # entering a namespace takes no bounded time
+        self._observer = observer
+        self._requested: dict[_Name, float] = {}
+        self._results: dict[_Name, tuple[float, bool | None]] = {}
+        """The thread's: when it was requested, and whether a flood fills the table (None: no sample could be had)."""
+        self._queue: SimpleQueue[_Request] = SimpleQueue()
+        self._thread: threading.Thread | None = None
 
-    def prepare(self, policy: Policy) -> None:
-        """Load what samples take, where the settings ask for them. For the start and for a reload: it reads a disk."""
-        if policy.on_flood.restricts and self._sample is None:
-            from conntrackd_guard.daemon.flood_sample import FloodSample  # noqa: PLC0415 - see there
-
-            self._sample = FloodSample(self._paths)
-
-    def want(self, table: Table) -> None:
-        """Have a table sampled at the end of this turn, however full it is."""
-        self._wanted.append(table)
-
-    def sample(self, tables: Iterable[Table], limit: int, policy: Policy, now: float) -> None:
-        """Sample the fullest table that is near the threshold or wanted, where its last sample is AGAIN_SECONDS old."""
-        wanted, self._wanted = self._wanted, []
-        if self._sample is None:
-            return
-        self._told = {name: told for name, told in self._told.items() if now - told[0] < SAMPLE_SECONDS}
+    def look(self, tables: Iterable[Table], limit: int, policy: Policy, now: float) -> None:
+        """Request a sample of the fullest table that is near the threshold."""
         least = (policy.threshold - BELOW_THRESHOLD) * limit
-        near = [table for table in tables if table.count >= least]
-        for table in sorted(raised_for((*wanted, *near), policy), key=lambda table: -table.alive):
+        self.request([table for table in tables if table.count >= least], policy, now)
+
+    def request(self, tables: Iterable[Table], policy: Policy, now: float) -> None:
+        """Request a sample of the fullest of `tables` that had none within AGAIN_SECONDS, if `on_flood` needs one."""
+        if not policy.on_flood.restricts:
+            return
+        trusted = [table for table in tables if policy.trust_user_namespaces or not table.user_owned]
+        for table in sorted(trusted, key=lambda table: -table.alive):
             place = self._observer.place(table.namespace)
             if place is None:
                 continue
             name = (table.namespace, place.key)
-            if now - self._told.get(name, (-AGAIN_SECONDS, None))[0] >= AGAIN_SECONDS:
-                self._told[name] = (now, self._sample.is_flooded(place, table.alive))
+            if now - self._requested.get(name, -AGAIN_SECONDS) >= AGAIN_SECONDS and self._is_running():
+                self._requested[name] = now
+                self._queue.put(_Request(name, now, place, table.alive))
                 return
 
     def mark(self, observation: Observation) -> Observation:
-        """Return the observation with what samples of the last SAMPLE_SECONDS tell of its tables."""
-        latest = observation.boottime_seconds - SAMPLE_SECONDS
-        fresh = {name: flooded for name, (at, flooded) in self._told.items() if at > latest and flooded is not None}
-        numbers = {number for number, _ in fresh}
-        if not numbers:
+        """Return the observation with the results of samples of the last SAMPLE_SECONDS."""
+        if not self._requested:
             return observation
+        latest = observation.boottime_seconds - SAMPLE_SECONDS
+        self._requested = {name: at for name, at in self._requested.items() if at > latest}
+        for name, (at, _) in list(self._results.items()):
+            if at <= latest:
+                del self._results[name]
         tables = []
         for table in observation.tables:
-            place = self._observer.place(table.namespace) if table.namespace in numbers else None
-            flooded = None if place is None else fresh.get((table.namespace, place.key))
+            place = self._observer.place(table.namespace)
+            _, flooded = (0.0, None) if place is None else self._results.get((table.namespace, place.key), (0.0, None))
             tables.append(table if flooded is None else replace(table, flooded=flooded))
         return replace(observation, tables=tuple(tables))
+
+    def _is_running(self) -> bool:
+        """Start the thread if there is none; return whether there is one."""
+        if self._thread is None or not self._thread.is_alive():
+            thread = threading.Thread(target=self._run, name="flood sampler", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False  # no thread to be had; the next request tries again
+            self._thread = thread
+        return True
+
+    def _run(self) -> None:
+        while True:
+            request = self._queue.get()
+            self._results[request.name] = (request.at_seconds, self._is_flooded(request))
+
+    def _is_flooded(self, request: _Request) -> bool | None:
+        """Sample the table; return whether a flood fills it, None if no sample can be had."""
+        try:
+            with self._reader.open(request.place) as listing:
+                entries = listing.entries(most=DEFAULT_ENTRIES, seconds=LONGEST_SECONDS)
+                sample = add_up(entries, table_entries=request.entries, addresses=Addresses.OFF)
+        except (GuardError, OSError):
+            return None
+        return None if sample.seen < LEAST_SEEN else Cause.FLOOD in causes(Evidence(sample=sample))

@@ -76,11 +76,6 @@ class LogSources:
         """Return what becomes readable when a source has something."""
         return [source.fileno() for source in (self._ring, self._journal) if source is not None]
 
-    @property
-    def has_ring_buffer(self) -> bool:
-        """Return whether a line can be read as soon as the kernel has printed it."""
-        return self._ring is not None
-
     def take(self) -> list[tuple[KernelEvent, bool]]:
         """Return the lines not taken yet, each with whether it is live. A line that both sources heard comes once."""
         if not self._recalled and self._past.done():

@@ -16,10 +16,10 @@ from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.daemon.applier import Applier
-from conntrackd_guard.daemon.controller import Dependencies
-from conntrackd_guard.daemon.flood_detector import Floods
+from conntrackd_guard.daemon.controller import Controller, Dependencies
+from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import AT_START_SECONDS, LogSources
-from conntrackd_guard.daemon.loop import Guard
+from conntrackd_guard.daemon.loop import Loop
 from conntrackd_guard.daemon.recovery import recover
 from conntrackd_guard.daemon.status_file import limit_text
 from conntrackd_guard.host.clock import Clock
@@ -127,7 +127,7 @@ class Daemon:
         names = ", ".join(f"`{key.name}`" for key in KEYS if key.field in changed)
         return f" Changed too, but in effect only after `systemctl restart conntrackd-guard`: {names}." if names else ""
 
-    def _start(self) -> tuple[Dependencies, Guard]:
+    def _start(self) -> tuple[Dependencies, Loop]:
         """Recover the state, open the sources, and build the loop."""
         paths, recorder, clock = self._paths, self._recorder, Clock()
         live = LiveKernel(paths)
@@ -145,7 +145,7 @@ class Daemon:
             mode=paths.mode,
             kernel=kernel,
             observer=observer,
-            floods=Floods(paths, observer),
+            floods=FloodDetector(paths, observer),
             applier=Applier(kernel, self._runtime_dir),
             recorder=recorder,
             runtime_dir=self._runtime_dir,
@@ -164,7 +164,8 @@ class Daemon:
             sources=sources,
             settings=sorted({origin.split(":")[0] for origin in self._settings.origins.values()}),
         )
-        return parts, Guard(parts, self._settings.policy, recovered.state, self._signals.take)
+        controller = Controller(parts, self._settings.policy, recovered.state)
+        return parts, Loop(parts, controller, self._signals.take)
 
     def _persisted(self) -> PersistedLimit | None:
         """Return what the drop-in holds for the next boot; log why if it can't be read."""

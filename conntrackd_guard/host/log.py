@@ -10,22 +10,12 @@ from typing import Any, NoReturn, TextIO
 
 import structlog
 
+from conntrackd_guard.core.log_events import message_id
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host.journal_socket import JournalSender
 
 BACKLOG = 1000
 """Lines kept while journald does not take them (about 2 KiB each)."""
-MESSAGE_IDS = {
-    "guard.raise": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a01",
-    "guard.hold": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a02",
-    "guard.override": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a03",
-    "guard.info": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a04",
-    "guard.error": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a05",
-    "guard.ready": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a06",
-    "guard.stopped": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a07",
-    "guard.sample": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a08",
-    "guard.drops_continue": "6b1f3c2a5f0e4d0c9a7c1d6f2f8b7a09",
-}
 Event = MutableMapping[str, Any]
 _PRIORITIES = {"error": 3, "warning": 4, "info": 6, "debug": 7}
 """syslog's numbers: the lower, the more severe."""
@@ -112,7 +102,7 @@ def _native(_logger: object, _method: str, event: Event) -> dict[str, str | int]
         "MESSAGE": printable(message),
         "PRIORITY": _PRIORITIES[level],
         "SYSLOG_IDENTIFIER": "guard",
-        "MESSAGE_ID": MESSAGE_IDS.get(name, MESSAGE_IDS["guard.info"]),
+        "MESSAGE_ID": message_id(name, event.get("reason")),
         "GUARD_EVENT": name,
     }
     for key, value in event.items():

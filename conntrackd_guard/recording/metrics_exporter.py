@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from conntrackd_guard import __version__
+from conntrackd_guard.core.budget import cost_of, highest_affordable
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.configuration import Policy
-from conntrackd_guard.core.cost import cost_of, reach
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.metrics import Figures, Loop, Totals, count_drops, exposition, families, known_ways, way
 from conntrackd_guard.core.model import Record
@@ -118,7 +118,7 @@ class Exporter:
             version=__version__,
             observation=seen,
             cost=cost_of(seen, policy),
-            reach=reach(seen, policy),
+            reach=highest_affordable(seen, policy),
             totals=self._totals,
             decisions=self._decisions,
             loop=loop,

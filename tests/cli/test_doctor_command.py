@@ -44,12 +44,12 @@ def test_a_pipe_gets_a_line_for_each_text(capsys: pytest.CaptureFixture[str]) ->
     print_examination(Console(), examination(GOOD, UNKNOWN, WRONG))
     evidence = WRONG.evidence.replace("\x1b", r"\x1b")
     assert capsys.readouterr().out.splitlines() == [
-        "good     conntrack      limit 65,536",
-        "unknown  ring buffer    not permitted",
-        "                        → Run this as root.",
-        f"wrong    sysctl system  {evidence}",
-        "                        → Take line 1 out.",
-        "1 good, 1 wrong, 1 unknown.",
+        "good     conntrack              limit 65,536",
+        "unknown  ring buffer            not permitted",
+        "                                → Run this as root.",
+        f"FAIL     sysctl --system        {evidence}",
+        "                                → Take line 1 out.",
+        "1 good, 1 FAIL, 1 unknown.",
     ]
 
 
@@ -59,7 +59,7 @@ def test_a_terminal_of_80_columns_gets_wrapped_text() -> None:
     print_examination(Console(file=stream, force_terminal=True, width=80, color_system=None), examination(WRONG))
     lines = stream.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    assert " ".join(line[24:].strip() for line in lines[:-2]).replace(" ", "") == "".join(
+    assert " ".join(line[32:].strip() for line in lines[:-2]).replace(" ", "") == "".join(
         WRONG.evidence.replace("\x1b", r"\x1b").split()
     )
 
@@ -73,7 +73,7 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
     for _ in range(2):
         stream = io.StringIO()
         print_examination(Console(file=stream, force_terminal=True, width=80), examination(WRONG))
-        seen.append("\x1b[1;31mwrong" in stream.getvalue())
+        seen.append("\x1b[1;31mFAIL" in stream.getvalue())
         monkeypatch.setenv("NO_COLOR", "1")
     assert seen == [True, False]
 

@@ -12,8 +12,8 @@ from testbed.records import a_record
 
 from conntrackd_guard.actions.status import Status, document, preview
 from conntrackd_guard.cli.render.status_text import print_status
+from conntrackd_guard.core.budget import cost_of
 from conntrackd_guard.core.configuration import Mode, Policy
-from conntrackd_guard.core.cost import cost_of
 from conntrackd_guard.core.model import Hold, Observation, Pause, Raise, State, Table
 from conntrackd_guard.history import documents
 

@@ -17,8 +17,8 @@ from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.status_live import SPARK_SECONDS, LiveView, view
 from conntrackd_guard.core import verification
+from conntrackd_guard.core.budget import cost_of
 from conntrackd_guard.core.configuration import Mode, Policy
-from conntrackd_guard.core.cost import cost_of
 from conntrackd_guard.core.model import Observation, State, Table
 from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.core.verification import End

@@ -11,10 +11,9 @@ from conntrackd_guard.core.model import (
     Arithmetic,
     Corroboration,
     Hold,
-    KernelEvent,
-    KernelMessage,
     MessageKind,
     Raise,
+    Trigger,
     TriggerKind,
 )
 
@@ -22,10 +21,17 @@ WEB = 4026532316
 RAISED = Raise(target=2, arithmetic=Arithmetic.__new__(Arithmetic), corroboration=Corroboration.CONFIRMED)
 
 
-def event(stamp: int = 1, namespace: int | None = WEB) -> KernelEvent:
-    """Return a line as a source heard it."""
-    message = KernelMessage(kind=MessageKind.TABLE_FULL, namespace=namespace, text="table full")
-    return KernelEvent(message=message, stamp_us=stamp, boot_id="boot-1", source="ring buffer")
+def message(seconds: float, stamp: int = 1) -> Trigger:
+    """Return the trigger that a new message gives."""
+    return Trigger(
+        kind=TriggerKind.KERNEL_MESSAGE,
+        message_kind=MessageKind.TABLE_FULL,
+        namespace=WEB,
+        message="table full",
+        message_count=1,
+        message_seconds=seconds,
+        stamp_us=stamp,
+    )
 
 
 def hold(retry: float | None, reason: HoldReason = HoldReason.COOLDOWN) -> Hold:
@@ -34,36 +40,38 @@ def hold(retry: float | None, reason: HoldReason = HoldReason.COOLDOWN) -> Hold:
 
 
 def test_a_burst_is_one_trigger() -> None:
-    """Ten lines of a millisecond are decided once, at once, and counted."""
+    """Ten messages of a millisecond are decided once, at once, and counted."""
     known: Episode | None = None
     for i in range(10):
-        known = episode.heard(known, event(stamp=i), 1, 100.0 + i / 10_000)
+        known = episode.on_message(known, message(100.0 + i / 10_000, i), 100.0 + i / 10_000)
     assert known is not None
-    assert known.due_seconds == known.message_seconds == pytest.approx(100.0009)
+    assert known.due_seconds == pytest.approx(100.0009)
     trigger = known.trigger(raise_early=True)
     assert (trigger.kind, trigger.message_count, trigger.namespace) == (TriggerKind.KERNEL_MESSAGE, 10, WEB)
     assert trigger.stamp_us == 9
+    assert trigger.message_seconds == pytest.approx(100.0009)
 
 
 @pytest.mark.parametrize(
     ("decision", "due", "unanswered"),
     [
-        (RAISED, None, False),  # answered: the watch says when there is need again
-        (hold(103.0), 103.0, True),  # asked again in the same words
+        (RAISED, None, False),  # answered: only new need makes it due
+        (hold(103.0), 103.0, True),  # decided again about the same message
         (hold(None, HoldReason.CONTRADICTED), None, False),  # the matter is over
     ],
 )
 def test_after_a_decision(decision: Raise | Hold, due: float | None, *, unanswered: bool) -> None:
-    """A hold that time can cure keeps the line and its time; a raise and a final hold answer it. Each counts once."""
-    known = episode.heard(episode.heard(None, event(), 1, 100.0), event(2), 1, 100.0)
-    after = episode.decided(known, decision)
-    assert (after.due_seconds, after.unanswered, after.lines) == (due, unanswered, 0)
+    """A hold that time can cure keeps the message and its time; a raise and a final hold answer it. Each counts once."""
+    known = episode.on_message(episode.on_message(None, message(100.0), 100.0), message(100.0), 100.0)
+    after = episode.on_decision(known, decision)
+    assert after.message is not None
+    assert (after.due_seconds, after.unanswered, after.message.message_count) == (due, unanswered, 0)
 
 
-def test_a_new_line_is_decided_at_once() -> None:
-    """A hold's retry time does not keep a new line waiting."""
-    held = episode.decided(episode.heard(None, event(), 1, 100.0), hold(400.0, HoldReason.WRITE_REFUSED))
-    assert episode.heard(held, event(2), 1, 101.0).due_seconds == 101.0
+def test_a_new_message_is_decided_at_once() -> None:
+    """A hold's retry time does not delay a new message."""
+    held = episode.on_decision(episode.on_message(None, message(100.0), 100.0), hold(400.0, HoldReason.WRITE_REFUSED))
+    assert episode.on_message(held, message(101.0), 101.0).due_seconds == 101.0
 
 
 @pytest.mark.parametrize(
@@ -80,33 +88,33 @@ def test_a_new_line_is_decided_at_once() -> None:
         (HoldReason.CONTRADICTED, None, False, 101.0),
     ],
 )
-def test_pressure_goes_on(reason: HoldReason | None, retry: float | None, due: float, *, urgent: bool) -> None:
-    """While a table presses, a hold keeps its own time; only the holds that judge urgency are shortened by it."""
-    known = episode.pressed(None, WEB, 100.0, urgent=False)
-    held = episode.decided(known, RAISED if reason is None else hold(retry, reason))
-    after = episode.pressed(held, WEB, 101.0, urgent=urgent)
+def test_need_that_goes_on(reason: HoldReason | None, retry: float | None, due: float, *, urgent: bool) -> None:
+    """While there is need, a hold keeps its own time; urgency shortens only the holds that judge it."""
+    known = episode.on_need(None, WEB, 100.0, urgent=False)
+    held = episode.on_decision(known, RAISED if reason is None else hold(retry, reason))
+    after = episode.on_need(held, WEB, 101.0, urgent=urgent)
     assert (after.due_seconds, after.needed_seconds) == (due, 101.0)
 
 
 @pytest.mark.parametrize(("reason", "due"), [(HoldReason.WRITE_REFUSED, 101.0), (HoldReason.COOLDOWN, 400.0)])
 def test_a_change_of_limit_ends_a_back_off(reason: HoldReason, due: float) -> None:
     """What waits for a refused write is decided at once, other holds keep their time."""
-    held = episode.decided(episode.heard(None, event(), 1, 100.0), hold(400.0, reason))
-    assert episode.limit_changed(held, 101.0).due_seconds == due
+    held = episode.on_decision(episode.on_message(None, message(100.0), 100.0), hold(400.0, reason))
+    assert episode.on_limit_change({WEB: held}, 101.0)[WEB].due_seconds == due
 
 
 def test_which_trigger_is_decided_on() -> None:
-    """An unanswered line comes first; then pressure, unless that is switched off."""
-    known = episode.heard(None, event(), 1, 100.0)
-    answered = episode.decided(known, RAISED)
+    """An unanswered message comes first; then the counters, unless `raise_early` is off."""
+    known = episode.on_message(None, message(100.0), 100.0)
+    answered = episode.on_decision(known, RAISED)
     assert answered.trigger(raise_early=True).kind is TriggerKind.FILLING_UP
     assert answered.trigger(raise_early=False).kind is TriggerKind.KERNEL_MESSAGE
-    assert episode.pressed(None, WEB, 100.0, urgent=True).trigger(raise_early=True).kind is TriggerKind.FILLING_UP
+    assert episode.on_need(None, WEB, 100.0, urgent=True).trigger(raise_early=True).kind is TriggerKind.FILLING_UP
     assert answered.trigger(raise_early=True).namespace == WEB
 
 
 def test_an_episode_ends_after_ten_quiet_seconds() -> None:
     """It is over 10 s after the last need, not after the last decision."""
-    known = episode.pressed(episode.heard(None, event(), 1, 100.0), WEB, 105.0, urgent=False)
+    known = episode.on_need(episode.on_message(None, message(100.0), 100.0), WEB, 105.0, urgent=False)
     assert not episode.is_over(known, 114.9)
     assert episode.is_over(known, 115.0)

@@ -142,7 +142,7 @@ def test_buckets_that_are_refused_are_not_counted_on(host: Host) -> None:
 def test_a_host_out_of_everything_is_waited_out(host: Host, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """No descriptor, no thread: said once, tried again every two seconds without spinning, and then raised for."""
     guarded = Guarded(host)
-    observer = guarded.guard._p.observer
+    observer = guarded.observer
     looks = 0
 
     def refuse(**_: object) -> None:
@@ -170,7 +170,7 @@ def test_a_failing_host_is_not_asked_without_a_pause(host: Host) -> None:
     guarded.message()
     (host.root / "proc/sys/net/netfilter/nf_conntrack_max").write_text("many\n")
     guarded.turn()
-    assert guarded.guard._wait_ms() > 1_000
+    assert guarded.loop._wait_ms() > 1_000
     guarded.stop()
 
 
@@ -182,7 +182,7 @@ def test_unlimited_closes_what_was_open(host: Host) -> None:
     host.limit = 0
     for _ in range(20):
         guarded.turn(2.0)
-    assert guarded.guard._episodes == {}
+    assert guarded.loop._episodes == {}
     guarded.stop()
 
 

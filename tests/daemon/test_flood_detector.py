@@ -1,14 +1,15 @@
-"""`on_flood`: what the loop's own samples do to a raise."""
+"""`on_flood`: the effect of flood samples on a raise."""
 
 from __future__ import annotations
 
 import itertools
+import threading
 
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.core.configuration import FloodAction, FloodResponse, Policy
-from conntrackd_guard.daemon.flood_sample import FloodSample
+from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.history.documents import detail
 
 HOLD = Policy(on_flood=FloodResponse(action=FloodAction.HOLD))
@@ -99,13 +100,13 @@ def test_a_reload_switches_it_on_and_off(host: Host) -> None:
     host.table(NEAR)
     guarded = Guarded(host)
     guarded.turn()
-    guarded.guard._controller.take_policy(HOLD)
+    guarded.controller.reload(HOLD)
     guarded.turn(0.25)
     host.table(LIMIT)
     guarded.message()
     guarded.turn(0.01)
     assert guarded.reasons()[-1] == "hold flood none"
-    guarded.guard._controller.take_policy(Policy())
+    guarded.controller.reload(Policy())
     guarded.message()
     guarded.turn(5.0)
     assert host.limit > LIMIT
@@ -138,8 +139,43 @@ def test_a_sample_is_taken_every_ten_seconds_and_never_without_need(
         taken.clear()
         host.table(NEAR)
         guarded = Guarded(host, policy)
-        monkeypatch.setattr(FloodSample, "is_flooded", lambda *_, g=guarded: taken.append(g.clock.now))
+        monkeypatch.setattr(FloodDetector, "_is_flooded", lambda *_, g=guarded: taken.append(g.clock.now))
         for _ in range(100):
             guarded.turn(0.25)
         assert len(taken) == expected  # at 0, 10 and 20 of 25 s
         guarded.stop()
+
+
+def test_a_sample_that_hangs_delays_no_decision(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop only requests samples: while one hangs, a full table gets its plain step."""
+    released = threading.Event()
+    monkeypatch.setattr(FloodDetector, "_is_flooded", lambda *_: released.wait(10.0) and None)
+    host.table(NEAR)
+    guarded = Guarded(host, HOLD)
+    guarded.loop.turn()
+    host.table(LIMIT)
+    guarded.message()
+    guarded.clock.now += 0.01
+    guarded.loop.turn()
+    assert host.limit == LIMIT * 3 // 2
+    assert not released.is_set()
+    released.set()
+    guarded.stop()
+
+
+def test_a_result_is_valid_for_thirty_seconds(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While later samples hang, the last result ends 30 s after its request."""
+    fill_with(host, answered=0, unanswered=1000)
+    host.table(NEAR)
+    guarded = Guarded(host, HOLD)
+    guarded.turn()
+    released = threading.Event()
+    monkeypatch.setattr(FloodDetector, "_is_flooded", lambda *_: released.wait(10.0) and None)
+    marked = []
+    for _ in range(4):
+        marked.append(guarded.floods.mark(guarded.observer.observe()).tables[0].flooded)
+        guarded.clock.now += 11.0
+        guarded.loop.turn()
+    assert marked == [True, True, True, None]
+    released.set()
+    guarded.stop()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import select
 from dataclasses import replace
-from typing import cast
 
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host
@@ -15,7 +13,6 @@ from testbed.guarded import LIMIT, Guarded, Host
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import MessageKind, State
 from conntrackd_guard.core.policy import decide
-from conntrackd_guard.daemon.loop import LINE_LOOK_MS
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.documents import detail
 
@@ -282,74 +279,4 @@ def test_a_record_keeps_the_state_it_was_decided_with(host: Host) -> None:
     assert told is not None
     assert told.record.state == State()
     assert guarded.state == replace(State(), last_raise_seconds=1_000.0, raise_seconds=(1_000.0,), set_limit=STEP)
-    guarded.stop()
-
-
-class ToldPoller:
-    """Takes note of how long the loop would wait, and has news for it at the fourth look."""
-
-    def __init__(self) -> None:
-        self.waits: list[float] = []
-
-    def poll(self, most: float) -> list[tuple[int, int]]:
-        """Return nothing three times, as the kernel does before it wakes a reader."""
-        self.waits.append(most)
-        return [(3, select.POLLIN)] if len(self.waits) > 3 else []
-
-
-LINE_ALONE = Policy(raise_early=False)
-
-
-@pytest.mark.parametrize(
-    ("policy", "count", "has_ring_buffer", "expected"),
-    [
-        (LINE_ALONE, LIMIT, True, True),
-        (LINE_ALONE, int(LIMIT * 0.94), True, False),
-        (LINE_ALONE, LIMIT, False, False),
-        (Policy(raise_early=False, kernel_message=False), LIMIT, True, False),
-        (Policy(), LIMIT, True, False),  # an episode is open already
-        (Policy(threshold=0.99), int(LIMIT * 0.97), True, False),  # pressure looks after it
-    ],
-)
-def test_a_line_that_may_come_is_looked_for(
-    host: Host, policy: Policy, count: int, *, has_ring_buffer: bool, expected: bool
-) -> None:
-    """The kernel is late to wake a reader: while a table is full and nothing was done about it, none waits for that."""
-    host.table(count)
-    guarded = Guarded(host, policy)
-    guarded.log_sources.has_ring_buffer = has_ring_buffer
-    guarded.turn()
-    poller = ToldPoller()
-    news = guarded.guard._news(cast("select.poll", poller))
-    assert bool(news) == expected
-    assert (len(poller.waits) > 1) == expected
-    assert (max(poller.waits) <= LINE_LOOK_MS) == expected
-    guarded.stop()
-
-
-def test_a_line_is_looked_for_a_second_ahead(host: Host) -> None:
-    """By the growth seen; and no longer once the host can't be read."""
-    host.table(LIMIT // 2)
-    guarded = Guarded(host, LINE_ALONE)
-    guarded.turn()
-    assert not guarded.guard._expects_line
-    host.table(LIMIT * 9 // 10)
-    guarded.turn(0.25)
-    assert guarded.guard._expects_line
-    (host.root / "proc/sys/net/netfilter/nf_conntrack_max").write_text("none\n")
-    guarded.turn(0.25)
-    assert not guarded.guard._expects_line
-    guarded.stop()
-
-
-def test_once_it_came_none_is_looked_for(host: Host) -> None:
-    """From then on the episode is looked at by itself; a table that stays full at a ceiling costs nothing."""
-    guarded = Guarded(host, replace(LINE_ALONE, max_limit=LIMIT))
-    host.table(LIMIT)
-    guarded.turn()
-    assert guarded.guard._expects_line
-    guarded.message()
-    guarded.turn(0.25)
-    assert guarded.reasons() == ["hold at_ceiling none"]
-    assert not guarded.guard._expects_line
     guarded.stop()

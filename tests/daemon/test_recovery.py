@@ -246,7 +246,7 @@ def test_an_order_given_while_no_guard_ran_is_known(host: Host) -> None:
         key="order-resume",
         mode=Mode.ACT,
         trigger=Trigger(kind=TriggerKind.OVERRIDE),
-        observation=guarded.guard._p.observer.observe(),
+        observation=guarded.observer.observe(),
         state=State(),
         decision=Override(kind=OverrideKind.RESUME),
         outcome=Outcome(kind=OutcomeKind.NONE),

@@ -17,7 +17,7 @@ def rebooted(host: Host, clock_of: Guarded | None = None) -> Guarded:
     """Return a guard that starts on the host after another boot."""
     (host.root / "proc/sys/kernel/random/boot_id").write_text("boot-2\n")
     guarded = Guarded(host, clock=clock_of.clock if clock_of else None)
-    guarded.guard.start()
+    guarded.loop.start()
     return guarded
 
 
@@ -135,7 +135,7 @@ def test_what_only_partly_fits_is_put_back_in_part(host: Host) -> None:
     host.limit = host.buckets = LIMIT
     (host.root / "proc/sys/kernel/random/boot_id").write_text("boot-2\n")
     second = Guarded(host, Policy(budget=Share(bytes=48_000_000)))
-    second.guard.start()
+    second.loop.start()
     # (48,000,000 − 65,536 × 16) ÷ 576, less 20 for the container's ten entries
     assert LIMIT < host.limit == (48_000_000 - LIMIT * 16) // 576
     second.stop()

@@ -13,8 +13,9 @@ from typing import TextIO
 
 import pytest
 
+from conntrackd_guard.core.log_events import MESSAGE_IDS
 from conntrackd_guard.host.journal_socket import JournalSender, Value
-from conntrackd_guard.host.log import BACKLOG, MESSAGE_IDS, Log
+from conntrackd_guard.host.log import BACKLOG, Log
 
 Fields = dict[str, Value]
 

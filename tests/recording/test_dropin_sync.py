@@ -102,7 +102,7 @@ def test_a_limit_raised_while_no_guard_ran_is_not_lowered_either(host: Host) -> 
     guarded.stop()
     host.limit = 1_000_000
     after = again(guarded)
-    after.guard.start()
+    after.loop.start()
     after.written()
     assert host.persisted is None
     after.stop()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from conntrackd_guard.core.budget import cost_of, highest_affordable
 from conntrackd_guard.core.configuration import Policy
-from conntrackd_guard.core.cost import cost_of, reach
 from conntrackd_guard.core.metrics import Figures, Loop, Totals, count_drops, known_ways
 from conntrackd_guard.core.model import Observation, Table
 
@@ -45,7 +45,7 @@ def figures(observation: Observation, policy: Policy | None = None, **more: Any)
         version="1.2.3",
         observation=observation,
         cost=cost_of(observation, policy),
-        reach=reach(observation, policy),
+        reach=highest_affordable(observation, policy),
         totals=count_drops(Totals(), observation),
         decisions=known_ways(),
         loop=LOOP,

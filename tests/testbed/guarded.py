@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.daemon.applier import Applier
-from conntrackd_guard.daemon.controller import Dependencies
-from conntrackd_guard.daemon.flood_detector import Floods
+from conntrackd_guard.daemon.controller import Controller, Dependencies
+from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
-from conntrackd_guard.daemon.loop import Guard
+from conntrackd_guard.daemon.loop import Loop
 from conntrackd_guard.daemon.recovery import Recovered, recover
 from conntrackd_guard.history.database import History, Position, Row
 from conntrackd_guard.host.clock import Clock
@@ -175,8 +176,6 @@ class EventfulRunFiles(RuntimeDir):
 class ToldIntake(LogSources):
     """Kernel lines as the test gives them."""
 
-    has_ring_buffer = True
-
     def __init__(self) -> None:
         self.lines: list[tuple[KernelEvent, bool]] = []
 
@@ -223,13 +222,14 @@ class Guarded:
             self.recorder, self.runtime_dir, self.kernel, self.clock, "boot-1", self.policy
         )
         self.kept = SysctlDropIn(self.paths).kept()
-        observer = Observer(self.paths, self.kernel, self.clock, self.runtime_dir)
-        observer.observe(rescan=True)
+        self.observer = Observer(self.paths, self.kernel, self.clock, self.runtime_dir)
+        self.observer.observe(rescan=True)
+        self.floods = FloodDetector(self.paths, self.observer)
         parts = Dependencies(
             mode=Mode.ACT,
             kernel=self.kernel,
-            observer=observer,
-            floods=Floods(self.paths, observer),
+            observer=self.observer,
+            floods=self.floods,
             applier=Applier(self.kernel, self.runtime_dir),
             recorder=self.recorder,
             runtime_dir=self.runtime_dir,
@@ -238,12 +238,13 @@ class Guarded:
             service=Service(),
             kept=self.kept,
         )
-        self.guard = Guard(parts, self.policy, self.recovered.state, frozenset)
+        self.controller = Controller(parts, self.policy, self.recovered.state)
+        self.loop = Loop(parts, self.controller, frozenset)
 
     @property
     def state(self) -> State:
         """What the running guard remembers."""
-        return self.guard._controller.state
+        return self.controller.state
 
     def message(
         self, namespace: int | None = None, kind: MessageKind = MessageKind.TABLE_FULL, *, live: bool = True
@@ -254,9 +255,13 @@ class Guarded:
         self.log_sources.lines.append((event, live))
 
     def turn(self, seconds: float = 0.0) -> None:
-        """Let time pass, then have the loop do one turn."""
+        """Let time pass, have the loop do one turn, and wait for the flood samples that it requested."""
         self.clock.now += seconds
-        self.guard.turn()
+        self.loop.turn()
+        deadline = time.monotonic() + BARRIER_SECONDS
+        while any(self.floods._results.get(name, (0.0,))[0] != at for name, at in self.floods._requested.items()):
+            assert time.monotonic() < deadline, "the flood sampler is stuck"
+            time.sleep(0.001)
 
     def written(self) -> None:
         """Wait until the recorder has done all that was handed over."""
@@ -293,7 +298,7 @@ class Guarded:
 
 def an_order(guarded: Guarded, kind: OverrideKind, limit: int | None = None) -> Record:
     """Return the record of an order, as the command that gave it writes it."""
-    seen = guarded.guard._p.observer.observe()
+    seen = guarded.observer.observe()
     return Record(
         key=f"order-{kind}",
         mode=Mode.ACT,

@@ -10,7 +10,7 @@ from conntrackd_guard.cli.render.arithmetic_text import sum_lines
 from conntrackd_guard.cli.render.console import local, print_indented, print_line, section
 from conntrackd_guard.cli.render.decision_text import head
 from conntrackd_guard.core import explain
-from conntrackd_guard.core.cost import fullest_first
+from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.explain import concerned, table_name
 from conntrackd_guard.core.model import Hold, Override, Raise, Record
 from conntrackd_guard.core.text import printable

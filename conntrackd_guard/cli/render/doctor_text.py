@@ -11,10 +11,15 @@ from rich.text import Text
 from conntrackd_guard.cli.render.console import print_line
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.doctor.checks import Examination
-from conntrackd_guard.doctor.verdicts import Check
+from conntrackd_guard.doctor.verdicts import Check, Verdict
 
-_STYLES = {"good": "green", "note": "yellow", "wrong": "bold red", "unknown": "magenta"}
-_VERDICT, _NAME = 7, 13
+_STYLES = {
+    Verdict.GOOD: "green",
+    Verdict.NOTE: "yellow",
+    Verdict.WRONG: "bold red",
+    Verdict.UNKNOWN: "magenta",
+}
+_VERDICT, _NAME = 7, 21
 """Columns of the two words before the evidence."""
 
 
@@ -22,15 +27,17 @@ def print_examination(console: Console, found: Examination) -> None:
     """Print every check, its next step below it, and how many there are of each verdict."""
     for check in found.checks:
         _print_check(console, check)
-    counted = Counter(check.verdict.value for check in found.checks)
-    total = Text(", ".join(f"{counted[word]} {word}" for word in _STYLES if counted[word]) + ".", style="bold")
+    counted = Counter(check.verdict for check in found.checks)
+    total = Text(
+        ", ".join(f"{counted[verdict]} {verdict.label}" for verdict in Verdict if counted[verdict]) + ".", style="bold"
+    )
     print_line(console, total)
 
 
 def _print_check(console: Console, check: Check) -> None:
     """Print a check: on a terminal its text wraps beside its name, in a pipe each text is one line."""
-    style = _STYLES[check.verdict.value]
-    verdict, name = f"{check.verdict.value:{_VERDICT}}", f"{check.name.replace('_', ' '):{_NAME}}"
+    style = _STYLES[check.verdict]
+    verdict, name = f"{check.verdict.label:{_VERDICT}}", f"{check.label:{_NAME}}"
     evidence, step = printable(check.evidence), f"→ {printable(check.next_step)}"
     if not console.is_terminal:
         print_line(console, Text(f"{verdict}  {name}  {evidence}"))

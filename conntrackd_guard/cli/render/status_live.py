@@ -19,7 +19,7 @@ from conntrackd_guard.cli.render import status_text
 from conntrackd_guard.cli.render.console import local
 from conntrackd_guard.cli.render.decision_text import afterwards_text
 from conntrackd_guard.core import usage
-from conntrackd_guard.core.cost import fullest_first
+from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.text import printable, short

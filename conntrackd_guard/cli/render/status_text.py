@@ -10,8 +10,8 @@ from rich.text import Text
 
 from conntrackd_guard.actions.status import Status
 from conntrackd_guard.cli.render.console import local, print_line
+from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.configuration import Mode
-from conntrackd_guard.core.cost import fullest_first
 from conntrackd_guard.core.explain import table_name
 from conntrackd_guard.core.model import Hold, Raise, Table
 from conntrackd_guard.core.records import ACTIONABLE

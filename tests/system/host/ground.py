@@ -1,4 +1,4 @@
-"""What the checks on a booted host are made of: commands, units, the journal, and waiting."""
+"""Run commands, read units and the journal, and wait, on a booted host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_LIMIT = 1_000_000
 
 
 def run(*command: str, fails: bool = False) -> str:
-    """Run a command without input; return what it says on both outputs. It must fail exactly when `fails`."""
+    """Run a command without input; return stdout and stderr. It must fail if `fails`, and succeed otherwise."""
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -51,23 +51,23 @@ def lines(unit: str | None = GUARD, **fields: str) -> list[dict[str, Any]]:
 
 
 def explained(unit: str, **fields: str) -> str:
-    """Return these entries as `journalctl -x` shows them."""
+    """Return these entries with their explanations, as `journalctl -x` prints them."""
     return run("journalctl", "--quiet", "--catalog", "--unit", unit, *_matches(fields))
 
 
-def last_words() -> str:
-    """Return the newest entries of the guard's unit, its own and systemd's."""
+def newest_entries() -> str:
+    """Return the newest entries of the guard's unit, including those of systemd."""
     return run("journalctl", "--quiet", "--unit", GUARD, "--lines=30")
 
 
 def limit() -> int:
-    """Return the limit in force: the machine's, which a container can read only."""
+    """Return the current limit: the machine's; a container can only read it."""
     return int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text(encoding="ascii"))
 
 
 @contextlib.contextmanager
 def steady_limit() -> Iterator[int]:
-    """Give the limit in force. Fails where half a table is too much; a failure tells when the limit did not stay."""
+    """Yield the current limit. Fails if half a table is too much memory, and reports if another program changed the limit."""
     if (found := limit()) > MOST_LIMIT:
         raise AssertionError(f"the limit is {found:,} here: half a table would take more than 200 MB")
     try:
@@ -81,7 +81,7 @@ def steady_limit() -> Iterator[int]:
 
 @contextlib.contextmanager
 def settings(text: str) -> Iterator[None]:
-    """Have these settings in effect, and afterwards those before."""
+    """Apply these settings, and restore the previous ones afterwards."""
     before = Path(SITE).read_text(encoding="ascii")
     try:
         Path(SITE).write_text(text, encoding="ascii")
@@ -93,9 +93,9 @@ def settings(text: str) -> Iterator[None]:
 
 
 def grow(begin: int, end: int, steps: int = 1) -> None:
-    """Add the flows from number `begin` to `end` to this host's table, in so many steps, each a tenth of a second.
+    """Add the flows from number `begin` to `end` to this host's table, in `steps` steps of 0.1 s.
 
-    A table that stops growing before the guard has looked at it twice (four times a second) has no demand to answer.
+    The guard reads the counters four times a second and needs two readings of growth to see demand.
     """
     with subprocess.Popen(
         ["conntrack", "-R", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
@@ -110,7 +110,7 @@ def grow(begin: int, end: int, steps: int = 1) -> None:
 
 
 def until(holds: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Return the first true answer of `holds`; fails with `what` where there is none within `seconds`."""
+    """Return the first true result of `holds`; fail with `what` if there is none within `seconds`."""
     end = time.monotonic() + seconds
     while not (answer := holds()):
         if time.monotonic() > end:

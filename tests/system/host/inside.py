@@ -1,6 +1,6 @@
-"""Runs the checks on the host that it stands on, as root, and writes one line for each into a folder.
+"""Run the checks on this host as root, and write one result line a check into a directory.
 
-Every check runs, whatever became of those before it. The last line is `done`: without it the host died on the way.
+Every check runs, even after a failed one. The last line is `done`; if it is missing, the host stopped early.
 """
 
 from __future__ import annotations

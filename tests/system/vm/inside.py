@@ -1,7 +1,7 @@
-"""Runs the checks of this boot, as root, and writes a line for each: what came of it, its name, the evidence.
+"""Run the checks of this boot as root, and write a line for each: result, name, evidence.
 
-The kernel's command line names the boot (`test-vm=NAME`). Checks build on those before them: the first that fails ends
-the boot, and the journal is written to the second path. The last line is `done`: without it something is wrong.
+The kernel command line names the boot (`test-vm=NAME`). Each check builds on the previous ones, so the first failure
+ends the boot and writes the journal to the second path. The last line of a complete run is `done`.
 """
 
 from __future__ import annotations

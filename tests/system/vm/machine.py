@@ -1,4 +1,4 @@
-"""What the checks of this machine look at and change: the limit, the tables, the settings, the history."""
+"""Read and change the limit, the tables, the settings and the history of this machine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ DROP_IN = Path("/etc/sysctl.d/99-zz-conntrackd-guard.conf")
 RULE = Path("/etc/udev/rules.d/60-conntrackd-guard.rules")
 FIREWALL = "firewall.service"
 _WAIT_SECONDS = 30
-"""For what takes milliseconds on real hardware: an emulated machine on a busy host is a hundred times slower."""
+"""An emulated machine on a busy host takes a hundred times the milliseconds of real hardware."""
 _LAST = 50
-"""Entries that packets bring; this machine's own traffic brings a few meanwhile."""
+"""Entries that packets create; the machine's own traffic creates a few at the same time."""
 _RULES = """
 table ip firewall {
   chain output {
@@ -43,7 +43,7 @@ WantedBy=multi-user.target
 
 
 def limit() -> int | None:
-    """Return the limit in force, None while nothing is tracked."""
+    """Return the current limit, None if the module is not loaded."""
     try:
         return int((SYSCTL / "nf_conntrack_max").read_text("ascii"))
     except FileNotFoundError:
@@ -51,12 +51,12 @@ def limit() -> int | None:
 
 
 def default_limit() -> int:
-    """Return what this kernel chooses by itself: one entry a bucket, since 5.15."""
+    """Return the default of this kernel: one entry a bucket, since 5.15."""
     return int((SYSCTL / "nf_conntrack_buckets").read_text("ascii"))
 
 
-def kept() -> int:
-    """Return the limit that the drop-in keeps."""
+def persisted() -> int:
+    """Return the persisted limit from the drop-in."""
     (value,) = (
         row.partition(" = ")[2] for row in DROP_IN.read_text("utf-8").splitlines() if row.startswith("net.netfilter.")
     )
@@ -64,18 +64,18 @@ def kept() -> int:
 
 
 def boot_id() -> str:
-    """Return the id of this boot."""
+    """Return the ID of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
 
 def awaited(value: int | None) -> int:
-    """Return the limit in force once it is `value`."""
+    """Wait until the limit is `value`, and return it."""
     until(lambda: limit() == value, _WAIT_SECONDS, f"the limit is {value}, not {limit()}")
     return value or 0
 
 
 def raised(above: int) -> int:
-    """Return the limit in force once it is above that."""
+    """Wait until the limit is above `above`, and return it."""
     return int(until(lambda: (limit() or 0) > above and limit(), _WAIT_SECONDS, f"the limit is above {above}"))
 
 
@@ -86,7 +86,7 @@ def decisions(*where: str) -> list[dict[str, Any]]:
 
 
 def decision(reason: str, *where: str, after: int = 0) -> dict[str, Any]:
-    """Return the first decision for that reason whose number is beyond `after`, once there is one."""
+    """Wait for a decision with this reason and an ID above `after`; return the first."""
     seen: list[dict[str, Any]] = []
 
     def find() -> dict[str, Any] | None:
@@ -101,27 +101,29 @@ def decision(reason: str, *where: str, after: int = 0) -> dict[str, Any]:
 
 
 def newest() -> int:
-    """Return the number of the newest decision, 0 without one."""
+    """Return the ID of the newest decision, 0 without one."""
     return max((int(row["id"]) for row in decisions()), default=0)
 
 
 def calm() -> None:
-    """Wait until the guard attends to no table: for 10 s after a line it raises for a table that is nearly full."""
+    """Wait until no episode is open: for 10 s after a message, the guard raises for a table that is nearly full."""
     live = Path("/run/conntrackd-guard/status.json")
     until(lambda: not json.loads(live.read_text("utf-8"))["episodes"], _WAIT_SECONDS, "no episode is open")
 
 
 def configure(settings: str) -> None:
-    """Give the guard these settings, and have it take them."""
+    """Write these settings, and wait until the guard has reloaded them."""
     before = len(lines(MESSAGE="The settings were reloaded."))
     Path(SITE).write_text(settings, "ascii")
     run("systemctl", "reload", GUARD)
-    until(lambda: len(lines(MESSAGE="The settings were reloaded.")) > before, _WAIT_SECONDS, "the settings are taken")
+    until(
+        lambda: len(lines(MESSAGE="The settings were reloaded.")) > before, _WAIT_SECONDS, "the settings are reloaded"
+    )
 
 
 @contextlib.contextmanager
 def frozen_journald() -> Iterator[None]:
-    """While this holds, journald stands still: no line of the kernel gets into the journal."""
+    """Freeze journald, so that no kernel message reaches the journal."""
     pid = int(shown("systemd-journald.service", "MainPID"))
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -137,7 +139,7 @@ class InitialTable:
         self._made = 0
 
     def track(self) -> None:
-        """Load rules that track connections, now and at every boot."""
+        """Load rules that track connections, now and at each boot."""
         Path("/etc/systemd/system", FIREWALL).write_text(_FIREWALL_UNIT, "ascii")
         Path(f"/etc/{FIREWALL}.nft").write_text(_RULES, "ascii")
         run("systemctl", "enable", "--now", FIREWALL)
@@ -147,14 +149,14 @@ class InitialTable:
         return int((SYSCTL / "nf_conntrack_count").read_text("ascii"))
 
     def fill(self, flows: int) -> None:
-        """Add assured flows, which the kernel does not evict; ends where the table is full."""
+        """Add assured flows, which the kernel doesn't evict, until the table is full."""
         load_flows(flows, first=self._made)
         self._made += flows
 
     def overflow(self) -> None:
-        """Fill the table up to the limit; the last entries are packets, each a new flow, until one is dropped."""
-        self.fill((limit() or 0) - self.count() - _LAST)  # netlink's last flow could be the one that is refused
-        for _ in range(40 * _LAST):  # the kernel evicts some of these meanwhile: nobody answers them
+        """Fill the table up to the limit, at the end with packets, each a new flow, until one is dropped."""
+        self.fill((limit() or 0) - self.count() - _LAST)  # netlink's last flow could be the rejected one
+        for _ in range(40 * _LAST):  # the kernel evicts some of these unanswered flows
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 try:
                     sender.sendto(b"x", ("127.0.0.1", 9))

@@ -1,6 +1,6 @@
-"""The first boot: the package is installed, tables are filled for real, and the guard raises, keeps and tells.
+"""First boot: install the package, fill tables, and check raises, persisted limit, journal and notification.
 
-One function a check; it returns its evidence. A check builds on those before it.
+One function a check; it returns its evidence. Each check builds on the previous ones.
 """
 
 from __future__ import annotations
@@ -23,49 +23,53 @@ from machine import (
     decisions,
     default_limit,
     frozen_journald,
-    kept,
     limit,
     newest,
+    persisted,
     raised,
 )
 from scratch_namespace import ScratchNamespace
 
 LINE = "nf_conntrack: nf_conntrack: table full, dropping packet"
-"""How kernels before 6.17 say it: without the namespace."""
+"""The message of kernels before 6.17, without the namespace."""
 GOAL = 60_000
-"""Entries that the initial table is brought to: what it asks for is more than 384 MiB of memory can bear later."""
+"""Entries of the initial table at the end: the limit for it exceeds the budget of 384 MiB of memory later."""
 SMALL_STEP = 8_192
 """Entries; leaves memory for the raises that follow."""
 NOTIFY = "conntrackd-guard-notify.service"
-COMMAND = Path("/usr/local/bin/tell-somebody")
+COMMAND = Path("/usr/local/bin/notify-somebody")
 _COMMAND = """#!/usr/bin/python3
 import json, sys
-told = json.load(sys.stdin)["decision"]
-print("on call:", told["reason"], told["from"])
+decision = json.load(sys.stdin)["decision"]
+print("on call:", decision["reason"], decision["from"])
 """
 initial = InitialTable()
 
 
 def the_package_installs_and_its_service_waits_for_conntrack() -> str:
-    """The module is not loaded on this machine; the service starts all the same."""
+    """The service starts although the module is not loaded."""
     equal(limit(), None)
     (package,) = Path(__file__).parent.glob("*.deb")
     run("dpkg", "--install", str(package))
-    until(lambda: "tracks no connections yet" in shown(GUARD, "StatusText"), 30, "the status line says that it waits")
+    until(
+        lambda: "tracks no connections yet" in shown(GUARD, "StatusText"),
+        30,
+        "the status line shows that the guard waits",
+    )
     equal((shown(GUARD, "ActiveState"), shown(GUARD, "UnitFileState")), ("active", "enabled"))
     return f"{package.name} on {os.uname().release}; status line “{shown(GUARD, 'StatusText')}”"
 
 
-def the_module_loads_and_is_noticed() -> str:
-    """The guard learns of the limit by itself."""
+def the_guard_reads_the_limit_once_the_module_loads() -> str:
+    """The status line shows the limit without a restart."""
     run("modprobe", "nf_conntrack")
     awaited(default_limit())
-    until(lambda: f"{limit():,}" in shown(GUARD, "StatusText"), 30, "the status line tells the limit")
+    until(lambda: f"{limit():,}" in shown(GUARD, "StatusText"), 30, "the status line shows the limit")
     return f"status line “{shown(GUARD, 'StatusText')}”"
 
 
 def an_audit_runs_beside_it() -> str:
-    """The unit for a dry run is off until somebody starts it."""
+    """The unit for a dry run is disabled until an operator starts it."""
     equal((shown(AUDIT, "ActiveState"), shown(AUDIT, "UnitFileState")), ("inactive", "disabled"))
     run("systemctl", "start", AUDIT)
     equal((shown(AUDIT, "ActiveState"), shown(GUARD, "ActiveState")), ("active", "active"))
@@ -73,9 +77,9 @@ def an_audit_runs_beside_it() -> str:
 
 
 def a_full_child_table_is_raised_for_by_the_ring_buffer_alone() -> str:
-    """Journald stands still when the packet is dropped. The line names no namespace: the guard finds it."""
+    """Journald is frozen when the packet is dropped. The message names no namespace; the guard finds it."""
     before = limit() or 0
-    # Only a message can be the reason, and the step is small.
+    # Only a message can trigger the raise, and the step is small.
     configure(f"raise_early: false\nmax_limit: {before + SMALL_STEP}\n")
     with ScratchNamespace() as table:
         table.fill(before)
@@ -93,14 +97,16 @@ def a_full_child_table_is_raised_for_by_the_ring_buffer_alone() -> str:
 
 
 def one_drop_is_one_raise() -> str:
-    """However many sources have the line by now."""
-    until(lambda: LINE in run("journalctl", "--boot", "--quiet", "_TRANSPORT=kernel"), 30, "the line is in the journal")
+    """The message is one decision, although both sources have it."""
+    until(
+        lambda: LINE in run("journalctl", "--boot", "--quiet", "_TRANSPORT=kernel"), 30, "the message is in the journal"
+    )
     (row,) = decisions()
-    return f"history has one decision, the kernel's line counted {row['repeats']} time(s)"
+    return f"history has one decision, the kernel message counted {row['repeats']} time(s)"
 
 
 def the_journal_has_the_decision_in_fields() -> str:
-    """What a collector would filter by."""
+    """The journal entry has fields to filter by."""
     (line,) = until(lambda: lines(GUARD_EVENT="guard.raise"), 30, "the decision is in the journal")
     (row,) = decisions()
     names = ("GUARD_VERDICT", "GUARD_OUTCOME", "GUARD_FROM", "GUARD_TO", "PRIORITY", "_SYSTEMD_UNIT")
@@ -109,18 +115,18 @@ def the_journal_has_the_decision_in_fields() -> str:
     return " ".join(f"{name}={line[name]}" for name in (*names, "MESSAGE_ID"))
 
 
-def the_limit_is_kept() -> str:
-    """The drop-in has the limit in force, and where it comes from."""
-    equal(kept(), limit())
+def the_limit_is_persisted() -> str:
+    """The drop-in has the current limit and its origin."""
+    equal(persisted(), limit())
     machine_id = Path("/etc/machine-id").read_text("ascii").strip()
     holds(
         DROP_IN.read_text("utf-8"), f"boot_id={boot_id()}", f"machine_id={machine_id}", "memory_total_bytes=", "Why: "
     )
-    return f"{DROP_IN}: nf_conntrack_max = {kept()}, with boot, machine and memory"
+    return f"{DROP_IN}: nf_conntrack_max = {persisted()}, with boot, machine and memory"
 
 
 def a_full_initial_table_is_raised_for() -> str:
-    """The same in the initial namespace."""
+    """The guard raises for the initial namespace, too."""
     initial.track()
     calm()
     before, seen = limit() or 0, newest()
@@ -129,24 +135,24 @@ def a_full_initial_table_is_raised_for() -> str:
     after = raised(before)
     row = decision("kernel_message confirmed", after=seen)
     holds(row["sentence"], "the table of the initial namespace was full")
-    until(lambda: kept() == after, 30, "the drop-in follows")
+    until(lambda: persisted() == after, 30, "the drop-in follows")
     return f"{before:,} → {after:,}; history: {row['sentence']}"
 
 
-def pressure_raises_before_it_is_full() -> str:
-    """A table that keeps growing, with the settings of the package."""
+def a_filling_table_is_raised_for_before_it_is_full() -> str:
+    """With the default settings, the guard raises early for a growing table."""
     configure("")
     before, seen = limit() or 0, newest()
     while initial.count() < GOAL:
         initial.fill(max(500, (limit() or 0) // 30))
-    row = decision("pressure confirmed", after=seen)
+    row = decision("filling_up confirmed", after=seen)
     until(lambda: initial.count() < 0.8 * (limit() or 0), 30, "the table is below the threshold")
-    until(lambda: kept() == limit(), 30, "the drop-in follows")
+    until(lambda: persisted() == limit(), 30, "the drop-in follows")
     return f"{before:,} → {limit():,} while {initial.count():,} entries came; history: {row['sentence']}"
 
 
-def status_tells_it() -> str:
-    """Sources, limit and no trouble; the unit's status line as well."""
+def status_shows_it() -> str:
+    """`guard status` and the status line show limit and sources, and no problem."""
     status = json.loads(run("guard", "status", "--json"))
     sources = status["service"]["sources"]
     equal((status["running"], status["degraded"], status["limit"], status["unread"]), (True, False, limit(), []))
@@ -155,8 +161,8 @@ def status_tells_it() -> str:
     return f"status line “{shown(GUARD, 'StatusText')}”; ring buffer {sources['ring_buffer']}, journal {sources['journal']}"
 
 
-def the_audit_rehearsed_it() -> str:
-    """It decided the same line by itself, in a history of its own, and wrote no limit."""
+def the_audit_recorded_it() -> str:
+    """The audit recorded the same message in its own history, and wrote no limit."""
     (row, *_) = [row for row in decisions("--dry-run") if row["verdict"] == "raise"]
     equal((row["outcome"], row["mode"]), ("rehearsed", "dry-run"))
     holds(row["sentence"], "Would raise")
@@ -164,34 +170,34 @@ def the_audit_rehearsed_it() -> str:
     return f"its history: {row['sentence']}"
 
 
-def a_hold_for_a_person_reaches_the_notify_command() -> str:
-    """The ceiling is reached and the table full: the operator's command is told, once."""
+def a_hold_for_an_operator_reaches_the_notify_command() -> str:
+    """At the ceiling, with a full table, the command runs once."""
     COMMAND.write_text(_COMMAND, "ascii")
     COMMAND.chmod(0o755)
     configure(f"max_limit: {limit()}\nnotify: {COMMAND}\n")
     seen = newest()
     initial.overflow()
     row = decision("at_ceiling", after=seen)
-    took = f"took decision {row['id']}"
-    told = until(lambda: [line for line in lines(NOTIFY) if took in line["MESSAGE"]], 60, "the command was told")
-    holds(told[0]["MESSAGE"], f"on call: at_ceiling {limit()}")
-    until(lambda: not os.listdir("/run/conntrackd-guard/notices"), 30, "nothing waits")
-    equal(len(told), 1)
+    text = f"on call: at_ceiling {limit()}"
+    output = until(lambda: [line for line in lines(NOTIFY) if text in line["MESSAGE"]], 60, "the command ran")
+    until(lambda: lines(NOTIFY, MESSAGE=f"Decision {row['id']} delivered."), 60, "the decision is delivered")
+    until(lambda: not os.listdir("/run/conntrackd-guard/notices"), 30, "the queue is empty")
+    equal(len(output), 1)
     configure("")
-    return f"{NOTIFY}: {told[0]['MESSAGE']}"
+    return f"{NOTIFY}: {output[0]['MESSAGE']}"
 
 
-def the_guard_had_no_trouble() -> str:
-    """Nothing was refused to the hardened unit, and no unit failed."""
+def the_guard_logged_no_error() -> str:
+    """The hardened unit was denied nothing, and no unit failed."""
     equal([line["MESSAGE"] for line in lines(GUARD_EVENT="guard.error")], [])
     equal(run("systemctl", "list-units", "--failed", "--no-legend").strip(), "")
-    told = Path(f"/proc/{process()}/status").read_text("utf-8")
-    (capabilities,) = re.findall(r"(?m)^CapEff:\t0*(\w+)$", told)
-    return f"no error line, no failed unit; all this with the capabilities {capabilities}"
+    status = Path(f"/proc/{process()}/status").read_text("utf-8")
+    (capabilities,) = re.findall(r"(?m)^CapEff:\t0*(\w+)$", status)
+    return f"no error, no failed unit, with the capabilities {capabilities}"
 
 
 def the_next_boot_has_neither_guard_nor_rule() -> str:
-    """Only the drop-in is left to bring the limit back."""
+    """Only the drop-in is left to restore the limit."""
     run("systemctl", "disable", GUARD)
     RULE.rename(f"/root/{RULE.name}")
     return f"{RULE} moved away, {GUARD} disabled"
@@ -199,17 +205,17 @@ def the_next_boot_has_neither_guard_nor_rule() -> str:
 
 CHECKS = (
     the_package_installs_and_its_service_waits_for_conntrack,
-    the_module_loads_and_is_noticed,
+    the_guard_reads_the_limit_once_the_module_loads,
     an_audit_runs_beside_it,
     a_full_child_table_is_raised_for_by_the_ring_buffer_alone,
     one_drop_is_one_raise,
     the_journal_has_the_decision_in_fields,
-    the_limit_is_kept,
+    the_limit_is_persisted,
     a_full_initial_table_is_raised_for,
-    pressure_raises_before_it_is_full,
-    status_tells_it,
-    the_audit_rehearsed_it,
-    a_hold_for_a_person_reaches_the_notify_command,
-    the_guard_had_no_trouble,
+    a_filling_table_is_raised_for_before_it_is_full,
+    status_shows_it,
+    the_audit_recorded_it,
+    a_hold_for_an_operator_reaches_the_notify_command,
+    the_guard_logged_no_error,
     the_next_boot_has_neither_guard_nor_rule,
 )

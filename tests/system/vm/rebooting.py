@@ -1,6 +1,6 @@
-"""The boots after the first: is the kept limit in force, without the guard, and who is told when it is not?
+"""Later boots: check that the persisted limit takes effect without the guard, and who reports it if it doesn't.
 
-The module loads late in each, by a firewall's rules. One function a check; it returns its evidence.
+A firewall's rules load the module late in each boot. One function a check; it returns its evidence.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ground import GUARD, equal, holds, lines, run, shown, until
-from machine import DROP_IN, FIREWALL, RULE, awaited, decision, decisions, default_limit, kept, limit
+from machine import DROP_IN, FIREWALL, RULE, awaited, decision, decisions, default_limit, limit, persisted
 
 OTHER = Path("/etc/sysctl.d/99-zzz-other.conf")
 PROCPS = Path("/etc/sysctl.conf")
 OTHER_LIMIT, PROCPS_LIMIT = 40_000, 50_000
-"""Neither a kernel default nor what the guard kept."""
+"""Neither a kernel default nor the persisted limit."""
 
 
 def doctor(**wrong: str) -> str:
-    """Return evidence: `guard doctor` finds wrong what is named, with these words, and none of its other boot checks."""
+    """Check that of the boot checks of `guard doctor` exactly the named fail, with this evidence. Return the evidence."""
     done = subprocess.run(["guard", "doctor", "--json"], capture_output=True, text=True, check=False)
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     boot = {name: checks[name] for name in ("at_boot", "sysctl_system", "boot_trap")}
@@ -32,7 +32,7 @@ def doctor(**wrong: str) -> str:
 
 
 def the_guard_is_disabled_and_the_module_loaded_late() -> str:
-    """The firewall came after the sysctl files were applied."""
+    """The firewall loads after the sysctl files are applied."""
     until(lambda: shown(FIREWALL, "ActiveState") == "active", 30, "the firewall is loaded")
     equal(shown(GUARD, "ActiveState"), "inactive")
     times = [int(shown(unit, "ActiveEnterTimestampMonotonic")) / 1e6 for unit in ("systemd-sysctl.service", FIREWALL)]
@@ -40,42 +40,45 @@ def the_guard_is_disabled_and_the_module_loaded_late() -> str:
     return "sysctl files were applied {:.1f} s after the start, the firewall loaded at {:.1f} s".format(*times)
 
 
-def without_the_rule_the_kept_limit_is_lost() -> str:
-    """So the trap is real."""
+def without_the_rule_the_persisted_limit_is_lost() -> str:
+    """The limit falls to the kernel's default."""
     run("udevadm", "settle")
     equal(limit(), default_limit())
-    return f"{limit():,} in force, the kernel's default; {kept():,} was kept; systemd-sysctl said {_sysctl_said()}"
+    return (
+        f"{limit():,} in force, the kernel's default; {persisted():,} persisted; systemd-sysctl logged {_sysctl_log()}"
+    )
 
 
-def the_guard_puts_back_what_the_boot_lost() -> str:
-    """A decision of its own kind."""
+def the_guard_restores_the_limit_that_the_boot_lost() -> str:
+    """History has a decision of kind restore."""
     lost = limit()
     run("systemctl", "start", GUARD)
     row = decision("restore")
-    equal((row["from"], row["to"], row["outcome"], limit()), (lost, kept(), "applied", kept()))
+    equal((row["from"], row["to"], row["outcome"], limit()), (lost, persisted(), "applied", persisted()))
     return f"history: {row['sentence']}"
 
 
 def the_next_boot_has_the_rule() -> str:
-    """As the package ships it."""
+    """The next boot has the rule as the package ships it."""
     Path(f"/root/{RULE.name}").rename(RULE)
     equal(shown(GUARD, "UnitFileState"), "disabled")
     return f"{RULE} is back, {GUARD} still disabled"
 
 
-def with_the_rule_the_kept_limit_is_in_force() -> str:
-    """No guard has run in this boot."""
-    awaited(kept())
-    return f"{limit():,} in force, {kept():,} kept, {default_limit():,} the kernel's default; {GUARD} {shown(GUARD, 'ActiveState')}"
+def with_the_rule_the_persisted_limit_is_in_force() -> str:
+    """The limit is there although no guard has run in this boot."""
+    awaited(persisted())
+    found = f"{limit():,} in force, {persisted():,} persisted, {default_limit():,} the kernel's default"
+    return f"{found}; {GUARD} {shown(GUARD, 'ActiveState')}"
 
 
 def doctor_finds_the_boot_in_order() -> str:
-    """Both programs that apply sysctl files leave the last word to the drop-in, and the trap is closed."""
+    """The drop-in wins with both programs that apply sysctl files, and the late module load is covered."""
     return doctor()
 
 
 def the_guard_finds_it_in_force() -> str:
-    """It writes nothing."""
+    """The guard finds the persisted limit in force and writes nothing."""
     before = limit()
     run("systemctl", "start", GUARD)
     row = decision("already_in_force")
@@ -84,105 +87,105 @@ def the_guard_finds_it_in_force() -> str:
 
 
 def the_next_boot_has_guard_and_rule() -> str:
-    """As every boot of a host has them."""
+    """The next boot has guard and rule, as on any host."""
     run("systemctl", "enable", GUARD)
     return f"{GUARD} {shown(GUARD, 'UnitFileState')}"
 
 
 def guard_and_rule_agree() -> str:
-    """They start side by side; whichever is first, the kept limit is in force and nobody fights."""
+    """Guard and rule start in any order: the persisted limit takes effect, and neither undoes the other."""
     until(lambda: shown(FIREWALL, "ActiveState") == shown(GUARD, "ActiveState") == "active", 30, "both are active")
-    awaited(kept())
-    reasons = until(lambda: [row["reason"] for row in decisions()], 30, "the guard has compared")
+    awaited(persisted())
+    reasons = until(lambda: [row["reason"] for row in decisions()], 30, "the guard has compared the limits")
     equal([reason for reason in reasons if reason not in {"already_in_force", "restore"}], [])
     equal([line["MESSAGE"] for line in lines(GUARD_EVENT="guard.error")], [])
     return f"{limit():,} in force; history: {', '.join(reasons)}; status line “{shown(GUARD, 'StatusText')}”"
 
 
 def the_next_boot_has_a_file_that_shadows() -> str:
-    """Its name comes after the drop-in's."""
+    """The name of the other file sorts after the drop-in's."""
     run("systemctl", "disable", GUARD)
     OTHER.write_text(f"# Tuning by somebody\nnet.netfilter.nf_conntrack_max = {OTHER_LIMIT}\n", "ascii")
     return f"{OTHER}:2 sets {OTHER_LIMIT:,}"
 
 
-def the_other_file_has_the_last_word() -> str:
-    """The rule applies the sysctl files as they are ordered."""
+def the_other_file_wins() -> str:
+    """The rule applies the sysctl files in their order."""
     awaited(OTHER_LIMIT)
-    return f"{limit():,} in force, {kept():,} kept"
+    return f"{limit():,} in force, {persisted():,} persisted"
 
 
 def doctor_names_the_file_that_shadows() -> str:
-    """With its line; `sysctl --system` would apply the same."""
+    """Doctor names file and line; `sysctl --system` would apply the same."""
     return doctor(at_boot=f"{OTHER}:2", sysctl_system=f"{OTHER}:2")
 
 
-def the_guard_leaves_it_to_the_other() -> str:
-    """A limit that somebody set is not put back, and what is kept stays."""
-    before = kept()
+def the_guard_leaves_a_limit_that_someone_set() -> str:
+    """The guard restores nothing over a limit that someone set, and keeps the drop-in."""
+    before = persisted()
     run("systemctl", "start", GUARD)
     row = decision("set_elsewhere")
-    equal((limit(), kept()), (OTHER_LIMIT, before))
+    equal((limit(), persisted()), (OTHER_LIMIT, before))
     return f"history: {row['sentence']}"
 
 
 def sysctl_conf_wins_when_procps_applies_it() -> str:
-    """Under the alias key; at boot 99-sysctl.conf, a link to it, loses."""
+    """The alias in sysctl.conf wins; at boot its link 99-sysctl.conf loses."""
     OTHER.unlink()
     with PROCPS.open("a", encoding="ascii") as file:
         file.write(f"net.nf_conntrack_max={PROCPS_LIMIT}\n")
     run("sysctl", "--system")
     equal(limit(), PROCPS_LIMIT)
     run("/usr/lib/systemd/systemd-sysctl")
-    equal(limit(), kept())
-    return f"`sysctl --system` sets {PROCPS_LIMIT:,}, systemd-sysctl {kept():,}"
+    equal(limit(), persisted())
+    return f"`sysctl --system` sets {PROCPS_LIMIT:,}, systemd-sysctl {persisted():,}"
 
 
 def doctor_names_sysctl_conf() -> str:
-    """For procps alone."""
+    """Doctor names sysctl.conf for procps alone."""
     number = len(PROCPS.read_text("ascii").splitlines())
     return doctor(sysctl_system=f"{PROCPS}:{number}")
 
 
-def the_next_boot_is_as_it_was_kept() -> str:
-    """Nothing shadows any more."""
+def the_next_boot_has_the_drop_in_alone() -> str:
+    """No other file sets the limit."""
     rows = PROCPS.read_text("ascii").splitlines(keepends=True)
     PROCPS.write_text("".join(rows[:-1]), "ascii")
     return f"{OTHER} and the line in {PROCPS} are gone"
 
 
-def less_memory_is_told_and_not_acted_on() -> str:
-    """The limit stays in force; history says that this host can't bear it."""
-    before = awaited(kept())
+def less_memory_is_reported_and_the_limit_stays() -> str:
+    """The limit stays; history shows that a full table would exceed the budget."""
+    before = awaited(persisted())
     run("systemctl", "start", GUARD)
     row = decision("over_budget_at_start")
     equal(limit(), before)
     return f"history: {row['sentence']}"
 
 
-def status_says_over_budget() -> str:
-    """Degraded, with the command that goes back."""
-    until(lambda: "over budget" in shown(GUARD, "StatusText"), 30, "the status line says so")
+def status_shows_over_budget() -> str:
+    """The status is degraded and names the command that reverts."""
+    until(lambda: "over budget" in shown(GUARD, "StatusText"), 30, "the status line shows it")
     equal(json.loads(run("guard", "status", "--json", fails=True))["degraded"], True)  # noqa: FBT003 - JSON's own word
-    told = run("guard", "status", fails=True)
-    holds(told, "over budget", "guard revert --all")
-    in_short, row = (row for row in told.splitlines() if "over budget" in row)
-    holds(in_short, "NEEDS A PERSON")
+    text = run("guard", "status", fails=True)
+    holds(text, "over budget", "guard revert --all")
+    in_short, row = (row for row in text.splitlines() if "over budget" in row)
+    holds(in_short, "ACTION REQUIRED")
     (line,) = lines(GUARD_EVENT="guard.hold", GUARD_REASON="over_budget_at_start")
     equal(line["PRIORITY"], "3")
     return f"status line “{shown(GUARD, 'StatusText')}”; guard status: {row.strip()}"
 
 
-def the_command_that_it_names_goes_back() -> str:
-    """To the limit before the first raise, which was another kernel default; the next boot has nothing to keep."""
-    said = run("guard", "revert", "--all")
+def the_named_command_reverts() -> str:
+    """The command restores the limit from before the first raise, and removes the drop-in."""
+    output = run("guard", "revert", "--all")
     equal([path for path in (DROP_IN,) if path.exists()], [])
-    until(lambda: "over budget" not in shown(GUARD, "StatusText"), 30, "the status line is calm again")
+    until(lambda: "over budget" not in shown(GUARD, "StatusText"), 30, "the status line shows no problem")
     run("guard", "status")
-    return said.strip().replace("\n", " ")
+    return output.strip().replace("\n", " ")
 
 
-def _sysctl_said() -> str:
+def _sysctl_log() -> str:
     rows = run("journalctl", "--boot", "--quiet", "--output=cat", "--unit=systemd-sysctl.service").splitlines()
     return "; ".join(row for row in rows if "conntrack" in row) or "nothing"
 
@@ -190,13 +193,13 @@ def _sysctl_said() -> str:
 BOOTS: dict[str, tuple[Callable[[], str], ...]] = {
     "trap": (
         the_guard_is_disabled_and_the_module_loaded_late,
-        without_the_rule_the_kept_limit_is_lost,
-        the_guard_puts_back_what_the_boot_lost,
+        without_the_rule_the_persisted_limit_is_lost,
+        the_guard_restores_the_limit_that_the_boot_lost,
         the_next_boot_has_the_rule,
     ),
-    "kept": (
+    "persisted": (
         the_guard_is_disabled_and_the_module_loaded_late,
-        with_the_rule_the_kept_limit_is_in_force,
+        with_the_rule_the_persisted_limit_is_in_force,
         doctor_finds_the_boot_in_order,
         the_guard_finds_it_in_force,
         the_next_boot_has_guard_and_rule,
@@ -207,17 +210,17 @@ BOOTS: dict[str, tuple[Callable[[], str], ...]] = {
     ),
     "shadowed": (
         the_guard_is_disabled_and_the_module_loaded_late,
-        the_other_file_has_the_last_word,
+        the_other_file_wins,
         doctor_names_the_file_that_shadows,
-        the_guard_leaves_it_to_the_other,
+        the_guard_leaves_a_limit_that_someone_set,
         sysctl_conf_wins_when_procps_applies_it,
         doctor_names_sysctl_conf,
-        the_next_boot_is_as_it_was_kept,
+        the_next_boot_has_the_drop_in_alone,
     ),
     "small": (
         the_guard_is_disabled_and_the_module_loaded_late,
-        less_memory_is_told_and_not_acted_on,
-        status_says_over_budget,
-        the_command_that_it_names_goes_back,
+        less_memory_is_reported_and_the_limit_stays,
+        status_shows_over_budget,
+        the_named_command_reverts,
     ),
 }

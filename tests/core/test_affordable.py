@@ -9,9 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from testbed.figures import GIB, LIMIT, seen, tables
 
+from conntrackd_guard.core.budget import filled, highest_affordable
 from conntrackd_guard.core.configuration import Policy, Share
-from conntrackd_guard.core.cost import filled, reach
-from conntrackd_guard.core.model import INT_MAX, Bound, MessageKind, Observation, Raise, State, Trigger, TriggerKind
+from conntrackd_guard.core.model import (
+    INT_MAX,
+    Bound,
+    MessageKind,
+    Observation,
+    Raise,
+    State,
+    Trigger,
+    TriggerKind,
+)
 from conntrackd_guard.core.policy import decide
 
 
@@ -38,7 +47,7 @@ def test_raising_step_by_step_ends_there(memory_gib: int, crowd: int, limit: int
     policy = Policy(max_limit=max_limit)
     total, available = memory_gib * GIB, memory_gib * GIB // 2
     host = seen(*tables(crowd), limit=limit, memory_total_bytes=total, memory_available_bytes=available)
-    furthest = reach(host, policy)
+    furthest = highest_affordable(host, policy)
     assert furthest is not None
     ends = stepped(host, policy)
     assert ends >= limit
@@ -56,7 +65,7 @@ def test_raising_step_by_step_ends_there(memory_gib: int, crowd: int, limit: int
 )
 def test_the_bound_that_ends_it_is_told(policy: Policy, bound: Bound, target: int) -> None:
     """Also where it lies below the limit in force."""
-    furthest = reach(seen(*tables(1)), policy)
+    furthest = highest_affordable(seen(*tables(1)), policy)
     assert furthest is not None
     assert (furthest.bound, furthest.target) == (bound, target)
 
@@ -64,7 +73,7 @@ def test_the_bound_that_ends_it_is_told(policy: Policy, bound: Bound, target: in
 def test_entries_that_fill_the_table_first_take_memory_too() -> None:
     """Where the reserve ends it: what is available above it is what comes, from what is held today."""
     host = seen(*tables(2), buckets=None)
-    furthest = reach(host, Policy(budget=Share(fraction=0.9)))
+    furthest = highest_affordable(host, Policy(budget=Share(fraction=0.9)))
     assert furthest is not None
     assert furthest.bound is Bound.MIN_AVAILABLE
     entries = (furthest.memory_available_bytes - furthest.min_available_bytes) // furthest.bytes_per_entry
@@ -74,7 +83,7 @@ def test_entries_that_fill_the_table_first_take_memory_too() -> None:
 
 def test_something_always_bounds_it() -> None:
     """With memory without end and no buckets known it is what the kernel takes."""
-    furthest = reach(
+    furthest = highest_affordable(
         seen(*tables(1), buckets=None, memory_total_bytes=1 << 60, memory_available_bytes=1 << 60), Policy()
     )
     assert furthest is not None
@@ -84,4 +93,4 @@ def test_something_always_bounds_it() -> None:
 @pytest.mark.parametrize("limit", [None, 0])
 def test_without_a_limit_there_is_nothing_to_reach(limit: int | None) -> None:
     """No conntrack, or unlimited."""
-    assert reach(seen(limit=limit), Policy()) is None
+    assert highest_affordable(seen(limit=limit), Policy()) is None
