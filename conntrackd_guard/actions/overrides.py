@@ -195,7 +195,12 @@ class Overrides:
         """Write an order to history; where that fails it stands all the same, and the record returned says so."""
         try:
             with History(self._paths.history, mode="writer") as history:
-                history.add(record, policy=self._policy, sentence=sentence(record, self._policy), kernel_release=os.uname().release)
+                history.add(
+                    record,
+                    policy=self._policy,
+                    sentence=sentence(record, self._policy),
+                    kernel_release=os.uname().release,
+                )
         except GuardError as error:
             detail = "; ".join(filter(None, [record.outcome.detail, f"not in history yet: {error}"]))
             return replace(record, outcome=replace(record.outcome, detail=detail))

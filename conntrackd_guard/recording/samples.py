@@ -6,11 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from conntrackd_guard.core import explain
 from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import OutcomeKind, Raise, Record, Table, TriggerKind
-from conntrackd_guard.core.records import needs_operator
+from conntrackd_guard.core.records import concerned, needs_operator, table_name
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.recording.history_writer import HistoryWriter
 from conntrackd_guard.recording.items import Log
@@ -58,14 +57,14 @@ class TableSampler:
 
         A table that can't be sampled is logged, and no failure: the decision stands without.
         """
-        table = explain.concerned(record)
+        table = concerned(record)
         if not sampling.entries or table is None or not _matters(record):
             return
         if self._history_writer.history().find_key(record.key) is None:
             return  # counted in the row of an earlier one, which has its sample
         sampler = self._sampler_for(sampling)
         found = sampler.find()
-        name = explain.table_name(table)
+        name = table_name(table)
         try:
             one = next((one for one in found if one.table.namespace == table.namespace), None)
             if one is None:
@@ -89,7 +88,7 @@ class TableSampler:
         is_news = first.cause != cause or now - seconds >= INCIDENT_SECONDS
         self._logged = {name: known for name, known in self._logged.items() if now - known[1] < INCIDENT_SECONDS}
         self._logged[table.namespace] = (first.cause, now)
-        name = explain.table_name(table)
+        name = table_name(table)
         self._log(
             "guard.sample",
             "info" if is_news else "debug",

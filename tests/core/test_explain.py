@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from testbed.records import RAISE, SUM, a_record, raised
 
 from conntrackd_guard.core.configuration import Policy
-from conntrackd_guard.core.explain import sentence, table_name
+from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Bound,
@@ -28,6 +28,7 @@ from conntrackd_guard.core.model import (
     Trigger,
     TriggerKind,
 )
+from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.text import printable
 
 
@@ -183,7 +184,9 @@ def test_a_hostile_name_does_not_reach_the_screen() -> None:
     """A namespace named by someone else can't clear the reader's screen."""
     decision: Decision = RAISE
     hostile = Table(namespace=4026532316, label="\x1b]0;x\x07", count=65536)
-    assert "\\x1b]0;x\\x07 (netns" in sentence(a_record("a", decision, OutcomeKind.APPLIED, tables=(hostile,)), Policy())
+    assert "\\x1b]0;x\\x07 (netns" in sentence(
+        a_record("a", decision, OutcomeKind.APPLIED, tables=(hostile,)), Policy()
+    )
 
 
 def test_a_namespace_whose_name_is_a_path_of_4_kb_leaves_room_for_the_why() -> None:
