@@ -88,15 +88,19 @@ def _foreign_write(record: Record, _decision: Hold, policy: Policy) -> str:
     window, most = tuning.CONFLICT_WINDOW_SECONDS, policy.conflict_limit
     count = sum(at > now - window for at in after)
     stops = "the guard has stopped raising" if count >= most else f"at {most} the guard stops raising"
-    return f"{text} {count} of {most} in {format_duration(window)}: {stops}."
+    return f"{text} {count} of {most} in {window / 3600:.0f} h: {stops}."
 
 
 def _cooldown(record: Record, decision: Hold, _policy: Policy) -> str:
-    return f"Waiting up to {_wait(record, decision)} after the last raise before the next."
+    if decision.retry_seconds is None:
+        return ""
+    return f"Waiting up to {_wait(record, decision.retry_seconds)} after the last raise before the next."
 
 
 def _unsampled(record: Record, decision: Hold, _policy: Policy) -> str:
-    return f"{decision.reason.sentence} Next try in {_wait(record, decision)}."
+    if decision.retry_seconds is None:
+        return ""
+    return f"{decision.reason.sentence} Next try in {_wait(record, decision.retry_seconds)}."
 
 
 def _rate_limited(_record: Record, _decision: Hold, _policy: Policy) -> str:
@@ -112,7 +116,7 @@ def _paused(record: Record, _decision: Hold, _policy: Policy) -> str:
     why = f' ("{pause.reason}")' if pause.reason else ""
     until = ""
     if pause.until_seconds is not None:
-        until = f" for another {format_span(max(0.0, pause.until_seconds - record.observation.boottime_seconds))}"
+        until = f" for another {_wait(record, pause.until_seconds)}"
     return f"Raising is paused by `{pause.by}`{why}{until}. End it: `guard resume`."
 
 
@@ -120,8 +124,8 @@ def _write_refused(record: Record, _decision: Hold, _policy: Policy) -> str:
     refusal = record.state.refusal
     if refusal is None:
         return ""
-    wait = format_span(max(0.0, refusal.until_seconds - record.observation.boottime_seconds))
     tries = "once" if refusal.count == 1 else f"{refusal.count} times"
+    wait = _wait(record, refusal.until_seconds)
     return f"The kernel refused the write {tries} (errno {refusal.errno}). Next try in {wait}."
 
 
@@ -183,9 +187,9 @@ def _bounds(arithmetic: Arithmetic) -> str:
     return f"Wanted {arithmetic.wanted:,}; {bound} {arithmetic.target:,}."
 
 
-def _wait(record: Record, decision: Hold) -> str:
-    """Return how long it is until a hold is decided again."""
-    return format_span(max(0.0, (decision.retry_seconds or 0.0) - record.observation.boottime_seconds))
+def _wait(record: Record, until_seconds: float) -> str:
+    """Return the time from a record until then (CLOCK_BOOTTIME)."""
+    return format_span(max(0.0, until_seconds - record.observation.boottime_seconds))
 
 
 _COMPOSED: dict[HoldReason, Callable[[Record, Hold, Policy], str]] = {

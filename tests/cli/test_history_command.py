@@ -166,11 +166,11 @@ def test_a_fresh_host_has_no_history(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("settings", "arguments", "found"),
     [
-        ("", [], "Held"),
+        ("", [], "Not raised"),
         ("", ["--dry-run"], "rehearsed"),
         ("mode: dry-run", [], "rehearsed"),
-        ("mode: dry-run", ["--no-dry-run"], "Held"),
-        ("mode: sleep", [], "Held"),
+        ("mode: dry-run", ["--no-dry-run"], "Not raised"),
+        ("mode: sleep", [], "Not raised"),
     ],
 )
 def test_the_dry_run_has_its_own(
@@ -184,4 +184,4 @@ def test_the_dry_run_has_its_own(
     for command in (["history"], ["show", "1"]):
         assert main([*command, *arguments], paths) is Exit.DONE
         out = capsys.readouterr().out
-        assert [word for word in ("Held", "rehearsed") if word in out] == [found]
+        assert [word for word in ("Not raised", "rehearsed") if word in out] == [found]
