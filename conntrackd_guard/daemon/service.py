@@ -17,6 +17,7 @@ from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.daemon.controller import Controller, Dependencies
+from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import AT_START_SECONDS, LogSources
 from conntrackd_guard.daemon.loop import Loop
@@ -92,6 +93,7 @@ class Daemon:
         self._configure_worker(settings)
         self._recorder = Recorder(self._worker)
         self._recorder.start()
+        self._debug = DebugLog(self._recorder) if log.logs("debug") else None
 
     def run(self) -> bool:
         """Work until a signal says stop; return whether everything was recorded within CLOSE_SECONDS."""
@@ -140,6 +142,7 @@ class Daemon:
             rehearsing.set_limit(rehearsed)
         ring, notes = _open_ring_buffer(paths)
         log_sources = LogSources(ring, JournalFollower(), recovered.past, observer.boot_id, notes)
+        log_sources.debug = self._debug
         observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
         parts = Dependencies(
             mode=paths.mode,
@@ -153,6 +156,7 @@ class Daemon:
             clock=clock,
             service=self._manager,
             kept=self._persisted(),
+            debug=self._debug,
         )
         sources = log_sources.report()
         recorder.log(

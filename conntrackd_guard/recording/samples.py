@@ -20,16 +20,6 @@ if TYPE_CHECKING:
 
 INCIDENT_SECONDS = 600.0
 """Judgement: raises of one table within this time belong to one incident, which is over within minutes."""
-_CAUSES = {
-    "flood": "is filling with connections that are never answered",
-    "chains": "loses packets to long hash chains",
-    "leak": "is filling with idle connections",
-    "dns": "is filling with DNS queries",
-    "races": "loses new connections to races",
-    "grow": "is filling with live connections",
-    "unclear": "is filling for no single reason",
-}
-"""By `core.traffic.diagnosis.Cause`, which is imported when a table fills."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +78,10 @@ class TableSampler:
         is_news = first.cause != cause or now - seconds >= INCIDENT_SECONDS
         self._logged = {name: known for name, known in self._logged.items() if now - known[1] < INCIDENT_SECONDS}
         self._logged[table.namespace] = (first.cause, now)
-        name = table_name(table)
         self._log(
             "guard.sample",
             "info" if is_news else "debug",
-            f"{name[0].upper()}{name[1:]} {_CAUSES[first.cause]} ({first.cause}): {'; '.join(first.figures)}. {first.meaning}",
+            analysis.summary(table_name(table)),
             key=record.key,
             cause=first.cause.value,
             seen=analysis.sample.seen,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from testbed.records import SUM
 
-from conntrackd_guard.cli.render.arithmetic_text import sum_lines
+from conntrackd_guard.cli.render.arithmetic_text import calculation_lines
 from conntrackd_guard.core.configuration import Policy, Share
 
 
@@ -18,7 +18,7 @@ def worked_out(text: str) -> tuple[float, int]:
 
 def test_the_lines_add_up() -> None:
     """Cost and new memory, computed from the line itself, give the figure at its end and the sum's own."""
-    lines = dict(sum_lines(SUM, Policy()))
+    lines = dict(calculation_lines(SUM, Policy()))
     assert worked_out(lines["cost"]) == (SUM.cost_bytes, SUM.cost_bytes)
     assert worked_out(lines["new memory"]) == (SUM.new_bytes, SUM.new_bytes)
     assert worked_out(lines["left available"]) == (20981551616, 20981551616)
@@ -26,8 +26,8 @@ def test_the_lines_add_up() -> None:
 
 def test_the_verdicts_say_which_bound_broke() -> None:
     """A reader sees at a glance whether budget and reserve held."""
-    texts = [text for _, text in sum_lines(SUM, Policy())]
-    assert ("✓ cost ≤ budget" in texts, "✓ left ≥ reserve" in texts) == (True, True)
+    texts = [text for _, text in calculation_lines(SUM, Policy())]
+    assert ("✓ cost ≤ budget" in texts, "✓ left ≥ min_available" in texts) == (True, True)
 
-    texts = [text for _, text in sum_lines(replace(SUM, budget_bytes=1), Policy(min_available=Share(bytes=5)))]
+    texts = [text for _, text in calculation_lines(replace(SUM, budget_bytes=1), Policy(min_available=Share(bytes=5)))]
     assert "✗ the cost is over the budget" in texts

@@ -1,4 +1,4 @@
-"""`guard top`, as typed and as read."""
+"""`guard top`: options, text and JSON."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_person_reads_who_why_and_what_now(host: CrowdedHost, capsys: pytest.C
     assert "60,000 of 65,536 entries (92 %)" in out
     assert "nginx.service, process nginx (200)" in out
     assert "5,000 entries, each share ± 1.3 points" in out
-    assert "flood: Most flows are never answered" in out
+    assert "flood: Most connections are unanswered" in out
     assert f"ip saddr {CLIENT} drop" in out
     assert "100.0 %               60,000  udp UNREPLIED" in out
     assert "100.0 %               60,000  udp 10.200.0.1:4433" in out
@@ -91,7 +91,7 @@ def test_a_named_namespace(host: CrowdedHost, capsys: pytest.CaptureFixture[str]
     assert main(["top", "--namespace", "process 201"], host.paths) is Exit.DONE
     out = capsys.readouterr().out
     assert "40 entries, all there are" in out
-    assert "40 entries are too few to tell" in out
+    assert "40 entries are too few" in out
     assert main(["top", "--namespace", "web"], host.paths) is Exit.NO
     assert "No table of a namespace web can be read" in capsys.readouterr().err
 
@@ -143,7 +143,7 @@ def test_watching_is_a_stream_of_documents(
         main(["top"], host.paths)
 
 
-def test_who_may_not_read_is_told(
+def test_without_permission_it_ends_with_77(
     host: CrowdedHost, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel shows entries to root alone."""

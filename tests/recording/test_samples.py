@@ -68,9 +68,10 @@ def test_a_raise_is_told_with_who_filled_the_table(flooded: Host) -> None:
     assert (found.table.namespace, found.owner.process) == (flooded.container, "nginx")
     assert (found.sample.seen, found.sample.table_entries, found.limit) == (500, LIMIT, flooded.limit)
     assert [finding.cause for finding in found.findings] == [Cause.FLOOD]
-    (said,) = guarded.logged("guard.sample")
-    assert (said["cause"], said["seen"]) == ("flood", 500)
-    assert "Raising the limit feeds it" in str(said)
+    (logged,) = guarded.logged("guard.sample")
+    assert (logged["cause"], logged["seen"]) == ("flood", 500)
+    assert "is filling with unanswered connections (flood): 100.0 %" in logged["message"]
+    assert "Raising the limit feeds it" in logged["message"]
     guarded.stop()
 
 
@@ -177,7 +178,7 @@ def test_show_tells_it(
     assert main(["show", "1"], guarded.paths) is Exit.DONE
     out = capsys.readouterr().out
     assert out.index("The sum") < out.index("Who filled it") < out.index("Decided")
-    for text in ("process nginx (200)", "flood: Most flows are never answered", "udp 10.200.0.1:4433", "sysctl -w"):
+    for text in ("process nginx (200)", "flood: Most connections are unanswered", "udp 10.200.0.1:4433", "sysctl -w"):
         assert text in out
     assert main(["show", "1", "--json"], guarded.paths) is Exit.DONE
     sample: dict[str, Any] = json.loads(capsys.readouterr().out)["decision"]["sample"]

@@ -28,6 +28,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.daemon.controller import Controller, Dependencies
+from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop
@@ -198,6 +199,7 @@ class Guarded:
 
     max_rows = 100_000
     sampling = Sampling()
+    log_level = "info"
 
     def __init__(self, host: Host, policy: Policy | None = None, clock: ToldClock | None = None) -> None:
         self.host, self.policy, self.clock = host, policy or Policy(), clock or ToldClock()
@@ -210,7 +212,7 @@ class Guarded:
         worker = Worker(
             paths=self.paths,
             drop_in=SysctlDropIn(self.paths),
-            log=Log("json", self.log),
+            log=Log("json", self.log, level=self.log_level),
             runtime_dir=self.runtime_dir,
             retention_seconds=1e9,
             max_rows=self.max_rows,
@@ -225,7 +227,7 @@ class Guarded:
         self.observer = Observer(self.paths, self.kernel, self.clock, self.runtime_dir)
         self.observer.observe(rescan=True)
         self.floods = FloodDetector(self.paths, self.observer)
-        parts = Dependencies(
+        self.parts = parts = Dependencies(
             mode=Mode.ACT,
             kernel=self.kernel,
             observer=self.observer,
@@ -237,6 +239,7 @@ class Guarded:
             clock=self.clock,
             service=Service(),
             kept=self.kept,
+            debug=DebugLog(self.recorder) if self.log_level == "debug" else None,
         )
         self.controller = Controller(parts, self.policy, self.recovered.state)
         self.loop = Loop(parts, self.controller, frozenset)

@@ -12,7 +12,7 @@ from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Evidence, Losses
 from conntrackd_guard.core.traffic.remedies import diagnose
-from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, Sample, add_up
+from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, Sample, count_entries
 from conntrackd_guard.core.usage import risen
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.limit import LiveKernel
@@ -124,7 +124,7 @@ class Sampler:
     def _sample(self, one: Found) -> tuple[Sample, str]:
         with self._entries.open(one.place) as listing:
             entries = listing.entries(most=self._most, seconds=LONGEST_SECONDS)
-            sample = add_up(
+            sample = count_entries(
                 entries,
                 table_entries=one.table.count,
                 addresses=self._addresses,

@@ -10,7 +10,7 @@ from testbed.flow_tables import NEEDS_TABLES, flow, place_of, table_of
 
 from conntrackd_guard.core.traffic.diagnosis import Cause, Evidence
 from conntrackd_guard.core.traffic.remedies import diagnose
-from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, Sample, add_up
+from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, Sample, count_entries
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.paths import Paths
 
@@ -75,7 +75,9 @@ def samples() -> Iterator[dict[str, tuple[Sample, str]]]:
     for name, kind in kinds.items():
         with table_of(kind(number) for number in range(FLOWS)) as namespace:
             with EntryReader(Paths(), enter=False).open(place_of(namespace)) as listing:
-                sample = add_up(listing.entries(most=DEFAULT_ENTRIES, seconds=10), table_entries=namespace.count())
+                sample = count_entries(
+                    listing.entries(most=DEFAULT_ENTRIES, seconds=10), table_entries=namespace.count()
+                )
                 assert listing.skipped == 0
             found[name] = sample
     with table_of([]) as namespace:
