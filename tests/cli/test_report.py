@@ -20,7 +20,7 @@ from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.report import page as view
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.documents import DecisionDetail, detail
+from conntrackd_guard.history.details import DecisionDetail, detail
 from conntrackd_guard.history.series import Point
 from conntrackd_guard.host.paths import Paths
 

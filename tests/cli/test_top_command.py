@@ -93,7 +93,7 @@ def test_a_named_namespace(host: CrowdedHost, capsys: pytest.CaptureFixture[str]
     assert "40 entries, all there are" in out
     assert "40 entries are too few" in out
     assert main(["top", "--namespace", "web"], host.paths) is Exit.NO
-    assert "No table of a namespace web can be read" in capsys.readouterr().err
+    assert "No table of namespace web can be read" in capsys.readouterr().err
 
 
 def test_an_empty_table(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import OutcomeKind, OverrideKind
-from conntrackd_guard.history.documents import detail
+from conntrackd_guard.history.details import detail
 
 STEP = 98_304
 """65,536 × 1.5."""

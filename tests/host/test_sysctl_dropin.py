@@ -1,4 +1,4 @@
-"""The file that carries a limit over a reboot, read back."""
+"""The drop-in, read back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PERSISTED = Persisted(
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    """Limit, boot, machine, memory and budget of the day."""
+    """Limit, boot, machine, memory and budget are read back."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/machine-id").write_text("00ff\n")
     drop_in = SysctlDropIn(Paths(tmp_path))
@@ -40,8 +40,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert NoDropIn().kept() is None
 
 
-def test_a_file_by_hand_is_read_as_far_as_it_tells(tmp_path: Path) -> None:
-    """Without the header only the limit is known; hostile words are no figures."""
+def test_a_handwritten_file_has_a_limit_only(tmp_path: Path) -> None:
+    """Without the header only the limit is known; hostile values are ignored."""
     drop_in = SysctlDropIn(Paths(tmp_path))
     drop_in.put(PERSISTED, 1.0)
     path = Paths(tmp_path).drop_in

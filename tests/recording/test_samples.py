@@ -16,7 +16,7 @@ from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.configuration import Addresses, Policy
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Cause
-from conntrackd_guard.history.documents import detail
+from conntrackd_guard.history.details import detail
 from conntrackd_guard.host.conntrack import sampler
 from conntrackd_guard.recording.samples import Sampling
 from conntrackd_guard.settings import files
@@ -177,7 +177,7 @@ def test_show_tells_it(
     guarded.stop()
     assert main(["show", "1"], guarded.paths) is Exit.DONE
     out = capsys.readouterr().out
-    assert out.index("Calculation") < out.index("Who filled it") < out.index("Decision")
+    assert out.index("Calculation") < out.index("Who filled it") < out.index("\nResult")
     for text in ("process nginx (200)", "flood: Most connections are unanswered", "udp 10.200.0.1:4433", "sysctl -w"):
         assert text in out
     assert main(["show", "1", "--json"], guarded.paths) is Exit.DONE

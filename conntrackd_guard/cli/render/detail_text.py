@@ -16,7 +16,7 @@ from conntrackd_guard.core.model import Hold, Override, Raise, Record
 from conntrackd_guard.core.records import concerned, table_name
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
-from conntrackd_guard.history.documents import DecisionDetail
+from conntrackd_guard.history.details import DecisionDetail
 from conntrackd_guard.history.rows import Row
 
 _TABLES_SHOWN = 20
