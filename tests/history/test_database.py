@@ -126,7 +126,7 @@ def test_a_damaged_file_is_set_aside(path: Path) -> None:
     history, sentence = History.open_or_set_aside(path, now=0.0)
     with history:
         assert sentence is not None
-        assert "damaged (file is not a database); it was moved to" in sentence
+        assert "damaged (file is not a database). Moved it to" in sentence
         assert add(history, a_record("a")) == 1
     assert path.with_name("history.db.corrupt-19700101T000000Z").read_bytes().startswith(b"not a database")
 
