@@ -69,8 +69,8 @@ def _as_root(host: HostFacts) -> str:
 
 def _guard(host: HostFacts) -> Check:
     age = None if host.live is None else host.wall_seconds - host.paths.status_file.stat().st_mtime
-    rehearsing = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
-    return verdicts_guard.guard(host.live, age, running=host.running, rehearsing=rehearsing)
+    dry_run = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
+    return verdicts_guard.guard(host.live, age, running=host.running, dry_run=dry_run)
 
 
 def _settings(host: HostFacts) -> Check:

@@ -39,7 +39,7 @@ def endpoint(port: int) -> Iterator[Endpoint]:
 
 
 def scrape(port: int) -> str:
-    """Return the metrics, as Prometheus asks for them."""
+    """Scrape the metrics."""
     with urllib.request.urlopen(f"http://{ADDRESS}:{port}/metrics", timeout=30) as answer:
         assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         body: bytes = answer.read()

@@ -223,7 +223,7 @@ class Guarded:
         self.recovered: Recovered = recover(
             self.recorder, self.runtime_dir, self.kernel, self.clock, "boot-1", self.policy
         )
-        self.kept = SysctlDropIn(self.paths).kept()
+        self.kept = SysctlDropIn(self.paths).persisted()
         self.observer = Observer(self.paths, self.kernel, self.clock, self.runtime_dir)
         self.observer.observe(rescan=True)
         self.floods = FloodDetector(self.paths, self.observer)
