@@ -16,7 +16,7 @@ from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Pause
-from conntrackd_guard.history.documents import detail
+from conntrackd_guard.history.details import detail
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 
 HOUR = 3600.0
@@ -132,7 +132,7 @@ ORDERS = """
 import sys
 from pathlib import Path
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.history.documents import detail
+from conntrackd_guard.history.details import detail
 from conntrackd_guard.host.paths import Paths
 sys.exit(main(sys.argv[2:], Paths(Path(sys.argv[1]))))
 """

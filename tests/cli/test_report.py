@@ -20,7 +20,7 @@ from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.report import page as view
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.documents import DecisionDetail, detail
+from conntrackd_guard.history.details import DecisionDetail, detail
 from conntrackd_guard.history.series import Point
 from conntrackd_guard.host.paths import Paths
 
@@ -74,8 +74,8 @@ def test_the_page_is_complete(page: str) -> None:
     for text in (
         "Raised 262,144 → 393,216",
         "average chain",
-        "drops went on: 1,200 more",
-        "the drops ended 0.4 s",
+        "Packets are still dropped after the raise",
+        "Drops ended 0.4 s after the raise",
         "8,100 packets",
     ):
         assert text in page

@@ -24,7 +24,7 @@ from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Cause, Finding
 from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.core.verification import Drops, Verification
-from conntrackd_guard.history.documents import DecisionDetail
+from conntrackd_guard.history.details import DecisionDetail
 from conntrackd_guard.history.rows import Row
 from conntrackd_guard.history.series import OTHERS, THE_OTHERS, Point
 
