@@ -153,7 +153,7 @@ class SysctlDropIn:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise HostError("reading", self._paths.drop_in, error, "Check its rights.") from error
+            raise HostError("read", self._paths.drop_in, error, "Check its rights.") from error
         setting = _SETTING.search(content)
         if setting is None:
             return None
@@ -175,7 +175,7 @@ class SysctlDropIn:
             files.replace(path, self._text(persisted).encode(), durable=True)
         except OSError as error:
             raise HostError(
-                "writing", path, error, "Until this works, the limit falls back at the next boot; it is tried again."
+                "write", path, error, "Until this works, the limit falls back at the next boot; it is tried again."
             ) from error
 
     def _remove(self) -> None:
@@ -185,7 +185,7 @@ class SysctlDropIn:
                 path.unlink()
                 files.sync_folder(path.parent)
         except OSError as error:
-            raise HostError("removing", path, error, "Remove it by hand.") from error
+            raise HostError("remove", path, error, "Remove it by hand.") from error
 
     def _text(self, persisted: Persisted) -> str:
         others = [found for found in assignments(self._paths.root) if found.path != str(self._paths.drop_in)]

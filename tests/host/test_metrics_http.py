@@ -91,7 +91,7 @@ def test_a_request_without_an_end_is_cut_off(endpoint: Endpoint, monkeypatch: py
 def test_a_port_in_use_is_reported(endpoint: Endpoint) -> None:
     """The error names the setting; after `close` the port is free again."""
     second = Endpoint(endpoint.port)
-    with pytest.raises(HostError, match=rf"listening on {ADDRESS}:{endpoint.port}: .* in use.*`metrics_http`"):
+    with pytest.raises(HostError, match=rf"listen on {ADDRESS}:{endpoint.port}: .* in use.*`metrics_http`"):
         second.show(TEXT)
     assert scrape(endpoint.port)  # leaves the port in TIME_WAIT
     endpoint.close()
