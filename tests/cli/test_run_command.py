@@ -63,7 +63,7 @@ def test_a_check_beside_a_running_guard_changes_nothing(
         "0\n": "limit 0 (unlimited)):",
         None: "this kernel tracks no connections yet):",
     }
-    assert f"): ring buffer absent, journal {journal(logged)}.\n" in logged
+    assert f"): /dev/kmsg absent; {journal(logged)}.\n" in logged
     assert "Checked (mode act, " in logged
     assert words[limit] in logged
     assert f"A guard in this mode runs already, as process {os.getpid()}" in logged
@@ -72,7 +72,7 @@ def test_a_check_beside_a_running_guard_changes_nothing(
 
 def journal(text: str) -> str:
     """Return the state of this machine's journal as logged."""
-    return text.split("journal ", 1)[1].split(".\n", 1)[0]
+    return text.split("/dev/kmsg absent; ", 1)[1].split(".\n", 1)[0]
 
 
 def test_a_check_needs_good_settings(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
