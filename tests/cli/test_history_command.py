@@ -40,7 +40,7 @@ def paths(tmp_path: Path) -> Paths:
     refused = replace(raised("c", wall_seconds=4000.0), outcome=Outcome(kind=OutcomeKind.REJECTED, errno=13))
     with History(paths.history, mode="writer") as history:
         for record in (a_record("a"), raised("b", wall_seconds=3000.0), refused):
-            history.add(record, policy=Policy(), sentence=sentence(record), kernel_release="6.1")
+            history.add(record, policy=Policy(), sentence=sentence(record, Policy()), kernel_release="6.1")
         history.merge(1, 1, 1500.0)
     return paths
 
@@ -168,11 +168,11 @@ def test_a_fresh_host_has_no_history(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("settings", "arguments", "found"),
     [
-        ("", [], "Held"),
+        ("", [], "Not raised"),
         ("", ["--dry-run"], "rehearsed"),
         ("mode: dry-run", [], "rehearsed"),
-        ("mode: dry-run", ["--no-dry-run"], "Held"),
-        ("mode: sleep", [], "Held"),
+        ("mode: dry-run", ["--no-dry-run"], "Not raised"),
+        ("mode: sleep", [], "Not raised"),
     ],
 )
 def test_the_dry_run_has_its_own_history(
@@ -186,4 +186,4 @@ def test_the_dry_run_has_its_own_history(
     for command in (["history"], ["show", "1"]):
         assert main([*command, *arguments], paths) is Exit.DONE
         out = capsys.readouterr().out
-        assert [word for word in ("Held", "rehearsed") if word in out] == [found]
+        assert [word for word in ("Not raised", "rehearsed") if word in out] == [found]

@@ -12,8 +12,8 @@ from conntrackd_guard.cli.render.console import Line, local, print_indented, pri
 from conntrackd_guard.cli.render.decision_text import head
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.budget import fullest_first
-from conntrackd_guard.core.explain import concerned, table_name
 from conntrackd_guard.core.model import Hold, Override, Raise, Record
+from conntrackd_guard.core.records import concerned, table_name
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.history.details import DecisionDetail

@@ -11,9 +11,8 @@ from conntrackd_guard.actions.status import Status
 from conntrackd_guard.cli.render.console import local, print_beside
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.configuration import Mode
-from conntrackd_guard.core.explain import table_name
 from conntrackd_guard.core.model import Hold, Observation, Pause, Raise, Table
-from conntrackd_guard.core.records import ACTIONABLE
+from conntrackd_guard.core.records import ACTIONABLE, table_name
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.daemon.status_file import sources_text
