@@ -33,7 +33,7 @@ def refuse_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the kernel refuse every write of the limit."""
 
     def refused(_: LiveKernel, target: int) -> int:
-        raise HostError(f"writing {target} to", "the limit", OSError(errno.EROFS, "Read-only file system"), "See why.")
+        raise HostError(f"write {target} to", "the limit", OSError(errno.EROFS, "Read-only file system"), "See why.")
 
     monkeypatch.setattr(LiveKernel, "set_limit", refused)
 
@@ -123,7 +123,9 @@ def test_an_override_stands_if_history_refuses_it(
     """On a full disk the override is carried out, prints that it is not in history, and is left for the guard."""
     refuse_rows(monkeypatch)
     assert main(arguments, guarded.paths) is Exit.DONE
-    assert "not in history yet: write a decision to history.db: disk is full. Free space." in capsys.readouterr().err
+    assert (
+        "not in history yet: Can't write a decision to history.db: disk is full. Free space." in capsys.readouterr().err
+    )
     assert len(guarded.runtime_dir.overrides()) == 1
     assert (guarded.host.limit == LIMIT) is (arguments == ["revert"])
 

@@ -151,7 +151,7 @@ def test_show_json_holds_the_evidence(paths: Paths, capsys: pytest.CaptureFixtur
     assert decode(Policy, found["policy"]) == Policy()
 
 
-def test_show_of_nothing_is_no(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_of_an_unknown_number_ends_with_3(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown number ends with exit code 3 and names the command that lists the known ones."""
     assert main(["show", "99"], paths) is Exit.NO
     assert "There is no decision 99. `guard history` lists" in capsys.readouterr().err
@@ -175,7 +175,7 @@ def test_a_fresh_host_has_no_history(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("mode: sleep", [], "Not raised"),
     ],
 )
-def test_the_dry_run_has_its_own(
+def test_the_dry_run_has_its_own_history(
     paths: Paths, capsys: pytest.CaptureFixture[str], settings: str, arguments: list[str], found: str
 ) -> None:
     """`mode` in the settings selects the history, unless the command line does; with bad settings the real one is shown."""

@@ -179,7 +179,7 @@ def test_show_has_the_sample(
     guarded.stop()
     assert main(["show", "1"], guarded.paths) is Exit.DONE
     out = capsys.readouterr().out
-    assert out.index("Calculation") < out.index("Who filled it") < out.index("\nResult")
+    assert out.index("Calculation") < out.index("What filled it") < out.index("\nResult")
     for text in ("process nginx (200)", "flood: Most connections are unanswered", "udp 10.200.0.1:4433", "sysctl -w"):
         assert text in out
     assert main(["show", "1", "--json"], guarded.paths) is Exit.DONE

@@ -32,7 +32,7 @@ def _analyses(args: argparse.Namespace, paths: Paths) -> Iterator[TableAnalysis]
             yield sampler.analyze(choose(found, args.namespace), found)
         except HostError as error:
             if error.errno in {errno.EACCES, errno.EPERM}:
-                raise NotPermitted(str(error)) from error
+                raise NotPermitted(f"`guard top` needs root (reads {error.path}: {error.cause}).") from error
             raise
         if not args.watch:
             return

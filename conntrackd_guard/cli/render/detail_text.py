@@ -49,12 +49,12 @@ def print_detail(console: Console, detail: DecisionDetail) -> None:
 
 def _print_analysis(console: Console, analysis: TableAnalysis) -> None:
     """Print what the table was full of just after the decision."""
-    section(console, "Who filled it", [("at", local(analysis.wall_seconds)), *head_lines(analysis)])
+    section(console, "What filled it", [("at", local(analysis.wall_seconds)), *head_lines(analysis)])
     for kind in ("state", "destination", "source"):
         title, lines = ranking_lines(analysis.sample, kind, _GROUPS_SHOWN)
         if lines:
             section(console, title, lines)
-    section(console, "In all", mix_lines(analysis.sample))
+    section(console, "Totals", mix_lines(analysis.sample))
 
 
 def _inputs(record: Record) -> list[Line]:

@@ -15,6 +15,7 @@ from conntrackd_guard.core.model import Hold, Observation, Pause, Raise, Table
 from conntrackd_guard.core.records import ACTIONABLE, table_name
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_bytes, format_duration
+from conntrackd_guard.daemon.status_file import sources_text
 
 _BAR_CELLS = 20
 _NARROW = 100
@@ -103,8 +104,7 @@ def daemon_lines(status: Status) -> list[tuple[str, str, str]]:
     lines: list[tuple[str, str, str]] = []
     if status.running and live:
         sources: dict[str, Any] = live.get("sources") or {}
-        states = f"/dev/kmsg {sources.get('ring_buffer', 'unknown')}, journal {sources.get('journal', 'unknown')}"
-        lines.append(("messages from", states, ""))
+        lines.append(("messages", sources_text(sources), ""))
         lines += [("", str(note), "yellow") for note in sources.get("notes") or []]
         lines += [("error", str(text), "bold red") for text in (live.get("recorder") or {}).get("trouble") or []]
     if live.get("conflict"):

@@ -130,7 +130,7 @@ def _analysis(analysis: TableAnalysis) -> Iterator[tuple[str, list[Line]]]:
         title, lines = ranking_lines(analysis.sample, kind, _GROUPS_SHOWN)
         if lines:
             yield title, lines
-    yield "In all", mix_lines(analysis.sample)
+    yield "Totals", mix_lines(analysis.sample)
 
 
 def _facts(report: Report) -> list[Line]:
