@@ -46,7 +46,7 @@ class HistoryDamaged(HostError):  # noqa: N818 - a state of the file
 
 
 @contextmanager
-def translate_errors(doing: str, path: Path) -> Iterator[None]:
+def translate_errors(action: str, path: Path) -> Iterator[None]:
     """Turn SQLite's and the system's errors into HostError, or HistoryDamaged if the file is not intact."""
     try:
         yield
