@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,7 @@ from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import KernelEvent
 from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.history.database import Position
-from conntrackd_guard.host.kernel_log.journal import NONE_HERE, JournalBacklog, JournalFollower
+from conntrackd_guard.host.kernel_log.journal import JournalBacklog, JournalFollower
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.recording.items import Past
 from conntrackd_guard.recording.recorder import Recorder
@@ -151,10 +150,3 @@ class LogSources:
             self._read_at, self._read_often_until = 0.0, time.monotonic() + seconds
             self._recall()
         return events
-
-
-def sources_text(sources: Mapping[str, Any]) -> str:
-    """Return a report of the sources in words."""
-    kmsg = "following /dev/kmsg" if sources["ring_buffer"] == "following" else "/dev/kmsg not readable"
-    state = str(sources["journal"])
-    return f"{kmsg}; {'no journal on this host' if state == NONE_HERE else f'journal {state}'}"

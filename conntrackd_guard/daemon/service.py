@@ -19,10 +19,10 @@ from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.daemon.controller import Controller, Dependencies
 from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.daemon.flood_detector import FloodDetector
-from conntrackd_guard.daemon.log_sources import LogSources, sources_text
+from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop
 from conntrackd_guard.daemon.recovery import recover
-from conntrackd_guard.daemon.status_file import limit_text
+from conntrackd_guard.daemon.status_file import limit_text, sources_text
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -174,7 +174,7 @@ class Daemon:
     def _persisted(self) -> PersistedLimit | None:
         """Return what the drop-in holds for the next boot; log why if it can't be read."""
         try:
-            return self._drop_in.kept()
+            return self._drop_in.persisted()
         except GuardError as error:
             self._recorder.log("guard.error", "error", str(error))
             return None

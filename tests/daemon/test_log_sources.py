@@ -17,7 +17,7 @@ from testbed.journal_files import BOOT, MESSAGE, REMOTE, entry, write
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import KernelEvent
 from conntrackd_guard.daemon import log_sources as joined
-from conntrackd_guard.daemon.log_sources import LogSources, sources_text
+from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.history.database import Position
 from conntrackd_guard.host.kernel_log.journal import JournalBacklog, JournalFollower
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
@@ -150,18 +150,6 @@ def test_a_ring_buffer_that_fails_is_replaced_by_the_follower(folder: Path, ring
     assert "reading fake" in report["notes"][0]
     sources.close()
     guarded.stop()
-
-
-def test_sources_in_words() -> None:
-    """A host without a journal is described as such."""
-    report = {"ring_buffer": "following", "journal": "read once a minute"}
-    assert sources_text(report) == "following /dev/kmsg; journal read once a minute"
-    assert (
-        sources_text({**report, "journal": "not found on this host"}) == "following /dev/kmsg; no journal on this host"
-    )
-    assert (
-        sources_text({"ring_buffer": "absent", "journal": "following"}) == "/dev/kmsg not readable; journal following"
-    )
 
 
 def _open_files() -> list[str]:

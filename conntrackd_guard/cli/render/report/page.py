@@ -24,7 +24,7 @@ from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Cause, Finding
 from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.core.verification import Drops, Verification
-from conntrackd_guard.history.documents import DecisionDetail
+from conntrackd_guard.history.details import DecisionDetail
 from conntrackd_guard.history.rows import Row
 from conntrackd_guard.history.series import OTHERS, THE_OTHERS, Point
 
@@ -130,7 +130,7 @@ def _analysis(analysis: TableAnalysis) -> Iterator[tuple[str, list[Line]]]:
         title, lines = ranking_lines(analysis.sample, kind, _GROUPS_SHOWN)
         if lines:
             yield title, lines
-    yield "In all", mix_lines(analysis.sample)
+    yield "Totals", mix_lines(analysis.sample)
 
 
 def _facts(report: Report) -> list[Line]:
