@@ -113,7 +113,7 @@ def documents_of(folder: Path) -> list[dict[str, Any]]:
 
 def test_beyond_a_bound_the_oldest_is_dropped_and_named(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the command takes none, /run does not fill, and the log says which decision nobody will be told of."""
-    monkeypatch.setattr(notify_spool, "MOST_WAITING", 3)
+    monkeypatch.setattr(notify_spool, "MAX_QUEUED", 3)
     monkeypatch.setattr(history_writer, "LOG_AGAIN_SECONDS", 0.0)
     guarded = notifying(host)
     full(guarded)
