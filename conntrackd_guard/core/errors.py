@@ -13,16 +13,16 @@ class GuardError(Exception):
 class HostError(GuardError):
     """The host refused a read or a write.
 
-    `errno` is the system's error number, or None.
+    `action` is an infinitive, such as `read`. `errno` is the system's error number, or None.
     """
 
-    def __init__(self, doing: str, path: object, error: OSError | None, next_step: str) -> None:
-        self.doing = doing
+    def __init__(self, action: str, path: object, error: OSError | None, next_step: str) -> None:
+        self.action = action
         self.path = str(path)
         self.errno = error.errno if error is not None else None
         self.cause = (error.strerror or str(error)) if error is not None else "unexpected content"
         self.next_step = next_step
-        super().__init__(f"{doing} {self.path}: {self.cause}. {next_step}")
+        super().__init__(f"Can't {action} {self.path}: {self.cause}. {next_step}".rstrip())
 
 
 class SettingsError(GuardError):

@@ -174,7 +174,7 @@ class Daemon:
     def _persisted(self) -> PersistedLimit | None:
         """Return what the drop-in holds for the next boot; log why if it can't be read."""
         try:
-            return self._drop_in.kept()
+            return self._drop_in.persisted()
         except GuardError as error:
             self._recorder.log("guard.error", "error", str(error))
             return None

@@ -58,7 +58,7 @@ def _run(name: str, check: Callable[[HostFacts], Check], host: HostFacts) -> Che
     try:
         return check(host)
     except HostError as error:
-        return unknown(name, f"{error.doing} {error.path}: {error.cause}", error.next_step)
+        return unknown(name, f"can't {error.action} {error.path}: {error.cause}", error.next_step)
     except OSError as error:
         return unknown(name, str(error), _as_root(host) if error.errno in DENIED else "")
 
@@ -69,8 +69,8 @@ def _as_root(host: HostFacts) -> str:
 
 def _guard(host: HostFacts) -> Check:
     age = None if host.live is None else host.wall_seconds - host.paths.status_file.stat().st_mtime
-    rehearsing = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
-    return verdicts_guard.guard(host.live, age, running=host.running, rehearsing=rehearsing)
+    dry_run = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
+    return verdicts_guard.guard(host.live, age, running=host.running, dry_run=dry_run)
 
 
 def _settings(host: HostFacts) -> Check:
@@ -167,7 +167,7 @@ def _newest_in_journal(host: HostFacts) -> tuple[bool, int | None]:
         return False, None
     except READ_ERRORS as error:
         step = "`journalctl --verify` names the damaged files."
-        raise HostError("reading", "the journal", OSError(None, str(error)), step) from error
+        raise HostError("read", "the journal", OSError(None, str(error)), step) from error
     return exists, stamp if boot_id == host.boot_id else None
 
 
@@ -210,7 +210,7 @@ def _history(host: HostFacts) -> Check:
     if error is not None and error.errno in DENIED:
         raise error
     if error is not None:
-        return wrong(name, f"{error.doing} {path}: {error.cause}", error.next_step)
+        return wrong(name, f"can't {error.action} {path}: {error.cause}", error.next_step)
     size = f"{path}, {format_bytes(path.stat().st_size)}"
     if not host.history_checked:
         evidence = f"readable ({size}), but too large to check all pages in {CHECK_SECONDS:.0f} s"

@@ -58,11 +58,13 @@ class TableSampler:
         try:
             one = next((one for one in found if one.table.namespace == table.namespace), None)
             if one is None:
-                self._log("guard.info", "info", f"No sample of {name}: it is gone, or can't be read.", key=record.key)
+                self._log(
+                    "guard.info", "info", f"No sample of {name}: its table can't be read any more.", key=record.key
+                )
                 return
             analysis = sampler.analyze(one, found)
         except GuardError as error:
-            self._log("guard.info", "info", f"No sample of {name}: {error}", key=record.key)
+            self._log("guard.info", "info", f"No sample of {name}. {error}", key=record.key)
             return
         self._history_writer.history().add_analysis(record.key, analysis)
         self._log_cause(record, table, analysis)

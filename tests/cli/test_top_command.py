@@ -149,7 +149,7 @@ def test_without_permission_it_ends_with_77(
     """The kernel shows entries to root only."""
 
     def refuse(_: EntryReader, place: NetNamespace) -> None:
-        raise HostError("reading the entries of", place.label, PermissionError(13, "Permission denied"), "As root.")
+        raise HostError("read the entries of", place.label, PermissionError(13, "Permission denied"), "As root.")
 
     monkeypatch.setattr(EntryReader, "open", refuse)
     assert main(["top"], host.paths) is Exit.NOT_PERMITTED

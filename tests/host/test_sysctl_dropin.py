@@ -25,7 +25,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/machine-id").write_text("00ff\n")
     drop_in = SysctlDropIn(Paths(tmp_path))
-    assert drop_in.kept() is None
+    assert drop_in.persisted() is None
     drop_in.put(PERSISTED, 1.0)
     kept = PersistedLimit(
         limit=98_304,
@@ -35,9 +35,9 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         memory_total_bytes=8 << 30,
         budget_bytes=800 << 20,
     )
-    assert drop_in.kept() == kept
-    assert NoDropIn(drop_in).kept() == kept
-    assert NoDropIn().kept() is None
+    assert drop_in.persisted() == kept
+    assert NoDropIn(drop_in).persisted() == kept
+    assert NoDropIn().persisted() is None
 
 
 def test_a_handwritten_file_has_a_limit_only(tmp_path: Path) -> None:
@@ -46,4 +46,4 @@ def test_a_handwritten_file_has_a_limit_only(tmp_path: Path) -> None:
     drop_in.put(PERSISTED, 1.0)
     path = Paths(tmp_path).drop_in
     path.write_text("# memory_total_bytes=abc boot_id=\u202e\nnet.netfilter.nf_conntrack_max = 5\n")
-    assert drop_in.kept() == PersistedLimit(limit=5)
+    assert drop_in.persisted() == PersistedLimit(limit=5)

@@ -100,15 +100,15 @@ class EntryReader:
                 return self._entered(netns)
             except OSError as error:
                 cause = error
+        raise self._refusal(netns, cause) from cause
+
+    def _refusal(self, netns: NetNamespace, cause: OSError) -> HostError:
+        if netns.pids and not any(os.path.exists(f"{self._proc}/{pid}") for pid in netns.pids):
+            return HostError("read the entries of", netns.label, OSError(errno.ESRCH, "its processes have ended"), "")
         path = f"{self._proc}/{netns.pids[0] if netns.pids else 'PID'}/{_LISTING}"
-        step = (
-            "Run this as root."
-            if os.geteuid() != 0
-            else "`guard top` can enter the namespace."
-            if not self._may_enter
-            else ""
-        )
-        raise HostError(f"reading the entries of {netns.label} in", path, cause, step) from cause
+        step = "" if self._may_enter else "`guard top` can enter the namespace."
+        step = step if os.geteuid() == 0 else "Run this as root."
+        return HostError(f"read the entries of {netns.label} in", path, cause, step)
 
     @staticmethod
     def _entered(netns: NetNamespace) -> Listing:

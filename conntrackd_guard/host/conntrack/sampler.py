@@ -86,7 +86,7 @@ class Sampler:
         limit, buckets = self._kernel.limit_in_force(), self._kernel.buckets()
         if limit is None:
             raise HostError(
-                "reading",
+                "read",
                 self._paths.limit,
                 OSError(errno.ENOENT, "no connection tracking"),
                 "Nothing is tracked here.",

@@ -64,7 +64,7 @@ class TableReader:
     def _of_process(self, pid: str, netns: NetNamespace) -> Counters | None:
         folder = f"{self._proc}/{pid}/"
         try:
-            # A process id is reused: the folder's own inode tells whether this is still that namespace.
+            # Pids are reused: the inode shows whether the process is still in this namespace.
             if os.stat(folder + "net/stat").st_ino != netns.key:
                 return None
             return parse_statistics(files.read(folder + _STAT), "statistics file")

@@ -44,7 +44,7 @@ def stream(number: int, seconds: int = 900) -> str:
     return flow("tcp", address, "10.200.0.1", (port, 443), seconds, "--state ESTABLISHED", ASSURED)
 
 
-def silent(number: int) -> str:
+def idle(number: int) -> str:
     """Return a connection idle for days."""
     address, port = client(number)
     return flow("tcp", address, "10.200.0.1", (port, 5432), 100_000 + number, "--state ESTABLISHED", ASSURED)
@@ -67,7 +67,7 @@ def samples() -> Iterator[dict[str, tuple[Sample, str]]]:
     kinds = {
         "flood": lambda n: handshake(n) if n % 5 else stream(n),
         "dns": lambda n: question(n) if n % 5 else stream(n),
-        "leak": lambda n: silent(n) if n % 5 else stream(n, 432_000),
+        "leak": lambda n: idle(n) if n % 5 else stream(n, 432_000),
         "grow": lambda n: stream(n) if n % 5 else handshake(n),
         "unclear": mixed,
     }

@@ -245,6 +245,13 @@ def test_a_process_in_another_namespace_is_not_read(tmp_path: Path) -> None:
         EntryReader(Paths(tmp_path), enter=False).open(elsewhere)
 
 
+def test_the_entries_of_ended_processes_are_an_error(tmp_path: Path) -> None:
+    """The error names the reason instead of a path in /proc."""
+    ended = NetNamespace(key=5, namespace=7, label="web", pids=(4711,))
+    with pytest.raises(HostError, match=r"^Can't read the entries of web: its processes have ended\.$"):
+        EntryReader(Paths(tmp_path), enter=False).open(ended)
+
+
 def some_of_each() -> list[str]:
     """Create entries of every kind that `conntrack` supports."""
     return [

@@ -96,7 +96,7 @@ def test_an_unreadable_table_is_an_error(host: CrowdedHost) -> None:
     host.namespace(203, "hidden", 99_999, None)
     taker = Sampler(host.paths, enter=False)
     found = taker.find()
-    with pytest.raises(HostError, match="reading the entries of process 203"):
+    with pytest.raises(HostError, match="read the entries of process 203"):
         taker.analyze(found[0], found)
     host.paths.limit.unlink()
     with pytest.raises(HostError, match="no connection tracking"):
