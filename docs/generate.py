@@ -266,16 +266,16 @@ def log_fields() -> str:
 
 def metric_families() -> str:
     """Return every metric: name, type, labels, help."""
-    loop = metrics.Loop(
-        said_seconds=WALL_SECONDS, sources={"journal": ""}, conflict=False, over_budget=False, recorder_errors=0
+    loop = metrics.LoopStatus(
+        at_seconds=WALL_SECONDS, sources={"journal": ""}, conflict=False, over_budget=False, recorder_errors=0
     )
     figures = metrics.Figures(
         version=__version__,
         observation=OBSERVED,
         cost=cost_of(OBSERVED, Policy()),
         reach=highest_affordable(OBSERVED, Policy()),
-        totals=metrics.count_drops(metrics.Totals(), OBSERVED),
-        decisions=metrics.known_ways(),
+        totals=metrics.count_drops(metrics.DropTotals(), OBSERVED),
+        decisions=metrics.known_decisions(),
         loop=loop,
     )
     rows = [

@@ -1,4 +1,4 @@
-"""The two clocks: one for pace, one for people."""
+"""Two clocks: one for intervals, one for people."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import time
 
 
 class Clock:
-    """`boottime` goes on through suspend and never jumps; `wall` is for people only. Both in seconds."""
+    """`boottime` continues during suspend and never jumps; `wall` is for people only. Both in seconds."""
 
     def boottime(self) -> float:
-        """Seconds since boot."""
+        """Return seconds since boot."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def wall(self) -> float:
-        """Seconds since 1970, as this host believes."""
+        """Return seconds since 1970, by this host's clock."""
         return time.time()

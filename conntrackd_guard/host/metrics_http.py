@@ -22,7 +22,7 @@ _HEADERS = "HTTP/1.0 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=
 _NOT_ALLOWED = b"HTTP/1.0 405 Method Not Allowed\r\nAllow: GET\r\n\r\n"
 _NEXT_STEPS = {
     errno.EADDRINUSE: "Another program listens there: set another port in `metrics_http`.",
-    errno.EAFNOSUPPORT: "The unit must allow it: see `RestrictAddressFamilies=` in the README, under Metrics.",
+    errno.EAFNOSUPPORT: "The unit must allow it: see `RestrictAddressFamilies=` in guard.yaml(5), under metrics_http.",
 }
 
 

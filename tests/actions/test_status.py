@@ -151,25 +151,26 @@ def test_a_rehearsed_limit_counts_while_it_is_the_higher(host: Host, tmp_path: P
     guarded.turn()
     guarded.written()
     guarded.stop()
-    rehearsal = Paths(tmp_path, Mode.DRY_RUN)
-    rehearsal.state_folder.mkdir(parents=True)
+    dry_run = Paths(tmp_path, Mode.DRY_RUN)
+    dry_run.state_folder.mkdir(parents=True)
     with History(guarded.paths.history, mode="reader") as history:
-        history._database.execute("VACUUM INTO ?", (str(rehearsal.history),))
+        history._database.execute("VACUUM INTO ?", (str(dry_run.history),))
     host.limit = in_force
-    assert gather(rehearsal).observation.limit == shown
+    assert gather(dry_run).observation.limit == shown
 
 
 def test_the_service_managers_line() -> None:
     """One line for `systemctl status`, in words where there is no limit, and with what stops the guard."""
     assert status_line(published()) == "watching: limit 65,536"
-    assert status_line(published(mode=Mode.DRY_RUN, episodes=2)) == "rehearsing: limit 65,536, 2 full or filling up"
-    assert status_line(published(limit=None)) == "watching: no limit, as this kernel tracks no connections yet"
+    assert status_line(published(mode=Mode.DRY_RUN, episodes=2)) == "dry run: limit 65,536, 2 full or filling up"
+    assert status_line(published(limit=None)) == "watching: no limit: this kernel tracks no connections yet"
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     bad = published(
         state=State(conflict_seconds=(now - 1.0,) * 3), recorder={"trouble": ["disk full"]}, over_budget=True
     )
     assert status_line(bad) == (
-        "stopped by a stand-off, over budget, in trouble (disk full): limit 65,536; see `guard status`"
+        "raising is off (another program keeps lowering the limit), limit over the memory budget, error: disk full: "
+        "limit 65,536; see `guard status`"
     )
     paused = published(pause=Pause(by="guard pause", reason="drill"))
     assert status_line(paused) == "paused by guard pause: limit 65,536; see `guard status`"

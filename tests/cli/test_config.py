@@ -90,7 +90,7 @@ def test_problems_end_with_78(tmp_path: Path, command: str) -> None:
     )
 
 
-def test_show_tells_value_and_origin(tmp_path: Path) -> None:
+def test_show_prints_value_and_origin(tmp_path: Path) -> None:
     """Every key is shown with its value as one could write it, and the line that set it."""
     path = settings_file(tmp_path, "\nbudget: 262144k\n")
     _, out, _ = guard(tmp_path, "show", "--config", str(path))
@@ -104,10 +104,10 @@ def test_show_json_is_one_versioned_document(tmp_path: Path) -> None:
     """The JSON holds the same values and origins."""
     path = settings_file(tmp_path, "cooldown: 1500ms\n")
     _, out, _ = guard(tmp_path, "show", "--json", "--config", str(path))
-    told = json.loads(out)
-    assert told["version"] == 1
-    assert told["settings"]["cooldown"] == {"value": "1s 500ms", "from": f"{path}:1"}
-    assert len(told["settings"]) == len(KEYS)
+    document = json.loads(out)
+    assert document["version"] == 1
+    assert document["settings"]["cooldown"] == {"value": "1s 500ms", "from": f"{path}:1"}
+    assert len(document["settings"]) == len(KEYS)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to own settings: the files under /etc were NOT tested")

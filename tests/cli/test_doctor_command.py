@@ -80,9 +80,9 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_document_is_complete() -> None:
     """Every check with its four fields, and whether anything is wrong."""
-    told = json.loads(json.dumps(document(examination(GOOD, WRONG))))
-    assert (told["at"], told["mode"], told["wrong"]) == ("1970-01-01T00:00:00.000Z", "act", True)
-    assert told["checks"][0] == {"name": "conntrack", "verdict": "good", "evidence": "limit 65,536", "next_step": ""}
+    found = json.loads(json.dumps(document(examination(GOOD, WRONG))))
+    assert (found["at"], found["mode"], found["wrong"]) == ("1970-01-01T00:00:00.000Z", "act", True)
+    assert found["checks"][0] == {"name": "conntrack", "verdict": "good", "evidence": "limit 65,536", "next_step": ""}
 
 
 def test_the_command_ends_with_the_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,5 +90,5 @@ def test_the_command_ends_with_the_answer(tmp_path: Path, capsys: pytest.Capture
     assert main(["doctor"], Paths(tmp_path)) == 3
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
     assert main(["doctor", "--json"], Paths(tmp_path)) == 3
-    told = json.loads(capsys.readouterr().out)
-    assert (told["version"], told["wrong"], len(told["checks"])) == (1, True, len(lines) - 1)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["version"], found["wrong"], len(found["checks"])) == (1, True, len(lines) - 1)

@@ -1,4 +1,4 @@
-"""`guard report`: one page that anybody can open, whatever hostile text it tells of."""
+"""`guard report`: one page that anybody can open, whatever hostile text it contains."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def browser(scene: Path) -> Iterator[Browser]:
         yield opened
 
 
-def test_everything_is_told(page: str) -> None:
-    """The decisions with their sums, what came of them, and the tables' figures."""
+def test_the_page_is_complete(page: str) -> None:
+    """Decisions with their calculations and results, and the figures of the tables."""
     for text in (
         "Raised 262,144 → 393,216",
         "average chain",
@@ -104,7 +104,7 @@ def test_links_and_labels_lead_somewhere(page: str) -> None:
     assert targets | labels <= ids.keys()
 
 
-def test_who_filled_the_table_and_whether_raising_was_the_cure_is_told(page: str) -> None:
+def test_the_page_shows_who_filled_the_table_and_the_diagnosis(page: str) -> None:
     """The diagnosis stands open; owner, shares and commands unfold, escaped like all else."""
     row = page.partition('id="d2"')[2].partition("</tr>")[0]
     shown, _, folded = row.partition("Who filled the table, and what to do")
@@ -148,29 +148,27 @@ def test_no_namespace_passes_for_another() -> None:
 def test_a_raise_within_a_step_is_no_peak_of_the_limit(scene: Path) -> None:
     """The series knows the highest limit of a step; drawn from its begin, the line would fall again before the raise."""
     with History(Paths(scene).history, mode="reader") as history:
-        told = detail(history, 1)
-    assert told is not None
-    at = told.row.at_seconds
+        found = detail(history, 1)
+    assert found is not None
+    at = found.row.at_seconds
     points = [Point(at=int(at) - 5 + n, namespace=1, label="initial", limit=393_216, count=1, step=10) for n in (0, 10)]
-    text = a_report(points, [told], since=at - 10, until=at + 90)
+    text = a_report(points, [found], since=at - 10, until=at + 90)
     (line,) = re.findall(r'<path class="bound" d="([^"]{20,})"', text)
     heights = [float(y) for y in re.findall(r"[V ]([0-9.]+)", line)]
     assert heights == sorted(heights, reverse=True)
     assert heights[0] > heights[-1] == 0.0
 
 
-def test_that_a_table_was_full_is_told_although_the_limit_rose_at_once(scene: Path) -> None:
+def test_a_full_table_shows_although_the_limit_rose_at_once(scene: Path) -> None:
     """Against the limit after the raise the same entries are two thirds."""
     with History(Paths(scene).history, mode="reader") as history:
-        told = detail(history, 1)
-    assert told is not None
+        found = detail(history, 1)
+    assert found is not None
     points = [Point(at=10, namespace=7, label="web", limit=393_216, count=262_144)]
-    assert "<dt>Highest use of a table</dt><dd>100 %</dd>" in a_report(points, [told])
+    assert "<dt>Highest use of a table</dt><dd>100 %</dd>" in a_report(points, [found])
 
 
-def test_what_there_is_no_room_for_is_counted_and_said(
-    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_decisions_beyond_the_page_are_counted(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures are those of all decisions, the rows those of the last."""
     monkeypatch.setattr(report, "_MOST_DECISIONS", 2)
     output = tmp_path / "short.html"
@@ -212,7 +210,7 @@ def test_a_time_without_anything_is_a_page_too(scene: Path, capsys: pytest.Captu
     assert output.stat().st_mode & 0o007 == 0
 
 
-def test_what_cannot_be_done_is_told(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_that_is_impossible_fails(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No history, a time that ends before it begins, a folder that is not there."""
     output = ["--no-dry-run", "-o", str(tmp_path / "none/r.html")]
     assert main(["report", *output], Paths(tmp_path)) == Exit.NO
@@ -238,7 +236,7 @@ def test_the_browser_asks_for_nothing_and_complains_of_nothing(browser: Browser)
 
 @pytest.mark.parametrize("width", [320, 375, 768, 1400])
 def test_no_page_is_wider_than_its_window(browser: Browser, width: int) -> None:
-    """A phone scrolls one way, also with every sum open."""
+    """A phone scrolls one way, also with every calculation open."""
     browser.media()
     browser.size(width, 800)
     browser.value("document.querySelectorAll('details').forEach(d => d.open = true)")
@@ -276,7 +274,7 @@ def test_all_text_can_be_read_in_light_and_dark_and_on_paper(browser: Browser, k
     browser.media()
 
 
-def test_paper_shows_every_sum(browser: Browser) -> None:
+def test_paper_shows_every_calculation(browser: Browser) -> None:
     """Nobody can unfold a sheet."""
     browser.media("print")
     shown = "[...document.querySelectorAll('details .sum')].filter(e => e.checkVisibility({contentVisibilityAuto: true})).length"
@@ -286,7 +284,7 @@ def test_paper_shows_every_sum(browser: Browser) -> None:
 
 
 def test_the_keyboard_reaches_everything(browser: Browser) -> None:
-    """Tab goes to the skip link, every mark and every sum, each with a visible ring; Enter opens a sum."""
+    """Tab goes to the skip link, every mark and every calculation, each with a visible ring; Enter opens a calculation."""
     browser.value("document.activeElement.blur(); window.getSelection().removeAllRanges()")
     reached, rings = [], []
     for _ in range(14):
@@ -302,18 +300,18 @@ def test_the_keyboard_reaches_everything(browser: Browser) -> None:
 
 @pytest.mark.parametrize("width", [375, 1200])
 def test_a_screen_reader_gets_tables_names_and_headings(browser: Browser, width: int) -> None:
-    """Also where the table is shown as blocks it is told as a table; each chart and each link has a name."""
+    """A table shown as blocks is still announced as a table; each chart and each link has a name."""
     browser.size(width, 800)
     browser.call("Accessibility.enable")
     nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
-    told = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n.get("ignored")]
-    roles = Counter(role for role, _ in told)
+    announced = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n.get("ignored")]
+    roles = Counter(role for role, _ in announced)
     assert (roles["table"], roles["heading"], roles["main"]) == (2, 4, 1)
     assert roles["row"] == 2 + 6 + 6
     assert roles["rowheader"] == 6 + 6
     named = {"link", "image", "table", "region", "DisclosureTriangle"}
-    assert [node for node in told if node[0] in named and not node[1].strip()] == []
-    charts = [name for role, name in told if role == "image"]
+    assert [node for node in announced if node[0] in named and not node[1].strip()] == []
+    charts = [name for role, name in announced if role == "image"]
     assert [name.partition(".")[0] for name in charts] == [
         "Use against limit",
         "Drops and evictions",

@@ -57,17 +57,17 @@ def test_a_check_beside_a_running_guard_changes_nothing(
     before = tree(paths.root)
     assert main(["run", "--check", "--log-format", "text"], paths) is Exit.DONE
     assert tree(paths.root) == before
-    told = capsys.readouterr().err
+    logged = capsys.readouterr().err
     words = {
         "65536\n": "limit 65,536):",
         "0\n": "limit 0 (unlimited)):",
         None: "this kernel tracks no connections yet):",
     }
-    assert f"): ring buffer absent, journal {journal(told)}.\n" in told
-    assert "Checked (mode act, " in told
-    assert words[limit] in told
-    assert f"A guard in this mode runs already, as process {os.getpid()}" in told
-    assert "None" not in told
+    assert f"): ring buffer absent, journal {journal(logged)}.\n" in logged
+    assert "Checked (mode act, " in logged
+    assert words[limit] in logged
+    assert f"A guard in this mode runs already, as process {os.getpid()}" in logged
+    assert "None" not in logged
 
 
 def journal(text: str) -> str:

@@ -1,4 +1,4 @@
-"""`guard top`, as typed and as read."""
+"""`guard top`: options, text and JSON."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_watching_is_a_stream_of_documents(
         main(["top"], host.paths)
 
 
-def test_who_may_not_read_is_told(
+def test_without_permission_it_ends_with_77(
     host: CrowdedHost, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel shows entries to root alone."""

@@ -37,7 +37,7 @@ def parse(datagram: bytes) -> dict[str, bytes]:
 
 @pytest.fixture
 def journald(tmp_path: Path) -> Iterator[socket.socket]:
-    """A journald that reads when told."""
+    """A journald that reads when the test does."""
     with listen(tmp_path / "socket") as listener:
         yield listener
 

@@ -87,8 +87,8 @@ def test_what_journald_does_not_take_is_kept_in_order_and_bounded() -> None:
     assert (journald.taken, log.lost) == ([], 5)
     journald.takes = True
     log.emit("guard.info", "info", "last")
-    told = [fields["MESSAGE"] for fields in journald.taken]
-    assert told == [*(str(number) for number in range(5, BACKLOG + 5)), "last"]
+    messages = [fields["MESSAGE"] for fields in journald.taken]
+    assert messages == [*(str(number) for number in range(5, BACKLOG + 5)), "last"]
 
 
 def test_json_is_one_object_a_line() -> None:
@@ -97,8 +97,8 @@ def test_json_is_one_object_a_line() -> None:
     log = Log("json", stream)
     log.emit("guard.hold", "info", "line\nbreak", sources={"a": 1}, odd=Path("/x"))
     (line,) = stream.getvalue().splitlines()
-    told = json.loads(line)
-    assert (told["event"], told["message"], told["sources"]) == ("guard.hold", "line\nbreak", {"a": 1})
+    logged = json.loads(line)
+    assert (logged["event"], logged["message"], logged["sources"]) == ("guard.hold", "line\nbreak", {"a": 1})
     assert log.lost == 0
 
 
@@ -124,7 +124,7 @@ def test_colour_is_for_terminals_and_those_who_want_it(monkeypatch: pytest.Monke
     assert "\x1b[" not in plain.getvalue()
 
 
-def test_a_line_that_cannot_be_told_is_counted_and_nothing_else() -> None:
+def test_a_message_that_cannot_be_rendered_is_counted() -> None:
     """A closed pipe or a value that won't print never stops the guard."""
     broken = Log("text", Broken())
     raised(broken)
@@ -145,7 +145,7 @@ def test_a_line_that_cannot_be_told_is_counted_and_nothing_else() -> None:
 def test_auto_follows_what_stderr_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal's own stream gets native fields; another one gets text."""
 
-    def told(stream: TextIO) -> list[Fields]:
+    def journaled(stream: TextIO) -> list[Fields]:
         journald = FakeJournald()
         raised(Log("auto", stream, journald))
         return journald.taken
@@ -153,9 +153,9 @@ def test_auto_follows_what_stderr_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with (tmp_path / "stderr").open("w+", encoding="utf-8") as stream:
         found = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
-        assert len(told(stream)) == 1
+        assert len(journaled(stream)) == 1
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino + 1}")
-        assert told(stream) == []
+        assert journaled(stream) == []
         stream.seek(0)
         assert "Raised." in stream.read()
 
@@ -163,8 +163,8 @@ def test_auto_follows_what_stderr_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_daemon_does_not_pay_for_rich() -> None:
     """The rich library, 5 MB that structlog imports where it can, is not in the daemon."""
     code = "import conntrackd_guard.daemon.import_stubs, conntrackd_guard.host.log, sys; print(sys.modules.get('rich'))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "None\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"
 
 
 @pytest.mark.parametrize(("level", "emitted"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])

@@ -1,4 +1,4 @@
-"""What the service manager hears."""
+"""Notifications to the service manager."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
         yield listener
 
 
-def heard(manager: socket.socket) -> list[str]:
+def received(manager: socket.socket) -> list[str]:
     """Return all messages so far."""
     messages = []
     while True:
@@ -33,13 +33,13 @@ def heard(manager: socket.socket) -> list[str]:
             return messages
 
 
-def test_the_life_of_a_service_is_told(manager: socket.socket) -> None:
+def test_the_states_of_a_service_are_sent(manager: socket.socket) -> None:
     """Ready, a reload with its time, and the end."""
     service = Service()
     service.ready()
     service.reloading()
     service.stopping()
-    ready, reloading, stopping = heard(manager)
+    ready, reloading, stopping = received(manager)
     assert (ready, stopping) == ("READY=1", "STOPPING=1")
     assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
 
@@ -50,7 +50,7 @@ def test_status_is_sent_when_it_changes_and_cannot_say_anything_else(manager: so
     service.status("limit 65,536")
     service.status("limit 65,536")
     service.status("paused by x\nSTOPPING=1")
-    assert heard(manager) == ["STATUS=limit 65,536", r"STATUS=paused by x\nSTOPPING=1"]
+    assert received(manager) == ["STATUS=limit 65,536", r"STATUS=paused by x\nSTOPPING=1"]
 
 
 def test_the_watchdog_is_fed_at_a_third_of_its_interval(
@@ -65,13 +65,13 @@ def test_the_watchdog_is_fed_at_a_third_of_its_interval(
     for _ in range(25):
         service.watchdog()
         now[0] += 0.1
-    assert heard(manager) == ["WATCHDOG=1"] * 3
+    assert received(manager) == ["WATCHDOG=1"] * 3
     monkeypatch.setenv("WATCHDOG_PID", "1")
     Service().watchdog()
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     monkeypatch.setenv("WATCHDOG_USEC", "0")
     Service().watchdog()
-    assert heard(manager) == []
+    assert received(manager) == []
 
 
 def test_without_a_manager_or_with_one_gone_nothing_happens(
@@ -83,4 +83,4 @@ def test_without_a_manager_or_with_one_gone_nothing_happens(
     service.ready()
     monkeypatch.delenv("NOTIFY_SOCKET")
     Service().ready()
-    assert heard(manager) == []
+    assert received(manager) == []

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import textwrap
-from collections.abc import Iterator
 from typing import Any
 
 from conntrackd_guard.cli.answer import Answer, note
@@ -30,7 +29,7 @@ def config(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
     if args.action == "check":
         note(_verdict(settings))
         return Exit.DONE
-    return Answer(value=_table(settings), json=_document(settings))
+    return Answer(value=_table(settings), json=lambda: [_document(settings)])
 
 
 def example() -> str:
@@ -70,9 +69,9 @@ def _table(settings: Settings) -> str:
     return "".join(f"{name:<{name_width}}  {value:<{value_width}}  {origin}\n" for name, value, origin in rows)
 
 
-def _document(settings: Settings) -> Iterator[str]:
-    """Yield every value and its origin as one JSON document, the values as an operator would write them."""
+def _document(settings: Settings) -> str:
+    """Return every value and its origin as one JSON document, the values as an operator would write them."""
     values: dict[str, Any] = {
         key.name: {"value": key.value_text(settings), "from": settings.origins[key.name]} for key in KEYS
     }
-    yield json.dumps({"version": JSON_VERSION, "settings": values}, indent=2) + "\n"
+    return json.dumps({"version": JSON_VERSION, "settings": values}, indent=2) + "\n"

@@ -16,7 +16,6 @@ from conntrackd_guard.cli.timespec import parse_time
 from conntrackd_guard.core.errors import AnswerIsNo
 from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History, Row
-from conntrackd_guard.history.documents import DecisionDetail
 from conntrackd_guard.host.paths import Paths
 
 
@@ -24,7 +23,7 @@ def history(args: argparse.Namespace, paths: Paths) -> Answer:
     """Return decisions as they are read: a long history needs no memory."""
     since, until = time_option("--since", args.since), time_option("--until", args.until)
     rows = _rows(open_history(paths), args, since, until)
-    return Answer(value=rows, view="decision_text.print_history", json=documents.history(rows), paged=True)
+    return Answer(value=rows, view="decision_text.print_history", json=lambda: documents.history(rows), paged=True)
 
 
 def show(args: argparse.Namespace, paths: Paths) -> Answer:
@@ -36,7 +35,7 @@ def show(args: argparse.Namespace, paths: Paths) -> Answer:
             detail = documents.detail(found, _id(args.id, found))
     if detail is None:
         raise AnswerIsNo(f"There is no decision {args.id}. `guard history` lists the recorded ones.")
-    return Answer(value=detail, view="detail_text.print_detail", json=_document(detail), paged=True)
+    return Answer(value=detail, view="detail_text.print_detail", json=lambda: [documents.show(detail)], paged=True)
 
 
 def open_history(paths: Paths) -> History | None:
@@ -69,10 +68,6 @@ def _rows(found: History | None, args: argparse.Namespace, since: float | None, 
             yield row
     if not count and not args.json:
         note("No decision matches.")
-
-
-def _document(detail: DecisionDetail) -> Iterator[str]:
-    yield documents.show(detail)
 
 
 def _zone() -> tzinfo:

@@ -21,7 +21,7 @@ EVERY_SECONDS = 2.0
 def top(args: argparse.Namespace, paths: Paths) -> Answer:
     """Return the analysis of one table; with `--watch` one every 2 s, without end."""
     analyses = _analyses(args, paths)
-    return Answer(value=(args, analyses), view="top_text.print_analyses", json=_lines(args, analyses))
+    return Answer(value=(args, analyses), view="top_text.print_analyses", json=lambda: _lines(args, analyses))
 
 
 def _analyses(args: argparse.Namespace, paths: Paths) -> Iterator[TableAnalysis]:

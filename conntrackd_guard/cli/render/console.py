@@ -27,10 +27,12 @@ Line = tuple[str, str]
 COMMAND: Final = "run"
 """The name of a line that is there to be pasted: it is never wrapped."""
 _INDENT = 7
+_NARROWEST = 20
+"""Columns that a text beside its head needs to be readable."""
 
 
 class Screen(Console):
-    """A console whose reader may leave early: that is no failure of ours, so `cli.main` is told."""
+    """A console whose reader may leave early: `cli.main` handles that, as it is no failure."""
 
     def on_broken_pipe(self) -> NoReturn:
         """Let the error through: rich from 13.8 on would end the process with 1."""
@@ -96,6 +98,23 @@ def print_line(console: Console, text: Text) -> None:
 def local(wall_seconds: float) -> str:
     """Return wall time in the reader's zone: `2026-11-23 11:07:27`."""
     return datetime.fromtimestamp(wall_seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def print_beside(console: Console, head: Text, text: Text) -> None:
+    """Print a text beside its head (below it on a narrow terminal), where it wraps; in a pipe both are one line."""
+    if not console.is_terminal:
+        print_line(console, head + text)
+        return
+    if console.width < head.cell_len + _NARROWEST:
+        if head.plain.strip():
+            print_line(console, head)
+        console.print(Padding(text, (0, 0, 0, _INDENT)))
+        return
+    grid = Grid.grid(padding=0)
+    grid.add_column(width=head.cell_len)
+    grid.add_column(overflow="fold")
+    grid.add_row(head, text)
+    console.print(grid)
 
 
 def print_indented(console: Console, text: Text) -> None:

@@ -23,7 +23,7 @@ from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.text import printable, short
-from conntrackd_guard.core.units import format_bytes, format_duration
+from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.history.database import History, Row
 from conntrackd_guard.host.paths import Paths
 
@@ -151,7 +151,7 @@ def _last(paths: Paths) -> list[Row]:
 
 def view(found: Status, live: LiveView, last: list[Row], console: Console) -> RenderableType:
     """Return one picture that fits the console: problems first, then as many tables as there is room for."""
-    seen, cost, most = found.observation, found.cost, 3 if console.height >= _TALL else 1
+    seen, most = found.observation, 3 if console.height >= _TALL else 1
     text, style = status_text.summary(live.with_drops(found))
     above = _wrapped(console, f"{local(seen.wall_seconds)}  {text}", 2, style)
     text, style = status_text.daemon_text(found)
@@ -159,12 +159,10 @@ def view(found: Status, live: LiveView, last: list[Row], console: Console) -> Re
     lines.append(("limit", status_text.limit_text(found), ""))
     for name, text, style in lines:
         above += _named(console, name, text, 1, style)
-    memory = f"{format_bytes(cost.now_bytes)} now, {format_bytes(cost.full_bytes)} if all in use were full"
-    below = _named(console, "memory", f"{memory}; budget {format_bytes(cost.budget_bytes)}", 2)
-    available = f"{format_bytes(cost.headroom_bytes)} for entries; {format_bytes(cost.available_bytes)} available"
-    below += _named(console, "headroom", f"{available}, {format_bytes(cost.min_available_bytes)} of it reserved", 2)
-    step, style = status_text.next_step_text(found.next_step)
-    below += [*_named(console, "next step", step, 2, style), Text()]
+    below: list[Text] = []
+    for name, text, style in status_text.outlook_lines(found):
+        below += _named(console, name, text, 2, style)
+    below.append(Text())
     below += _decisions(console, last, most)
     for text in found.unread[:2]:
         below += _named(console, "note", text, most, "yellow")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table as Grid
 from rich.text import Text
 
 from conntrackd_guard.actions.status import Status
-from conntrackd_guard.cli.render.console import local, print_line
+from conntrackd_guard.cli.render.console import local, print_beside
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.explain import table_name
@@ -27,7 +26,7 @@ _NAME = 14
 
 def print_status(console: Console, status: Status) -> None:
     """Print the status: the summary first, then the daemon, the tables and memory; last what could not be read."""
-    seen, cost = status.observation, status.cost
+    seen = status.observation
     lines = [("summary", *summary(status)), ("daemon", *daemon_text(status)), *daemon_lines(status)]
     for name, text, style in [*lines, ("limit", limit_text(status), "bold")]:
         _line(console, name, Text(printable(text), style=style))
@@ -37,15 +36,8 @@ def print_status(console: Console, status: Status) -> None:
         _line(console, "" if number else "tables", _table(table, seen.limit or 0, cells))
     if hidden := hidden_text(max(0, len(tables) - _TABLES_SHOWN), seen.idle_tables):
         _line(console, "", Text(hidden))
-    full = f"{format_bytes(cost.full_bytes)} if every table in use were full"
-    memory = f"{format_bytes(cost.now_bytes)} now, {full}; budget {format_bytes(cost.budget_bytes)}"
-    _line(console, "memory", Text(memory))
-    available = (
-        f"{format_bytes(cost.available_bytes)} available, {format_bytes(cost.min_available_bytes)} of it reserved"
-    )
-    _line(console, "headroom", Text(f"{format_bytes(cost.headroom_bytes)} for entries ({available})"))
-    step, style = next_step_text(status.next_step)
-    _line(console, "next step", Text(step, style=style))
+    for name, text, style in outlook_lines(status):
+        _line(console, name, Text(text, style=style))
     last = "none recorded"
     if status.last is not None:
         last = f"{local(status.last.last_seconds)}  #{status.last.id}  {printable(status.last.sentence)}"
@@ -195,24 +187,24 @@ def _table(table: Table, limit: int, cells: int) -> Text:
     return text
 
 
-def next_step_text(decision: Raise | Hold) -> tuple[str, str]:
-    """Return what the daemon would do if the fullest table filled up now, and its style."""
+def outlook_lines(status: Status) -> list[tuple[str, str, str]]:
+    """Return what the tables cost, and what the daemon would do if the fullest filled up now, as (name, text, style)."""
+    cost, decision = status.cost, status.next_step
+    now, full, budget = map(format_bytes, (cost.now_bytes, cost.full_bytes, cost.budget_bytes))
+    free, available, reserved = map(format_bytes, (cost.headroom_bytes, cost.available_bytes, cost.min_available_bytes))
     advice = "".join(f" {text}" for text in decision.advice)
     if isinstance(decision, Raise):
-        cost = format_bytes(decision.arithmetic.cost_bytes)
-        step = f"raise to {decision.target:,} when the fullest table fills up (worst case {cost})"
-        return f"{step}.{advice}" if advice else step, "green"
-    return f"none. {decision.reason.sentence}{advice}", "bold red"
+        worst = format_bytes(decision.arithmetic.cost_bytes)
+        step = f"raise to {decision.target:,} when the fullest table fills up (worst case {worst})"
+        step, style = f"{step}.{advice}" if advice else step, "green"
+    else:
+        step, style = f"none. {decision.reason.sentence}{advice}", "bold red"
+    return [
+        ("memory", f"{now} now, {full} if every table in use were full; budget {budget}", ""),
+        ("headroom", f"{free} for entries ({available} available, {reserved} of it reserved)", ""),
+        ("next step", step, style),
+    ]
 
 
 def _line(console: Console, name: str, text: Text) -> None:
-    """Print a named line; on a terminal its text wraps beside its name."""
-    whole = Text(f"{name:>{_NAME}}: " if name else " " * (_NAME + 2), style="cyan") + text
-    if not console.is_terminal:
-        print_line(console, whole)
-        return
-    grid = Grid.grid(padding=0)
-    grid.add_column(width=_NAME + 2)
-    grid.add_column(overflow="fold")
-    grid.add_row(Text(f"{name:>{_NAME}}: " if name else "", style="cyan"), text)
-    console.print(grid)
+    print_beside(console, Text(f"{name:>{_NAME}}: " if name else " " * (_NAME + 2), style="cyan"), text)
