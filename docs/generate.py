@@ -362,7 +362,7 @@ def status() -> str:
         live={
             "mode": "act",
             "since": WALL_SECONDS - 86400,
-            "sources": {"ring_buffer": "following", "journal": "read to its end"},
+            "sources": {"ring_buffer": "following", "journal": "read once a minute"},
         },
         silent_seconds=0.5,
         other_runs=False,
