@@ -67,10 +67,10 @@ def _samples(namespace: ScratchNamespace, held: int) -> Iterator[Row]:
     from conntrackd_guard.host.conntrack.setns import run_in_netns  # noqa: PLC0415
     from conntrackd_guard.host.paths import Paths  # noqa: PLC0415
 
-    place = next(place for place in NamespaceScanner(Paths()).scan()[0] if namespace.pid in place.pids)
+    netns = next(netns for netns in NamespaceScanner(Paths()).scan()[0] if namespace.pid in netns.pids)
     ways = {
-        "/proc": lambda: EntryReader(Paths(), enter=False).open(place),
-        "netlink": lambda: Listing("netlink", *run_in_netns(place, entries_netlink.listing)),
+        "/proc": lambda: EntryReader(Paths(), enter=False).open(netns),
+        "netlink": lambda: Listing("netlink", *run_in_netns(netns, entries_netlink.listing)),
     }
     for way, opened in ways.items():
         times, seen = [], set()

@@ -316,7 +316,7 @@ def log_line(record: Record | None = None) -> str:
     record, stream = record or _raised(), io.StringIO()
     log = Log("text", stream)
     shown = {name: value for name, value in fields_of(record).items() if name != "key"}
-    log.emit(event_of(record), level_of(record), sentence(record), **shown)
+    log.emit(event_of(record), level_of(record), sentence(record, Policy()), **shown)
     return fenced(re.sub(r"^\S+", "2026-12-25T03:02:00Z", stream.getvalue()))
 
 
@@ -421,7 +421,7 @@ def _with_history(folder: str) -> Paths:
     paths.state_folder.mkdir(parents=True)
     record = _raised()
     with History(paths.history, mode="writer") as history:
-        history.add(record, policy=Policy(), sentence=sentence(record), kernel_release="6.17")
+        history.add(record, policy=Policy(), sentence=sentence(record, Policy()), kernel_release="6.17")
     return paths
 
 

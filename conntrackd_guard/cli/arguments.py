@@ -190,7 +190,7 @@ _COMMANDS = {  # in the order of the help text
         "sudo guard run --dry-run    decides and records, but changes nothing.", _run),
     "history": _Command("history", "list decisions, newest first",
         "guard history --since yesterday --verdict raise", _history),
-    "show": _Command("history", "show one decision: inputs, memory calculation, result", "guard show 12", _show),
+    "show": _Command("show", "show one decision: inputs, memory calculation, result", "guard show 12", _show),
     "report": _Command("report", "write an HTML page about use, drops, memory and decisions",
         "sudo guard report --since yesterday -o conntrack.html    (one file, opens without a network)", _report),
     "status": _Command("status", "show limit, use, memory, next step and the state of the daemon",

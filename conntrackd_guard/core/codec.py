@@ -26,7 +26,7 @@ VERDICTS: tuple[tuple[str, type], ...] = (("raise", Raise), ("hold", Hold), ("ov
 
 
 def verdict(decision: Decision) -> str:
-    """Return the decision's name: `raise`, `hold` or `order`."""
+    """Return the decision's name: `raise`, `hold` or `override`."""
     return next(name for name, kind in VERDICTS if isinstance(decision, kind))
 
 
@@ -48,12 +48,12 @@ def encode(value: object) -> Any:
 
 
 def decode(kind: type[T], data: object) -> T:
-    """Return the `kind` that `encode` made `data` of; ValueError says what doesn't fit."""
+    """Return the `kind` that `encode` made `data` of; ValueError names what doesn't fit."""
     return cast("T", _decode(kind, data))
 
 
 def decode_decision(data: object) -> Decision:
-    """Return the decision that `encode` made `data` of; ValueError says what doesn't fit."""
+    """Return the decision that `encode` made `data` of; ValueError names what doesn't fit."""
     return cast("Decision", _decode(Decision, data))
 
 
@@ -122,11 +122,11 @@ def hold_reason(code: object) -> HoldReason:
 
 @cache
 def _names(kind: type) -> tuple[str, ...]:
-    """Names of a dataclass's fields, looked up once: an intent is encoded between a drop and its raise."""
+    """Return the names of a dataclass's fields, cached: an intent is encoded between a drop and its raise."""
     return tuple(field.name for field in fields(kind))
 
 
 @cache
 def _hints(kind: type) -> dict[str, Any]:
-    """Field types of a dataclass, resolved once: slow, and asked for every nested value."""
+    """Return the field types of a dataclass, cached: resolving is slow, and needed for every nested value."""
     return get_type_hints(kind)

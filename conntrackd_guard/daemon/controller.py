@@ -155,7 +155,7 @@ class Controller:
         for change in changes:
             self._p.recorder.submit(change, self.policy)
         if self._p.debug is not None:
-            self._p.debug.decision(record)
+            self._p.debug.decision(record, policy)
         decision = record.decision
         if is_news or not isinstance(decision, Hold) or decision.reason is not HoldReason.RESOLVED:
             self._finish(record, policy, case, covers=covers())

@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.dedup import MessageStatus
-from conntrackd_guard.core.explain import sentence, table_name
+from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.model import Hold, KernelEvent, Record, Table
+from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.usage import QUIET_SECONDS
 from conntrackd_guard.recording.recorder import Recorder
 
@@ -44,12 +45,12 @@ class DebugLog:
             self._log(f"Episode closed: {_netns(name)}, no need for {QUIET_SECONDS:g} s.")
         self._open = now
 
-    def decision(self, record: Record) -> None:
+    def decision(self, record: Record, policy: Policy) -> None:
         """Log a decision, also one that is not recorded or merged with an earlier one."""
         retry = ""
         if isinstance(record.decision, Hold) and record.decision.retry_seconds is not None:
             retry = f" Next try in {record.decision.retry_seconds - record.observation.boottime_seconds:.2f} s."
-        self._log(f"Decision on {record.trigger.kind}: {sentence(record)}{retry}")
+        self._log(f"Decision on {record.trigger.kind}: {sentence(record, policy)}{retry}")
 
     def failure(self, error: Exception) -> None:
         """Log an error of the host that was logged as an error before."""

@@ -6,7 +6,7 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from conntrackd_guard import __version__
@@ -22,7 +22,7 @@ from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import AT_START_SECONDS, LogSources
 from conntrackd_guard.daemon.loop import Loop
 from conntrackd_guard.daemon.recovery import recover
-from conntrackd_guard.daemon.status_file import limit_text
+from conntrackd_guard.daemon.status_file import limit_text, sources_text
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -162,7 +162,7 @@ class Daemon:
         recorder.log(
             "guard.ready",
             "info",
-            f"Watching ({_mode_and_limit(paths.mode, live.limit())}): {_events_from(sources)}.",
+            f"Watching ({_mode_and_limit(paths.mode, live.limit())}): {sources_text(sources)}.",
             version=__version__,
             mode=paths.mode.value,
             sources=sources,
@@ -174,7 +174,7 @@ class Daemon:
     def _persisted(self) -> PersistedLimit | None:
         """Return what the drop-in holds for the next boot; log why if it can't be read."""
         try:
-            return self._drop_in.kept()
+            return self._drop_in.persisted()
         except GuardError as error:
             self._recorder.log("guard.error", "error", str(error))
             return None
@@ -200,7 +200,7 @@ def check(paths: Paths, log: Log) -> None:
     journal.stop()
     seen = Observer(paths, LiveKernel(paths), Clock(), runtime_dir).observe(rescan=True)
     log.emit(
-        "guard.info", "info", f"Checked ({_mode_and_limit(paths.mode, seen.kernel_limit)}): {_events_from(sources)}."
+        "guard.info", "info", f"Checked ({_mode_and_limit(paths.mode, seen.kernel_limit)}): {sources_text(sources)}."
     )
     for text in (*notes, *seen.unread):
         log.emit("guard.info", "warning", f"Not read: {text}")
@@ -210,10 +210,6 @@ def check(paths: Paths, log: Log) -> None:
 
 def _mode_and_limit(mode: Mode, limit: int | None) -> str:
     return f"mode {mode}, {limit_text(limit)}"
-
-
-def _events_from(sources: Mapping[str, object]) -> str:
-    return f"ring buffer {sources['ring_buffer']}, journal {sources['journal']}"
 
 
 def _farewell(limit: int | None, persisted: PersistedLimit | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from conntrackd_guard.core import tuning
@@ -67,3 +68,10 @@ def limit_text(limit: int | None) -> str:
     if limit is None:
         return "no limit: this kernel tracks no connections yet"
     return f"limit {limit:,}" if limit else "limit 0 (unlimited)"
+
+
+def sources_text(sources: Mapping[str, object]) -> str:
+    """Return where kernel messages come from: `following /dev/kmsg; journal looked at once a minute`."""
+    ring, journal = sources.get("ring_buffer"), str(sources.get("journal"))
+    kmsg = f"{ring} /dev/kmsg" if ring == "following" else f"/dev/kmsg {ring}"
+    return f"{kmsg}; {'no journal on this host' if 'no journal' in journal else f'journal {journal}'}"

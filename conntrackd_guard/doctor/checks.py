@@ -58,7 +58,7 @@ def _run(name: str, check: Callable[[HostFacts], Check], host: HostFacts) -> Che
     try:
         return check(host)
     except HostError as error:
-        return unknown(name, f"{error.doing} {error.path}: {error.cause}", error.next_step)
+        return unknown(name, f"can't {error.action} {error.path}: {error.cause}", error.next_step)
     except OSError as error:
         return unknown(name, str(error), _as_root(host) if error.errno in DENIED else "")
 
@@ -69,8 +69,8 @@ def _as_root(host: HostFacts) -> str:
 
 def _guard(host: HostFacts) -> Check:
     age = None if host.live is None else host.wall_seconds - host.paths.status_file.stat().st_mtime
-    rehearsing = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
-    return verdicts_guard.guard(host.live, age, running=host.running, rehearsing=rehearsing)
+    dry_run = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
+    return verdicts_guard.guard(host.live, age, running=host.running, dry_run=dry_run)
 
 
 def _settings(host: HostFacts) -> Check:
@@ -86,14 +86,6 @@ def _settings(host: HostFacts) -> Check:
     evidence = "; ".join(problems[:_MAX_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
     step = "Fix them, then `guard config check`. A running guard keeps its old settings; a new one does not start."
     return wrong(name, evidence, step)
-
-
-def _pause(host: HostFacts) -> Check:
-    return verdicts_guard.pause(host.runtime_dir.pause(host.now), host.now)
-
-
-def _conntrack(host: HostFacts) -> Check:
-    return verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets)
 
 
 def _namespace(host: HostFacts) -> Check:
@@ -116,10 +108,6 @@ def _writable(host: HostFacts) -> Check:
         evidence = f"the kernel refused the last write: {os.strerror(refused.errno)}"
         return wrong(name, evidence, "`guard history --verdict raise` lists the writes.")
     return good(name, f"{path} can be opened for writing")
-
-
-def _buckets(host: HostFacts) -> Check:
-    return verdicts.buckets(host.limit, host.buckets)
 
 
 def _ring_buffer(host: HostFacts) -> Check:
@@ -167,7 +155,7 @@ def _newest_in_journal(host: HostFacts) -> tuple[bool, int | None]:
         return False, None
     except READ_ERRORS as error:
         step = "`journalctl --verify` names the damaged files."
-        raise HostError("reading", "the journal", OSError(None, str(error)), step) from error
+        raise HostError("read", "the journal", OSError(None, str(error)), step) from error
     return exists, stamp if boot_id == host.boot_id else None
 
 
@@ -178,14 +166,8 @@ def _drop_in(host: HostFacts) -> Check:
     return verdicts_boot.drop_in(str(host.paths.drop_in), host.saved, host.limit, raised_to, persist=host.persist)
 
 
-def _at_boot(host: HostFacts) -> Check:
-    files = sysctl_files(host.paths.root)
-    return verdicts_boot.order(files, Tool.SYSTEMD, str(host.paths.drop_in), host.saved)
-
-
-def _sysctl_system(host: HostFacts) -> Check:
-    files = sysctl_files(host.paths.root)
-    return verdicts_boot.order(files, Tool.PROCPS, str(host.paths.drop_in), host.saved)
+def _order(host: HostFacts, tool: Tool) -> Check:
+    return verdicts_boot.order(sysctl_files(host.paths.root), tool, str(host.paths.drop_in), host.saved)
 
 
 def _boot_trap(host: HostFacts) -> Check:
@@ -210,7 +192,7 @@ def _history(host: HostFacts) -> Check:
     if error is not None and error.errno in DENIED:
         raise error
     if error is not None:
-        return wrong(name, f"{error.doing} {path}: {error.cause}", error.next_step)
+        return wrong(name, f"can't {error.action} {path}: {error.cause}", error.next_step)
     size = f"{path}, {format_bytes(path.stat().st_size)}"
     if not host.history_checked:
         evidence = f"readable ({size}), but too large to check all pages in {CHECK_SECONDS:.0f} s"
@@ -225,26 +207,24 @@ def _disk(host: HostFacts) -> Check:
     return verdicts.disk(str(folder), left.free_bytes, inodes_left=left.inodes_left, writable=left.writable)
 
 
-def _clock(host: HostFacts) -> Check:
-    return verdicts.clock(host.boot_id, host.wall_seconds, host.newest.last_seconds if host.newest else None)
-
-
 _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "guard": _guard,
     "settings": _settings,
-    "pause": _pause,
-    "conntrack": _conntrack,
+    "pause": lambda host: verdicts_guard.pause(host.runtime_dir.pause(host.now), host.now),
+    "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets),
     "namespace": _namespace,
     "writable": _writable,
-    "buckets": _buckets,
+    "buckets": lambda host: verdicts.buckets(host.limit, host.buckets),
     "ring_buffer": _ring_buffer,
     "journal": _journal,
     "drop_in": _drop_in,
-    "at_boot": _at_boot,
-    "sysctl_system": _sysctl_system,
+    "at_boot": lambda host: _order(host, Tool.SYSTEMD),
+    "sysctl_system": lambda host: _order(host, Tool.PROCPS),
     "boot_trap": _boot_trap,
     "other_writers": _other_writers,
     "history": _history,
     "disk": _disk,
-    "clock": _clock,
+    "clock": lambda host: verdicts.clock(
+        host.boot_id, host.wall_seconds, host.newest.last_seconds if host.newest else None
+    ),
 }

@@ -103,7 +103,7 @@ class HostFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreeSpace:
-    """What is left of a file system."""
+    """Free space of a file system."""
 
     free_bytes: int
     inodes_left: bool

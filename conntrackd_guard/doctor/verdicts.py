@@ -155,7 +155,7 @@ def clock(boot_id: str | None, wall_seconds: float, newest_seconds: float | None
     """Check that boot id and wall clock can order decisions."""
     name = "clock"
     if boot_id is None:
-        evidence = "the boot id can't be read, so decisions of different boots can't be told apart"
+        evidence = "the boot id can't be read, so boots can't be distinguished"
         return wrong(name, evidence, "Make /proc/sys/kernel/random/boot_id readable.")
     now = datetime.fromtimestamp(wall_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     step = "Set the clock (`timedatectl`). Raises don't depend on it; `--since` and history_retention do."

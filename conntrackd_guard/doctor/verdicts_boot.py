@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from conntrackd_guard.core.sysctl_precedence import Assignment, SysctlFile, Tool, last_word, named, reading_order
+from conntrackd_guard.core.sysctl_precedence import Assignment, SysctlFile, Tool, final_assignment, named, reading_order
 from conntrackd_guard.doctor.verdicts import Check, good, note, unknown, wrong
 
 _OTHERS_SHOWN = 2
@@ -46,7 +46,7 @@ def order(files: Sequence[SysctlFile], tool: Tool, ours: str, saved: int | None)
     unread = [file.path for file in reading_order(files, tool) if file.content is None]
     if unread:
         return unknown(name, f"can't read {', '.join(unread[:_OTHERS_SHOWN])}", "Run this as root.")
-    word = last_word(files, tool)
+    word = final_assignment(files, tool)
     if saved is None:
         return good(name, "no sysctl file sets the limit" if word is None else f"sets {word.value} ({_place(word)})")
     others = [line for line in named(files, tool) if line.path != ours]

@@ -29,15 +29,13 @@ class Lowerings:
     stopped: bool
 
 
-def guard(
-    live: Mapping[str, Any] | None, age_seconds: float | None, *, running: bool | None, rehearsing: bool
-) -> Check:
-    """Check the running guard by its status, which is `age_seconds` old. `rehearsing`: a dry run is running."""
+def guard(live: Mapping[str, Any] | None, age_seconds: float | None, *, running: bool | None, dry_run: bool) -> Check:
+    """Check the running guard by its status, which is `age_seconds` old. `dry_run`: whether a dry run is running."""
     name = "guard"
     if running is None:
         return unknown(name, "this user can't see whether it runs")
     if not running:
-        beside = " (only a dry run is)" if rehearsing else ""
+        beside = " (only a dry run is)" if dry_run else ""
         return wrong(name, f"not running{beside}: nothing is raised", f"`systemctl start conntrackd-guard`. {_LOGS}")
     if live is None or age_seconds is None:
         return note(name, "running, but without a status yet", f"Try again. {_LOGS}")

@@ -25,15 +25,15 @@ class MetricsFile:
         try:
             files.replace(self.path, text.encode(), durable=False)
         except OSError as error:
-            raise self._error("writing", error) from error
+            raise self._error("write", error) from error
 
     def drop(self) -> None:
         """Remove the file: its content is no longer updated."""
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:
-            raise self._error("removing", error) from error
+            raise self._error("remove", error) from error
 
-    def _error(self, doing: str, error: OSError) -> HostError:
+    def _error(self, action: str, error: OSError) -> HostError:
         step = _NEXT_STEPS.get(error.errno or 0, "Check that the folder has room and is writable.")
-        return HostError(doing, self.path, error, step)
+        return HostError(action, self.path, error, step)

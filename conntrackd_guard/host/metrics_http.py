@@ -40,7 +40,7 @@ class Endpoint:
                 self._server = _Server((ADDRESS, self.port), socketserver.BaseRequestHandler)
             except OSError as error:
                 step = _NEXT_STEPS.get(error.errno or 0, "Check `metrics_http`.")
-                raise HostError("listening on", f"{ADDRESS}:{self.port}", error, step) from error
+                raise HostError("listen on", f"{ADDRESS}:{self.port}", error, step) from error
             threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
         body = text.encode()
         self._server.answer = _HEADERS.format(len(body)).encode() + body

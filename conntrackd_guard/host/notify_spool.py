@@ -17,7 +17,7 @@ from conntrackd_guard.core.text import printable
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 
-MOST_WAITING = 100
+MAX_QUEUED = 100
 """Judgement: one decision an hour for each of four tables makes 96 a day; 100 take some 400 KiB of /run."""
 _MAX_BYTES = 64 * 1024
 """Sixteen times a decision with its calculation."""
@@ -48,16 +48,16 @@ class NotifySpool:
         self.folder = paths.notices
 
     def put(self, key: str, document: str) -> list[str]:
-        """Queue a decision; drop the oldest beyond MOST_WAITING and return their keys."""
+        """Queue a decision; drop the oldest beyond MAX_QUEUED and return their keys."""
         path = self.folder / f"{key}.json"
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            dropped = self.files()[: 1 - MOST_WAITING]
+            dropped = self.files()[: 1 - MAX_QUEUED]
             for file in dropped:
                 (self.folder / file).unlink(missing_ok=True)
             files.replace(path, document.encode(), mode=0o600, durable=False)
         except OSError as error:
-            raise HostError("writing", path, error, f"No notification for this decision. {_CHECK}") from error
+            raise HostError("write", path, error, f"No notification for this decision. {_CHECK}") from error
         return [file.removesuffix(".json") for file in dropped]
 
     def files(self) -> list[str]:
@@ -67,9 +67,9 @@ class NotifySpool:
         except FileNotFoundError:
             return []
         except PermissionError as error:
-            raise NotPermitted(f"reading {self.folder}: permission denied. Run this as root.") from error
+            raise NotPermitted(f"Can't read {self.folder}: permission denied. Run this as root.") from error
         except OSError as error:
-            raise HostError("reading", self.folder, error, _CHECK) from error
+            raise HostError("read", self.folder, error, _CHECK) from error
         found: list[tuple[int, str]] = []
         for name in names:
             with contextlib.suppress(FileNotFoundError):  # it was removed in the meantime
@@ -92,7 +92,7 @@ class NotifySpool:
             with open(os.dup(descriptor), "rb") as opened:
                 content = opened.read(_MAX_BYTES + 1)
         except OSError as error:
-            raise HostError("reading", path, error, _CHECK) from error
+            raise HostError("read", path, error, _CHECK) from error
         finally:
             os.close(descriptor)
         if len(content) > _MAX_BYTES:
@@ -104,7 +104,7 @@ class NotifySpool:
         try:
             (self.folder / file).unlink(missing_ok=True)
         except OSError as error:
-            raise HostError("removing", self.folder / file, error, _CHECK) from error
+            raise HostError("remove", self.folder / file, error, _CHECK) from error
 
     def set_aside(self, file: str) -> str:
         """Rename a file so that it is no longer queued, and return its path, safe to print."""
@@ -112,7 +112,7 @@ class NotifySpool:
         try:
             os.replace(self.folder / file, aside)
         except OSError as error:
-            raise HostError("setting aside", self.folder / file, error, "Remove it by hand.") from error
+            raise HostError("set aside", self.folder / file, error, "Remove it by hand.") from error
         return printable(str(aside))
 
 

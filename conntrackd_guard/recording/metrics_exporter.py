@@ -111,9 +111,7 @@ class Exporter:
             loop, policy = _loop(live), decode(Policy, live.get("policy"))
         except (KeyError, TypeError, ValueError) as error:
             cause = OSError(None, f"{error!r}")
-            raise HostError(
-                "parsing", self._paths.status_file, cause, "The guard rewrites it within seconds."
-            ) from error
+            raise HostError("parse", self._paths.status_file, cause, "The guard rewrites it within seconds.") from error
         try:
             if self._observer is None:
                 self._observer = Observer(self._paths, LiveKernel(self._paths), Clock(), self._runtime_dir)
@@ -122,7 +120,7 @@ class Exporter:
             self._rescan_seconds = now + RESCAN_SECONDS if rescan else self._rescan_seconds
             seen = self._observer.observe(rescan=rescan)
         except OSError as error:
-            raise HostError("reading", error.filename, error, "Retrying.") from error
+            raise HostError("read", error.filename, error, "Retrying.") from error
         self._totals = count_drops(self._totals, seen)
         figures = Figures(
             version=__version__,

@@ -17,7 +17,7 @@ from conntrackd_guard.cli.render.status_text import print_status
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Pause, Raise, State
-from conntrackd_guard.daemon.status_file import status_file, status_line
+from conntrackd_guard.daemon.status_file import sources_text, status_file, status_line
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
@@ -174,3 +174,11 @@ def test_the_service_managers_line() -> None:
     )
     paused = published(pause=Pause(by="guard pause", reason="drill"))
     assert status_line(paused) == "paused by guard pause: limit 65,536; see `guard status`"
+
+
+def test_the_sources_of_messages_in_words() -> None:
+    """What the daemon follows, and what this host lacks."""
+    assert sources_text({"ring_buffer": "following", "journal": "waiting: this host has no journal"}) == (
+        "following /dev/kmsg; no journal on this host"
+    )
+    assert sources_text({"ring_buffer": "absent", "journal": "following"}) == "/dev/kmsg absent; journal following"

@@ -15,7 +15,7 @@ main.entry()
 
 
 def test_a_locale_without_arrows_and_bars_is_no_failure() -> None:
-    """What its encoding lacks is a question mark, and all else is there."""
+    """Characters that its encoding lacks become question marks."""
     done = subprocess.run(
         [sys.executable, "-c", CODE],
         cwd=Path(__file__).resolve().parents[2],

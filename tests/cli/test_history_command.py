@@ -40,7 +40,7 @@ def paths(tmp_path: Path) -> Paths:
     refused = replace(raised("c", wall_seconds=4000.0), outcome=Outcome(kind=OutcomeKind.REJECTED, errno=13))
     with History(paths.history, mode="writer") as history:
         for record in (a_record("a"), raised("b", wall_seconds=3000.0), refused):
-            history.add(record, policy=Policy(), sentence=sentence(record), kernel_release="6.1")
+            history.add(record, policy=Policy(), sentence=sentence(record, Policy()), kernel_release="6.1")
         history.merge(1, 1, 1500.0)
     return paths
 
@@ -151,7 +151,7 @@ def test_show_json_holds_the_evidence(paths: Paths, capsys: pytest.CaptureFixtur
     assert decode(Policy, found["policy"]) == Policy()
 
 
-def test_show_of_nothing_is_no(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_of_an_unknown_number_ends_with_3(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown number ends with exit code 3 and names the command that lists the known ones."""
     assert main(["show", "99"], paths) is Exit.NO
     assert "There is no decision 99. `guard history` lists" in capsys.readouterr().err
@@ -168,14 +168,14 @@ def test_a_fresh_host_has_no_history(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("settings", "arguments", "found"),
     [
-        ("", [], "Held"),
+        ("", [], "Not raised"),
         ("", ["--dry-run"], "rehearsed"),
         ("mode: dry-run", [], "rehearsed"),
-        ("mode: dry-run", ["--no-dry-run"], "Held"),
-        ("mode: sleep", [], "Held"),
+        ("mode: dry-run", ["--no-dry-run"], "Not raised"),
+        ("mode: sleep", [], "Not raised"),
     ],
 )
-def test_the_dry_run_has_its_own(
+def test_the_dry_run_has_its_own_history(
     paths: Paths, capsys: pytest.CaptureFixture[str], settings: str, arguments: list[str], found: str
 ) -> None:
     """`mode` in the settings selects the history, unless the command line does; with bad settings the real one is shown."""
@@ -186,4 +186,4 @@ def test_the_dry_run_has_its_own(
     for command in (["history"], ["show", "1"]):
         assert main([*command, *arguments], paths) is Exit.DONE
         out = capsys.readouterr().out
-        assert [word for word in ("Held", "rehearsed") if word in out] == [found]
+        assert [word for word in ("Not raised", "rehearsed") if word in out] == [found]

@@ -92,7 +92,7 @@ def test_a_running_daemon_is_shown_with_its_errors(capsys: pytest.CaptureFixture
     status = a_status(seen(), holder=42, live=live)
     out = printed(status, capsys)
     assert "running (pid 42, mode act)" in out
-    assert "messages from: /dev/kmsg following, journal following" in out
+    assert "messages: following /dev/kmsg; journal following" in out
     assert "error: disk full" in out
     assert status.degraded
     assert not a_status(seen(), holder=42, live={"recorder": {"trouble": []}}).degraded

@@ -30,7 +30,7 @@ LIMIT = 65_536
 
 
 def a_status(*tables: Table, at: float = 0.0) -> Status:
-    """Return how a host with these tables stands."""
+    """Return the status of a host with these tables."""
     seen = Observation(
         boottime_seconds=1000.0 + at,
         wall_seconds=NOW + at,
@@ -76,7 +76,7 @@ def picture(found: Status, live_view: LiveView, width: int = 80, height: int = 2
 
 
 def test_rates_are_between_two_pictures() -> None:
-    """Entries that came less those that went, and what was dropped or evicted, a second."""
+    """Entries added minus entries removed, and drops with evictions, per second."""
     live_view = LiveView()
     live_view.add(a_status(table(1000, drop=5)))
     assert live_view.rates(table(1000)) is None
@@ -88,7 +88,7 @@ def test_rates_are_between_two_pictures() -> None:
 
 
 def test_a_full_table_that_drops_is_full_now() -> None:
-    """Its count stands still; the drops are what is wanted."""
+    """Its count does not change; the drops are the demand."""
     live_view = LiveView()
     live_view.add(a_status(table(LIMIT, drop=5)))
     full = a_status(table(LIMIT, drop=5000), at=2.0)
@@ -99,7 +99,7 @@ def test_a_full_table_that_drops_is_full_now() -> None:
 
 
 def test_the_sparkline_shows_the_last_minutes() -> None:
-    """The highest use of each cell's time; what nobody saw is blank."""
+    """The highest use of each cell's time; cells without data are blank."""
     live_view = LiveView()
     for ago, use in [(290, 0.0), (100, 0.5), (95, 0.1), (1, 1.0)]:
         live_view.remember(7, NOW - ago, use)
@@ -125,8 +125,8 @@ def test_a_picture_fits_the_terminal(width: int, height: int) -> None:
     assert lines[-1].startswith("Ctrl-C ends")
 
 
-def test_what_is_wrong_stands_at_the_top() -> None:
-    """Errors, a conflict and a pause are shown as by `guard status`; what is well needs no line."""
+def test_problems_are_at_the_top() -> None:
+    """Errors, a conflict and a pause are shown as by `guard status`; the rest needs no line."""
     live = {"pid": 42, "mode": "act", "conflict": True, "recorder": {"trouble": ["disk full"]}}
     quiet = a_status(table(100))
     lines = picture(replace(quiet, live={**live, "sources": {"journal": "following"}}), LiveView())
@@ -136,7 +136,7 @@ def test_what_is_wrong_stands_at_the_top() -> None:
 
 
 def test_drops_between_two_pictures_are_not_missed() -> None:
-    """The look of a status is short; a table that dropped before it drops all the same."""
+    """The two readings of a status are close together; drops before them count as well."""
     live_view = LiveView()
     live_view.add(a_status(table(60_000, drop=5)))
     found = a_status(table(60_000, drop=50), at=2.0)
@@ -145,7 +145,7 @@ def test_drops_between_two_pictures_are_not_missed() -> None:
 
 
 def test_a_narrow_terminal_shows_which_table_drops() -> None:
-    """Names, use, entries and drops are left of 40 columns."""
+    """At 40 columns, names, use, entries and drops remain."""
     live_view = LiveView()
     live_view.add(a_status(table(LIMIT, drop=5)))
     full = a_status(table(LIMIT, drop=5000), at=2.0)
@@ -155,13 +155,13 @@ def test_a_narrow_terminal_shows_which_table_drops() -> None:
 
 
 def test_it_takes_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In a pipe it says what to use instead, and ends."""
+    """In a pipe it ends with a hint at `--json`."""
     assert main(["status", "--watch", "--no-dry-run"], Paths(tmp_path)) == Exit.NO
     assert "--json" in capsys.readouterr().err
 
 
 def test_a_terminal_that_can_not_redraw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One without a cursor would show nothing for ever."""
+    """Without cursor movement each picture would be printed below the last."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setattr(status, "gather", lambda _: pytest.fail("it redraws"))
     monkeypatch.setenv("TERM", "dumb")

@@ -58,12 +58,12 @@ def test_a_lasting_error_of_the_host_stays_visible(host: Host, monkeypatch: pyte
     guarded = Debugged(host)
 
     def fail(*_: object) -> None:
-        raise HostError("reading", "/proc/x", OSError(5, "Input/output error"), "Look at the disk.")
+        raise HostError("read", "/proc/x", OSError(5, "Input/output error"), "Look at the disk.")
 
     monkeypatch.setattr(guarded.controller, "tick", fail)
     for _ in range(3):
         guarded.turn(2.1)
-    assert [text.startswith("Still failing: reading /proc/x") for text in guarded.texts()] == [True, True]
+    assert [text.startswith("Still failing: Can't read /proc/x") for text in guarded.texts()] == [True, True]
     assert len(guarded.logged("guard.error")) == 1
     guarded.stop()
 

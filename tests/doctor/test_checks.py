@@ -196,10 +196,10 @@ def test_before_the_first_decision(host: FakeHost) -> None:
 
 def test_a_dry_run_does_not_count_as_running(host: FakeHost) -> None:
     """The check fails while only a dry run is running."""
-    rehearsing = FakeHost(host.root / "other")
-    rehearsing.paths = Paths(host.root, Mode.DRY_RUN)
+    dry_run = FakeHost(host.root / "other")
+    dry_run.paths = Paths(host.root, Mode.DRY_RUN)
     host.put("run/conntrackd-guard/dry-run/lock", "43\n")
-    with rehearsing.running():
+    with dry_run.running():
         found = host.examine(running=False)["guard"]
     assert (found.verdict.value, found.evidence) == ("wrong", "not running (only a dry run is): nothing is raised")
 

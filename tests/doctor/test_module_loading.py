@@ -58,7 +58,7 @@ def test_a_masked_rule_does_not_count(tmp_path: Path) -> None:
     [("overlay\nnf_conntrack\n", 2), ("nf-conntrack", 1), ("#nf_conntrack", None), ("nf_conntrack_ftp", None)],
 )
 def test_a_list_of_modules_closes_it(tmp_path: Path, content: str, line: int | None) -> None:
-    """The module's own name counts, told with file and line; /etc/modules is reached by Debian's link."""
+    """A line with the module's name counts; /etc/modules is read through Debian's link."""
     put(tmp_path / "etc/modules", content)
     assert not module_loading(tmp_path).listed
     (tmp_path / "etc/modules-load.d").mkdir()

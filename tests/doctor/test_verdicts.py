@@ -225,13 +225,13 @@ def test_boot_trap(built_in: bool | None, rule: str, listed: str, saved: bool, v
 )  # fmt: skip
 def test_a_running_guard(changed: dict[str, Any], age: float, verdict: str, text: str) -> None:
     """An unresponsive guard and recorder errors fail; a missing source is a note."""
-    found = shown(verdicts_guard.guard({**HEALTHY, **changed}, age, running=True, rehearsing=False))
+    found = shown(verdicts_guard.guard({**HEALTHY, **changed}, age, running=True, dry_run=False))
     assert found[0] == verdict
     assert text in found[1]
 
 
 @pytest.mark.parametrize(
-    ("running", "rehearsing", "verdict", "text"),
+    ("running", "dry_run", "verdict", "text"),
     [
         (False, False, "wrong", "not running: nothing is raised -> `systemctl start conntrackd-guard`"),
         (False, True, "wrong", "(only a dry run is)"),
@@ -239,9 +239,9 @@ def test_a_running_guard(changed: dict[str, Any], age: float, verdict: str, text
         (True, False, "note", "without a status yet"),
     ],
 )
-def test_a_guard_without_a_status(running: bool | None, rehearsing: bool, verdict: str, text: str) -> None:  # noqa: FBT001
+def test_a_guard_without_a_status(running: bool | None, dry_run: bool, verdict: str, text: str) -> None:  # noqa: FBT001
     """Without a running guard the check fails."""
-    found = shown(verdicts_guard.guard(None, None, running=running, rehearsing=rehearsing))
+    found = shown(verdicts_guard.guard(None, None, running=running, dry_run=dry_run))
     assert found[0] == verdict
     assert text in found[1]
 

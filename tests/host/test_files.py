@@ -1,4 +1,4 @@
-"""Replacing a file in one step, also where others may write into its folder."""
+"""Replacing files atomically, also in folders of other users."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from conntrackd_guard.host import files
 
 
 @pytest.mark.parametrize("waiting", ["file", "link", "pipe"])
-def test_what_lies_in_wait_under_the_temporary_name_is_not_used(tmp_path: Path, waiting: str) -> None:
-    """Neither its mode nor its owner nor where it leads: in a shared folder anybody could have put it there."""
+def test_a_planted_temporary_file_is_not_used(tmp_path: Path, waiting: str) -> None:
+    """Its mode, owner and target are ignored: in a shared folder anyone could have created it."""
     temporary, elsewhere = tmp_path / ".page.new", tmp_path / "elsewhere"
     elsewhere.write_text("theirs")
     if waiting == "file":
         temporary.write_text("left by a kill")
         temporary.chmod(0o666)
-        keeper = temporary.open()
+        holder = temporary.open()
     elif waiting == "link":
         temporary.symlink_to(elsewhere)
     else:
@@ -28,6 +28,6 @@ def test_what_lies_in_wait_under_the_temporary_name_is_not_used(tmp_path: Path, 
     assert (tmp_path / "page").stat().st_mode & 0o777 == 0o640
     assert elsewhere.read_text() == "theirs"
     if waiting == "file":
-        assert keeper.read() == "left by a kill"
-        keeper.close()
+        assert holder.read() == "left by a kill"
+        holder.close()
     assert sorted(os.listdir(tmp_path)) == ["elsewhere", "page"]

@@ -44,7 +44,7 @@ class Terminal(io.StringIO):
 
 
 class Broken(io.StringIO):
-    """A stream whose reader is gone."""
+    """A stream without a reader."""
 
     def write(self, _text: str) -> int:
         """Fail as a closed pipe does."""
@@ -58,7 +58,7 @@ def raised(log: Log) -> None:
 
 
 def test_the_journal_gets_native_fields() -> None:
-    """What an operator filters by is a field of its own; the kind has a fixed MESSAGE_ID."""
+    """Each figure to filter by is a field; each kind of event has a fixed MESSAGE_ID."""
     journald = FakeJournald()
     raised(Log("journal", io.StringIO(), journald))
     (fields,) = journald.taken
@@ -77,8 +77,8 @@ def test_the_journal_gets_native_fields() -> None:
     assert len(set(MESSAGE_IDS.values())) == len(MESSAGE_IDS)
 
 
-def test_what_journald_does_not_take_is_kept_in_order_and_bounded() -> None:
-    """A frozen journald loses nothing up to the bound; beyond it the oldest go, and are counted."""
+def test_messages_for_a_frozen_journald_are_kept_in_order_and_bounded() -> None:
+    """Up to the bound none is lost; beyond it the oldest are dropped and counted."""
     journald = FakeJournald()
     log = Log("journal", io.StringIO(), journald)
     journald.takes = False
@@ -92,7 +92,7 @@ def test_what_journald_does_not_take_is_kept_in_order_and_bounded() -> None:
 
 
 def test_json_is_one_object_a_line() -> None:
-    """Whatever the fields hold, a collector gets one line it can read."""
+    """Whatever the fields contain, a collector gets one valid line."""
     stream = io.StringIO()
     log = Log("json", stream)
     log.emit("guard.hold", "info", "line\nbreak", sources={"a": 1}, odd=Path("/x"))
@@ -113,7 +113,7 @@ def test_text_is_one_safe_line() -> None:
     assert r"detail=x\r\ny" in line
 
 
-def test_colour_is_for_terminals_and_those_who_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_terminal_without_no_color_gets_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     """NO_COLOR is respected."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     coloured, plain = Terminal(), Terminal()
@@ -125,7 +125,7 @@ def test_colour_is_for_terminals_and_those_who_want_it(monkeypatch: pytest.Monke
 
 
 def test_a_message_that_cannot_be_rendered_is_counted() -> None:
-    """A closed pipe or a value that won't print never stops the guard."""
+    """A closed pipe or an unprintable value never stops the daemon."""
     broken = Log("text", Broken())
     raised(broken)
     assert broken.lost == 1

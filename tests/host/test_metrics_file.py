@@ -86,7 +86,7 @@ def test_errors_have_a_next_step(file: MetricsFile, monkeypatch: pytest.MonkeyPa
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(HostError, match=rf"writing {file.path}: {os.strerror(error)}.*{step}"):
+    with pytest.raises(HostError, match=rf"write {file.path}: {os.strerror(error)}.*{step}"):
         file.put("a 1\n")
     assert list(file.path.parent.iterdir()) == []
 

@@ -44,8 +44,8 @@ def test_the_states_of_a_service_are_sent(manager: socket.socket) -> None:
     assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
 
 
-def test_status_is_sent_when_it_changes_and_cannot_say_anything_else(manager: socket.socket) -> None:
-    """A newline in text from outside does not become a message of its own."""
+def test_status_is_sent_when_it_changes_and_can_forge_no_message(manager: socket.socket) -> None:
+    """A newline in text from outside does not begin another message."""
     service = Service()
     service.status("limit 65,536")
     service.status("limit 65,536")
@@ -53,10 +53,10 @@ def test_status_is_sent_when_it_changes_and_cannot_say_anything_else(manager: so
     assert received(manager) == ["STATUS=limit 65,536", r"STATUS=paused by x\nSTOPPING=1"]
 
 
-def test_the_watchdog_is_fed_at_a_third_of_its_interval(
+def test_the_watchdog_is_notified_at_a_third_of_its_interval(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Often enough to miss one, and not at every turn of the loop; another process's watchdog is left alone."""
+    """One may be missed, and not every turn sends one; the watchdog of another process is ignored."""
     now = [1000.0]
     monkeypatch.setattr("conntrackd_guard.host.systemd_notify.time.monotonic", lambda: now[0])
     monkeypatch.setenv("WATCHDOG_USEC", "3000000")
@@ -77,7 +77,7 @@ def test_the_watchdog_is_fed_at_a_third_of_its_interval(
 def test_without_a_manager_or_with_one_gone_nothing_happens(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the foreground there is no one to tell; a socket that vanished ends nothing."""
+    """In the foreground there is no manager; a socket that vanished is no error."""
     service = Service()
     Path(os.environ["NOTIFY_SOCKET"]).unlink()
     service.ready()

@@ -158,7 +158,7 @@ def test_a_missing_folder_is_an_error_until_it_exists(host: Host, tmp_path: Path
     for _ in range(3):
         guarded.written()
     (line,) = guarded.logged("guard.error")
-    assert f"writing {file}" in line["message"]
+    assert f"Can't write {file}" in line["message"]
     host.table(LIMIT)
     guarded.message()
     guarded.turn()

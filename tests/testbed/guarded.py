@@ -147,7 +147,7 @@ class FaultyKernel(LiveKernel):
         """Write, or refuse."""
         self.writes.append(target)
         if self.refusing is not None:
-            raise HostError("writing", "the limit", OSError(self.refusing, "refused"), "Nothing to do.")
+            raise HostError("write", "the limit", OSError(self.refusing, "refused"), "Nothing to do.")
         back = super().set_limit(target)
         self.after_write()
         return back
@@ -156,7 +156,7 @@ class FaultyKernel(LiveKernel):
         """Resize, or refuse."""
         if self.refusing_buckets is not None:
             error = OSError(self.refusing_buckets, "Cannot allocate memory")
-            raise HostError("writing", "the buckets", error, "Nothing to do.")
+            raise HostError("write", "the buckets", error, "Nothing to do.")
         return super().set_buckets(target)
 
 
@@ -223,7 +223,7 @@ class Guarded:
         self.recovered: Recovered = recover(
             self.recorder, self.runtime_dir, self.kernel, self.clock, "boot-1", self.policy
         )
-        self.kept = SysctlDropIn(self.paths).kept()
+        self.kept = SysctlDropIn(self.paths).persisted()
         self.observer = Observer(self.paths, self.kernel, self.clock, self.runtime_dir)
         self.observer.observe(rescan=True)
         self.floods = FloodDetector(self.paths, self.observer)

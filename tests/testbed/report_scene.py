@@ -137,7 +137,7 @@ def _record(key: str, limit: int, message: str, at: float) -> Record:
 
 
 def _add(history: History, record: Record) -> None:
-    history.add(record, policy=Policy(), sentence=sentence(record), kernel_release=HOSTILE[0])
+    history.add(record, policy=Policy(), sentence=sentence(record, Policy()), kernel_release=HOSTILE[0])
 
 
 def _points() -> list[Point]:

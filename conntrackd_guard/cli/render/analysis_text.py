@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conntrackd_guard.cli.render.console import COMMAND, Line
-from conntrackd_guard.core.explain import table_name
+from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.sample import Group, Ranking, Sample

@@ -12,11 +12,11 @@ from conntrackd_guard.cli.render.console import Line, local, print_indented, pri
 from conntrackd_guard.cli.render.decision_text import head
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.budget import fullest_first
-from conntrackd_guard.core.explain import concerned, table_name
 from conntrackd_guard.core.model import Hold, Override, Raise, Record
+from conntrackd_guard.core.records import concerned, table_name
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
-from conntrackd_guard.history.documents import DecisionDetail
+from conntrackd_guard.history.details import DecisionDetail
 from conntrackd_guard.history.rows import Row
 
 _TABLES_SHOWN = 20
@@ -49,12 +49,12 @@ def print_detail(console: Console, detail: DecisionDetail) -> None:
 
 def _print_analysis(console: Console, analysis: TableAnalysis) -> None:
     """Print what the table was full of just after the decision."""
-    section(console, "Who filled it", [("at", local(analysis.wall_seconds)), *head_lines(analysis)])
+    section(console, "What filled it", [("at", local(analysis.wall_seconds)), *head_lines(analysis)])
     for kind in ("state", "destination", "source"):
         title, lines = ranking_lines(analysis.sample, kind, _GROUPS_SHOWN)
         if lines:
             section(console, title, lines)
-    section(console, "In all", mix_lines(analysis.sample))
+    section(console, "Totals", mix_lines(analysis.sample))
 
 
 def _inputs(record: Record) -> list[Line]:

@@ -11,11 +11,11 @@ from conntrackd_guard.actions.status import Status
 from conntrackd_guard.cli.render.console import local, print_beside
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.configuration import Mode
-from conntrackd_guard.core.explain import table_name
 from conntrackd_guard.core.model import Hold, Observation, Pause, Raise, Table
-from conntrackd_guard.core.records import ACTIONABLE
+from conntrackd_guard.core.records import ACTIONABLE, table_name
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_bytes, format_duration
+from conntrackd_guard.daemon.status_file import sources_text
 
 _BAR_CELLS = 20
 _NARROW = 100
@@ -104,8 +104,7 @@ def daemon_lines(status: Status) -> list[tuple[str, str, str]]:
     lines: list[tuple[str, str, str]] = []
     if status.running and live:
         sources: dict[str, Any] = live.get("sources") or {}
-        states = f"/dev/kmsg {sources.get('ring_buffer', 'unknown')}, journal {sources.get('journal', 'unknown')}"
-        lines.append(("messages from", states, ""))
+        lines.append(("messages", sources_text(sources), ""))
         lines += [("", str(note), "yellow") for note in sources.get("notes") or []]
         lines += [("error", str(text), "bold red") for text in (live.get("recorder") or {}).get("trouble") or []]
     if live.get("conflict"):
@@ -143,7 +142,7 @@ def daemon_text(status: Status) -> tuple[str, str]:
             other, flag = (Mode.DRY_RUN, "--dry-run") if acting else (Mode.ACT, "--no-dry-run")
             return f"{text}; one in mode {other} runs: `guard status {flag}` shows it", "bold red"
         start = "systemctl start conntrackd-guard" if acting else "sudo guard run --dry-run"
-        return f"{text}; start it: {start}", "bold red"
+        return f"{text}; {start}", "bold red"
     if status.live is None:
         return f"starting (pid {status.holder})", "yellow"
     since = status.live.get("since")

@@ -115,9 +115,9 @@ def _number(path: str) -> int | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise HostError("reading", path, error, "Check that /proc is mounted and readable here.") from error
+        raise HostError("read", path, error, "Check that /proc is mounted and readable here.") from error
     except ValueError as error:
-        raise HostError("reading", path, None, "Expected one decimal number.") from error
+        raise HostError("read", path, None, "Expected one decimal number.") from error
 
 
 def _write(path: str, target: int) -> int:
@@ -130,8 +130,8 @@ def _write(path: str, target: int) -> int:
             os.close(descriptor)
     except OSError as error:
         step = _NEXT_STEPS.get(error.errno or 0, "The write is tried again later.")
-        raise HostError(f"writing {target} to", path, error, step) from error
+        raise HostError(f"write {target} to", path, error, step) from error
     back = _number(path)
     if back is None:
-        raise HostError("reading back", path, None, _NEXT_STEPS[errno.ENOENT])
+        raise HostError("read back", path, None, _NEXT_STEPS[errno.ENOENT])
     return back

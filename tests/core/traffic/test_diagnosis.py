@@ -24,7 +24,7 @@ UNANSWERED_DNS = an_entry(17, "UNREPLIED", to=53)
 
 
 def seen(*parts: tuple[int, Entry], table: int = 1_000_000) -> Sample:
-    """Return the sample of so many of each entry."""
+    """Return the sample of a number of each entry."""
     return count_entries([entry for number, entry in parts for _ in range(number)], table_entries=table)
 
 

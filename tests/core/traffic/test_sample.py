@@ -84,15 +84,15 @@ def test_addresses_are_kept_as_set(addresses: Addresses, sources: dict[str, int]
     assert tops(sample.sources) == sources
     assert destinations.items() <= tops(sample.destinations).items()
     assert tops(sample.ports) == {"tcp 443": 1, "udp 443": 2}
-    told = str(encode(sample))
-    assert ("10.0.0.1" in told, "2001:db8:1:2" in told) == (False, False)
+    stored = str(encode(sample))
+    assert ("10.0.0.1" in stored, "2001:db8:1:2" in stored) == (False, False)
 
 
 @pytest.mark.parametrize(
     ("seconds", "idle"),
     [
         ([432_000, 431_999, 424_561], 0),
-        ([432_000, 424_560], 1),  # silent for 2 h 4 min
+        ([432_000, 424_560], 1),  # idle for 2 h 4 min
         ([432_000, 300, 299, 60], 0),  # data is under way: such a flow is given 300 s
         ([432_000, 301], 1),
         ([86_400, 86_000, 1000], 1),  # a namespace with a timeout of one day
@@ -107,9 +107,12 @@ def test_idle_connections_with_an_unknown_timeout(seconds: list[int], idle: int)
 @pytest.mark.parametrize(
     ("seconds", "idle"),
     [
-        ([250_000, 249_000], 2),  # all of them are silent, and none tells by its own time what the timeout is
+        ([250_000, 249_000], 2),  # all are idle: the timeout can't be derived from them
         ([432_000, 424_561, 424_560], 1),
-        ([500_000, 499_000, 492_560], 1),  # the timeout was lowered since: what is beyond it counts by the longest seen
+        (
+            [500_000, 499_000, 492_560],
+            1,
+        ),  # the timeout was lowered: longer times left are compared with the longest one
     ],
 )
 def test_idle_connections_with_a_known_timeout(seconds: list[int], idle: int) -> None:
@@ -135,7 +138,7 @@ def test_other_entries_are_never_idle() -> None:
     ("entry", "unanswered", "dns", "to", "source"),
     [
         (an_entry(6, "SYN_RECV", flags="r"), 1, 0, 0, 0),  # answered, but the handshake is not over
-        (an_entry(6, "ESTABLISHED", seconds=290), 1, 0, 0, 0),  # picked up midway, one side is silent
+        (an_entry(6, "ESTABLISHED", seconds=290), 1, 0, 0, 0),  # picked up midway, one side sends nothing
         (an_entry(6, "ESTABLISHED", to=53, flags="ar"), 0, 0, 0, 0),  # DNS over TCP is no short flow
         (dns(reply_source_port=5353), 0, 1, 1, 0),  # redirected by its port alone
         (dns(reply_destination_port=61_000), 0, 1, 0, 1),  # masqueraded by its port alone
@@ -195,9 +198,9 @@ def test_each_entry_is_counted_once(entries: list[Entry], addresses: Addresses) 
     """With few kinds of entries each ranking contains all; a stored sample reads back the same."""
     sample = count_entries(entries, table_entries=100, addresses=addresses)
     assert decode(Sample, encode(sample)) == sample
-    told = [sample.protocols, sample.states, sample.ports, sample.lifetimes]
-    told += [] if addresses is Addresses.OFF else [sample.destinations, sample.sources]
-    for ranking in told:
+    rankings = [sample.protocols, sample.states, sample.ports, sample.lifetimes]
+    rankings += [] if addresses is Addresses.OFF else [sample.destinations, sample.sources]
+    for ranking in rankings:
         assert sum(group.entries for group in ranking.top) == sample.seen == len(entries)
         assert len(ranking.top) == ranking.distinct
     assert 0 <= sample.margin <= 1
