@@ -28,7 +28,7 @@ from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.kernel_messages import recognise
-from conntrackd_guard.core.log_events import MESSAGE_IDS
+from conntrackd_guard.core.log_events import MESSAGE_IDS, message_id
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
 from conntrackd_guard.core.model import (
     INT_MAX,
@@ -189,15 +189,27 @@ def fixed_values() -> str:
 
 
 def hold_reasons() -> str:
-    """Return every hold reason, its sentence, its level in the log, and whether it needs an operator."""
-    return "\n\n".join(
-        definition(
-            f"`{reason.code}` ({reason.label})",
-            reason.sentence,
-            f"Level {level_of(_held(reason))}." + (" Needs an operator." if reason in ACTIONABLE else ""),
-        )
-        for reason in HoldReason
-    )
+    """Return every hold reason: sentence, next step from the message catalog, level, MESSAGE_ID."""
+    return "\n\n".join(_hold_reason(reason) for reason in HoldReason)
+
+
+def _hold_reason(reason: HoldReason) -> str:
+    record = _held(reason)
+    number = message_id(event_of(record), reason.code)
+    _, sentence, *steps = _catalog(number)
+    level = f"Level {level_of(record)}. MESSAGE_ID {number}."
+    if reason in ACTIONABLE:
+        level = f"Needs an operator. {level}"
+    return definition(f"`{reason.code}` ({reason.label})", sentence, *steps, level)
+
+
+def _catalog(number: str) -> list[str]:
+    """Return the title of a catalog entry and its paragraphs."""
+    entries = (ROOT / "share/catalog/conntrackd-guard.catalog").read_text("utf-8").split("\n-- ")
+    (entry,) = [entry for entry in entries if entry.startswith(number)]
+    head, *paragraphs = re.sub(r"(?m)^#.*\n?", "", entry).strip().split("\n\n")
+    titles = re.findall(r"(?m)^Subject: (.+)$", head)
+    return [" ".join(text.split()).replace("@", "") for text in (*titles, *paragraphs)]
 
 
 def _held(reason: HoldReason) -> Record:
@@ -241,10 +253,9 @@ def _explained(printed: set[str], meanings: dict[str, str]) -> str:
 
 
 def log_events() -> str:
-    """Return every log event with the title of its entry in the message catalog."""
-    catalog = (ROOT / "share/catalog/conntrackd-guard.catalog").read_text("utf-8")
-    titles = dict(re.findall(r"(?m)^-- ([0-9a-f]{32})\nSubject: (.+)$", catalog))
-    rows = [(f"`{event}`", f"`{number}`", titles[number].replace("@", "")) for event, number in MESSAGE_IDS.items()]
+    """Return every log event but the holds, with the title of its entry in the message catalog."""
+    events = [(event, number) for event, number in MESSAGE_IDS.items() if " " not in event]
+    rows = [(f"`{event}`", f"`{number}`", _catalog(number)[0]) for event, number in events]
     return table(("event", "MESSAGE_ID", "title in the catalog"), rows)
 
 
