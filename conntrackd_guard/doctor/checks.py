@@ -88,14 +88,6 @@ def _settings(host: HostFacts) -> Check:
     return wrong(name, evidence, step)
 
 
-def _pause(host: HostFacts) -> Check:
-    return verdicts_guard.pause(host.runtime_dir.pause(host.now), host.now)
-
-
-def _conntrack(host: HostFacts) -> Check:
-    return verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets)
-
-
 def _namespace(host: HostFacts) -> Check:
     beside = None if host.pid is None else facts.same_namespace(host.paths.proc, host.pid)
     return verdicts.namespace(initial=facts.is_initial(host.paths.limit), guard_beside=beside)
@@ -116,10 +108,6 @@ def _writable(host: HostFacts) -> Check:
         evidence = f"the kernel refused the last write: {os.strerror(refused.errno)}"
         return wrong(name, evidence, "`guard history --verdict raise` lists the writes.")
     return good(name, f"{path} can be opened for writing")
-
-
-def _buckets(host: HostFacts) -> Check:
-    return verdicts.buckets(host.limit, host.buckets)
 
 
 def _ring_buffer(host: HostFacts) -> Check:
@@ -178,14 +166,8 @@ def _drop_in(host: HostFacts) -> Check:
     return verdicts_boot.drop_in(str(host.paths.drop_in), host.saved, host.limit, raised_to, persist=host.persist)
 
 
-def _at_boot(host: HostFacts) -> Check:
-    files = sysctl_files(host.paths.root)
-    return verdicts_boot.order(files, Tool.SYSTEMD, str(host.paths.drop_in), host.saved)
-
-
-def _sysctl_system(host: HostFacts) -> Check:
-    files = sysctl_files(host.paths.root)
-    return verdicts_boot.order(files, Tool.PROCPS, str(host.paths.drop_in), host.saved)
+def _order(host: HostFacts, tool: Tool) -> Check:
+    return verdicts_boot.order(sysctl_files(host.paths.root), tool, str(host.paths.drop_in), host.saved)
 
 
 def _boot_trap(host: HostFacts) -> Check:
@@ -225,26 +207,24 @@ def _disk(host: HostFacts) -> Check:
     return verdicts.disk(str(folder), left.free_bytes, inodes_left=left.inodes_left, writable=left.writable)
 
 
-def _clock(host: HostFacts) -> Check:
-    return verdicts.clock(host.boot_id, host.wall_seconds, host.newest.last_seconds if host.newest else None)
-
-
 _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "guard": _guard,
     "settings": _settings,
-    "pause": _pause,
-    "conntrack": _conntrack,
+    "pause": lambda host: verdicts_guard.pause(host.runtime_dir.pause(host.now), host.now),
+    "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets),
     "namespace": _namespace,
     "writable": _writable,
-    "buckets": _buckets,
+    "buckets": lambda host: verdicts.buckets(host.limit, host.buckets),
     "ring_buffer": _ring_buffer,
     "journal": _journal,
     "drop_in": _drop_in,
-    "at_boot": _at_boot,
-    "sysctl_system": _sysctl_system,
+    "at_boot": lambda host: _order(host, Tool.SYSTEMD),
+    "sysctl_system": lambda host: _order(host, Tool.PROCPS),
     "boot_trap": _boot_trap,
     "other_writers": _other_writers,
     "history": _history,
     "disk": _disk,
-    "clock": _clock,
+    "clock": lambda host: verdicts.clock(
+        host.boot_id, host.wall_seconds, host.newest.last_seconds if host.newest else None
+    ),
 }

@@ -17,7 +17,7 @@ from conntrackd_guard.core.text import printable
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 
-MOST_WAITING = 100
+MAX_QUEUED = 100
 """Judgement: one decision an hour for each of four tables makes 96 a day; 100 take some 400 KiB of /run."""
 _MAX_BYTES = 64 * 1024
 """Sixteen times a decision with its calculation."""
@@ -48,11 +48,11 @@ class NotifySpool:
         self.folder = paths.notices
 
     def put(self, key: str, document: str) -> list[str]:
-        """Queue a decision; drop the oldest beyond MOST_WAITING and return their keys."""
+        """Queue a decision; drop the oldest beyond MAX_QUEUED and return their keys."""
         path = self.folder / f"{key}.json"
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            dropped = self.files()[: 1 - MOST_WAITING]
+            dropped = self.files()[: 1 - MAX_QUEUED]
             for file in dropped:
                 (self.folder / file).unlink(missing_ok=True)
             files.replace(path, document.encode(), mode=0o600, durable=False)

@@ -23,11 +23,11 @@ from conntrackd_guard.core.verification import Verification
 from conntrackd_guard.history.database import HistoryDamaged, Position
 from conntrackd_guard.history.rows import first_row, notify_document
 from conntrackd_guard.host.log import Log
-from conntrackd_guard.host.notify_spool import MOST_WAITING, NotifySpool
+from conntrackd_guard.host.notify_spool import MAX_QUEUED, NotifySpool
 from conntrackd_guard.host.other_writers import attribute_change
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
-from conntrackd_guard.host.sysctl_dropin import DropIn
+from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 from conntrackd_guard.recording.dropin_sync import DropInSync
 from conntrackd_guard.recording.history_writer import HistoryWriter
 from conntrackd_guard.recording.items import Item, Past
@@ -66,7 +66,7 @@ class Worker:
         self,
         *,
         paths: Paths,
-        drop_in: DropIn,
+        drop_in: SysctlDropIn,
         log: Log,
         runtime_dir: RuntimeDir,
         retention_seconds: float,
@@ -245,7 +245,7 @@ class Worker:
             self._log.emit("guard.error", "error", str(error), subject="notify", key=record.key)
             return
         for key in dropped:
-            text = f"Notify queue full ({MOST_WAITING}). Dropped the oldest notification."
+            text = f"Notify queue full ({MAX_QUEUED}). Dropped the oldest notification."
             self._log.emit("guard.error", "error", text, subject="notify", key=key)
 
     def _flush_dropin(self) -> None:

@@ -119,7 +119,7 @@ def a_report(points: Sequence[Point] = (), entries: Sequence[DecisionDetail] = (
     plain: dict[str, Any] = {
         "host": "<i>", "version": "1", "made_seconds": 0.0, "since": 0.0, "until": 100.0, "step": 10,
         "held": [(point.at, point.count) for point in points],
-        "counts": view.Counts(decisions=len(entries)),
+        "counts": Counter(decisions=len(entries)),
     }  # fmt: skip
     return view.page(view.Report(**plain | more, points=points, entries=entries))
 

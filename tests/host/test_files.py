@@ -18,7 +18,7 @@ def test_a_planted_temporary_file_is_not_used(tmp_path: Path, waiting: str) -> N
     if waiting == "file":
         temporary.write_text("left by a kill")
         temporary.chmod(0o666)
-        keeper = temporary.open()
+        holder = temporary.open()
     elif waiting == "link":
         temporary.symlink_to(elsewhere)
     else:
@@ -28,6 +28,6 @@ def test_a_planted_temporary_file_is_not_used(tmp_path: Path, waiting: str) -> N
     assert (tmp_path / "page").stat().st_mode & 0o777 == 0o640
     assert elsewhere.read_text() == "theirs"
     if waiting == "file":
-        assert keeper.read() == "left by a kill"
-        keeper.close()
+        assert holder.read() == "left by a kill"
+        holder.close()
     assert sorted(os.listdir(tmp_path)) == ["elsewhere", "page"]

@@ -113,7 +113,7 @@ def documents_of(folder: Path) -> list[dict[str, Any]]:
 
 def test_a_full_queue_drops_and_logs_the_oldest(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the command takes none, /run does not fill, and the log names the dropped decision."""
-    monkeypatch.setattr(notify_spool, "MOST_WAITING", 3)
+    monkeypatch.setattr(notify_spool, "MAX_QUEUED", 3)
     monkeypatch.setattr(history_writer, "LOG_AGAIN_SECONDS", 0.0)
     guarded = notifying(host)
     full(guarded)

@@ -12,7 +12,7 @@ from conntrackd_guard import __version__
 from conntrackd_guard.cli.answer import note
 from conntrackd_guard.cli.commands.history import open_history, time_option
 from conntrackd_guard.cli.exits import Exit
-from conntrackd_guard.cli.render.report.page import Counts, Report, page
+from conntrackd_guard.cli.render.report.page import Report, page
 from conntrackd_guard.core.errors import AnswerIsNo, HostError
 from conntrackd_guard.core.verification import Drops
 from conntrackd_guard.history import details
@@ -83,5 +83,5 @@ def _gathered(history: History, since: float, until: float) -> Report:
         points=history.points(since, until, step),
         held=history.held(since, until, step),
         entries=[found for number in newest if (found := details.detail(history, number)) is not None],
-        counts=Counts(**counted),
+        counts=counted,
     )

@@ -142,7 +142,7 @@ def daemon_text(status: Status) -> tuple[str, str]:
             other, flag = (Mode.DRY_RUN, "--dry-run") if acting else (Mode.ACT, "--no-dry-run")
             return f"{text}; one in mode {other} runs: `guard status {flag}` shows it", "bold red"
         start = "systemctl start conntrackd-guard" if acting else "sudo guard run --dry-run"
-        return f"{text}; start it: {start}", "bold red"
+        return f"{text}; {start}", "bold red"
     if status.live is None:
         return f"starting (pid {status.holder})", "yellow"
     since = status.live.get("since")

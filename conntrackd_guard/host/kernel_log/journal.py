@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
-from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.core.kernel_messages import KernelEvent
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, Drained, KernelJournal
 
 NONE_HERE = "not found on this host"

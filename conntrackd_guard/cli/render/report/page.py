@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,20 +39,6 @@ _GROUPS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Of all decisions of the time, also those that the page has no room for."""
-
-    decisions: int = 0
-    raises: int = 0
-    """That were applied, or rehearsed."""
-    holds: int = 0
-    watched: int = 0
-    """Raises after which the drop counters were watched."""
-    continuing: int = 0
-    """Raises after which packets were still dropped."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The data of a report. Times are wall time in seconds."""
 
@@ -67,7 +53,9 @@ class Report:
     """The most entries in all tables together, over time."""
     entries: Sequence[DecisionDetail]
     """The newest first, as many as there is room for."""
-    counts: Counts
+    counts: Counter[str]
+    """Of all decisions of the time: `decisions`, `raises` (applied or in a dry run), `holds`, `watched` (raises that
+    were verified), `continuing` (raises after which packets were still dropped)."""
 
 
 def page(report: Report) -> str:
@@ -137,14 +125,14 @@ def _facts(report: Report) -> list[Line]:
     """Return the figures that a reader wants first."""
     counts, limits = report.counts, _limit_dots(report)
     peak = max(_shares(report), default=None)
-    continuing = f"{counts.continuing:,} of {counts.watched:,} raises" if counts.watched else "none was watched"
+    watched = f"{counts['continuing']:,} of {counts['watched']:,} raises" if counts["watched"] else "none was watched"
     return [
         ("Limit at the end", f"{limits[-1][1]:,.0f}" if limits else "not known"),
         ("Highest use of a table", "not known" if peak is None else f"{100 * peak:.0f} %"),
         ("Packets dropped", f"{sum(point.dropped for point in report.points):,}" if report.points else "not known"),
-        ("Raises", f"{counts.raises:,}"),
-        ("Drops continued after", continuing if counts.raises else "no raise"),
-        ("Holds", f"{counts.holds:,}"),
+        ("Raises", f"{counts['raises']:,}"),
+        ("Drops continued after", watched if counts["raises"] else "no raise"),
+        ("Holds", f"{counts['holds']:,}"),
     ]
 
 
