@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 
 class Clock:
     """`boottime` goes on through suspend and never jumps; `wall` is for people only. Both in seconds."""
 
-    def boottime(self) -> float:
+    def __init__(self) -> None:
+        self.boottime: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
         """Seconds since boot."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-    def wall(self) -> float:
+        self.wall: Callable[[], float] = time.time
         """Seconds since 1970, as this host believes."""
-        return time.time()

@@ -18,6 +18,8 @@ from conntrackd_guard.core.model import Pause
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 
+_NO_ROOM = "Check that /run has room and is writable."
+
 
 class RuntimeDir:
     """The guard's files of this boot. Methods raise HostError unless noted."""
@@ -91,7 +93,11 @@ class RuntimeDir:
 
     def put_intent(self, key: str, content: dict[str, Any]) -> None:
         """Announce a write to the kernel before it is made."""
-        self._put(f"{self._intents}/{key}.json", content)
+        path = f"{self._intents}/{key}.json"
+        try:
+            files.replace(path, json.dumps(content).encode(), durable=False)
+        except OSError as error:
+            raise HostError("writing", path, error, _NO_ROOM) from error
 
     def intents(self) -> list[tuple[str, dict[str, Any] | None]]:
         """Return open intents, oldest first, as (key, content); unreadable content is None. Never raises."""
@@ -124,10 +130,10 @@ class RuntimeDir:
 
     def pause(self, now: float) -> Pause | None:
         """Return the pause in force at `now` (CLOCK_BOOTTIME), the fleet's or an operator's. Never raises."""
-        fleet, _ = self._pauses
+        fleet, operator = self._pauses
         if os.path.lexists(fleet):
             return Pause(by=fleet, reason="the file exists")
-        return self.operator_pause(now)
+        return self.operator_pause(now) if os.path.lexists(operator) else None
 
     def operator_pause(self, now: float) -> Pause | None:
         """Return the operator's pause in force at `now`. An unreadable file counts as a pause. Never raises."""
@@ -162,7 +168,7 @@ class RuntimeDir:
         try:
             files.replace(path, json.dumps(content).encode(), durable=False)
         except OSError as error:
-            raise HostError("writing", path, error, "Check that /run has room and is writable.") from error
+            raise HostError("writing", path, error, _NO_ROOM) from error
 
     @staticmethod
     def _drop(path: Path) -> None:

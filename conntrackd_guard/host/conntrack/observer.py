@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from conntrackd_guard.core import usage
 from conntrackd_guard.core.model import Observation, Table
-from conntrackd_guard.core.usage import Look
+from conntrackd_guard.core.usage import Growth
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.memory import MemoryReader
 from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
-from conntrackd_guard.host.conntrack.stat import Counters, TableReader
+from conntrackd_guard.host.conntrack.stat import TableReader
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 
@@ -30,12 +30,7 @@ class _Track:
     """One namespace as the observer remembers it."""
 
     place: NetNamespace
-    looks: list[Look] = field(default_factory=list)
-    base_drop: int | None = None
-    """The drop counter at first sight, the last raise or the last quiet spell."""
-    too_new: bool = False
-    dropped_seconds: float = 0.0
-    rehearsed_drop: int | None = None
+    growth: Growth = field(default_factory=Growth)
     out_of_reach: bool = False
     """It could not be read since the last scan: only another scan may find a way."""
 
@@ -58,7 +53,8 @@ class Observer:
         self._scanned_seconds = -RESCAN_SECONDS
         self._names: frozenset[str] = frozenset()
         self._unexplained = 0
-        self._allocated: list[Look] = []
+        self._allocated = Growth()
+        """Of the entries of all namespaces together."""
         self._turn = 0
 
     def watch(self, *, attentive: bool) -> tuple[tuple[Table, ...], bool]:
@@ -74,10 +70,10 @@ class Observer:
         if now - self._scanned_seconds >= RESCAN_SECONDS or self._scanner.names() != self._names:
             self.rescan()
         tables = self._look_at(self._some())
-        if self._allocated_now() - self._held() - self._unexplained >= _UNEXPLAINED_SHARE * limit:
+        if (self._allocated.count or 0) - self._held() - self._unexplained >= _UNEXPLAINED_SHARE * limit:
             self.rescan()
             tables = self._look_at(list(self._tracks.values()))  # any of them may have grown
-            self._unexplained = self._allocated_now() - self._held()
+            self._unexplained = (self._allocated.count or 0) - self._held()
         return tables, hurry
 
     def observe(self, *, namespaces: Collection[int] = (), rescan: bool = False) -> Observation:
@@ -134,9 +130,8 @@ class Observer:
     def rebase(self) -> None:
         """After a raise: what was dropped up to now belongs to the old limit."""
         for track in self._tracks.values():
-            counters = self._reader.read(track.place)
-            if counters is not None:
-                track.base_drop = track.rehearsed_drop = counters.drop
+            self._look(track)
+            track.growth.restart()
 
     def rescan(self) -> None:
         """Find every namespace in reach (about 13 µs a process)."""
@@ -152,15 +147,15 @@ class Observer:
             self._tracks[place.key].place = place
             self._tracks[place.key].out_of_reach = False
         self.present = frozenset(place.number for place in places)
-        self._unexplained = self._allocated_now() - self._held()
+        self._unexplained = (self._allocated.count or 0) - self._held()
 
     def _gate(self, now: float, limit: int) -> tuple[bool, bool]:
         """Return whether a table may be near the limit, and whether one may be soon: one cheap read for all together."""
         allocated = self._memory.allocated_entries()
         if allocated is None:
             return True, False
-        self._allocated = [*_recent(self._allocated, now), Look(at_seconds=now, count=allocated)]
-        left = usage.seconds_to_full(allocated, limit, usage.demand_per_second(self._allocated))
+        self._allocated.look(now, allocated)
+        left = usage.seconds_to_full(allocated, limit, self._allocated.demand_per_second)
         is_open = allocated >= usage.GATE_USE * limit or left <= usage.URGENT_SECONDS
         return is_open, left < usage.HURRY_SECONDS
 
@@ -177,65 +172,33 @@ class Observer:
     def _look_at(self, tracks: list[_Track]) -> tuple[Table, ...]:
         return tuple(table for track in tracks if (table := self._look(track)) is not None)
 
-    def _allocated_now(self) -> int:
-        return self._allocated[-1].count if self._allocated else 0
-
     def _held(self) -> int:
-        return sum(track.looks[-1].count for track in self._tracks.values() if track.looks)
+        return sum(track.growth.count or 0 for track in self._tracks.values())
 
     def _look(self, track: _Track) -> Table | None:
-        """Read one table and note what it says of growth and drops; None where it can't be reached."""
-        now = self._clock.boottime()
-        counters = self._reader.read(track.place)
+        """Read one table; None if it can't be reached."""
+        now, place, growth, rehearsing = self._clock.boottime(), track.place, track.growth, self._kernel.rehearsing
+        counters = self._reader.read(place)
         track.out_of_reach = counters is None
         if counters is None:
             return None
-        if track.looks and usage.risen(track.looks[-1].drop, counters.drop):
-            track.dropped_seconds = now
-        look = Look(at_seconds=now, count=counters.count, drop=counters.drop, early_drop=counters.early_drop)
-        track.looks = [*_recent(track.looks, now), look]
-        self._note_drops(track, counters, now)
-        return self._table(track, counters)
-
-    @staticmethod
-    def _note_drops(track: _Track, counters: Counters, now: float) -> None:
-        if usage.went_back(track.base_drop, counters.drop):  # a new namespace has the number: all its drops are new
-            track.base_drop = track.rehearsed_drop = 0
-            track.dropped_seconds = now
-        track.too_new = track.base_drop is None and bool(counters.drop)  # dropped, but nobody knows when
-        if track.base_drop is None:
-            track.base_drop = counters.drop
-        elif track.dropped_seconds and now - track.dropped_seconds >= usage.QUIET_SECONDS:
-            track.base_drop, track.dropped_seconds = counters.drop, 0.0
-        if track.rehearsed_drop is None:
-            track.rehearsed_drop = counters.drop
-
-    def _table(self, track: _Track, counters: Counters) -> Table:
-        place = track.place
-        known = counters.drop is not None and not track.too_new
-        need = counters.count
-        if self._kernel.rehearsing:
-            need += usage.risen(track.rehearsed_drop, counters.drop)
+        growth.look(now, counters.count, counters.drop, counters.early_drop)
         return Table(
             namespace=place.number,
             label=place.label,
             initial=place.initial,
             placed=place.namespace is not None,
-            count=need,
-            held=counters.count if self._kernel.rehearsing else None,
+            count=counters.count + growth.dropped_since_raise if rehearsing else counters.count,
+            held=counters.count if rehearsing else None,
             drop=counters.drop,
             early_drop=counters.early_drop,
-            dropped=usage.risen(track.base_drop, counters.drop) if known else None,
-            demand_per_second=usage.demand_per_second(track.looks),
+            dropped=growth.dropped,
+            demand_per_second=growth.demand_per_second,
             user_owned=place.user_owned,
             source=counters.source,
         )
 
 
 def _expected_count(track: _Track) -> int:
-    """The count at the last look; a namespace never looked at comes first."""
-    return track.looks[-1].count if track.looks else 1 << 31
-
-
-def _recent(looks: list[Look], now: float) -> list[Look]:
-    return [look for look in looks if now - look.at_seconds <= usage.LOOKS_KEPT_SECONDS]
+    """Return the count at the last look; a namespace never looked at comes first."""
+    return 1 << 31 if track.growth.count is None else track.growth.count
