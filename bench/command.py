@@ -49,9 +49,9 @@ def main() -> int:
         parser.error(str(error))
     try:
         # These start outside the sandbox: two outlive it, and apt-get finds its lists.
-        with LimitGuard() as keeper, Freezer() as freezer, tempfile.TemporaryDirectory() as folder:
+        with LimitGuard() as limit_guard, Freezer() as freezer, tempfile.TemporaryDirectory() as folder:
             rsyslog = unpack(Path(folder)) if _is_wanted("reaction", options) else None
-            return run_isolated(lambda: _measure(keeper, freezer, rsyslog, others, options))
+            return run_isolated(lambda: _measure(limit_guard, freezer, rsyslog, others, options))
     except (RefusedError, OSError) as error:
         return _refuse(str(error), 1)
 
@@ -61,13 +61,13 @@ def _is_wanted(row: str, options: argparse.Namespace) -> bool:
 
 
 def _measure(
-    keeper: LimitGuard,
+    limit_guard: LimitGuard,
     freezer: Freezer,
     rsyslog: Contender | None,
     others: list[Checkout],
     options: argparse.Namespace,
 ) -> int:
-    ground = Ground(keeper)
+    ground = Ground(limit_guard)
     reaction = Reaction(
         ground=ground,
         freezer=freezer,

@@ -78,7 +78,7 @@ def cost(  # noqa: PLR0913, PLR0917  what the command line can choose
             most_percent=0.5,
         ),
     )
-    ground.keeper.set_limit(ground.keeper.saved_limit)
+    ground.limit_guard.set_limit(ground.limit_guard.saved_limit)
     group = with_others(guard("guard"), others)
     for case in cases:
         if names and not any(name in case.what for name in names):
@@ -125,12 +125,14 @@ def events(ground: Ground, number: int) -> Iterator[Row]:
     say(f"events: {number:,} kernel lines at {_EVENTS_PER_SECOND:,} a second, after those of {_SETTLE_SECONDS:.0f} s")
     warm = int(_EVENTS_PER_SECOND * _SETTLE_SECONDS)
     with ground.scratch() as namespace, contextlib.ExitStack() as stack:
-        ground.keeper.set_limit(_FULL)
+        ground.limit_guard.set_limit(_FULL)
         ground.flows(namespace, 0, _FULL)
         running = stack.enter_context(run(ground, guard("guard", max_limit=_FULL), namespace))
         usual = int(Path("/proc/sys/net/core/message_cost").read_text("ascii"))
-        stack.callback(ground.keeper.set_message_cost, usual)  # for the rows after this one; the keeper restores it too
-        ground.keeper.set_message_cost(0)
+        stack.callback(
+            ground.limit_guard.set_message_cost, usual
+        )  # for the rows after this one; the limit_guard restores it too
+        ground.limit_guard.set_message_cost(0)
         ground.flows(namespace, _FULL, warm, _EVENTS_PER_SECOND)
         start = running.cpu_seconds()
         with _watched(running) as looks:

@@ -93,7 +93,7 @@ def dropped(  # noqa: PLR0913, PLR0917  what the command line can choose
 
 def _loss(ground: Ground, load: Load, contender: Contender) -> Loss:
     with ground.scratch() as namespace:
-        ground.keeper.set_limit(load.limit)
+        ground.limit_guard.set_limit(load.limit)
         ground.flows(namespace, 0, load.held or 1)  # one entry at least: a namespace that is known to track
         with run(ground, contender, namespace) as running:
             time.sleep((load.idle_seconds if contender.settings is not None else 0) + random.uniform(0, 1))
@@ -105,7 +105,7 @@ def _loss(ground: Ground, load: Load, contender: Contender) -> Loss:
                 limit_after=int(_LIMIT_FILE.read_text("ascii")),
                 cpu_seconds=running.cpu_seconds(),
             )
-    ground.keeper.set_limit(load.limit)
+    ground.limit_guard.set_limit(load.limit)
     return loss
 
 

@@ -30,8 +30,8 @@ SystemMaxFileSize=128M
 class Ground:
     """Tools, limit and journald of one run, inside the sandbox. Raises CalledProcessError when gcc fails."""
 
-    def __init__(self, keeper: LimitGuard) -> None:
-        self.keeper = keeper
+    def __init__(self, limit_guard: LimitGuard) -> None:
+        self.limit_guard = limit_guard
         self.folder = Path("/run/bench")
         self.folder.mkdir()
         for source in sorted(_SOURCES.glob("*.c")):
@@ -46,7 +46,7 @@ class Ground:
     def scratch(self) -> Iterator[ScratchNamespace]:
         """Make a tracking namespace that may hold entries while the limit is lowered; empty it at the end."""
         with ScratchNamespace() as namespace:
-            self.keeper.own(namespace.number)
+            self.limit_guard.own(namespace.number)
             try:
                 yield namespace
             finally:

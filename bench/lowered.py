@@ -37,9 +37,9 @@ def lowerings(ground: Ground, contender: Contender, trials: int) -> list[float]:
     """Return the milliseconds from packet to raised limit of up to `trials` lowerings under one guard."""
     times: list[float] = []
     with ground.scratch() as namespace:
-        ground.keeper.set_limit(_LIMIT)
+        ground.limit_guard.set_limit(_LIMIT)
         with run(ground, contender, namespace) as running:
-            ground.keeper.set_limit(_LIMIT)  # a yardstick may have raised it for old messages
+            ground.limit_guard.set_limit(_LIMIT)  # a yardstick may have raised it for old messages
             ground.flows(namespace, 0, _LIMIT)
             if overflow(ground, namespace) is None:
                 say(f"reaction: {contender.name} did not raise the limit at first")
@@ -59,7 +59,7 @@ def _trial(ground: Ground, running: Running, namespace: ScratchNamespace) -> Ite
     if is_guard:
         before = _waits(running)
         wait_for(lambda: _waits(running) != before, "the guard to look at its tables", look_seconds=0.001)
-    ground.keeper.set_limit(_LIMIT)
+    ground.limit_guard.set_limit(_LIMIT)
     before = _waits(running)
     time.sleep(_DROP_AFTER_SECONDS)
     looked = is_guard and _waits(running) != before  # by now; the packet follows within 10 ms

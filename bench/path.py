@@ -57,11 +57,11 @@ def _trials(ground: Ground, checkout: Checkout) -> list[list[_Entry]]:
     results = ground.folder / "path.json"
     results.write_text("", "utf-8")
     with ground.scratch() as namespace:
-        ground.keeper.set_limit(_LIMIT)
+        ground.limit_guard.set_limit(_LIMIT)
         with run(ground, _traced(checkout, results), namespace):
             for trial in range(_TRIALS):
                 if trial:
-                    ground.keeper.set_limit(_LIMIT)
+                    ground.limit_guard.set_limit(_LIMIT)
                     time.sleep(_REST_SECONDS)
                 ground.flows(namespace, 0, _LIMIT)
                 time.sleep(0.5)

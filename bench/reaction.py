@@ -141,7 +141,7 @@ class Reaction:
         """Return the milliseconds of every trial that ended with a raise."""
         with contextlib.ExitStack() as stack:
             namespace = stack.enter_context(self.ground.scratch())
-            self.ground.keeper.set_limit(_LIMIT)
+            self.ground.limit_guard.set_limit(_LIMIT)
             if contender.state_stalled:
                 stack.enter_context(file_system_of_its_own(STATE, self.ground.folder / "state"))
             stack.enter_context(run(self.ground, contender, namespace))
@@ -154,7 +154,7 @@ class Reaction:
     def _times(self, contender: Contender, namespace: ScratchNamespace, trials: int) -> Iterator[float]:
         for trial in range(trials):
             if trial:
-                self.ground.keeper.set_limit(_LIMIT)
+                self.ground.limit_guard.set_limit(_LIMIT)
                 time.sleep(_YARDSTICK_REST_SECONDS if contender.settings is None else _REST_SECONDS)
             self.ground.flows(namespace, 0, _LIMIT)
             time.sleep(random.uniform(0.1, 0.6))  # another phase of journald's and the guard's ticks each time

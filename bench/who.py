@@ -45,7 +45,7 @@ def who(ground: Ground) -> Iterator[Row]:
         yield Row(what="who fills a table", who="guard", figure=figure)
         return
     with ground.scratch() as namespace:
-        ground.keeper.set_limit(_LIMIT)
+        ground.limit_guard.set_limit(_LIMIT)
         say(f"who: filling a table with {_ENTRIES:,} entries")
         load_lines(mixture.lines(_ENTRIES), enter=("nsenter", f"--net=/proc/{namespace.pid}/ns/net"))
         held = namespace.count()
@@ -59,7 +59,7 @@ def who(ground: Ground) -> Iterator[Row]:
 def _samples(namespace: ScratchNamespace, held: int) -> Iterator[Row]:
     """Yield how long reading a sample and adding it up takes, either way to read."""
     sys.path.insert(0, str(REPOSITORY))
-    from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, add_up  # noqa: PLC0415  no other row needs the package
+    from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, count_entries  # noqa: PLC0415  no other row needs the package
     from conntrackd_guard.host.conntrack import entries_netlink  # noqa: PLC0415
     from conntrackd_guard.host.conntrack.entries import EntryReader, Listing  # noqa: PLC0415
     from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner  # noqa: PLC0415
@@ -67,17 +67,19 @@ def _samples(namespace: ScratchNamespace, held: int) -> Iterator[Row]:
     from conntrackd_guard.host.conntrack.setns import run_in_netns  # noqa: PLC0415
     from conntrackd_guard.host.paths import Paths  # noqa: PLC0415
 
-    place = next(place for place in NamespaceScanner(Paths()).scan()[0] if namespace.pid in place.pids)
+    netns = next(netns for netns in NamespaceScanner(Paths()).scan()[0] if namespace.pid in netns.pids)
     ways = {
-        "/proc": lambda: EntryReader(Paths(), enter=False).open(place),
-        "netlink": lambda: Listing("netlink", *run_in_netns(place, entries_netlink.listing)),
+        "/proc": lambda: EntryReader(Paths(), enter=False).open(netns),
+        "netlink": lambda: Listing("netlink", *run_in_netns(netns, entries_netlink.listing)),
     }
     for way, opened in ways.items():
         times, seen = [], set()
         for _ in range(_RUNS):
             began = time.monotonic()
             with opened() as listing:
-                found = add_up(listing.entries(most=DEFAULT_ENTRIES, seconds=LONGEST_SECONDS), table_entries=held)
+                found = count_entries(
+                    listing.entries(most=DEFAULT_ENTRIES, seconds=LONGEST_SECONDS), table_entries=held
+                )
             times.append((time.monotonic() - began) * 1000)
             seen.add(found.seen)
         yield Row(
@@ -135,11 +137,11 @@ def _resident(ground: Ground, namespace: ScratchNamespace, held: int) -> Row:
     }
     company = f"{noise.NAMESPACES} namespaces, {noise.PROCESSES:,} processes"
     say(f"who: a guard with everything on, {company}")
-    ground.keeper.set_limit(int(held / _LOW))
+    ground.limit_guard.set_limit(int(held / _LOW))
     with noise.crowd(ground, noise.NAMESPACES, noise.PROCESSES), run(ground, guard("guard", **everything)) as running:
         for number in range(_RAISES):
             if number:
-                ground.keeper.set_limit(int(held / _LOW))
+                ground.limit_guard.set_limit(int(held / _LOW))
             wait_for(lambda taken=number: _told(ground, "guard.sample") > taken, "a raise and its sample")
         time.sleep(_FLUSH_SECONDS)
         peak, (resident, own) = running.peak_kib(), running.memory_kib()

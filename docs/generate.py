@@ -256,16 +256,16 @@ def log_fields() -> str:
 
 def metric_families() -> str:
     """Return every metric: name, type, labels, help."""
-    loop = metrics.Loop(
-        said_seconds=WALL_SECONDS, sources={"journal": ""}, conflict=False, over_budget=False, recorder_errors=0
+    loop = metrics.LoopStatus(
+        at_seconds=WALL_SECONDS, sources={"journal": ""}, conflict=False, over_budget=False, recorder_errors=0
     )
     figures = metrics.Figures(
         version=__version__,
         observation=OBSERVED,
         cost=cost_of(OBSERVED, Policy()),
         reach=highest_affordable(OBSERVED, Policy()),
-        totals=metrics.count_drops(metrics.Totals(), OBSERVED),
-        decisions=metrics.known_ways(),
+        totals=metrics.count_drops(metrics.DropTotals(), OBSERVED),
+        decisions=metrics.known_decisions(),
         loop=loop,
     )
     rows = [
@@ -306,7 +306,7 @@ def log_line(record: Record | None = None) -> str:
     record, stream = record or _raised(), io.StringIO()
     log = Log("text", stream)
     shown = {name: value for name, value in fields_of(record).items() if name != "key"}
-    log.emit(event_of(record), level_of(record), sentence(record), **shown)
+    log.emit(event_of(record), level_of(record), sentence(record, Policy()), **shown)
     return fenced(re.sub(r"^\S+", "2026-12-25T03:02:00Z", stream.getvalue()))
 
 
@@ -321,7 +321,7 @@ def calculation() -> str:
     """Return the calculation that `guard show` prints for the worked example."""
     with tempfile.TemporaryDirectory() as folder:
         text = _printed("show 1", _with_history(folder))
-    start = text.index("\nThe sum\n") + 1
+    start = text.index("\nCalculation\n") + 1
     return fenced(text[start : text.index("\n\n", start)])
 
 
@@ -411,7 +411,7 @@ def _with_history(folder: str) -> Paths:
     paths.state_folder.mkdir(parents=True)
     record = _raised()
     with History(paths.history, mode="writer") as history:
-        history.add(record, policy=Policy(), sentence=sentence(record), kernel_release="6.17")
+        history.add(record, policy=Policy(), sentence=sentence(record, Policy()), kernel_release="6.17")
     return paths
 
 

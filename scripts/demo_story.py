@@ -1,4 +1,4 @@
-"""The story that `scripts/demo` tells: a table overfills, packets drop, the guard raises, packets pass."""
+"""The demo: a table overfills, the kernel drops packets, the guard raises the limit, packets pass."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from testbed.private_world import Guard, PrivateWorld, eventually
 from testbed.scratch_namespace import ScratchNamespace
 
 _SMALL = 4096
-"""The lowered limit of the story: full in a tenth of a second."""
+"""The lowered limit: full in a tenth of a second."""
 _MOST_ENTRIES = 300_000
-"""A present limit above this is not filled: it takes longer than people watch."""
+"""A higher present limit is not filled: that takes longer than people watch."""
 _BYTES_PER_ENTRY = 640
 _MEMORY_SHARE = 0.10
 _PACKETS = 20
@@ -25,50 +25,50 @@ _LIMIT = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 
 
 class DeclinedError(Exception):
-    """The demo would not be safe here; the text says why."""
+    """The demo would not be safe here; the text is the reason."""
 
 
 def main() -> int:
-    """Tell the story; 0 when it ended well, 1 when it failed, 3 when it was declined."""
+    """Run the demo; return 0 on success, 1 on failure, 3 if it would not be safe."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
-        _tell()
+        _demo()
     except (DeclinedError, RefusedError) as error:
-        sys.stderr.write(f"The demo declines: {error}. This host is as it was.\n")
+        sys.stderr.write(f"The demo doesn't run: {error}. Nothing was changed.\n")
         return 3
     except KeyboardInterrupt:
-        sys.stderr.write("\nStopped. Everything was put back.\n")
+        sys.stderr.write("\nStopped. Everything was restored.\n")
         return 130
     except (OSError, AssertionError, subprocess.SubprocessError) as error:
-        sys.stderr.write(f"The demo failed: {error}\nEverything was put back.\n")
+        sys.stderr.write(f"The demo failed: {error}\nEverything was restored.\n")
         return 1
     return 0
 
 
-def _tell() -> None:
-    with LimitGuard(wait_seconds=60.0) as keeper:
+def _demo() -> None:
+    with LimitGuard(wait_seconds=60.0) as limit_guard:
         try:
             with ScratchNamespace() as table, PrivateWorld() as world:
-                keeper.own(table.number)
+                limit_guard.own(table.number)
                 try:
-                    _act(keeper, table, world)
+                    _act(limit_guard, table, world)
                 finally:
-                    keeper.check()  # a loan that ended early explains whatever failed after it
+                    limit_guard.check()  # an early restore explains a later failure
         finally:
-            keeper.close()
-        _say(f"Put back: nf_conntrack_max is {_limit():,} again. The namespace and the guard's files are gone.")
+            limit_guard.close()
+        _say(f"Restored: nf_conntrack_max is {_limit():,} again. The namespace and the guard's files are gone.")
 
 
-def _act(keeper: LimitGuard, table: ScratchNamespace, world: PrivateWorld) -> None:
-    full = _choose_limit(keeper)
-    _say(f"A scratch network namespace is filled with {full:,} flows: as many as nf_conntrack_max allows.")
+def _act(limit_guard: LimitGuard, table: ScratchNamespace, world: PrivateWorld) -> None:
+    full = _choose_limit(limit_guard)
+    _say(f"Filling a scratch network namespace with {full:,} flows, as many as nf_conntrack_max allows.")
     table.fill(full - table.count())
     arrived = table.overflow(_PACKETS)
-    _say(f"{_PACKETS} new connections inside: {arrived} got through. The table has dropped {table.dropped()} packets.")
-    _say("The kernel says so:")
+    _say(f"{_PACKETS} new connections inside: {arrived} got through. The kernel has dropped {table.dropped()} packets.")
+    _say("The kernel's message:")
     subprocess.run("dmesg | grep 'table full' | tail -n 1", shell=True, check=False)  # noqa: S602  a fixed line
-    _say("Now the guard starts, in the foreground with its defaults. Its log:")
+    _say("Starting the guard in the foreground with its defaults. Its log:")
     guard = world.start_guard(log_format="text")
     eventually(lambda: "atching" in guard.log.read_text(), "the start of the guard", guard.log)
     table.overflow()  # one more drop, if the guard has not raised yet
@@ -85,17 +85,17 @@ def _act(keeper: LimitGuard, table: ScratchNamespace, world: PrivateWorld) -> No
     guard.stop()
 
 
-def _choose_limit(keeper: LimitGuard) -> int:
-    """Return the limit that the story fills up to: a small one, or the present one where others hold entries."""
+def _choose_limit(limit_guard: LimitGuard) -> int:
+    """Return the limit to fill up to: a small one, or the present one if other namespaces hold entries."""
     foreign = foreign_entries()
     if foreign is None:
-        keeper.set_message_cost(0)
-        keeper.set_limit(_SMALL)
+        limit_guard.set_message_cost(0)
+        limit_guard.set_limit(_SMALL)
         _say(
-            f"Nothing on this host is tracked, so nf_conntrack_max is lowered from {keeper.saved_limit:,} to {_SMALL:,}."
+            f"Nothing on this host is tracked, so nf_conntrack_max is lowered from {limit_guard.saved_limit:,} to {_SMALL:,}."
         )
         return _SMALL
-    present = keeper.saved_limit
+    present = limit_guard.saved_limit
     if not 0 < present <= _MOST_ENTRIES:
         raise DeclinedError(
             f"{foreign}, so the limit is not lowered; and the present one, {present:,}, is more than the "

@@ -167,7 +167,7 @@ class Overrides:
         """Make the drop-in follow; return what of it failed."""
         try:
             none = plan.original or self._drop_in.limit() is None
-            persisted = Persisted.from_record(planned, plan.target, sentence(planned))
+            persisted = Persisted.from_record(planned, plan.target, sentence(planned, self._policy))
             self._drop_in.override(None if none else persisted, decided)
         except GuardError as error:
             return f"The limit was reverted; the drop-in was not: {error}"
@@ -195,7 +195,12 @@ class Overrides:
         """Write an order to history; where that fails it stands all the same, and the record returned says so."""
         try:
             with History(self._paths.history, mode="writer") as history:
-                history.add(record, policy=self._policy, sentence=sentence(record), kernel_release=os.uname().release)
+                history.add(
+                    record,
+                    policy=self._policy,
+                    sentence=sentence(record, self._policy),
+                    kernel_release=os.uname().release,
+                )
         except GuardError as error:
             detail = "; ".join(filter(None, [record.outcome.detail, f"not in history yet: {error}"]))
             return replace(record, outcome=replace(record.outcome, detail=detail))

@@ -1,4 +1,4 @@
-"""How things stand on this host: with or without a running guard, as root or as far as this user may look."""
+"""The status of this host: with or without a running daemon, as root or with what this user may read."""
 
 from __future__ import annotations
 
@@ -24,68 +24,68 @@ from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.settings.files import load_settings
 
 LOOK_SECONDS = 0.25
-"""Growth takes two looks; this far apart, as the guard's own ticks."""
+"""Time between the two readings that growth needs, as between two ticks of the daemon."""
 SILENT_SECONDS = 10.0
-"""The loop tells of itself every 2 s; one that has missed five turns hangs, or was stopped."""
+"""The daemon publishes its status every 2 s. If five are missing it hangs, or was stopped (SIGSTOP)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Everything `guard status` tells."""
+    """Everything that `guard status` shows."""
 
     mode: Mode
-    """Of the guard that is looked at."""
+    """Of the daemon shown."""
     holder: int | None
-    """Process id of that guard, 0 where none runs, None where that can't be told."""
+    """Its process id, 0 if it does not run, None if that is unknown."""
     live: dict[str, Any] | None
-    """What it says of itself, None where it has said nothing yet."""
+    """The status that it published, None before the first."""
     silent_seconds: float
-    """How long ago it said that."""
+    """Age of that status."""
     other_runs: bool
-    """A guard of the other mode runs."""
+    """Whether a daemon in the other mode runs."""
     observation: Observation
     cost: Cost
     next_step: Raise | Hold
-    """What would be decided if the fullest table filled up now."""
+    """The decision if the fullest table filled up now."""
     last: Row | None
     unread: tuple[str, ...]
-    """What could not be read, or differs from what the guard goes by, and what was taken instead."""
+    """What could not be read, or differs from the daemon's own settings, and what is shown instead."""
 
     @property
     def running(self) -> bool | None:
-        """Whether the guard runs; None where that can't be told."""
+        """Whether the daemon runs; None if unknown."""
         return None if self.holder is None else self.holder > 0
 
     @property
     def silent(self) -> bool:
-        """Whether a running guard has said nothing for too long."""
+        """Whether a running daemon is unresponsive."""
         return self.silent_seconds > SILENT_SECONDS
 
     @property
     def degraded(self) -> bool:
-        """Whether the running guard needs a person: silent, in trouble or a stand-off, or begun with too high a limit."""
+        """Whether the running daemon needs an operator: unresponsive, errors, a conflict, or too high a limit at start."""
         live = self.live if self.running and self.live is not None else {}
         trouble = (live.get("recorder") or {}).get("trouble")
         return self.silent or any(map(bool, (trouble, live.get("conflict"), live.get("over_budget"))))
 
 
 def gather(paths: Paths) -> Status:
-    """Read everything, in about LOOK_SECONDS. HostError only where not even the boot can be told."""
+    """Read everything, in about LOOK_SECONDS. Raises HostError only if not even the boot id is readable."""
     unread: list[str] = []
     runtime_dir = RuntimeDir(paths)
     holder = runtime_dir.holder()
     live = runtime_dir.status() if holder != 0 else None
     if live is not None and holder is not None and live.get("pid") != holder:
-        live = None  # an earlier guard's
+        live = None  # of an earlier daemon
     policy = _policy(paths, live, unread)
     state, last = _past(paths, unread)
     observation = _observe(paths, state)
-    said = (live or {}).get("boottime_seconds", observation.boottime_seconds)
+    published = (live or {}).get("boottime_seconds", observation.boottime_seconds)
     return Status(
         mode=paths.mode,
         holder=holder,
         live=live,
-        silent_seconds=max(0.0, observation.boottime_seconds - said),
+        silent_seconds=max(0.0, observation.boottime_seconds - published),
         other_runs=any(RuntimeDir(Paths(paths.root, mode)).is_running() for mode in Mode if mode is not paths.mode),
         observation=observation,
         cost=cost_of(observation, policy),
@@ -119,35 +119,35 @@ def document(status: Status) -> dict[str, Any]:
 
 
 def _policy(paths: Paths, live: dict[str, Any] | None, unread: list[str]) -> Policy:
-    """Return the policy that the running guard goes by, without one that of the settings; what is amiss is noted."""
+    """Return the policy of the running daemon, or else of the settings; note in `unread` if they differ."""
     known = None
     with contextlib.suppress(ValueError):
         known = decode(Policy, (live or {}).get("policy"))
     try:
         settings = load_settings(paths.settings_file, paths.settings_folder).policy
     except GuardError as error:
-        instead = "the defaults" if known is None else "the running guard's"
-        unread.append(f"settings ({error}): {instead} are shown")
+        instead = "the defaults" if known is None else "those of the running daemon"
+        unread.append(f"settings ({error}): showing {instead}")
         return known or Policy()
     if known is not None and known != settings:
-        unread.append("the settings in /etc differ from those the running guard goes by, which are shown: reload it")
+        unread.append("new settings in /etc are not in effect yet: systemctl reload conntrackd-guard")
     return known or settings
 
 
 def preview(observation: Observation, state: State, policy: Policy) -> Raise | Hold:
-    """Return what would be decided if the fullest table filled up now, and not with a flood: no sample is taken here."""
+    """Return the decision if the fullest table filled up now, but not with a flood: no sample is taken here."""
     then, full = filled(observation)
     kind = TriggerKind.KERNEL_MESSAGE if policy.kernel_message else TriggerKind.FILLING_UP
     line = MessageKind.TABLE_FULL if policy.kernel_message else None
     trigger = Trigger(kind=kind, message_kind=line, namespace=full.namespace)
     plain = replace(policy, on_flood=FloodResponse())
     decision = decide(trigger, replace(then, kernel_limit=observation.limit), state, plain)
-    told = ("What a flood gets is for `on_flood` to say.",) if policy.on_flood.restricts else ()
-    return replace(decision, advice=(*decision.advice, *told))
+    note = (f"(A flood is handled by on_flood: {policy.on_flood}.)",) if policy.on_flood.restricts else ()
+    return replace(decision, advice=(*decision.advice, *note))
 
 
 def _past(paths: Paths, unread: list[str]) -> tuple[State, Row | None]:
-    """Return this boot's state and the last decision from history; what can't be read is noted."""
+    """Return this boot's state and the last decision from history; note in `unread` why if they can't be read."""
     state = State()
     try:
         boot_id = paths.boot_id.read_text(encoding="ascii").strip()
@@ -159,12 +159,12 @@ def _past(paths: Paths, unread: list[str]) -> tuple[State, Row | None]:
         pass
     except GuardError as error:
         if not isinstance(error, HostError) or not isinstance(error.__cause__, FileNotFoundError):
-            unread.append(f"history ({error}): pace and stand-off are not taken into account")
+            unread.append(f"history ({error}): rate limit and conflicts are not considered")
     return State(), None
 
 
 def _observe(paths: Paths, state: State) -> Observation:
-    """Look twice, so that growth can be told."""
+    """Read the tables twice, to measure growth."""
     live = LiveKernel(paths)
     kernel = RehearsingKernel(live, rehearsed_limit(state, live.limit())) if paths.mode is Mode.DRY_RUN else live
     observer = Observer(paths, kernel, Clock(), RuntimeDir(paths))

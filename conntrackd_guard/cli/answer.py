@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from conntrackd_guard.cli.exits import Exit
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """A result for programs and for people; each is produced only when it is printed."""
+class Answer(NamedTuple):
+    """A result for programs and for people; each form is produced only when it is printed."""
 
     value: object
     """Text to print as it stands, or the argument of `view`."""
     view: str = ""
     """`module.function` in `cli/render`, called as `function(console, value)`."""
-    json: Iterable[str] = ()
-    """Pieces of the JSON output."""
+    json: Callable[[], Iterable[str]] = tuple
+    """Returns the pieces of the JSON output."""
     paged: bool = False
     code: Exit = Exit.DONE
 

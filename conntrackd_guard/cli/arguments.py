@@ -10,21 +10,26 @@ import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core import units
-
-LOG_LEVELS = ("debug", "info", "warning", "error")
-LOG_FORMATS = ("auto", "text", "json", "journal")
-RANKINGS = ("source", "destination", "port", "state")
-VERDICTS = ("raise", "hold", "override")
 
 _FILE = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 """`shtab.FILE`: shells complete the names of files."""
 _DIGITS = 19
 """As many as SQLite's largest number has."""
 _TIME = "'2026-11-01 10:00', yesterday, -1h, @EPOCH"
+
+
+class _Command(NamedTuple):
+    """A command: its module, what it does, an example, and the function that adds its options."""
+
+    module: str
+    does: str
+    example: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    description: str = ""
 
 
 def parser(command: str = "") -> argparse.ArgumentParser:
@@ -37,69 +42,43 @@ def parser(command: str = "") -> argparse.ArgumentParser:
     )
     guard.add_argument("--version", action="version", version=f"guard {__version__}")
     commands = guard.add_subparsers(dest="command", metavar="COMMAND")
-    for add in [_COMMANDS[command]] if command in _COMMANDS else _COMMANDS.values():
-        add(commands)
+    for name in [command] if command in _COMMANDS else _COMMANDS:
+        _add(commands, name, _COMMANDS[name])
     return guard
 
 
-def _command(  # noqa: PLR0913 - one argument a part of the help text
-    commands: Any, name: str, *, module: str = "", does: str, more: str = "", example: str
-) -> argparse.ArgumentParser:
-    """Add a command, carried out by `module` (default: named as the command)."""
-    added: argparse.ArgumentParser = commands.add_parser(
+def _add(commands: Any, name: str, command: _Command) -> None:
+    added = commands.add_parser(
         name,
-        help=does,
-        description=more or f"{does[0].upper()}{does[1:]}.",
-        epilog=f"Example: {example}",
+        help=command.does,
+        description=command.description or f"{command.does[0].upper()}{command.does[1:]}.",
+        epilog=f"Example: {command.example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    added.set_defaults(module=module or name)
-    return added
+    added.set_defaults(module=command.module)
+    command.add_options(added)
 
 
-def _run(commands: Any) -> None:
-    run = _command(
-        commands,
-        "run",
-        does="watch this host and raise the limit when needed",
-        example="sudo guard run --dry-run    decides and records, but changes nothing.",
-    )
+def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--dry-run", action="store_true", help="decide and record, but change nothing")
-    _file(run.add_argument("--config", type=Path, metavar="FILE", help="read the settings from this file alone"))
+    _file(run, "--config", help="read the settings from this file alone")
     run.add_argument("--check", action="store_true", help="do the start-up checks, print what would run, and exit")
-    run.add_argument("--log-format", choices=LOG_FORMATS, default="auto", help="format of the log (default: auto)")
-    run.add_argument(
-        "--log-level",
-        choices=LOG_LEVELS,
-        default="info",
-        help="least severe level to log; debug shows why nothing happened (default: info)",
-    )
+    formats, levels = ("auto", "text", "json", "journal"), ("debug", "info", "warning", "error")
+    run.add_argument("--log-format", choices=formats, default="auto", help="format of the log (default: auto)")
+    help_level = "least severe level to log; debug shows why nothing happened (default: info)"
+    run.add_argument("--log-level", choices=levels, default="info", help=help_level)
 
 
-def _history(commands: Any) -> None:
-    history = _command(
-        commands,
-        "history",
-        does="list decisions, newest first",
-        example="guard history --since yesterday --verdict raise",
-    )
-    history.add_argument("--since", metavar="TIME", help=f"decisions from TIME on ({_TIME})")
-    history.add_argument("--until", metavar="TIME", help="decisions up to TIME")
+def _history(history: argparse.ArgumentParser) -> None:
+    _times(history, since=f"decisions from TIME on ({_TIME})", until="decisions up to TIME")
     history.add_argument("--last", metavar="N", type=_positive, help="the newest N at most")
-    history.add_argument("--verdict", choices=VERDICTS, help="decisions with this verdict only")
-    _takes_negative_times(history)
+    verdicts = ("raise", "hold", "override")
+    history.add_argument("--verdict", choices=verdicts, help="decisions with this verdict only")
     _json(history)
     _mode(history)
 
 
-def _show(commands: Any) -> None:
-    show = _command(
-        commands,
-        "show",
-        module="history",
-        does="show one decision: inputs, memory calculation, result",
-        example="guard show 12",
-    )
+def _show(show: argparse.ArgumentParser) -> None:
     show.add_argument(
         "id", metavar="ID", help="number from the first column of `guard history`, or key from a log line"
     )
@@ -107,29 +86,14 @@ def _show(commands: Any) -> None:
     _mode(show)
 
 
-def _report(commands: Any) -> None:
-    report = _command(
-        commands,
-        "report",
-        does="write an HTML page about use, drops, memory and decisions",
-        example="sudo guard report --since yesterday -o conntrack.html    (one file, opens without a network)",
-    )
-    report.add_argument("--since", metavar="TIME", help=f"start of the report ({_TIME}; default: 24 h before the end)")
-    report.add_argument("--until", metavar="TIME", help="end of the report (default: now)")
-    _file(
-        report.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="write the page to FILE")
-    )
-    _takes_negative_times(report)
+def _report(report: argparse.ArgumentParser) -> None:
+    since = f"start of the report ({_TIME}; default: 24 h before the end)"
+    _times(report, since=since, until="end of the report (default: now)")
+    _file(report, "-o", "--output", required=True, help="write the page to FILE")
     _mode(report)
 
 
-def _status(commands: Any) -> None:
-    status = _command(
-        commands,
-        "status",
-        does="show limit, use, memory, next step and the state of the daemon",
-        example="guard status --json | jq .tables    (exit code 3: the running daemon is degraded)",
-    )
+def _status(status: argparse.ArgumentParser) -> None:
     form = status.add_mutually_exclusive_group()
     _json(form)
     form.add_argument(
@@ -138,60 +102,20 @@ def _status(commands: Any) -> None:
     _mode(status)
 
 
-def _top(commands: Any) -> None:
-    top = _command(
-        commands,
-        "top",
-        does="show what fills a table and whether raising the limit would help",
-        more="Sample the entries of one table (the fullest, by default) and rank them. Needs root.",
-        example="sudo guard top --namespace web --by source",
-    )
+def _top(top: argparse.ArgumentParser) -> None:
     top.add_argument("--namespace", metavar="N", help="network namespace: its number, its name, or `initial`")
-    top.add_argument("--by", choices=RANKINGS, help="show the ten largest of this kind alone")
+    kinds = ("source", "destination", "port", "state")
+    top.add_argument("--by", choices=kinds, help="show the ten largest of this kind alone")
     top.add_argument("--watch", action="store_true", help="refresh every 2 s until Ctrl-C")
     _json(top, more=" (with --watch: one a line)")
 
 
-def _doctor(commands: Any) -> None:
-    doctor = _command(
-        commands,
-        "doctor",
-        does="check this host for problems and print how to fix them",
-        example="sudo guard doctor    (changes nothing; exit code 3: a check failed)",
-    )
-    _json(doctor)
-
-
-def _pause(commands: Any) -> None:
-    pause = _command(
-        commands,
-        "pause",
-        module="overrides",
-        does="stop raising until resumed",
-        example="guard pause --for 2h --reason 'load test on this gateway'",
-    )
+def _pause(pause: argparse.ArgumentParser) -> None:
     pause.add_argument("--for", dest="duration", metavar="T", type=_duration, help="resume after T (such as 30min)")
     _reason(pause)
 
 
-def _resume(commands: Any) -> None:
-    _command(
-        commands,
-        "resume",
-        module="overrides",
-        does="end a pause, and a conflict with another program",
-        example="guard resume",
-    )
-
-
-def _revert(commands: Any) -> None:
-    revert = _command(
-        commands,
-        "revert",
-        module="overrides",
-        does="restore the limit from before a raise",
-        example="guard revert --dry-run    shows what undoing the last raise would do to live traffic.",
-    )
+def _revert(revert: argparse.ArgumentParser) -> None:
     which = revert.add_mutually_exclusive_group()
     which.add_argument("id", nargs="?", type=int, metavar="ID", help="the raise to undo (default: the last)")
     which.add_argument("--all", action="store_true", help="restore the limit from before the first raise")
@@ -200,34 +124,23 @@ def _revert(commands: Any) -> None:
     _reason(revert)
 
 
-def _notify(commands: Any) -> None:
-    _command(
-        commands,
-        "notify",
-        does="run the `notify` command for each queued decision",
-        more="Run the command of the `notify` setting for each queued decision, until the queue is empty.",
-        example="sudo guard notify    does what conntrackd-guard-notify.service does, without its sandbox.",
-    )
-
-
-def _config(commands: Any) -> None:
-    config = _command(
-        commands,
-        "config",
-        does="check, show or explain the settings",
-        example="guard config check && sudo systemctl reload conntrackd-guard",
-    )
+def _config(config: argparse.ArgumentParser) -> None:
     actions = config.add_subparsers(dest="action", required=True, metavar="check|show|example")
-    for name, does, example in (
-        ("check", "list every problem in the settings", "guard config check --config ./guard.yaml"),
-        ("show", "print each value in effect and its origin", "guard config show --json"),
-        ("example", "print every key with its explanation", "guard config example > guard.yaml"),
-    ):
-        action = _command(actions, name, module="config", does=does, example=example)
-        if name != "example":
-            _file(action.add_argument("--config", type=Path, metavar="FILE", help="read this file instead of /etc"))
-        if name == "show":
-            _json(action)
+    for name, command in _CONFIG_ACTIONS.items():
+        _add(actions, name, command)
+
+
+def _config_file(action: argparse.ArgumentParser) -> None:
+    _file(action, "--config", help="read this file instead of /etc")
+
+
+def _config_show(action: argparse.ArgumentParser) -> None:
+    _config_file(action)
+    _json(action)
+
+
+def _none(_command: argparse.ArgumentParser) -> None:
+    """Add no option."""
 
 
 def _json(options: Any, *, more: str = "") -> None:
@@ -247,11 +160,14 @@ def _reason(command: argparse.ArgumentParser) -> None:
     command.add_argument("--reason", default="", metavar="TEXT", help="reason to record with the override")
 
 
-def _file(argument: argparse.Action) -> None:
+def _file(command: argparse.ArgumentParser, *names: str, **more: Any) -> None:
+    argument = command.add_argument(*names, type=Path, metavar="FILE", **more)
     argument.complete = _FILE  # type: ignore[attr-defined] # read by shtab, which argparse does not know
 
 
-def _takes_negative_times(command: argparse.ArgumentParser) -> None:
+def _times(command: argparse.ArgumentParser, *, since: str, until: str) -> None:
+    command.add_argument("--since", metavar="TIME", help=since)
+    command.add_argument("--until", metavar="TIME", help=until)
     command._negative_number_matcher = re.compile("-[0-9]")  # noqa: SLF001 - or `--since -1h` would be an option
 
 
@@ -268,18 +184,37 @@ def _duration(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-_COMMANDS: dict[str, Callable[[Any], None]] = {
-    "run": _run,
-    "history": _history,
-    "show": _show,
-    "report": _report,
-    "status": _status,
-    "top": _top,
-    "doctor": _doctor,
-    "pause": _pause,
-    "resume": _resume,
-    "revert": _revert,
-    "notify": _notify,
-    "config": _config,
+# fmt: off
+_COMMANDS = {  # in the order of the help text
+    "run": _Command("run", "watch this host and raise the limit when needed",
+        "sudo guard run --dry-run    decides and records, but changes nothing.", _run),
+    "history": _Command("history", "list decisions, newest first",
+        "guard history --since yesterday --verdict raise", _history),
+    "show": _Command("show", "show one decision: inputs, memory calculation, result", "guard show 12", _show),
+    "report": _Command("report", "write an HTML page about use, drops, memory and decisions",
+        "sudo guard report --since yesterday -o conntrack.html    (one file, opens without a network)", _report),
+    "status": _Command("status", "show limit, use, memory, next step and the state of the daemon",
+        "guard status --json | jq .tables    (exit code 3: the running daemon is degraded)", _status),
+    "top": _Command("top", "show what fills a table and whether raising the limit would help",
+        "sudo guard top --namespace web --by source", _top,
+        "Sample the entries of one table (the fullest, by default) and rank them. Needs root."),
+    "doctor": _Command("doctor", "check this host for problems and print how to fix them",
+        "sudo guard doctor    (changes nothing; exit code 3: a check failed)", _json),
+    "pause": _Command("overrides", "stop raising until resumed",
+        "guard pause --for 2h --reason 'load test on this gateway'", _pause),
+    "resume": _Command("overrides", "end a pause, and a conflict with another program", "guard resume", _none),
+    "revert": _Command("overrides", "restore the limit from before a raise",
+        "guard revert --dry-run    shows what undoing the last raise would do to live traffic.", _revert),
+    "notify": _Command("notify", "run the `notify` command for each queued decision",
+        "sudo guard notify    does what conntrackd-guard-notify.service does, without its sandbox.", _none,
+        "Run the command of the `notify` setting for each queued decision, until the queue is empty."),
+    "config": _Command("config", "check, show or explain the settings",
+        "guard config check && sudo systemctl reload conntrackd-guard", _config),
 }
-"""In the order of the help text."""
+_CONFIG_ACTIONS = {
+    "check": _Command("config", "list every problem in the settings",
+        "guard config check --config ./guard.yaml", _config_file),
+    "show": _Command("config", "print each value in effect and its origin", "guard config show --json", _config_show),
+    "example": _Command("config", "print every key with its explanation", "guard config example > guard.yaml", _none),
+}
+# fmt: on

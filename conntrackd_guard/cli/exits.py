@@ -1,4 +1,4 @@
-"""The exit codes of every command; the README's table is compared with this."""
+"""The exit codes of every command; the documents list them from here."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """What a command's exit code says. 77 and 78 are those of sysexits(3)."""
+    """Exit codes. 77 and 78 are those of sysexits(3)."""
 
     DONE = 0
-    """The command did what it was asked."""
+    """The command succeeded."""
     FAILED = 1
-    """Something the command needs could not be done; the message says what."""
+    """The command failed; the message on stderr names the cause."""
     USAGE = 2
-    """The command line can't be understood."""
+    """The command line is invalid, or names no command."""
     NO = 3
-    """The command was understood and the answer is no: degraded, something wrong, nothing to revert, refused without --force."""
+    """The answer is no: a degraded daemon, a failed check, nothing to revert, or refused without --force."""
     NOT_PERMITTED = 77
-    """The caller lacks the rights for this."""
+    """The user lacks the permissions."""
     BAD_SETTINGS = 78
-    """The settings can't be used; every problem is listed with its file and line."""
+    """The settings are invalid; each problem is listed with its file and line."""

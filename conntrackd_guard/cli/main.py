@@ -90,7 +90,7 @@ def _print(answer: Answer | Exit, *, as_json: bool) -> Exit:
     if isinstance(answer, Exit):
         return answer
     if as_json:
-        for piece in answer.json:
+        for piece in answer.json():
             sys.stdout.write(piece)
     elif isinstance(answer.value, str):
         sys.stdout.write(answer.value)

@@ -1,6 +1,6 @@
 """Points in time as `journalctl --since` takes them (systemd.time(7)), and RFC 3339.
 
-Pure: the present and the time zone are passed in.
+Pure: the current time and the time zone are arguments.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DAYS = {"yesterday": -1, "today": 0, "tomorrow": 1}
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WEEKDAY_NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _CENTURY_PIVOT = 69
-"""A year of two digits is 1969 to 2068, as strptime(3) and so journalctl read it."""
+"""Two digits mean 1969 to 2068, as for strptime(3) and so for journalctl."""
 
 _POINT = re.compile(
     r"(?:(?P<weekday>[A-Za-z]+),?\s+)?"
@@ -31,10 +31,10 @@ _POINT = re.compile(
 
 
 def parse_time(text: str, *, now_seconds: float, zone: tzinfo) -> float:
-    """Return seconds since 1970; `now_seconds` is the present likewise, `zone` the zone of a time without one.
+    """Return seconds since 1970; `now_seconds` is the current time likewise, `zone` that of a time without one.
 
-    Raises ValueError with a sentence that says what was expected. What lies before 1970 is 1970.
-    Of an hour that comes twice (summer time ends) the first is taken.
+    Raises ValueError with a message about the expected forms. Times before 1970 become 1970.
+    When summer time ends and an hour repeats, the first one counts.
     """
     try:
         return _in_range(max(0.0, _seconds(text.strip(), now_seconds, zone)))

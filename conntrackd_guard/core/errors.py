@@ -1,37 +1,37 @@
-"""The guard's own errors, split by whose fault they are.
+"""The guard's errors, by fault.
 
-Each message says what was found, where, and what to do next; `cli` prints it as it stands.
+Each message has what failed, where, and the next step; `cli` prints it unchanged.
 """
 
 from __future__ import annotations
 
 
 class GuardError(Exception):
-    """Something the guard needs could not be done; `str()` is a sentence for people."""
+    """Base class; `str()` is a message for people."""
 
 
 class HostError(GuardError):
     """The host refused a read or a write.
 
-    `errno` is the system's error number, None where there was none.
+    `action` is an infinitive, such as `read`. `errno` is the system's error number, or None.
     """
 
-    def __init__(self, doing: str, path: object, error: OSError | None, next_step: str) -> None:
-        self.doing = doing
+    def __init__(self, action: str, path: object, error: OSError | None, next_step: str) -> None:
+        self.action = action
         self.path = str(path)
         self.errno = error.errno if error is not None else None
         self.cause = (error.strerror or str(error)) if error is not None else "unexpected content"
         self.next_step = next_step
-        super().__init__(f"{doing} {self.path}: {self.cause}. {next_step}")
+        super().__init__(f"Can't {action} {self.path}: {self.cause}. {next_step}".rstrip())
 
 
 class SettingsError(GuardError):
-    """The settings can't be used: exit code 78."""
+    """The settings are invalid: exit code 78."""
 
 
 class NotPermitted(GuardError):  # noqa: N818 - reads as the exit code's name
-    """The caller lacks the rights for this: exit code 77."""
+    """The caller lacks the rights: exit code 77."""
 
 
-class AnswerIsNo(GuardError):  # noqa: N818 - not a fault: the command's answer is no (exit code 3)
-    """The request was understood and the answer is no."""
+class AnswerIsNo(GuardError):  # noqa: N818 - not a fault
+    """A valid request with a negative answer: exit code 3."""

@@ -15,6 +15,7 @@ _KINDS = (
     "guard.stopped",
     "guard.sample",
     "guard.drops_continue",
+    "guard.debug",
     *(f"guard.hold {reason.code}" for reason in HoldReason),
 )
 MESSAGE_IDS = {kind: hashlib.sha256(kind.encode()).hexdigest()[:32] for kind in _KINDS}

@@ -1,4 +1,4 @@
-"""A record as one log line: its event, its level, and its fields with the whole sum."""
+"""A record as one log message: its event, its level, and its fields with the whole arithmetic."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ _WARNINGS = frozenset(
         HoldReason.NEIGHBOUR_TABLE,
     }
 )
+_DEBUG = frozenset({
+    HoldReason.COOLDOWN, HoldReason.RESOLVED, HoldReason.SUPERSEDED, HoldReason.CHANGED_UNDER_US,
+    HoldReason.SUPPRESSED, HoldReason.DRY_RUN_SUFFICIENT,
+})  # fmt: skip
+"""Steps of an incident that the next raise, or a verification, ends: in history, and not in the log by default."""
 
 
 def event_of(record: Record) -> str:
@@ -36,12 +41,13 @@ def event_of(record: Record) -> str:
 
 
 def level_of(record: Record) -> str:
-    """Return how loud the line is: `error` needs a person now, `warning` soon, `info` never."""
+    """Return how urgent a record is: an operator has to act on an `error` now, on a `warning` soon, else never."""
     match record.decision:
         case Raise():
             return "error" if record.outcome.kind is OutcomeKind.REJECTED else "warning"
         case Hold(reason=why):
-            return "error" if why in _ERRORS else "warning" if why in _WARNINGS else "info"
+            levels = (("error", _ERRORS), ("warning", _WARNINGS), ("debug", _DEBUG))
+            return next((level for level, reasons in levels if why in reasons), "info")
         case Override():
             return "warning"
         case _:
@@ -49,9 +55,9 @@ def level_of(record: Record) -> str:
 
 
 def fields_of(record: Record) -> dict[str, Any]:
-    """Return the canonical fields: what, from, to, why, and every term of the sum."""
+    """Return the canonical fields: verdict, reason, limits, trigger, and every term of the arithmetic."""
     decision, observation = record.decision, record.observation
-    told: dict[str, Any] = {
+    found: dict[str, Any] = {
         "verdict": verdict(decision),
         "reason": reason(record),
         "from": observation.limit,
@@ -66,7 +72,7 @@ def fields_of(record: Record) -> dict[str, Any]:
         "key": record.key,
     }
     if isinstance(decision, Raise | Hold):
-        told["advice"] = " ".join(decision.advice)
+        found["advice"] = " ".join(decision.advice)
         if decision.arithmetic is not None:
-            told |= {f.name: encode(getattr(decision.arithmetic, f.name)) for f in fields(decision.arithmetic)}
-    return {name: value for name, value in told.items() if value is not None and value != ""}
+            found |= {f.name: encode(getattr(decision.arithmetic, f.name)) for f in fields(decision.arithmetic)}
+    return {name: value for name, value in found.items() if value is not None and value != ""}

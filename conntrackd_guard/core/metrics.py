@@ -1,7 +1,7 @@
-"""What a monitoring system is told: figures in, samples out. Pure.
+"""Metrics as families of samples, and their text exposition for Prometheus. Pure.
 
-Every name begins with `guard_` and ends in its unit. Labels come from closed sets, but for the namespace of a table;
-of those only the fullest stand alone, however many a host has. No label holds an address.
+Every name begins with `guard_` and ends in its unit. The values of labels come from closed sets, except the namespaces
+of the fullest tables. No label contains an address.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from conntrackd_guard.core.records import reason
 from conntrackd_guard.core.usage import risen
 
 TABLES_NAMED = 20
-"""Tables told one by one; the others are one sum. With three series each, a host has 63 at most."""
+"""Tables with series of their own; all others are one sum. With three series each, a host has at most 63."""
 OTHERS = ("others", "")
-"""Their labels."""
+"""Labels of that sum."""
 _NAME_CHARACTERS = 100
-"""Of a namespace's name: names under /run/netns are a word, Docker's a dozen letters."""
-_HEARD = ("following", "looked at")
-"""How a source's state begins while the guard hears it."""
+"""Kept of a namespace's name: names in /run/netns are short, Docker's have a dozen letters."""
+_READABLE = ("following", "looked at")
+"""Prefixes of the state of a readable source."""
 
-Way = tuple[str, str, str]
-"""How a decision is counted: verdict, reason, outcome."""
+DecisionLabels = tuple[str, str, str]
+"""Verdict, reason, outcome."""
 
 
 class Kind(StrEnum):
-    """How a figure moves."""
+    """The type of a metric."""
 
     GAUGE = "gauge"
     COUNTER = "counter"
@@ -39,19 +39,19 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """All samples of one name."""
+    """A metric with all its samples."""
 
     name: str
     kind: Kind
     text: str
     labels: tuple[str, ...] = ()
     samples: tuple[tuple[tuple[str, ...], float], ...]
-    """For each series the values of `labels`, and its figure."""
+    """Values of `labels`, and the figure, for each series."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Total:
-    """What one table has dropped: the kernel's counters as they stood, and their sums, which go on where those wrap."""
+class TableDrops:
+    """Drops of one table: the kernel's u32 counters at the last reading, and sums that don't wrap."""
 
     drop: int
     early_drop: int
@@ -60,23 +60,23 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Totals:
-    """What all tables have dropped. No figure ever falls, whichever tables stand alone."""
+class DropTotals:
+    """Drops of all tables. No figure ever decreases, even if a table enters or leaves the fullest."""
 
-    tables: Mapping[int, Total] = field(default_factory=dict)
+    tables: Mapping[int, TableDrops] = field(default_factory=dict)
     other_drops: int = 0
-    """What tables dropped while they were among the others."""
+    """Drops of tables while they were among the others."""
     other_early_drops: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loop:
-    """What the deciding loop last said of itself."""
+class LoopStatus:
+    """The last status of the main loop."""
 
-    said_seconds: float
+    at_seconds: float
     """Wall time."""
     sources: Mapping[str, str]
-    """The state of each source of kernel lines, in words."""
+    """State of each source of kernel messages, in words."""
     conflict: bool
     over_budget: bool
     recorder_errors: int
@@ -84,19 +84,19 @@ class Loop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Everything that is told, as it stands at one moment."""
+    """Everything that is exported, at one moment."""
 
     version: str
     observation: Observation
     cost: Cost
     reach: Arithmetic | None
-    totals: Totals
-    decisions: Mapping[Way, int]
-    loop: Loop
+    totals: DropTotals
+    decisions: Mapping[DecisionLabels, int]
+    loop: LoopStatus
 
 
-def known_ways() -> dict[Way, int]:
-    """Return every way in which decisions usually end, at 0: of a series that begins with its first step, none is seen."""
+def known_decisions() -> dict[DecisionLabels, int]:
+    """Return a counter of 0 for each usual kind of decision: `increase()` misses the first count of a new series."""
     triggers, truths = (
         (TriggerKind.KERNEL_MESSAGE, TriggerKind.FILLING_UP),
         (Corroboration.CONFIRMED, Corroboration.UNKNOWN),
@@ -110,80 +110,84 @@ def known_ways() -> dict[Way, int]:
     return dict.fromkeys((*raises, *holds, *overrides), 0)
 
 
-def way(record: Record) -> Way:
-    """Return how a decision is counted."""
+def decision_labels(record: Record) -> DecisionLabels:
+    """Return the labels under which a decision is counted."""
     return verdict(record.decision), reason(record), record.outcome.kind.value
 
 
-def named(observation: Observation) -> tuple[Table, ...]:
-    """Return the tables that stand alone: the initial one, and the fullest."""
+def named_tables(observation: Observation) -> tuple[Table, ...]:
+    """Return the tables with series of their own: the initial one and the fullest."""
     tables = sorted(observation.tables, key=lambda table: (not table.initial, -table.count, table.namespace))
     return tuple(tables[:TABLES_NAMED])
 
 
-def count_drops(before: Totals, observation: Observation) -> Totals:
-    """Return the totals after another look. What a table had dropped when it was first seen is told in its own series."""
-    alone = {table.namespace for table in named(observation)}
-    tables: dict[int, Total] = {}
+def count_drops(before: DropTotals, observation: Observation) -> DropTotals:
+    """Return the totals after another observation. A new table's series begins with its counters."""
+    alone = {table.namespace for table in named_tables(observation)}
+    tables: dict[int, TableDrops] = {}
     others, early_others = before.other_drops, before.other_early_drops
     for table in observation.tables:
         if table.drop is None:
             continue
         drop, early_drop = table.drop, table.early_drop or 0
         known = before.tables.get(table.namespace)
-        known = known or Total(drop=drop, early_drop=early_drop, drops=drop, early_drops=early_drop)
+        known = known or TableDrops(drop=drop, early_drop=early_drop, drops=drop, early_drops=early_drop)
         more, early_more = risen(known.drop, drop), risen(known.early_drop, early_drop)
-        tables[table.namespace] = Total(
+        tables[table.namespace] = TableDrops(
             drop=drop, early_drop=early_drop, drops=known.drops + more, early_drops=known.early_drops + early_more
         )
         if table.namespace not in alone:
             others, early_others = others + more, early_others + early_more
-    return Totals(tables=tables, other_drops=others, other_early_drops=early_others)
+    return DropTotals(tables=tables, other_drops=others, other_early_drops=early_others)
 
 
 def families(figures: Figures) -> tuple[Family, ...]:
-    """Return all that there is to tell: what could not be read is left out, never told as 0."""
-    told = (*_of_guard(figures), *_of_limit(figures), *_of_tables(figures), *_of_memory(figures.cost))
-    return tuple(family for family in told if family.samples)
+    """Return all metrics. A figure that could not be read is left out, never 0."""
+    whole = (*_of_guard(figures), *_of_limit(figures), *_of_tables(figures), *_of_memory(figures.cost))
+    return tuple(family for family in whole if family.samples)
 
 
 def _of_guard(figures: Figures) -> Iterator[Family]:
     loop, seen = figures.loop, figures.observation
-    heard = {source: float(state.startswith(_HEARD)) for source, state in loop.sources.items()}
-    yield _gauge("build_info", "Always 1; which guard this is.", {figures.version: 1.0}, "version")
-    yield _gauge("last_success_timestamp_seconds", "When the deciding loop last did all it had to.", loop.said_seconds)
-    yield _gauge("source_up", "Whether the kernel's lines are heard from there.", heard, "source")
-    yield _gauge("tables_complete", "Whether every namespace that tracks connections could be read.", seen.complete)
+    readable = {source: float(state.startswith(_READABLE)) for source, state in loop.sources.items()}
+    yield _gauge("build_info", "Build information; constant 1.", {figures.version: 1.0}, "version")
     yield _gauge(
-        "recorder_errors", "What can't be recorded at the moment; `guard status` says what.", loop.recorder_errors
+        "last_success_timestamp_seconds", "Unix time of the last successful main-loop iteration.", loop.at_seconds
     )
-    yield _gauge("paused", "Whether raising is paused by order.", seen.pause is not None)
-    yield _gauge("conflict", "Whether raising has stopped as another writer keeps lowering the limit.", loop.conflict)
+    yield _gauge("source_up", "Whether kernel messages can be read from this source.", readable, "source")
+    yield _gauge("tables_complete", "Whether every connection tracking table could be read.", seen.complete)
+    yield _gauge(
+        "recorder_errors", "Number of current recorder errors, which `guard status` lists.", loop.recorder_errors
+    )
+    yield _gauge("paused", "Whether an operator has paused raising.", seen.pause is not None)
+    yield _gauge("conflict", "Whether raising is off because another program keeps lowering the limit.", loop.conflict)
     yield Family(
         name="guard_decisions_total",
         kind=Kind.COUNTER,
-        text="Decisions that this guard recorded since it started.",
+        text="Number of decisions recorded since the guard started.",
         labels=("verdict", "reason", "outcome"),
         samples=tuple((labels, float(count)) for labels, count in sorted(figures.decisions.items())),
     )
 
 
 def _of_limit(figures: Figures) -> Iterator[Family]:
-    seen, furthest = figures.observation, figures.reach
+    seen, furthest, over = figures.observation, figures.reach, figures.loop.over_budget
     highest = {} if furthest is None else {furthest.bound.value: float(furthest.target)}
-    over = figures.loop.over_budget
+    limit = "Maximum size of each connection tracking table (nf_conntrack_max), in entries; 0 is unlimited."
+    yield _gauge("limit_entries", limit, seen.limit)
     yield _gauge(
-        "limit_entries", "nf_conntrack_max: the most entries that each table may hold; 0 is unlimited.", seen.limit
+        "highest_limit_entries", "Highest limit that raises can reach now, in entries, by its bound.", highest, "bound"
     )
-    yield _gauge("highest_limit_entries", "How far raising could go now, and the bound that ends it.", highest, "bound")
-    yield _gauge("kept_limit_over_budget", "Whether this boot began with a higher limit than the host can bear.", over)
-    yield _gauge("buckets", "Hash buckets, which all tables share.", seen.buckets)
-    yield _gauge("tables", "Namespaces that track connections.", len(seen.tables) + seen.idle_tables)
+    yield _gauge(
+        "persisted_limit_over_budget", "Whether the limit persisted for this boot exceeds the memory budget.", over
+    )
+    yield _gauge("buckets", "Number of hash buckets, shared by all tables.", seen.buckets)
+    yield _gauge("tables", "Number of network namespaces that track connections.", len(seen.tables) + seen.idle_tables)
 
 
 def _of_tables(figures: Figures) -> Iterator[Family]:
-    """Yield use and drops. The others are told from the start, so that their counters are there before they move."""
-    tables, totals = named(figures.observation), figures.totals
+    """Yield usage and drops. The others have series from the start, so that `increase()` sees their first drop."""
+    tables, totals = named_tables(figures.observation), figures.totals
     labelled = [((str(table.namespace), _name(table)), table) for table in tables]
     known = [(labels, totals.tables[t.namespace]) for labels, t in labelled if t.namespace in totals.tables]
     rest = sum(table.count for table in figures.observation.tables) - sum(table.count for table in tables)
@@ -191,29 +195,30 @@ def _of_tables(figures: Figures) -> Iterator[Family]:
     drops = [*((labels, total.drops) for labels, total in known), (OTHERS, totals.other_drops)]
     early = [*((labels, total.early_drops) for labels, total in known), (OTHERS, totals.other_early_drops)]
     for name, kind, text, samples in (
-        ("entries", Kind.GAUGE, "Entries that a table holds", held),
-        ("drops_total", Kind.COUNTER, "Packets dropped because a table was full", drops),
-        ("early_drop_total", Kind.COUNTER, "Entries that the kernel evicted to make room", early),
+        ("entries", Kind.GAUGE, "Number of currently allocated flow entries for connection tracking", held),
+        ("drops_total", Kind.COUNTER, "Number of packets dropped because the table was full", drops),
+        ("early_drop_total", Kind.COUNTER, "Number of dropped conntrack entries to make room for new ones", early),
     ):
         yield Family(
             name=f"guard_table_{name}",
             kind=kind,
-            text=f"{text}; beyond the {TABLES_NAMED} fullest tables, all `{OTHERS[0]}` together.",
+            text=f"{text}; `{OTHERS[0]}` is the sum of all but the {TABLES_NAMED} fullest tables.",
             labels=("namespace", "name"),
             samples=tuple((labels, float(figure)) for labels, figure in samples),
         )
 
 
 def _of_memory(cost: Cost) -> Iterator[Family]:
-    yield _gauge("cost_bytes", "Kernel memory that entries and buckets take now.", cost.now_bytes)
-    yield _gauge("budget_bytes", "The most that full tables and buckets may cost.", cost.budget_bytes)
-    yield _gauge("min_available_bytes", "Memory that must stay available.", cost.min_available_bytes)
-    yield _gauge("memory_available_bytes", "Memory that is available.", cost.available_bytes)
-    yield _gauge("headroom_bytes", "What tables may grow by, within budget and above reserve.", cost.headroom_bytes)
+    headroom = "Memory by which tables may grow within the budget and min_available, in bytes."
+    yield _gauge("cost_bytes", "Kernel memory used by entries and hash buckets, in bytes.", cost.now_bytes)
+    yield _gauge("budget_bytes", "Memory budget for full tables and hash buckets, in bytes.", cost.budget_bytes)
+    yield _gauge("min_available_bytes", "Memory that raises must leave available, in bytes.", cost.min_available_bytes)
+    yield _gauge("memory_available_bytes", "Memory available on the host, in bytes.", cost.available_bytes)
+    yield _gauge("headroom_bytes", headroom, cost.headroom_bytes)
 
 
 def _gauge(name: str, text: str, figure: float | Mapping[str, float] | None, label: str = "") -> Family:
-    """Return a family of one figure, of one for each value of `label`, or of none where there is nothing to tell."""
+    """Return a family with one sample, one for each value of `label`, or none if `figure` is None."""
     if isinstance(figure, Mapping):
         samples = tuple(((value,), each) for value, each in figure.items())
         return Family(name=f"guard_{name}", kind=Kind.GAUGE, text=text, labels=(label,), samples=samples)
@@ -223,7 +228,7 @@ def _gauge(name: str, text: str, figure: float | Mapping[str, float] | None, lab
 
 
 def _name(table: Table) -> str:
-    """Return what people call the namespace; empty where it is known by a process, which will soon be another."""
+    """Return the namespace's name; "" if it is named after a process, which may change."""
     return "" if table.label.startswith("process ") else table.label[:_NAME_CHARACTERS]
 
 

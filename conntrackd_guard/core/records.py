@@ -1,4 +1,4 @@
-"""What a record is about: its reason, its fingerprint, whether an operator has to act. And records kept small.
+"""What a record is about: reason, table, fingerprint, whether an operator has to act. And records kept small.
 
 Pure. Figures are no part of a fingerprint: a table that stays at its ceiling for a day is one piece of news, however its
 count moves.
@@ -12,6 +12,7 @@ from typing import assert_never
 from conntrackd_guard.core.codec import verdict
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Observation, OutcomeKind, Override, Raise, Record, Table, TriggerKind
+from conntrackd_guard.core.text import short
 
 ACTIONABLE = frozenset(
     {
@@ -106,3 +107,26 @@ def condense(observation: Observation, concerned: int | None) -> Observation:
         small_tables=len(small),
         small_entries=sum(table.count for table in small),
     )
+
+
+def concerned(record: Record) -> Table | None:
+    """Return the table that the record is about: the one named, else the fullest, None where none was read.
+
+    A hold for an untrusted table is about that one. An arithmetic that charges another table as full is about the other.
+    """
+    tables, decision = record.observation.tables, record.decision
+    about = [table for table in tables if table.namespace == record.trigger.namespace] or [*tables]
+    if isinstance(decision, Hold) and decision.reason is HoldReason.UNTRUSTED_NAMESPACE:
+        about = [table for table in about if table.user_owned] or about
+    arithmetic = None if isinstance(decision, Override) else decision.arithmetic
+    if arithmetic is not None and arithmetic.full_tables > 1 and any(table.user_owned for table in about):
+        about = [table for table in tables if not table.user_owned] or about
+    return max(about, key=lambda table: table.count, default=None)
+
+
+def table_name(table: Table) -> str:
+    """Return what people call the table's namespace: `the initial namespace`, `web (netns 4026532316)`."""
+    if table.initial:
+        return "the initial namespace"
+    number = f"netns {table.namespace}"
+    return f"{short(table.label)} ({number})" if table.label and table.label != number else number

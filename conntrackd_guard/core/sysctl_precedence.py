@@ -1,8 +1,8 @@
-"""Which line of which sysctl file has the last word over the limit: systemd-sysctl and `sysctl --system`, simulated.
+"""Simulate systemd-sysctl and `sysctl --system`: which line of which sysctl file finally sets the limit.
 
-Pure: the files come from `host.conf_dirs`. The rules are those of systemd 252 to 257 and procps 4.0.2 to 4.0.4; a
-test compares this module with the programs themselves. A key's file is taken to exist: at boot, that is for the
-module to see to. Left out are braces in a glob (systemd alone has them) and `..` in a key.
+Pure: the files come from `host.conf_dirs`. The rules are those of systemd 252 to 257 and procps 4.0.2 to 4.0.4; a test
+compares this module with the programs themselves. Keys are assumed to exist, as after the module has loaded. Braces in
+a glob (systemd only) and `..` in a key are not supported.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from enum import StrEnum
 from conntrackd_guard.core.model import INT_MAX
 
 FOLDERS = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
-"""A file in an earlier folder masks one of the same name in a later folder, whatever is in it."""
+"""A file in an earlier folder masks one of the same name in a later folder."""
 LAST_FOLDER, LAST_NAME = "/etc", "sysctl.conf"
-"""/etc/sysctl.conf: procps reads it after all others, systemd only where a folder above links to it."""
+"""/etc/sysctl.conf: procps reads it last, systemd only through a link in one of FOLDERS."""
 LIMIT_KEYS = ("net/netfilter/nf_conntrack_max", "net/nf_conntrack_max")
 """The second is an alias of the same variable."""
 
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+)(?![^ \t])")
-"""What the kernel reads of a value: the first number, where white space or nothing follows it."""
+"""The kernel reads the first number of a value, followed by white space or nothing."""
 
 
 class Tool(StrEnum):
-    """What applies sysctl files: the first at boot, the second when a person or a script calls it."""
+    """A program that applies sysctl files: the first at boot, the second when called."""
 
     SYSTEMD = "systemd-sysctl"
     PROCPS = "sysctl --system"
@@ -40,16 +40,16 @@ class SysctlFile:
     folder: str
     name: str
     path: str
-    """For people; with the root that a test may have put before it."""
+    """For people; includes the root of a test's tree."""
     content: str | None
-    """None where it can't be read: what it sets is not known."""
+    """None if unreadable."""
     link: str = ""
-    """Where it leads, if it is a link."""
+    """Its target, if it is a link."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """A line that sets one of the keys asked for."""
+    """A line that sets the limit."""
 
     path: str
     line: int
@@ -58,40 +58,40 @@ class Assignment:
 
     @property
     def number(self) -> int | None:
-        """What the kernel takes the value for, None where it refuses it. Hexadecimal and octal count, as they do there."""
+        """The value as the kernel reads it (also hexadecimal and octal), None if it refuses it."""
         found = _NUMBER.match(self.value)
         if found is None:
             return None
         text = found[1]
         try:
             number = int(text, 8 if text.isdigit() and text[0] == "0" else 0)
-        except ValueError:  # 09, or more digits than Python reads
+        except ValueError:  # 09, or too many digits
             return None
         return number if number <= INT_MAX else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Setting:
-    """A line of a file as a tool takes it apart; `value` is None where it only keeps globs away from the key."""
+    """A parsed line; `value` is None if it only excludes the key from globs."""
 
     key: str
-    """A path below /proc/sys; procps keeps it as it was spelled."""
+    """A path below /proc/sys; for procps as spelled in the file."""
     value: str | None
     file: SysctlFile
     line: int
 
 
-def last_word(files: Iterable[SysctlFile], tool: Tool) -> Assignment | None:
-    """Return the line whose value the limit has once the tool is done, None where it leaves the limit alone."""
+def final_assignment(files: Iterable[SysctlFile], tool: Tool) -> Assignment | None:
+    """Return the line that finally sets the limit, None if the tool leaves it unset."""
     taken = [written for written in writes(files, tool) if written.number is not None]
     return taken[-1] if taken else None
 
 
 def writes(files: Iterable[SysctlFile], tool: Tool, keys: tuple[str, ...] = LIMIT_KEYS) -> tuple[Assignment, ...]:
-    """Return the lines that the tool writes to any of `keys` (`net/…`), in the order in which it does."""
+    """Return the lines that the tool writes to any of `keys` (`net/…`), in its order."""
     settings = [setting for file in reading_order(files, tool) for setting in _settings(file, tool)]
     if tool is Tool.SYSTEMD:
-        settings = _one_a_key(settings)
+        settings = _last_per_key(settings)
     named = {setting.key for setting in settings}
     return tuple(
         Assignment(path=s.file.path, line=s.line, value=s.value, link=s.file.link)
@@ -102,7 +102,7 @@ def writes(files: Iterable[SysctlFile], tool: Tool, keys: tuple[str, ...] = LIMI
 
 
 def named(files: Iterable[SysctlFile], tool: Tool) -> tuple[Assignment, ...]:
-    """Return every line that names the limit without a wildcard, in the order read; its value is "" without a `=`."""
+    """Return every line that names the limit without a wildcard, in reading order; without `=` its value is ""."""
     return tuple(
         Assignment(path=s.file.path, line=s.line, value=s.value or "", link=s.file.link)
         for file in reading_order(files, tool)
@@ -112,7 +112,7 @@ def named(files: Iterable[SysctlFile], tool: Tool) -> tuple[Assignment, ...]:
 
 
 def reading_order(files: Iterable[SysctlFile], tool: Tool) -> list[SysctlFile]:
-    """Return the files that the tool reads, in that order: by name, whichever folder each is in."""
+    """Return the files that the tool reads, in its order: by name, across folders."""
     by_name: dict[str, SysctlFile] = {}
     last: list[SysctlFile] = []
     ranks = {folder: rank for rank, folder in enumerate(FOLDERS)}
@@ -129,7 +129,7 @@ def _bytes(name: str) -> bytes:
 
 
 def _settings(file: SysctlFile, tool: Tool) -> Iterator[_Setting]:
-    """Yield what the tool makes of each line; it passes over comments and what is no setting."""
+    """Yield the parsed lines of a file, without comments and invalid lines."""
     space = " \t\r\n" if tool is Tool.SYSTEMD else " \t\r\n\v\f"
     for number, row in enumerate((file.content or "").split("\n"), start=1):
         text = row.strip(space)
@@ -138,24 +138,24 @@ def _settings(file: SysctlFile, tool: Tool) -> Iterator[_Setting]:
             continue
         name = name.removeprefix("-").rstrip(space)
         if tool is Tool.SYSTEMD:
-            name = name.lstrip(space)  # procps looks for a file whose name begins with the space
+            name = name.lstrip(space)  # procps keeps the space as part of the name
         key = _path(name) if tool is Tool.PROCPS else _plain(_path(name))
         yield _Setting(key=key, value=value.strip(space) if equals else None, file=file, line=number)
 
 
 def _path(name: str) -> str:
-    """Return a name as a path below /proc/sys: the first separator tells whether `.` or `/` divides it."""
+    """Return a name as a path below /proc/sys; its first separator decides between `.` and `/`."""
     first = next((char for char in name if char in "./"), "/")
     return name if first == "/" else name.translate(str.maketrans("./", "/."))
 
 
 def _plain(path: str) -> str:
-    """Return a path without what leads nowhere: `/net//x` is `net/x`."""
+    """Return a normalized path: `/net//x` is `net/x`."""
     return "/".join(part for part in path.split("/") if part not in {"", "."})
 
 
-def _one_a_key(settings: list[_Setting]) -> list[_Setting]:
-    """Keep what systemd keeps: a key's newest value, in the place where that value was first given."""
+def _last_per_key(settings: list[_Setting]) -> list[_Setting]:
+    """Return one setting per key as systemd keeps it: the last value, at the position where it was first given."""
     kept: dict[str, _Setting] = {}
     for setting in settings:
         before = kept.get(setting.key)
@@ -166,13 +166,13 @@ def _one_a_key(settings: list[_Setting]) -> list[_Setting]:
 
 
 def _reaches(key: str, wanted: str, named: set[str]) -> bool:
-    """Return whether a setting for `key` writes to `wanted`: a glob does not where any line names it."""
+    """Return whether a setting for `key` writes to `wanted`; a glob doesn't if any line names `wanted`."""
     if not any(char in key for char in "*?["):
         return _plain(key) == wanted
     patterns, names = _plain(key).split("/"), wanted.split("/")
     return (
         wanted not in named
-        and len(patterns) == len(names)  # no wildcard matches a separator
+        and len(patterns) == len(names)  # wildcards don't match separators
         and all(
             fnmatch.fnmatchcase(name, pattern.replace("[^", "[!"))
             for name, pattern in zip(names, patterns, strict=True)

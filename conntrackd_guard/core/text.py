@@ -1,18 +1,18 @@
-"""Text from outside, made harmless to look at."""
+"""Make untrusted text safe to print."""
 
 from __future__ import annotations
 
 from typing import Final
 
 LONGEST_NAME: Final = 64
-"""As long as the id of a container."""
+"""Length of a container's id."""
 
 
 def printable(text: str) -> str:
-    r"""Return `text` on one line with control characters, terminal escapes and bidi overrides as visible escapes.
+    r"""Return `text` on one line, with control characters, terminal escapes and bidi overrides escaped.
 
-    Kernel lines, names of namespaces and processes, and reasons of orders come from people who may
-    not be friends: `\x1b[2J` would clear the reader's screen, U+202E would show a sum backwards.
+    Kernel messages, names of namespaces and processes, and reasons of overrides may come from an attacker: `\x1b[2J`
+    clears the reader's screen, U+202E reverses a calculation.
     """
     if text.isprintable():
         return text
@@ -20,6 +20,6 @@ def printable(text: str) -> str:
 
 
 def short(text: str) -> str:
-    """Return `text` as above, at most LONGEST_NAME characters: the name of a namespace may be a path of 4 KB."""
+    """Return `text` safe to print, cut to LONGEST_NAME: the name of a namespace may be a path of 4 KB."""
     shown = printable(text)
     return shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…"

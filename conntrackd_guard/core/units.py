@@ -22,6 +22,7 @@ MOST_COUNT = 2**53
 MOST_SECONDS = 100 * 31_557_600
 """100 years."""
 
+_MOST_IN_SECONDS = 100
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]?)(i?B)?")
 _SIZE_UNITS = {"": 1, "k": 2**10, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
@@ -182,6 +183,11 @@ def _short(text: str, expected: str) -> str:
     if len(stripped) > _LONGEST_TEXT:
         raise ValueError(f"{expected} (at most {_LONGEST_TEXT} characters)")
     return stripped
+
+
+def format_span(seconds: float) -> str:
+    """Return a measured time for people: `0.25 s`, and from 100 s on as `format_duration`."""
+    return f"{seconds:.3g} s" if seconds < _MOST_IN_SECONDS else format_duration(seconds)
 
 
 def rfc3339(wall_seconds: float) -> str:

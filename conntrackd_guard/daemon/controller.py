@@ -36,6 +36,7 @@ from conntrackd_guard.core.records import condense
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.core.verification import End, PendingVerification
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, Applier, BucketsRefused, Lowered
+from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.status_file import status_file, status_line
@@ -70,6 +71,8 @@ class Dependencies:
     service: Service
     kept: PersistedLimit | None = None
     """The limit persisted for this boot, as found at start."""
+    debug: DebugLog | None = None
+    """None unless the level of the log is debug: then the write must not wait for it."""
 
 
 class Controller:
@@ -109,6 +112,8 @@ class Controller:
         if not limit:
             return episode.on_tables(episodes, (), 0, 0, self.policy, now), now + WAITING_SECONDS
         tables, hurry = self._p.observer.watch(attentive=bool(episodes) or series.is_due(wall))
+        if tables and self._p.debug is not None:
+            self._p.debug.tick(tables, limit, self.policy)
         series.note(tables, self._p.observer.present, limit, wall)
         self._verify(tables, now)
         after = episode.on_tables(episodes, tables, limit, self.limit or 0, self.policy, now)
@@ -149,6 +154,8 @@ class Controller:
             raise AssertionError("the last attempt always ends in a record")
         for change in changes:
             self._p.recorder.submit(change, self.policy)
+        if self._p.debug is not None:
+            self._p.debug.decision(record, policy)
         decision = record.decision
         if is_news or not isinstance(decision, Hold) or decision.reason is not HoldReason.RESOLVED:
             self._finish(record, policy, case, covers=covers())

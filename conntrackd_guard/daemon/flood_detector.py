@@ -16,7 +16,7 @@ from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Observation, Table
 from conntrackd_guard.core.policy import SAMPLE_SECONDS
 from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN, Cause, Evidence, causes
-from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, add_up
+from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, count_entries
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -111,7 +111,7 @@ class FloodDetector:
         try:
             with self._reader.open(request.place) as listing:
                 entries = listing.entries(most=DEFAULT_ENTRIES, seconds=LONGEST_SECONDS)
-                sample = add_up(entries, table_entries=request.entries, addresses=Addresses.OFF)
+                sample = count_entries(entries, table_entries=request.entries, addresses=Addresses.OFF)
         except (GuardError, OSError):
             return None
         return None if sample.seen < LEAST_SEEN else Cause.FLOOD in causes(Evidence(sample=sample))

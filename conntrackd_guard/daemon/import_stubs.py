@@ -1,10 +1,9 @@
-"""What the daemon does without. Import this first.
+"""Replace modules that the daemon never uses. Import this first.
 
-Each of these is optional to whoever imports it, and costs the daemon memory for nothing: rich (5 MB,
-which structlog takes for tracebacks that are never printed), ssl (4 MB, which asyncio takes), OpenSSL's
-hashes (3 MB; hashlib has its own), asyncio itself (2 MB, which structlog takes for the methods that
-log from coroutines; there are none here), ipaddress (0.2 MB, for IPv6 in URLs, which pathlib can print), and
-pickle (0.2 MB, of which structlog takes an exception's name).
+Their importers treat each as optional, and it costs memory (RSS): rich (5 MB, structlog imports it for
+tracebacks, which the daemon does not print), ssl (4 MB, by asyncio), OpenSSL's hashes (3 MB; hashlib has its
+own), asyncio (2 MB, by structlog for logging from coroutines; there are none), ipaddress (0.2 MB, by pathlib
+for IPv6 in URLs), and pickle (0.2 MB, by structlog for the name of an exception).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 from conntrackd_guard.core.dedup import Deduplicator, MessageStatus
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.history.database import Position
 from conntrackd_guard.host.kernel_log.journal import JournalFollower
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
@@ -37,6 +38,8 @@ class LogSources:
         notes: tuple[str, ...] = (),
     ) -> None:
         self._ring, self._journal, self._boot_id = ring, journal, boot_id
+        self.debug: DebugLog | None = None
+        """Set if the level of the log is debug."""
         self._notes = notes
         """Why a source is missing, for status."""
         self._caught_up: list[KernelEvent] = []
@@ -90,7 +93,10 @@ class LogSources:
             self._cursor = self._journal.newest_cursor or self._cursor
         taken = []
         for event in heard:
-            match self._liveness.judge(event):
+            status = self._liveness.judge(event)
+            if self.debug is not None:
+                self.debug.message(event, status)
+            match status:
                 case MessageStatus.NEW:
                     taken.append((event, True))
                 case MessageStatus.HISTORICAL:

@@ -31,7 +31,7 @@ class Loop:
 
     def __init__(self, parts: Dependencies, controller: Controller, signals: Callable[[], frozenset[str]]) -> None:
         self._log_sources, self._recorder = parts.log_sources, parts.recorder
-        self._clock, self._service = parts.clock, parts.service
+        self._clock, self._service, self._debug = parts.clock, parts.service, parts.debug
         self._controller = controller
         self._signals = signals
         self._episodes: dict[int | None, Episode] = {}
@@ -83,11 +83,15 @@ class Loop:
                     self._failing = False
                     self._decide_due()
                 self._record_others()
+            if self._debug is not None:
+                self._debug.episodes(self._episodes)
             if self._clock.boottime() >= self._status_at:
                 self._publish()
         except (GuardError, OSError, RuntimeError) as error:  # out of descriptors, out of threads
             if not self._failing:
                 self._recorder.log("guard.error", "error", f"{error}. Retrying every {WAITING_SECONDS:g} s.")
+            elif self._debug is not None:
+                self._debug.failure(error)
             self._failing = True
             self._blind_until = self._clock.boottime() + WAITING_SECONDS
             self._status_at = max(self._status_at, self._blind_until)

@@ -6,7 +6,7 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from conntrackd_guard import __version__
@@ -17,11 +17,12 @@ from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.daemon.controller import Controller, Dependencies
+from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import AT_START_SECONDS, LogSources
 from conntrackd_guard.daemon.loop import Loop
 from conntrackd_guard.daemon.recovery import recover
-from conntrackd_guard.daemon.status_file import limit_text
+from conntrackd_guard.daemon.status_file import limit_text, sources_text
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -92,6 +93,7 @@ class Daemon:
         self._configure_worker(settings)
         self._recorder = Recorder(self._worker)
         self._recorder.start()
+        self._debug = DebugLog(self._recorder) if log.logs("debug") else None
 
     def run(self) -> bool:
         """Work until a signal says stop; return whether everything was recorded within CLOSE_SECONDS."""
@@ -140,6 +142,7 @@ class Daemon:
             rehearsing.set_limit(rehearsed)
         ring, notes = _open_ring_buffer(paths)
         log_sources = LogSources(ring, JournalFollower(), recovered.past, observer.boot_id, notes)
+        log_sources.debug = self._debug
         observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
         parts = Dependencies(
             mode=paths.mode,
@@ -153,12 +156,13 @@ class Daemon:
             clock=clock,
             service=self._manager,
             kept=self._persisted(),
+            debug=self._debug,
         )
         sources = log_sources.report()
         recorder.log(
             "guard.ready",
             "info",
-            f"Watching ({_mode_and_limit(paths.mode, live.limit())}): {_events_from(sources)}.",
+            f"Watching ({_mode_and_limit(paths.mode, live.limit())}): {sources_text(sources)}.",
             version=__version__,
             mode=paths.mode.value,
             sources=sources,
@@ -170,7 +174,7 @@ class Daemon:
     def _persisted(self) -> PersistedLimit | None:
         """Return what the drop-in holds for the next boot; log why if it can't be read."""
         try:
-            return self._drop_in.kept()
+            return self._drop_in.persisted()
         except GuardError as error:
             self._recorder.log("guard.error", "error", str(error))
             return None
@@ -196,7 +200,7 @@ def check(paths: Paths, log: Log) -> None:
     journal.stop()
     seen = Observer(paths, LiveKernel(paths), Clock(), runtime_dir).observe(rescan=True)
     log.emit(
-        "guard.info", "info", f"Checked ({_mode_and_limit(paths.mode, seen.kernel_limit)}): {_events_from(sources)}."
+        "guard.info", "info", f"Checked ({_mode_and_limit(paths.mode, seen.kernel_limit)}): {sources_text(sources)}."
     )
     for text in (*notes, *seen.unread):
         log.emit("guard.info", "warning", f"Not read: {text}")
@@ -206,10 +210,6 @@ def check(paths: Paths, log: Log) -> None:
 
 def _mode_and_limit(mode: Mode, limit: int | None) -> str:
     return f"mode {mode}, {limit_text(limit)}"
-
-
-def _events_from(sources: Mapping[str, object]) -> str:
-    return f"ring buffer {sources['ring_buffer']}, journal {sources['journal']}"
 
 
 def _farewell(limit: int | None, persisted: PersistedLimit | None) -> str:

@@ -1,8 +1,9 @@
-"""What the running guard says of itself, for `guard status` and for the service manager."""
+"""The status that the daemon publishes, for `guard status` and for the service manager."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from conntrackd_guard.core import tuning
@@ -11,7 +12,7 @@ from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.model import Pause, State
 
 
-def status_file(  # noqa: PLR0913 - one argument a thing told
+def status_file(  # noqa: PLR0913 - one argument a figure
     *,
     mode: Mode,
     since_seconds: float,
@@ -26,8 +27,8 @@ def status_file(  # noqa: PLR0913 - one argument a thing told
     over_budget: bool,
     episodes: int,
 ) -> dict[str, Any]:
-    """Return the document under /run; `since` and `at` are wall time, `boottime_seconds` tells how old it is."""
-    fights = [at for at in state.conflict_seconds if at > boottime_seconds - tuning.CONFLICT_WINDOW_SECONDS]
+    """Return the document under /run; `since` and `at` are wall time, its age is measured by `boottime_seconds`."""
+    conflicts = [at for at in state.conflict_seconds if at > boottime_seconds - tuning.CONFLICT_WINDOW_SECONDS]
     return {
         "version": 1,
         "pid": os.getpid(),
@@ -40,30 +41,37 @@ def status_file(  # noqa: PLR0913 - one argument a thing told
         "sources": sources,
         "recorder": recorder,
         "paused": None if pause is None else {"by": pause.by, "reason": pause.reason},
-        "conflict": bool(policy.conflict_limit) and len(fights) >= policy.conflict_limit,
+        "conflict": bool(policy.conflict_limit) and len(conflicts) >= policy.conflict_limit,
         "over_budget": over_budget,
         "episodes": episodes,
     }
 
 
 def status_line(document: dict[str, Any]) -> str:
-    """Return that document as the one line that `systemctl status` shows: what is wrong first, then the limit."""
+    """Return that document as the line in `systemctl status`: problems first, then the limit."""
     bad = []
     if document["conflict"]:
-        bad.append("stopped by a stand-off")
+        bad.append("raising is off (another program keeps lowering the limit)")
     if document["over_budget"]:
-        bad.append("over budget")
-    if trouble := document["recorder"]["trouble"]:
-        bad.append(f"in trouble ({trouble[0]})")
+        bad.append("limit over the memory budget")
+    if errors := document["recorder"]["trouble"]:
+        bad.append(f"error: {errors[0]}")
     if document["paused"] is not None:
         bad.append(f"paused by {document['paused']['by']}")
-    well = "watching" if document["mode"] == Mode.ACT.value else "rehearsing"
-    pressed = f", {document['episodes']} full or filling up" if document["episodes"] else ""
-    return f"{', '.join(bad) or well}: {limit_text(document['limit'])}{pressed}{'; see `guard status`' if bad else ''}"
+    well = "watching" if document["mode"] == Mode.ACT.value else "dry run"
+    filling = f", {document['episodes']} full or filling up" if document["episodes"] else ""
+    return f"{', '.join(bad) or well}: {limit_text(document['limit'])}{filling}{'; see `guard status`' if bad else ''}"
 
 
 def limit_text(limit: int | None) -> str:
     """Return the limit in force in words."""
     if limit is None:
-        return "no limit, as this kernel tracks no connections yet"
+        return "no limit: this kernel tracks no connections yet"
     return f"limit {limit:,}" if limit else "limit 0 (unlimited)"
+
+
+def sources_text(sources: Mapping[str, object]) -> str:
+    """Return where kernel messages come from: `following /dev/kmsg; journal looked at once a minute`."""
+    ring, journal = sources.get("ring_buffer"), str(sources.get("journal"))
+    kmsg = f"{ring} /dev/kmsg" if ring == "following" else f"/dev/kmsg {ring}"
+    return f"{kmsg}; {'no journal on this host' if 'no journal' in journal else f'journal {journal}'}"

@@ -1,4 +1,4 @@
-"""The checks of `guard doctor`: each reads the host, as root or as far as this user may, and changes nothing."""
+"""The checks of `guard doctor`. Each reads the host, as root or as far as this user may, and changes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.doctor import facts, verdicts, verdicts_boot, verdicts_guard
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
 from conntrackd_guard.doctor.module_loading import module_loading
-from conntrackd_guard.doctor.verdicts import Check, Verdict
+from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
 from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_line
@@ -27,13 +27,13 @@ from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.settings.settings import DEFAULT
 
 JOURNAL_SECONDS = 1.0
-"""journald takes a kernel line in within milliseconds; one that is not there after this is not coming."""
-_PROBLEMS_SHOWN = 3
+"""journald stores a kernel message within milliseconds; after this it won't."""
+_MAX_PROBLEMS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examination:
-    """Every check, in the order in which to read them."""
+    """All checks, in reading order."""
 
     at_seconds: float
     """Wall time."""
@@ -42,70 +42,54 @@ class Examination:
 
     @property
     def wrong(self) -> bool:
-        """Whether something is wrong."""
+        """Whether a check failed."""
         return any(check.verdict is Verdict.WRONG for check in self.checks)
 
 
 def examine(paths: Paths) -> Examination:
-    """Do every check, in a second or two (six with a large history). Never raises GuardError."""
+    """Run all checks, in a second or two (six with a large history). Never raises GuardError."""
     host = HostFacts(paths)
-    checks = tuple(_made(name, check, host) for name, check in _CHECKS.items())
+    checks = tuple(_run(name, check, host) for name, check in _CHECKS.items())
     return Examination(at_seconds=host.wall_seconds, mode=host.paths.mode, checks=checks)
 
 
-def _made(name: str, check: Callable[[HostFacts], Check], host: HostFacts) -> Check:
-    """Do one check; what the host refuses makes it unknown."""
+def _run(name: str, check: Callable[[HostFacts], Check], host: HostFacts) -> Check:
+    """Run one check; its result is unknown if the host refuses a read."""
     try:
         return check(host)
     except HostError as error:
-        evidence = f"{error.doing} {error.path}: {error.cause}"
-        return Check(name=name, verdict=Verdict.UNKNOWN, evidence=evidence, next_step=error.next_step)
+        return unknown(name, f"can't {error.action} {error.path}: {error.cause}", error.next_step)
     except OSError as error:
-        return _unmade(name, str(error), denied=error.errno in DENIED, root=host.root)
+        return unknown(name, str(error), _as_root(host) if error.errno in DENIED else "")
 
 
-def _unmade(name: str, why: str, *, denied: bool, root: bool) -> Check:
-    step = "Run this as root." if denied and not root else ""
-    return Check(name=name, verdict=Verdict.UNKNOWN, evidence=why, next_step=step)
+def _as_root(host: HostFacts) -> str:
+    return "" if host.root else "Run this as root."
+
+
+def _guard(host: HostFacts) -> Check:
+    age = None if host.live is None else host.wall_seconds - host.paths.status_file.stat().st_mtime
+    dry_run = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
+    return verdicts_guard.guard(host.live, age, running=host.running, dry_run=dry_run)
 
 
 def _settings(host: HostFacts) -> Check:
+    name = "settings"
     if host.settings is not None:
         files = {place.rpartition(":")[0] for place in host.settings.origins.values() if place != DEFAULT}
-        told = f"set in {', '.join(sorted(files))}" if files else "the defaults alone"
-        return Check(name="settings", verdict=Verdict.GOOD, evidence=f"valid, {told}; mode {host.paths.mode}")
+        source = f"from {', '.join(sorted(files))}" if files else "defaults only"
+        return good(name, f"valid, {source}; mode {host.paths.mode}")
     problems = host.settings_problems
     if not host.root and any("Permission denied" in problem for problem in problems):
-        return _unmade("settings", problems[0], denied=True, root=False)
-    more = len(problems) - _PROBLEMS_SHOWN
-    told = "; ".join(problems[:_PROBLEMS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-    return Check(
-        name="settings",
-        verdict=Verdict.WRONG,
-        evidence=told,
-        next_step="Mend them: `guard config check`. A running guard keeps the old ones, a start is refused.",
-    )
+        return unknown(name, problems[0], _as_root(host))
+    more = len(problems) - _MAX_PROBLEMS
+    evidence = "; ".join(problems[:_MAX_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+    step = "Fix them, then `guard config check`. A running guard keeps its old settings; a new one does not start."
+    return wrong(name, evidence, step)
 
 
-def _history(host: HostFacts) -> Check:
-    path, error = host.paths.history, host.history_error
-    if error is not None and error.errno == errno.ENOENT:
-        return Check(name="history", verdict=Verdict.GOOD, evidence=f"nothing is recorded yet ({path})")
-    if error is not None and error.errno in DENIED:
-        raise error
-    if error is not None:
-        evidence = f"{error.doing} {path}: {error.cause}"
-        return Check(name="history", verdict=Verdict.WRONG, evidence=evidence, next_step=error.next_step)
-    size = f"{path}, {format_bytes(path.stat().st_size)}"
-    if not host.history_checked:
-        return Check(
-            name="history",
-            verdict=Verdict.UNKNOWN,
-            evidence=f"readable ({size}), but not all pages could be checked in {CHECK_SECONDS:.0f} s",
-            next_step=f"`sqlite3 {path} 'PRAGMA quick_check'` checks them all.",
-        )
-    newest = "empty" if host.newest is None else f"newest decision {host.newest.id} at {host.newest.last_at}"
-    return Check(name="history", verdict=Verdict.GOOD, evidence=f"sound ({size}), {newest}")
+def _pause(host: HostFacts) -> Check:
+    return verdicts_guard.pause(host.runtime_dir.pause(host.now), host.now)
 
 
 def _conntrack(host: HostFacts) -> Check:
@@ -113,28 +97,25 @@ def _conntrack(host: HostFacts) -> Check:
 
 
 def _namespace(host: HostFacts) -> Check:
-    pid = host.pid
-    beside = None if pid is None else facts.same_namespace(host.paths.proc, pid)
+    beside = None if host.pid is None else facts.same_namespace(host.paths.proc, host.pid)
     return verdicts.namespace(initial=facts.is_initial(host.paths.limit), guard_beside=beside)
 
 
 def _writable(host: HostFacts) -> Check:
-    path = host.paths.limit
+    name, path = "writable", host.paths.limit
     if host.limit is None:
-        return Check(name="writable", verdict=Verdict.UNKNOWN, evidence="there is no limit to write yet")
+        return unknown(name, "no limit to write yet")
     error = facts.open_error(host.seen_by_guard(path), os.O_WRONLY)
     refused = host.state.refusal if host.state else None
     if error is not None and error.errno in DENIED and not host.root:
-        return _unmade("writable", f"this user may not write {path}", denied=True, root=False)
+        return unknown(name, f"this user can't write {path}", _as_root(host))
     if error is not None:
-        step = "Make it writable for the guard's unit (ReadWritePaths=/proc/sys/net/netfilter), or run it on the host."
-        evidence = f"the guard can't write {path}: {error.strerror}"
-        return Check(name="writable", verdict=Verdict.WRONG, evidence=evidence, next_step=step)
+        step = "Allow it in the guard's unit (ReadWritePaths=/proc/sys/net/netfilter), or run the guard on the host."
+        return wrong(name, f"the guard can't write {path}: {error.strerror}", step)
     if refused is not None and host.limit == refused.limit:
         evidence = f"the kernel refused the last write: {os.strerror(refused.errno)}"
-        step = "`guard history --verdict raise` shows what was written."
-        return Check(name="writable", verdict=Verdict.WRONG, evidence=evidence, next_step=step)
-    return Check(name="writable", verdict=Verdict.GOOD, evidence=f"{path} can be opened for writing")
+        return wrong(name, evidence, "`guard history --verdict raise` lists the writes.")
+    return good(name, f"{path} can be opened for writing")
 
 
 def _buckets(host: HostFacts) -> Check:
@@ -142,31 +123,27 @@ def _buckets(host: HostFacts) -> Check:
 
 
 def _ring_buffer(host: HostFacts) -> Check:
-    path = host.paths.kmsg
+    name, path = "ring_buffer", host.paths.kmsg
     if ((host.live or {}).get("sources") or {}).get("ring_buffer") == "following":
-        return Check(name="ring_buffer", verdict=Verdict.GOOD, evidence="the running guard reads it")
+        return good(name, "read by the running guard")
     error = facts.open_error(path, os.O_RDONLY)
     if error is None:
-        return Check(name="ring_buffer", verdict=Verdict.GOOD, evidence=f"{path} can be read")
+        return good(name, f"{path} can be read")
     if error.errno in DENIED and not host.root:
-        return _unmade("ring_buffer", f"this user may not read {path} (CAP_SYSLOG)", denied=True, root=False)
-    return Check(
-        name="ring_buffer",
-        verdict=Verdict.NOTE,
-        evidence=f"{path}: {error.strerror}; lines come from the journal alone, 250 to 500 ms late",
-        next_step="Hand it in: StandardInput=file:/dev/kmsg in the guard's unit.",
-    )
+        return unknown(name, f"this user can't read {path} (CAP_SYSLOG)", _as_root(host))
+    evidence = f"{path}: {error.strerror}; kernel messages come from the journal only, 250 to 500 ms late"
+    return note(name, evidence, "Pass it in: StandardInput=file:/dev/kmsg in the guard's unit.")
 
 
 def _journal(host: HostFacts) -> Check:
-    """Look for the kernel's newest warning in the journal, a little while if need be."""
+    """Wait up to JOURNAL_SECONDS for the kernel's newest warning to reach the journal."""
     warned = _newest_warning(host.paths)
     deadline = time.monotonic() + JOURNAL_SECONDS
     while True:
-        exists, here = _newest_in_journal(host)
-        behind = warned if warned is not None and (here is None or here < warned) else None
+        exists, newest = _newest_in_journal(host)
+        behind = warned if warned is not None and (newest is None or newest < warned) else None
         if behind is None or not exists or time.monotonic() >= deadline:
-            return verdicts.journal(here, exists=exists, permitted=host.root or exists, behind=behind)
+            return verdicts.journal(newest, exists=exists, permitted=host.root or exists, behind=behind)
         time.sleep(JOURNAL_SECONDS / 5)
 
 
@@ -182,50 +159,64 @@ def _newest_warning(paths: Paths) -> int | None:
 
 
 def _newest_in_journal(host: HostFacts) -> tuple[bool, int | None]:
-    """Return whether there is a journal, and the stamp of its newest kernel line, None where that is of another boot."""
+    """Return whether a journal exists, and the stamp of its newest kernel message of this boot. Raises HostError."""
     folder = None if host.paths.root == Path("/") else host.paths.root / "var/log/journal"
     try:
         exists, boot_id, stamp = newest_line(folder)
     except FileNotFoundError:
         return False, None
     except READ_ERRORS as error:
-        next_step = "`journalctl --verify` names the files that are damaged."
-        raise HostError("reading", "the journal", OSError(None, str(error)), next_step) from error
+        step = "`journalctl --verify` names the damaged files."
+        raise HostError("read", "the journal", OSError(None, str(error)), step) from error
     return exists, stamp if boot_id == host.boot_id else None
 
 
 def _drop_in(host: HostFacts) -> Check:
-    kept = host.kept
-    if kept is None and host.state is None:
-        evidence = "nothing is kept; whether the guard raised the limit in this boot can't be read"
-        return _unmade("drop_in", evidence, denied=True, root=host.root)
+    if host.saved is None and host.state is None:
+        return unknown("drop_in", "no limit is saved, and this boot's history can't be read", _as_root(host))
     raised_to = host.state.set_limit if host.state else None
-    return verdicts_boot.drop_in(str(host.paths.drop_in), kept, host.limit, raised_to, persist=host.persist)
+    return verdicts_boot.drop_in(str(host.paths.drop_in), host.saved, host.limit, raised_to, persist=host.persist)
 
 
 def _at_boot(host: HostFacts) -> Check:
     files = sysctl_files(host.paths.root)
-    return verdicts_boot.order(files, Tool.SYSTEMD, str(host.paths.drop_in), host.kept)
+    return verdicts_boot.order(files, Tool.SYSTEMD, str(host.paths.drop_in), host.saved)
 
 
 def _sysctl_system(host: HostFacts) -> Check:
     files = sysctl_files(host.paths.root)
-    return verdicts_boot.order(files, Tool.PROCPS, str(host.paths.drop_in), host.kept)
+    return verdicts_boot.order(files, Tool.PROCPS, str(host.paths.drop_in), host.saved)
 
 
 def _boot_trap(host: HostFacts) -> Check:
     found = module_loading(host.paths.root)
-    kept = host.persist or host.kept is not None
-    return verdicts_boot.boot_trap(built_in=found.built_in, rule=found.rule, listed=found.listed, kept=kept)
+    saved = host.persist or host.saved is not None
+    return verdicts_boot.boot_trap(built_in=found.built_in, rule=found.rule, listed=found.listed, saved=saved)
 
 
 def _other_writers(host: HostFacts) -> Check:
     found = other_writers(host.paths.root, os.cpu_count() or 1)
     lowered = None if host.state is None else verdicts_guard.lowerings(host.state, host.policy, host.now)
-    unseen = "" if sees_processes(host.paths.root) else "other users' processes are hidden from this one"
+    unseen = "" if sees_processes(host.paths.root) else "other users' processes are hidden"
     unseen = unseen if lowered is not None else "the history can't be read"
-    limit = host.kept if host.kept is not None else host.limit
+    limit = host.limit if host.saved is None else host.saved
     return verdicts_guard.other_writers(found, lowered, limit, unseen=unseen)
+
+
+def _history(host: HostFacts) -> Check:
+    name, path, error = "history", host.paths.history, host.history_error
+    if error is not None and error.errno == errno.ENOENT:
+        return good(name, f"nothing is recorded yet ({path})")
+    if error is not None and error.errno in DENIED:
+        raise error
+    if error is not None:
+        return wrong(name, f"can't {error.action} {path}: {error.cause}", error.next_step)
+    size = f"{path}, {format_bytes(path.stat().st_size)}"
+    if not host.history_checked:
+        evidence = f"readable ({size}), but too large to check all pages in {CHECK_SECONDS:.0f} s"
+        return unknown(name, evidence, f"To check all pages: `sqlite3 {path} 'PRAGMA quick_check'`.")
+    newest = "empty" if host.newest is None else f"newest decision {host.newest.id} at {host.newest.last_at}"
+    return good(name, f"intact ({size}), {newest}")
 
 
 def _disk(host: HostFacts) -> Check:
@@ -235,20 +226,7 @@ def _disk(host: HostFacts) -> Check:
 
 
 def _clock(host: HostFacts) -> Check:
-    newest = host.newest.last_seconds if host.newest else None
-    return verdicts.clock(host.boot_id, host.wall_seconds, newest)
-
-
-def _pause(host: HostFacts) -> Check:
-    return verdicts_guard.pause(host.runtime_dir.pause(host.now), host.now)
-
-
-def _guard(host: HostFacts) -> Check:
-    age = None
-    if host.live is not None:
-        age = host.wall_seconds - host.paths.status_file.stat().st_mtime
-    beside = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
-    return verdicts_guard.guard(host.live, age, running=host.running, rehearsing=beside)
+    return verdicts.clock(host.boot_id, host.wall_seconds, host.newest.last_seconds if host.newest else None)
 
 
 _CHECKS: dict[str, Callable[[HostFacts], Check]] = {

@@ -1,4 +1,4 @@
-"""What several checks of `guard doctor` ask for, read once and without changing anything."""
+"""Facts about the host that several checks of `guard doctor` need, read once without changing anything."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from conntrackd_guard.settings.files import load_settings
 from conntrackd_guard.settings.keys import Settings
 
 CHECK_SECONDS = 5.0
-"""The longest that the history's pages are checked: some 2 GiB from memory, less from a slow disk."""
+"""Time to check the history's pages: enough for some 2 GiB from memory, less from a slow disk."""
 DENIED = (errno.EACCES, errno.EPERM)
 _WRITE_BIT = 0o200
 
 
 class HostFacts:
-    """What is read at one moment. What can't be read is None; the checks say why."""
+    """Facts of one moment. Unreadable ones are None; the checks report why."""
 
     def __init__(self, paths: Paths) -> None:
         clock = Clock()
@@ -48,26 +48,26 @@ class HostFacts:
         self.boot_id = self._boot_id()
         self.limit, self.buckets = self._of_kernel()
         self.state: State | None = None
-        """This boot's history folded; None where it can't be read."""
+        """State after this boot's history; None if it can't be read."""
         self.newest: Row | None = None
         self.history_error: HostError | None = None
         self.history_checked = False
-        """Whether every page is known to be sound."""
+        """Whether every page is intact."""
         self._read_history()
 
     @property
-    def kept(self) -> int | None:
+    def saved(self) -> int | None:
         """The limit in the drop-in. Raises HostError."""
         return SysctlDropIn(self.paths).limit()
 
     @property
     def pid(self) -> int | None:
-        """The running guard's process."""
+        """The running guard's pid."""
         pid = (self.live or {}).get("pid")
         return pid if isinstance(pid, int) else None
 
     def seen_by_guard(self, path: Path) -> Path:
-        """Return `path` as the running guard sees it in its sandbox, where this user may look there."""
+        """Return `path` inside the running guard's sandbox, if this user can access that."""
         if not self.root or self.pid is None:
             return path
         inside = self.paths.proc / str(self.pid) / "root" / path.relative_to(self.paths.root)
@@ -103,7 +103,7 @@ class HostFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreeSpace:
-    """What is left of a file system."""
+    """Free space of a file system."""
 
     free_bytes: int
     inodes_left: bool

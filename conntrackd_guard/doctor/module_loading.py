@@ -1,7 +1,7 @@
-"""How connection tracking gets into this kernel, and whether the limit kept in a file is applied once it is there.
+"""Whether the conntrack module is loaded when sysctl files are applied at boot.
 
-systemd-sysctl runs early: where the module loads after it, the limit's key does not exist yet, and the line that
-sets it is passed over without a word.
+systemd-sysctl runs early. If the module loads after it, the limit's key does not exist yet, and systemd-sysctl skips
+the line that sets it without a message.
 """
 
 from __future__ import annotations
@@ -12,34 +12,29 @@ from pathlib import Path
 
 from conntrackd_guard.host import conf_dirs
 
-_RULES = (
-    "/etc/udev/rules.d", "/run/udev/rules.d", "/usr/local/lib/udev/rules.d", "/usr/lib/udev/rules.d",
-    "/lib/udev/rules.d",
-)  # fmt: skip
-_LISTS = (
-    "/etc/modules-load.d", "/run/modules-load.d", "/usr/local/lib/modules-load.d", "/usr/lib/modules-load.d",
-    "/lib/modules-load.d",
-)  # fmt: skip
+_ROOTS = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
+_RULES = [f"{root}/udev/rules.d" for root in _ROOTS]
+_LISTS = [f"{root}/modules-load.d" for root in _ROOTS]
 _MODULE = "nf_conntrack"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleLoading:
-    """What makes a kept limit hold after a boot; each is None or empty where there is no such thing."""
+    """What applies a saved limit after a boot."""
 
     built_in: bool | None
-    """None while the kernel has no connection tracking at all."""
+    """None if connection tracking is not loaded."""
     rule: str
-    """The udev rule file that applies sysctl files when the module loads."""
+    """The udev rule file that applies sysctl files when the module loads, or ""."""
     listed: str
-    """`file:line` that has the module loaded before systemd-sysctl runs."""
+    """`file:line` that loads the module before systemd-sysctl runs, or ""."""
 
 
 def module_loading(root: Path) -> ModuleLoading:
-    """Return what is found on this host. Never raises."""
+    """Return what this host has. Never raises."""
     module = root / "sys/module" / _MODULE
     return ModuleLoading(
-        built_in=not (module / "initstate").exists() if module.exists() else None,  # a loaded module has a state
+        built_in=not (module / "initstate").exists() if module.exists() else None,  # only loaded modules have it
         rule=next((str(path) for path in conf_dirs.effective_files(root, _RULES, ".rules") if _applies(path)), ""),
         listed=next(_listed(root), ""),
     )
@@ -53,7 +48,7 @@ def _applies(path: Path) -> bool:
 
 
 def _listed(root: Path) -> Iterator[str]:
-    """Yield the lines of modules-load.d that name the module; `-` and `_` are the same there."""
+    """Yield the lines of modules-load.d that name the module; `-` and `_` are equivalent there."""
     for path in conf_dirs.effective_files(root, _LISTS, ".conf"):
         for number, line in conf_dirs.read_lines(path):
             if line.replace("-", "_") == _MODULE:

@@ -1,4 +1,4 @@
-"""What `guard doctor` concludes about the guard itself and those it works beside. Pure."""
+"""Verdicts of `guard doctor` on the guard itself and on other programs that set the limit. Pure."""
 
 from __future__ import annotations
 
@@ -10,146 +10,114 @@ from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import Pause, State
 from conntrackd_guard.core.units import format_duration
-from conntrackd_guard.doctor.verdicts import Check, Verdict
+from conntrackd_guard.doctor.verdicts import Check, good, note, unknown, wrong
 from conntrackd_guard.host.other_writers import Writer
 
 SILENT_SECONDS = 90.0
-"""A guard publishes its status every 2 s, and 60 s after it could not."""
+"""A guard publishes its status every 2 s, or every 60 s after a failed write."""
 STUCK_SECONDS = 10.0
-"""The recorder takes milliseconds for a step; a disk that answers at all takes less than this."""
-_LOGS = "`journalctl -u conntrackd-guard` says why."
+"""A step of the recorder takes milliseconds, and less than this on any disk that works."""
+_LOGS = "See `journalctl -u conntrackd-guard`."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lowerings:
-    """How often another writer lowered what the guard had set, and whether the guard has stopped raising for it."""
+    """How often another program lowered the guard's limit, and whether the guard has stopped raising."""
 
     count: int
     window_seconds: float
     stopped: bool
 
 
-def guard(
-    live: Mapping[str, Any] | None, age_seconds: float | None, *, running: bool | None, rehearsing: bool
-) -> Check:
-    """Does a guard run, and what does it say of itself? `age`: of what it says; `rehearsing`: one in dry run is there."""
+def guard(live: Mapping[str, Any] | None, age_seconds: float | None, *, running: bool | None, dry_run: bool) -> Check:
+    """Check the running guard by its status, which is `age_seconds` old. `dry_run`: whether a dry run is running."""
+    name = "guard"
     if running is None:
-        return Check(name="guard", verdict=Verdict.UNKNOWN, evidence="this user can't tell whether it runs")
+        return unknown(name, "this user can't see whether it runs")
     if not running:
-        beside = ", only one in dry run" if rehearsing else ""
-        return Check(
-            name="guard",
-            verdict=Verdict.WRONG,
-            evidence=f"none runs{beside}: nothing is raised",
-            next_step=f"`systemctl start conntrackd-guard`; {_LOGS}",
-        )
+        beside = " (only a dry run is)" if dry_run else ""
+        return wrong(name, f"not running{beside}: nothing is raised", f"`systemctl start conntrackd-guard`. {_LOGS}")
     if live is None or age_seconds is None:
-        evidence = "it runs, but has not yet said how it does"
-        return Check(name="guard", verdict=Verdict.NOTE, evidence=evidence, next_step=f"Ask again; {_LOGS}")
-    who = f"process {live.get('pid')}, mode {live.get('mode')}"
+        return note(name, "running, but without a status yet", f"Try again. {_LOGS}")
+    who = f"pid {live.get('pid')}, mode {live.get('mode')}"
     if age_seconds > SILENT_SECONDS:
-        evidence = f"it runs ({who}), but has said nothing for {format_duration(age_seconds)}"
-        return Check(
-            name="guard",
-            verdict=Verdict.WRONG,
-            evidence=evidence,
-            next_step=f"`systemctl restart conntrackd-guard`; {_LOGS}",
-        )
-    return _condition(live, who)
+        evidence = f"running ({who}) but unresponsive for {format_duration(age_seconds)}"
+        return wrong(name, evidence, f"`systemctl restart conntrackd-guard`. {_LOGS}")
+    return _condition(name, live, f"running ({who})")
 
 
-def _condition(live: Mapping[str, Any], who: str) -> Check:
-    """Conclude from what a guard that is alive says."""
+def _condition(name: str, live: Mapping[str, Any], running: str) -> Check:
+    """Judge the status of a responsive guard."""
     recorder, sources = live.get("recorder") or {}, live.get("sources") or {}
-    trouble = [str(text) for text in recorder.get("trouble") or []]
-    steps = ["Raises go on. Cure the cause named; what is owed is then written by itself."] if trouble else []
+    problems = [str(text) for text in recorder.get("trouble") or []]
+    steps = ["Raises go on. Fix the cause; pending records are then written."] if problems else []
     stuck = _number(recorder.get("stuck_seconds"))
     if stuck > STUCK_SECONDS:
-        trouble.append(f"the recorder has been at one step for {format_duration(stuck)}")
-        steps.append("Look at the disk: raises go on meanwhile, and are recorded when it answers.")
+        problems.append(f"the recorder has been stuck for {format_duration(stuck)}")
+        steps.append("Check the disk. Raises go on, and are recorded once it responds.")
     if live.get("over_budget"):
-        trouble.append("the limit kept from an earlier boot is in force, and more than this host can bear")
-        steps.append("`guard revert --all` goes back; `guard status` has the sum.")
-    if trouble:
-        evidence = f"it runs ({who}) with trouble: {'; '.join(trouble)}"
-        return Check(name="guard", verdict=Verdict.WRONG, evidence=evidence, next_step=" ".join(steps))
-    lost = [
+        problems.append("the persisted limit is active, but a full table would exceed this host's memory budget")
+        steps.append("`guard revert --all` undoes the raises; `guard status` shows the calculation.")
+    if problems:
+        return wrong(name, f"{running}: {'; '.join(problems)}", " ".join(steps))
+    notes = [
         f"{number:,.0f} {what}"
-        for key, what in (("lost_lines", "log lines undelivered"), ("lost_holds", "holds not recorded"))
+        for key, what in (("lost_lines", "log messages not delivered"), ("lost_holds", "holds not recorded"))
         if (number := _number(recorder.get(key)))
     ]
     if sources.get("ring_buffer") != "following":
-        lost.append("; ".join(map(str, sources.get("notes") or ["no ring buffer"])))
+        notes.append("; ".join(map(str, sources.get("notes") or ["no ring buffer"])))
     journal = str(sources.get("journal", "absent"))
     if journal.startswith(("absent", "waiting", "stopped")):
-        lost.append(f"journal {journal}")
-    if lost:
-        evidence = f"it runs ({who}): {'; '.join(lost)}"
-        return Check(name="guard", verdict=Verdict.NOTE, evidence=evidence, next_step=_LOGS)
-    return Check(
-        name="guard",
-        verdict=Verdict.GOOD,
-        evidence=f"it runs ({who}), follows ring buffer and journal, and has no trouble",
-    )
+        notes.append(f"journal {journal}")
+    if notes:
+        return note(name, f"{running}: {'; '.join(notes)}", _LOGS)
+    return good(name, f"{running}, follows ring buffer and journal")
 
 
 def pause(found: Pause | None, now_seconds: float) -> Check:
-    """Is raising paused? `now`: CLOCK_BOOTTIME."""
+    """Check that raising is not paused. `now_seconds` is CLOCK_BOOTTIME."""
+    name = "pause"
     if found is None:
-        return Check(name="pause", verdict=Verdict.GOOD, evidence="raising is not paused")
+        return good(name, "raising is not paused")
     reason = f" ({found.reason})" if found.reason else ""
-    left = "" if found.until_seconds is None else f", for another {format_duration(found.until_seconds - now_seconds)}"
-    return Check(
-        name="pause",
-        verdict=Verdict.NOTE,
-        evidence=f"raising is paused by {found.by}{reason}{left}: a full table drops new connections",
-        next_step=f"Remove {found.by} to resume." if found.by.startswith("/etc/") else "`guard resume` ends it.",
-    )
+    left = "" if found.until_seconds is None else f" for {format_duration(found.until_seconds - now_seconds)} more"
+    evidence = f"raising is paused by {found.by}{reason}{left}: a full table drops new connections"
+    step = f"To resume, remove {found.by}." if found.by.startswith("/etc/") else "To resume: `guard resume`."
+    return note(name, evidence, step)
 
 
 def lowerings(state: State, policy: Policy, now_seconds: float) -> Lowerings:
-    """Count the fights within the window. `now`: CLOCK_BOOTTIME."""
+    """Count the conflicts within the window. `now_seconds` is CLOCK_BOOTTIME."""
     count = sum(at > now_seconds - tuning.CONFLICT_WINDOW_SECONDS for at in state.conflict_seconds)
     stopped = bool(policy.conflict_limit) and count >= policy.conflict_limit
     return Lowerings(count=count, window_seconds=tuning.CONFLICT_WINDOW_SECONDS, stopped=stopped)
 
 
 def other_writers(found: Sequence[Writer], lowered: Lowerings | None, limit: int | None, *, unseen: str) -> Check:
-    """Does anyone else write the limit? `lowered`: None where history can't be read; `limit`: the one that should hold.
+    """Check that no other program sets another limit than `limit`.
 
-    `unseen` says what could not be looked at, "" where all was.
+    `lowered` is None if the history can't be read; `unseen` names what could not be checked.
     """
+    name = "other_writers"
     evidence = [writer.evidence for writer in found]
     steps = [writer.next_step for writer in found if writer.next_step]
-    wrong = any(writer.number is not None and limit is not None and writer.number != limit for writer in found)
+    failed = any(writer.number is not None and limit is not None and writer.number != limit for writer in found)
     if lowered is not None and lowered.count:
-        wrong = True
+        failed = True
+        stopped = ", so the guard has stopped raising" if lowered.stopped else ""
         window = format_duration(lowered.window_seconds)
-        stopped = ", so it has stopped raising" if lowered.stopped else ""
-        evidence.insert(0, f"a limit that the guard had set was lowered {lowered.count} times in {window}{stopped}")
+        evidence.insert(0, f"the guard's limit was lowered {lowered.count} times in {window}{stopped}")
         if not found:
-            evidence.append("by whom is unknown")
-            steps.append("Find what writes it at those times (`guard history`), and change it there.")
+            evidence.append("by an unknown program")
+            steps.append("Find the program that sets it at those times (`guard history`), and change it there.")
         steps += ["Then `guard resume`."] if lowered.stopped else []
     if evidence:
-        return Check(
-            name="other_writers",
-            verdict=Verdict.WRONG if wrong else Verdict.NOTE,
-            evidence="; ".join(evidence),
-            next_step=" ".join(dict.fromkeys(steps)),
-        )
+        text, step = "; ".join(evidence), " ".join(dict.fromkeys(steps))
+        return wrong(name, text, step) if failed else note(name, text, step)
     if unseen:
-        return Check(
-            name="other_writers",
-            verdict=Verdict.UNKNOWN,
-            evidence=f"none found, but {unseen}",
-            next_step="Run this as root, and see `history` below.",
-        )
-    return Check(
-        name="other_writers",
-        verdict=Verdict.GOOD,
-        evidence="no kube-proxy, tuned profile, ufw or start script that sets it, and no fight in this boot's history",
-    )
+        return unknown(name, f"none found, but {unseen}", "Run this as root, and see the check `history`.")
+    return good(name, "no kube-proxy, tuned, ufw or start script sets the limit; no conflict in this boot")
 
 
 def _number(value: object) -> float:

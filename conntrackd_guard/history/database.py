@@ -284,9 +284,9 @@ class History:
             return self._database.execute(query, values).fetchall()
 
     @contextmanager
-    def _transaction(self, doing: str, *, durable: bool) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, action: str, *, durable: bool) -> Iterator[sqlite3.Connection]:
         """Run one transaction; a durable one is on the disk (with all before it) when this returns."""
-        with translate_errors(doing, self.path):
+        with translate_errors(action, self.path):
             self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._database.execute("BEGIN IMMEDIATE")
             try:

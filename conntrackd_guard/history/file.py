@@ -46,7 +46,7 @@ class HistoryDamaged(HostError):  # noqa: N818 - a state of the file, named as p
 
 
 @contextmanager
-def translate_errors(doing: str, path: Path) -> Iterator[None]:
+def translate_errors(action: str, path: Path) -> Iterator[None]:
     """Turn SQLite's and the system's errors into HostError, or HistoryDamaged where the file is unsound."""
     try:
         yield
@@ -54,12 +54,14 @@ def translate_errors(doing: str, path: Path) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
         cause = OSError(None, str(error))
         if code in _DAMAGE:
-            raise HistoryDamaged(doing, path, cause, "It is set aside when the guard starts or next writes.") from error
-        raise HostError(doing, path, cause, _NEXT_STEPS.get(code, "See the message of SQLite.")) from error
+            raise HistoryDamaged(
+                action, path, cause, "It is set aside when the guard starts or next writes."
+            ) from error
+        raise HostError(action, path, cause, _NEXT_STEPS.get(code, "See the message of SQLite.")) from error
     except OSError as error:
         denied = isinstance(error, PermissionError)
         next_step = f"Run as root or as a member of {READERS}." if denied else "Check that folder and disk."
-        raise HostError(doing, path, error, next_step) from error
+        raise HostError(action, path, error, next_step) from error
 
 
 def connect(path: Path, *, writes: bool, traceless: bool = False) -> tuple[sqlite3.Connection, str]:

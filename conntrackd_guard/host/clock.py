@@ -1,4 +1,4 @@
-"""The two clocks: one for pace, one for people."""
+"""Two clocks: one for intervals, one for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 
 
 class Clock:
-    """`boottime` goes on through suspend and never jumps; `wall` is for people only. Both in seconds."""
+    """`boottime` continues during suspend and never jumps; `wall` is for people only. Both in seconds."""
 
     def __init__(self) -> None:
         self.boottime: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME)

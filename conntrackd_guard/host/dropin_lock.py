@@ -52,7 +52,7 @@ class DropInLock:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.replace(path, json.dumps(content).encode(), mode=0o600, durable=False)
         except OSError as error:
-            raise HostError("writing", path, error, "Check that /run has room and is writable.") from error
+            raise HostError("write", path, error, "Check that /run has room and is writable.") from error
 
     def pending_override(self) -> DropInOverride | None:
         """Return the override that the drop-in does not follow yet. Never raises."""
@@ -78,7 +78,7 @@ class DropInLock:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise HostError("locking", path, error, "Check /run.") from error
+            raise HostError("lock", path, error, "Check /run.") from error
         try:
             self._wait(descriptor)
             self.follow(self.followed_us())  # notes this process as the holder
@@ -96,7 +96,7 @@ class DropInLock:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise HostError("writing", self._paths.drop_in_lock, error, "Check /run.") from error
+            raise HostError("write", self._paths.drop_in_lock, error, "Check /run.") from error
 
     def _wait(self, descriptor: int) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
@@ -110,7 +110,7 @@ class DropInLock:
         holder = os.pread(descriptor, _CONTENT_BYTES, 0).decode("ascii", "replace").partition(" ")[0]
         busy = OSError(errno.EBUSY, f"process {holder or 'unknown'} is still writing it, so the disk may be stalled")
         raise HostError(
-            "writing", self._paths.drop_in, busy, "The file follows the newest decision as soon as that write ends."
+            "write", self._paths.drop_in, busy, "The file follows the newest decision as soon as that write ends."
         )
 
     def _boot_id(self) -> str:

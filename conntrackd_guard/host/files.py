@@ -1,4 +1,4 @@
-"""Small files: read in one go, replaced in one step."""
+"""Read small files whole, replace files atomically."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 _CHUNK_BYTES = 16 * 1024
 _NUMBER_BYTES = 64
-"""The kernel allocates as much as a sysctl's reader asks for: 1 MiB costs 0.35 ms, this costs 5 µs."""
+"""The kernel allocates a buffer of the size of a sysctl read: 1 MiB takes 0.35 ms, this takes 5 µs."""
 
 
 def read(path: str | Path) -> bytes:
@@ -16,7 +16,7 @@ def read(path: str | Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         content = chunk = os.read(descriptor, _CHUNK_BYTES)
-        while chunk:  # a statistics file of many CPUs comes in parts
+        while chunk:  # statistics of many CPUs come in parts
             chunk = os.read(descriptor, _CHUNK_BYTES)
             content += chunk
         return content
@@ -25,7 +25,7 @@ def read(path: str | Path) -> bytes:
 
 
 def read_number(path: str | Path) -> int:
-    """Return the number that a file of /proc or /sys begins with. Raises OSError, or ValueError where there is none."""
+    """Return the number at the start of a file in /proc or /sys. Raises OSError, or ValueError if there is none."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return int((os.read(descriptor, _NUMBER_BYTES).split(None, 1) or [b""])[0])
@@ -34,10 +34,10 @@ def read_number(path: str | Path) -> int:
 
 
 def replace(path: Path | str, content: bytes, *, mode: int = 0o644, durable: bool) -> None:
-    """Put `content` at `path` so that a reader sees the old file or the new one, never half of it.
+    """Replace a file atomically: readers see the old content or the new one. `mode` ignores the umask.
 
-    `durable` also survives a power cut (fsync of the file and its folder); leave it out under /run.
-    Raises OSError; the temporary file is gone in every case.
+    With `durable`, file and folder are synced, to survive a power cut; not needed under /run.
+    Raises OSError; the temporary file is removed in every case.
     """
     folder, name = os.path.split(path)
     temporary = f"{folder}/.{name}.new"
@@ -45,12 +45,13 @@ def replace(path: Path | str, content: bytes, *, mode: int = 0o644, durable: boo
     try:
         try:
             descriptor = os.open(temporary, flags, mode)
-        except FileExistsError:  # a kill left it, or somebody lies in wait in a shared folder: nothing of it is kept
+        except FileExistsError:  # left by a kill, or planted in another user's folder: not followed
             os.unlink(temporary)
             descriptor = os.open(temporary, flags, mode)
         try:
+            os.fchmod(descriptor, mode)
             left = memoryview(content)
-            while left:  # a nearly full disk takes a part first, and says so at the next write only
+            while left:  # a nearly full disk may write a part first, and fail at the next write
                 left = left[os.write(descriptor, left) :]
             if durable:
                 os.fsync(descriptor)
@@ -66,7 +67,7 @@ def replace(path: Path | str, content: bytes, *, mode: int = 0o644, durable: boo
 
 
 def sync_folder(folder: Path | str) -> None:
-    """Make names created or removed in `folder` survive a power cut. Raises OSError."""
+    """Sync the names created or removed in a folder. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

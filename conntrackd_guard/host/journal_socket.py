@@ -1,6 +1,6 @@
-"""Sends log records to journald in its native protocol, without ever waiting for it.
+"""Send log records to journald in its native protocol, without ever waiting for it.
 
-`systemd.journal.sendv` blocks once about ten datagrams wait at a stopped journald; this doesn't.
+`systemd.journal.sendv` blocks once about ten datagrams are queued at a stopped journald; this doesn't.
 Protocol: https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
 """
 
@@ -15,23 +15,23 @@ SOCKET = "/run/systemd/journal/socket"
 MOST_BYTES = 8192
 """Of one value. A record's usual size is 2 KiB in all; a datagram may have about 200 KiB (`net.core.wmem_default`)."""
 _FEWEST_BYTES = 256
-"""Of one value, for a record that is too large all the same."""
+"""Of one value, for a record that is still too large."""
 _CUT = b" [cut]"
 
 Value = str | int | bytes
 
 
 class JournalSender:
-    """A datagram socket to journald, opened at the first need and again after each failure."""
+    """A datagram socket to journald, opened at first use and again after each failure."""
 
     def __init__(self, path: str = SOCKET) -> None:
         self._path = path
         self._socket: socket.socket | None = None
 
     def send(self, fields: Mapping[str, Value]) -> bool:
-        """Send one record; False where journald is away or does not keep up. Never waits, never raises OSError."""
+        """Send one record; return False if journald is away or too slow. Never waits, never raises OSError."""
         most = MOST_BYTES
-        for _ in range(3):  # as it is, to a journald that was restarted, and shortened
+        for _ in range(3):  # as it is, again to a restarted journald, and shortened
             try:
                 self._connected().send(b"".join(_field(name, value, most) for name, value in fields.items()))
             except BlockingIOError:
@@ -46,7 +46,7 @@ class JournalSender:
         return False
 
     def close(self) -> None:
-        """Let go of the socket; the next `send` opens another."""
+        """Close the socket; the next `send` opens another."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.close()
@@ -65,10 +65,10 @@ class JournalSender:
 
 
 def _field(name: str, value: Value, most: int) -> bytes:
-    """Return one field: text as `NAME=value`, whatever holds a newline with its length before it."""
+    """Return one field: `NAME=value`, or with its length first if it contains a newline."""
     content = value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
     if len(content) > most:
-        content = content[: most - len(_CUT)].decode("utf-8", "ignore").encode() + _CUT  # no half of a character
+        content = content[: most - len(_CUT)].decode("utf-8", "ignore").encode() + _CUT  # never half a character
     if b"\n" not in content:
         return name.encode("ascii") + b"=" + content + b"\n"
     return name.encode("ascii") + b"\n" + len(content).to_bytes(8, "little") + content + b"\n"

@@ -15,7 +15,7 @@ from conntrackd_guard.core.text import printable
 from conntrackd_guard.host.journal_socket import JournalSender
 
 BACKLOG = 1000
-"""Lines kept while journald does not take them (about 2 KiB each)."""
+"""Messages kept while journald does not take them (about 2 KiB each)."""
 Event = MutableMapping[str, Any]
 _PRIORITIES = {"error": 3, "warning": 4, "info": 6, "debug": 7}
 """syslog's numbers: the lower, the more severe."""
@@ -58,11 +58,11 @@ class Log:
             self._log.msg(event, level=level, message=message, **fields)
         except structlog.DropEvent:
             pass  # the chain's ordinary end
-        except Exception:  # noqa: BLE001 - a line that can't be rendered must not stop what it tells of
+        except Exception:  # noqa: BLE001 - a message that can't be rendered must not stop its sender
             self.lost += 1
 
     def flush(self) -> None:
-        """Send what journald did not take before, in order."""
+        """Send the messages that journald did not take before, in order."""
         while self._backlog and self._sender.send(self._backlog[0]):
             self._backlog.popleft()
 
@@ -76,7 +76,7 @@ class Log:
         raise structlog.DropEvent
 
     def _to_journal(self, _logger: object, _method: str, fields: dict[str, str | int]) -> NoReturn:
-        """End the chain at journald; keep the line where it does not take it now."""
+        """End the chain at journald; keep the message if it does not take it now."""
         self.flush()
         if self._backlog or not self._sender.send(fields):
             if len(self._backlog) >= BACKLOG:
@@ -106,8 +106,10 @@ def _native(_logger: object, _method: str, event: Event) -> dict[str, str | int]
         "GUARD_EVENT": name,
     }
     for key, value in event.items():
-        told = value if isinstance(value, int | str) and not isinstance(value, bool) else json.dumps(value, default=str)
-        fields[f"GUARD_{key.upper()}"] = told
+        shown = (
+            value if isinstance(value, int | str) and not isinstance(value, bool) else json.dumps(value, default=str)
+        )
+        fields[f"GUARD_{key.upper()}"] = shown
     return fields
 
 

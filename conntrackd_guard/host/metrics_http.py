@@ -22,7 +22,7 @@ _HEADERS = "HTTP/1.0 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=
 _NOT_ALLOWED = b"HTTP/1.0 405 Method Not Allowed\r\nAllow: GET\r\n\r\n"
 _NEXT_STEPS = {
     errno.EADDRINUSE: "Another program listens there: set another port in `metrics_http`.",
-    errno.EAFNOSUPPORT: "The unit must allow it: see `RestrictAddressFamilies=` in the README, under Metrics.",
+    errno.EAFNOSUPPORT: "The unit must allow it: see `RestrictAddressFamilies=` in guard.yaml(5), under metrics_http.",
 }
 
 
@@ -40,7 +40,7 @@ class Endpoint:
                 self._server = _Server((ADDRESS, self.port), socketserver.BaseRequestHandler)
             except OSError as error:
                 step = _NEXT_STEPS.get(error.errno or 0, "Check `metrics_http`.")
-                raise HostError("listening on", f"{ADDRESS}:{self.port}", error, step) from error
+                raise HostError("listen on", f"{ADDRESS}:{self.port}", error, step) from error
             threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
         body = text.encode()
         self._server.answer = _HEADERS.format(len(body)).encode() + body

@@ -57,7 +57,7 @@ class NotifySpool:
                 (self.folder / file).unlink(missing_ok=True)
             files.replace(path, document.encode(), mode=0o600, durable=False)
         except OSError as error:
-            raise HostError("writing", path, error, f"No notification for this decision. {_CHECK}") from error
+            raise HostError("write", path, error, f"No notification for this decision. {_CHECK}") from error
         return [file.removesuffix(".json") for file in dropped]
 
     def files(self) -> list[str]:
@@ -67,9 +67,9 @@ class NotifySpool:
         except FileNotFoundError:
             return []
         except PermissionError as error:
-            raise NotPermitted(f"reading {self.folder}: permission denied. Run this as root.") from error
+            raise NotPermitted(f"Can't read {self.folder}: permission denied. Run this as root.") from error
         except OSError as error:
-            raise HostError("reading", self.folder, error, _CHECK) from error
+            raise HostError("read", self.folder, error, _CHECK) from error
         found: list[tuple[int, str]] = []
         for name in names:
             with contextlib.suppress(FileNotFoundError):  # it was removed in the meantime
@@ -92,7 +92,7 @@ class NotifySpool:
             with open(os.dup(descriptor), "rb") as opened:
                 content = opened.read(_MAX_BYTES + 1)
         except OSError as error:
-            raise HostError("reading", path, error, _CHECK) from error
+            raise HostError("read", path, error, _CHECK) from error
         finally:
             os.close(descriptor)
         if len(content) > _MAX_BYTES:
@@ -104,7 +104,7 @@ class NotifySpool:
         try:
             (self.folder / file).unlink(missing_ok=True)
         except OSError as error:
-            raise HostError("removing", self.folder / file, error, _CHECK) from error
+            raise HostError("remove", self.folder / file, error, _CHECK) from error
 
     def set_aside(self, file: str) -> str:
         """Rename a file so that it is no longer queued, and return its path, safe to print."""
@@ -112,7 +112,7 @@ class NotifySpool:
         try:
             os.replace(self.folder / file, aside)
         except OSError as error:
-            raise HostError("setting aside", self.folder / file, error, "Remove it by hand.") from error
+            raise HostError("set aside", self.folder / file, error, "Remove it by hand.") from error
         return printable(str(aside))
 
 

@@ -77,12 +77,12 @@ class Paths:
 
     @property
     def drop_in_lock(self) -> Path:
-        """Held by whoever writes the drop-in; carries the time of the decision that it follows."""
+        """Lock of the drop-in's writer; has the time of the decision that the drop-in follows."""
         return self.root / "run/conntrackd-guard/drop-in.lock"
 
     @property
     def drop_in_override(self) -> Path:
-        """What the last revert of this boot wants the drop-in to say."""
+        """Content of the drop-in wanted by the last revert of this boot."""
         return self.root / "run/conntrackd-guard/drop-in.override"
 
     @property

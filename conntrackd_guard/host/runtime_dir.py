@@ -33,13 +33,13 @@ class RuntimeDir:
     def prepare(self) -> None:
         """Create the folders. Raises NotPermitted too."""
         for folder in (self._paths.pause.parent, self._paths.run_folder, self._paths.intents, self._paths.overrides):
-            denied = f"writing in {folder}: permission denied. Run this as root."
+            denied = f"Can't write to {folder}: permission denied. Run this as root."
             try:
                 folder.mkdir(mode=0o755, exist_ok=True)
             except PermissionError as error:
                 raise NotPermitted(denied) from error
             except OSError as error:
-                raise HostError("creating", folder, error, "Check that /run is mounted and writable.") from error
+                raise HostError("create", folder, error, "Check that /run is mounted and writable.") from error
             if os.geteuid() and not os.access(folder, os.W_OK):
                 raise NotPermitted(denied)
 
@@ -61,7 +61,7 @@ class RuntimeDir:
                 "Stop it first, or see `guard status`."
             ) from error
         except OSError as error:
-            raise HostError("locking", path, error, "Check /run.") from error
+            raise HostError("lock", path, error, "Check /run.") from error
         os.ftruncate(descriptor, 0)
         os.write(descriptor, b"%d\n" % os.getpid())
         self._lock = descriptor
@@ -97,7 +97,7 @@ class RuntimeDir:
         try:
             files.replace(path, json.dumps(content).encode(), durable=False)
         except OSError as error:
-            raise HostError("writing", path, error, _NO_ROOM) from error
+            raise HostError("write", path, error, _NO_ROOM) from error
 
     def intents(self) -> list[tuple[str, dict[str, Any] | None]]:
         """Return open intents, oldest first, as (key, content); unreadable content is None. Never raises."""
@@ -168,14 +168,14 @@ class RuntimeDir:
         try:
             files.replace(path, json.dumps(content).encode(), durable=False)
         except OSError as error:
-            raise HostError("writing", path, error, _NO_ROOM) from error
+            raise HostError("write", path, error, _NO_ROOM) from error
 
     @staticmethod
     def _drop(path: Path) -> None:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise HostError("removing", path, error, "Check that /run is writable.") from error
+            raise HostError("remove", path, error, "Check that /run is writable.") from error
 
     @staticmethod
     def _all(folder: Path) -> list[tuple[str, dict[str, Any] | None]]:

@@ -1,4 +1,4 @@
-"""The one file that carries the limit over a reboot. `host.dropin_lock` orders its writers."""
+"""The drop-in: the sysctl.d file that persists the limit. `host.dropin_lock` orders its writers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ORIGIN = re.compile(rb"\b(boot_id|machine_id|memory_total_bytes|budget_bytes)=(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Persisted:
-    """What the file says and why. `why` is the guard's own sentence: no text from the kernel."""
+    """Content of the file. `why` is the guard's own sentence, without text from the kernel."""
 
     limit: int
     at: str
@@ -37,7 +37,7 @@ class Persisted:
 
     @classmethod
     def from_record(cls, record: Record, limit: int, sentence: str) -> Self:
-        """Return what the file says of the record that set `limit`."""
+        """Return the content for the record that set `limit`."""
         decision, observation = record.decision, record.observation
         return cls(
             limit=limit,
@@ -52,7 +52,7 @@ class Persisted:
 
 
 class DropIn(Protocol):
-    """The port that makes a limit survive a reboot.
+    """Port of the drop-in.
 
     `decided_seconds` is the CLOCK_BOOTTIME of the decision: an older one never replaces what a newer one wrote.
     Methods raise HostError.
@@ -61,8 +61,8 @@ class DropIn(Protocol):
     def limit(self) -> int | None:
         """Return the limit in the file."""
 
-    def kept(self) -> PersistedLimit | None:
-        """Return the persisted limit and what the file says of its origin; a pending override counts as written."""
+    def persisted(self) -> PersistedLimit | None:
+        """Return the persisted limit with its origin; a pending override counts as written."""
 
     def put(self, persisted: Persisted, decided_seconds: float) -> None:
         """Persist a limit, unless a newer decision has the file already."""
@@ -86,11 +86,11 @@ class SysctlDropIn:
 
     def limit(self) -> int | None:
         """Return the limit in the file, None without a file (or without our line in it)."""
-        kept = self._read()
-        return None if kept is None else kept.limit
+        persisted = self._read()
+        return None if persisted is None else persisted.limit
 
-    def kept(self) -> PersistedLimit | None:
-        """Return what the file keeps, None without a file (or without our line in it)."""
+    def persisted(self) -> PersistedLimit | None:
+        """Return the persisted limit with its origin, None without a file (or without our line in it)."""
         pending = self._lock.pending_override()
         if pending is None:
             return self._read()
@@ -121,7 +121,7 @@ class SysctlDropIn:
             return persisted
 
     def override(self, persisted: Persisted | None, decided_seconds: float) -> None:
-        """Write or remove the file; what the holder of the lock writes meanwhile does not last."""
+        """Write or remove the file; a write by another process at that moment does not last."""
         content = None if persisted is None else asdict(persisted)
         override = DropInOverride(int(decided_seconds * 1e6), content)
         self._lock.leave_override(override)
@@ -153,7 +153,7 @@ class SysctlDropIn:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise HostError("reading", self._paths.drop_in, error, "Check its rights.") from error
+            raise HostError("read", self._paths.drop_in, error, "Check its rights.") from error
         setting = _SETTING.search(content)
         if setting is None:
             return None
@@ -175,7 +175,7 @@ class SysctlDropIn:
             files.replace(path, self._text(persisted).encode(), durable=True)
         except OSError as error:
             raise HostError(
-                "writing", path, error, "Until this works, the limit falls back at the next boot; it is tried again."
+                "write", path, error, "Until this works, the limit falls back at the next boot; it is tried again."
             ) from error
 
     def _remove(self) -> None:
@@ -185,7 +185,7 @@ class SysctlDropIn:
                 path.unlink()
                 files.sync_folder(path.parent)
         except OSError as error:
-            raise HostError("removing", path, error, "Remove it by hand.") from error
+            raise HostError("remove", path, error, "Remove it by hand.") from error
 
     def _text(self, persisted: Persisted) -> str:
         others = [found for found in assignments(self._paths.root) if found.path != str(self._paths.drop_in)]
@@ -219,9 +219,9 @@ class NoDropIn:
         """Return None: nothing is persisted."""
         return None
 
-    def kept(self) -> PersistedLimit | None:
-        """Return what the acting guard keeps."""
-        return None if self._real is None else self._real.kept()
+    def persisted(self) -> PersistedLimit | None:
+        """Return the acting guard's persisted limit."""
+        return None if self._real is None else self._real.persisted()
 
     def put(self, persisted: Persisted, decided_seconds: float) -> None:
         """Write nothing."""
@@ -243,5 +243,5 @@ def _number(text: str) -> int:
 
 
 def _printable(text: str) -> str:
-    """A file name or a value could end the comment line: keep what prints."""
+    """Replace unprintable characters: a file name or value could end the comment line."""
     return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,4 +1,4 @@
-"""Telling the service manager: ready, status, reloading, stopping, and alive."""
+"""Notify the service manager (sd_notify): ready, status, reloading, stopping, watchdog."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conntrackd_guard.core.text import printable
 
 
 class Service:
-    """Does nothing where no service manager listens (NOTIFY_SOCKET)."""
+    """Does nothing without a service manager (NOTIFY_SOCKET)."""
 
     def __init__(self) -> None:
         self._listens = "NOTIFY_SOCKET" in os.environ
@@ -23,31 +23,31 @@ class Service:
         self._status = ""
 
     def ready(self) -> None:
-        """Start-up (or a reload) is done."""
-        self._tell("READY=1")
+        """Report that start-up (or a reload) is done."""
+        self._send("READY=1")
 
     def status(self, text: str) -> None:
-        """Show one line in `systemctl status`; an unchanged one is not sent again."""
+        """Set the line in `systemctl status`; an unchanged one is not sent again."""
         if text != self._status:
             self._status = text
-            self._tell(f"STATUS={printable(text)}")  # a newline would begin another message, such as READY=1
+            self._send(f"STATUS={printable(text)}")  # a newline would begin another message, such as READY=1
 
     def reloading(self) -> None:
-        """A reload begins; `ready` ends it."""
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """Report that a reload begins; `ready` ends it."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """The end begins."""
-        self._tell("STOPPING=1")
+        """Report that shutdown begins."""
+        self._send("STOPPING=1")
 
     def watchdog(self) -> None:
-        """The working loop is alive; sent at a third of the watchdog's interval."""
+        """Report that the main loop is alive, at a third of the watchdog's interval."""
         now = time.monotonic()
         if self._every is not None and now - self._fed >= self._every:
             self._fed = now
-            self._tell("WATCHDOG=1")
+            self._send("WATCHDOG=1")
 
-    def _tell(self, text: str) -> None:
+    def _send(self, text: str) -> None:
         if self._listens:
-            with contextlib.suppress(OSError):  # a service manager that is being replaced: nothing to do about it
+            with contextlib.suppress(OSError):  # the service manager is being re-executed
                 daemon.notify(text)

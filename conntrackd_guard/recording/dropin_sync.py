@@ -56,7 +56,7 @@ class DropInSync:
 
     def written_by(self) -> str | None:
         """Return the key of the record that wrote the drop-in, None without one. Raises HostError."""
-        kept = self._drop_in.kept()
+        kept = self._drop_in.persisted()
         return None if kept is None else kept.decision
 
     def _release(self, limit: int) -> None:

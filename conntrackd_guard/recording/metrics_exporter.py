@@ -1,7 +1,6 @@
-"""Metrics: a file for node_exporter, an endpoint for Prometheus, or both. All of it is the recorder's work.
+"""Export metrics to a file for node_exporter, to an endpoint for Prometheus, or both, on the recorder's thread.
 
-Figures are read anew for them, apart from what the deciding loop reads. What the loop alone knows comes from the
-status it publishes under /run.
+The figures are read from the host for each export. The state of the main loop comes from its status under /run.
 """
 
 from __future__ import annotations
@@ -18,7 +17,16 @@ from conntrackd_guard.core.budget import cost_of, highest_affordable
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.metrics import Figures, Loop, Totals, count_drops, exposition, families, known_ways, way
+from conntrackd_guard.core.metrics import (
+    DropTotals,
+    Figures,
+    LoopStatus,
+    count_drops,
+    decision_labels,
+    exposition,
+    families,
+    known_decisions,
+)
 from conntrackd_guard.core.model import Record
 from conntrackd_guard.core.records import is_refused, merges
 from conntrackd_guard.host.clock import Clock
@@ -30,42 +38,42 @@ from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 EXPORT_SECONDS = 5.0
-"""A third of the 15 s at which Prometheus is often set to scrape: what it gets is never old."""
-MOST_SHARE = 0.01
-"""Of one core, for reading the tables: 25 µs each, so from 2,000 on they are read less often."""
+"""A third of a usual scrape interval (15 s)."""
+MAX_CPU_SHARE = 0.01
+"""Share of one core for reading tables: 25 µs each, so from 2,000 on they are read less often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlets:
-    """Where metrics go."""
+    """Destinations of metrics."""
 
     file: Path | None = None
     port: int | None = None
 
 
 class Exporter:
-    """Used by the recorder's thread only. `attempt` does work that the host may refuse (`Worker.attempt`)."""
+    """Exports metrics. For the recorder's thread only. `attempt` is `Worker.attempt`."""
 
     def __init__(self, paths: Paths, runtime_dir: RuntimeDir, attempt: Callable[..., bool]) -> None:
-        self._paths, self._run_files, self._attempt = paths, runtime_dir, attempt
+        self._paths, self._runtime_dir, self._attempt = paths, runtime_dir, attempt
         self._outlets = Outlets()
         self._file: MetricsFile | None = None
         self._left: MetricsFile | None = None
-        """A file that the settings no longer name, until it is removed."""
+        """A file that is no longer in the settings and has yet to be removed."""
         self._endpoint: Endpoint | None = None
         self._observer: Observer | None = None
-        self._totals = Totals()
-        self._decisions = known_ways()
+        self._totals = DropTotals()
+        self._decisions = known_decisions()
         self._due_seconds = self._rescan_seconds = 0.0
 
     def count(self, record: Record, times: int) -> None:
-        """Count a decision that was recorded, as often as history counts it: `times` if it is a plain hold."""
-        how = way(record)
+        """Count a recorded decision as the history does: `times` if it is a hold that repeats."""
+        labels = decision_labels(record)
         more = times if merges(record) and not is_refused(record) else 1
-        self._decisions[how] = self._decisions.get(how, 0) + more
+        self._decisions[labels] = self._decisions.get(labels, 0) + more
 
     def turn(self, outlets: Outlets) -> None:
-        """Export what is due."""
+        """Export if an export is due."""
         if outlets != self._outlets:
             self._switch(outlets)
         if self._left is not None and self._attempt("metrics file", self._left.drop):
@@ -80,12 +88,12 @@ class Exporter:
                 self._attempt("metrics file", self._file.put, texts[0])
             if self._endpoint is not None:
                 self._attempt("metrics endpoint", self._endpoint.show, texts[0])
-        self._due_seconds = max(self._due_seconds, began + (time.monotonic() - began) / MOST_SHARE)
+        self._due_seconds = max(self._due_seconds, began + (time.monotonic() - began) / MAX_CPU_SHARE)
 
     def _switch(self, outlets: Outlets) -> None:
-        """Take up where metrics go from now on; what was open and is named no longer goes."""
+        """Apply new destinations; close and remove the old ones."""
         before, self._outlets, self._due_seconds = self._outlets, outlets, 0.0
-        self._attempt("metrics", lambda: True)  # what did not work is tried anew, or needed no longer
+        self._attempt("metrics", lambda: True)  # clears the last error: it is retried, or no longer matters
         if outlets.file != before.file:
             self._left = self._file
             self._file = None if outlets.file is None else MetricsFile(outlets.file)
@@ -96,23 +104,23 @@ class Exporter:
 
     def _text(self) -> str:
         """Return the metrics; "" until the main loop has published its status. Raises HostError."""
-        live = self._run_files.status() or {}
+        live = self._runtime_dir.status() or {}
         if live.get("pid") != os.getpid():
             return ""
         try:
             loop, policy = _loop(live), decode(Policy, live.get("policy"))
         except (KeyError, TypeError, ValueError) as error:
             cause = OSError(None, f"{error!r}")
-            raise HostError("understanding", self._paths.status_file, cause, "The guard writes it anew.") from error
+            raise HostError("parse", self._paths.status_file, cause, "The guard rewrites it within seconds.") from error
         try:
             if self._observer is None:
-                self._observer = Observer(self._paths, LiveKernel(self._paths), Clock(), self._run_files)
+                self._observer = Observer(self._paths, LiveKernel(self._paths), Clock(), self._runtime_dir)
             now = time.monotonic()
             rescan = now >= self._rescan_seconds
             self._rescan_seconds = now + RESCAN_SECONDS if rescan else self._rescan_seconds
             seen = self._observer.observe(rescan=rescan)
         except OSError as error:
-            raise HostError("reading", error.filename, error, "It is tried again.") from error
+            raise HostError("read", error.filename, error, "Retrying.") from error
         self._totals = count_drops(self._totals, seen)
         figures = Figures(
             version=__version__,
@@ -126,10 +134,10 @@ class Exporter:
         return exposition(families(figures))
 
 
-def _loop(live: dict[str, Any]) -> Loop:
-    """Return what the loop said of itself. Raises KeyError, TypeError or ValueError."""
-    return Loop(
-        said_seconds=float(live["at"]),
+def _loop(live: dict[str, Any]) -> LoopStatus:
+    """Return the status of the main loop. Raises KeyError, TypeError or ValueError."""
+    return LoopStatus(
+        at_seconds=float(live["at"]),
         sources={name: str(live["sources"][name]) for name in ("ring_buffer", "journal") if name in live["sources"]},
         conflict=bool(live["conflict"]),
         over_budget=bool(live["over_budget"]),

@@ -96,10 +96,14 @@ class Recorder:
                 self._mark(position)
 
     def record_verification(self, found: Verification) -> None:
-        """Store a raise's verification after its row; warn at once if packets are still being dropped."""
+        """Store a raise's verification after its row, and log that of an incident's last raise: it ends the incident."""
         self.call(lambda worker: worker.record_verification(found), retry=True)
-        if found.drops is Drops.CONTINUING and found.end is End.WATCHED:
+        if found.end is not End.WATCHED:
+            return
+        if found.drops is Drops.CONTINUING:
             self.log("guard.drops_continue", "warning", explain.verification(found), **encode(found))
+        else:
+            self.log("guard.info", "info", explain.verification(found), **encode(found))
 
     def call(self, work: Callable[[Worker], T], *, retry: bool = False) -> Future[T]:
         """Run `work` on the recorder's thread. With `retry`, keep trying until the host allows it."""

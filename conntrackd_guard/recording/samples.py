@@ -6,17 +6,20 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from conntrackd_guard.core import explain
 from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.model import OutcomeKind, Raise, Record, TriggerKind
-from conntrackd_guard.core.records import needs_operator
+from conntrackd_guard.core.model import OutcomeKind, Raise, Record, Table, TriggerKind
+from conntrackd_guard.core.records import concerned, needs_operator, table_name
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.recording.history_writer import HistoryWriter
 from conntrackd_guard.recording.items import Log
 
 if TYPE_CHECKING:
+    from conntrackd_guard.core.traffic.analysis import TableAnalysis
     from conntrackd_guard.host.conntrack.sampler import Sampler
+
+INCIDENT_SECONDS = 600.0
+"""Judgement: raises of one table within this time belong to one incident, which is over within minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,44 +39,56 @@ class TableSampler:
         self._paths, self._history_writer, self._log = paths, history_writer, log
         self._sampler: Sampler | None = None
         self._made_for = Sampling()
+        self._logged: dict[int, tuple[str, float]] = {}
+        """Cause and time (CLOCK_BOOTTIME) of the last sample, by namespace."""
 
     def analyze(self, record: Record, sampling: Sampling) -> None:
         """Analyze the record's table if the record was just stored and an operator needs to know what fills it.
 
         A table that can't be sampled is logged, and no failure: the decision stands without.
         """
-        table = explain.concerned(record)
+        table = concerned(record)
         if not sampling.entries or table is None or not _matters(record):
             return
         if self._history_writer.history().find_key(record.key) is None:
             return  # counted in the row of an earlier one, which has its sample
         sampler = self._sampler_for(sampling)
         found = sampler.find()
-        name = explain.table_name(table)
+        name = table_name(table)
         try:
             one = next((one for one in found if one.table.namespace == table.namespace), None)
             if one is None:
-                self._log("guard.info", "info", f"No sample of {name}: it is gone, or can't be read.", key=record.key)
+                self._log(
+                    "guard.info", "info", f"No sample of {name}: its table can't be read any more.", key=record.key
+                )
                 return
             analysis = sampler.analyze(one, found)
         except GuardError as error:
-            self._log("guard.info", "info", f"No sample of {name}: {error}", key=record.key)
+            self._log("guard.info", "info", f"No sample of {name}. {error}", key=record.key)
             return
         self._history_writer.history().add_analysis(record.key, analysis)
-        first = analysis.findings[0]
+        self._log_cause(record, table, analysis)
+
+    def prune(self, sampling: Sampling) -> None:
+        """Delete samples older than their retention."""
+        self._history_writer.history().prune_samples(time.time() - sampling.retention_seconds)
+
+    def _log_cause(self, record: Record, table: Table, analysis: TableAnalysis) -> None:
+        """Log what fills the table: at level info once an incident, and when the cause changes."""
+        first, now = analysis.findings[0], record.observation.boottime_seconds
+        cause, seconds = self._logged.get(table.namespace, ("", 0.0))
+        is_news = first.cause != cause or now - seconds >= INCIDENT_SECONDS
+        self._logged = {name: known for name, known in self._logged.items() if now - known[1] < INCIDENT_SECONDS}
+        self._logged[table.namespace] = (first.cause, now)
         self._log(
             "guard.sample",
-            "info",
-            f"What fills the table of {name}: {first.cause}. {first.meaning} {'; '.join(first.figures)}.",
+            "info" if is_news else "debug",
+            analysis.summary(table_name(table)),
             key=record.key,
             cause=first.cause.value,
             seen=analysis.sample.seen,
             took_ms=round(1000 * analysis.took_seconds),
         )
-
-    def prune(self, sampling: Sampling) -> None:
-        """Delete samples older than their retention."""
-        self._history_writer.history().prune_samples(time.time() - sampling.retention_seconds)
 
     def _sampler_for(self, sampling: Sampling) -> Sampler:
         if self._sampler is None or sampling != self._made_for:

@@ -208,7 +208,9 @@ class Worker:
         if record.trigger.kind is TriggerKind.OTHER_WRITER and limit is not None and not record.outcome.detail:
             found = attribute_change(self._root, limit, record.observation.boottime_seconds)
             record = replace(record, outcome=replace(record.outcome, detail=f"by {found}"))
-        return _Progress(record, explain.sentence(record), is_stored=item.is_stored, is_logged=item.is_stored)
+        return _Progress(
+            record, explain.sentence(record, item.policy), is_stored=item.is_stored, is_logged=item.is_stored
+        )
 
     def _persist(self, item: Item, progress: _Progress) -> None:
         """Have the drop-in follow a record; what fails is retried, and does not hold up the row."""

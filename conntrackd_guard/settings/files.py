@@ -1,6 +1,6 @@
-"""The settings' files: opened with care, taken apart into entries, never executed or constructed.
+"""Read the settings' files, without constructing or executing anything. The only I/O of this package.
 
-YAML is read as nodes only: every value is its text, so no tag, date or number rule of YAML applies.
+YAML is read as nodes: every value is its text, so no tag, date or number rule of YAML applies.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from yaml.reader import ReaderError
 from conntrackd_guard.settings.keys import Settings
 from conntrackd_guard.settings.settings import Entry, Problem, read_settings, shown
 
-MOST_BYTES = 64 * 1024
+MAX_BYTES = 64 * 1024
 """Eight times a file that sets every key with all its comments."""
 
 _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's loader where PyYAML was built with it: 0.4 ms instead of 6.5 for a full file (measured)."""
+"""libyaml's loader if PyYAML has it: 0.4 ms instead of 6.5 ms for a full file (measured)."""
 
-_DEEPEST = 2
-"""The file's own mapping and one mistaken list or mapping in it, which is told as such."""
+_MAX_DEPTH = 2
+"""The file's own mapping and one mistaken list or mapping in it, which has its own message."""
 
 _ROOT = 0
 _FOR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -34,14 +34,14 @@ def load_settings(
 ) -> Settings:
     """Return the settings of `settings_file`, then of `settings_folder`/*.yaml in name order, or of `only` alone.
 
-    What is missing is left out, but for `only`. Files must belong to `owner` (uid) or root and be writable by nobody
+    Missing files are skipped, except `only`. Each file must belong to `owner` (uid) or root and be writable by no one
     else. Raises SettingsError with every problem of every file.
     """
     return read_settings(_items(settings_file, settings_folder, only, owner))
 
 
 def _items(settings_file: Path, settings_folder: Path, only: Path | None, owner: int) -> Iterator[Entry | Problem]:
-    """Yield what each file holds, in the order in which later outranks earlier."""
+    """Yield the content of each file; later files override earlier ones."""
     if only is not None:
         yield from _file(only, owner, required=True)
         return
@@ -51,9 +51,8 @@ def _items(settings_file: Path, settings_folder: Path, only: Path | None, owner:
     except FileNotFoundError:
         return
     except OSError as error:
-        yield Problem(
-            place=str(settings_folder), text=f"can't be opened: {error.strerror}; make it a folder or remove it"
-        )
+        text = f"can't be opened: {error.strerror}; make it a folder or remove it"
+        yield Problem(place=str(settings_folder), text=text)
         return
     try:
         problem = _untrusted(os.fstat(descriptor), owner)
@@ -81,31 +80,28 @@ def _file(path: Path, owner: int, *, required: bool) -> Iterator[Entry | Problem
     except OSError as error:
         yield Problem(place=str(path), text=f"can't be opened: {error.strerror}; make it a file that you may read")
         return
+    content, problem = b"", ""
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            yield Problem(place=str(path), text="found something else than a regular file")
-            return
-        if problem := _untrusted(status, owner):
-            yield Problem(place=str(path), text=problem)
-            return
-        with os.fdopen(os.dup(descriptor), "rb") as opened:
-            content = opened.read(MOST_BYTES + 1)
+            problem = "found something other than a regular file"
+        elif not (problem := _untrusted(status, owner)):
+            with os.fdopen(os.dup(descriptor), "rb") as opened:
+                content = opened.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
+                problem = f"found more than {MAX_BYTES // 1024} KiB; settings need an eighth of that"
     except OSError as error:
-        yield Problem(place=str(path), text=f"can't be read: {error.strerror}; check the disk")
-        return
+        problem = f"can't be read: {error.strerror}; check the disk"
     finally:
         os.close(descriptor)
-    if len(content) > MOST_BYTES:
-        yield Problem(
-            place=str(path), text=f"found more than {MOST_BYTES // 1024} KiB; settings need an eighth of that"
-        )
-        return
-    yield from entries(content, str(path))
+    if problem:
+        yield Problem(place=str(path), text=problem)
+    else:
+        yield from entries(content, str(path))
 
 
 def entries(content: bytes, file: str) -> Iterator[Entry | Problem]:
-    """Yield the entries of one file's content, in order, and a problem for whatever is not a plain `key: value`."""
+    """Yield the entries of one file's content, in order, and a problem for anything but a plain `key: value`."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -129,9 +125,8 @@ def entries(content: bytes, file: str) -> Iterator[Entry | Problem]:
         if not isinstance(key, yaml.ScalarNode):
             yield Problem(place=place, text="found a list or mapping as a key, expected a name")
         elif key.value in first:
-            yield Problem(
-                place=place, text=f"{shown(key.value)}: found again, first on line {first[key.value]}; keep one"
-            )
+            text = f"{shown(key.value)}: found again, first on line {first[key.value]}; keep one"
+            yield Problem(place=place, text=text)
         elif not isinstance(value, yaml.ScalarNode):
             kind = "a list" if isinstance(value, yaml.SequenceNode) else "a mapping"
             yield Problem(place=place, text=f"{shown(key.value)}: found {kind}, expected a single value")
@@ -141,7 +136,7 @@ def entries(content: bytes, file: str) -> Iterator[Entry | Problem]:
 
 
 def _refused_events(text: str, file: str) -> Iterator[Problem]:
-    """Yield a problem for each tag, anchor, alias and further document, or for the place where YAML can't be read."""
+    """Yield a problem for each tag, anchor, alias and further document, or for the place where the YAML is invalid."""
     documents = depth = 0
     try:
         for event in yaml.parse(text, Loader=_LOADER):
@@ -157,15 +152,15 @@ def _refused_events(text: str, file: str) -> Iterator[Problem]:
                 yield Problem(place=place, text="found a second YAML document, expected one")
                 return
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:
-                yield Problem(place=place, text="found lists or mappings within each other, expected key: value")
+            if depth > _MAX_DEPTH:
+                yield Problem(place=place, text="found nested lists or mappings, expected key: value")
                 return
     except yaml.YAMLError as error:
-        yield _unreadable(error, text, file)
+        yield _invalid(error, text, file)
 
 
-def _unreadable(error: yaml.YAMLError, text: str, file: str) -> Problem:
-    """Return the problem of a text that is no YAML, with the line where the reader gave up."""
+def _invalid(error: yaml.YAMLError, text: str, file: str) -> Problem:
+    """Return the problem of invalid YAML, with the line where the reader stopped."""
     line, why = text.count("\n") + 1, str(error)
     if isinstance(error, yaml.MarkedYAMLError):
         line = error.problem_mark.line + 1 if error.problem_mark is not None else line
@@ -173,7 +168,7 @@ def _unreadable(error: yaml.YAMLError, text: str, file: str) -> Problem:
     elif isinstance(error, ReaderError):
         line = text.count("\n", 0, error.position) + 1
         why = error.reason
-    return Problem(place=f"{file}:{line}", text=f"found no YAML ({why}), expected lines of the form key: value")
+    return Problem(place=f"{file}:{line}", text=f"found invalid YAML ({why}), expected lines of the form key: value")
 
 
 def _place(file: str, at: yaml.Event | yaml.Node) -> str:
@@ -182,10 +177,10 @@ def _place(file: str, at: yaml.Event | yaml.Node) -> str:
     return f"{file}:{mark.line + 1}" if mark is not None else file
 
 
-def _untrusted(status: os.stat_result, owner: int) -> str | None:
-    """Return why a file or folder can't be trusted with the limit, or None."""
+def _untrusted(status: os.stat_result, owner: int) -> str:
+    """Return why someone besides root and `owner` could set the limit through this file or folder, else ""."""
     if status.st_uid not in (_ROOT, owner):
         return f"found owner uid {status.st_uid}, expected root; sudo chown root"
     if status.st_mode & _FOR_OTHERS:
         return f"found mode {stat.S_IMODE(status.st_mode):04o}, writable by others; sudo chmod go-w"
-    return None
+    return ""

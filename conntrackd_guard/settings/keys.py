@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Addresses, Buckets, Mode, Policy
 from conntrackd_guard.core.model import INT_MAX
-from conntrackd_guard.core.units import format_duration
+from conntrackd_guard.core.units import format_duration as _span
 from conntrackd_guard.settings.types import (
     Kind,
     boolean,
@@ -104,7 +104,7 @@ KEYS = (
         source="below 90%, which confirms a full table, and 95%, where the kernel starts evicting entries (our judgement).",
         instead=(
             ("40%", "raises happen early, and each one commits twice the memory."),
-            ("95%", "(the highest) the kernel evicts entries first; a burst fills the rest between two readings."),
+            ("95%", "the kernel evicts entries first; a burst fills the rest between two readings."),
         ),
     ),
     Key(
@@ -112,8 +112,8 @@ KEYS = (
         does="Raise to at least this multiple of the limit, within the bounds below.",
         source="six raises make the limit eleven times as large; a needless one costs half a table (our judgement).",
         instead=(
-            ("1.25", "(half the growth) nearly twice the raises under steady growth, each a chance to drop packets."),
-            ("2", "(double the growth) the guard reaches its bounds sooner, and takes only part of the last step."),
+            ("1.25", "nearly twice the raises under steady growth, each a chance to drop packets."),
+            ("2", "the guard reaches its bounds sooner, and takes only part of the last step."),
         ),
     ),
     Key(
@@ -130,8 +130,8 @@ KEYS = (
         does="Memory to leave available once the raised tables are full: auto, a share of memory or a size.",
         source="auto is 5% of memory but at least 512 MiB, or 25% if that is less (our judgement, for small hosts).",
         instead=(
-            ("2.5%", "(half of auto's share) a full table can trigger the OOM killer on a busy small host."),
-            ("10%", "(double) hosts that use most of their memory stop raising too soon."),
+            ("2.5%", "a full table can trigger the OOM killer on a busy small host."),
+            ("10%", "hosts that use most of their memory stop raising too soon."),
         ),
     ),
     Key(
@@ -148,19 +148,17 @@ KEYS = (
     ),
     Key(
         name="cooldown", field="cooldown_seconds", kind=duration("0s", "1h"),
-        does=f"Minimum time between raises, at most {format_duration(tuning.COOLDOWN_FULL_SECONDS)} while a table is full.",
+        does=f"Minimum time between raises, at most {_span(tuning.COOLDOWN_FULL_SECONDS)} while a table is full.",
         source="2 s covers eight readings at 4 Hz, enough to see whether the last raise helped (our judgement).",
         instead=(
-            ("1s", "(half) a second raise may come before the first one shows its effect."),
-            ("4s", "(double) growth that doubles within seconds reaches the limit between two raises."),
+            ("1s", "a second raise may come before the first one shows its effect."),
+            ("4s", "growth that doubles within seconds reaches the limit between two raises."),
         ),
     ),
     Key(
         name="conflict_limit", field="conflict_limit", kind=count("0", "1_000"),
-        does=(
-            "Stop raising after another program has lowered the limit this many times within "
-            f"{format_duration(tuning.CONFLICT_WINDOW_SECONDS)}. 0 disables the check."
-        ),
+        does="Stop raising after another program has lowered the limit this many times within "
+        f"{_span(tuning.CONFLICT_WINDOW_SECONDS)}. 0 disables the check.",
         source="once may be a restart, twice a deployment; three times is another owner of the limit (our judgement).",
         instead=(
             ("1", "one restart of a program that sets the limit stops raises for a day."),
@@ -197,14 +195,14 @@ KEYS = (
         source="whether node_exporter runs, and which folder it reads, differs from host to host.",
         instead=((
             "/var/lib/prometheus/node-exporter/guard.prom",
-            "(Debian's folder) the unit needs permission to write there: see the how-to on Prometheus.",
+            "Debian's folder; the unit needs permission to write there.",
         ),),
     ),
     Key(
         name="metrics_http", field="metrics_port", kind=optional("none", port()),
         does="Port on 127.0.0.1 to serve metrics on over HTTP. Ignored in dry-run mode.",
         source="the unit has no network access, and a file is enough for most sites.",
-        instead=(("9786", "(any free port) every user of this host can read the metrics."),),
+        instead=(("9786", "every user of this host can read the metrics."),),
     ),
     Key(
         name="sample_addresses", field="sample_addresses", kind=choice(Addresses),
@@ -234,36 +232,22 @@ KEYS = (
 
 BY_NAME = {key.name: key for key in KEYS}
 
-RENAMED = {
-    "kernel_line": "kernel_message",
-    "pressure": "raise_early",
-    "factor": "growth_factor",
-    "reserve": "min_available",
-    "ceiling": "max_limit",
-    "settle": "cooldown",
-    "standoff": "conflict_limit",
-}  # fmt: skip
-"""Names of earlier versions."""
-
-_FORMER = {
-    ("min_step", "min_entries"): f"{tuning.MIN_STEP:,} entries, a useful step for small limits",
-    ("lookahead", "runway"): (
-        f"{format_duration(tuning.LOOKAHEAD_SECONDS)}, time to read a log message before the next raise"
-    ),
-    ("cooldown_full", "settle_full"): (
-        f"{format_duration(tuning.COOLDOWN_FULL_SECONDS)}, or `cooldown` if that is shorter"
-    ),
-    ("max_raises", "raises"): (
-        f"{tuning.MAX_RAISES} in {format_duration(tuning.MAX_RAISES_WINDOW_SECONDS)}, more is a fault and not traffic"
-    ),
-    ("max_raises_window", "raises_window"): (
-        f"{format_duration(tuning.MAX_RAISES_WINDOW_SECONDS)}, longer than a burst"
-    ),
-    ("conflict_window", "standoff_window"): (
-        f"{format_duration(tuning.CONFLICT_WINDOW_SECONDS)}, as configuration tools usually run daily"
-    ),
-    ("sample_entries",): f"{tuning.SAMPLE_ENTRIES:,}, which shows shares within 1.4 points",
-    ("history_max_rows",): f"{tuning.HISTORY_MAX_ROWS:,}, enough for 500 decisions a day in 400 days",
-}  # fmt: skip
-FIXED = {name: text for names, text in _FORMER.items() for name in names}
+FIXED = {
+    "min_step": f"{tuning.MIN_STEP:,} entries, a useful step for small limits",
+    "lookahead": f"{_span(tuning.LOOKAHEAD_SECONDS)}, time to read a log message before the next raise",
+    "cooldown_full": f"{_span(tuning.COOLDOWN_FULL_SECONDS)}, or `cooldown` if that is shorter",
+    "max_raises": f"{tuning.MAX_RAISES} in {_span(tuning.MAX_RAISES_WINDOW_SECONDS)}, more is a fault and not traffic",
+    "max_raises_window": f"{_span(tuning.MAX_RAISES_WINDOW_SECONDS)}, longer than a burst",
+    "conflict_window": f"{_span(tuning.CONFLICT_WINDOW_SECONDS)}, as configuration tools usually run daily",
+    "sample_entries": f"{tuning.SAMPLE_ENTRIES:,}, which shows shares within 1.4 points",
+    "history_max_rows": f"{tuning.HISTORY_MAX_ROWS:,}, enough for 500 decisions a day in 400 days",
+}
 """Former settings that are constants now: the value and its reason."""
+
+RENAMED = {
+    "kernel_line": "kernel_message", "pressure": "raise_early", "factor": "growth_factor", "reserve": "min_available",
+    "ceiling": "max_limit", "settle": "cooldown", "standoff": "conflict_limit", "min_entries": "min_step",
+    "runway": "lookahead", "settle_full": "cooldown_full", "raises": "max_raises", "raises_window": "max_raises_window",
+    "standoff_window": "conflict_window",
+}  # fmt: skip
+"""Names of earlier versions, for settings and for those that are constants now."""

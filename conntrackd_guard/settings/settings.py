@@ -79,10 +79,11 @@ def shown(text: str) -> str:
 
 def _unknown(name: str) -> str:
     """Return the problem of a key that doesn't exist, with the key to use instead where there is one."""
-    if name in RENAMED:
-        return f"{name}: is now `{RENAMED[name]}`"
-    if name in FIXED:
-        return f"{name}: is a constant now: {FIXED[name]}"
+    present = RENAMED.get(name, name)
+    if present in FIXED:
+        return f"{name}: is a constant now: {FIXED[present]}"
+    if present != name:
+        return f"{name}: is now `{present}`"
     near = difflib.get_close_matches(name[:_SHOWN_CHARACTERS], BY_NAME, n=1)
     hint = f"did you mean {near[0]}?" if near else "`guard config example` lists every key."
     return f"{shown(name)}: found an unknown key; {hint}"

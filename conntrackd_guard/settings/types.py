@@ -1,6 +1,6 @@
-"""The kinds of value a setting may have: how each is read within its bounds, and how it is printed.
+"""The kinds of value that a setting may have: how to read one within its bounds, and how to print it.
 
-A kind's `write` gives a text that its `read` takes for the same value.
+The text of a kind's `write` gives the same value through its `read`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from conntrackd_guard.core import units
 from conntrackd_guard.core.configuration import FloodAction, FloodResponse, Share
 
 _SHELL_ONLY = frozenset({"|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"})
-"""Words that only a shell gives a meaning: in a command without one they are a mistake."""
+"""Words with a meaning for a shell only: a mistake in a command that runs without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Kind:
     """One kind of value."""
 
     expected: str
-    """What an operator may write, as the end of "expected …"."""
+    """The accepted texts, as the end of "expected …"."""
     read: Callable[[str], Any]
     """From text; raises ValueError."""
     write: Callable[[Any], str]
@@ -31,9 +31,7 @@ class Kind:
 
 def boolean() -> Kind:
     """Return the kind of a switch."""
-    return Kind(
-        expected="true or false", read=units.parse_boolean, write=lambda value: "true" if value else "false"
-    )  # fmt: skip
+    return Kind(expected="true or false", read=units.parse_boolean, write=lambda value: str(value).lower())
 
 
 def choice(words: type[StrEnum]) -> Kind:
@@ -42,16 +40,15 @@ def choice(words: type[StrEnum]) -> Kind:
 
 
 def percentage(low: str, high: str) -> Kind:
-    """Return the kind of a percentage, kept as a fraction."""
+    """Return the kind of a percentage, stored as a fraction."""
     read = _between(units.parse_percentage, low, high)
     return Kind(expected=f"a percentage from {low} to {high}", read=read, write=units.format_percentage)
 
 
 def count(low: str, high: str) -> Kind:
     """Return the kind of a whole number."""
-    return Kind(
-        expected=f"a whole number from {low} to {high}", read=_between(units.parse_count, low, high), write=_grouped
-    )
+    read = _between(units.parse_count, low, high)
+    return Kind(expected=f"a whole number from {low} to {high}", read=read, write=lambda value: f"{value:_}")
 
 
 def number(low: str, high: str) -> Kind:
@@ -61,13 +58,10 @@ def number(low: str, high: str) -> Kind:
 
 
 def duration(low: str, high: str) -> Kind:
-    """Return the kind of a time span, kept in seconds."""
+    """Return the kind of a time span, stored in seconds."""
+    expected = f"a duration from {low} to {high}, such as 200ms, 2s, 10min or 1h 30min"
     read = _between(units.parse_duration, low, high)
-    return Kind(
-        expected=f"a duration from {low} to {high}, such as 200ms, 2s, 10min or 1h 30min",
-        read=read,
-        write=lambda value: units.format_duration(value, parts=6),
-    )
+    return Kind(expected=expected, read=read, write=lambda value: units.format_duration(value, parts=6))
 
 
 def share(low: str, high: str, smallest: str) -> Kind:
@@ -88,21 +82,18 @@ def share(low: str, high: str, smallest: str) -> Kind:
 
 
 def command() -> Kind:
-    """Return the kind of a command with its arguments, kept as a tuple of words and never given to a shell."""
+    """Return the kind of a command with its arguments, stored as a tuple of words; no shell interprets it."""
 
     def read(text: str) -> tuple[str, ...]:
         words = tuple(shlex.split(text))
         if not words or not words[0].startswith("/"):
             raise ValueError("a command begins with an absolute path")
         if not all(word.isprintable() and word not in _SHELL_ONLY for word in words):
-            raise ValueError("this would take a shell")
+            raise ValueError("this needs a shell")
         return words
 
-    return Kind(
-        expected="the absolute path of a command and its arguments; quotes group words, but no shell reads | ; & < >",
-        read=read,
-        write=shlex.join,
-    )
+    expected = "the absolute path of a command and its arguments; quotes group words, but no shell reads | ; & < >"
+    return Kind(expected=expected, read=read, write=shlex.join)
 
 
 def path(suffix: str) -> Kind:
@@ -119,7 +110,7 @@ def path(suffix: str) -> Kind:
 
 
 def port() -> Kind:
-    """Return the kind of a port that takes no rights to open."""
+    """Return the kind of an unprivileged port."""
     low, high = "1024", "65535"
     return Kind(expected=f"a port from {low} to {high}", read=_between(units.parse_count, low, high), write=str)
 
@@ -144,7 +135,7 @@ def flood_response(highest: str) -> Kind:
 
 
 def optional(word: str, kind: Kind) -> Kind:
-    """Return `kind` with one word more, which stands for None."""
+    """Return `kind` with one more word, which stands for None."""
     return Kind(
         expected=f"{word}, or {kind.expected}",
         read=lambda text: None if text.strip() == word else kind.read(text),
@@ -153,18 +144,13 @@ def optional(word: str, kind: Kind) -> Kind:
 
 
 def _between(parse: Callable[[str], Any], low: str, high: str) -> Callable[[str], Any]:
-    """Return `parse` with bounds, written as the operator would write them."""
-    least, most = parse(low), parse(high)
+    """Return `parse` with inclusive bounds, written as an operator would write them."""
+    lowest, highest = parse(low), parse(high)
 
     def read(text: str) -> Any:
         value = parse(text)
-        if not least <= value <= most:
+        if not lowest <= value <= highest:
             raise ValueError(f"{text} is outside {low} to {high}")
         return value
 
     return read
-
-
-def _grouped(value: int) -> str:
-    """Return a count in groups of three, as `units.parse_count` reads it."""
-    return f"{value:_}"

@@ -1,4 +1,4 @@
-"""What the guard uses of python-systemd 235's C reader, which `systemd.journal.Reader` is built on."""
+"""The used part of python-systemd 235's C reader, the base of `systemd.journal.Reader`."""
 
 from types import TracebackType
 from typing import Self

@@ -1,3 +1,3 @@
-"""What the guard uses of python-systemd 235's `systemd.daemon`."""
+"""The used part of python-systemd 235's `systemd.daemon`."""
 
 def notify(status: str, unset_environment: bool = ..., pid: int = ..., fds: list[int] | None = ...) -> bool: ...

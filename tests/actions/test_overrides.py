@@ -16,7 +16,7 @@ from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Pause
-from conntrackd_guard.history.documents import detail
+from conntrackd_guard.history.details import detail
 from conntrackd_guard.host.conntrack.limit import Sysctl
 
 HOUR = 3600.0
@@ -32,8 +32,8 @@ def pause_until(guarded: Guarded) -> float | None:
 def refuse_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the kernel refuse every write of the limit."""
 
-    def refused(_: LiveKernel, target: int) -> int:
-        raise HostError(f"writing {target} to", "the limit", OSError(errno.EROFS, "Read-only file system"), "See why.")
+    def refused(_: Sysctl, target: int) -> int:
+        raise HostError(f"write {target} to", "the limit", OSError(errno.EROFS, "Read-only file system"), "See why.")
 
     monkeypatch.setattr(Sysctl, "write", refused)
 
@@ -123,7 +123,9 @@ def test_an_order_that_history_refuses_stands(
     """On a full disk the order is carried out all the same, says that it is not in history, and stays for the guard."""
     refuse_rows(monkeypatch)
     assert main(arguments, guarded.paths) is Exit.DONE
-    assert "not in history yet: write a decision to history.db: disk is full. Free space." in capsys.readouterr().err
+    assert (
+        "not in history yet: Can't write a decision to history.db: disk is full. Free space." in capsys.readouterr().err
+    )
     assert len(guarded.runtime_dir.overrides()) == 1
     assert (guarded.host.limit == LIMIT) is (arguments == ["revert"])
 
@@ -132,7 +134,7 @@ ORDERS = """
 import sys
 from pathlib import Path
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.history.documents import detail
+from conntrackd_guard.history.details import detail
 from conntrackd_guard.host.paths import Paths
 sys.exit(main(sys.argv[2:], Paths(Path(sys.argv[1]))))
 """

@@ -116,9 +116,9 @@ def test_a_raise_that_history_has_not_taken_yet_can_be_undone(
 @pytest.mark.parametrize(
     ("found", "told"),
     [
-        (LIMIT, ("applied", LIMIT, "Reverted")),
-        (STEP, ("not_applied", STEP, "Ordered to revert")),
-        (300_000, ("unknown", None, "Ordered to revert")),
+        (LIMIT, ("applied", LIMIT, "uid 0 reverted the limit from")),
+        (STEP, ("not_applied", STEP, "uid 0 tried to revert the limit from")),
+        (300_000, ("unknown", None, "uid 0 tried to revert the limit from")),
     ],
 )
 def test_a_killed_revert_is_recorded_as_the_kernel_shows_it(

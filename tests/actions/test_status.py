@@ -1,4 +1,4 @@
-"""What `guard status` finds on a made-up host: the guard that runs, as it is, and what it would do."""
+"""The status of a made-up host: the running daemon, its settings, and its next step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conntrackd_guard.cli.render.status_text import print_status
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Pause, Raise, State
-from conntrackd_guard.daemon.status_file import status_file, status_line
+from conntrackd_guard.daemon.status_file import sources_text, status_file, status_line
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
@@ -27,13 +27,13 @@ STEP = 98_304
 
 @pytest.fixture(autouse=True)
 def a_quick_look(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look twice without the pause between, and at the kernel's own list of locks."""
+    """Read the tables twice without the pause between; the list of locks is the kernel's own."""
     (host.root / "proc/locks").symlink_to("/proc/locks")
     monkeypatch.setattr(status, "LOOK_SECONDS", 0.0)
 
 
-def told(**changed: Any) -> dict[str, Any]:
-    """Return what a guard in this process says of itself now."""
+def published(**changed: Any) -> dict[str, Any]:
+    """Return the status that a daemon in this process publishes now."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     plain: dict[str, Any] = {
         "mode": Mode.ACT, "since_seconds": 1.0, "wall_seconds": 2.0, "boottime_seconds": now, "limit": LIMIT,
@@ -44,7 +44,7 @@ def told(**changed: Any) -> dict[str, Any]:
 
 
 def a_guard_runs(host: Host, mode: Mode = Mode.ACT, document: dict[str, Any] | None = None) -> RuntimeDir:
-    """Have this process hold the lock, and have it said this of itself."""
+    """Let this process hold the lock and publish a status."""
     runtime_dir = RuntimeDir(Paths(host.root, mode))
     runtime_dir.prepare()
     runtime_dir.take_lock()
@@ -66,67 +66,67 @@ def printed(found: Status, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_the_running_guards_own_policy_counts(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    """With `--config`, or before a reload, next step and budget are those the guard goes by; that is said."""
+def test_the_policy_of_the_running_daemon_counts(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    """With `--config`, or before a reload, next step and budget follow the daemon's own settings, with a note."""
     settings(host, "max_limit: 1_000_000\n")
-    kept = a_guard_runs(host, document=told(policy=Policy(max_limit=LIMIT)))
+    kept = a_guard_runs(host, document=published(policy=Policy(max_limit=LIMIT)))
     found = gather(Paths(host.root))
     assert isinstance(found.next_step, Hold)
     assert found.next_step.reason is HoldReason.AT_CEILING
-    assert "the settings in /etc differ from those the running guard goes by" in printed(found, capsys)
-    kept.put_status(told(policy=Policy(max_limit=1_000_000)))
-    assert "differ" not in printed(gather(Paths(host.root)), capsys)
+    assert "new settings in /etc are not in effect yet" in printed(found, capsys)
+    kept.put_status(published(policy=Policy(max_limit=1_000_000)))
+    assert "not in effect" not in printed(gather(Paths(host.root)), capsys)
 
 
-def test_settings_that_are_bad_now_leave_the_running_guards(host: Host) -> None:
-    """What can't be used is told, and the guard's own is shown instead of the defaults."""
+def test_with_bad_settings_those_of_the_running_daemon_count(host: Host) -> None:
+    """The problem is shown, and the daemon's own settings count instead of the defaults."""
     settings(host, "ceilling: 1\n")
     assert isinstance(gather(Paths(host.root)).next_step, Raise)
-    kept = a_guard_runs(host, document=told(policy=Policy(max_limit=LIMIT)))
+    kept = a_guard_runs(host, document=published(policy=Policy(max_limit=LIMIT)))
     found = gather(Paths(host.root))
     assert isinstance(found.next_step, Hold)
-    assert any("ceilling" in text and "the running guard's" in text for text in found.unread)
+    assert any("ceilling" in text and "those of the running daemon" in text for text in found.unread)
     assert kept
 
 
-def test_a_guard_that_says_nothing_any_more_is_degraded(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    """Stopped or hung it still holds the lock: what it said last is old, and so is told."""
+def test_an_unresponsive_daemon_is_degraded(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stopped or hung it still holds the lock: its last status is old, and its age is shown."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    kept = a_guard_runs(host, document=told(boottime_seconds=now - 42.0))
+    kept = a_guard_runs(host, document=published(boottime_seconds=now - 42.0))
     found = gather(Paths(host.root))
     assert found.degraded
-    assert "silent for 42s" in printed(found, capsys)
-    kept.put_status(told())
+    assert "unresponsive for 42s" in printed(found, capsys)
+    kept.put_status(published())
     found = gather(Paths(host.root))
     assert not found.degraded
     assert "running since" in printed(found, capsys)
 
 
 @pytest.mark.parametrize(
-    ("document", "says"),
+    ("document", "text"),
     [
-        ({"recorder": {"trouble": ["disk full"]}}, "trouble: disk full"),
-        ({"over_budget": True}, "more than this host can bear; `guard revert --all` undoes it"),
-        ({"state": State(conflict_seconds=(1e9,) * 3)}, "`guard resume` ends it"),
+        ({"recorder": {"trouble": ["disk full"]}}, "error: disk full"),
+        ({"over_budget": True}, "exceed the memory budget; `guard revert --all` restores the original limit"),
+        ({"state": State(conflict_seconds=(1e9,) * 3)}, "`guard resume` allows raises again"),
     ],
 )
-def test_what_needs_a_person_is_degraded(
-    host: Host, capsys: pytest.CaptureFixture[str], document: dict[str, Any], says: str
+def test_what_needs_an_operator_is_degraded(
+    host: Host, capsys: pytest.CaptureFixture[str], document: dict[str, Any], text: str
 ) -> None:
-    """Trouble with the disk, a limit that is too much for this host, and a stand-off each come with a next step."""
-    kept = a_guard_runs(host, document=told(**document))
+    """A full disk, a limit too high for this host, and a conflict are shown, each with a next step."""
+    kept = a_guard_runs(host, document=published(**document))
     found = gather(Paths(host.root))
     assert found.degraded
-    assert says in printed(found, capsys)
+    assert text in printed(found, capsys)
     assert kept
 
 
-def test_what_an_earlier_guard_said_is_not_this_ones(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    """A guard that has just begun holds the lock, while the file under /run is its predecessor's."""
-    kept = a_guard_runs(host, document=told(policy=Policy(max_limit=LIMIT)) | {"pid": 1})
+def test_the_status_of_an_earlier_daemon_is_ignored(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    """A daemon that has just started holds the lock, while the file under /run is its predecessor's."""
+    kept = a_guard_runs(host, document=published(policy=Policy(max_limit=LIMIT)) | {"pid": 1})
     found = gather(Paths(host.root))
     assert (found.live, isinstance(found.next_step, Raise)) == (None, True)
-    assert f"starting, pid {os.getpid()}" in printed(found, capsys)
+    assert f"starting (pid {os.getpid()})" in printed(found, capsys)
     assert kept
 
 
@@ -134,8 +134,8 @@ def test_what_an_earlier_guard_said_is_not_this_ones(host: Host, capsys: pytest.
 def test_a_guard_in_the_other_mode_is_pointed_at(
     host: Host, capsys: pytest.CaptureFixture[str], asked: Mode, runs: Mode, flag: str
 ) -> None:
-    """After `mode` was changed without a restart, nobody is led to believe that no guard runs."""
-    kept = a_guard_runs(host, runs, told())
+    """After a change of `mode` without a restart, the status names the daemon that runs."""
+    kept = a_guard_runs(host, runs, published())
     out = printed(gather(Paths(host.root, asked)), capsys)
     assert "not running" in out
     assert f"one in mode {runs} runs: `guard status {flag}dry-run`" in out
@@ -144,30 +144,41 @@ def test_a_guard_in_the_other_mode_is_pointed_at(
 
 @pytest.mark.parametrize(("in_force", "shown"), [(LIMIT, STEP), (300_000, 300_000), (0, 0)])
 def test_a_rehearsed_limit_counts_while_it_is_the_higher(host: Host, tmp_path: Path, in_force: int, shown: int) -> None:
-    """What a dry run rehearsed before the limit was raised past it (or made unlimited) is of no account any more."""
+    """The limit of a dry run no longer counts once the real limit is higher, or unlimited."""
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
     guarded.turn()
     guarded.written()
     guarded.stop()
-    rehearsal = Paths(tmp_path, Mode.DRY_RUN)
-    rehearsal.state_folder.mkdir(parents=True)
+    dry_run = Paths(tmp_path, Mode.DRY_RUN)
+    dry_run.state_folder.mkdir(parents=True)
     with History(guarded.paths.history, mode="reader") as history:
-        history._database.execute("VACUUM INTO ?", (str(rehearsal.history),))
+        history._database.execute("VACUUM INTO ?", (str(dry_run.history),))
     host.limit = in_force
-    assert gather(rehearsal).observation.limit == shown
+    assert gather(dry_run).observation.limit == shown
 
 
 def test_the_service_managers_line() -> None:
     """One line for `systemctl status`, in words where there is no limit, and with what stops the guard."""
-    assert status_line(told()) == "watching: limit 65,536"
-    assert status_line(told(mode=Mode.DRY_RUN, episodes=2)) == "rehearsing: limit 65,536, 2 full or filling up"
-    assert status_line(told(limit=None)) == "watching: no limit, as this kernel tracks no connections yet"
+    assert status_line(published()) == "watching: limit 65,536"
+    assert status_line(published(mode=Mode.DRY_RUN, episodes=2)) == "dry run: limit 65,536, 2 full or filling up"
+    assert status_line(published(limit=None)) == "watching: no limit: this kernel tracks no connections yet"
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    bad = told(state=State(conflict_seconds=(now - 1.0,) * 3), recorder={"trouble": ["disk full"]}, over_budget=True)
-    assert status_line(bad) == (
-        "stopped by a stand-off, over budget, in trouble (disk full): limit 65,536; see `guard status`"
+    bad = published(
+        state=State(conflict_seconds=(now - 1.0,) * 3), recorder={"trouble": ["disk full"]}, over_budget=True
     )
-    paused = told(pause=Pause(by="guard pause", reason="drill"))
+    assert status_line(bad) == (
+        "raising is off (another program keeps lowering the limit), limit over the memory budget, error: disk full: "
+        "limit 65,536; see `guard status`"
+    )
+    paused = published(pause=Pause(by="guard pause", reason="drill"))
     assert status_line(paused) == "paused by guard pause: limit 65,536; see `guard status`"
+
+
+def test_the_sources_of_messages_in_words() -> None:
+    """What the daemon follows, and what this host lacks."""
+    assert sources_text({"ring_buffer": "following", "journal": "waiting: this host has no journal"}) == (
+        "following /dev/kmsg; no journal on this host"
+    )
+    assert sources_text({"ring_buffer": "absent", "journal": "following"}) == "/dev/kmsg absent; journal following"

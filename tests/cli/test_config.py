@@ -1,4 +1,4 @@
-"""`guard config`: what an operator sees of the settings."""
+"""`guard config check`, `show` and `example`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_example_uncommented_is_the_defaults(tmp_path: Path) -> None:
 
 
 def test_the_example_explains_every_key() -> None:
-    """Each key has what it does, what it takes, where its default comes from, and what breaks otherwise."""
+    """Each key has its effect, its values, the source of its default, and the effect of other values."""
     blocks = config.example().split("\n\n")[1:]
     assert [block.rstrip().rpartition("\n#")[2].partition(":")[0] for block in blocks] == [key.name for key in KEYS]
     for block, key in zip(blocks, KEYS, strict=True):
@@ -90,8 +90,8 @@ def test_problems_end_with_78(tmp_path: Path, command: str) -> None:
     )
 
 
-def test_show_tells_value_and_origin(tmp_path: Path) -> None:
-    """Every key is shown with its value as one could write it, and the line that set it."""
+def test_show_prints_value_and_origin(tmp_path: Path) -> None:
+    """Every key is shown with its value in the syntax of the file, and the line that set it."""
     path = settings_file(tmp_path, "\nbudget: 262144k\n")
     _, out, _ = guard(tmp_path, "show", "--config", str(path))
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
@@ -104,10 +104,10 @@ def test_show_json_is_one_versioned_document(tmp_path: Path) -> None:
     """The JSON holds the same values and origins."""
     path = settings_file(tmp_path, "cooldown: 1500ms\n")
     _, out, _ = guard(tmp_path, "show", "--json", "--config", str(path))
-    told = json.loads(out)
-    assert told["version"] == 1
-    assert told["settings"]["cooldown"] == {"value": "1s 500ms", "from": f"{path}:1"}
-    assert len(told["settings"]) == len(KEYS)
+    document = json.loads(out)
+    assert document["version"] == 1
+    assert document["settings"]["cooldown"] == {"value": "1s 500ms", "from": f"{path}:1"}
+    assert len(document["settings"]) == len(KEYS)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to own settings: the files under /etc were NOT tested")
@@ -124,8 +124,8 @@ def test_the_hosts_files_are_read(tmp_path: Path) -> None:
     assert guard(tmp_path, "check")[0] == Exit.BAD_SETTINGS
 
 
-def test_exit_codes_have_a_sentence() -> None:
-    """The numbers are those that the README promises."""
+def test_the_exit_codes_are_fixed() -> None:
+    """The numbers are part of the interface."""
     assert {code.name: int(code) for code in Exit} == {
         "DONE": 0, "FAILED": 1, "USAGE": 2, "NO": 3, "NOT_PERMITTED": 77, "BAD_SETTINGS": 78,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""`guard doctor` as people and programs see it."""
+"""`guard doctor`: text, JSON and exit code."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ WRONG = Check(
 
 
 def examination(*checks: Check) -> Examination:
-    """Return what these checks make."""
+    """Return an examination with these checks."""
     return Examination(at_seconds=0.0, mode=Mode.ACT, checks=checks)
 
 
-def test_only_what_is_wrong_makes_the_answer_no() -> None:
-    """Notes and unknowns don't make a host ill."""
+def test_only_failed_checks_count() -> None:
+    """Notes and unknown checks don't count as failed."""
     assert not examination(GOOD, NOTE, UNKNOWN).wrong
     assert examination(GOOD, WRONG).wrong
 
 
 def test_a_pipe_gets_a_line_for_each_text(capsys: pytest.CaptureFixture[str]) -> None:
-    """One line a check, its next step below, the count last; nothing a terminal would obey."""
+    """One line a check, its next step below, the count last; no control characters."""
     print_examination(Console(), examination(GOOD, UNKNOWN, WRONG))
     evidence = WRONG.evidence.replace("\x1b", r"\x1b")
     assert capsys.readouterr().out.splitlines() == [
-        "good     conntrack      limit 65,536",
-        "unknown  ring buffer    not permitted",
-        "                        → Run this as root.",
-        f"wrong    sysctl system  {evidence}",
-        "                        → Take line 1 out.",
-        "1 good, 1 wrong, 1 unknown.",
+        "good     conntrack              limit 65,536",
+        "unknown  ring buffer            not permitted",
+        "                                → Run this as root.",
+        f"FAIL     sysctl --system        {evidence}",
+        "                                → Take line 1 out.",
+        "1 good, 1 FAIL, 1 unknown.",
     ]
 
 
@@ -59,7 +59,7 @@ def test_a_terminal_of_80_columns_gets_wrapped_text() -> None:
     print_examination(Console(file=stream, force_terminal=True, width=80, color_system=None), examination(WRONG))
     lines = stream.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    assert " ".join(line[24:].strip() for line in lines[:-2]).replace(" ", "") == "".join(
+    assert " ".join(line[32:].strip() for line in lines[:-2]).replace(" ", "") == "".join(
         WRONG.evidence.replace("\x1b", r"\x1b").split()
     )
 
@@ -73,22 +73,22 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
     for _ in range(2):
         stream = io.StringIO()
         print_examination(Console(file=stream, force_terminal=True, width=80), examination(WRONG))
-        seen.append("\x1b[1;31mwrong" in stream.getvalue())
+        seen.append("\x1b[1;31mFAIL" in stream.getvalue())
         monkeypatch.setenv("NO_COLOR", "1")
     assert seen == [True, False]
 
 
 def test_the_document_is_complete() -> None:
-    """Every check with its four fields, and whether anything is wrong."""
-    told = json.loads(json.dumps(document(examination(GOOD, WRONG))))
-    assert (told["at"], told["mode"], told["wrong"]) == ("1970-01-01T00:00:00.000Z", "act", True)
-    assert told["checks"][0] == {"name": "conntrack", "verdict": "good", "evidence": "limit 65,536", "next_step": ""}
+    """Every check with its four fields, and whether any failed."""
+    found = json.loads(json.dumps(document(examination(GOOD, WRONG))))
+    assert (found["at"], found["mode"], found["wrong"]) == ("1970-01-01T00:00:00.000Z", "act", True)
+    assert found["checks"][0] == {"name": "conntrack", "verdict": "good", "evidence": "limit 65,536", "next_step": ""}
 
 
-def test_the_command_ends_with_the_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_code_is_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On a host without a guard the exit code is 3; `--json` is one versioned document with as many checks."""
     assert main(["doctor"], Paths(tmp_path)) == 3
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
     assert main(["doctor", "--json"], Paths(tmp_path)) == 3
-    told = json.loads(capsys.readouterr().out)
-    assert (told["version"], told["wrong"], len(told["checks"])) == (1, True, len(lines) - 1)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["version"], found["wrong"], len(found["checks"])) == (1, True, len(lines) - 1)

@@ -15,12 +15,12 @@ main.entry()
 
 
 def test_a_locale_without_arrows_and_bars_is_no_failure() -> None:
-    """What its encoding lacks is a question mark, and all else is there."""
-    told = subprocess.run(
+    """Characters that its encoding lacks become question marks."""
+    done = subprocess.run(
         [sys.executable, "-c", CODE],
         cwd=Path(__file__).resolve().parents[2],
         env={**os.environ, "PYTHONIOENCODING": "latin-1"},
         capture_output=True,
         check=False,
     )
-    assert (told.returncode, told.stdout, told.stderr) == (0, b"262,144 ? 393,216\n", b"")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"262,144 ? 393,216\n", b"")

@@ -1,4 +1,4 @@
-"""`guard history` and `guard show`, as typed and as read."""
+"""`guard history` and `guard show`: options, text and JSON."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def paths(tmp_path: Path) -> Paths:
     refused = replace(raised("c", wall_seconds=4000.0), outcome=Outcome(kind=OutcomeKind.REJECTED, errno=13))
     with History(paths.history, mode="writer") as history:
         for record in (a_record("a"), raised("b", wall_seconds=3000.0), refused):
-            history.add(record, policy=Policy(), sentence=sentence(record), kernel_release="6.1")
+            history.add(record, policy=Policy(), sentence=sentence(record, Policy()), kernel_release="6.1")
         history.merge(1, 1, 1500.0)
     return paths
 
@@ -67,7 +67,7 @@ def test_history_in_a_pipe_is_plain(paths: Paths, capsys: pytest.CaptureFixture[
     lines = out.splitlines()
     assert len(lines) == 7
     assert lines[1].split()[0] == "3"
-    assert lines[1].endswith("kernel_message, rejected")
+    assert lines[1].endswith("kernel: table full, rejected")
     assert lines[4].endswith("leaves 19.5 GiB available.")
     assert "×2 until" in lines[5]
 
@@ -85,7 +85,7 @@ def test_history_in_a_pipe_is_plain(paths: Paths, capsys: pytest.CaptureFixture[
 def test_history_is_narrowed(
     paths: Paths, capsys: pytest.CaptureFixture[str], arguments: list[str], ids: list[int]
 ) -> None:
-    """Every filter leaves what it says; a repeated hold counts for the whole time it lasted."""
+    """Every filter works; a repeated hold counts for the whole time it lasted."""
     assert main(["history", "--json", *arguments], paths) is Exit.DONE
     assert [found["id"] for found in json.loads(capsys.readouterr().out)["decisions"]] == ids
 
@@ -94,20 +94,22 @@ def test_history_is_narrowed(
     "arguments",
     [["history", "--last", "0"], ["history", "--since", "soon"]],
 )
-def test_what_makes_no_sense_is_usage(paths: Paths, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
-    """A number or a time that can't be meant ends with 2 and says what was expected."""
+def test_an_invalid_value_is_a_usage_error(
+    paths: Paths, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """An impossible number or time ends with exit code 2 and a message about what was expected."""
     with pytest.raises(SystemExit) as ended:
         main(arguments, paths)
     assert ended.value.code == Exit.USAGE
     assert "expected a" in capsys.readouterr().err
 
 
-def test_show_tells_the_whole_sum(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
-    """One decision is told in full: what was seen, the sum, what came of it."""
+def test_show_prints_the_whole_calculation(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """One decision is shown in full: inputs, calculation, result."""
     assert main(["show", "2"], paths) is Exit.DONE
     out = capsys.readouterr().out
     for text in (
-        "kernel said      table full  ×2",
+        "message          table full  ×2",
         "web (netns 4026532316): 65,536",
         "563 × 98,304 + 1,048,576 = 56,393,728 (53.8 MiB)",
         "outcome          applied",
@@ -115,68 +117,68 @@ def test_show_tells_the_whole_sum(paths: Paths, capsys: pytest.CaptureFixture[st
         assert text in out
 
 
-def test_show_says_how_many_small_tables_a_sum_stands_for(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
-    """The entries charged can be found again among what was seen."""
+def test_show_counts_the_small_tables_of_the_calculation(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """The entries charged can be found again among the inputs."""
     crowd = raised("crowd", small_tables=4967, small_entries=49_670)
     with History(paths.history, mode="writer") as history:
         number = history.add(crowd, policy=Policy(), sentence="why", kernel_release="6.1")
-    for row_id, told in ((number, True), (2, False)):
+    for row_id, shown in ((number, True), (2, False)):
         assert main(["show", str(row_id)], paths) is Exit.DONE
         out = capsys.readouterr().out
-        assert ("small ones       4,967 tables hold 49,670 entries together" in out) is told
+        assert ("small tables     4,967 tables with 49,670 entries together" in out) is shown
 
 
 def test_a_decision_is_found_by_its_key(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
-    """The drop-in was written before the row had a number: it names the key. What nobody knows is answered with no."""
+    """The drop-in was written before the row had a number: it names the key. An unknown key ends with exit code 3."""
     assert main(["show", "b"], paths) is Exit.DONE
     assert "65,536 → 98,304" in capsys.readouterr().out
     for unknown in ("x", "99", "1000000000000000000000"):
         assert main(["show", unknown], paths) is Exit.NO
 
 
-def test_show_says_what_was_counted(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
-    """A hold's count is of kernel lines too, ten of which may be one decision: it is not told as so many decisions."""
+def test_show_prints_how_often_a_hold_was_seen(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """A hold's count includes kernel messages, ten of which may be one decision: it is no count of decisions."""
     assert main(["show", "1"], paths) is Exit.DONE
     out = capsys.readouterr().out
-    assert "repeats          2 in all: kernel lines, and decisions without a new line; last at " in out
+    assert "repeats          seen 2 times, the last at " in out
 
 
 def test_show_json_holds_the_evidence(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
-    """A program gets all that is needed to decide again."""
+    """The document holds everything needed to decide again."""
     assert main(["show", "2", "--json"], paths) is Exit.DONE
     found = json.loads(capsys.readouterr().out)["decision"]
     assert decode(Observation, found["observation"]) == raised("b", wall_seconds=3000.0).observation
     assert decode(Policy, found["policy"]) == Policy()
 
 
-def test_show_of_nothing_is_no(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
-    """A number that no decision has is answered with 3 and the way to those there are."""
+def test_show_of_an_unknown_number_ends_with_3(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown number ends with exit code 3 and names the command that lists the known ones."""
     assert main(["show", "99"], paths) is Exit.NO
     assert "There is no decision 99. `guard history` lists" in capsys.readouterr().err
 
 
 def test_a_fresh_host_has_no_history(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before the first run, history is empty and says so: that is no failure."""
+    """Before the first run history is empty, with a note on stderr and exit code 0."""
     assert main(["history", "--json"], Paths(tmp_path)) is Exit.DONE
-    told = capsys.readouterr()
-    assert json.loads(told.out) == {"version": 1, "decisions": []}
-    assert "No decision has been recorded yet" in told.err
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"version": 1, "decisions": []}
+    assert "No decision has been recorded yet" in printed.err
 
 
 @pytest.mark.parametrize(
     ("settings", "arguments", "found"),
     [
-        ("", [], "Held"),
+        ("", [], "Not raised"),
         ("", ["--dry-run"], "rehearsed"),
         ("mode: dry-run", [], "rehearsed"),
-        ("mode: dry-run", ["--no-dry-run"], "Held"),
-        ("mode: sleep", [], "Held"),
+        ("mode: dry-run", ["--no-dry-run"], "Not raised"),
+        ("mode: sleep", [], "Not raised"),
     ],
 )
-def test_the_dry_run_has_its_own(
+def test_the_dry_run_has_its_own_history(
     paths: Paths, capsys: pytest.CaptureFixture[str], settings: str, arguments: list[str], found: str
 ) -> None:
-    """`mode` in the settings says which of the two is looked at, unless the command line does; bad settings: the real one."""
+    """`mode` in the settings selects the history, unless the command line does; with bad settings the real one is shown."""
     with History(Paths(paths.root, Mode.DRY_RUN).history, mode="writer") as history:
         history.add(a_record("dry"), policy=Policy(), sentence="rehearsed", kernel_release="6.1")
     paths.settings_file.parent.mkdir(parents=True)
@@ -184,4 +186,4 @@ def test_the_dry_run_has_its_own(
     for command in (["history"], ["show", "1"]):
         assert main([*command, *arguments], paths) is Exit.DONE
         out = capsys.readouterr().out
-        assert [word for word in ("Held", "rehearsed") if word in out] == [found]
+        assert [word for word in ("Not raised", "rehearsed") if word in out] == [found]

@@ -1,4 +1,4 @@
-"""`guard report`: one page that anybody can open, whatever hostile text it tells of."""
+"""`guard report`: one page that anybody can open, whatever hostile text it contains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.report import page as view
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.documents import DecisionDetail, detail
+from conntrackd_guard.history.details import DecisionDetail, detail
 from conntrackd_guard.history.series import Point
 from conntrackd_guard.host.paths import Paths
 
@@ -47,7 +47,7 @@ class Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with a busy history and its report, `report.html`."""
+    """A directory with a busy history and its report, `report.html`."""
     root = tmp_path_factory.mktemp("scene")
     report_scene.write(Paths(root))
     assert main(["report", *SPAN, "-o", str(root / "report.html")], Paths(root)) == Exit.DONE
@@ -56,26 +56,26 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(scene: Path) -> str:
-    """Give the page's source."""
+    """The page's source."""
     return (scene / "report.html").read_text()
 
 
 @pytest.fixture(scope="module")
 def browser(scene: Path) -> Iterator[Browser]:
-    """Give a browser that shows the page."""
+    """A browser that shows the page."""
     assert CHROMIUM is not None, "apt-get install chromium (scripts/test does)"
     with Browser() as opened:
         opened.open(scene / "report.html")
         yield opened
 
 
-def test_everything_is_told(page: str) -> None:
-    """The decisions with their sums, what came of them, and the tables' figures."""
+def test_the_page_is_complete(page: str) -> None:
+    """Decisions with their calculations and results, and the figures of the tables."""
     for text in (
         "Raised 262,144 → 393,216",
         "average chain",
-        "drops went on: 1,200 more",
-        "the drops ended 0.4 s",
+        "Packets are still dropped after the raise",
+        "Drops ended 0.4 s after the raise",
         "8,100 packets",
     ):
         assert text in page
@@ -84,7 +84,7 @@ def test_everything_is_told(page: str) -> None:
 
 
 def test_nothing_from_outside_becomes_an_element(page: str) -> None:
-    """Names and kernel lines stay text: no tag that the page does not use itself, no handler, no address."""
+    """Names and kernel messages stay text: no foreign tag, no handler, no address."""
     elements = Elements(page).found
     assert {tag for tag, _ in elements} <= TAGS
     names = {name for _, attributes in elements for name in attributes}
@@ -104,11 +104,11 @@ def test_links_and_labels_lead_somewhere(page: str) -> None:
     assert targets | labels <= ids.keys()
 
 
-def test_who_filled_the_table_and_whether_raising_was_the_cure_is_told(page: str) -> None:
-    """The diagnosis stands open; owner, shares and commands unfold, escaped like all else."""
+def test_the_page_shows_the_diagnosis_and_what_filled_the_table(page: str) -> None:
+    """The diagnosis is visible; owner, shares and commands unfold, escaped like all other text."""
     row = page.partition('id="d2"')[2].partition("</tr>")[0]
-    shown, _, folded = row.partition("Who filled the table, and what to do")
-    assert "Diagnosis: flood: Most flows are never answered" in shown
+    shown, _, folded = row.partition("What filled the table, and what to do")
+    assert "Diagnosis: flood: Most connections are unanswered" in shown
     assert "<code>ip netns exec web sysctl -w" in folded
     assert f"process {escape(report_scene.HOSTILE[1])} (7)" in folded
     assert "<dt>100.0 %</dt><dd>    393,216  tcp SYN_SENT</dd>" in folded
@@ -131,13 +131,13 @@ def test_the_host_may_be_called_anything() -> None:
 
 
 def test_a_host_without_a_limit_has_a_report_too() -> None:
-    """0 means unlimited: there is no share to tell."""
+    """0 means unlimited, so there is no share to show."""
     text = a_report([Point(at=10, namespace=1, label="initial", limit=0, count=7)])
     assert "The limit, at 0 at both ends, and the entries of the only table seen: at most 7" in text
 
 
 def test_no_namespace_passes_for_another() -> None:
-    """One called `others` is no sum; one whose name is a path of 4 KB leaves room for the rest."""
+    """One called `others` keeps its number; a name of 4 KB is shortened."""
     names = ["others", "x" * 4096]
     points = [Point(at=10, namespace=7 + n, label=name, limit=9, count=9 - n) for n, name in enumerate(names)]
     text = a_report([*points, Point(at=10, namespace=0, label="others", limit=9, count=99)])
@@ -146,32 +146,30 @@ def test_no_namespace_passes_for_another() -> None:
 
 
 def test_a_raise_within_a_step_is_no_peak_of_the_limit(scene: Path) -> None:
-    """The series knows the highest limit of a step; drawn from its begin, the line would fall again before the raise."""
+    """The series has the highest limit of a step; drawn from its start, the line would fall before the raise."""
     with History(Paths(scene).history, mode="reader") as history:
-        told = detail(history, 1)
-    assert told is not None
-    at = told.row.at_seconds
+        found = detail(history, 1)
+    assert found is not None
+    at = found.row.at_seconds
     points = [Point(at=int(at) - 5 + n, namespace=1, label="initial", limit=393_216, count=1, step=10) for n in (0, 10)]
-    text = a_report(points, [told], since=at - 10, until=at + 90)
+    text = a_report(points, [found], since=at - 10, until=at + 90)
     (line,) = re.findall(r'<path class="bound" d="([^"]{20,})"', text)
     heights = [float(y) for y in re.findall(r"[V ]([0-9.]+)", line)]
     assert heights == sorted(heights, reverse=True)
     assert heights[0] > heights[-1] == 0.0
 
 
-def test_that_a_table_was_full_is_told_although_the_limit_rose_at_once(scene: Path) -> None:
-    """Against the limit after the raise the same entries are two thirds."""
+def test_a_full_table_shows_although_the_limit_rose_at_once(scene: Path) -> None:
+    """Compared with the limit after the raise, the same entries are two thirds."""
     with History(Paths(scene).history, mode="reader") as history:
-        told = detail(history, 1)
-    assert told is not None
+        found = detail(history, 1)
+    assert found is not None
     points = [Point(at=10, namespace=7, label="web", limit=393_216, count=262_144)]
-    assert "<dt>Highest use of a table</dt><dd>100 %</dd>" in a_report(points, [told])
+    assert "<dt>Highest use of a table</dt><dd>100 %</dd>" in a_report(points, [found])
 
 
-def test_what_there_is_no_room_for_is_counted_and_said(
-    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The figures are those of all decisions, the rows those of the last."""
+def test_decisions_beyond_the_page_are_counted(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures cover all decisions, the rows only the last ones."""
     monkeypatch.setattr(report, "_MOST_DECISIONS", 2)
     output = tmp_path / "short.html"
     assert main(["report", *SPAN, "-o", str(output)], Paths(scene)) == Exit.DONE
@@ -182,10 +180,10 @@ def test_what_there_is_no_room_for_is_counted_and_said(
     assert "<dt>Drops continued after</dt><dd>1 of 5 raises</dd>" in text
 
 
-def test_what_is_no_file_is_written_to_and_stays(
+def test_links_and_devices_are_written_to_and_stay(
     scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What `-o /dev/stdout` and `-o /dev/null` name, by links of our own: root must not lose the real ones."""
+    """As with `-o /dev/stdout` and `-o /dev/null`, but on links of our own: root must not lose the real ones."""
     links = {"stdout": "/proc/self/fd/1", "null": "/dev/null", "page": "real.html", "dangling": "made.html"}
     for name, target in links.items():
         link = tmp_path / name
@@ -200,8 +198,8 @@ def test_what_is_no_file_is_written_to_and_stays(
         assert (tmp_path / name).read_text().endswith("</html>\n")
 
 
-def test_a_time_without_anything_is_a_page_too(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It says that there is nothing."""
+def test_an_empty_time_has_a_page_too(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page states that there is no decision."""
     output = scene / "empty.html"
     assert (
         main(["report", "--since", "@1000", "--until", "@2000", "--no-dry-run", "-o", str(output)], Paths(scene))
@@ -212,8 +210,8 @@ def test_a_time_without_anything_is_a_page_too(scene: Path, capsys: pytest.Captu
     assert output.stat().st_mode & 0o007 == 0
 
 
-def test_what_cannot_be_done_is_told(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No history, a time that ends before it begins, a folder that is not there."""
+def test_a_report_that_is_impossible_fails(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No history, a time that ends before it begins, a missing directory."""
     output = ["--no-dry-run", "-o", str(tmp_path / "none/r.html")]
     assert main(["report", *output], Paths(tmp_path)) == Exit.NO
     assert main(["report", "--since", "@9", "--until", "@5", *output], Paths(scene)) == Exit.NO
@@ -221,7 +219,7 @@ def test_what_cannot_be_done_is_told(scene: Path, tmp_path: Path, capsys: pytest
     assert "none/r.html" in capsys.readouterr().err
 
 
-def test_the_browser_asks_for_nothing_and_complains_of_nothing(browser: Browser) -> None:
+def test_the_browser_requests_and_reports_nothing(browser: Browser) -> None:
     """One file, no network, no script that ran, no message in the console."""
     asked = [
         event["params"]["request"]["url"]
@@ -238,7 +236,7 @@ def test_the_browser_asks_for_nothing_and_complains_of_nothing(browser: Browser)
 
 @pytest.mark.parametrize("width", [320, 375, 768, 1400])
 def test_no_page_is_wider_than_its_window(browser: Browser, width: int) -> None:
-    """A phone scrolls one way, also with every sum open."""
+    """A phone scrolls vertically only, also with every calculation open."""
     browser.media()
     browser.size(width, 800)
     browser.value("document.querySelectorAll('details').forEach(d => d.open = true)")
@@ -267,7 +265,7 @@ _CONTRAST = """(() => {
 
 @pytest.mark.parametrize(("kind", "scheme"), [("", "light"), ("", "dark"), ("print", "light"), ("print", "dark")])
 def test_all_text_can_be_read_in_light_and_dark_and_on_paper(browser: Browser, kind: str, scheme: str) -> None:
-    """A contrast of 4.5 (WCAG AA) everywhere; paper is white also for who likes it dark."""
+    """A contrast of 4.5 (WCAG AA) everywhere; paper is white in dark mode too."""
     browser.size(1200, 800)
     browser.media(kind, scheme)
     assert browser.value(_CONTRAST) >= 4.5
@@ -276,8 +274,8 @@ def test_all_text_can_be_read_in_light_and_dark_and_on_paper(browser: Browser, k
     browser.media()
 
 
-def test_paper_shows_every_sum(browser: Browser) -> None:
-    """Nobody can unfold a sheet."""
+def test_paper_shows_every_calculation(browser: Browser) -> None:
+    """On paper nothing can be unfolded."""
     browser.media("print")
     shown = "[...document.querySelectorAll('details .sum')].filter(e => e.checkVisibility({contentVisibilityAuto: true})).length"
     assert browser.value(shown) == 10
@@ -286,7 +284,7 @@ def test_paper_shows_every_sum(browser: Browser) -> None:
 
 
 def test_the_keyboard_reaches_everything(browser: Browser) -> None:
-    """Tab goes to the skip link, every mark and every sum, each with a visible ring; Enter opens a sum."""
+    """Tab goes to the skip link, every mark and every calculation, each with a visible ring; Enter opens a calculation."""
     browser.value("document.activeElement.blur(); window.getSelection().removeAllRanges()")
     reached, rings = [], []
     for _ in range(14):
@@ -302,18 +300,18 @@ def test_the_keyboard_reaches_everything(browser: Browser) -> None:
 
 @pytest.mark.parametrize("width", [375, 1200])
 def test_a_screen_reader_gets_tables_names_and_headings(browser: Browser, width: int) -> None:
-    """Also where the table is shown as blocks it is told as a table; each chart and each link has a name."""
+    """A table shown as blocks is still announced as a table; each chart and each link has a name."""
     browser.size(width, 800)
     browser.call("Accessibility.enable")
     nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
-    told = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n.get("ignored")]
-    roles = Counter(role for role, _ in told)
+    announced = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n.get("ignored")]
+    roles = Counter(role for role, _ in announced)
     assert (roles["table"], roles["heading"], roles["main"]) == (2, 4, 1)
     assert roles["row"] == 2 + 6 + 6
     assert roles["rowheader"] == 6 + 6
     named = {"link", "image", "table", "region", "DisclosureTriangle"}
-    assert [node for node in told if node[0] in named and not node[1].strip()] == []
-    charts = [name for role, name in told if role == "image"]
+    assert [node for node in announced if node[0] in named and not node[1].strip()] == []
+    charts = [name for role, name in announced if role == "image"]
     assert [name.partition(".")[0] for name in charts] == [
         "Use against limit",
         "Drops and evictions",

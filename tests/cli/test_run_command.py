@@ -16,7 +16,7 @@ from conntrackd_guard.settings import files
 
 @pytest.fixture(name="paths")
 def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
-    """A tree with what the guard reads of a kernel, and settings that belong to whoever tests."""
+    """A tree with the kernel's files, and settings that belong to whoever runs the tests."""
     contents = {
         "proc/sys/kernel/random/boot_id": "boot-1\n",
         "proc/meminfo": "MemTotal: 1048576 kB\nMemAvailable: 524288 kB\n",
@@ -43,7 +43,7 @@ def tree(root: Path) -> dict[str, tuple[int, bytes]]:
 def test_a_check_beside_a_running_guard_changes_nothing(
     paths: Paths, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, limit: str | None
 ) -> None:
-    """It needs no lock, and the orders and intents it finds are left to the guard they are for."""
+    """It needs no lock, and leaves the overrides and intents that it finds to the daemon."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     runtime_dir = RuntimeDir(paths)
     runtime_dir.prepare()
@@ -57,26 +57,26 @@ def test_a_check_beside_a_running_guard_changes_nothing(
     before = tree(paths.root)
     assert main(["run", "--check", "--log-format", "text"], paths) is Exit.DONE
     assert tree(paths.root) == before
-    told = capsys.readouterr().err
+    logged = capsys.readouterr().err
     words = {
         "65536\n": "limit 65,536):",
         "0\n": "limit 0 (unlimited)):",
         None: "this kernel tracks no connections yet):",
     }
-    assert f"): ring buffer absent, journal {journal(told)}.\n" in told
-    assert "Checked (mode act, " in told
-    assert words[limit] in told
-    assert f"A guard in this mode runs already, as process {os.getpid()}" in told
-    assert "None" not in told
+    assert f"): /dev/kmsg absent; {journal(logged)}.\n" in logged
+    assert "Checked (mode act, " in logged
+    assert words[limit] in logged
+    assert f"A guard in this mode runs already, as process {os.getpid()}" in logged
+    assert "None" not in logged
 
 
 def journal(text: str) -> str:
     """Return the state of this machine's journal as logged."""
-    return text.split("journal ", 1)[1].split(".\n", 1)[0]
+    return text.split("/dev/kmsg absent; ", 1)[1].split(".\n", 1)[0]
 
 
 def test_a_check_needs_good_settings(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
-    """With settings that can't be used nothing would run: 78."""
+    """With invalid settings it ends with exit code 78."""
     paths.settings_file.write_text("budgett: 1%\n")
     assert main(["run", "--check"], paths) is Exit.BAD_SETTINGS
     assert "budgett" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`guard status`: how things stand, and what would come next."""
+"""`guard status`: the text, the JSON document, and the preview of the next step."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def printed(status: Status, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_the_preview_asks_what_a_full_table_would_bring() -> None:
-    """With half a table in use the next step is told as if it were full, and its entries cost memory."""
+def test_the_preview_decides_for_a_full_table() -> None:
+    """With half a table in use the next step is that for a full one, and its entries cost memory."""
     step = preview(seen(), State(), Policy())
     assert isinstance(step, Raise)
     assert step.target == 98304
     assert step.arithmetic.memory_available_bytes == 20 * 10**9 - 576 * 32768
 
 
-def test_the_preview_tells_what_forbids_it() -> None:
-    """A pause and a ceiling are told before the table is full."""
+def test_the_preview_names_what_prevents_a_raise() -> None:
+    """A pause and a `max_limit` are shown before the table is full."""
     paused = preview(seen(pause=Pause(by="guard pause", reason="")), State(), Policy())
     capped = preview(seen(), State(), Policy(max_limit=65536))
     assert [step.reason.code for step in (paused, capped) if isinstance(step, Hold)] == ["paused", "at_ceiling"]
@@ -71,18 +71,18 @@ def test_memory_now_and_if_full() -> None:
     assert cost.headroom_bytes == cost.budget_bytes - cost.now_bytes
 
 
-def test_a_status_without_a_guard_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a running guard the tables are told all the same, the fullest first, and what could not be read."""
+def test_status_without_a_daemon(capsys: pytest.CaptureFixture[str]) -> None:
+    """The tables are shown all the same, the fullest first, and what could not be read."""
     out = printed(a_status(seen(unread=("slabinfo: 640 bytes assumed",))), capsys)
-    assert "guard: not running" in out
+    assert "daemon: not running" in out
     assert out.index("web (netns 7)") < out.index("the initial namespace")
     assert "██████████░░░░░░░░░░  50.0 %" in out
     assert "raise to 98,304" in out
-    assert "not read: slabinfo: 640 bytes assumed" in out
+    assert "note: slabinfo: 640 bytes assumed" in out
 
 
-def test_a_running_guard_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """What the guard says of itself is shown, its trouble makes it degraded."""
+def test_a_running_daemon_is_shown_with_its_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own status is shown; an error makes it degraded."""
     live: dict[str, Any] = {
         "pid": 42,
         "mode": "act",
@@ -91,43 +91,54 @@ def test_a_running_guard_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     }
     status = a_status(seen(), holder=42, live=live)
     out = printed(status, capsys)
-    assert "running, pid 42, mode act" in out
-    assert "events from: ring buffer following, journal following" in out
-    assert "trouble: disk full" in out
+    assert "running (pid 42, mode act)" in out
+    assert "messages: following /dev/kmsg; journal following" in out
+    assert "error: disk full" in out
     assert status.degraded
     assert not a_status(seen(), holder=42, live={"recorder": {"trouble": []}}).degraded
 
 
 @pytest.mark.parametrize(
-    ("count", "dropped", "changed", "told"),
+    ("count", "dropped", "changed", "text"),
     [
-        (32768, 0, {}, "the guard watches; the fullest table is at 50 % of 65,536"),
-        (65536, 0, {}, "the guard watches; the table of web (netns 7) IS FULL at 65,536"),
-        (60000, 3, {}, "the guard watches; the table of web (netns 7) DROPS at 65,536"),
-        (32768, 0, {"holder": 0, "live": None}, "NO GUARD RUNS; the fullest table is at 50 % of 65,536"),
-        (32768, 0, {"holder": 0, "live": None, "other_runs": True}, "NO GUARD IN MODE act RUNS; the fullest"),
-        (32768, 0, {"holder": None, "live": None}, "it can't be told whether a guard runs; the fullest"),
-        (32768, 0, {"live": None}, "the guard is starting; the fullest"),
-        (32768, 0, {"silent_seconds": 99.0}, "the guard IS SILENT; the fullest"),
-        (32768, 0, {"live": {"pid": 42, "conflict": True}}, "the guard NEEDS A PERSON: stand-off; the fullest"),
+        (32768, 0, {}, "watching; fullest table at 50 % of 65,536"),
+        (65536, 0, {}, "watching; TABLE FULL: web (netns 7) at 65,536 of 65,536"),
+        (60000, 3, {}, "watching; PACKETS DROPPED: web (netns 7) at 60,000 of 65,536"),
+        (32768, 0, {"holder": 0, "live": None}, "DAEMON NOT RUNNING; fullest table at 50 % of 65,536"),
+        (32768, 0, {"holder": 0, "live": None, "other_runs": True}, "DAEMON NOT RUNNING in mode act; fullest"),
+        (32768, 0, {"holder": None, "live": None}, "unknown whether the daemon runs; fullest"),
+        (32768, 0, {"live": None}, "daemon starting; fullest"),
+        (32768, 0, {"silent_seconds": 99.0}, "ACTION NEEDED: the daemon is unresponsive; fullest"),
+        (
+            32768,
+            0,
+            {"live": {"pid": 42, "conflict": True}},
+            "ACTION NEEDED: raising is off, another program keeps lowering the limit; fullest",
+        ),
+        (
+            32768,
+            0,
+            {"live": {"pid": 42, "over_budget": True}},
+            "ACTION NEEDED: the limit is too high for this host's memory; fullest",
+        ),
         (
             32768,
             0,
             {"live": {"pid": 42, "recorder": {"trouble": ["x"]}}},
-            "the guard NEEDS A PERSON: trouble; the fullest",
+            "ACTION NEEDED: the daemon reports errors; fullest",
         ),
     ],
 )
-def test_the_first_line_tells_it_in_short(
-    count: int, dropped: int, changed: dict[str, Any], told: str, capsys: pytest.CaptureFixture[str]
+def test_the_first_line_is_the_summary(
+    count: int, dropped: int, changed: dict[str, Any], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whether the guard does its work, and how full it is: nobody has to read on where all is well."""
+    """Whether the daemon works, and how full the tables are: if all is well, nobody has to read on."""
     table = Table(namespace=7, label="web", count=count, dropped=dropped)
     status = replace(a_status(seen(tables=(table,)), holder=42, live={"pid": 42}), **changed)
-    assert printed(status, capsys).splitlines()[0].startswith(f"      in short: {told}")
+    assert printed(status, capsys).splitlines()[0].startswith(f"       summary: {text}")
 
 
-def test_drops_of_long_ago_are_told_from_those_of_now(capsys: pytest.CaptureFixture[str]) -> None:
+def test_old_drops_and_new_drops_differ(capsys: pytest.CaptureFixture[str]) -> None:
     """The kernel counts since the namespace began; that alone is no alarm."""
     table = Table(namespace=7, label="web", count=65_000, drop=900)
     assert "900 dropped so far  web" in printed(a_status(seen(tables=(table,))), capsys)
@@ -136,16 +147,16 @@ def test_drops_of_long_ago_are_told_from_those_of_now(capsys: pytest.CaptureFixt
     assert "at 99 % of 65,536" in printed(a_status(seen(tables=(table,))), capsys)
 
 
-def test_a_bound_that_only_a_person_can_move_is_told_before_the_table_is_full(
+def test_a_bound_that_needs_an_operator_is_shown_before_the_table_is_full(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """At the ceiling the next full table drops: that is news at 50 %, too. A pause is told as what it is."""
+    """At `max_limit` the next full table drops packets: that matters at 50 %, too. A pause is shown as such."""
     capped = replace(a_status(seen()), next_step=preview(seen(), State(), Policy(max_limit=65536)))
-    assert "50 % of 65,536, and no raise is left" in printed(capped, capsys).splitlines()[0]
+    assert "50 % of 65,536, and it can't be raised further (at max_limit)" in printed(capped, capsys).splitlines()[0]
     held = seen(pause=Pause(by="guard pause", reason=""))
     paused = a_status(held, holder=42, live={"pid": 42})
     assert printed(paused, capsys).splitlines()[0] == (
-        "      in short: raising IS PAUSED; the fullest table is at 50 % of 65,536"
+        "       summary: RAISING PAUSED; fullest table at 50 % of 65,536"
     )
 
 

@@ -30,7 +30,7 @@ LIMIT = 65_536
 
 
 def a_status(*tables: Table, at: float = 0.0) -> Status:
-    """Return how a host with these tables stands."""
+    """Return the status of a host with these tables."""
     seen = Observation(
         boottime_seconds=1000.0 + at,
         wall_seconds=NOW + at,
@@ -61,7 +61,7 @@ def table(count: int, drop: int = 0, label: str = "web", namespace: int = 7, ear
     return Table(namespace=namespace, label=label, count=count, drop=drop, early_drop=early_drop)
 
 
-def picture(found: Status, sight: LiveView, width: int = 80, height: int = 24, rows: int = 3) -> list[str]:
+def picture(found: Status, live_view: LiveView, width: int = 80, height: int = 24, rows: int = 3) -> list[str]:
     """Return the lines of one picture, with some decisions."""
     record = raised("r", tables=(table(LIMIT),))
     proof = verification.conclude(verification.begin(record, LIMIT), End.WATCHED, 60.0)
@@ -70,42 +70,42 @@ def picture(found: Status, sight: LiveView, width: int = 80, height: int = 24, r
     other = first_row(hostile, 2, policy=Policy(), sentence="Held", kernel_release="6.1")
     last = [replace(row, verification=proof), other, replace(row, verification=proof)][:rows]
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
-    console.print(view(found, sight, last, console))
+    console.print(view(found, live_view, last, console))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
 
 def test_rates_are_between_two_pictures() -> None:
-    """Entries that came less those that went, and what was dropped or evicted, a second."""
-    sight = LiveView()
-    sight.add(a_status(table(1000, drop=5)))
-    assert sight.rates(table(1000)) is None
-    sight.add(a_status(table(1400, drop=25, early_drop=4), at=2.0))
-    assert sight.rates(table(1400, drop=25, early_drop=4)) == (200.0, 12.0)
-    text = "\n".join(picture(a_status(table(1400, drop=25, early_drop=4), at=2.0), sight))
+    """Entries added minus entries removed, and drops with evictions, per second."""
+    live_view = LiveView()
+    live_view.add(a_status(table(1000, drop=5)))
+    assert live_view.rates(table(1000)) is None
+    live_view.add(a_status(table(1400, drop=25, early_drop=4), at=2.0))
+    assert live_view.rates(table(1400, drop=25, early_drop=4)) == (200.0, 12.0)
+    text = "\n".join(picture(a_status(table(1400, drop=25, early_drop=4), at=2.0), live_view))
     assert "+200" in text
     assert format_duration((LIMIT - 1400) / 212, parts=1) in text
 
 
 def test_a_full_table_that_drops_is_full_now() -> None:
-    """Its count stands still; the drops are what is wanted."""
-    sight = LiveView()
-    sight.add(a_status(table(LIMIT, drop=5)))
+    """Its count does not change; the drops are the demand."""
+    live_view = LiveView()
+    live_view.add(a_status(table(LIMIT, drop=5)))
     full = a_status(table(LIMIT, drop=5000), at=2.0)
-    sight.add(full)
-    line = next(line for line in picture(full, sight) if line.startswith("web"))
+    live_view.add(full)
+    line = next(line for line in picture(full, live_view) if line.startswith("web"))
     assert line.split()[-2:] == ["2,498", "now"]
     assert "████████ 100 %" in line
 
 
 def test_the_sparkline_shows_the_last_minutes() -> None:
-    """The highest use of each cell's time; what nobody saw is blank."""
-    sight = LiveView()
+    """The highest use of each cell's time; cells without data are blank."""
+    live_view = LiveView()
     for ago, use in [(290, 0.0), (100, 0.5), (95, 0.1), (1, 1.0)]:
-        sight.remember(7, NOW - ago, use)
-    sight.remember(7, NOW - SPARK_SECONDS - 1, 1.0)
-    assert sight.spark(7, NOW) == "▁     ▅  █"
-    assert sight.spark(8, NOW) == " " * 10
+        live_view.remember(7, NOW - ago, use)
+    live_view.remember(7, NOW - SPARK_SECONDS - 1, 1.0)
+    assert live_view.spark(7, NOW) == "▁     ▅  █"
+    assert live_view.spark(8, NOW) == " " * 10
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 30), (80, 24), (80, 50), (120, 30), (200, 60)])
@@ -113,11 +113,11 @@ def test_a_picture_fits_the_terminal(width: int, height: int) -> None:
     """Hundreds of tables, hostile and wide names: no line is wider, no picture higher, no escape gets out."""
     names = ["\x1b[2J\x1b]0;owned\x07", "漢字" * 20, "x" * 300, "[red]markup[/red]", "\u202egnp"]
     tables = [table(60_000 - number, 2**31, names[number % 5], number) for number in range(300)]
-    sight = LiveView()
-    sight.add(a_status(*tables))
+    live_view = LiveView()
+    live_view.add(a_status(*tables))
     found = a_status(*tables, at=2.0)
-    sight.add(found)
-    lines = picture(replace(found, unread=("\x1b[31m" + 300 * "y",) * 9), sight, width, height)
+    live_view.add(found)
+    lines = picture(replace(found, unread=("\x1b[31m" + 300 * "y",) * 9), live_view, width, height)
     assert len(lines) < height
     assert max(map(cell_len, lines)) <= width
     assert all(line.isprintable() for line in lines)
@@ -125,43 +125,43 @@ def test_a_picture_fits_the_terminal(width: int, height: int) -> None:
     assert lines[-1].startswith("Ctrl-C ends")
 
 
-def test_what_is_wrong_stands_at_the_top() -> None:
-    """Trouble, a stand-off and a pause are told as by `guard status`; what is well needs no line."""
+def test_problems_are_at_the_top() -> None:
+    """Errors, a conflict and a pause are shown as by `guard status`; the rest needs no line."""
     live = {"pid": 42, "mode": "act", "conflict": True, "recorder": {"trouble": ["disk full"]}}
     quiet = a_status(table(100))
     lines = picture(replace(quiet, live={**live, "sources": {"journal": "following"}}), LiveView())
-    assert "the guard NEEDS A PERSON: stand-off" in lines[0]
-    assert [line.split()[0] for line in lines[2:6]] == ["guard", "trouble", "stand-off", "limit"]
-    assert "the guard watches; the fullest table is at 0 % of 65,536" in picture(quiet, LiveView())[0]
+    assert "ACTION NEEDED: raising is off, another program" in lines[0]
+    assert [line.split()[0] for line in lines[2:6]] == ["daemon", "error", "conflict", "limit"]
+    assert "watching; fullest table at 0 % of 65,536" in picture(quiet, LiveView())[0]
 
 
 def test_drops_between_two_pictures_are_not_missed() -> None:
-    """The look of a status is short; a table that dropped before it drops all the same."""
-    sight = LiveView()
-    sight.add(a_status(table(60_000, drop=5)))
+    """The two readings of a status are close together; drops before them count as well."""
+    live_view = LiveView()
+    live_view.add(a_status(table(60_000, drop=5)))
     found = a_status(table(60_000, drop=50), at=2.0)
-    sight.add(found)
-    assert "the table of web (netns 7) DROPS at" in picture(found, sight)[0]
+    live_view.add(found)
+    assert "PACKETS DROPPED: web (netns 7) at" in picture(found, live_view)[0]
 
 
 def test_a_narrow_terminal_shows_which_table_drops() -> None:
-    """Names, use, entries and drops are left of 40 columns."""
-    sight = LiveView()
-    sight.add(a_status(table(LIMIT, drop=5)))
+    """At 40 columns, names, use, entries and drops remain."""
+    live_view = LiveView()
+    live_view.add(a_status(table(LIMIT, drop=5)))
     full = a_status(table(LIMIT, drop=5000), at=2.0)
-    sight.add(full)
-    lines = picture(full, sight, width=40)
+    live_view.add(full)
+    lines = picture(full, live_view, width=40)
     assert ["web", "100", "%", "65,536", "2,498"] in [line.split() for line in lines]
 
 
 def test_it_takes_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In a pipe it says what to use instead, and ends."""
+    """In a pipe it ends with a hint at `--json`."""
     assert main(["status", "--watch", "--no-dry-run"], Paths(tmp_path)) == Exit.NO
     assert "--json" in capsys.readouterr().err
 
 
 def test_a_terminal_that_can_not_redraw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One without a cursor would show nothing for ever."""
+    """Without cursor movement each picture would be printed below the last."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setattr(status, "gather", lambda _: pytest.fail("it redraws"))
     monkeypatch.setenv("TERM", "dumb")

@@ -19,7 +19,7 @@ PLUS_TWO = timezone(timedelta(hours=2))
 
 
 def at(*parts: int, zone: tzinfo = UTC) -> float:
-    """Return the seconds of a moment."""
+    """Return a time in seconds."""
     return datetime(*parts, tzinfo=zone).timestamp()  # type: ignore[misc,arg-type]
 
 
@@ -56,7 +56,7 @@ def at(*parts: int, zone: tzinfo = UTC) -> float:
     ],
 )
 def test_read(text: str, expected: float) -> None:
-    """Each form gives its moment; a form without a zone is in the zone passed in."""
+    """Each form gives its time; a form without a zone uses the zone passed in."""
     assert parse_time(text, now_seconds=NOW, zone=PLUS_TWO) == pytest.approx(expected, abs=1e-6)
 
 
@@ -73,7 +73,7 @@ def test_read(text: str, expected: float) -> None:
     ],
 )  # fmt: skip
 def test_refused(text: str) -> None:
-    """What is none of the forms raises with examples of them."""
+    """Any other text raises ValueError with examples."""
     with pytest.raises(ValueError, match=r"^expected a time such as"):
         parse_time(text, now_seconds=NOW, zone=UTC)
 
@@ -107,8 +107,8 @@ def test_agrees_with_systemd(text: str, name: str) -> None:
         assert parse_time(text, now_seconds=before, zone=zone) == pytest.approx(float(theirs[1]), abs=5)
 
 
-def test_an_hour_that_comes_twice() -> None:
-    """When the clock is set back, the first of the two is taken: `--since` leaves nothing out."""
+def test_an_hour_that_repeats() -> None:
+    """When summer time ends, the first of the two hours counts, so that `--since` leaves nothing out."""
     try:
         zone = ZoneInfo("Europe/Berlin")
     except ZoneInfoNotFoundError:
@@ -118,6 +118,6 @@ def test_an_hour_that_comes_twice() -> None:
 
 @given(st.integers(0, 4_000_000_000), st.sampled_from([UTC, PLUS_TWO, timezone(timedelta(hours=-9, minutes=-30))]))
 def test_a_printed_time_reads_back(seconds: int, zone: tzinfo) -> None:
-    """An RFC 3339 time, as history prints it, is read as the same moment."""
+    """An RFC 3339 time, as history prints it, is read as the same time."""
     printed = datetime.fromtimestamp(seconds, zone).isoformat()
     assert parse_time(printed, now_seconds=NOW, zone=UTC) == seconds

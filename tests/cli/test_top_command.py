@@ -1,4 +1,4 @@
-"""`guard top`, as typed and as read."""
+"""`guard top`: options, text and JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from conntrackd_guard.host.conntrack.sampler import Sampler
 
 @pytest.fixture(autouse=True)
 def a_patient_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the machine, samples are whole."""
+    """Samples are complete however slow the machine is."""
     monkeypatch.setattr(sampler, "LONGEST_SECONDS", 60.0)
 
 
@@ -39,14 +39,14 @@ def host(tmp_path: Path) -> CrowdedHost:
     return host
 
 
-def test_a_person_reads_who_why_and_what_now(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
-    """The fullest table: how full, whose, how sure, what it is and what to do; then what there is most of."""
+def test_the_text_has_owner_diagnosis_steps_and_rankings(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
+    """The fullest table: its use, owner, sample, diagnosis and steps; then the rankings."""
     assert main(["top"], host.paths) is Exit.DONE
     out = capsys.readouterr().out
     assert "60,000 of 65,536 entries (92 %)" in out
     assert "nginx.service, process nginx (200)" in out
     assert "5,000 entries, each share ± 1.3 points" in out
-    assert "flood: Most flows are never answered" in out
+    assert "flood: Most connections are unanswered" in out
     assert f"ip saddr {CLIENT} drop" in out
     assert "100.0 %               60,000  udp UNREPLIED" in out
     assert "100.0 %               60,000  udp 10.200.0.1:4433" in out
@@ -70,15 +70,15 @@ def test_one_kind_alone(by: str, heading: str, row: str, host: CrowdedHost, caps
     assert row in out.partition(heading)[2]
 
 
-def test_sources_that_do_not_stand_out_are_a_number(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where the largest is within the margin, naming it would accuse somebody by chance."""
+def test_sources_that_do_not_stand_out_are_only_counted(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
+    """If the largest is within the margin, naming it would accuse somebody by chance."""
     lines = [line for line in listing(6000).splitlines(keepends=True) if CLIENT not in line]
     host.namespace(200, "nginx", 60_000, "".join(lines))
     main(["top", "--by", "source"], host.paths)
     assert "3,000 seen, and none of them stands out" in capsys.readouterr().out
 
 
-def test_whom_chance_put_there_is_not_named(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ranks_that_are_chance_are_not_named(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
     """One source has half of the entries; which of the others come next differs from sample to sample."""
     main(["top", "--by", "source"], host.paths)
     rows = capsys.readouterr().out.partition("By source")[2].splitlines()[1:]
@@ -87,17 +87,17 @@ def test_whom_chance_put_there_is_not_named(host: CrowdedHost, capsys: pytest.Ca
 
 
 def test_a_named_namespace(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
-    """A small table is seen whole; one that is not there is no."""
+    """A small table is read completely; an unknown namespace ends with exit code 3."""
     assert main(["top", "--namespace", "process 201"], host.paths) is Exit.DONE
     out = capsys.readouterr().out
     assert "40 entries, all there are" in out
-    assert "40 entries are too few to tell" in out
+    assert "40 entries are too few" in out
     assert main(["top", "--namespace", "web"], host.paths) is Exit.NO
-    assert "No table of a namespace web can be read" in capsys.readouterr().err
+    assert "No table of namespace web can be read" in capsys.readouterr().err
 
 
 def test_an_empty_table(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is no fault."""
+    """A table without entries is no error."""
     assert main(["top", "--namespace", "initial"], host.paths) is Exit.DONE
     assert "the initial namespace: 0 of 65,536 entries (0 %)" in capsys.readouterr().out
 
@@ -125,7 +125,7 @@ def test_the_document_is_complete(host: CrowdedHost, capsys: pytest.CaptureFixtu
 def test_watching_is_a_stream_of_documents(
     host: CrowdedHost, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One a line with `--json`, until Ctrl-C, which is how watching ends and no fault."""
+    """One a line with `--json`, until Ctrl-C, which ends `--watch` with exit code 0."""
     naps = []
 
     def nap(seconds: float) -> None:
@@ -143,28 +143,29 @@ def test_watching_is_a_stream_of_documents(
         main(["top"], host.paths)
 
 
-def test_who_may_not_read_is_told(
+def test_without_permission_it_ends_with_77(
     host: CrowdedHost, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel shows entries to root alone."""
+    """The kernel shows entries to root only."""
 
     def refuse(_: EntryReader, place: NetNamespace) -> None:
-        raise HostError("reading the entries of", place.label, PermissionError(13, "Permission denied"), "As root.")
+        raise HostError("read the entries of", place.label, PermissionError(13, "Permission denied"), "As root.")
 
     monkeypatch.setattr(EntryReader, "open", refuse)
     assert main(["top"], host.paths) is Exit.NOT_PERMITTED
-    assert "Permission denied. As root." in capsys.readouterr().err
+    assert "guard: `guard top` needs root (reads " in (err := capsys.readouterr().err)
+    assert err.endswith(": Permission denied).\n")
 
 
-def test_a_redrawn_screen_fits_and_leaves_nothing_old() -> None:
-    """Each line is erased to its end, and what does not fit is cut, so that nothing scrolls."""
+def test_a_redrawn_screen_fits_and_keeps_nothing_old() -> None:
+    """Each line is erased to its end, and lines that don't fit are cut, so that nothing scrolls."""
     drawn = io.StringIO()
     redraw(Console(file=drawn, force_terminal=True, width=80, height=4), "\none\ntwo\nthree\nfour\n")
     assert drawn.getvalue() == "\x1b[Hone\x1b[K\ntwo\x1b[K\nthree\x1b[K\n\x1b[J"
 
 
 def on_a_terminal(host: CrowdedHost, *, steps: bool) -> tuple[list[str], list[str]]:
-    """Return what a terminal of 80 columns shows of the fullest table, and the commands that belong to it."""
+    """Return the lines that a terminal of 80 columns shows of the fullest table, and the commands among them."""
     taker = Sampler(host.paths, enter=False)
     found = taker.find()
     portrait = taker.analyze(found[0], found)
@@ -175,7 +176,7 @@ def on_a_terminal(host: CrowdedHost, *, steps: bool) -> tuple[list[str], list[st
 
 
 def test_commands_can_be_pasted_from_a_terminal_of_80_columns(host: CrowdedHost) -> None:
-    """No line is wider but theirs: wrapped ones would be other commands."""
+    """Only their lines are wider: wrapped commands could not be pasted."""
     lines, commands = on_a_terminal(host, steps=True)
     assert len(commands) == 2
     assert [line.removeprefix("  run").strip() for line in lines if line.startswith("  run")] == commands
@@ -183,8 +184,8 @@ def test_commands_can_be_pasted_from_a_terminal_of_80_columns(host: CrowdedHost)
     assert any(line.startswith("  diagnosis") for line in lines)
 
 
-def test_a_picture_that_is_redrawn_has_room_for_who_fills_it(host: CrowdedHost) -> None:
-    """With `--watch` what to do is left out: nobody pastes from what changes, and the rest would not fit."""
+def test_a_redrawn_picture_has_room_for_the_rankings(host: CrowdedHost) -> None:
+    """`--watch` leaves the steps out: nobody pastes from a changing picture, and the rest would not fit."""
     lines, commands = on_a_terminal(host, steps=False)
     assert not [line for line in lines if any(command in line for command in commands)]
     assert max(map(cell_len, lines)) <= 80

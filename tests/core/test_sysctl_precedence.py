@@ -1,10 +1,10 @@
-"""Which sysctl line has the last word; `tests/host/test_sysctl_programs.py` asks the programs themselves."""
+"""Which sysctl line finally sets the limit; `tests/host/test_sysctl_programs.py` compares with the programs."""
 
 from __future__ import annotations
 
 import pytest
 
-from conntrackd_guard.core.sysctl_precedence import Assignment, SysctlFile, Tool, last_word, reading_order
+from conntrackd_guard.core.sysctl_precedence import Assignment, SysctlFile, Tool, final_assignment, reading_order
 
 OURS = ("/etc/sysctl.d/99-zz-conntrackd-guard.conf", "net.netfilter.nf_conntrack_max = 500")
 
@@ -16,10 +16,10 @@ def files(*contents: tuple[str, str]) -> list[SysctlFile]:
 
 
 def winners(*contents: tuple[str, str]) -> tuple[str, str]:
-    """Return `name:line value` of the last word under systemd-sysctl and under procps; "nobody" without one."""
-    words = [last_word(files(*contents), tool) for tool in (Tool.SYSTEMD, Tool.PROCPS)]
-    told = ["nobody" if w is None else f"{w.path.rpartition('/')[2]}:{w.line} {w.value}" for w in words]
-    return told[0], told[1]
+    """Return `name:line value` of the final assignment by systemd-sysctl and by procps, or "nobody"."""
+    words = [final_assignment(files(*contents), tool) for tool in (Tool.SYSTEMD, Tool.PROCPS)]
+    found = ["nobody" if w is None else f"{w.path.rpartition('/')[2]}:{w.line} {w.value}" for w in words]
+    return found[0], found[1]
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,14 @@ def winners(*contents: tuple[str, str]) -> tuple[str, str]:
         (("/run/sysctl.d/99-zz-conntrackd-guard.conf", "net.nf_conntrack_max = 9"), "ours", "ours"),
     ],
 )
-def test_who_has_the_last_word(other: tuple[str, str], systemd: str, procps: str) -> None:
-    """Names, folders, separators, globs, `-`, the alias, values the kernel refuses, and /etc/sysctl.conf."""
+def test_the_final_assignment(other: tuple[str, str], systemd: str, procps: str) -> None:
+    """Names, folders, separators, globs, `-`, the alias, refused values and /etc/sysctl.conf."""
     ours = "99-zz-conntrackd-guard.conf:1 500"
     assert winners(OURS, other) == (ours if systemd == "ours" else systemd, ours if procps == "ours" else procps)
 
 
-def test_a_repeated_value_keeps_its_place() -> None:
-    """Where a later file only repeats a value, systemd writes it in its first place: the alias loses there."""
+def test_a_repeated_value_keeps_its_position() -> None:
+    """Systemd writes a repeated value at its first position, so the alias loses."""
     found = winners(
         ("/etc/sysctl.d/1.conf", "net.nf_conntrack_max=7"),
         ("/etc/sysctl.d/2.conf", "net.netfilter.nf_conntrack_max=5"),
@@ -58,14 +58,14 @@ def test_a_repeated_value_keeps_its_place() -> None:
 
 
 def test_an_empty_file_masks() -> None:
-    """An empty file in /etc (a link to /dev/null reads as one) hides the vendor's."""
+    """An empty file in /etc, or a link to /dev/null, masks the vendor's file."""
     vendor = ("/usr/lib/sysctl.d/10-vendor.conf", "net.nf_conntrack_max=7")
     assert winners(vendor) == ("10-vendor.conf:1 7", "10-vendor.conf:1 7")
     assert winners(("/etc/sysctl.d/10-vendor.conf", ""), vendor) == ("nobody", "nobody")
 
 
 def test_names_sort_as_bytes() -> None:
-    """`99-b` comes after `99-A` and `100-c` before both; hidden files are read by procps alone."""
+    """`100-c` comes before `99-A`, and that before `99-b`; only procps reads hidden files."""
     names = [f"/etc/sysctl.d/{name}.conf" for name in ("99-b", "99-A", "100-c", ".x")]
     order = [[f.name for f in reading_order(files(*((name, "") for name in names)), tool)] for tool in Tool]
     assert order == [["100-c.conf", "99-A.conf", "99-b.conf"], [".x.conf", "100-c.conf", "99-A.conf", "99-b.conf"]]
@@ -78,6 +78,6 @@ def test_names_sort_as_bytes() -> None:
         ("2147483648", None), ("09", None), ("1M", None), ("-1", None), ("", None), ("262_144", None), ("9" * 5000, None),
     ],
 )  # fmt: skip
-def test_what_the_kernel_reads_of_a_value(value: str, number: int | None) -> None:
-    """The first number counts, in C's notation, up to INT_MAX; anything else is refused and changes nothing."""
+def test_values_are_read_as_the_kernel_does(value: str, number: int | None) -> None:
+    """The first number counts, in C's notation, up to INT_MAX; the kernel refuses anything else."""
     assert Assignment(path="x", line=1, value=value).number == number

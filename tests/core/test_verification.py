@@ -14,8 +14,8 @@ from conntrackd_guard.core.verification import Drops, End, Verification
 LIMIT = 98_304
 TABLE = Table(namespace=4026532316, label="web", count=65_536, drop=3, early_drop=0)
 """As the record of `raised` saw it at 50 s."""
-GONE = "At this rate (24,263/s) 98,304 lasts no longer."
-SHORT = "The growth was seen too short to tell how long the limit lasts."
+GONE = "The table is full again."
+SHORT = "Watched too briefly for a forecast."
 
 
 def watched(*looks: tuple[float, int, int | None], end: End = End.WATCHED, until: float = 10.0) -> Verification:
@@ -128,23 +128,35 @@ def test_the_watch_is_over_after_ten_seconds() -> None:
 @pytest.mark.parametrize(
     ("found", "text"),
     [
-        (watched((9.9, 65_536, 0)), "nothing dropped in the 10 s watched. No table grew."),
+        (watched((9.9, 65_536, 0)), "No packets were dropped after the raise to 98,304 within 10 s. No table grew."),
         (
             watched((0.25, 65_536, 12), (10.0, 66_536, 12)),
-            "the drops ended 0.25 s after the raise (12 more dropped). At this rate (101/s) 98,304 lasts 5min 14s.",
+            (
+                "Drops ended 0.25 s after the raise to 98,304 (12 more packets). "
+                "At the average growth since (101/s) the table would be full in 5min 14s."
+            ),
         ),
         (
             watched((1.4, LIMIT, 1200), end=End.RAISED_AGAIN, until=1.5),
-            f"drops went on: 1,200 more dropped in the 1.5 s until the next raise. {GONE}",
+            f"Packets are still dropped after the raise to 98,304: 1,200 within 1.5 s, until the next raise. {GONE}",
         ),
         (
             watched(until=0.5, end=End.LIMIT_CHANGED),
-            f"no drop counter of that table could be read in the 0.5 s until the limit was changed. {SHORT}",
+            (
+                "Could not verify the raise to 98,304: no drop counter of that table was readable within 0.5 s, "
+                f"until the limit was changed. {SHORT}"
+            ),
         ),
-        (watched((3600.0, 65_536, 0), until=3600.0), "nothing dropped in the 1h watched. No table grew."),
+        (
+            watched((3600.0, 65_536, 0), until=3600.0),
+            "No packets were dropped after the raise to 98,304 within 1h. No table grew.",
+        ),
         (
             watched((10.0, 65_538, 0)),
-            "nothing dropped in the 10 s watched. At this rate (0.2/s) 98,304 lasts 1d 22h.",
+            (
+                "No packets were dropped after the raise to 98,304 within 10 s. "
+                "At the average growth since (0.2/s) the table would be full in 1d 22h."
+            ),
         ),
     ],
 )

@@ -10,7 +10,7 @@ from testbed.guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.core.configuration import FloodAction, FloodResponse, Policy
 from conntrackd_guard.daemon.flood_detector import FloodDetector
-from conntrackd_guard.history.documents import detail
+from conntrackd_guard.history.details import detail
 
 HOLD = Policy(on_flood=FloodResponse(action=FloodAction.HOLD))
 NEAR = LIMIT * 3 // 4

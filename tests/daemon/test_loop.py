@@ -14,7 +14,7 @@ from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import MessageKind, State
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.documents import detail
+from conntrackd_guard.history.details import detail
 
 STEP = 98_304
 """65,536 × 1.5."""

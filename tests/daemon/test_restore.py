@@ -47,7 +47,7 @@ def test_a_limit_that_the_boot_lost_is_put_back(host: Host) -> None:
     second = rebooted(host)
     assert host.limit == STEP
     assert second.reasons()[-1] == "raise restore applied"
-    assert "98,304 was kept for this boot" in second.rows()[-1].sentence
+    assert "98,304 was saved for this boot" in second.rows()[-1].sentence
     assert host.persisted == STEP
     second.stop()
 

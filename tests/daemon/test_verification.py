@@ -159,7 +159,7 @@ def test_history_show_and_json_tell_it(host: Host, capsys: pytest.CaptureFixture
     for _ in range(41):
         guarded.turn(0.25)
     guarded.written()
-    told = "nothing dropped in the 10 s watched. No table grew."
+    told = "No packets were dropped after the raise to 98,304 within 10 s. No table grew."
     for command in (["history"], ["show", "1"]):
         main([*command, "--no-dry-run"], guarded.paths)
         assert told in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Whether the limit's key is there when sysctl files are applied."""
+"""Whether the module is loaded when sysctl files are applied."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def put(path: Path, content: str) -> None:
 
 
 def test_built_in_and_loaded_are_told_apart(tmp_path: Path) -> None:
-    """A loaded module has a state, one that is built in has none; nothing at all is neither."""
+    """A loaded module has a state, a built-in one has none."""
     assert module_loading(tmp_path).built_in is None
     put(tmp_path / "sys/module/nf_conntrack/parameters/hashsize", "1")
     assert module_loading(tmp_path).built_in is True
@@ -37,7 +37,7 @@ def test_built_in_and_loaded_are_told_apart(tmp_path: Path) -> None:
     ],
 )
 def test_a_udev_rule_closes_it(tmp_path: Path, content: str, closes: bool) -> None:  # noqa: FBT001
-    """A rule on the module that runs a sysctl program counts, over several lines too; a comment does not."""
+    """A rule on the module that runs a sysctl program counts, also over several lines; a comment does not."""
     path = tmp_path / "etc/udev/rules.d/60-conntrackd-guard.rules"
     put(path, content)
     assert module_loading(tmp_path).rule == (str(path) if closes else "")
@@ -58,7 +58,7 @@ def test_a_masked_rule_does_not_count(tmp_path: Path) -> None:
     [("overlay\nnf_conntrack\n", 2), ("nf-conntrack", 1), ("#nf_conntrack", None), ("nf_conntrack_ftp", None)],
 )
 def test_a_list_of_modules_closes_it(tmp_path: Path, content: str, line: int | None) -> None:
-    """The module's own name counts, told with file and line; /etc/modules is reached by Debian's link."""
+    """A line with the module's name counts; /etc/modules is read through Debian's link."""
     put(tmp_path / "etc/modules", content)
     assert not module_loading(tmp_path).listed
     (tmp_path / "etc/modules-load.d").mkdir()

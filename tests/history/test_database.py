@@ -18,7 +18,7 @@ from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Outcome, OutcomeKind, Override, OverrideKind, Table, Trigger, TriggerKind
 from conntrackd_guard.history.database import History, HistoryDamaged, Position
-from conntrackd_guard.history.documents import detail
+from conntrackd_guard.history.details import detail
 from conntrackd_guard.history.schema import MIGRATIONS
 
 
@@ -229,7 +229,7 @@ READS = """
 import sys
 from pathlib import Path
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.documents import detail
+from conntrackd_guard.history.details import detail
 with History(Path(sys.argv[1]), mode="reader") as history:
     print([row.key for row in history.rows()])
 """

@@ -14,7 +14,7 @@ from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Outcome, OutcomeKind, Override, OverrideKind, Record, TriggerKind
 from conntrackd_guard.core.records import fingerprint
 from conntrackd_guard.history.database import History, Position
-from conntrackd_guard.history.documents import detail
+from conntrackd_guard.history.details import detail
 
 
 @pytest.fixture

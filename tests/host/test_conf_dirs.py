@@ -1,4 +1,4 @@
-"""The sysctl files of a host as they are found."""
+"""Reading the sysctl files of a host."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conntrackd_guard.core.sysctl_precedence import Tool, last_word
+from conntrackd_guard.core.sysctl_precedence import Tool, final_assignment
 from conntrackd_guard.host.conf_dirs import MAX_BYTES, assignments, sysctl_files
 
 SETS = "net.netfilter.nf_conntrack_max = 7\n"
@@ -22,7 +22,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_lines_are_found_in_every_folder(root: Path) -> None:
-    """Every line that sets the limit is told with its file and line, in the order of `sysctl --system`."""
+    """Every line that sets the limit has file and line, in the order of `sysctl --system`."""
     (root / "usr/lib/sysctl.d/90-x.conf").write_text("\n" + SETS)
     (root / "etc/sysctl.d/10-y.conf").write_text(SETS)
     (root / "etc/sysctl.d/10-y.conf.dpkg-old").write_text(SETS)
@@ -32,17 +32,17 @@ def test_lines_are_found_in_every_folder(root: Path) -> None:
 
 
 def test_debian_12s_link_is_followed(root: Path) -> None:
-    """/etc/sysctl.conf reaches systemd-sysctl by 99-sysctl.conf alone; the link is told with the line."""
+    """systemd-sysctl reads /etc/sysctl.conf through 99-sysctl.conf only; the link is returned with the line."""
     (root / "etc/sysctl.conf").write_text(SETS)
-    assert last_word(sysctl_files(root), Tool.SYSTEMD) is None
+    assert final_assignment(sysctl_files(root), Tool.SYSTEMD) is None
     (root / "etc/sysctl.d/99-sysctl.conf").symlink_to("../sysctl.conf")
-    word = last_word(sysctl_files(root), Tool.SYSTEMD)
+    word = final_assignment(sysctl_files(root), Tool.SYSTEMD)
     assert word is not None
     assert (word.path, word.link) == (f"{root}/etc/sysctl.d/99-sysctl.conf", "../sysctl.conf")
 
 
 def test_links_to_nothing_mask(root: Path) -> None:
-    """A link to /dev/null, a dangling link and a folder hide the vendor's file of the same name."""
+    """A link to /dev/null, a dangling link and a folder mask the vendor's file of the same name."""
     for name in ("1", "2", "3"):
         (root / f"usr/lib/sysctl.d/{name}.conf").write_text(SETS)
     (root / "etc/sysctl.d/1.conf").symlink_to("/dev/null")
@@ -51,8 +51,8 @@ def test_links_to_nothing_mask(root: Path) -> None:
     assert assignments(root) == []
 
 
-def test_what_is_no_plain_file_does_no_harm(root: Path) -> None:
-    """A FIFO does not make the reader wait; a huge file is not read, and that is known."""
+def test_special_and_huge_files_are_safe(root: Path) -> None:
+    """A FIFO does not block; a huge file is not read, which is not the same as empty."""
     os.mkfifo(root / "etc/sysctl.d/1.conf")
     (root / "etc/sysctl.d/2.conf").write_text("#" * (MAX_BYTES + 1))
     (root / "etc/sysctl.d/3.conf").write_bytes(b"\xff\xfe\n" + SETS.encode())

@@ -66,7 +66,7 @@ def test_an_override_outlives_the_writer_that_should_follow_it(paths: Paths, wri
         drop_in.override(None, 101.0)
     writer.kill()
     assert drop_in.limit() == LIMIT
-    assert drop_in.kept() is None
+    assert drop_in.persisted() is None
     drop_in.follow_override()
     assert drop_in.limit() is None
 

@@ -1,4 +1,4 @@
-"""Replacing a file in one step, also where others may write into its folder."""
+"""Replacing files atomically, also in folders of other users."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from conntrackd_guard.host import files
 
 
 @pytest.mark.parametrize("waiting", ["file", "link", "pipe"])
-def test_what_lies_in_wait_under_the_temporary_name_is_not_used(tmp_path: Path, waiting: str) -> None:
-    """Neither its mode nor its owner nor where it leads: in a shared folder anybody could have put it there."""
+def test_a_planted_temporary_file_is_not_used(tmp_path: Path, waiting: str) -> None:
+    """Its mode, owner and target are ignored: in a shared folder anyone could have created it."""
     temporary, elsewhere = tmp_path / ".page.new", tmp_path / "elsewhere"
     elsewhere.write_text("theirs")
     if waiting == "file":

@@ -1,4 +1,4 @@
-"""Records reach journald whole, or not at all, and never make the guard wait."""
+"""Records reach journald complete or not at all, and the daemon never waits for it."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def parse(datagram: bytes) -> dict[str, bytes]:
 
 @pytest.fixture
 def journald(tmp_path: Path) -> Iterator[socket.socket]:
-    """A journald that reads when told."""
+    """A journald that reads when the test does."""
     with listen(tmp_path / "socket") as listener:
         yield listener
 
 
-def test_every_value_arrives_as_it_was(tmp_path: Path, journald: socket.socket) -> None:
+def test_every_value_arrives_unchanged(tmp_path: Path, journald: socket.socket) -> None:
     """Text, numbers, bytes, and newlines that could otherwise forge a field."""
     sender = JournalSender(str(tmp_path / "socket"))
     forged = "two\nPRIORITY=0"
@@ -53,7 +53,7 @@ def test_every_value_arrives_as_it_was(tmp_path: Path, journald: socket.socket) 
 
 
 def test_an_oversized_record_is_cut_and_marked(tmp_path: Path, journald: socket.socket) -> None:
-    """One long value is cut at a whole character; a record that is too large all the same is cut further."""
+    """A long value is cut between two characters; a record that is still too large is cut further."""
     sender = JournalSender(str(tmp_path / "socket"))
     assert sender.send({"MESSAGE": "ä" * MOST_BYTES})
     value = parse(journald.recv(1 << 20))["MESSAGE"]
@@ -67,7 +67,7 @@ def test_an_oversized_record_is_cut_and_marked(tmp_path: Path, journald: socket.
 
 
 def test_a_journald_that_does_not_read_is_not_waited_for(tmp_path: Path, journald: socket.socket) -> None:
-    """Once its queue is full, sending says no at once; what was taken arrives in order afterwards."""
+    """Once its queue is full, `send` returns False at once; the records in the queue arrive in order later."""
     sender = JournalSender(str(tmp_path / "socket"))
     taken = 0
     while taken < 10_000 and sender.send({"MESSAGE": str(taken)}):
@@ -79,7 +79,7 @@ def test_a_journald_that_does_not_read_is_not_waited_for(tmp_path: Path, journal
 
 
 def test_a_restarted_journald_gets_the_very_next_record(tmp_path: Path) -> None:
-    """Away is no; back is yes, without losing one to find out."""
+    """While journald is away `send` returns False; once it is back no record is lost."""
     sender = JournalSender(str(tmp_path / "socket"))
     assert not sender.send({"MESSAGE": "nobody"})
     with listen(tmp_path / "socket") as first:

@@ -44,7 +44,7 @@ class Terminal(io.StringIO):
 
 
 class Broken(io.StringIO):
-    """A stream whose reader is gone."""
+    """A stream without a reader."""
 
     def write(self, _text: str) -> int:
         """Fail as a closed pipe does."""
@@ -58,7 +58,7 @@ def raised(log: Log) -> None:
 
 
 def test_the_journal_gets_native_fields() -> None:
-    """What an operator filters by is a field of its own; the kind has a fixed MESSAGE_ID."""
+    """Each figure to filter by is a field; each kind of event has a fixed MESSAGE_ID."""
     journald = FakeJournald()
     raised(Log("journal", io.StringIO(), journald))
     (fields,) = journald.taken
@@ -77,8 +77,8 @@ def test_the_journal_gets_native_fields() -> None:
     assert len(set(MESSAGE_IDS.values())) == len(MESSAGE_IDS)
 
 
-def test_what_journald_does_not_take_is_kept_in_order_and_bounded() -> None:
-    """A frozen journald loses nothing up to the bound; beyond it the oldest go, and are counted."""
+def test_messages_for_a_frozen_journald_are_kept_in_order_and_bounded() -> None:
+    """Up to the bound none is lost; beyond it the oldest are dropped and counted."""
     journald = FakeJournald()
     log = Log("journal", io.StringIO(), journald)
     journald.takes = False
@@ -87,18 +87,18 @@ def test_what_journald_does_not_take_is_kept_in_order_and_bounded() -> None:
     assert (journald.taken, log.lost) == ([], 5)
     journald.takes = True
     log.emit("guard.info", "info", "last")
-    told = [fields["MESSAGE"] for fields in journald.taken]
-    assert told == [*(str(number) for number in range(5, BACKLOG + 5)), "last"]
+    messages = [fields["MESSAGE"] for fields in journald.taken]
+    assert messages == [*(str(number) for number in range(5, BACKLOG + 5)), "last"]
 
 
 def test_json_is_one_object_a_line() -> None:
-    """Whatever the fields hold, a collector gets one line it can read."""
+    """Whatever the fields contain, a collector gets one valid line."""
     stream = io.StringIO()
     log = Log("json", stream)
     log.emit("guard.hold", "info", "line\nbreak", sources={"a": 1}, odd=Path("/x"))
     (line,) = stream.getvalue().splitlines()
-    told = json.loads(line)
-    assert (told["event"], told["message"], told["sources"]) == ("guard.hold", "line\nbreak", {"a": 1})
+    logged = json.loads(line)
+    assert (logged["event"], logged["message"], logged["sources"]) == ("guard.hold", "line\nbreak", {"a": 1})
     assert log.lost == 0
 
 
@@ -113,7 +113,7 @@ def test_text_is_one_safe_line() -> None:
     assert r"detail=x\r\ny" in line
 
 
-def test_colour_is_for_terminals_and_those_who_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_terminal_without_no_color_gets_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     """NO_COLOR is respected."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     coloured, plain = Terminal(), Terminal()
@@ -124,8 +124,8 @@ def test_colour_is_for_terminals_and_those_who_want_it(monkeypatch: pytest.Monke
     assert "\x1b[" not in plain.getvalue()
 
 
-def test_a_line_that_cannot_be_told_is_counted_and_nothing_else() -> None:
-    """A closed pipe or a value that won't print never stops the guard."""
+def test_a_message_that_cannot_be_rendered_is_counted() -> None:
+    """A closed pipe or an unprintable value never stops the daemon."""
     broken = Log("text", Broken())
     raised(broken)
     assert broken.lost == 1
@@ -145,7 +145,7 @@ def test_a_line_that_cannot_be_told_is_counted_and_nothing_else() -> None:
 def test_auto_follows_what_stderr_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal's own stream gets native fields; another one gets text."""
 
-    def told(stream: TextIO) -> list[Fields]:
+    def journaled(stream: TextIO) -> list[Fields]:
         journald = FakeJournald()
         raised(Log("auto", stream, journald))
         return journald.taken
@@ -153,9 +153,9 @@ def test_auto_follows_what_stderr_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with (tmp_path / "stderr").open("w+", encoding="utf-8") as stream:
         found = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
-        assert len(told(stream)) == 1
+        assert len(journaled(stream)) == 1
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino + 1}")
-        assert told(stream) == []
+        assert journaled(stream) == []
         stream.seek(0)
         assert "Raised." in stream.read()
 
@@ -163,5 +163,17 @@ def test_auto_follows_what_stderr_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_daemon_does_not_pay_for_rich() -> None:
     """The rich library, 5 MB that structlog imports where it can, is not in the daemon."""
     code = "import conntrackd_guard.daemon.import_stubs, conntrackd_guard.host.log, sys; print(sys.modules.get('rich'))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "None\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"
+
+
+@pytest.mark.parametrize(("level", "emitted"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_less_severe_messages_are_filtered(level: str, emitted: int) -> None:
+    """For a stream and for the journal alike; debug is priority 7 there."""
+    stream, journald = io.StringIO(), FakeJournald()
+    for log in (Log("json", stream, level=level), Log("journal", stream, journald, level=level)):
+        for severity in ("error", "warning", "info", "debug"):
+            log.emit("guard.info", severity, "x")
+        assert log.lost == 0
+    assert len(stream.getvalue().splitlines()) == emitted
+    assert [fields["PRIORITY"] for fields in journald.taken] == [3, 4, 6, 7][:emitted]

@@ -1,4 +1,4 @@
-"""The file for node_exporter, in a folder that need not be root's."""
+"""The file for node_exporter, in a folder that may belong to another user."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from conntrackd_guard.host.metrics_file import MetricsFile
 
 @pytest.fixture
 def file(tmp_path: Path) -> MetricsFile:
-    """A file that is not there yet, in a folder of its own."""
+    """A metrics file that does not exist yet."""
     (tmp_path / "folder").mkdir()
     return MetricsFile(tmp_path / "folder/guard.prom")
 
 
-def test_everyone_can_read_it_whatever_the_umask(file: MetricsFile) -> None:
-    """node_exporter is no root."""
+def test_everyone_can_read_it_with_any_umask(file: MetricsFile) -> None:
+    """node_exporter does not run as root."""
     before = os.umask(0o077)
     try:
         file.put("a 1\n")
@@ -30,7 +30,7 @@ def test_everyone_can_read_it_whatever_the_umask(file: MetricsFile) -> None:
 
 
 def test_a_reader_sees_the_old_file_or_the_new_one(file: MetricsFile) -> None:
-    """Another file takes its place, under a name that node_exporter passes over until then."""
+    """The temporary file has a name that node_exporter ignores."""
     file.put("a 1\n")
     with file.path.open() as reader:
         file.put("a 2\n")
@@ -39,8 +39,8 @@ def test_a_reader_sees_the_old_file_or_the_new_one(file: MetricsFile) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "hard link", "fifo"])
-def test_what_stands_in_its_way_is_not_followed(file: MetricsFile, tmp_path: Path, kind: str) -> None:
-    """Who owns the folder can neither have another file overwritten nor have the guard wait for a reader."""
+def test_a_planted_temporary_file_is_not_followed(file: MetricsFile, tmp_path: Path, kind: str) -> None:
+    """The folder's owner can neither make the guard overwrite another file nor block on a FIFO."""
     other = tmp_path / "other"
     other.write_text("precious")
     beside = file.path.with_name(".guard.prom.new")
@@ -55,10 +55,10 @@ def test_what_stands_in_its_way_is_not_followed(file: MetricsFile, tmp_path: Pat
     assert (other.read_text(), file.path.read_text()) == ("precious", "a 1\n")
 
 
-def test_what_is_put_back_at_once_is_refused(
+def test_a_temporary_file_planted_again_is_an_error(
     file: MetricsFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look and the write, too, nothing is followed."""
+    """A file planted between unlink and open is not followed."""
     (tmp_path / "other").write_text("precious")
     file.path.with_name(".guard.prom.new").symlink_to(tmp_path / "other")
     monkeypatch.setattr(os, "unlink", lambda _: None)
@@ -68,7 +68,7 @@ def test_what_is_put_back_at_once_is_refused(
 
 
 def test_a_link_at_its_path_is_replaced(file: MetricsFile, tmp_path: Path) -> None:
-    """What it leads to stays as it is."""
+    """The link's target is unchanged."""
     (tmp_path / "other").write_text("precious")
     file.path.symlink_to(tmp_path / "other")
     file.put("a 1\n")
@@ -79,22 +79,20 @@ def test_a_link_at_its_path_is_replaced(file: MetricsFile, tmp_path: Path) -> No
     ("error", "step"),
     [(errno.EROFS, "`ReadWritePaths=`"), (errno.ENOENT, "Create the folder"), (errno.ENOSPC, "has room")],
 )
-def test_what_refuses_it_is_told_with_the_next_step(
-    file: MetricsFile, monkeypatch: pytest.MonkeyPatch, error: int, step: str
-) -> None:
-    """With the path; and nothing is left beside it."""
+def test_errors_have_a_next_step(file: MetricsFile, monkeypatch: pytest.MonkeyPatch, error: int, step: str) -> None:
+    """The error has the path; no temporary file is left."""
 
     def refuse(*_: object) -> None:
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(HostError, match=rf"writing {file.path}: {os.strerror(error)}.*{step}"):
+    with pytest.raises(HostError, match=rf"write {file.path}: {os.strerror(error)}.*{step}"):
         file.put("a 1\n")
     assert list(file.path.parent.iterdir()) == []
 
 
-def test_a_file_that_is_gone_is_removed(file: MetricsFile) -> None:
-    """By whomever."""
+def test_removing_a_missing_file_is_no_error(file: MetricsFile) -> None:
+    """Someone else may have removed it."""
     file.put("a 1\n")
     file.drop()
     file.drop()

@@ -39,7 +39,7 @@ def endpoint(port: int) -> Iterator[Endpoint]:
 
 
 def scrape(port: int) -> str:
-    """Return the metrics, as Prometheus asks for them."""
+    """Scrape the metrics."""
     with urllib.request.urlopen(f"http://{ADDRESS}:{port}/metrics", timeout=30) as answer:
         assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         body: bytes = answer.read()
@@ -91,7 +91,7 @@ def test_a_request_without_an_end_is_cut_off(endpoint: Endpoint, monkeypatch: py
 def test_a_port_in_use_is_reported(endpoint: Endpoint) -> None:
     """The error names the setting; after `close` the port is free again."""
     second = Endpoint(endpoint.port)
-    with pytest.raises(HostError, match=rf"listening on {ADDRESS}:{endpoint.port}: .* in use.*`metrics_http`"):
+    with pytest.raises(HostError, match=rf"listen on {ADDRESS}:{endpoint.port}: .* in use.*`metrics_http`"):
         second.show(TEXT)
     assert scrape(endpoint.port)  # leaves the port in TIME_WAIT
     endpoint.close()

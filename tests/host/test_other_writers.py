@@ -34,7 +34,7 @@ def test_a_bare_host_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "command", "says"),
+    ("name", "command", "text"),
     [
         ("kube-proxy", "--v=2", "sets 262,144 at each start, unless its configuration overrides that"),
         ("kube-proxy", "--conntrack-max-per-core=65536", "sets 524,288 at each start, by its flags"),
@@ -43,13 +43,13 @@ def test_a_bare_host_has_none(tmp_path: Path) -> None:
         ("k3s-server", "server", "k3s-server is running (pid 812) and sets 262,144"),
     ],
 )
-def test_kube_proxy(tmp_path: Path, name: str, command: str, says: str) -> None:
+def test_kube_proxy(tmp_path: Path, name: str, command: str, text: str) -> None:
     """A running kube-proxy is reported with the value from its flags or its defaults."""
     put(tmp_path / "proc/812/comm", f"{name}\n")
     put(tmp_path / "proc/812/cmdline", f"/usr/bin/{name}\0{command}\0")
     put(tmp_path / "proc/813/comm", "kube-proxies\n")
     (found,) = evidence(tmp_path)
-    assert says in found
+    assert text in found
 
 
 def test_a_kube_proxy_that_leaves_the_limit_alone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The file that carries a limit over a reboot, read back."""
+"""The drop-in, read back."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PERSISTED = Persisted(
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    """Limit, boot, machine, memory and budget of the day."""
+    """Limit, boot, machine, memory and budget are read back."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/machine-id").write_text("00ff\n")
     drop_in = SysctlDropIn(Paths(tmp_path))
-    assert drop_in.kept() is None
+    assert drop_in.persisted() is None
     drop_in.put(PERSISTED, 1.0)
     kept = PersistedLimit(
         limit=98_304,
@@ -35,15 +35,15 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         memory_total_bytes=8 << 30,
         budget_bytes=800 << 20,
     )
-    assert drop_in.kept() == kept
-    assert NoDropIn(drop_in).kept() == kept
-    assert NoDropIn().kept() is None
+    assert drop_in.persisted() == kept
+    assert NoDropIn(drop_in).persisted() == kept
+    assert NoDropIn().persisted() is None
 
 
-def test_a_file_by_hand_is_read_as_far_as_it_tells(tmp_path: Path) -> None:
-    """Without the header only the limit is known; hostile words are no figures."""
+def test_a_handwritten_file_has_a_limit_only(tmp_path: Path) -> None:
+    """Without the header only the limit is known; hostile values are ignored."""
     drop_in = SysctlDropIn(Paths(tmp_path))
     drop_in.put(PERSISTED, 1.0)
     path = Paths(tmp_path).drop_in
     path.write_text("# memory_total_bytes=abc boot_id=\u202e\nnet.netfilter.nf_conntrack_max = 5\n")
-    assert drop_in.kept() == PersistedLimit(limit=5)
+    assert drop_in.persisted() == PersistedLimit(limit=5)

@@ -1,4 +1,4 @@
-"""The simulated order of sysctl files, against the programs themselves."""
+"""The simulation of sysctl files, compared with the programs themselves."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ CONTENTS = st.lists(LINES, max_size=4).map("\n".join) | st.lists(LINES, max_size
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> SysctlRoot:
-    """Give a root with both programs."""
+    """Return a root with both programs."""
     return SysctlRoot(tmp_path_factory.mktemp("root"))
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from(PATHS), CONTENTS, min_size=1, max_size=5))
-def test_the_simulation_does_what_the_programs_do(root: SysctlRoot, files: dict[str, str | None]) -> None:
-    """For any set of files, each program leaves in the limit what is written last in its simulation, or nothing."""
+def test_the_simulation_matches_the_programs(root: SysctlRoot, files: dict[str, str | None]) -> None:
+    """For any set of files, each program ends with the last value of its simulation."""
     root.clear()
     for path, content in files.items():
         root.put(path, content)
@@ -69,8 +69,8 @@ def test_the_simulation_does_what_the_programs_do(root: SysctlRoot, files: dict[
         assert (tool, root.limit_after(tool)) == (tool, written[-1].value if written else None)
 
 
-def test_the_programs_are_really_asked(root: SysctlRoot, tmp_path: Path) -> None:
-    """Both programs run and write: an oracle that failed to start would agree with everything that sets nothing."""
+def test_the_programs_really_run(root: SysctlRoot, tmp_path: Path) -> None:
+    """Both programs write: a program that fails to start would match every simulation without a value."""
     assert tmp_path.exists()
     root.clear()
     root.put("/usr/lib/sysctl.d/1.conf", "net.netfilter.nf_conntrack_max = 100001\n")

@@ -1,4 +1,4 @@
-"""What the service manager hears."""
+"""Notifications to the service manager."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
         yield listener
 
 
-def heard(manager: socket.socket) -> list[str]:
+def received(manager: socket.socket) -> list[str]:
     """Return all messages so far."""
     messages = []
     while True:
@@ -33,30 +33,30 @@ def heard(manager: socket.socket) -> list[str]:
             return messages
 
 
-def test_the_life_of_a_service_is_told(manager: socket.socket) -> None:
+def test_the_states_of_a_service_are_sent(manager: socket.socket) -> None:
     """Ready, a reload with its time, and the end."""
     service = Service()
     service.ready()
     service.reloading()
     service.stopping()
-    ready, reloading, stopping = heard(manager)
+    ready, reloading, stopping = received(manager)
     assert (ready, stopping) == ("READY=1", "STOPPING=1")
     assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
 
 
-def test_status_is_sent_when_it_changes_and_cannot_say_anything_else(manager: socket.socket) -> None:
-    """A newline in text from outside does not become a message of its own."""
+def test_status_is_sent_when_it_changes_and_can_forge_no_message(manager: socket.socket) -> None:
+    """A newline in text from outside does not begin another message."""
     service = Service()
     service.status("limit 65,536")
     service.status("limit 65,536")
     service.status("paused by x\nSTOPPING=1")
-    assert heard(manager) == ["STATUS=limit 65,536", r"STATUS=paused by x\nSTOPPING=1"]
+    assert received(manager) == ["STATUS=limit 65,536", r"STATUS=paused by x\nSTOPPING=1"]
 
 
-def test_the_watchdog_is_fed_at_a_third_of_its_interval(
+def test_the_watchdog_is_notified_at_a_third_of_its_interval(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Often enough to miss one, and not at every turn of the loop; another process's watchdog is left alone."""
+    """One may be missed, and not every turn sends one; the watchdog of another process is ignored."""
     now = [1000.0]
     monkeypatch.setattr("conntrackd_guard.host.systemd_notify.time.monotonic", lambda: now[0])
     monkeypatch.setenv("WATCHDOG_USEC", "3000000")
@@ -65,22 +65,22 @@ def test_the_watchdog_is_fed_at_a_third_of_its_interval(
     for _ in range(25):
         service.watchdog()
         now[0] += 0.1
-    assert heard(manager) == ["WATCHDOG=1"] * 3
+    assert received(manager) == ["WATCHDOG=1"] * 3
     monkeypatch.setenv("WATCHDOG_PID", "1")
     Service().watchdog()
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     monkeypatch.setenv("WATCHDOG_USEC", "0")
     Service().watchdog()
-    assert heard(manager) == []
+    assert received(manager) == []
 
 
 def test_without_a_manager_or_with_one_gone_nothing_happens(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the foreground there is no one to tell; a socket that vanished ends nothing."""
+    """In the foreground there is no manager; a socket that vanished is no error."""
     service = Service()
     Path(os.environ["NOTIFY_SOCKET"]).unlink()
     service.ready()
     monkeypatch.delenv("NOTIFY_SOCKET")
     Service().ready()
-    assert heard(manager) == []
+    assert received(manager) == []

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only, frozen or damaged, and a journald that stands still: the raise comes all the same."""
+"""Full, read-only, frozen and damaged disks, and a stopped journald: the raise happens anyway."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ SETTINGS = {
 LINE_ONLY = {**SETTINGS, "kernel_message": True, "raise_early": False}
 
 
-@pytest.fixture(scope="module", name="keeper")
+@pytest.fixture(scope="module", name="limit_guard")
 def borrow_the_limit() -> Iterator[LimitGuard]:
-    """One loan of the machine's limit for all tests of this file."""
-    with LimitGuard() as keeper:
-        yield keeper
+    """Hold the machine's limit for all tests of this file."""
+    with LimitGuard() as limit_guard:
+        yield limit_guard
 
 
 @pytest.fixture(name="stage")
-def set_the_stage(keeper: LimitGuard, tmp_path: Path) -> Iterator[Stage]:
-    """A new world and a new table for each test."""
-    with staged(keeper, tmp_path) as stage:
+def set_the_stage(limit_guard: LimitGuard, tmp_path: Path) -> Iterator[Stage]:
+    """Give each test a new world and a new table."""
+    with staged(limit_guard, tmp_path) as stage:
         yield stage
 
 
 def test_a_full_state_folder_delays_no_raise_and_loses_no_row(stage: Stage) -> None:
-    """With no room for the history two raises come, are logged and persisted; with room again both rows are there."""
+    """Without space for the history, two raises are logged and persisted; with space again, both rows appear."""
     inside(stage, "mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", make_folder(stage, STATE))
     guard = stage.start(SETTINGS)
     ballast = fill_disk(stage, STATE)
@@ -65,8 +65,8 @@ def test_a_full_state_folder_delays_no_raise_and_loses_no_row(stage: Stage) -> N
 
 
 @pytest.mark.parametrize("broken", ["full", "read-only"])
-def test_a_drop_in_that_cannot_be_written_is_owed(stage: Stage, broken: str) -> None:
-    """The raise is applied, the log says what the next boot would lose, and the next guard writes the drop-in."""
+def test_an_unwritable_drop_in_is_written_later(stage: Stage, broken: str) -> None:
+    """The raise is applied, the log names the consequence for the next boot, and the next guard writes the drop-in."""
     inside(stage, "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/etc/sysctl.d")
     ballast = fill_disk(stage, "etc/sysctl.d")
     if broken == "read-only":
@@ -90,7 +90,7 @@ def test_a_drop_in_that_cannot_be_written_is_owed(stage: Stage, broken: str) -> 
 
 
 def test_a_frozen_state_folder_delays_no_raise_and_loses_no_row(stage: Stage, tmp_path: Path) -> None:
-    """While nothing can be written under /var/lib the limit rises, twice; after the thaw both rows are there."""
+    """While /var/lib blocks writes, the limit is raised twice; after the thaw both rows appear."""
     with file_system(stage, tmp_path / "image") as folder:
         guard = stage.start(SETTINGS)
         with frozen(stage, folder):
@@ -105,10 +105,10 @@ def test_a_frozen_state_folder_delays_no_raise_and_loses_no_row(stage: Stage, tm
         assert guard.stop() == 0
 
 
-def test_a_line_that_names_no_namespace_is_placed_on_a_frozen_disk(stage: Stage, tmp_path: Path) -> None:
-    """Looking through all namespaces for the full table needs no disk; after the thaw the raises are there."""
+def test_a_frozen_disk_does_not_delay_the_search_for_the_full_table(stage: Stage, tmp_path: Path) -> None:
+    """A message without a namespace number needs that search; after the thaw the rows appear."""
     stage.numbered = False
-    stage.keeper.set_message_cost(0)
+    stage.limit_guard.set_message_cost(0)
     with file_system(stage, tmp_path / "image") as folder:
         guard = stage.start(LINE_ONLY)
         with frozen(stage, folder):
@@ -123,8 +123,8 @@ def test_a_line_that_names_no_namespace_is_placed_on_a_frozen_disk(stage: Stage,
         assert guard.stop() == 0
 
 
-def test_a_guard_starts_and_raises_on_a_frozen_state_folder(stage: Stage, tmp_path: Path) -> None:
-    """A guard that can't read its history raises all the same; after the thaw it says so and the row is there."""
+def test_a_guard_starts_and_raises_with_a_frozen_state_folder(stage: Stage, tmp_path: Path) -> None:
+    """A guard that can't read its history raises anyway; after the thaw it logs that, and the row appears."""
     with file_system(stage, tmp_path / "image") as folder:
         stage.start(SETTINGS).stop()
         with frozen(stage, folder):
@@ -132,13 +132,13 @@ def test_a_guard_starts_and_raises_on_a_frozen_state_folder(stage: Stage, tmp_pa
             guard = start_without_waiting(stage, tmp_path / "frozen.log")
             after = stage.raised()
         stage.decision(lambda row: row["to"] == after, "the row")
-        assert any("half the allowance" in event["message"] for event in guard.events())
+        assert any("this boot's history" in event["message"].lower() for event in guard.events())
         assert guard.stop() == 0
 
 
 @pytest.mark.parametrize("where", ["everywhere", "past the first page"])
-def test_a_damaged_history_is_set_aside_and_a_new_one_begun(stage: Stage, where: str) -> None:
-    """Garbage in the file is found at the start; the log says where the old file lies, and the guard works."""
+def test_a_damaged_history_is_moved_away_and_replaced(stage: Stage, where: str) -> None:
+    """Garbage in the file is detected at start; the log names the moved file, and the guard continues."""
     stage.table.fill(LIMIT)
     guard = stage.start(SETTINGS)
     after = stage.raised()
@@ -146,16 +146,16 @@ def test_a_damaged_history_is_set_aside_and_a_new_one_begun(stage: Stage, where:
     assert guard.stop() == 0
     damage(stage, where)
     guard = stage.start(SETTINGS)
-    line = error_about(guard, "is damaged")
+    message = error_about(guard, "is damaged")
     (aside,) = (stage.world.root / STATE).glob("history.db.corrupt-*")
-    assert str(aside.name) in line
+    assert str(aside.name) in message
     stage.table.fill(after - stage.table.count())
     stage.raised(after)
     all_recorded(stage, after)
 
 
-def test_a_journald_that_stands_still_delays_no_raise(stage: Stage, tmp_path: Path) -> None:
-    """The guard logs to a journald that was stopped; the limit rises twice, and every line arrives once it goes on."""
+def test_a_stopped_journald_delays_no_raise(stage: Stage, tmp_path: Path) -> None:
+    """With journald stopped the limit is raised twice; every message arrives once after it continues."""
     stage.world.start_journald()
     guard = start_without_waiting(stage, tmp_path / "guard.log", "journal")
     status = stage.world.root / RUN / "status.json"
@@ -170,14 +170,14 @@ def test_a_journald_that_stands_still_delays_no_raise(stage: Stage, tmp_path: Pa
     rows = [str(row["to"]) for row in stage.raises()]
     show = ["journalctl", "-q", "-o", "json", "GUARD_EVENT=guard.raise"]
 
-    def told() -> bool:
+    def complete() -> bool:
         return [json.loads(line)["GUARD_TO"] for line in stage.world.run(show).stdout.splitlines()] == rows
 
-    eventually(told, "every line", guard.log)
+    eventually(complete, "every message", guard.log)
 
 
 def all_recorded(stage: Stage, start: int) -> None:
-    """Wait until the raises in history lead without a gap from `start` to the limit in force."""
+    """Wait until the raises in the history lead from `start` to the limit in force without a gap."""
 
     def whole() -> bool:
         steps = [(row["from"], row["to"]) for row in stage.world.decisions() if row["verdict"] == "raise"]
@@ -188,19 +188,19 @@ def all_recorded(stage: Stage, start: int) -> None:
 
 
 def inside(stage: Stage, *command: str) -> None:
-    """Run a command in the stage's world; it must succeed."""
+    """Run a command in the private world; it must succeed."""
     answer = stage.world.run(list(command))
     assert answer.returncode == 0, answer.stderr
 
 
 def make_folder(stage: Stage, folder: str) -> str:
-    """Make a folder of the world, and return its path in there."""
+    """Create a folder in the private world and return its path inside."""
     (stage.world.root / folder).mkdir(parents=True, exist_ok=True)
     return f"/{folder}"
 
 
 def fill_disk(stage: Stage, folder: str) -> Path:
-    """Fill the file system under that folder of the world to its last block; return the file to remove."""
+    """Fill the file system of that folder to its last block; return the file to remove."""
     ballast = stage.world.root / folder / "ballast"
     room = os.statvfs(ballast.parent)
     with suppress(OSError), ballast.open("wb", buffering=0) as file:  # the guard may take the last block first
@@ -211,7 +211,7 @@ def fill_disk(stage: Stage, folder: str) -> Path:
 
 @contextmanager
 def file_system(stage: Stage, image: Path) -> Iterator[str]:
-    """Mount an ext4 of its own as the world's state folder, and yield its path in there."""
+    """Mount a separate ext4 as the private world's state folder and yield its path inside."""
     with image.open("wb") as file:
         file.truncate(32 << 20)
     subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
@@ -225,7 +225,7 @@ def file_system(stage: Stage, image: Path) -> Iterator[str]:
 
 @contextmanager
 def frozen(stage: Stage, folder: str) -> Iterator[None]:
-    """Freeze that file system: what writes to it waits. A process of its own thaws it, also when this one is killed."""
+    """Freeze that file system, so that writes block. A separate process thaws it, even if this one is killed."""
     script = 'fsfreeze -f "$1" && echo frozen && cat; fsfreeze -u "$1"'
     holder = subprocess.Popen(
         [*stage.world.enter, "sh", "-c", script, "sh", folder],
@@ -244,7 +244,7 @@ def frozen(stage: Stage, folder: str) -> Iterator[None]:
 
 
 def start_without_waiting(stage: Stage, log: Path, form: str = "json") -> Guard:
-    """Start a guard whose first log line may be long in coming."""
+    """Start a guard without waiting for its first message."""
     command = ["/usr/bin/python3", *stage.configure(SETTINGS).split(), "run", "--log-format", form]
     with log.open("wb") as out:
         guard = Guard(stage.world._spawn(command, out), log)
@@ -261,11 +261,11 @@ def damage(stage: Stage, where: str) -> None:
 
 
 def error_about(guard: Guard, text: str) -> str:
-    """Wait for an error in the log that has this text, and return its sentence."""
+    """Wait for an error in the log that contains this text and return its message."""
 
     def find() -> str | None:
-        said = (event["message"] for event in guard.events() if event["level"] == "error")
-        return next((message for message in said if text in message), None)
+        messages = (event["message"] for event in guard.events() if event["level"] == "error")
+        return next((message for message in messages if text in message), None)
 
     return str(eventually(find, f"an error about {text}", guard.log))
 

@@ -1,4 +1,4 @@
-"""Every reason to hold that a real kernel can give: the limit stays, and history says why."""
+"""Hold reasons that a real kernel can cause: the limit stays, and the history has the reason."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ pytestmark = pytest.mark.live
 
 LINE_ONLY = {"raise_early": False}
 ON_FLOOD = {**LINE_ONLY, "on_flood": "hold"}
-LOOKS_SECONDS = 1.0
-"""Four looks, one of which takes a sample."""
+READINGS_SECONDS = 1.0
+"""Four readings, one of them with a sample."""
 SMALL_STEPS = {"MIN_STEP": 64, "growth_factor": 1.05, "conflict_limit": 0}
 
 
@@ -28,8 +28,8 @@ SMALL_STEPS = {"MIN_STEP": 64, "growth_factor": 1.05, "conflict_limit": 0}
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_settings_hold_a_raise_that_a_line_asks_for(stage: Stage, settings: dict[str, object], reason: str) -> None:
-    """A dropped packet asks for a raise, a setting forbids it, and the limit stays."""
+def test_settings_prevent_a_raise_for_a_message(stage: Stage, settings: dict[str, object], reason: str) -> None:
+    """A packet is dropped, a setting prevents the raise, and the limit stays."""
     stage.table.fill(LIMIT)
     stage.start({**LINE_ONLY, **settings})
     stage.table.overflow(3)
@@ -38,28 +38,28 @@ def test_settings_hold_a_raise_that_a_line_asks_for(stage: Stage, settings: dict
 
 
 def test_a_flood_is_held(stage: Stage) -> None:
-    """With `on_flood: hold`, packets that nobody answers fill the table and raise nothing."""
+    """With `on_flood: hold`, unanswered packets fill the table without a raise."""
     stage.start(ON_FLOOD)
     stage.table.overflow(LIMIT * 3 // 4)
-    time.sleep(LOOKS_SECONDS)
+    time.sleep(READINGS_SECONDS)
     stage.table.overflow(LIMIT // 2)
     held = stage.held("flood")
     assert (held["arithmetic"]["on_flood"]["action"], held["outcome"], limit()) == ("hold", "none", LIMIT)
     assert "on_flood" in stage.world.guard("show", str(held["id"])).stdout
 
 
-def test_flows_that_are_answered_are_no_flood(stage: Stage) -> None:
-    """With the same setting, as many streams are raised for."""
+def test_answered_flows_are_no_flood(stage: Stage) -> None:
+    """With the same setting, as many answered flows cause a raise."""
     stage.start(ON_FLOOD)
     stage.table.fill(LIMIT * 3 // 4)
-    time.sleep(LOOKS_SECONDS)
+    time.sleep(READINGS_SECONDS)
     stage.table.fill(LIMIT // 4)
     stage.table.overflow(3)
     stage.raised()
 
 
-def test_a_pause_holds_and_its_end_raises_without_a_new_line(stage: Stage) -> None:
-    """Paused by order, nothing is raised; on resume the table that is still full is raised for."""
+def test_a_pause_holds_and_its_end_raises_without_a_new_message(stage: Stage) -> None:
+    """During a pause nothing is raised; after `guard resume` the full table is raised for."""
     stage.table.fill(LIMIT)
     stage.start(LINE_ONLY)
     assert stage.world.guard("pause", "--reason", "a test").returncode == 0
@@ -70,8 +70,8 @@ def test_a_pause_holds_and_its_end_raises_without_a_new_line(stage: Stage) -> No
     stage.raised()
 
 
-def test_within_settle_it_holds_and_afterwards_raises_without_a_new_line(stage: Stage) -> None:
-    """Too soon after a raise it holds, and decides again by itself when settle is over."""
+def test_the_cooldown_holds_and_its_end_raises_without_a_new_message(stage: Stage) -> None:
+    """Within the cooldown the guard holds; at its end it decides again without a new message."""
     stage.table.fill(LIMIT)
     stage.start({**LINE_ONLY, **SMALL_STEPS, "cooldown": "3s", "COOLDOWN_FULL_SECONDS": 3})
     stage.table.overflow()
@@ -82,8 +82,8 @@ def test_within_settle_it_holds_and_afterwards_raises_without_a_new_line(stage: 
     stage.raised(reached)
 
 
-def test_a_spent_allowance_holds_pressure_but_not_a_table_that_drops(stage: Stage) -> None:
-    """With one raise allowed, growth alone is not raised for a second time; a drop is."""
+def test_the_rate_limit_holds_growth_but_no_table_that_drops(stage: Stage) -> None:
+    """With one raise allowed, growth alone causes no second one; a dropped packet does."""
     stage.start({**SMALL_STEPS, "MAX_RAISES": 1, "cooldown": "100ms"})
     stage.table.fill(LIMIT * 9 // 10)
     reached = stage.raised()
@@ -94,25 +94,25 @@ def test_a_spent_allowance_holds_pressure_but_not_a_table_that_drops(stage: Stag
     stage.raised(reached)
 
 
-def test_a_line_that_no_table_bears_out_is_contradicted(stage: Stage) -> None:
-    """When every table can be read and none is full or dropped, a real line is held: somebody else has raised meanwhile."""
+def test_a_message_that_no_table_confirms_is_contradicted(stage: Stage) -> None:
+    """All tables are readable and none is full, as another program raised the limit: the guard holds."""
     guard = stage.start({**LINE_ONLY, "kernel_message": True})
     guard.signal(signal.SIGSTOP)
-    stage.table.fill(LIMIT + 8)  # refused through netlink: a line, but no drop counted
-    stage.keeper.set_limit(LIMIT * 50)
+    stage.table.fill(LIMIT + 8)  # refused through netlink: a message, but no drop counted
+    stage.limit_guard.set_limit(LIMIT * 50)
     guard.signal(signal.SIGCONT)
     stage.held("contradicted")
     assert limit() == LIMIT * 50
 
 
-def test_another_writer_is_recorded_and_after_standoff_left_alone(stage: Stage) -> None:
-    """Whoever lowers the guard's value is recorded; once too often, and the guard stops raising."""
+def test_lowerings_are_recorded_and_at_conflict_limit_raising_stops(stage: Stage) -> None:
+    """Each lowering by another program is recorded; at `conflict_limit` the guard stops raising."""
     stage.table.fill(LIMIT)
     stage.start({**LINE_ONLY, "conflict_limit": 1, "cooldown": "100ms"})
     stage.table.overflow()
     reached = stage.raised()
     stage.raises()
-    stage.keeper.set_limit(LIMIT)
+    stage.limit_guard.set_limit(LIMIT)
     row = stage.held("limit_lowered")
     assert (row["trigger"], row["from"]) == ("other_writer", LIMIT) or row["from"] == reached
     stage.table.overflow()
@@ -120,16 +120,16 @@ def test_another_writer_is_recorded_and_after_standoff_left_alone(stage: Stage) 
     assert limit() == LIMIT
 
 
-def test_another_writers_raise_is_recorded(stage: Stage) -> None:
-    """A limit that somebody else raises is news, not a reason to act."""
+def test_a_raise_by_another_program_is_recorded(stage: Stage) -> None:
+    """It is recorded and needs no action."""
     stage.start({})
-    stage.keeper.set_limit(LIMIT * 2)
+    stage.limit_guard.set_limit(LIMIT * 2)
     assert stage.held("limit_raised")["trigger"] == "other_writer"
     assert limit() == LIMIT * 2
 
 
-def test_a_table_that_stands_still_above_the_threshold_is_stable(stage: Stage) -> None:
-    """85 % full and not growing is no reason to spend memory."""
+def test_a_table_above_the_threshold_without_growth_is_stable(stage: Stage) -> None:
+    """85 % full without growth is no reason to commit memory."""
     stage.table.fill(LIMIT * 85 // 100)
     stage.start({})
     stage.held("stable")
@@ -137,9 +137,9 @@ def test_a_table_that_stands_still_above_the_threshold_is_stable(stage: Stage) -
 
 
 def test_long_chains_hold(stage: Stage) -> None:
-    """Where the buckets are too few for what the limit allows already, raising would make packets drop without a line."""
-    stage.keeper.set_buckets(512)
-    stage.keeper.set_limit(8192)
+    """With too few buckets for the limit, a raise would make the kernel drop packets without a message."""
+    stage.limit_guard.set_buckets(512)
+    stage.limit_guard.set_limit(8192)
     stage.table.fill(8192)
     stage.start(LINE_ONLY)
     stage.table.overflow()
@@ -147,8 +147,8 @@ def test_long_chains_hold(stage: Stage) -> None:
     assert limit() == 8192
 
 
-def test_a_refused_write_is_rejected_and_tried_again(stage: Stage) -> None:
-    """Where /proc/sys is read-only the write's errno is recorded, and the guard tries again when it can."""
+def test_a_refused_write_is_rejected_and_retried(stage: Stage) -> None:
+    """With a read-only /proc/sys the errno is recorded; the guard retries and succeeds later."""
     stage.world.run(
         ["sh", "-ec", "mount -n --bind /proc/sys /proc/sys; mount -n -o remount,ro,bind /proc/sys"]
     ).check_returncode()
@@ -161,10 +161,10 @@ def test_a_refused_write_is_rejected_and_tried_again(stage: Stage) -> None:
     stage.raised()
 
 
-def test_a_namespace_of_a_user_is_not_raised_for(stage: Stage) -> None:
-    """Any user can make a user namespace and fill a table in it: recorded, and raised for only when trusted."""
+def test_a_user_namespace_is_not_raised_for(stage: Stage) -> None:
+    """Any user can create a user namespace and fill its table, so it is only recorded unless trusted."""
     with ScratchNamespace(user_owned=True) as table:
-        stage.keeper.own(table.number)
+        stage.limit_guard.own(table.number)
         stage.start(LINE_ONLY)
         table.fill(LIMIT)
         table.overflow()

@@ -1,4 +1,4 @@
-"""A real guard, killed by SIGKILL at each real step of a raise, and what the next one makes of it."""
+"""A real guard, killed by SIGKILL at each step of a raise, and the recovery by the next one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from testbed.faults import (
     DROP_IN,
     LIMIT_PATH,
     STATE,
-    begin_anew,
     fill_to,
     injected,
     open_intents,
     persisted,
+    reset,
     staged,
 )
 from testbed.limit_guard import LimitGuard
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.live
 SETTINGS = {"kernel_message": False, "conflict_limit": 0, "LOOKAHEAD_SECONDS": 0}
 LINE_ONLY = {"raise_early": False, "conflict_limit": 0}
 REACHED = LIMIT + 8192
-"""What one uninterrupted run reaches with a table of LIMIT entries: MIN_STEP more, and all is below the threshold."""
+"""The limit after one uninterrupted run with a table of LIMIT entries: MIN_STEP more, below the threshold."""
 _DROP_IN_PATHS = (f"/{DROP_IN.replace('/99', '/.99')}.new", f"/{DROP_IN}", "/etc/sysctl.d")
 STEPS = {
     "intent": ("rename", ()),
@@ -46,18 +46,18 @@ MOST_CALLS = 60
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """One stage for all the kills: each begins anew on it."""
-    with LimitGuard() as keeper, staged(keeper, tmp_path_factory.mktemp("kill")) as stage:
+    """Give one stage for all kills; each test resets it."""
+    with LimitGuard() as limit_guard, staged(limit_guard, tmp_path_factory.mktemp("kill")) as stage:
         yield stage
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_guard_killed_at_any_step_is_explained_by_the_next(stage: Stage, step: str, tmp_path: Path) -> None:
-    """Whichever call of a raise is the last one, the next guard closes the intent, doubles nothing and loses nothing."""
+def test_the_next_guard_explains_a_kill_at_any_step(stage: Stage, step: str, tmp_path: Path) -> None:
+    """After whichever system call the kill comes, the next guard closes the intent; nothing is doubled or lost."""
     syscall, paths = STEPS[step]
     kills = 0
     for number in range(1, MOST_CALLS):
-        begin_anew(stage)
+        reset(stage)
         if not killed(stage, syscall, number, paths, tmp_path / "strace"):
             break
         kills += 1
@@ -68,7 +68,7 @@ def test_a_guard_killed_at_any_step_is_explained_by_the_next(stage: Stage, step:
 
 
 def killed(stage: Stage, syscall: str, number: int, paths: tuple[str, ...], log: Path) -> bool:
-    """Let a guard raise and kill it as it makes that call for the `number`th time; False where it never gets there."""
+    """Kill a raising guard at its `number`th call of that kind; return False if it never gets there."""
     guard = stage.start(SETTINGS)
     paths = tuple(str(guard.log) if path == "LOG" else path for path in paths)
     with injected(guard, syscall, f"signal=SIGKILL:when={number}", paths, log):
@@ -82,12 +82,12 @@ def killed(stage: Stage, syscall: str, number: int, paths: tuple[str, ...], log:
 
 
 def has_raised(stage: Stage, guard: Guard) -> bool:
-    """Return whether a raise has gone through all its steps."""
+    """Return whether a raise has completed all steps."""
     return any(event["event"] == "guard.raise" for event in guard.events()) and not open_intents(stage)
 
 
 def check_the_next_guard(stage: Stage) -> None:
-    """Start a guard after a kill: every write is explained, and all ends where one uninterrupted run ends."""
+    """Start a guard after a kill: it explains every write and ends at the limit of an uninterrupted run."""
     left, at_kill, was_open = persisted(stage), limit(), bool(open_intents(stage))
     assert at_kill in {LIMIT, REACHED}
     assert left in {None, REACHED}
@@ -105,26 +105,24 @@ def check_the_next_guard(stage: Stage) -> None:
     assert limit() == persisted(stage) == REACHED
 
 
-def test_killed_right_after_every_write_the_limit_passes_nothing_that_one_run_reaches(
-    stage: Stage, tmp_path: Path
-) -> None:
-    """A guard held between its write and its read-back, and killed there 20 times in a row, keeps its allowance."""
+def test_a_guard_killed_after_every_write_raises_no_further_than_one_run(stage: Stage, tmp_path: Path) -> None:
+    """A guard killed 20 times in a row between write and read-back keeps its rate limit."""
     settings = {
         **SETTINGS,
-        "growth_factor": "1.1",  # 92 % of before is 84 % then: pressure ends at 85 %, so that a filling is one raise
+        "growth_factor": "1.1",  # 92 % of before is 84 % then, below the release at 85 %: each filling is one raise
         "MIN_STEP": 64,
         "threshold": "90%",
         "cooldown": "0s",
     }
-    begin_anew(stage)
+    reset(stage)
     guard = stage.start(settings)
-    while raised_times(stage) < 20:  # a filling that takes long may be two raises
+    while raised_times(stage) < 20:  # a slow filling may be two raises
         raise_once(stage, guard)
     refuse_once(stage)
     reached = limit()
     assert guard.stop() == 0
 
-    begin_anew(stage)
+    reset(stage)
     for _ in range(20):
         guard = stage.start(settings)
         with injected(guard, "write", "delay_exit=300000", (LIMIT_PATH,), tmp_path / "strace"):
@@ -141,13 +139,13 @@ def test_killed_right_after_every_write_the_limit_passes_nothing_that_one_run_re
 
 
 @pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "without-number"])
-def test_a_raise_for_a_line_is_explained_with_what_the_line_said(
+def test_a_raise_for_a_message_is_explained_with_the_message(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, numbered: bool
 ) -> None:
-    """Killed right after the write, with or without a number in the line: the next guard records that line's raise, once."""
-    begin_anew(stage)
+    """After a kill right after the write, with or without a namespace number, the next guard records that raise once."""
+    reset(stage)
     monkeypatch.setattr(stage, "numbered", numbered)
-    stage.keeper.set_message_cost(0)
+    stage.limit_guard.set_message_cost(0)
     guard = stage.start(LINE_ONLY)
     stage.table.fill(LIMIT)
     with injected(guard, "write", "delay_exit=300000", (LIMIT_PATH,), tmp_path / "strace"):
@@ -166,25 +164,25 @@ def test_a_raise_for_a_line_is_explained_with_what_the_line_said(
 
 
 def raised_times(stage: Stage) -> int:
-    """Return how many raises history holds, once it holds the last."""
+    """Return the number of raises in the history, once the last one is there."""
 
-    def told() -> list[int]:
+    def recorded() -> list[int]:
         reached = [row["to"] for row in stage.world.decisions() if row["verdict"] == "raise"]
         return [len(reached)] if limit() == (reached[-1] if reached else LIMIT) else []
 
-    (times,) = eventually(told, "the row of the last raise")
+    (times,) = eventually(recorded, "the row of the last raise")
     return int(times)
 
 
 def raise_once(stage: Stage, guard: Guard) -> None:
-    """Fill the table over the threshold and wait for the raise."""
+    """Fill the table above the threshold and wait for the raise."""
     before = limit()
     fill_to(stage, 0.92)
     eventually(lambda: limit() > before, f"a limit above {before}", guard.log)
 
 
 def refuse_once(stage: Stage) -> None:
-    """Fill the table over the threshold once more: the allowance is spent."""
+    """Fill the table above the threshold once more: the rate limit is reached."""
     before = limit()
     fill_to(stage, 0.92)
     stage.held("rate_limited")

@@ -8,11 +8,11 @@ from testbed.stage import LIMIT, Stage, limit
 pytestmark = pytest.mark.live
 
 LINE_ONLY = {"raise_early": False}
-PRESSURE_ONLY = {"kernel_message": False}
+FILLING_UP_ONLY = {"kernel_message": False}
 
 
-def test_a_kernel_line_alone_raises_the_limit_and_packets_pass(stage: Stage) -> None:
-    """One dropped packet is enough: the limit rises, the next packets pass, and history tells what the kernel said."""
+def test_a_kernel_message_alone_raises_the_limit_and_packets_pass(stage: Stage) -> None:
+    """One dropped packet is enough: the limit is raised, packets pass, and the history has the kernel message."""
     stage.table.fill(LIMIT)
     stage.start(LINE_ONLY)
     assert stage.table.overflow() == 0
@@ -21,14 +21,14 @@ def test_a_kernel_line_alone_raises_the_limit_and_packets_pass(stage: Stage) -> 
     (row,) = stage.raises()
     assert (row["trigger"], row["outcome"], row["from"], row["to"]) == ("kernel_message", "applied", LIMIT, after)
     assert row["message"].startswith("nf_conntrack: nf_conntrack: table full")
-    named = f"in netns {stage.table.number}," in row["message"]  # no kernel before 6.17 does that
+    named = f"in netns {stage.table.number}," in row["message"]  # not before Linux 6.17
     assert row["namespace"] == (stage.table.number if named else None)
     assert not named or stage.numbered
 
 
-def test_pressure_alone_raises_the_limit_before_anything_is_dropped(stage: Stage) -> None:
-    """A table that fills up is raised for while packets still pass."""
-    stage.start(PRESSURE_ONLY)
+def test_a_table_that_fills_up_is_raised_for_before_packets_are_dropped(stage: Stage) -> None:
+    """The raise comes while packets still pass."""
+    stage.start(FILLING_UP_ONLY)
     stage.table.fill(LIMIT * 9 // 10)
     stage.raised()
     assert stage.table.overflow(20) == 20
@@ -37,7 +37,7 @@ def test_pressure_alone_raises_the_limit_before_anything_is_dropped(stage: Stage
 
 
 def test_the_raise_survives_a_reboot(stage: Stage) -> None:
-    """What was raised stands in the drop-in that the next boot reads."""
+    """The raised limit is in the drop-in that the next boot reads."""
     stage.table.fill(LIMIT)
     stage.start(LINE_ONLY)
     stage.table.overflow()
@@ -48,8 +48,8 @@ def test_the_raise_survives_a_reboot(stage: Stage) -> None:
     assert f"net.netfilter.nf_conntrack_max={after}" in [value.lstrip("-") for value in values]
 
 
-def test_a_dry_run_touches_nothing(stage: Stage) -> None:
-    """A dry run tells what it would have done, and neither the limit nor /etc changes."""
+def test_a_dry_run_changes_nothing(stage: Stage) -> None:
+    """A dry run records what it would have done; neither the limit nor /etc changes."""
     stage.table.fill(LIMIT)
     stage.start({}, "--dry-run")
     stage.table.overflow()

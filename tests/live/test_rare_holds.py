@@ -1,6 +1,6 @@
-"""Holds that take more than a full table and a setting: other tables, other writers, a host that has changed meanwhile.
+"""Holds that need more than a full table and a setting: other tables, other programs, a changed host.
 
-Left out, because they can't be had without harm to the machine: `neighbour_table` (its table and `gc_thresh3` are one
+Left out, because causing them would harm the machine: `neighbour_table` (its table and `gc_thresh3` are one
 for all network namespaces), `no_conntrack` (the module would have to go) and `int_max` (no host can afford it).
 """
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.live
 
 LINE_ONLY = {"raise_early": False, "conflict_limit": 0}
 NUMBERED_ONLY = pytest.mark.parametrize("stage", [True], ids=["numbered"], indirect=True)
-"""For lines that never name a namespace, and for holds that no line asks for."""
+"""For messages that never name a namespace, and for holds without a message."""
 EXPECTATIONS = Path("/proc/sys/net/netfilter/nf_conntrack_expect_max")
 MOST_EXPECTATIONS = 20_000
 EXPECT = """
@@ -34,16 +34,16 @@ table ip guard_expect {
   }
 }
 """
-"""Every flow to port 9 makes the kernel expect another one back."""
+"""Every flow to port 9 makes the kernel expect another one in return."""
 
 
-def test_a_limit_of_0_means_unlimited_and_is_left_alone(stage: Stage) -> None:
-    """A line from before the limit became 0 raises nothing: any number would be less."""
+def test_a_limit_of_0_means_unlimited_and_stays(stage: Stage) -> None:
+    """A message from before the limit became 0 causes no raise: any number would be less."""
     guard = stage.start(LINE_ONLY)
     guard.signal(signal.SIGSTOP)
-    stage.table.fill(LIMIT + 8)  # refused through netlink: a line
+    stage.table.fill(LIMIT + 8)  # refused through netlink: a message
     try:
-        stage.keeper.set_limit(0)
+        stage.limit_guard.set_limit(0)
     except RefusedError as error:
         if "Invalid argument" not in str(error):
             raise
@@ -56,25 +56,25 @@ def test_a_limit_of_0_means_unlimited_and_is_left_alone(stage: Stage) -> None:
 
 
 @NUMBERED_ONLY
-def test_tables_that_cost_more_than_the_budget_are_one_error(stage: Stage) -> None:
-    """What is held already breaks the budget: nothing is raised, and one line in the log says so however often it is seen."""
+def test_tables_above_the_budget_are_one_error(stage: Stage) -> None:
+    """The entries exceed the budget: nothing is raised, and the repeated check logs one error."""
     guard = stage.start({"kernel_message": False, "raise_early": False, "budget": "1MiB"})
     stage.table.fill(LIMIT)
     row = stage.held("reserve_broken")
     assert (row["trigger"], row["outcome"], limit()) == ("memory", "none", LIMIT)
-    time.sleep(2.5)  # held and budget are compared once a second
+    time.sleep(2.5)  # entries and budget are compared every second
     errors = [event["reason"] for event in guard.events() if event["level"] == "error"]
     assert errors == ["reserve_broken"]
 
 
 @NUMBERED_ONLY
-def test_lines_that_the_kernel_kept_back_are_told(stage: Stage) -> None:
-    """`callbacks suppressed` is recorded as what it is."""
-    stage.keeper.set_message_cost(1)
+def test_suppressed_messages_are_recorded(stage: Stage) -> None:
+    """`callbacks suppressed` is a hold with a reason of its own."""
+    stage.limit_guard.set_message_cost(1)
     stage.table.fill(LIMIT)
     stage.start({**LINE_ONLY, "max_limit": LIMIT})
     stage.table.overflow(20)
-    time.sleep(1.5)  # the window of 1 s is over: the next line is preceded by what was kept back
+    time.sleep(1.5)  # the window of 1 s is over: the next message follows the count of the suppressed ones
     stage.table.overflow()
     row = stage.held("suppressed")
     assert row["trigger"] == "kernel_message"
@@ -84,12 +84,12 @@ def test_lines_that_the_kernel_kept_back_are_told(stage: Stage) -> None:
 
 @NUMBERED_ONLY
 def test_a_full_expectation_table_is_not_raised_for(stage: Stage) -> None:
-    """It has a limit of its own, and a line of its own; the connections themselves have room."""
+    """It has its own limit and its own message; the connection table has room."""
     most = int(EXPECTATIONS.read_text("ascii"))
     if most > MOST_EXPECTATIONS:
         pytest.skip(f"this machine expects up to {most:,} connections, too many to make for a test")
     roomy = LIMIT + 4 * most
-    stage.keeper.set_limit(roomy)
+    stage.limit_guard.set_limit(roomy)
     command = ["nsenter", f"--net=/proc/{stage.table.pid}/ns/net", "nft", "-f", "-"]
     subprocess.run(command, input=EXPECT, text=True, check=True)
     stage.start({})
@@ -103,25 +103,25 @@ def test_a_full_expectation_table_is_not_raised_for(stage: Stage) -> None:
     assert limit() == roomy
 
 
-def test_a_line_that_a_raise_has_answered_is_not_answered_twice(stage: Stage) -> None:
-    """Within settle after a raise, a line that no table bears out any more is taken for one of the burst it answered."""
+def test_a_message_is_not_answered_twice(stage: Stage) -> None:
+    """Within the cooldown, a message that no table confirms belongs to the burst that was already answered."""
     stage.table.fill(LIMIT)
     guard = stage.start({**LINE_ONLY, "cooldown": "60s", "COOLDOWN_FULL_SECONDS": 60})
     stage.table.overflow()
     reached = stage.raised()
     stage.raises()
     guard.signal(signal.SIGSTOP)
-    stage.keeper.set_limit(LIMIT)
-    stage.table.fill(8)  # refused through netlink: a line, but no drop counted
-    stage.keeper.set_limit(reached)
+    stage.limit_guard.set_limit(LIMIT)
+    stage.table.fill(8)  # refused through netlink: a message, but no drop counted
+    stage.limit_guard.set_limit(reached)
     guard.signal(signal.SIGCONT)
     stage.held("superseded")
     assert len(stage.raises()) == 1
 
 
 @NUMBERED_ONLY
-def test_a_need_that_has_passed_is_told(stage: Stage) -> None:
-    """A table at a reached ceiling empties: the next look says that the matter is over."""
+def test_the_end_of_a_need_is_recorded(stage: Stage) -> None:
+    """A table at `max_limit` empties: the next reading records that the need is over."""
     stage.table.fill(LIMIT * 95 // 100)
     stage.start({"kernel_message": False, "max_limit": LIMIT})
     stage.held("at_ceiling")
@@ -129,8 +129,8 @@ def test_a_need_that_has_passed_is_told(stage: Stage) -> None:
     assert stage.held("resolved")["trigger"] == "filling_up"
 
 
-def test_what_a_rehearsed_raise_would_hold_is_not_rehearsed_again(stage: Stage) -> None:
-    """In a dry run the table stays full and goes on dropping; the limit that was only rehearsed would have room."""
+def test_a_need_that_a_rehearsed_raise_covers_is_not_rehearsed_again(stage: Stage) -> None:
+    """In a dry run the table stays full and keeps dropping; the rehearsed limit would have room."""
     stage.table.fill(LIMIT)
     stage.start(LINE_ONLY, "--dry-run")
     stage.table.overflow()
@@ -141,8 +141,8 @@ def test_what_a_rehearsed_raise_would_hold_is_not_rehearsed_again(stage: Stage) 
 
 
 @NUMBERED_ONLY
-def test_a_line_soon_after_a_refused_write_waits(stage: Stage) -> None:
-    """Where /proc/sys is read-only, a new line does not make the guard write again before its time."""
+def test_a_message_soon_after_a_refused_write_waits(stage: Stage) -> None:
+    """With a read-only /proc/sys, a new message doesn't make the guard retry earlier."""
     stage.world.run(
         ["sh", "-ec", "mount -n --bind /proc/sys /proc/sys; mount -n -o remount,ro,bind /proc/sys"]
     ).check_returncode()
@@ -158,20 +158,20 @@ def test_a_line_soon_after_a_refused_write_waits(stage: Stage) -> None:
 
 
 @NUMBERED_ONLY
-def test_a_limit_that_is_lowered_again_and_again_is_not_raised_from(stage: Stage, tmp_path: Path) -> None:
-    """Somebody lowers the limit between the guard's look and its write, each time anew: it steps back, and raises later."""
+def test_a_limit_that_keeps_changing_is_not_written(stage: Stage, tmp_path: Path) -> None:
+    """The limit is lowered between each reading and write of the guard: it holds, and raises later."""
     guard = stage.start(LINE_ONLY)
     stage.table.fill(LIMIT)
     steps = iter(range(LIMIT - 1, 0, -1))
 
-    def steps_back() -> bool:
-        stage.keeper.set_limit(next(steps))
+    def holds() -> bool:
+        stage.limit_guard.set_limit(next(steps))
         return any(event.get("reason") == "changed_under_us" for event in guard.events())
 
-    # A quarter of a second before each look of the guard: we lower it several times in between.
+    # Each read of the limit takes a quarter of a second, in which the test lowers it several times.
     with injected(guard, "openat", "delay_enter=250000", (LIMIT_PATH,), tmp_path / "strace"):
         stage.table.overflow()
-        eventually(steps_back, "a hold for changed_under_us", guard.log, seconds=30.0)
+        eventually(holds, "a hold for changed_under_us", guard.log, seconds=30.0)
         assert limit() < LIMIT
     stage.held("changed_under_us")
     stage.raised()

@@ -1,4 +1,4 @@
-"""Lines reach the guard from a ring buffer and a real journald, whatever happens to either, once, and only true ones."""
+"""Each real kernel message reaches the guard once, from the ring buffer or journald, whatever happens to either."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.live
 
 LINE_ONLY = {"raise_early": False, "conflict_limit": 0, "MIN_STEP": 256, "cooldown": "50ms"}
 JOURNAL_SECONDS = 1.0
-"""journald tells its followers of an entry up to half a second late."""
+"""journald notifies its followers up to half a second late."""
 FORGED = "nf_conntrack: nf_conntrack: table full, dropping packet"
 
 
@@ -24,8 +24,8 @@ def overflow_until_raised(stage: Stage, above: int) -> int:
     return stage.raised(above)
 
 
-def test_without_any_journald_the_ring_buffer_is_followed_and_said(stage: Stage) -> None:
-    """In a container without journald the guard says which source it has, and raises."""
+def test_without_journald_the_ring_buffer_is_followed(stage: Stage) -> None:
+    """In a container without journald the guard logs its source and raises."""
     guard = stage.start(LINE_ONLY)
     sources = guard.await_event("guard.ready")["sources"]
     overflow_until_raised(stage, LIMIT)
@@ -33,17 +33,17 @@ def test_without_any_journald_the_ring_buffer_is_followed_and_said(stage: Stage)
 
 
 def test_the_journal_alone_is_enough(stage: Stage) -> None:
-    """Where /dev/kmsg can't be opened, the line comes from the journal."""
+    """If /dev/kmsg can't be opened, the message comes from the journal."""
     stage.world.start_journald()
     stage.start(LINE_ONLY, ring_buffer=False)
     overflow_until_raised(stage, LIMIT)
     assert stage.raises()[0]["trigger"] == "kernel_message"
 
 
-def test_with_both_sources_a_line_counts_once(stage: Stage) -> None:
-    """The journal tells again what the ring buffer told already; history counts the line once."""
+def test_with_both_sources_a_message_counts_once(stage: Stage) -> None:
+    """The journal repeats the messages of the ring buffer; the history counts each once."""
     stage.world.start_journald()
-    before = stage.lines_told(stage.start(LINE_ONLY))
+    before = stage.messages_recorded(stage.start(LINE_ONLY))
     guard = stage.start({**LINE_ONLY, "max_limit": LIMIT})
     stage.table.fill(LIMIT)
     stage.table.overflow(3)
@@ -51,13 +51,13 @@ def test_with_both_sources_a_line_counts_once(stage: Stage) -> None:
     time.sleep(JOURNAL_SECONDS)
     stage.overrun(guard)
     time.sleep(JOURNAL_SECONDS)
-    assert stage.lines_told(guard) - before == stage.kernel.lines()
+    assert stage.messages_recorded(guard) - before == stage.kernel.messages()
 
 
-def test_what_the_ring_buffer_lost_comes_from_the_journal(stage: Stage) -> None:
-    """Lines that the kernel overwrote before the guard read them are taken from the journal at once, and decided on."""
+def test_overwritten_messages_come_from_the_journal(stage: Stage) -> None:
+    """Messages that the kernel overwrote before the guard read them are read from the journal at once."""
     stage.world.start_journald()
-    before = stage.lines_told(stage.start(LINE_ONLY))
+    before = stage.messages_recorded(stage.start(LINE_ONLY))
     guard = stage.start({**LINE_ONLY, "max_limit": LIMIT})
     guard.signal(signal.SIGSTOP)
     stage.table.fill(LIMIT)
@@ -65,11 +65,11 @@ def test_what_the_ring_buffer_lost_comes_from_the_journal(stage: Stage) -> None:
     time.sleep(JOURNAL_SECONDS)
     stage.overrun(guard)
     assert stage.held("at_ceiling")["trigger"] == "kernel_message"
-    assert stage.lines_told(guard) - before == stage.kernel.lines()
+    assert stage.messages_recorded(guard) - before == stage.kernel.messages()
 
 
 def test_the_journal_is_followed_across_rotation_and_restart(stage: Stage) -> None:
-    """Rotation, a new journald and one that was killed each leave the follower hearing."""
+    """The follower continues after rotation, restart and a kill of journald."""
     stage.world.start_journald()
     stage.start(LINE_ONLY, ring_buffer=False)
     reached = overflow_until_raised(stage, LIMIT)
@@ -81,10 +81,10 @@ def test_the_journal_is_followed_across_rotation_and_restart(stage: Stage) -> No
         reached = overflow_until_raised(stage, reached)
 
 
-def test_a_frozen_journald_delays_and_loses_nothing(stage: Stage) -> None:
-    """While journald is stopped the raise comes from the ring buffer; when it goes on, no line counts twice."""
+def test_a_stopped_journald_delays_and_loses_nothing(stage: Stage) -> None:
+    """While journald is stopped, the ring buffer causes the raise; afterwards no message counts twice."""
     stage.world.start_journald()
-    before = stage.lines_told(stage.start(LINE_ONLY))
+    before = stage.messages_recorded(stage.start(LINE_ONLY))
     guard = stage.start(LINE_ONLY)
     stage.world.signal_journald(signal.SIGSTOP)
     overflow_until_raised(stage, LIMIT)
@@ -92,16 +92,16 @@ def test_a_frozen_journald_delays_and_loses_nothing(stage: Stage) -> None:
     time.sleep(JOURNAL_SECONDS)
     stage.overrun(guard)
     time.sleep(JOURNAL_SECONDS)
-    assert stage.lines_told(guard) - before == stage.kernel.lines()
+    assert stage.messages_recorded(guard) - before == stage.kernel.messages()
     assert len(stage.raises()) == 1
 
 
 @pytest.mark.parametrize("ring_buffer", [True, False], ids=["ring buffer", "journal"])
-def test_after_kill_9_nothing_is_missed_or_taken_twice(stage: Stage, *, ring_buffer: bool) -> None:
-    """Lines logged while the guard was down are in history once each, and none of those before a second time."""
+def test_after_kill_9_no_message_is_missed_or_counted_twice(stage: Stage, *, ring_buffer: bool) -> None:
+    """Messages from while the guard was down are in the history once, earlier ones not again."""
     stage.world.start_journald()
     settings = {**LINE_ONLY, "max_limit": LIMIT}
-    before = stage.lines_told(stage.start(settings, ring_buffer=ring_buffer))
+    before = stage.messages_recorded(stage.start(settings, ring_buffer=ring_buffer))
     first = stage.start(settings, ring_buffer=ring_buffer)
     stage.table.fill(LIMIT)
     stage.table.overflow(2)
@@ -112,12 +112,12 @@ def test_after_kill_9_nothing_is_missed_or_taken_twice(stage: Stage, *, ring_buf
     second = stage.start(settings, ring_buffer=ring_buffer)
     stage.table.overflow(4)
     time.sleep(JOURNAL_SECONDS)
-    assert stage.kernel.lines() == 9
-    assert stage.lines_told(second) - before == 9
+    assert stage.kernel.messages() == 9
+    assert stage.messages_recorded(second) - before == 9
 
 
-def test_lines_from_before_the_start_raise_nothing(stage: Stage) -> None:
-    """A guard that starts late hears old lines, records them as the past, and raises nothing for them."""
+def test_messages_from_before_the_start_raise_nothing(stage: Stage) -> None:
+    """A guard records messages from before its start as historical, without a raise."""
     stage.table.fill(LIMIT)
     stage.table.overflow(3)
     stage.world.start_journald()
@@ -127,10 +127,10 @@ def test_lines_from_before_the_start_raise_nothing(stage: Stage) -> None:
     assert limit() == LIMIT
 
 
-def test_forged_lines_are_no_lines(stage: Stage) -> None:
-    """What root writes to /dev/kmsg or anyone to syslog raises nothing and is not recorded; the kernel's own line is."""
+def test_forged_messages_are_ignored(stage: Stage) -> None:
+    """Text from root in /dev/kmsg, or from anyone in syslog, is not recorded; the kernel's own message is."""
     stage.world.start_journald()
-    before = stage.lines_told(stage.start(LINE_ONLY))
+    before = stage.messages_recorded(stage.start(LINE_ONLY))
     guard = stage.start(LINE_ONLY)
     stage.table.fill(LIMIT)
     Path("/dev/kmsg").write_text(f"<4>{FORGED}\n", "ascii")
@@ -140,4 +140,4 @@ def test_forged_lines_are_no_lines(stage: Stage) -> None:
     time.sleep(JOURNAL_SECONDS)
     assert limit() == LIMIT
     overflow_until_raised(stage, LIMIT)
-    assert stage.lines_told(guard) - before == stage.kernel.lines()
+    assert stage.messages_recorded(guard) - before == stage.kernel.messages()

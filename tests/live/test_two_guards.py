@@ -1,4 +1,4 @@
-"""Two guards on one host: of those that act there is one, and a dry run may watch beside it."""
+"""Two guards on one host: only one acts, and a dry run may run beside it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ pytestmark = pytest.mark.live
 LINE_ONLY = {"raise_early": False}
 
 
-@pytest.fixture(scope="module", name="keeper")
+@pytest.fixture(scope="module", name="limit_guard")
 def borrow_the_limit() -> Iterator[LimitGuard]:
-    """One loan of the machine's limit for all tests of this file."""
-    with LimitGuard() as keeper:
-        yield keeper
+    """Hold the machine's limit for all tests of this file."""
+    with LimitGuard() as limit_guard:
+        yield limit_guard
 
 
 @pytest.fixture(name="stage")
-def set_the_stage(keeper: LimitGuard, tmp_path: Path) -> Iterator[Stage]:
-    """A new world and a new table for each test."""
-    with staged(keeper, tmp_path) as stage:
+def set_the_stage(limit_guard: LimitGuard, tmp_path: Path) -> Iterator[Stage]:
+    """Give each test a new world and a new table."""
+    with staged(limit_guard, tmp_path) as stage:
         yield stage
 
 
-def test_a_second_guard_refuses_and_the_first_works_on(stage: Stage) -> None:
-    """Starting a second one answers no (3) and names the first, which raises as before; once it ended, one may start."""
+def test_a_second_guard_refuses_to_start(stage: Stage) -> None:
+    """It exits with 3 and names the first, which continues to raise; after its end another may start."""
     first = stage.start({})
     second = stage.world.guard("run")
     assert second.returncode == 3
@@ -44,24 +44,24 @@ def test_a_second_guard_refuses_and_the_first_works_on(stage: Stage) -> None:
 
 
 def test_a_killed_guard_leaves_no_lock(stage: Stage) -> None:
-    """What SIGKILL ended is no running guard: the next one starts at once."""
+    """After SIGKILL the next guard starts at once."""
     stage.start({}).kill()
     assert stage.start({}).stop() == 0
 
 
 @pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "without-number"])
 def test_a_dry_run_beside_an_acting_guard_keeps_its_own_history(stage: Stage, *, numbered: bool) -> None:
-    """Both hear the same line; one would write the limit, the other only tells, each in a history of its own."""
+    """Both read the same message; each records its decision in a history of its own."""
     stage.numbered = numbered
-    stage.keeper.set_message_cost(0)
+    stage.limit_guard.set_message_cost(0)
     rehearsing = stage.start(LINE_ONLY, "--dry-run")
     assert stage.world.guard("run", "--dry-run").returncode == 3
     acting = stage.start({**LINE_ONLY, "max_limit": LIMIT})
     stage.table.fill(LIMIT)
     stage.table.overflow()
     stage.held("at_ceiling")
-    told = stage.decision(lambda row: row["verdict"] == "raise", "a rehearsed raise", "--dry-run")
-    assert (told["mode"], told["outcome"], told["from"]) == ("dry-run", "rehearsed", LIMIT)
+    rehearsed = stage.decision(lambda row: row["verdict"] == "raise", "a rehearsed raise", "--dry-run")
+    assert (rehearsed["mode"], rehearsed["outcome"], rehearsed["from"]) == ("dry-run", "rehearsed", LIMIT)
     assert limit() == LIMIT
     assert {row["mode"] for row in stage.world.decisions()} == {"act"}
     assert {row["mode"] for row in stage.world.decisions("--dry-run")} == {"dry-run"}

@@ -1,4 +1,4 @@
-"""The dashboard: what Grafana needs to load it, and that every panel asks for something that is told."""
+"""The dashboard: Grafana can load it, and every panel uses exported metrics."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from conntrackd_guard.core.metrics import exposition, families
 
 BOARD = json.loads((Path(__file__).resolve().parents[2] / "config/grafana/dashboard.json").read_text(encoding="utf-8"))
 PANELS: list[dict[str, Any]] = BOARD["panels"]
-TOLD = families(figures(seen(*tables(3))))
+FAMILIES = families(figures(seen(*tables(3))))
 HOSTS = ("a:9786", "b:9786")
 VARIABLES = {"$instance": "|".join(HOSTS), "$__rate_interval": "5m"}
-"""What Grafana puts in, and something to put in here."""
+"""Grafana's variables, and values for the tests."""
 COLUMNS = 24
-OF_THE_SCRAPE = {"instance", "job"}
+SCRAPE_LABELS = {"instance", "job"}
 
 
 def expressions() -> Iterator[str]:
-    """Yield everything the dashboard asks Prometheus."""
+    """Yield every expression of the dashboard."""
     for panel in PANELS:
         yield from (target["expr"] for target in panel["targets"])
     yield from (each["expr"] for each in BOARD["annotations"]["list"])
 
 
 def filled_in(expression: str) -> str:
-    """Return what Prometheus gets of it."""
+    """Return an expression with its variables replaced."""
     for name, value in VARIABLES.items():
         expression = expression.replace(name, value)
     return expression
 
 
 def series() -> Iterator[dict[str, str]]:
-    """Yield all that two guards tell for ten minutes: counters and the limit grow, the rest stays as it is."""
-    for metric in parsed(exposition(TOLD)):
+    """Yield the series of two guards for ten minutes: counters and the limit grow, other figures are constant."""
+    for metric in parsed(exposition(FAMILIES)):
         for name, labels, value in metric.samples:
             for host in HOSTS:
                 all_labels = ", ".join(
@@ -52,8 +52,8 @@ def series() -> Iterator[dict[str, str]]:
                 yield {"series": f"{name}{{{all_labels}}}", "values": f"{value:.0f}+{step}x10"}
 
 
-def test_it_has_what_an_import_needs() -> None:
-    """A title, an identity that stays, a version of its form; no id, which is each Grafana's own."""
+def test_it_can_be_imported() -> None:
+    """It has a title, a fixed uid and a schema version, and no id, which Grafana assigns."""
     assert {"title", "uid", "schemaVersion", "time", "refresh", "templating", "annotations"} <= BOARD.keys()
     assert "id" not in BOARD
     assert re.fullmatch(r"[\w-]{1,40}", BOARD["uid"])
@@ -61,8 +61,8 @@ def test_it_has_what_an_import_needs() -> None:
     assert BOARD["templating"]["list"][0]["type"] == "datasource"
 
 
-def test_every_panel_is_whole() -> None:
-    """Its own id, a type, a title, a place, and targets that each have a name and the chosen data source."""
+def test_every_panel_is_complete() -> None:
+    """Each panel has an id, a type, a title, a position and named targets with the selected data source."""
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
     for panel in PANELS:
         assert panel["type"] in {"stat", "timeseries", "state-timeline", "table"}
@@ -71,12 +71,12 @@ def test_every_panel_is_whole() -> None:
         names = [target["refId"] for target in panel["targets"]]
         assert names
         assert len(set(names)) == len(names)
-        for asked in (panel, *panel["targets"]):
-            assert asked["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        for source in (panel, *panel["targets"]):
+            assert source["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
 
 
-def test_no_panel_lies_on_another() -> None:
-    """Within the 24 columns."""
+def test_panels_do_not_overlap() -> None:
+    """All are within the 24 columns."""
     places = [panel["gridPos"] for panel in PANELS]
     assert all(at["x"] >= 0 and at["x"] + at["w"] <= COLUMNS and at["h"] > 0 for at in places)
     for one, other in combinations(places, 2):
@@ -84,19 +84,19 @@ def test_no_panel_lies_on_another() -> None:
         assert beside or one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
 
 
-def test_prometheus_understands_every_expression(tmp_path: Path) -> None:
-    """As promtool reads them, with Grafana's variables put in."""
-    asked = [filled_in(expression) for expression in expressions()]
-    assert not [expression for expression in asked if "$" in expression]
-    rules = [{"record": f"asked:{number}", "expr": expression} for number, expression in enumerate(asked)]
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": rules}]}))
+def test_every_expression_is_valid(tmp_path: Path) -> None:
+    """Promtool parses them with Grafana's variables replaced."""
+    filled = [filled_in(expression) for expression in expressions()]
+    assert not [expression for expression in filled if "$" in expression]
+    rules = [{"record": f"filled:{number}", "expr": expression} for number, expression in enumerate(filled)]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "filled", "rules": rules}]}))
     command = [promtool(), "check", "rules", "--lint=none", str(tmp_path / "rules.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_expression_finds_something_on_every_host(tmp_path: Path) -> None:
-    """Two guards are scraped, each with several tables: no panel stays empty, and none joins what does not match."""
+def test_every_expression_returns_data_for_every_host(tmp_path: Path) -> None:
+    """With two guards and several tables each, no panel is empty and all joins match."""
     found = [
         {
             "expr": f"count(count by (instance) ({filled_in(expression)}))",
@@ -112,17 +112,17 @@ def test_every_expression_finds_something_on_every_host(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_metric_asked_for_is_told_and_every_one_told_is_shown() -> None:
-    """No panel stays empty after a change of names, and nothing is told for nobody."""
-    told = {family.name for family in TOLD}
-    asked = {name for expression in expressions() for name in re.findall(r"\bguard_\w+", expression)}
-    assert asked == told
+def test_the_dashboard_shows_exactly_the_exported_metrics() -> None:
+    """Renaming a metric breaks no panel, and every metric is shown."""
+    exported = {family.name for family in FAMILIES}
+    used = {name for expression in expressions() for name in re.findall(r"\bguard_\w+", expression)}
+    assert used == exported
     assert "guard_build_info" in BOARD["templating"]["list"][1]["query"]["query"]
 
 
-def test_every_label_shown_is_told() -> None:
-    """A legend names labels of its own metrics only."""
-    labels = {family.name: {*family.labels} | OF_THE_SCRAPE for family in TOLD}
+def test_legends_use_existing_labels() -> None:
+    """A legend uses only labels of its metrics."""
+    labels = {family.name: {*family.labels} | SCRAPE_LABELS for family in FAMILIES}
     for panel in PANELS:
         for target in panel["targets"]:
             shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))

@@ -1,4 +1,4 @@
-"""The alerts: promtool fires each of them, and what they ask for is told."""
+"""Alert rules: promtool fires each of them, and their metrics exist."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def rules() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 
 
-def tried(tests: Path) -> subprocess.CompletedProcess[str]:
-    """Run promtool's own tests."""
+def run_tests(tests: Path) -> subprocess.CompletedProcess[str]:
+    """Run `promtool test rules`."""
     return subprocess.run([promtool(), "test", "rules", tests], capture_output=True, text=True, check=False)
 
 
-def test_every_alert_fires_when_it_must_and_only_then() -> None:
-    """As rules_test.yaml has it; each alert is tried both ways."""
-    done = tried(TESTS)
+def test_every_alert_fires_only_in_its_cases() -> None:
+    """The cases are in rules_test.yaml; each alert has positive and negative ones."""
+    done = run_tests(TESTS)
     assert done.returncode == 0, done.stdout + done.stderr
     cases = [case for test in yaml.safe_load(TESTS.read_text())["tests"] for case in test["alert_rule_test"]]
     both = {(case["alertname"], bool(case["exp_alerts"])) for case in cases}
@@ -43,8 +43,8 @@ def test_every_alert_fires_when_it_must_and_only_then() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_an_alert_that_never_fired_would_be_noticed(name: str, tmp_path: Path) -> None:
-    """The tests hold each rule: with one that can't fire they fail."""
+def test_a_dead_alert_fails_its_tests(name: str, tmp_path: Path) -> None:
+    """With a rule that can't fire, its tests fail."""
     dead = re.sub(
         rf"(- alert: {name}\n(?:.*\n)*?        expr: )(>-\n(?:          .*\n)+|.*\n)",
         r"\1vector(0) > 1\n",
@@ -53,12 +53,12 @@ def test_an_alert_that_never_fired_would_be_noticed(name: str, tmp_path: Path) -
     assert dead != RULES.read_text()
     (tmp_path / "rules.yaml").write_text(dead)
     (tmp_path / "tests.yaml").write_text(TESTS.read_text().replace("../../config/prometheus/", ""))
-    assert f"alertname: {name}" in tried(tmp_path / "tests.yaml").stdout + tried(tmp_path / "tests.yaml").stderr
+    assert f"alertname: {name}" in run_tests(tmp_path / "tests.yaml").stdout + run_tests(tmp_path / "tests.yaml").stderr
 
 
-def test_what_alerts_ask_for_is_told() -> None:
-    """Every metric named exists."""
-    told = {family.name for family in families(figures(seen(*tables(1))))}
-    asked = {name for rule in rules() for name in re.findall(r"\bguard_\w+", rule["expr"])}
-    assert asked
-    assert asked - told == set()
+def test_alerts_use_existing_metrics() -> None:
+    """Every metric in an expression is exported."""
+    exported = {family.name for family in families(figures(seen(*tables(1))))}
+    used = {name for rule in rules() for name in re.findall(r"\bguard_\w+", rule["expr"])}
+    assert used
+    assert used - exported == set()

@@ -1,4 +1,4 @@
-"""The documents show how to allow what the unit forbids."""
+"""The documents show how to allow metrics in the unit."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ ALLOWS = {"RestrictAddressFamilies": "AF_INET", "IPAddressAllow": "localhost"}
 
 
 def directives(text: str) -> dict[str, str]:
-    """Return the directives in it."""
+    """Return the directives in a text."""
     return dict(re.findall(r"(?m)^([A-Z]\w+)=(\S+)$", text))
 
 
 def test_both_pages_show_the_same_drop_in() -> None:
-    """For the folder where Debian's node_exporter looks, and for the port."""
+    """Both have the folder of Debian's node_exporter, and the port."""
     for name in ("how-to/prometheus.md", "reference/guard.yaml.5.md"):
         blocks = re.findall(r"```ini\n(.*?)```", (ROOT / "docs" / name).read_text("utf-8"), re.DOTALL)
         assert directives("".join(blocks)) == ALLOWS | {"ReadWritePaths": "/var/lib/prometheus/node-exporter"}
 
 
-def test_without_it_the_unit_forbids_both() -> None:
-    """Whoever loosens the unit for all may drop the drop-in."""
+def test_the_unit_forbids_both_by_default() -> None:
+    """The drop-in is needed for file and port."""
     unit = (ROOT / "systemd/conntrackd-guard.service").read_text("utf-8")
     assert {"RestrictAddressFamilies=AF_UNIX", "IPAddressDeny=any", "ProtectSystem=strict"} <= set(unit.splitlines())

@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_removed_is_removed_later(host: Host, monkeypatch:
     remove = SysctlDropIn._remove
 
     def refuse(_: SysctlDropIn) -> None:
-        raise HostError("removing", "the file", OSError(30, "Read-only file system"), "Remove it by hand.")
+        raise HostError("remove", "the file", OSError(30, "Read-only file system"), "Remove it by hand.")
 
     guarded = raised(host)
     monkeypatch.setattr(SysctlDropIn, "_remove", refuse)

@@ -1,4 +1,4 @@
-"""Metrics of a running guard: what it did is told, what it can't tell is trouble, and what is switched off goes."""
+"""Metrics of a running guard: figures, errors, and changed destinations."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ KERNEL_MESSAGE = {"verdict": "raise", "reason": "kernel_message confirmed", "out
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Export, and write what is held back, at every turn of the recorder."""
+    """Export and flush at every turn of the recorder."""
     monkeypatch.setattr("conntrackd_guard.recording.worker.FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(metrics_exporter, "EXPORT_SECONDS", 0.0)
-    monkeypatch.setattr(metrics_exporter, "MOST_SHARE", 1e9)
+    monkeypatch.setattr(metrics_exporter, "MAX_CPU_SHARE", 1e9)
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Where metrics go."""
+    """The metrics file."""
     return tmp_path / "guard.prom"
 
 
 def exporting(host: Host, outlets: Outlets) -> Guarded:
-    """Start a guard that exports there and has said something of itself."""
+    """Start a guard that exports there and has published its status."""
     guarded = Guarded(host)
     into(guarded, outlets)
     guarded.turn(3.0)
@@ -45,15 +45,15 @@ def exporting(host: Host, outlets: Outlets) -> Guarded:
 
 
 def into(guarded: Guarded, outlets: Outlets) -> None:
-    """Have metrics go there from now on, as a reload does."""
+    """Change the destinations, as a reload does."""
     guarded.recorder._worker.outlets = outlets
 
 
-def told(guarded: Guarded, file: Path) -> dict[str, list[tuple[dict[str, str], float]]]:
-    """Return what the file says once all that happened is in it."""
-    guarded.turn(3.0)  # the loop publishes
+def exported(guarded: Guarded, file: Path) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Return the file's metrics once everything so far is in it."""
+    guarded.turn(3.0)  # the loop publishes its status
     guarded.written()
-    guarded.written()  # the turn that exports comes after the first
+    guarded.written()  # the export follows one turn later
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
     for name, labels, figure in samples(file.read_text()):
         found.setdefault(name, []).append((labels, figure))
@@ -61,20 +61,20 @@ def told(guarded: Guarded, file: Path) -> dict[str, list[tuple[dict[str, str], f
 
 
 def counted(found: dict[str, Any], **labels: str) -> float:
-    """Return how often a decision was counted."""
+    """Return the count of a decision."""
     (figure,) = [figure for seen, figure in found["guard_decisions_total"] if seen == labels]
     return float(figure)
 
 
-def test_a_raise_shows(host: Host, file: Path) -> None:
-    """Use, limit, drops and the decision are told; the budget is the policy's."""
+def test_a_raise_is_exported(host: Host, file: Path) -> None:
+    """Usage, limit, drops, budget and the decision are exported."""
     guarded = exporting(host, Outlets(file=file))
-    assert counted(told(guarded, file), **KERNEL_MESSAGE) == 0
+    assert counted(exported(guarded, file), **KERNEL_MESSAGE) == 0
     host.table(LIMIT, drop=7)
     for _ in range(3):
         guarded.message()
     guarded.turn()
-    found = told(guarded, file)
+    found = exported(guarded, file)
     assert counted(found, **KERNEL_MESSAGE) == 1
     assert found["guard_limit_entries"] == [({}, host.limit)]
     assert host.limit > LIMIT
@@ -86,26 +86,26 @@ def test_a_raise_shows(host: Host, file: Path) -> None:
     guarded.stop()
 
 
-def test_decisions_are_counted_as_history_counts_them(host: Host, file: Path) -> None:
-    """Holds that are only said again count too, and what an earlier guard did does not."""
+def test_decisions_are_counted_as_in_the_history(host: Host, file: Path) -> None:
+    """Repeated holds count, decisions of an earlier guard don't."""
     guarded = exporting(host, Outlets(file=file))
     for _ in range(3):
         guarded.message()  # a hold: the table holds nothing
         guarded.message()
         guarded.turn(3.0)
-    found = told(guarded, file)
+    found = exported(guarded, file)
     (row,) = guarded.rows()
     assert (row.reason, row.repeats) == ("contradicted", 6)
     assert counted(found, verdict="hold", reason="contradicted", outcome="none") == 6
     guarded.stop()
     after = again(guarded)
     into(after, Outlets(file=file))
-    assert counted(told(after, file), verdict="hold", reason="contradicted", outcome="none") == 0
+    assert counted(exported(after, file), verdict="hold", reason="contradicted", outcome="none") == 0
     after.stop()
 
 
-def test_a_row_that_was_refused_counts_once(host: Host, file: Path, refusing: Any) -> None:
-    """However often it was tried."""
+def test_a_retried_row_counts_once(host: Host, file: Path, refusing: Any) -> None:
+    """Retries don't count."""
     guarded = exporting(host, Outlets(file=file))
     refusing.set()
     host.table(LIMIT)
@@ -113,33 +113,33 @@ def test_a_row_that_was_refused_counts_once(host: Host, file: Path, refusing: An
     guarded.turn()
     until(lambda: guarded.recorder.report()["trouble"])
     refusing.clear()
-    assert counted(told(guarded, file), **KERNEL_MESSAGE) == 1
+    assert counted(exported(guarded, file), **KERNEL_MESSAGE) == 1
     guarded.stop()
 
 
-def test_a_namespace_that_came_later_shows(host: Host, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the next scan for namespaces, though nothing else needs one."""
+def test_a_new_namespace_is_exported(host: Host, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter scans for namespaces itself."""
     monkeypatch.setattr(metrics_exporter, "RESCAN_SECONDS", 0.0)
     guarded = exporting(host, Outlets(file=file))
-    assert told(guarded, file)["guard_tables"] == [({}, 2)]
+    assert exported(guarded, file)["guard_tables"] == [({}, 2)]
     host.namespace("300", 5)
-    found = told(guarded, file)
+    found = exported(guarded, file)
     assert found["guard_tables"] == [({}, 3)]
     assert 5 in [figure for _, figure in found["guard_table_entries"]]
     guarded.stop()
 
 
-def test_a_pause_shows(host: Host, file: Path) -> None:
-    """Whoever began it."""
+def test_a_pause_is_exported(host: Host, file: Path) -> None:
+    """A fleet's pause counts too."""
     guarded = exporting(host, Outlets(file=file))
-    assert told(guarded, file)["guard_paused"] == [({}, 0)]
+    assert exported(guarded, file)["guard_paused"] == [({}, 0)]
     host._write("etc/conntrackd-guard/pause", "")
-    assert told(guarded, file)["guard_paused"] == [({}, 1)]
+    assert exported(guarded, file)["guard_paused"] == [({}, 1)]
     guarded.stop()
 
 
-def test_nothing_is_told_before_the_loop_has_said_anything(host: Host, file: Path) -> None:
-    """What an earlier guard said is not this one's."""
+def test_nothing_is_exported_before_the_first_status(host: Host, file: Path) -> None:
+    """The status of an earlier guard does not count."""
     guarded = Guarded(host)
     guarded.runtime_dir.put_status({"pid": 1, "at": 5.0})
     into(guarded, Outlets(file=file))
@@ -150,32 +150,32 @@ def test_nothing_is_told_before_the_loop_has_said_anything(host: Host, file: Pat
     guarded.stop()
 
 
-def test_a_folder_that_refuses_is_trouble_until_it_does_not(host: Host, tmp_path: Path) -> None:
-    """One line, told by status; decisions go on."""
+def test_a_missing_folder_is_an_error_until_it_exists(host: Host, tmp_path: Path) -> None:
+    """It is logged once and shown by the status; decisions go on."""
     file = tmp_path / "absent/guard.prom"
     guarded = exporting(host, Outlets(file=file))
     until(lambda: guarded.recorder.report()["trouble"])
     for _ in range(3):
         guarded.written()
     (line,) = guarded.logged("guard.error")
-    assert f"writing {file}" in line["message"]
+    assert f"Can't write {file}" in line["message"]
     host.table(LIMIT)
     guarded.message()
     guarded.turn()
     assert [row.verdict for row in guarded.rows()] == ["raise"]
     file.parent.mkdir()
-    told(guarded, file)
+    exported(guarded, file)
     assert guarded.recorder.report()["trouble"] == []
     guarded.stop()
 
 
-def test_what_is_switched_off_goes(host: Host, file: Path, tmp_path: Path) -> None:
-    """A file that stayed would be read as today's, for ever; a file that is left for another goes too."""
+def test_an_old_file_is_removed(host: Host, file: Path, tmp_path: Path) -> None:
+    """node_exporter would export a stale file forever."""
     guarded = exporting(host, Outlets(file=file))
-    told(guarded, file)
+    exported(guarded, file)
     other = tmp_path / "other.prom"
     into(guarded, Outlets(file=other))
-    told(guarded, other)
+    exported(guarded, other)
     assert not file.exists()
     into(guarded, Outlets())
     guarded.written()
@@ -184,8 +184,8 @@ def test_what_is_switched_off_goes(host: Host, file: Path, tmp_path: Path) -> No
     guarded.stop()
 
 
-def test_trouble_goes_with_what_is_switched_off(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the file, of the endpoint and of the figures."""
+def test_errors_end_when_metrics_are_switched_off(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors of the file, of the endpoint and of the figures."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         guarded = exporting(host, Outlets(file=tmp_path / "absent/x.prom", port=taken.getsockname()[1]))
         until(lambda: len(guarded.recorder.report()["trouble"]) == 2)
@@ -197,15 +197,15 @@ def test_trouble_goes_with_what_is_switched_off(host: Host, tmp_path: Path, monk
 
 
 def test_the_file_stays_when_the_guard_ends(host: Host, file: Path) -> None:
-    """Its age is what tells."""
+    """Its age is a metric."""
     guarded = exporting(host, Outlets(file=file))
-    told(guarded, file)
+    exported(guarded, file)
     guarded.stop()
     assert file.exists()
 
 
 def test_the_endpoint_opens_and_closes_with_the_setting(host: Host) -> None:
-    """It answers while it is set."""
+    """It is open while the setting has a port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     guarded = exporting(host, Outlets(port=port))
@@ -227,7 +227,7 @@ def test_a_guard_whose_port_is_in_use_goes_on(host: Host, file: Path) -> None:
     guarded.message()
     guarded.turn()
     assert [row.verdict for row in guarded.rows()] == ["raise"]
-    assert counted(told(guarded, file), **KERNEL_MESSAGE) == 1
+    assert counted(exported(guarded, file), **KERNEL_MESSAGE) == 1
     (line,) = guarded.logged("guard.error")
     assert "set another port in `metrics_http`" in line["message"]
     guarded.stop()
@@ -235,17 +235,17 @@ def test_a_guard_whose_port_is_in_use_goes_on(host: Host, file: Path) -> None:
 
 
 def test_large_hosts_are_read_less_often(host: Host, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long a look takes, it is a small share of a core: the next comes only after a hundred times as long."""
-    monkeypatch.setattr(metrics_exporter, "MOST_SHARE", 1e-9)
+    """Reading takes a bounded share of a core: a slow reading delays the next one."""
+    monkeypatch.setattr(metrics_exporter, "MAX_CPU_SHARE", 1e-9)
     guarded = exporting(host, Outlets(file=file))
-    before = told(guarded, file)
+    before = exported(guarded, file)
     host.table(5)
-    assert told(guarded, file) == before
+    assert exported(guarded, file) == before
     guarded.stop()
 
 
-def test_settings_say_where_metrics_go() -> None:
-    """Nowhere by default, and nowhere in a dry run."""
+def test_destinations_come_from_settings() -> None:
+    """There are none by default, and none in a dry run."""
     texts = {"metrics_file": "/var/x/guard.prom", "metrics_http": "9786"}
     settings = read_settings(Entry(key=key, value=text, file="f", line=1) for key, text in texts.items())
     assert service._outlets(Paths(), settings) == Outlets(file=Path("/var/x/guard.prom"), port=9786)

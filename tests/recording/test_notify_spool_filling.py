@@ -61,7 +61,7 @@ def test_a_hold_for_a_person_is_left_once(host: Host) -> None:
         (row,) = [row for row in history.rows(arithmetic=True) if row.reason == "at_ceiling"]
     assert spooled(guarded) == [{"version": 1, "decision": decision_document(row)}]
     assert row.arithmetic
-    assert "the ceiling allows" in row.sentence
+    assert "`max_limit` allows" in row.sentence
     guarded.stop()
 
 

@@ -16,7 +16,7 @@ from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.configuration import Addresses, Policy
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Cause
-from conntrackd_guard.history.documents import detail
+from conntrackd_guard.history.details import detail
 from conntrackd_guard.host.conntrack import sampler
 from conntrackd_guard.recording.samples import Sampling
 from conntrackd_guard.settings import files
@@ -68,9 +68,10 @@ def test_a_raise_is_told_with_who_filled_the_table(flooded: Host) -> None:
     assert (found.table.namespace, found.owner.process) == (flooded.container, "nginx")
     assert (found.sample.seen, found.sample.table_entries, found.limit) == (500, LIMIT, flooded.limit)
     assert [finding.cause for finding in found.findings] == [Cause.FLOOD]
-    (said,) = guarded.logged("guard.sample")
-    assert (said["cause"], said["seen"]) == ("flood", 500)
-    assert "Raising the limit feeds it" in str(said)
+    (logged,) = guarded.logged("guard.sample")
+    assert (logged["cause"], logged["seen"]) == ("flood", 500)
+    assert "is filling with unanswered connections (flood): 100.0 %" in logged["message"]
+    assert "Raising the limit feeds it" in logged["message"]
     guarded.stop()
 
 
@@ -176,8 +177,8 @@ def test_show_tells_it(
     guarded.stop()
     assert main(["show", "1"], guarded.paths) is Exit.DONE
     out = capsys.readouterr().out
-    assert out.index("The sum") < out.index("Who filled it") < out.index("Decided")
-    for text in ("process nginx (200)", "flood: Most flows are never answered", "udp 10.200.0.1:4433", "sysctl -w"):
+    assert out.index("Calculation") < out.index("What filled it") < out.index("\nResult")
+    for text in ("process nginx (200)", "flood: Most connections are unanswered", "udp 10.200.0.1:4433", "sysctl -w"):
         assert text in out
     assert main(["show", "1", "--json"], guarded.paths) is Exit.DONE
     sample: dict[str, Any] = json.loads(capsys.readouterr().out)["decision"]["sample"]

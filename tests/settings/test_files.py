@@ -1,4 +1,4 @@
-"""The settings' files: order, trust, and what YAML may not do here."""
+"""The settings' files: order, trust, and the YAML features that are refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conntrackd_guard.core.errors import SettingsError
-from conntrackd_guard.settings.files import MOST_BYTES, load_settings
+from conntrackd_guard.settings.files import MAX_BYTES, load_settings
 from conntrackd_guard.settings.keys import Settings
 
 NOBODY = 65534
@@ -17,7 +17,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def etc(tmp_path: Path) -> Path:
-    """A settings folder with an empty guard.d."""
+    """Return a settings folder with an empty guard.d."""
     (tmp_path / "guard.d").mkdir(mode=0o755)
     return tmp_path
 
@@ -30,7 +30,7 @@ def put(path: Path, content: str | bytes, mode: int = 0o644) -> Path:
 
 
 def load(etc: Path, only: Path | None = None, owner: int | None = None) -> Settings:
-    """Load the settings, trusting whoever runs the test."""
+    """Load the settings; the user who runs the test is trusted."""
     owner = os.geteuid() if owner is None else owner
     return load_settings(etc / "guard.yaml", etc / "guard.d", only=only, owner=owner)
 
@@ -42,14 +42,14 @@ def problems(etc: Path, only: Path | None = None, owner: int | None = None) -> l
     return str(raised.value).replace(f"{etc}/", "").splitlines()
 
 
-def test_nothing_there_is_fine(tmp_path: Path) -> None:
-    """Without any file, not even the folder, the defaults hold."""
+def test_without_files_the_defaults_hold(tmp_path: Path) -> None:
+    """Neither the files nor the folder have to exist."""
     assert set(load(tmp_path).origins.values()) == {"default"}
 
 
 @pytest.mark.parametrize("content", ["", "\n", "# only a comment\n", "---\n", "\ufeff"])
-def test_an_empty_file_is_fine(etc: Path, content: str) -> None:
-    """A file without a setting is no mistake; `---` alone holds nothing either."""
+def test_an_empty_file_sets_nothing(etc: Path, content: str) -> None:
+    """A file without a setting is no problem, but `---` needs settings after it."""
     put(etc / "guard.yaml", content)
     if content == "---\n":
         assert problems(etc) == ["guard.yaml:2: found no settings, expected lines of the form key: value"]
@@ -58,7 +58,7 @@ def test_an_empty_file_is_fine(etc: Path, content: str) -> None:
 
 
 def test_files_merge_in_name_order(etc: Path) -> None:
-    """guard.yaml first, then guard.d by name; each value names its file and line; other names are not read."""
+    """guard.yaml comes first, then guard.d by name. Each value has its file and line. Other names are ignored."""
     put(etc / "guard.yaml", "# hello\ngrowth_factor: 2\nbudget: 5%\n")
     put(etc / "guard.d/20-b.yaml", "growth_factor: 4\n")
     put(etc / "guard.d/10-a.yaml", "\n\ngrowth_factor: 3\ncooldown: 5s\n")
@@ -66,18 +66,18 @@ def test_files_merge_in_name_order(etc: Path) -> None:
     put(etc / "guard.d/40-c.yaml~", "growth_factor: 6\n")
     settings = load(etc)
     assert settings.policy.growth_factor == 4.0
-    told = {
+    found = {
         key: settings.origins[key].replace(f"{etc}/", "")
         for key in ("growth_factor", "budget", "cooldown", "threshold")
     }
-    assert told == {
+    assert found == {
         "growth_factor": "guard.d/20-b.yaml:1", "budget": "guard.yaml:3", "cooldown": "guard.d/10-a.yaml:4",
         "threshold": "default",
     }  # fmt: skip
 
 
-def test_one_file_instead(etc: Path) -> None:
-    """A file named on the command line is read alone; where it is missing, that is a problem."""
+def test_a_file_from_the_command_line_is_read_alone(etc: Path) -> None:
+    """It replaces the others; if it is missing, that is a problem."""
     put(etc / "guard.yaml", "growth_factor: 2\n")
     only = put(etc / "mine.yaml", "budget: 5%\n")
     settings = load(etc, only)
@@ -87,7 +87,7 @@ def test_one_file_instead(etc: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "line", "told"),
+    ("content", "line", "problem"),
     [
         ("growth_factor: 2\ngrowth_factor: 3\n", 2, "'growth_factor': found again, first on line 1; keep one"),
         ("factor: !!float 2\n", 1, "found the YAML tag 'tag:yaml.org,2002:float', expected a plain value"),
@@ -96,30 +96,30 @@ def test_one_file_instead(etc: Path) -> None:
         ("factor: *x\n", 1, "found the alias '*x', expected a plain value"),
         ("budget:\n  share: 10%\n", 1, "'budget': found a mapping, expected a single value"),
         ("growth_factor: 2\nbudget: [1, 2]\n", 2, "'budget': found a list, expected a single value"),
-        ("budget: {a: {b: c}}\n", 1, "found lists or mappings within each other"),
-        ("a: " + "[" * 60_000, 1, "found lists or mappings within each other"),
+        ("budget: {a: {b: c}}\n", 1, "found nested lists or mappings"),
+        ("a: " + "[" * 60_000, 1, "found nested lists or mappings"),
         ("? [a]\n: b\n", 1, "found a list or mapping as a key"),
         ("- factor\n", 1, "found no settings, expected lines of the form key: value"),
         ("just words\n", 1, "found no settings, expected lines of the form key: value"),
         ("growth_factor: 2\n---\ngrowth_factor: 3\n", 2, "found a second YAML document, expected one"),
-        ("growth_factor: 2\nmode: a: b\n", 2, "found no YAML ("),
-        ("growth_factor: 2\n\tmode: act\n", 2, "found no YAML ("),
-        ('growth_factor: 2\nmode: "act\n', 3, "found no YAML ("),
+        ("growth_factor: 2\nmode: a: b\n", 2, "found invalid YAML ("),
+        ("growth_factor: 2\n\tmode: act\n", 2, "found invalid YAML ("),
+        ('growth_factor: 2\nmode: "act\n', 3, "found invalid YAML ("),
         (b"growth_factor: 2\nmode: \xff\n", 2, "found byte 0xff, expected UTF-8"),
-        (b"growth_factor: 2\nmode: \x1b[2J\n", 2, "found no YAML ("),
-        (b"\x00", 1, "found no YAML ("),
+        (b"growth_factor: 2\nmode: \x1b[2J\n", 2, "found invalid YAML ("),
+        (b"\x00", 1, "found invalid YAML ("),
         ("growth_factor:\n", 1, "growth_factor: found nothing, expected a number from 1.01 to 10"),
         ("threshhold: 80%\n", 1, "'threshhold': found an unknown key; did you mean threshold?"),
     ],
 )
-def test_refused_content(etc: Path, content: str | bytes, line: int, told: str) -> None:
-    """Everything but plain `key: value` lines is refused, with the line it stands on."""
+def test_refused_content(etc: Path, content: str | bytes, line: int, problem: str) -> None:
+    """Anything but plain `key: value` is refused, with its line."""
     put(etc / "guard.yaml", content)
-    assert any(found.startswith(f"guard.yaml:{line}: {told}") for found in problems(etc))
+    assert any(found.startswith(f"guard.yaml:{line}: {problem}") for found in problems(etc))
 
 
-def test_every_problem_of_every_file_is_told(etc: Path) -> None:
-    """One run tells all there is to mend."""
+def test_every_problem_of_every_file_is_listed(etc: Path) -> None:
+    """One run lists everything to fix."""
     put(etc / "guard.yaml", "growth_factor: 0\nmodus: act\n")
     put(etc / "guard.d/10-a.yaml", "factor: !x 1\n")
     put(etc / "guard.d/20-b.yml", "growth_factor: 2\n")
@@ -131,14 +131,14 @@ def test_every_problem_of_every_file_is_told(etc: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
 def test_a_file_that_others_may_write_is_refused(etc: Path, mode: int) -> None:
-    """Whoever may write the settings sets the limit: only the owner may."""
+    """Whoever can write the settings sets the limit."""
     put(etc / "guard.yaml", "growth_factor: 2\n", mode)
     assert problems(etc) == [f"guard.yaml: found mode 0{mode:o}, writable by others; sudo chmod go-w"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away: foreign owners were NOT tested")
 def test_a_foreign_owner_is_refused(etc: Path) -> None:
-    """A file or folder of another user is refused, also through a link that root made."""
+    """A file or folder of another user is refused, even through a symlink of root."""
     target = put(etc / "elsewhere", "growth_factor: 2\n")
     os.chown(target, NOBODY, NOBODY)
     (etc / "guard.yaml").symlink_to(target)
@@ -148,40 +148,40 @@ def test_a_foreign_owner_is_refused(etc: Path) -> None:
 
 
 def test_a_folder_that_others_may_write_is_refused(etc: Path) -> None:
-    """Whoever may add a file to guard.d sets the limit too."""
+    """Whoever can add a file to guard.d sets the limit."""
     (etc / "guard.d").chmod(0o777)
     assert problems(etc) == ["guard.d: found mode 0777, writable by others; sudo chmod go-w"]
 
 
-def test_a_link_of_ones_own_is_fine(etc: Path) -> None:
-    """Configuration tools link files; what counts is the file at the end. A link to nothing is told."""
+def test_a_symlink_to_a_trusted_file_is_followed(etc: Path) -> None:
+    """Configuration tools link files: only the target counts. A dangling symlink is a problem."""
     (etc / "guard.yaml").symlink_to(put(etc / "real", "growth_factor: 2\n"))
     assert load(etc).policy.growth_factor == 2.0
     (etc / "real").unlink()
     assert problems(etc) == ["guard.yaml: can't be opened: No such file or directory; create or remove it"]
 
 
-def test_what_is_no_file_is_refused(etc: Path) -> None:
-    """A pipe doesn't make the guard wait, a folder isn't read, an endless device neither."""
+def test_only_regular_files_are_read(etc: Path) -> None:
+    """A pipe doesn't block the guard; folders and devices are refused."""
     os.mkfifo(etc / "guard.yaml", 0o600)
     (etc / "guard.d/10-folder.yaml").mkdir()
     (etc / "guard.d/20-device.yaml").symlink_to("/dev/zero")
     assert problems(etc) == [
-        f"{name}: found something else than a regular file"
+        f"{name}: found something other than a regular file"
         for name in ("guard.yaml", "guard.d/10-folder.yaml", "guard.d/20-device.yaml")
     ]
 
 
-def test_a_file_in_the_folders_place_is_refused(etc: Path) -> None:
-    """guard.d as a plain file would silently hide settings."""
+def test_a_file_in_place_of_the_folder_is_refused(etc: Path) -> None:
+    """Otherwise guard.d as a plain file would silently set nothing."""
     (etc / "guard.d").rmdir()
     put(etc / "guard.d", "growth_factor: 2\n")
     assert problems(etc) == ["guard.d: can't be opened: Not a directory; make it a folder or remove it"]
 
 
 def test_a_huge_file_is_refused(etc: Path) -> None:
-    """64 KiB are read, a byte more is not."""
-    put(etc / "guard.yaml", "growth_factor: 2\n" + "#" * (MOST_BYTES - 17))
+    """64 KiB are accepted, one byte more is not."""
+    put(etc / "guard.yaml", "growth_factor: 2\n" + "#" * (MAX_BYTES - 17))
     assert load(etc).policy.growth_factor == 2.0
-    put(etc / "guard.yaml", "growth_factor: 2\n" + "#" * (MOST_BYTES - 16))
+    put(etc / "guard.yaml", "growth_factor: 2\n" + "#" * (MAX_BYTES - 16))
     assert re.fullmatch(r"guard\.yaml: found more than 64 KiB; .*", problems(etc)[0])

@@ -19,12 +19,12 @@ from conntrackd_guard.settings.settings import DEFAULT, Entry, Problem, read_set
 
 
 def entry(key: str, value: str, line: int = 1, file: str = "guard.yaml") -> Entry:
-    """Return `key: value` as a file has it."""
+    """Return `key: value` of a file."""
     return Entry(key=key, value=value, file=file, line=line)
 
 
 def problems(*items: Entry | Problem) -> list[str]:
-    """Return the lines of the error that the items make."""
+    """Return the lines of the error for these items."""
     with pytest.raises(SettingsError) as raised:
         read_settings(items)
     return str(raised.value).splitlines()
@@ -71,21 +71,21 @@ def test_every_value_reaches_its_field() -> None:
     assert settings.origins["history_retention"] == f"guard.yaml:{len(KEYS)}"
 
 
-def test_a_later_file_outranks() -> None:
-    """The last entry for a key holds, and is named as the origin."""
+def test_a_later_file_overrides_an_earlier_one() -> None:
+    """The last entry for a key counts and is its origin."""
     settings = read_settings([entry("growth_factor", "2", 4), entry("growth_factor", "3", 7, "guard.d/10-x.yaml")])
     assert (settings.policy.growth_factor, settings.origins["growth_factor"]) == (3.0, "guard.d/10-x.yaml:7")
 
 
-def test_a_wrong_value_is_told_even_where_a_later_one_outranks_it() -> None:
-    """An outranked value is checked all the same."""
+def test_an_overridden_value_is_checked_too() -> None:
+    """A wrong value is a problem even if a later one overrides it."""
     assert problems(entry("growth_factor", "x", 4), entry("growth_factor", "3", 7)) == [
         "guard.yaml:4: growth_factor: found 'x', expected a number from 1.01 to 10"
     ]
 
 
-def test_every_problem_is_told_in_order() -> None:
-    """Problems of files, unknown keys, wrong values and contradictions come in one list."""
+def test_every_problem_is_listed_in_order() -> None:
+    """Problems of files, unknown keys and wrong values are in one list."""
     assert problems(
         Problem(place="guard.yaml:1", text="found a mapping"),
         entry("treshold", "80%", 2),
@@ -121,8 +121,9 @@ def test_a_former_setting_is_refused_with_its_successor(key: str, hint: str) -> 
 
 def test_former_names_lead_to_present_ones() -> None:
     """Each renamed key names a key that exists; no former name is a key."""
-    assert set(RENAMED.values()) <= BY_NAME.keys()
+    assert set(RENAMED.values()) <= BY_NAME.keys() | FIXED.keys()
     assert not (RENAMED.keys() | FIXED.keys()) & BY_NAME.keys()
+    assert not RENAMED.keys() & FIXED.keys()
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_former_names_lead_to_present_ones() -> None:
     ],
 )
 def test_bounds(key: str, least: str, most: str, outside: list[str]) -> None:
-    """The bounds themselves are taken; anything beyond is refused with what was found and what was expected."""
+    """The bounds themselves are accepted; beyond them the message has the value and the expectation."""
     for text in (least, most):
         assert read_settings([entry(key, text)]).origins[key] == "guard.yaml:1"
     for text in outside:
@@ -159,20 +160,20 @@ def test_bounds(key: str, least: str, most: str, outside: list[str]) -> None:
         assert line == f"guard.yaml:1: {key}: found '{text}', expected {BY_NAME[key].kind.expected}"
 
 
-def test_a_path_that_a_terminal_would_obey_is_refused() -> None:
-    """Nor does the message show it as it is."""
+def test_a_path_with_control_characters_is_refused() -> None:
+    """The message shows them escaped."""
     (line,) = problems(entry("metrics_file", "/x\u202e.prom"))
     assert r"found '/x\u202e.prom', expected none, or an absolute path" in line
 
 
-def test_the_least_threshold_is_above_the_gate() -> None:
-    """A table below the gate is never read, so a threshold may not lie there, with its release."""
+def test_the_lowest_threshold_is_above_the_gate() -> None:
+    """Tables below the gate are never read, so neither a threshold nor its release may be there."""
     least = read_settings([entry("threshold", "35%")]).policy.threshold
     assert least - usage.RELEASE >= usage.GATE_USE - 1e-9
 
 
-def test_the_table_keeps_its_own_rules() -> None:
-    """Every default and every alternative named in the table is accepted, and every text is there."""
+def test_the_table_of_keys_is_valid() -> None:
+    """Every default and every alternative is accepted, and no text is missing."""
     for key in KEYS:
         assert key.kind.write(key.kind.read(key.default)) == key.default
         assert key.does.endswith(".")
@@ -185,15 +186,15 @@ def test_the_table_keeps_its_own_rules() -> None:
 
 @pytest.mark.parametrize("key", ["cooldown", "sample_retention", "history_retention"])
 def test_half_and_double_are_half_and_double(key: str) -> None:
-    """The two values that a quantity is explained with are half and double its default."""
-    read, told = BY_NAME[key].kind.read, BY_NAME[key].instead
+    """A quantity is explained with half and double its default."""
+    read, instead = BY_NAME[key].kind.read, BY_NAME[key].instead
     default = read(BY_NAME[key].default)
-    assert [read(value) for value, _ in told] == [default / 2, default * 2]
+    assert [read(value) for value, _ in instead] == [default / 2, default * 2]
 
 
 @given(st.sampled_from(KEYS), st.text(max_size=80))
-def test_any_text_is_taken_or_told_on_one_printable_line(key: object, text: str) -> None:
-    """No text raises anything but SettingsError, and nothing that a terminal obeys gets through."""
+def test_any_text_is_accepted_or_refused_on_one_printable_line(key: object, text: str) -> None:
+    """No text raises anything but SettingsError, and no control character reaches the message."""
     name = getattr(key, "name", "")
     try:
         read_settings([entry(name, text), entry(text, text)])
@@ -203,8 +204,8 @@ def test_any_text_is_taken_or_told_on_one_printable_line(key: object, text: str)
 
 
 @given(st.lists(st.text(st.characters(blacklist_categories=("C", "Z"), whitelist_characters=" "), max_size=20)))
-def test_a_command_prints_as_it_can_be_read(arguments: list[str]) -> None:
-    """`config show` prints a command so that the same text gives the same words."""
+def test_a_printed_command_reads_back(arguments: list[str]) -> None:
+    """`config show` prints a command as text that gives the same words."""
     words = ("/bin/x", *(word for word in arguments if word not in types._SHELL_ONLY))
     written = BY_NAME["notify"].kind.write(words)
     assert read_settings([entry("notify", written)]).notify == words
@@ -214,8 +215,8 @@ def test_a_command_prints_as_it_can_be_read(arguments: list[str]) -> None:
     st.sampled_from(["budget", "min_available"]),
     st.integers(2**20, 2**60) | st.integers(100, 9000).map(lambda n: n / 100),
 )
-def test_an_amount_prints_as_it_can_be_read(key: str, amount: float) -> None:
-    """`config show` prints a share of memory so that the same text gives the same value."""
+def test_a_printed_amount_reads_back(key: str, amount: float) -> None:
+    """`config show` prints a share of memory as text that gives the same value."""
     text = str(amount) if isinstance(amount, int) else f"{amount}%"
     settings = read_settings([entry(key, text)])
     assert read_settings([entry(key, BY_NAME[key].value_text(settings))]).policy == settings.policy

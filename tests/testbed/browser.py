@@ -38,7 +38,7 @@ class Browser:
         self._number = 0
         self._buffer = b""
         self.events: list[dict[str, Any]] = []
-        """What the browser said unasked."""
+        """Events that the browser sent."""
         targets = self.call("Target.getTargets")["targetInfos"]
         page = next(target for target in targets if target["type"] == "page")
         attached = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)
@@ -64,12 +64,12 @@ class Browser:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + _END)
         while True:
-            told = self._next()
-            if told.get("id") == self._number:
-                assert "error" not in told, told
-                result: dict[str, Any] = told["result"]
+            event = self._next()
+            if event.get("id") == self._number:
+                assert "error" not in event, event
+                result: dict[str, Any] = event["result"]
                 return result
-            self.events.append(told)
+            self.events.append(event)
 
     def open(self, path: Path) -> None:
         """Load a file and wait until it is there."""
@@ -104,5 +104,5 @@ class Browser:
             assert chunk, "the browser ended"
             self._buffer += chunk
         message, self._buffer = self._buffer.split(_END, 1)
-        told: dict[str, Any] = json.loads(message)
-        return told
+        event: dict[str, Any] = json.loads(message)
+        return event

@@ -1,8 +1,8 @@
-"""Who on this host could be hurt when a test lowers the conntrack limit: a guard at work, and tables with entries in them.
+"""Detect whom a lower conntrack limit would hurt on this host: an acting guard, and tables with entries.
 
-A namespace is found by its processes and its mounts. One that a socket or an open descriptor alone keeps is found by
-neither: its entries show only in what the kernel has allocated for all namespaces together, and only beyond what the
-processors keep for themselves (a few hundred entries each). Guards and tables of another kernel are no business of ours.
+Namespaces are found by their processes and mounts. If only a socket or an open descriptor keeps one, its entries show
+only in the kernel's allocation for all namespaces together, and only beyond those that processors cache (a few hundred
+entries each). Guards and tables of another kernel are out of scope.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 GUARD_LOCK = Path("/run/conntrackd-guard/lock")
-"""Held by the guard that acts on this host, for as long as it runs."""
+"""Held by the guard that acts on this host while it runs."""
 SLAB = Path("/sys/kernel/slab/nf_conntrack")
-"""What the kernel has allocated for the entries of all namespaces."""
+"""The kernel's allocation for the entries of all namespaces."""
 _SHEAVES_EACH = 16
-"""Arrays of free entries for each processor: three of its own, and ten for its memory node (mm/slub.c of 6.18 to 7.3)."""
+"""Arrays of free entries per processor: three of its own, and ten for its memory node (mm/slub.c, 6.18 to 7.3)."""
 _DYING_SECONDS = 5.0
-"""The kernel empties the tables of namespaces that ended in the background; so long it may take."""
+"""The kernel empties the tables of ended namespaces in the background, within this time."""
 
 
 def acting_guard() -> str | None:
-    """Say which guard acts on this host and what to do, None when none does (needs root).
+    """Return which guard acts on this host and how to stop it, None if none does (needs root).
 
-    Asks for a shared lock and gives it back at once, so two who ask don't take each other for a guard.
+    Takes a shared lock and releases it at once, so two checks don't take each other for a guard.
     """
     try:
         descriptor = os.open(GUARD_LOCK, os.O_RDONLY | os.O_CLOEXEC)
@@ -50,9 +50,9 @@ def acting_guard() -> str | None:
 
 @contextlib.contextmanager
 def no_guard_starts() -> Iterator[None]:
-    """Hold the lock that a guard takes at its start, so that it declines meanwhile. Raises OSError while one acts.
+    """Hold the lock that a guard takes at start, so that none starts. Raises OSError while one acts.
 
-    To look now and then would not do: a guard raises within 20 ms of its start, and keeps that limit for the next boot.
+    Polling would not be enough: a guard raises within 20 ms of its start and persists that limit for the next boot.
     """
     made = not GUARD_LOCK.exists()
     GUARD_LOCK.parent.mkdir(exist_ok=True)
@@ -60,10 +60,10 @@ def no_guard_starts() -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, b"%d\n" % os.getpid())  # a guard that declines names this process
+        os.write(descriptor, b"%d\n" % os.getpid())  # a refused guard names this process
         yield
         if made:
-            with contextlib.suppress(OSError):  # a guard that was declined has left its folders there
+            with contextlib.suppress(OSError):  # a refused guard has left its folders there
                 GUARD_LOCK.unlink()
                 GUARD_LOCK.parent.rmdir()
     finally:
@@ -71,7 +71,7 @@ def no_guard_starts() -> Iterator[None]:
 
 
 def foreign_entries(own: frozenset[int] = frozenset()) -> str | None:
-    """Say which network namespace outside `own` holds a conntrack entry or can't be asked, None when none (needs root)."""
+    """Return which namespace outside `own` holds entries or is unreadable, None if there is none (needs root)."""
     try:
         for number, place, count in _tables():
             if number in own or count == 0:
@@ -83,7 +83,7 @@ def foreign_entries(own: frozenset[int] = frozenset()) -> str | None:
 
 
 def unseen_entries() -> str | None:
-    """Say whether entries are alive that no namespace in reach holds, None when none are or it can't be told (needs root)."""
+    """Return how many entries no reachable namespace holds, None if there are none or it is unknown (needs root)."""
     deadline = time.monotonic() + _DYING_SECONDS
     while (unseen := _allocated() - sum(count or 0 for _, _, count in _tables())) > 0:
         if time.monotonic() > deadline:
@@ -93,14 +93,14 @@ def unseen_entries() -> str | None:
 
 
 def _allocated() -> int:
-    """Return how many entries are alive at least: the kernel counts those that processors keep free as alive too.
+    """Return the least number of entries that exist: the kernel also counts free ones that processors cache.
 
     Each has a slab in use, and more in a list. (`cpu_slabs` leaves out the list of a processor that only ever freed.)
     """
     try:
         objects, slab = _figure("objects"), _figure("objs_per_slab")
     except OSError:
-        return 0  # another allocator, or one built without its figures
+        return 0  # another allocator, or one without these figures
     processors = os.cpu_count() or 1
     kept = slab * (processors + _figure_or_0("slabs_cpu_partial", r"\((\d+)\)"))
     return objects - kept - _figure_or_0("sheaf_capacity") * _SHEAVES_EACH * processors
@@ -112,7 +112,7 @@ def _figure(name: str, pattern: str = r"(\d+)") -> int:
 
 
 def _figure_or_0(name: str, pattern: str = r"(\d+)") -> int:
-    """Return a figure that some kernels don't have because they keep nothing of the kind."""
+    """Return a figure that not all kernels have, else 0."""
     try:
         return _figure(name, pattern)
     except FileNotFoundError:
@@ -120,9 +120,9 @@ def _figure_or_0(name: str, pattern: str = r"(\d+)") -> int:
 
 
 def _tables() -> Iterator[tuple[int | None, str, int | None]]:
-    """Yield each network namespace in reach: its number, a name for people, its entries; None can't be read.
+    """Yield each reachable network namespace: its number, a name for people, its entries (None: unreadable).
 
-    Raises OSError where it may not even be listed.
+    Raises OSError if the namespaces can't be listed.
     """
     for inode, number, place, ways in _namespaces():
         counts = (_entries(way) for way in ways)
@@ -132,12 +132,12 @@ def _tables() -> Iterator[tuple[int | None, str, int | None]]:
 
 
 def _entries(way: str) -> int | None:
-    """Return how many entries the namespace behind a way in holds, None if it won't tell."""
+    """Return the number of entries in the namespace behind a path, None if unreadable."""
     if way.startswith("/proc/"):
         try:
             rows = Path(way, "nf_conntrack").read_text("ascii").splitlines()
             return int(rows[1].split()[0], 16)
-        except (OSError, IndexError):  # ended, or a kernel without CONFIG_NF_CONNTRACK_PROCFS: ask from inside
+        except (OSError, IndexError):  # ended, or a kernel without CONFIG_NF_CONNTRACK_PROCFS: read from inside
             way = way.replace("/net/stat", "/ns/net")
     command = ["nsenter", f"--net={way}", "cat", "/proc/sys/net/netfilter/nf_conntrack_count"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -145,7 +145,7 @@ def _entries(way: str) -> int | None:
 
 
 def _namespaces() -> Iterator[tuple[int, int | None, str, list[str]]]:
-    """Yield each network namespace in reach: the inode its ways in have, its number, a name for people, the ways in."""
+    """Yield each reachable network namespace: the inode of its paths, its number, a name for people, the paths."""
     known = set()
     for inode, pids in _processes().items():
         numbers = (_inode(f"/proc/{pid}/ns/net") for pid in pids)
@@ -165,7 +165,7 @@ def _namespaces() -> Iterator[tuple[int, int | None, str, list[str]]]:
 
 
 def _processes() -> dict[int, list[str]]:
-    """Return all processes by the inode of /proc/PID/net/stat: one for each network namespace, and open to everybody."""
+    """Return all processes by the inode of /proc/PID/net/stat, which is unique per namespace and readable by everyone."""
     found: dict[int, list[str]] = {}
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         try:
@@ -176,7 +176,7 @@ def _processes() -> dict[int, list[str]]:
 
 
 def _inode(path: str) -> int | None:
-    """Return the inode, None where the path leads nowhere or its namespace may not be named."""
+    """Return the inode, None if the path doesn't exist or its namespace is unreadable."""
     try:
         return os.stat(path).st_ino
     except OSError:

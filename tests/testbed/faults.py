@@ -1,4 +1,4 @@
-"""Faults for a running guard: killed or held at one real system call, as `strace` injects them."""
+"""Faults for a running guard: killed or delayed at one system call, injected by `strace`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT_PATH = "/proc/sys/net/netfilter/nf_conntrack_max"
 
 @contextmanager
 def injected(guard: Guard, syscall: str, fault: str, paths: tuple[str, ...], log: Path) -> Iterator[None]:
-    """Have every thread of the guard meet `fault` at that system call on those paths (none: on any path)."""
+    """Inject `fault` into that system call of every thread of the guard, on those paths (none: on any path)."""
     chosen = [part for path in paths for part in ("-P", path)]
     command = ["strace", "-f", "-p", str(guard.process.pid), "-o", str(log), *chosen]
     command += ["-e", f"trace={syscall}", "-e", f"inject={syscall}:{fault}"]
@@ -32,31 +32,31 @@ def injected(guard: Guard, syscall: str, fault: str, paths: tuple[str, ...], log
         assert "attached" in attached, attached
         yield
     finally:
-        tracer.terminate()  # it lets go of the guard
+        tracer.terminate()  # detaches from the guard
         try:
             tracer.communicate(timeout=10)
-        except subprocess.TimeoutExpired:  # strace 6.1 waits for ever for a thread that dies as it lets go
+        except subprocess.TimeoutExpired:  # strace 6.1 waits forever for a thread that dies as it detaches
             tracer.kill()
             tracer.communicate()
 
 
 @contextmanager
-def staged(keeper: LimitGuard, folder: Path) -> Iterator[Stage]:
-    """Set a stage on a loan of the limit that outlasts it. Lines keep their numbers where a test doesn't say otherwise."""
+def staged(limit_guard: LimitGuard, folder: Path) -> Iterator[Stage]:
+    """Set up a stage with a limit guard that outlasts it. Messages have namespace numbers unless a test changes that."""
     with ScratchNamespace() as table, PrivateWorld(folder) as world:
-        keeper.own(table.number)
-        keeper.set_limit(LIMIT)
-        yield Stage(keeper, table, world, numbered=True)
-        keeper.check()
+        limit_guard.own(table.number)
+        limit_guard.set_limit(LIMIT)
+        yield Stage(limit_guard, table, world, numbered=True)
+        limit_guard.check()
 
 
-def begin_anew(stage: Stage) -> None:
-    """Forget everything that guards left behind: state, drop-in, entries and limit. None may be running."""
+def reset(stage: Stage) -> None:
+    """Remove all traces of earlier guards: state, drop-in, entries and limit. None may be running."""
     for folder in (RUN, STATE):
         shutil.rmtree(stage.world.root / folder, ignore_errors=True)
     (stage.world.root / DROP_IN).unlink(missing_ok=True)
     empty(stage)
-    stage.keeper.set_limit(LIMIT)
+    stage.limit_guard.set_limit(LIMIT)
 
 
 def empty(stage: Stage) -> None:
@@ -76,7 +76,7 @@ def open_intents(stage: Stage) -> list[Path]:
 
 
 def persisted(stage: Stage) -> int | None:
-    """Return the limit that the next boot would set, None without a drop-in; half a file is an error."""
+    """Return the limit in the drop-in, None without one; an incomplete file is an error."""
     path = stage.world.root / DROP_IN
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""Figures for tests of metrics: a host with as many tables as asked for, and every figure there."""
+"""Figures for tests of metrics: a host with any number of tables, and all figures readable."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from conntrackd_guard.core.budget import cost_of, highest_affordable
 from conntrackd_guard.core.configuration import Policy
-from conntrackd_guard.core.metrics import Figures, Loop, Totals, count_drops, known_ways
+from conntrackd_guard.core.metrics import DropTotals, Figures, LoopStatus, count_drops, known_decisions
 from conntrackd_guard.core.model import Observation, Table
 
 LIMIT = 262_144
 GIB = 1 << 30
-LOOP = Loop(
-    said_seconds=1.8e9,
+LOOP = LoopStatus(
+    at_seconds=1.8e9,
     sources={"ring_buffer": "following", "journal": "waiting: this host has no journal"},
     conflict=False,
     over_budget=False,
@@ -22,7 +22,7 @@ LOOP = Loop(
 
 
 def tables(number: int, **more: Any) -> tuple[Table, ...]:
-    """Return that many, the initial one nearly empty, the others each with one entry more than the one before."""
+    """Return tables: the initial one has one entry, each other one more than the last."""
     first = Table(namespace=1, label="initial", initial=True, count=1, drop=0, early_drop=0)
     plain: dict[str, Any] = {"drop": 0, "early_drop": 0, **more}
     return (first, *(Table(namespace=n, label=f"process {n}", count=n, **plain) for n in range(2, number + 1)))
@@ -39,15 +39,15 @@ def seen(*those: Table, **more: Any) -> Observation:
 
 
 def figures(observation: Observation, policy: Policy | None = None, **more: Any) -> Figures:
-    """Return what is told of that host."""
+    """Return all figures of a host."""
     policy = policy or Policy()
     whole = Figures(
         version="1.2.3",
         observation=observation,
         cost=cost_of(observation, policy),
         reach=highest_affordable(observation, policy),
-        totals=count_drops(Totals(), observation),
-        decisions=known_ways(),
+        totals=count_drops(DropTotals(), observation),
+        decisions=known_decisions(),
         loop=LOOP,
     )
     return replace(whole, **more)

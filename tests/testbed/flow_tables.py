@@ -64,6 +64,6 @@ def table_of(lines: Iterable[str]) -> Iterator[ScratchNamespace]:
         yield namespace
 
 
-def place_of(namespace: ScratchNamespace) -> NetNamespace:
+def netns_of(namespace: ScratchNamespace) -> NetNamespace:
     """Return where the scan finds it."""
-    return next(place for place in NamespaceScanner(Paths()).scan()[0] if namespace.pid in place.pids)
+    return next(netns for netns in NamespaceScanner(Paths()).scan()[0] if namespace.pid in netns.pids)

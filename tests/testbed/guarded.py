@@ -28,6 +28,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.daemon.controller import Controller, Dependencies
+from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop
@@ -142,7 +143,7 @@ class FaultyKernel(LiveKernel):
         """Write, or refuse."""
         self.writes.append(target)
         if self.refusing is not None:
-            raise HostError("writing", "the limit", OSError(self.refusing, "refused"), "Nothing to do.")
+            raise HostError("write", "the limit", OSError(self.refusing, "refused"), "Nothing to do.")
         back = self._write_limit(target)
         self.after_write()
         return back
@@ -151,7 +152,7 @@ class FaultyKernel(LiveKernel):
         """Resize, or refuse."""
         if self.refusing_buckets is not None:
             error = OSError(self.refusing_buckets, "Cannot allocate memory")
-            raise HostError("writing", "the buckets", error, "Nothing to do.")
+            raise HostError("write", "the buckets", error, "Nothing to do.")
         return self._write_buckets(target)
 
 
@@ -194,6 +195,7 @@ class Guarded:
 
     max_rows = 100_000
     sampling = Sampling()
+    log_level = "info"
 
     def __init__(self, host: Host, policy: Policy | None = None, clock: ToldClock | None = None) -> None:
         self.host, self.policy, self.clock = host, policy or Policy(), clock or ToldClock()
@@ -206,7 +208,7 @@ class Guarded:
         worker = Worker(
             paths=self.paths,
             drop_in=SysctlDropIn(self.paths),
-            log=Log("json", self.log),
+            log=Log("json", self.log, level=self.log_level),
             runtime_dir=self.runtime_dir,
             retention_seconds=1e9,
             max_rows=self.max_rows,
@@ -217,11 +219,11 @@ class Guarded:
         self.recovered: Recovered = recover(
             self.recorder, self.runtime_dir, self.kernel, self.clock, "boot-1", self.policy
         )
-        self.kept = SysctlDropIn(self.paths).kept()
+        self.kept = SysctlDropIn(self.paths).persisted()
         self.observer = Observer(self.paths, self.kernel, self.clock, self.runtime_dir)
         self.observer.observe(rescan=True)
         self.floods = FloodDetector(self.paths, self.observer)
-        parts = Dependencies(
+        self.parts = parts = Dependencies(
             mode=Mode.ACT,
             kernel=self.kernel,
             observer=self.observer,
@@ -233,6 +235,7 @@ class Guarded:
             clock=self.clock,
             service=Service(),
             kept=self.kept,
+            debug=DebugLog(self.recorder) if self.log_level == "debug" else None,
         )
         self.controller = Controller(parts, self.policy, self.recovered.state)
         self.loop = Loop(parts, self.controller, frozenset)

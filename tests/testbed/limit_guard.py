@@ -1,11 +1,11 @@
-"""Lowers this machine's conntrack limit for a test, and puts it back in every case.
+"""Lower this machine's conntrack limit for a test, and restore it in every case.
 
 `nf_conntrack_max` is one value for the whole machine, so whoever lowers it for a test can hurt others. A `LimitGuard`
-therefore starts a process of its own that remembers the values and restores them when the pipe to its parent closes:
-at the end, and also when everything else was killed with SIGKILL. `main` is that process.
+therefore starts a separate process that saves the values and restores them when the pipe to its parent closes: at the
+end, and even if everything else was killed with SIGKILL. `main` is that process.
 
-It lowers nothing while that could hurt somebody else (see `bystanders`): asked before every write, and each second. No
-guard can start meanwhile: it would raise for what happens in a test, and keep that limit for the next boot.
+It refuses while a lower limit could hurt others (see `bystanders`), checked before every write and every second. No guard
+can start meanwhile: it would raise for the events of a test, and persist that limit for the next boot.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from typing import Self
 from testbed.bystanders import acting_guard, foreign_entries, no_guard_starts, unseen_entries
 
 LOCK = Path("/run/lock/conntrackd-guard-limit.lock")
-"""Held by the one keeper of this machine, and by whatever else changes the limit for a test."""
+"""Held by the one limit guard of this machine, and by anything else that changes the limit for a test."""
 _VALUES = {
     "limit": Path("/proc/sys/net/netfilter/nf_conntrack_max"),
     "buckets": Path("/proc/sys/net/netfilter/nf_conntrack_buckets"),
     "message_cost": Path("/proc/sys/net/core/message_cost"),
 }
-_LOOK_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
 _AFTERMATH_SECONDS = 0.3
-"""A guard killed together with the parent may still be in its last write; the values are put back once more after it."""
+"""A guard killed with the parent may still be in its last write, so the values are restored once more after this."""
 
 
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from testbed.limit_guard import main; sys.exit(main())"
 
 
 class RefusedError(Exception):
-    """The keeper would not change a value; the text says why."""
+    """The value must not change now; the text is the reason."""
 
 
 class LimitGuard:
-    """The limit of this machine, on loan until `close`, the end of this process, or its death.
+    """Control of this machine's limit until `close`, or until this process ends or is killed.
 
-    Waits `wait_seconds` for another keeper to finish. Raises RefusedError when that doesn't happen, without root, where
-    the kernel tracks no connections, and while a guard acts on this host.
+    Waits up to `wait_seconds` for another one to finish. Raises RefusedError after that, without root, if the kernel
+    tracks no connections, and while a guard acts on this host.
     """
 
     def __init__(self, *, wait_seconds: float = 600.0) -> None:
@@ -68,7 +68,7 @@ class LimitGuard:
         self._ask(f"own {namespace}")
 
     def set_limit(self, value: int) -> None:
-        """Write nf_conntrack_max. Raises RefusedError while that could hurt somebody else."""
+        """Write nf_conntrack_max. Raises RefusedError while that could hurt others."""
         self._ask(f"limit {value}")
 
     def set_buckets(self, value: int) -> None:
@@ -76,15 +76,15 @@ class LimitGuard:
         self._ask(f"buckets {value}")
 
     def set_message_cost(self, seconds: int) -> None:
-        """Write net.core.message_cost: the kernel logs at most ten lines in that time, 0 lifts the limit."""
+        """Write net.core.message_cost: the kernel logs up to ten messages in that time; 0 means no limit."""
         self._ask(f"message_cost {seconds}")
 
     def check(self) -> None:
-        """Raise RefusedError when the limit had to be put back because a guard started or another namespace began to track."""
+        """Raise RefusedError if the limit was restored early, because a guard started or another namespace got entries."""
         self._ask("check")
 
     def close(self) -> None:
-        """Put every value back, and wait until that is done."""
+        """Restore every value and wait until that is done."""
         if self._process.stdin and not self._process.stdin.closed:
             self._process.stdin.close()
         self._process.wait(timeout=30)
@@ -106,16 +106,16 @@ class LimitGuard:
         assert self._process.stdout is not None
         word, _, text = self._process.stdout.readline().rstrip("\n").partition(" ")
         if word != "ok":
-            raise RefusedError(text or "the keeper of the limit has ended")
+            raise RefusedError(text or "the process that guards the limit has ended")
         return text
 
 
 class _LimitProcess:
-    """The process that holds the locks and the values to put back. Raises OSError."""
+    """Holds the locks and the values to restore. Raises OSError."""
 
     def __init__(self) -> None:
-        self._guards = contextlib.ExitStack()
-        self._guards.enter_context(no_guard_starts())
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(no_guard_starts())
         self._saved = {name: _read(path) for name, path in _VALUES.items()}
         self._own: frozenset[int] = frozenset()
         self._changed = False
@@ -125,7 +125,7 @@ class _LimitProcess:
         return self._saved["limit"]
 
     def obey(self, command: str) -> str:
-        """Do one command and return the answer."""
+        """Execute one command and return the answer."""
         name, _, value = command.partition(" ")
         if name == "own":
             self._own |= {int(value)}
@@ -143,25 +143,25 @@ class _LimitProcess:
             return f"refused writing {value} to {_VALUES[name]}: {error.strerror}"
         return "ok"
 
-    def look(self) -> None:
-        """Put everything back at once when a guard has started, or a namespace that isn't our own holds entries."""
+    def check(self) -> None:
+        """Restore everything at once if a guard has started or a foreign namespace holds entries."""
         if self._tripped:
             return
         if why := acting_guard() or (foreign_entries(self._own) if self._changed else None):
-            self._tripped = f"the limit was put back early: {why}"
+            self._tripped = f"the limit was restored early: {why}"
             self.restore()
             self.let_guards_start()
 
     def let_guards_start(self) -> None:
-        self._guards.close()
+        self._lock.close()
 
     def restore(self) -> None:
         for name, value in self._saved.items():
             try:
-                if _read(_VALUES[name]) != value:  # a resize of the buckets stalls traffic: not without need
+                if _read(_VALUES[name]) != value:  # a resize of the buckets stalls traffic, so only if needed
                     _write(_VALUES[name], value)
             except OSError as error:
-                sys.stderr.write(f"could not put {_VALUES[name]} back to {value}: {error}\n")
+                sys.stderr.write(f"could not restore {_VALUES[name]} to {value}: {error}\n")
 
 
 def _read(path: Path) -> int:
@@ -182,32 +182,32 @@ def _lock(wait_seconds: float) -> int:
 
     signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_REAL, wait_seconds)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)  # waiting in the kernel's queue, not polling: first come, first served
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits in the kernel's queue, so first come, first served
     signal.setitimer(signal.ITIMER_REAL, 0)
     return descriptor
 
 
-def _serve(keeper: _LimitProcess) -> None:
-    """Obey until the pipe closes."""
+def _serve(process: _LimitProcess) -> None:
+    """Execute commands until the pipe closes."""
     pending = b""
-    next_look = 0.0
+    next_check = 0.0
     while True:
-        readable, _, _ = select.select([0], [], [], _LOOK_SECONDS)
+        readable, _, _ = select.select([0], [], [], _CHECK_SECONDS)
         if readable:
             piece = os.read(0, 65536)
             if not piece:
                 return
             *lines, pending = (pending + piece).split(b"\n")
             for line in lines:
-                sys.stdout.write(keeper.obey(line.decode()) + "\n")
+                sys.stdout.write(process.obey(line.decode()) + "\n")
                 sys.stdout.flush()
-        if time.monotonic() >= next_look:
-            keeper.look()
-            next_look = time.monotonic() + _LOOK_SECONDS
+        if time.monotonic() >= next_check:
+            process.check()
+            next_check = time.monotonic() + _CHECK_SECONDS
 
 
 def _begin(wait_seconds: float) -> _LimitProcess:
-    """Return the keeper of the held lock. Raises OSError, and RefusedError while a guard acts on this host."""
+    """Take the lock and the values. Raises OSError, and RefusedError while a guard acts on this host."""
     _lock(wait_seconds)
     if os.geteuid() != 0:
         raise PermissionError(1, "changing the limit needs root")
@@ -217,21 +217,21 @@ def _begin(wait_seconds: float) -> _LimitProcess:
 
 
 def main() -> int:
-    """Be the keeper until standard input closes."""
+    """Run the separate process until standard input closes."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     try:
-        keeper = _begin(float(sys.argv[2]))
+        process = _begin(float(sys.argv[2]))
     except (OSError, RefusedError) as error:
         sys.stdout.write(f"refused {error}\n")
         return 1
-    sys.stdout.write(f"ok {keeper.saved_limit()}\n")
+    sys.stdout.write(f"ok {process.saved_limit()}\n")
     sys.stdout.flush()
     try:
-        _serve(keeper)
+        _serve(process)
     finally:
-        keeper.restore()
+        process.restore()
         time.sleep(_AFTERMATH_SECONDS)
-        keeper.restore()
-        keeper.let_guards_start()
+        process.restore()
+        process.let_guards_start()
     return 0

@@ -62,23 +62,23 @@ class Guard:
         self.log = log
 
     def events(self) -> list[dict[str, Any]]:
-        """Return what it has logged so far (JSON lines only)."""
+        """Return its log so far (JSON lines only)."""
         lines = self.log.read_text("utf-8", "replace").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
     def await_event(self, name: str) -> dict[str, Any]:
-        """Return the first log line of that event. Raises AssertionError with the log when it ends or takes too long."""
+        """Return the first log record of that event. Raises AssertionError with the log on exit or timeout."""
 
         def found() -> dict[str, Any] | None:
             if self.process.poll() is not None:
                 raise AssertionError(f"the guard ended with {self.process.returncode}:\n{self.log.read_text()}")
             return next((event for event in self.events() if event.get("event") == name), None)
 
-        event: dict[str, Any] = eventually(found, f"the log line {name}", self.log)
+        event: dict[str, Any] = eventually(found, f"the event {name}", self.log)
         return event
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to it alone."""
+        """Send a signal to this process alone."""
         self.process.send_signal(number)
 
     def kill(self) -> None:
@@ -87,14 +87,14 @@ class Guard:
         self.process.wait(timeout=_DEADLINE_SECONDS)
 
     def stop(self) -> int:
-        """Ask it to end, and return its exit code."""
+        """Terminate it and return its exit code."""
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
         return self.process.wait(timeout=_DEADLINE_SECONDS)
 
 
 class PrivateWorld:
-    """A mount namespace in which the guard can write what it likes. Needs root.
+    """A mount namespace in which the guard can write anywhere. Needs root.
 
     `folder` (on the machine) takes the logs of what is started in it; without one they are gone with the world.
     """
@@ -119,13 +119,13 @@ class PrivateWorld:
         """The world's own file tree, as seen from outside."""
         # Its root and folder as well: without them a chroot is left on the way.
         self.enter = ("nsenter", f"--target={self._holder.pid}", "--mount", "--root", "--wd")
-        """What a command that is to run in there begins with."""
+        """Prefix of a command that runs inside."""
         self._folder = folder or self.root / "run/private-world"
 
     # -- journald
 
     def start_journald(self) -> None:
-        """Start a journald here, and wait until it takes messages. It reads the machine's ring buffer from its start."""
+        """Start a journald here and wait until it accepts messages. It reads the machine's ring buffer from the start."""
         log = self._folder / "journald.log"
         with log.open("ab") as out:
             self._journald = self._spawn([_JOURNALD], out)
@@ -134,7 +134,7 @@ class PrivateWorld:
         eventually(lambda: socket.exists() and any(journal.glob("*/system.journal")), "journald", log)
 
     def stop_journald(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End journald, and remove its socket so that the next start can be waited for."""
+        """End journald and remove its socket, so that the next start is detectable."""
         assert self._journald is not None, "no journald was started"
         self._journald.send_signal(number)
         self._journald.wait(timeout=_DEADLINE_SECONDS)
@@ -159,7 +159,7 @@ class PrivateWorld:
         ring_buffer: bool = True,
         log_format: str = "json",
     ) -> Guard:
-        """Start `guard run`, with JSON wait until it watches. `ring_buffer` False: /dev/kmsg can't be opened."""
+        """Start `guard run`; with JSON, wait until it is ready. `ring_buffer` False: /dev/kmsg can't be opened."""
         log = self._folder / f"guard-{len(self._guards)}.log"
         command = [PYTHON, *program.split(), "run", "--log-format", log_format, *arguments]
         if not ring_buffer:
@@ -186,7 +186,7 @@ class PrivateWorld:
         return self.run([PYTHON, "-m", "conntrackd_guard", *arguments])
 
     def decisions(self, *where: str) -> list[dict[str, Any]]:
-        """Return what `guard history --json` tells, oldest first; `where` is `--dry-run` for the other history."""
+        """Return the rows of `guard history --json`, oldest first; `where` is `--dry-run` for the other history."""
         answer = self.guard("history", "--json", *where)
         assert answer.returncode == 0, answer.stderr
         rows: list[dict[str, Any]] = json.loads(answer.stdout)["decisions"]
@@ -201,9 +201,9 @@ class PrivateWorld:
         )
 
     def close(self) -> None:
-        """End everything that was started here, and forget everything that was written."""
+        """End everything that was started here and discard everything that was written."""
         for guard in self._guards:
-            guard.process.kill()  # all of them, before one is waited for; nothing happens to one that has ended
+            guard.process.kill()  # all of them before the first wait; no effect on one that has ended
         for guard in self._guards:
             guard.process.wait(timeout=_DEADLINE_SECONDS)
         if self._journald is not None:
@@ -222,7 +222,7 @@ class PrivateWorld:
         self.close()
 
     def _enter(self, command: list[str]) -> list[str]:
-        # Whatever runs here must not outlive us: it could raise the limit after it was put back.
+        # A process here must not outlive this one: it could raise the limit after the restore.
         return ["setpriv", "--pdeathsig", "KILL", *self.enter, *command]
 
     def _spawn(self, command: list[str], out: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -244,13 +244,13 @@ def eventually(
     deadline = time.monotonic() + seconds
     while not (value := look()):
         if time.monotonic() > deadline:
-            told = f"; the log says:\n{log.read_text('utf-8', 'replace')}" if log else ""
-            raise AssertionError(f"{what} did not come within {seconds:g} s{told}")
+            rest = f"; the log:\n{log.read_text('utf-8', 'replace')}" if log else ""
+            raise AssertionError(f"{what} did not come within {seconds:g} s{rest}")
         time.sleep(0.02)
     return value
 
 
 def _environment() -> dict[str, str]:
-    """The environment of a started program: ours, with the repository's guard, and without what a unit would pass on."""
+    """Return our environment with the repository's guard, without the variables of a unit."""
     kept = {name: value for name, value in os.environ.items() if name not in {"NOTIFY_SOCKET", "JOURNAL_STREAM"}}
     return kept | {"PYTHONPATH": f"{_INSIDE}/repository", "PYTHONDONTWRITEBYTECODE": "1"}

@@ -25,7 +25,7 @@ from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.traffic.analysis import Owner, TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Evidence
 from conntrackd_guard.core.traffic.remedies import diagnose
-from conntrackd_guard.core.traffic.sample import add_up
+from conntrackd_guard.core.traffic.sample import count_entries
 from conntrackd_guard.core.verification import Drops, End
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.series import Point
@@ -94,7 +94,7 @@ def _raise(history: History, key: str, limit: int, message: str, at: float) -> i
 def _portrait() -> TableAnalysis:
     """Return a flood, from a namespace whose names are hostile."""
     flows = [an_entry(6, "SYN_SENT", source=bytes((10, 0, number // 100, number % 100))) for number in range(1000)]
-    sample = add_up(flows, table_entries=393_216)
+    sample = count_entries(flows, table_entries=393_216)
     table = replace(SEEN.tables[0], count=393_216)
     findings = diagnose(Evidence(sample=sample, in_use=table.count, buckets=262_144, inside="ip netns exec web "))
     owner = Owner(pid=7, process=HOSTILE[1], unit=HOSTILE[2])
@@ -137,7 +137,7 @@ def _record(key: str, limit: int, message: str, at: float) -> Record:
 
 
 def _add(history: History, record: Record) -> None:
-    history.add(record, policy=Policy(), sentence=sentence(record), kernel_release=HOSTILE[0])
+    history.add(record, policy=Policy(), sentence=sentence(record, Policy()), kernel_release=HOSTILE[0])
 
 
 def _points() -> list[Point]:

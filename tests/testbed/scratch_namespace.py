@@ -1,4 +1,4 @@
-"""A network namespace made to be overfilled: loopback only, gone with the process that made it."""
+"""A network namespace for a test to overfill: loopback only, ends with the process that created it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _PORT = 9
 class ScratchNamespace:
     """A child network namespace that tracks connections, held by one process that ends when this one does.
 
-    `user_owned` makes it inside a user namespace, as any user could.
-    Needs root, `nft`, `ip` and `conntrack`. Raises OSError or subprocess.CalledProcessError when one fails.
+    `user_owned` creates it inside a user namespace, as any user could.
+    Needs root, `nft`, `ip` and `conntrack`. Raises OSError or subprocess.CalledProcessError if one fails.
     """
 
     def __init__(self, *, user_owned: bool = False) -> None:
@@ -47,7 +47,7 @@ class ScratchNamespace:
             start_new_session=True,
         )
         assert self._holder.stdout is not None
-        # `cat` answers only what it is sent, so the first line ends the set-up.
+        # `cat` prints only its input, so the first line ends the set-up.
         if self._holder.stdout.readline() != "ready\n":
             self.close()
             raise OSError("could not set up a scratch network namespace (see the message above)")
@@ -56,10 +56,10 @@ class ScratchNamespace:
         self._made = 0
         self._receiver = self._socket()
         self._receiver.bind(("127.0.0.1", _PORT))
-        self._receiver.setblocking(False)  # noqa: FBT003  the name of the call says what is False
+        self._receiver.setblocking(False)  # noqa: FBT003 - the name of the call explains it
 
     def fill(self, flows: int) -> None:
-        """Add `flows` assured flows; stops at the first one that a full table refuses."""
+        """Add `flows` assured flows; stop at the first one that a full table refuses."""
         load_flows(flows, first=self._made, enter=("nsenter", f"--net=/proc/{self.pid}/ns/net"))
         self._made += flows
 
@@ -72,11 +72,11 @@ class ScratchNamespace:
         return self._drain()
 
     def count(self) -> int:
-        """Return the entries that the table holds."""
+        """Return the number of entries."""
         return next(self._stat("entries"))
 
     def dropped(self) -> int:
-        """Return the packets that the table dropped since it was made."""
+        """Return the number of packets dropped since the start."""
         return sum(self._stat("drop"))
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class ScratchNamespace:
         self.close()
 
     def _socket(self) -> socket.socket:
-        """Return a UDP socket of the namespace: made in a thread that enters it, usable from every thread."""
+        """Return a UDP socket of the namespace: created in a thread that enters it, usable from every thread."""
         made: list[socket.socket] = []
 
         def enter_and_make() -> None:
@@ -128,15 +128,15 @@ class ScratchNamespace:
 
 
 def load_flows(flows: int, *, first: int = 0, enter: Sequence[str] = ()) -> None:
-    """Add assured flows, numbered from `first`, through netlink (about 80,000 a second), in the namespace that `enter` enters.
+    """Add assured flows, numbered from `first`, through netlink (about 80,000 per second), in the namespace of `enter`.
 
-    Stops at the first one that a full table refuses. Raises OSError where `conntrack` fails otherwise.
+    Stops at the first one that a full table refuses. Raises OSError if `conntrack` fails otherwise.
     """
     load_lines((_flow(first + number) for number in range(flows)), enter=enter)
 
 
 def load_lines(lines: Iterable[bytes], *, enter: Sequence[str] = ()) -> None:
-    """Add the flows that these lines tell `conntrack -R`, as `load_flows` does."""
+    """Add flows from lines in the format of `conntrack -R`, as `load_flows` does."""
     command = [*enter, "conntrack", "-R", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as load:
         assert load.stdin is not None
@@ -145,13 +145,13 @@ def load_lines(lines: Iterable[bytes], *, enter: Sequence[str] = ()) -> None:
         with contextlib.suppress(BrokenPipeError):
             load.stdin.close()
         assert load.stderr is not None
-        said = load.stderr.read().decode(errors="replace")
-    if load.returncode != 0 and "not enough memory" not in said:  # ENOMEM is how a full table refuses
-        raise OSError(f"conntrack -R failed: {said.strip()}")
+        errors = load.stderr.read().decode(errors="replace")
+    if load.returncode != 0 and "not enough memory" not in errors:  # ENOMEM is how a full table refuses
+        raise OSError(f"conntrack -R failed: {errors.strip()}")
 
 
 def _flow(number: int) -> bytes:
-    """Return one line for `conntrack -R`: seen in both directions, so the kernel doesn't evict it when it needs room."""
+    """Return one line for `conntrack -R`: seen in both directions, so that the kernel doesn't evict it."""
     port = 1024 + number % 60000
     source = f"10.{number // 60000}.0.1"
     return (

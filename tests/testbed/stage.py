@@ -1,4 +1,4 @@
-"""The stage of a live test: the machine's limit on loan, a namespace to overfill, and a private world with the guard."""
+"""The stage of a live test: the machine's limit, a namespace to overfill, and a private world for the guard."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from testbed.private_world import Guard, PrivateWorld, eventually
 from testbed.scratch_namespace import ScratchNamespace
 
 LIMIT = 2048
-"""Where each test starts: small, so that filling a table takes milliseconds."""
+"""The limit at the start of each test: small, so that filling a table takes milliseconds."""
 _FIRST_FACILITY_OF_OTHERS = 8
 _SIZE_BUFFER = 10  # SYSLOG_ACTION_SIZE_BUFFER, syslog(2)
 _JUNK_BYTES = 900
-"""Of one line; the kernel takes some 1,000."""
+"""Size of one message; the kernel accepts about 1,000."""
 _ALTERED_GUARD = "/run/private-world/repository/tests/testbed/altered_guard.py"
 
 
 class Stage:
-    """What a live test plays with."""
+    """Everything that a live test acts on."""
 
-    def __init__(self, keeper: LimitGuard, table: ScratchNamespace, world: PrivateWorld, *, numbered: bool) -> None:
-        self.keeper = keeper
+    def __init__(
+        self, limit_guard: LimitGuard, table: ScratchNamespace, world: PrivateWorld, *, numbered: bool
+    ) -> None:
+        self.limit_guard = limit_guard
         self.table = table
         self.world = world
         self.numbered = numbered
@@ -45,11 +47,11 @@ class Stage:
         return " ".join((_ALTERED_GUARD, *altered, "--")) if altered else "-m conntrackd_guard"
 
     def raised(self, above: int = LIMIT) -> int:
-        """Wait until the limit in force is above that, and return it."""
+        """Wait until the limit in force is higher and return it."""
         return int(eventually(lambda: limit() if limit() > above else 0, f"a limit above {above}"))
 
     def decision(self, matches: Callable[[dict[str, Any]], bool], what: str, *where: str) -> dict[str, Any]:
-        """Wait until history holds such a decision, and return the first."""
+        """Wait until the history has a matching decision and return the first."""
         seen: list[dict[str, Any]] = []
 
         def find() -> dict[str, Any] | None:
@@ -60,29 +62,29 @@ class Stage:
             found: dict[str, Any] = eventually(find, what)
         except AssertionError as error:
             raise AssertionError(
-                f"{error}; history holds {[(r['trigger'], r['verdict'], r['reason']) for r in seen]}"
+                f"{error}; the history has {[(r['trigger'], r['verdict'], r['reason']) for r in seen]}"
             ) from None
         return found
 
     def held(self, reason: str) -> dict[str, Any]:
-        """Wait until history holds a hold for that reason, and return it."""
+        """Wait until the history has a hold with that reason and return it."""
         return self.decision(lambda row: row["verdict"] == "hold" and row["reason"] == reason, f"a hold for {reason}")
 
     def raises(self) -> list[dict[str, Any]]:
-        """Return the raises in history, once there is one."""
+        """Return the raises in the history, once there is one."""
         self.decision(lambda row: row["verdict"] == "raise", "a raise")
         return [row for row in self.world.decisions() if row["verdict"] == "raise"]
 
     def overrun(self, guard: Guard) -> None:
-        """Have the kernel overwrite what the guard has not read: what it missed, and what it had, is in the journal only."""
+        """Overwrite the ring buffer before the guard reads it, so that its messages are in the journal only."""
         guard.signal(signal.SIGSTOP)
         self.kernel.overwrite()
         guard.signal(signal.SIGCONT)
 
-    def lines_told(self, guard: Guard) -> int:
-        """End the guard and return how many lines about a full table its history accounts for.
+    def messages_recorded(self, guard: Guard) -> int:
+        """End the guard and return the number of `table full` messages that its history counts.
 
-        Repeats are counted in memory first and written now and then; a guard that is asked to end has written them all.
+        Repeats are counted in memory and written from time to time; a guard that ends has written all of them.
         """
         assert guard.stop() == 0
         rows = [row for row in self.world.decisions() if "table full" in (row["message"] or "")]
@@ -90,15 +92,15 @@ class Stage:
 
 
 class RingBuffer:
-    """Counts the kernel's own lines about a full table from now on."""
+    """Counts the kernel's own `table full` messages from now on."""
 
     def __init__(self) -> None:
         self._descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.lseek(self._descriptor, 0, os.SEEK_END)
         self._found = 0
 
-    def lines(self) -> int:
-        """Return how many there were so far, nobody's forgeries among them."""
+    def messages(self) -> int:
+        """Return the number so far, without forged ones."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 head, _, message = os.read(self._descriptor, 8192).partition(b";")
@@ -107,8 +109,8 @@ class RingBuffer:
         return self._found
 
     def overwrite(self) -> None:
-        """Write as much as the buffer holds. Each opening may write ten lines in 5 s (`kernel.printk_devkmsg`)."""
-        self.lines()
+        """Write as much as the buffer holds. Each opening may write ten messages in 5 s (`kernel.printk_devkmsg`)."""
+        self.messages()
         held = ctypes.CDLL(None).klogctl(_SIZE_BUFFER, None, 0)
         for _ in range(held // (10 * _JUNK_BYTES) + 1):
             with open("/dev/kmsg", "wb", buffering=0) as file:
@@ -117,7 +119,7 @@ class RingBuffer:
         os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self._descriptor)
 
 

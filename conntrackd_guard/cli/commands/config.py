@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import textwrap
-from collections.abc import Iterator
 from typing import Any
 
 from conntrackd_guard.cli.answer import Answer, note
@@ -18,7 +17,6 @@ from conntrackd_guard.settings.settings import DEFAULT
 
 JSON_VERSION = 1
 _WIDTH = 100
-_LABELS = {1: ("With",), 2: ("Half,", "Double,")}
 
 
 def config(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
@@ -31,14 +29,14 @@ def config(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
     if args.action == "check":
         note(_verdict(settings))
         return Exit.DONE
-    return Answer(value=_table(settings), json=_document(settings))
+    return Answer(value=_table(settings), json=lambda: [_document(settings)])
 
 
 def example() -> str:
     """Return a whole settings file, each key commented out and explained; `sed s/^#//` makes it valid."""
     head = (
         "Settings of conntrackd-guard: /etc/conntrackd-guard/guard.yaml, then guard.d/*.yaml in name order.",
-        "The last file that sets a key holds. Every key may be left out. Below stand the defaults.",
+        "Later files override earlier ones. Every key is optional; the values below are the defaults.",
         "After a change: guard config check && sudo systemctl reload conntrackd-guard",
     )
     return "\n".join(line for text in head for line in _comment(text)) + "\n" + "".join(_explained(key) for key in KEYS)
@@ -47,8 +45,8 @@ def example() -> str:
 def _explained(key: Key) -> str:
     """Return a key's part of the example."""
     lines = [*_comment(key.does), *_comment(f"Takes {key.kind.expected}."), *_comment(f"Default: {key.source}")]
-    for label, (value, breaks) in zip(_LABELS[len(key.instead)], key.instead, strict=True):
-        lines += _comment(f"{label} {value}: {breaks}")
+    for value, effect in key.instead:
+        lines += _comment(f"With {value}: {effect}")
     return "\n" + "\n".join(lines) + f"\n#{key.name}: {key.default}\n"
 
 
@@ -71,9 +69,9 @@ def _table(settings: Settings) -> str:
     return "".join(f"{name:<{name_width}}  {value:<{value_width}}  {origin}\n" for name, value, origin in rows)
 
 
-def _document(settings: Settings) -> Iterator[str]:
-    """Yield every value and its origin as one JSON document, the values as an operator would write them."""
+def _document(settings: Settings) -> str:
+    """Return every value and its origin as one JSON document, the values as an operator would write them."""
     values: dict[str, Any] = {
         key.name: {"value": key.value_text(settings), "from": settings.origins[key.name]} for key in KEYS
     }
-    yield json.dumps({"version": JSON_VERSION, "settings": values}, indent=2) + "\n"
+    return json.dumps({"version": JSON_VERSION, "settings": values}, indent=2) + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from typing import Any
 
 from conntrackd_guard import __version__
@@ -20,7 +19,9 @@ def doctor(_args: argparse.Namespace, paths: Paths) -> Answer:
     """Return every check; the exit code is 3 if one failed."""
     found = examine(paths)
     code = Exit.NO if found.wrong else Exit.DONE
-    return Answer(value=found, view="doctor_text.print_examination", json=_document(found), code=code)
+    return Answer(
+        value=found, view="doctor_text.print_examination", json=lambda: [documents.document(document(found))], code=code
+    )
 
 
 def document(found: Examination) -> dict[str, Any]:
@@ -32,7 +33,3 @@ def document(found: Examination) -> dict[str, Any]:
         "wrong": found.wrong,
         "checks": [encode(check) for check in found.checks],
     }
-
-
-def _document(found: Examination) -> Iterator[str]:
-    yield documents.document(document(found))

@@ -1,4 +1,4 @@
-"""`guard history` and `guard show`: what happened and why."""
+"""`guard history`: list decisions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from zoneinfo import ZoneInfo
 
 from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.timespec import parse_time
-from conntrackd_guard.core.errors import AnswerIsNo
 from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History, Row
-from conntrackd_guard.history.documents import DecisionDetail
 from conntrackd_guard.host.paths import Paths
 
 
@@ -24,19 +22,7 @@ def history(args: argparse.Namespace, paths: Paths) -> Answer:
     """Return decisions as they are read: a long history needs no memory."""
     since, until = time_option("--since", args.since), time_option("--until", args.until)
     rows = _rows(open_history(paths), args, since, until)
-    return Answer(value=rows, view="decision_text.print_history", json=documents.history(rows), paged=True)
-
-
-def show(args: argparse.Namespace, paths: Paths) -> Answer:
-    """Return one decision with its evidence."""
-    found = open_history(paths)
-    detail = None
-    if found is not None:
-        with found:
-            detail = documents.detail(found, _id(args.id, found))
-    if detail is None:
-        raise AnswerIsNo(f"There is no decision {args.id}. `guard history` lists the recorded ones.")
-    return Answer(value=detail, view="detail_text.print_detail", json=_document(detail), paged=True)
+    return Answer(value=rows, view="decision_text.print_history", json=lambda: documents.history(rows), paged=True)
 
 
 def open_history(paths: Paths) -> History | None:
@@ -71,10 +57,6 @@ def _rows(found: History | None, args: argparse.Namespace, since: float | None, 
         note("No decision matches.")
 
 
-def _document(detail: DecisionDetail) -> Iterator[str]:
-    yield documents.show(detail)
-
-
 def _zone() -> tzinfo:
     """Return the reader's time zone, with its summer times: $TZ, else the host's, else UTC."""
     with suppress(ValueError, OSError):
@@ -83,9 +65,3 @@ def _zone() -> tzinfo:
         with Path("/etc/localtime").open("rb") as file:
             return ZoneInfo.from_file(file)
     return UTC
-
-
-def _id(text: str, found: History) -> int:
-    """Return the number of a decision; 0, which none has, where the text is neither a number nor a known key."""
-    is_number = text.isascii() and text.isdigit() and len(text) < len(str(1 << 63))
-    return int(text) if is_number else found.find_key(text) or 0

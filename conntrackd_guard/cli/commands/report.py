@@ -15,7 +15,7 @@ from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.render.report.page import Counts, Report, page
 from conntrackd_guard.core.errors import AnswerIsNo, HostError
 from conntrackd_guard.core.verification import Drops
-from conntrackd_guard.history import documents
+from conntrackd_guard.history import details
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
@@ -27,7 +27,7 @@ _DOTS = 500
 _MOST_DECISIONS = 500
 """Each takes 2 KB of the page with its sum, and 4 KB more with who filled the table."""
 _FILE_MODE = 0o640
-"""As the history's: it tells as much."""
+"""As the history's: it holds the same data."""
 
 
 def report(args: argparse.Namespace, paths: Paths) -> Exit:
@@ -48,7 +48,7 @@ def report(args: argparse.Namespace, paths: Paths) -> Exit:
 
 
 def _write(output: Path, content: bytes) -> None:
-    """Put the page there; a link (/dev/stdout is one), a device and a pipe are written to, never replaced."""
+    """Write the page. A link (such as /dev/stdout), a device and a pipe are written to, never replaced."""
     try:
         if not output.is_symlink() and (output.is_file() or not output.exists()):
             files.replace(output, content, mode=_FILE_MODE, durable=False)
@@ -56,12 +56,12 @@ def _write(output: Path, content: bytes) -> None:
             output.write_bytes(content)
     except OSError as error:
         raise HostError(
-            "write the report to", output, error, "Name a file in a folder that you may write to."
+            "write the report to", output, error, "Name a file in a directory that you may write to."
         ) from error
 
 
 def _gathered(history: History, since: float, until: float) -> Report:
-    """Read what the page tells."""
+    """Read the data of the page."""
     counted: Counter[str] = Counter()
     newest: list[int] = []
     for row in history.rows(since=since, until=until):
@@ -82,6 +82,6 @@ def _gathered(history: History, since: float, until: float) -> Report:
         step=step,
         points=history.points(since, until, step),
         held=history.held(since, until, step),
-        entries=[told for number in newest if (told := documents.detail(history, number)) is not None],
+        entries=[found for number in newest if (found := details.detail(history, number)) is not None],
         counts=Counts(**counted),
     )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 
-from conntrackd_guard.actions.status import Status, document, gather
+from conntrackd_guard.actions.status import document, gather
 from conntrackd_guard.cli.answer import Answer
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.history import documents
@@ -20,10 +19,6 @@ def status(args: argparse.Namespace, paths: Paths) -> Answer:
     return Answer(
         value=found,
         view="status_text.print_status",
-        json=_document(found),
+        json=lambda: [documents.document(document(found))],
         code=Exit.NO if found.degraded else Exit.DONE,
     )
-
-
-def _document(found: Status) -> Iterator[str]:
-    yield documents.document(document(found))

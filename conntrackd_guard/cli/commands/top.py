@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from conntrackd_guard.cli.answer import Answer
 from conntrackd_guard.core.errors import HostError, NotPermitted
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
-from conntrackd_guard.history import documents
+from conntrackd_guard.history import details, documents
 from conntrackd_guard.host.conntrack.sampler import Sampler, choose
 from conntrackd_guard.host.paths import Paths
 
@@ -21,7 +21,7 @@ EVERY_SECONDS = 2.0
 def top(args: argparse.Namespace, paths: Paths) -> Answer:
     """Return the analysis of one table; with `--watch` one every 2 s, without end."""
     analyses = _analyses(args, paths)
-    return Answer(value=(args, analyses), view="top_text.print_analyses", json=_lines(args, analyses))
+    return Answer(value=(args, analyses), view="top_text.print_analyses", json=lambda: _lines(args, analyses))
 
 
 def _analyses(args: argparse.Namespace, paths: Paths) -> Iterator[TableAnalysis]:
@@ -32,7 +32,7 @@ def _analyses(args: argparse.Namespace, paths: Paths) -> Iterator[TableAnalysis]
             yield sampler.analyze(choose(found, args.namespace), found)
         except HostError as error:
             if error.errno in {errno.EACCES, errno.EPERM}:
-                raise NotPermitted(str(error)) from error
+                raise NotPermitted(f"`guard top` needs root (reads {error.path}: {error.cause}).") from error
             raise
         if not args.watch:
             return
@@ -41,6 +41,6 @@ def _analyses(args: argparse.Namespace, paths: Paths) -> Iterator[TableAnalysis]
 
 def _lines(args: argparse.Namespace, analyses: Iterator[TableAnalysis]) -> Iterator[str]:
     for analysis in analyses:
-        content = documents.analysis(analysis)
+        content = details.analysis(analysis)
         yield documents.line(content) if args.watch else documents.document(content)
         sys.stdout.flush()

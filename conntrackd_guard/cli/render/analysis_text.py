@@ -1,9 +1,9 @@
-"""A table's portrait for people: lines of (name, text), the same in `guard top` and `guard show`."""
+"""The analysis of a table for people: lines of (name, text), the same in `guard top` and `guard show`."""
 
 from __future__ import annotations
 
 from conntrackd_guard.cli.render.console import COMMAND, Line
-from conntrackd_guard.core.explain import table_name
+from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.sample import Group, Ranking, Sample
@@ -16,17 +16,17 @@ _TITLES = {
 }
 
 
-def head_lines(portrait: TableAnalysis, *, steps: bool = True) -> list[Line]:
-    """Return whose table it is, what was seen of it, what that means, and with `steps` what to do."""
-    table, sample = portrait.table, portrait.sample
-    share = f" ({100 * table.count / portrait.limit:.0f} %)" if portrait.limit else ""
-    limit = f"{portrait.limit:,}" if portrait.limit else "unlimited"
+def head_lines(analysis: TableAnalysis, *, steps: bool = True) -> list[Line]:
+    """Return whose table it is, its sample, the diagnosis, and with `steps` what to do."""
+    table, sample = analysis.table, analysis.sample
+    share = f" ({100 * table.count / analysis.limit:.0f} %)" if analysis.limit else ""
+    limit = f"{analysis.limit:,}" if analysis.limit else "unlimited"
     lines = [("table", f"{table_name(table)}: {table.count:,} of {limit} entries{share}")]
-    if portrait.owner.text:
-        lines.append(("owner", portrait.owner.text))
-    odd = f"; {sample.skipped:,} could not be understood" if sample.skipped else ""
+    if analysis.owner.text:
+        lines.append(("owner", analysis.owner.text))
+    odd = f"; {sample.skipped:,} could not be parsed" if sample.skipped else ""
     lines.append(("sample", f"{sample.seen:,} entries, {_margin(sample)}{odd}"))
-    for number, finding in enumerate(portrait.findings):
+    for number, finding in enumerate(analysis.findings):
         lines.append(("also" if number else "diagnosis", f"{finding.cause}: {finding.meaning}"))
         lines += [("", figure) for figure in finding.figures]
         for step in finding.steps if steps else ():
@@ -51,7 +51,7 @@ def mix_lines(sample: Sample) -> list[Line]:
 def ranking_lines(sample: Sample, kind: str, most: int) -> tuple[str, list[Line]]:
     """Return a heading, and the largest groups of a kind: share, entries of the table, and name.
 
-    Of more than `most` only those that chance can't explain: it would name another one in the next sample.
+    Of more than `most` only those that chance can't explain: the next sample would name others.
     """
     ranking = _ranking(sample, kind)
     top = ranking.top[:most]

@@ -1,15 +1,16 @@
-"""The sum of a decision, line by line, so that a reader can redo it by hand."""
+"""The memory calculation of a decision, line by line, so that a reader can redo it by hand."""
 
 from __future__ import annotations
 
+from conntrackd_guard.cli.render.labels import BOUNDS
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Policy, Share
 from conntrackd_guard.core.model import Arithmetic
 from conntrackd_guard.core.units import format_bytes, format_percentage
 
 
-def sum_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str, str]]:
-    """Return (name, how it comes about) for every term; the figures are the ones the decision was made with."""
+def calculation_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str, str]]:
+    """Return (name, calculation) for every term, with the figures that the decision was based on."""
     a = arithmetic
     left = a.memory_available_bytes - a.new_bytes
     estimate = " (counts are estimates of need)" if a.estimate else ""
@@ -17,22 +18,22 @@ def sum_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str, str]]:
         ("limit", f"{a.current:,}"),
         ("in use", f"{a.in_use:,} entries in all namespaces, {a.largest_count:,} in the fullest{estimate}"),
         ("wanted", f"{_wanted(a, policy)} = {a.wanted:,}"),
-        ("a step ends at", f"{a.target:,}, by {a.bound}"),
-        ("bytes per entry", f"{a.bytes_source} → {a.bytes_per_entry:,}, a whole number of 64"),
-        ("charged", f"{_charged(a)} = {a.charged_entries:,} entries, {a.held_entries:,} of them alive already"),
-        ("bucket arrays", _buckets(a)),
+        ("allowed", f"{a.target:,} ({BOUNDS[a.bound]})"),
+        ("bytes per entry", f"{a.bytes_source} → {a.bytes_per_entry:,} (rounded up to 64 bytes)"),
+        ("planned for", f"{_charged(a)} = {a.charged_entries:,} entries, {a.held_entries:,} of them already in memory"),
+        ("hash table", _buckets(a)),
         ("cost", f"{a.bytes_per_entry:,} × {a.charged_entries:,} + {a.bucket_bytes:,} = {_bytes(a.cost_bytes)}"),
         ("budget", f"{_share(policy.budget, a, hugetlb=True)} = {_bytes(a.budget_bytes)}"),
         ("", _verdict(a.cost_bytes <= a.budget_bytes, "cost ≤ budget", "the cost is over the budget")),
         ("new memory", f"{a.bytes_per_entry:,} × {_not_held(a)} + {a.new_bucket_bytes:,} = {_bytes(a.new_bytes)}"),
         ("left available", f"{a.memory_available_bytes:,} − {a.new_bytes:,} = {_bytes(left)}"),
-        ("reserve", f"{_reserve(a, policy)} = {_bytes(a.min_available_bytes)}"),
-        ("", _verdict(left >= a.min_available_bytes, "left ≥ reserve", "less than the reserve would be left")),
-        ("ceiling", "none" if a.max_limit is None else f"{a.max_limit:,}"),
+        ("min_available", f"{_min_available(a, policy)} = {_bytes(a.min_available_bytes)}"),
+        ("", _verdict(left >= a.min_available_bytes, "left ≥ min_available", "less than min_available would be left")),
+        ("max_limit", "none" if a.max_limit is None else f"{a.max_limit:,}"),
     ]
     if a.on_flood is not None:
         most = "" if a.on_flood.limit is None else f" {a.on_flood.limit:,}"
-        lines.append(("on_flood", f"{a.on_flood.action}{most}: a flood fills every table in need"))
+        lines.append(("on_flood", f"{a.on_flood.action}{most} (a flood fills every table in need)"))
     if a.chain is not None:
         after = a.buckets_target or a.buckets or 0
         lines.append(("average chain", f"2 × {a.charged_entries:,} ÷ {after:,} buckets = {a.chain:g} (at most 24)"))
@@ -60,7 +61,7 @@ def _not_held(a: Arithmetic) -> str:
 def _buckets(a: Arithmetic) -> str:
     number = a.buckets_target or a.buckets
     if not number:
-        return "not known, taken as 0"
+        return "unknown, counted as 0"
     return f"{number:,} buckets × {a.bucket_bytes // number} = {_bytes(a.bucket_bytes)}"
 
 
@@ -73,7 +74,7 @@ def _share(share: Share, a: Arithmetic, *, hugetlb: bool) -> str:
     return f"{format_percentage(share.fraction or 0)} × {total}"
 
 
-def _reserve(a: Arithmetic, policy: Policy) -> str:
+def _min_available(a: Arithmetic, policy: Policy) -> str:
     if policy.min_available is not None:
         return _share(policy.min_available, a, hugetlb=False)
     return f"the larger of 5% × {a.memory_total_bytes:,} and min(512 MiB, 25% × {a.memory_total_bytes:,})"

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import groupby
 from typing import Final, NoReturn
 
 from rich.console import Console
@@ -27,10 +26,13 @@ Line = tuple[str, str]
 COMMAND: Final = "run"
 """The name of a line that is there to be pasted: it is never wrapped."""
 _INDENT = 7
+_VERDICT_STYLES = {"✗": "red", "✓": "green"}
+_NARROWEST = 20
+"""Columns that a text beside its head needs to be readable."""
 
 
 class Screen(Console):
-    """A console whose reader may leave early: that is no failure of ours, so `cli.main` is told."""
+    """A console whose reader may leave early: `cli.main` handles that, as it is no failure."""
 
     def on_broken_pipe(self) -> NoReturn:
         """Let the error through: rich from 13.8 on would end the process with 1."""
@@ -46,7 +48,7 @@ def screen(*, paged: bool) -> Iterator[Console]:
         return
     environment = {"LESS": "FRX", "LESSCHARSET": "utf-8", "LESSSECURE": "1", **os.environ}  # secure: no shell by sudo
     with subprocess.Popen(pager, stdin=subprocess.PIPE, env=environment) as process:
-        pipe = process.stdin or sys.stdout.buffer  # never None: a pipe was asked for
+        pipe = process.stdin or sys.stdout.buffer  # never None, because of PIPE
         with io.TextIOWrapper(pipe, encoding="utf-8", line_buffering=True) as stream:
             yield Screen(file=stream, force_terminal=True, width=shutil.get_terminal_size().columns, highlight=False)
 
@@ -58,31 +60,16 @@ def redraw(console: Console, text: str) -> None:
     console.file.flush()
 
 
-def section(console: Console, title: str, lines: list[Line]) -> None:
+def section(console: Console, title: str, lines: Iterable[Line]) -> None:
     """Print a heading and its lines with their names in one column."""
-    console.print()
-    console.print(Text(title, style="bold"))
-    if not console.is_terminal:
-        for name, text in lines:
-            print_line(console, Text(f"  {name:15}  {text}"))
-        return
-    for whole, some in groupby(lines, key=lambda line: line[0] == COMMAND):
-        if whole:
-            for name, text in some:
-                print_line(console, Text.assemble((f"  {name:17}  ", "cyan"), (text, "bold")))
-        else:
-            console.print(Padding(_grid(some), (0, 0, 0, 2)))
-
-
-def _grid(lines: Iterable[Line]) -> Grid:
-    """Return lines that wrap beside their names."""
-    grid = Grid.grid(padding=(0, 2))
-    grid.add_column(min_width=15)
-    grid.add_column(overflow="fold")
+    print_line(console, Text())
+    print_line(console, Text(title, style="bold"))
     for name, text in lines:
-        style = "red" if text.startswith("✗") else "green" if text.startswith("✓") else ""
-        grid.add_row(Text(name, style="cyan"), Text(text, style=style))
-    return grid
+        head = Text(f"  {name:15}  ", style="cyan")
+        if name == COMMAND:
+            print_line(console, head + Text(text, style="bold"))
+        else:
+            print_beside(console, head, Text(text, style=_VERDICT_STYLES.get(text[:1], "")))
 
 
 def print_line(console: Console, text: Text) -> None:
@@ -96,6 +83,23 @@ def print_line(console: Console, text: Text) -> None:
 def local(wall_seconds: float) -> str:
     """Return wall time in the reader's zone: `2026-11-23 11:07:27`."""
     return datetime.fromtimestamp(wall_seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def print_beside(console: Console, head: Text, text: Text) -> None:
+    """Print a text beside its head (below it on a narrow terminal), where it wraps; in a pipe both are one line."""
+    if not console.is_terminal:
+        print_line(console, head + text)
+        return
+    if console.width < head.cell_len + _NARROWEST:
+        if head.plain.strip():
+            print_line(console, head)
+        console.print(Padding(text, (0, 0, 0, _INDENT)))
+        return
+    grid = Grid.grid(padding=0)
+    grid.add_column(width=head.cell_len)
+    grid.add_column(overflow="fold")
+    grid.add_row(head, text)
+    console.print(grid)
 
 
 def print_indented(console: Console, text: Text) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.text import Text
 
+from conntrackd_guard.cli.render import labels
 from conntrackd_guard.cli.render.console import local, print_indented, print_line
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.text import printable
@@ -22,13 +23,13 @@ def print_history(console: Console, rows: Iterable[Row]) -> None:
     printed = False
     for row in rows:
         if not printed:
-            heading = f"{'ID':>5}  {'TIME':19}  {'WHAT':5}  {'LIMIT':18}  WHY"
+            heading = f"{'ID':>5}  {'TIME':19}  {'WHAT':8}  {'LIMIT':18}  WHY"
             print_line(console, Text(heading, style="bold"))
             printed = True
         print_line(console, head(row))
         print_indented(console, Text(printable(row.sentence), style="dim" if row.verdict == "hold" else ""))
         if row.verification is not None:
-            print_indented(console, afterwards_text(row.verification))
+            print_indented(console, result_text(row.verification))
 
 
 def head(row: Row) -> Text:
@@ -36,18 +37,18 @@ def head(row: Row) -> Text:
     limit = "-" if row.from_limit is None else f"{row.from_limit:,}"
     step = limit if row.to_limit is None else f"{limit} → {row.to_limit:,}"
     text = Text(f"{row.id:>5}  {local(row.at_seconds)}  ")
-    text.append(f"{row.verdict:5}", _STYLES.get(row.verdict, ""))
+    text.append(f"{row.verdict:8}", _STYLES.get(row.verdict, ""))
     if row.outcome in _BAD_OUTCOMES:
-        text.append(f"  {step:18}  {row.trigger}, ")
-        text.append(row.outcome, "bold red")
+        text.append(f"  {step:18}  {labels.trigger(row)}, ")
+        text.append(labels.OUTCOMES.get(row.outcome, row.outcome), "bold red")
     else:
-        text.append(f"  {step:18}  {row.reason}")
+        text.append(f"  {step:18}  {labels.why(row)}")
     if row.repeats > 1:
         text.append(f"  ×{row.repeats:,} until {local(row.last_seconds)}", "cyan")
     return text
 
 
-def afterwards_text(verification: Verification) -> Text:
-    """Return what came of a raise, loud where it was no cure."""
+def result_text(verification: Verification) -> Text:
+    """Return the verification of a raise, in red if packets were still dropped."""
     style = {Drops.CONTINUING: "bold red", Drops.UNKNOWN: ""}.get(verification.drops, "green")
-    return Text(f"Afterwards: {explain.verification(verification)}", style=style)
+    return Text(f"Result: {explain.verification(verification)}", style=style)

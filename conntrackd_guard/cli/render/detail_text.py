@@ -5,17 +5,18 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
+from conntrackd_guard.cli.render import labels
 from conntrackd_guard.cli.render.analysis_text import head_lines, mix_lines, ranking_lines
-from conntrackd_guard.cli.render.arithmetic_text import sum_lines
-from conntrackd_guard.cli.render.console import local, print_indented, print_line, section
+from conntrackd_guard.cli.render.arithmetic_text import calculation_lines
+from conntrackd_guard.cli.render.console import Line, local, print_indented, print_line, section
 from conntrackd_guard.cli.render.decision_text import head
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.budget import fullest_first
-from conntrackd_guard.core.explain import concerned, table_name
 from conntrackd_guard.core.model import Hold, Override, Raise, Record
+from conntrackd_guard.core.records import concerned, table_name
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
-from conntrackd_guard.history.documents import DecisionDetail
+from conntrackd_guard.history.details import DecisionDetail
 from conntrackd_guard.history.rows import Row
 
 _TABLES_SHOWN = 20
@@ -23,47 +24,47 @@ _GROUPS_SHOWN = 5
 """Of each kind; all that were kept are in --json."""
 
 
-def print_detail(console: Console, told: DecisionDetail) -> None:
-    """Print one decision in full: what was seen, the sum, what was done, what came of it."""
-    row, record = told.row, told.record
+def print_detail(console: Console, detail: DecisionDetail) -> None:
+    """Print one decision: inputs, memory calculation, who filled the table, decision, result."""
+    row, record = detail.row, detail.record
     print_line(console, head(row))
     print_indented(console, Text(printable(row.sentence)))
-    section(console, "Seen", _seen(record))
+    section(console, "Inputs", _inputs(record))
     arithmetic = getattr(record.decision, "arithmetic", None)
     if arithmetic is not None:
-        section(console, "The sum", sum_lines(arithmetic, told.policy))
-    if told.analysis is not None:
-        _print_portrait(console, told.analysis)
-    section(console, "Decided", _decided(record))
-    section(console, "Came of it", _outcome(row))
+        section(console, "Calculation", calculation_lines(arithmetic, detail.policy))
+    if detail.analysis is not None:
+        _print_analysis(console, detail.analysis)
+    section(console, "Decision", _decision(record))
+    section(console, "Result", _result(row))
     section(
         console,
-        "Made by",
+        "By",
         [
-            ("guard", f"{row.guard_version}, mode {row.mode}, policy {row.policy_hash} (whole in --json)"),
+            ("guard", f"{row.guard_version}, mode {row.mode}, policy {row.policy_hash} (in full with --json)"),
             ("kernel", f"{printable(row.kernel_release)}, boot {printable(row.boot_id)}"),
         ],
     )
 
 
-def _print_portrait(console: Console, portrait: TableAnalysis) -> None:
-    """Print what the table was full of just after."""
-    section(console, "Who filled it", [("at", local(portrait.wall_seconds)), *head_lines(portrait)])
+def _print_analysis(console: Console, analysis: TableAnalysis) -> None:
+    """Print what the table was full of just after the decision."""
+    section(console, "What filled it", [("at", local(analysis.wall_seconds)), *head_lines(analysis)])
     for kind in ("state", "destination", "source"):
-        title, lines = ranking_lines(portrait.sample, kind, _GROUPS_SHOWN)
+        title, lines = ranking_lines(analysis.sample, kind, _GROUPS_SHOWN)
         if lines:
             section(console, title, lines)
-    section(console, "In all", mix_lines(portrait.sample))
+    section(console, "Totals", mix_lines(analysis.sample))
 
 
-def _seen(record: Record) -> list[tuple[str, str]]:
-    """Return what the guard knew."""
+def _inputs(record: Record) -> list[Line]:
+    """Return what the decision was based on."""
     observation, trigger = record.observation, record.trigger
-    lines = [("trigger", f"{trigger.kind}{'' if trigger.live else ' (of the past)'}")]
+    lines = [("trigger", f"{trigger.kind.label}{'' if trigger.live else ' (historical)'}")]
     if trigger.message:
         lines.append(
             (
-                "kernel said",
+                "message",
                 f"{printable(trigger.message)}{f'  ×{trigger.message_count}' * (trigger.message_count > 1)}",
             )
         )
@@ -78,42 +79,41 @@ def _seen(record: Record) -> list[tuple[str, str]]:
         lines.append(("table", f"{table_name(table)}: {table.count:,}{dropped}{mark}"))
     more = len(tables) - _TABLES_SHOWN
     if more > 0:
-        lines.append(("", f"and {more} tables more (all in --json)"))
+        lines.append(("", f"and {more:,} more tables (all in --json)"))
     if observation.small_tables:
-        told = f"{observation.small_tables:,} tables hold {observation.small_entries:,} entries together"
-        lines.append(("small ones", told))
+        small = f"{observation.small_tables:,} tables with {observation.small_entries:,} entries together"
+        lines.append(("small tables", small))
     if observation.idle_tables:
-        lines.append(("idle", f"{observation.idle_tables} tracking namespaces that hold nothing"))
+        lines.append(("idle", f"{observation.idle_tables:,} tracking namespaces without entries"))
     lines += [("not read", printable(text)) for text in observation.unread]
     return lines
 
 
-def _decided(record: Record) -> list[tuple[str, str]]:
-    """Return the verdict, why, and the advice that goes with it."""
+def _decision(record: Record) -> list[Line]:
+    """Return the verdict, its reason and its advice."""
     decision = record.decision
     match decision:
         case Raise():
-            lines = [("raise", f"to {decision.target:,}; the tables: {decision.corroboration}")]
+            lines = [("raise", f"to {decision.target:,}; evidence: {labels.EVIDENCE[decision.corroboration]}")]
             if decision.buckets_target:
                 lines.append(("buckets", f"to {decision.buckets_target:,}"))
         case Hold():
-            lines = [("hold", f"{decision.reason.code}: {decision.reason.sentence}")]
+            lines = [("hold", f"{decision.reason.label}: {decision.reason.sentence}")]
         case Override():
             who = "" if decision.uid is None else f" by uid {decision.uid} (login uid {decision.login_uid})"
             return [("override", f"{decision.kind}{who}{f': {printable(decision.reason)}' if decision.reason else ''}")]
     return lines + [("advice", advice) for advice in decision.advice]
 
 
-def _outcome(row: Row) -> list[tuple[str, str]]:
-    """Return what the write left behind."""
+def _result(row: Row) -> list[Line]:
+    """Return the outcome of the write, and what was seen after it."""
     after = "" if row.limit_after is None else f"; the limit then read {row.limit_after:,}"
     number = "" if row.errno is None else f" (errno {row.errno})"
-    lines = [("outcome", f"{row.outcome}{number}{after}")]
+    lines = [("outcome", f"{labels.OUTCOMES.get(row.outcome, row.outcome)}{number}{after}")]
     if row.detail:
         lines.append(("detail", printable(row.detail)))
     if row.verification is not None:
-        lines.append(("afterwards", explain.verification(row.verification)))
+        lines.append(("verification", explain.verification(row.verification)))
     if row.repeats > 1:
-        counted = f"{row.repeats:,} in all: kernel lines, and decisions without a new line"
-        lines.append(("repeats", f"{counted}; last at {local(row.last_seconds)}"))
+        lines.append(("repeats", f"seen {row.repeats:,} times, the last at {local(row.last_seconds)}"))
     return lines

@@ -1,4 +1,4 @@
-"""`guard status --watch`: how things stand, redrawn in place until Ctrl-C. Fits 80 columns."""
+"""`guard status --watch`: the status, redrawn in place until Ctrl-C. Fits 80 columns."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from conntrackd_guard.actions.status import Status
 from conntrackd_guard.cli.render import console as terminal
 from conntrackd_guard.cli.render import status_text
 from conntrackd_guard.cli.render.console import local
-from conntrackd_guard.cli.render.decision_text import afterwards_text
+from conntrackd_guard.cli.render.decision_text import result_text
 from conntrackd_guard.core import usage
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.text import printable, short
-from conntrackd_guard.core.units import format_bytes, format_duration
+from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.history.database import History, Row
 from conntrackd_guard.host.paths import Paths
 
 REFRESH_SECONDS = 2.0
-"""As often as the loop tells of itself."""
+"""The daemon publishes its status as often."""
 SPARK_SECONDS = 300
 _SPARK_CELLS = 10
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -37,7 +37,7 @@ _DECISIONS = 3
 _TABLE_FRAME = 4
 """Lines about the tables that are no table: two empty ones, the heading, the number of those not shown."""
 _TALL = 36
-"""Lines from which decisions are told in three lines each instead of one."""
+"""From this height on each decision has three lines instead of one."""
 _WIDE = 76
 """Columns that all of _COLUMNS take."""
 _COLUMNS: Final[tuple[tuple[str, int, Literal["left", "right"]], ...]] = (
@@ -52,14 +52,14 @@ _COLUMNS: Final[tuple[tuple[str, int, Literal["left", "right"]], ...]] = (
 )
 """Heading, width (0: what is left) and side."""
 _FEW = frozenset({"TABLE", "", "ENTRIES", "DROPS/s"})
-"""What a narrow terminal shows of them."""
+"""The columns of a narrow terminal."""
 _MOST_LOOKS = 200
 _MOST_TABLES = 64
 """More than any screen shows."""
 
 
 class LiveView:
-    """What was seen up to now: `add` each status, then `rates` and `spark` tell of the time between."""
+    """Every status so far: `add` each, then `rates` and `spark` return the change between them."""
 
     def __init__(self) -> None:
         self._before: dict[int, Table] = {}
@@ -69,7 +69,7 @@ class LiveView:
         self._uses: dict[int, deque[tuple[float, float]]] = {}
 
     def add(self, found: Status) -> None:
-        """Take one status more."""
+        """Add one status."""
         seen = found.observation
         self._elapsed = 0.0 if self._at is None else seen.boottime_seconds - self._at
         self._at = seen.boottime_seconds
@@ -80,11 +80,11 @@ class LiveView:
             del self._uses[name]
 
     def remember(self, namespace: int, wall_seconds: float, use: float) -> None:
-        """Take one point for the sparkline: from history at first, and then what is seen."""
+        """Add one point of the sparkline: at first from history, then from each status."""
         self._uses.setdefault(namespace, deque(maxlen=_MOST_LOOKS)).append((wall_seconds, use))
 
     def rates(self, table: Table) -> tuple[float, float] | None:
-        """Return the net growth and the refused (dropped and evicted) a second; None before two looks."""
+        """Return net growth and drops (evictions included) per second; None before the second status."""
         before = self._before.get(table.namespace)
         if before is None or self._elapsed <= 0:
             return None
@@ -92,7 +92,7 @@ class LiveView:
         return (table.count - before.count) / self._elapsed, lost / self._elapsed
 
     def with_drops(self, found: Status) -> Status:
-        """Return the status with what was dropped since the last picture: more than its own short look has seen."""
+        """Return the status with all drops since the last picture: more than between its own two readings."""
         tables = []
         for table in found.observation.tables:
             before = self._before.get(table.namespace)
@@ -101,7 +101,7 @@ class LiveView:
         return replace(found, observation=replace(found.observation, tables=tuple(tables)))
 
     def spark(self, namespace: int, now: float) -> str:
-        """Return the last minutes' use: the highest of each cell's time, blank where nothing was seen."""
+        """Return the use over 5 min: the highest of each cell's time, blank if there is no data."""
         width = SPARK_SECONDS / _SPARK_CELLS
         highest: dict[int, float] = {}
         for at, use in self._uses.get(namespace, ()):
@@ -121,20 +121,20 @@ def watch(console: Console, paths: Paths) -> None:
             "`guard status --watch` needs a terminal that can redraw in place; `guard status --json` is for programs."
         )
         raise AnswerIsNo(text)
-    sight = LiveView()
+    live = LiveView()
     for point, age in _past(paths):
-        sight.remember(point[0], age, point[1])
+        live.remember(point[0], age, point[1])
     while True:
         found = status.gather(paths)
-        sight.add(found)
+        live.add(found)
         with console.capture() as drawn:
-            console.print(view(found, sight, _last(paths), console))
+            console.print(view(found, live, _last(paths), console))
         terminal.redraw(console, drawn.get())
         time.sleep(REFRESH_SECONDS - status.LOOK_SECONDS)
 
 
 def _past(paths: Paths) -> list[tuple[tuple[int, float], float]]:
-    """Return the last minutes from history as ((namespace, use), wall time); nothing where it can't be read."""
+    """Return the last 5 min from history as ((namespace, use), wall time); nothing if it can't be read."""
     now = time.time()
     with suppress(GuardError), History(paths.history, mode="reader") as history:
         points = history.points(now - SPARK_SECONDS, now, 5)
@@ -143,49 +143,47 @@ def _past(paths: Paths) -> list[tuple[tuple[int, float], float]]:
 
 
 def _last(paths: Paths) -> list[Row]:
-    """Return the last decisions; none where they can't be read, which `Status.unread` tells."""
+    """Return the last decisions; none if they can't be read, which `Status.unread` reports."""
     with suppress(GuardError), History(paths.history, mode="reader") as history:
         return list(history.rows(last=_DECISIONS))
     return []
 
 
-def view(found: Status, sight: LiveView, last: list[Row], console: Console) -> RenderableType:
-    """Return one picture that fits the console: what is wrong first, then as many tables as there is room for."""
-    seen, cost, most = found.observation, found.cost, 3 if console.height >= _TALL else 1
-    told, style = status_text.in_short(sight.with_drops(found))
-    above = _wrapped(console, f"{local(seen.wall_seconds)}  {told}", 2, style)
-    text, style = status_text.guard_text(found)
-    said = [("guard", text, style), *(line for line in status_text.service_lines(found) if line[2])]
-    said.append(("limit", status_text.limit_text(found), ""))
-    for name, text, style in said:
+def view(found: Status, live: LiveView, last: list[Row], console: Console) -> RenderableType:
+    """Return one picture that fits the console: problems first, then as many tables as there is room for."""
+    seen, most = found.observation, 3 if console.height >= _TALL else 1
+    text, style = status_text.summary(live.with_drops(found))
+    above = _wrapped(console, f"{local(seen.wall_seconds)}  {text}", 2, style)
+    text, style = status_text.daemon_text(found)
+    lines = [("daemon", text, style), *(line for line in status_text.daemon_lines(found) if line[2])]
+    lines.append(("limit", status_text.limit_text(found), ""))
+    for name, text, style in lines:
         above += _named(console, name, text, 1, style)
-    memory = f"{format_bytes(cost.now_bytes)} now, {format_bytes(cost.full_bytes)} if all in use were full"
-    below = _named(console, "memory", f"{memory}; budget {format_bytes(cost.budget_bytes)}", 2)
-    available = f"{format_bytes(cost.headroom_bytes)} for entries; {format_bytes(cost.available_bytes)} available"
-    below += _named(console, "headroom", f"{available}, {format_bytes(cost.min_available_bytes)} of it reserved", 2)
-    step, style = status_text.next_step_text(found.next_step)
-    below += [*_named(console, "next step", step, 2, style), Text()]
+    below: list[Text] = []
+    for name, text, style in status_text.outlook_lines(found):
+        below += _named(console, name, text, 2, style)
+    below.append(Text())
     below += _decisions(console, last, most)
     for text in found.unread[:2]:
-        below += _named(console, "not read", text, most, "yellow")
-    below += _wrapped(console, "Ctrl-C ends; growth is net: entries that came less those that went", 1, "dim")
+        below += _named(console, "note", text, most, "yellow")
+    below += _wrapped(console, "Ctrl-C ends. Growth is net: entries added minus entries removed.", 1, "dim")
     room = console.height - 1 - len(above) - len(below) - _TABLE_FRAME
-    return Group(*above, Text(), _tables(found, sight, max(1, room), console.width), Text(), *below)
+    return Group(*above, Text(), _tables(found, live, max(1, room), console.width), Text(), *below)
 
 
 def _decisions(console: Console, last: list[Row], most: int) -> list[Text]:
-    """Return the last decisions, the newest first, and what came of them, `most` lines each."""
+    """Return the last decisions and their verification, the newest first, `most` lines each."""
     lines: list[Text] = []
     for row in last:
         lines += _wrapped(console, f"#{row.id} {local(row.last_seconds)}  {row.sentence}", most)
         if row.verification is not None:
-            told = afterwards_text(row.verification)
-            lines += _wrapped(console, f"   {told.plain}", most, str(told.style))
-    return lines or [Text("no decision is recorded")]
+            result = result_text(row.verification)
+            lines += _wrapped(console, f"   {result.plain}", most, str(result.style))
+    return lines or [Text("No decision is recorded.")]
 
 
-def _tables(found: Status, sight: LiveView, most: int, width: int) -> RenderableType:
-    """Return a row for each of the fullest tables; on a narrow terminal without what moves."""
+def _tables(found: Status, live: LiveView, most: int, width: int) -> RenderableType:
+    """Return a row for each of the fullest tables; a narrow terminal gets fewer columns."""
     seen, limit = found.observation, found.observation.limit or 0
     columns = _COLUMNS if width >= _WIDE else [column for column in _COLUMNS if column[0] in _FEW]
     grid = Grid.grid(padding=(0, 1, 0, 0), expand=True)
@@ -197,15 +195,15 @@ def _tables(found: Status, sight: LiveView, most: int, width: int) -> Renderable
     grid.add_row(*(Text(name, style="bold") for name, _, _ in columns))
     tables = fullest_first(seen)
     for table in tables[:most]:
-        cells = dict(zip((name for name, _, _ in _COLUMNS), _row(table, limit, sight, seen.wall_seconds), strict=True))
+        cells = dict(zip((name for name, _, _ in _COLUMNS), _row(table, limit, live, seen.wall_seconds), strict=True))
         grid.add_row(*(cells[name] for name, _, _ in columns))
-    rest = status_text.rest_text(max(0, len(tables) - most), seen.idle_tables)
+    rest = status_text.hidden_text(max(0, len(tables) - most), seen.idle_tables)
     return Group(grid, Text(rest, style="dim")) if rest else grid
 
 
-def _row(table: Table, limit: int, sight: LiveView, now: float) -> list[Text]:
+def _row(table: Table, limit: int, live: LiveView, now: float) -> list[Text]:
     use = table.count / limit if limit else 0.0
-    rates = sight.rates(table)
+    rates = live.rates(table)
     growth, lost = rates if rates is not None else (None, None)
     wanted = None if growth is None or lost is None else growth + lost
     left = usage.seconds_to_full(table.count, limit, wanted) if wanted and wanted > 0 and limit else None
@@ -217,7 +215,7 @@ def _row(table: Table, limit: int, sight: LiveView, now: float) -> list[Text]:
         bar,
         Text(f"{100 * use:.0f} %", style=style),
         Text(f"{table.count:,}"),
-        Text(sight.spark(table.namespace, now), style=style),
+        Text(live.spark(table.namespace, now), style=style),
         Text("" if growth is None else f"{growth:+,.0f}"),
         Text("" if lost is None else f"{lost:,.0f}", style="bold red" if lost else ""),
         Text("" if left is None else format_duration(left, parts=1) if left >= 1 else "now"),
@@ -229,7 +227,7 @@ def _named(console: Console, name: str, text: str, most: int, style: str = "") -
 
 
 def _wrapped(console: Console, text: str, most: int, style: str = "") -> list[Text]:
-    """Return a text from outside as `most` lines of the console at most; the last one shows that there is more."""
+    """Wrap a text from outside into `most` lines at most; an ellipsis shows that it was cut."""
     lines = list(Text(printable(text), style=style).wrap(console, console.width))
     if len(lines) > most:
         lines = lines[:most]

@@ -33,10 +33,10 @@ def print_analyses(console: Console, value: tuple[argparse.Namespace, Iterator[T
 
 def print_analysis(console: Console, analysis: TableAnalysis, by: str | None, *, steps: bool = True) -> None:
     """Print one analysis: whose table it is, what fills it, with `steps` what to do, and the rankings."""
-    section(console, "Who fills it", analysis_text.head_lines(analysis, steps=steps))
+    section(console, "What fills it", analysis_text.head_lines(analysis, steps=steps))
     for kind in (by,) if by else _SHOWN:
         title, lines = analysis_text.ranking_lines(analysis.sample, kind, _ROWS if by else _FEW)
         if lines:
             section(console, title, lines)
     if not by and analysis.sample.seen:
-        section(console, "In all", analysis_text.mix_lines(analysis.sample))
+        section(console, "Totals", analysis_text.mix_lines(analysis.sample))

@@ -1,35 +1,35 @@
-"""One table at one moment: whose it is, what it is full of, and what that means. Pure."""
+"""One table at one moment: its owner, a sample of its entries, and the diagnosis. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from conntrackd_guard.core.model import Table
-from conntrackd_guard.core.traffic.diagnosis import Finding
+from conntrackd_guard.core.traffic.diagnosis import DESCRIPTIONS, Finding
 from conntrackd_guard.core.traffic.sample import Sample
 
 _ID_SHOWN = 12
-"""Digits of a container's id, as `docker ps` and `crictl ps` print it."""
+"""Digits of a container's id that `docker ps` and `crictl ps` print."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """Whose a namespace is; empty or None what is not known. All text is printable."""
+    """The owner of a namespace; unknown fields are empty or None. All text is printable."""
 
     pid: int | None = None
     process: str = ""
     unit: str = ""
-    """The outermost systemd unit: a user's session, not what runs in it."""
+    """The outermost systemd unit: a user's session, not a unit within it."""
     runtime: str = ""
     """`docker`, `containerd`, `cri-o` or `podman`."""
     container: str = ""
-    """The whole id of the outermost container."""
+    """The full id of the outermost container."""
     pod: str = ""
     """A Kubernetes pod's UID."""
 
     @property
     def text(self) -> str:
-        """For people: `pod 1b4e28ba-…, container 0123456789ab (containerd), process nginx (4242)`."""
+        """The owner for people: `pod 1b4e28ba-…, container 0123456789ab (containerd), process nginx (4242)`."""
         parts = []
         if self.pod:
             parts.append(f"pod {self.pod}")
@@ -45,17 +45,22 @@ class Owner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableAnalysis:
-    """A sample with whose table it is from, and the diagnosis."""
+    """A sample with the table's owner and the diagnosis."""
 
     wall_seconds: float
     limit: int
-    """In force when it was taken."""
+    """In force at that time; 0 is unlimited."""
     table: Table
     owner: Owner
     sample: Sample
     findings: tuple[Finding, ...]
-    """The gravest first; at least one."""
+    """Most serious first; at least one."""
     source: str
-    """How the entries were read."""
+    """The way in which the entries were read."""
     took_seconds: float
-    """To read the entries and add them up."""
+    """Time to read and count the entries."""
+
+    def summary(self, name: str) -> str:
+        """Return the diagnosis for the log; `name` is the table's, safe to print."""
+        first = self.findings[0]
+        return f"{name} {DESCRIPTIONS[first.cause]} ({first.cause}): {'; '.join(first.figures)}. {first.meaning}"

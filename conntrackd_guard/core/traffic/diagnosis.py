@@ -1,7 +1,4 @@
-"""What a table is full of, and whether raising the limit is the cure. Pure: rules over a sample and counters.
-
-A verdict is what the guard decides (raise, hold); a diagnosis is what it thinks of the table.
-"""
+"""What fills a table, and whether raising the limit would help. Pure: rules over a sample and counters."""
 
 from __future__ import annotations
 
@@ -14,11 +11,11 @@ from conntrackd_guard.core.traffic.sample import IDLE_SECONDS, Sample
 from conntrackd_guard.core.units import format_duration
 
 LEAST_SEEN = 100
-"""Entries below which a sample says nothing: its margin is ten points."""
+"""A smaller sample has a margin of more than ten points."""
 
 
 class Cause(StrEnum):
-    """What fills a table, or keeps packets from it; the order is that of the rules."""
+    """What fills a table, or drops packets before it is full; in the order of the rules."""
 
     FLOOD = "flood"
     CHAINS = "chains"
@@ -30,49 +27,59 @@ class Cause(StrEnum):
 
 
 MEANINGS = {
-    Cause.FLOOD: "Most flows are never answered: a flood or a scan. Raising the limit feeds it.",
-    Cause.CHAINS: "Hash chains are so long that packets drop without a log line. Raising alone makes them longer.",
-    Cause.LEAK: "Most flows have been silent for hours and are kept for days. Raising only puts it off.",
-    Cause.DNS: "Most entries are DNS questions, which need none.",
-    Cause.RACES: "New flows lose races for their entries, which no limit cures. Mostly it is DNS behind NAT.",
-    Cause.GROW: "Most flows are alive in both directions. Raising the limit is right.",
+    Cause.FLOOD: "Most connections are unanswered, as in a flood or a scan. Raising the limit feeds it.",
+    Cause.CHAINS: "Hash chains are so long that packets are dropped without a message. Raising makes them longer.",
+    Cause.LEAK: "Most connections have been idle for hours. Raising the limit only delays the problem.",
+    Cause.DNS: "Most entries are DNS queries, which need not be tracked.",
+    Cause.RACES: "New connections lose insert races, usually DNS behind NAT. No limit helps.",
+    Cause.GROW: "Most connections are alive in both directions. Raising the limit helps.",
     Cause.UNCLEAR: "No cause explains half of the table.",
 }
+DESCRIPTIONS = {
+    Cause.FLOOD: "is filling with unanswered connections",
+    Cause.CHAINS: "is losing packets in long hash chains",
+    Cause.LEAK: "is filling with idle connections",
+    Cause.DNS: "is filling with DNS queries",
+    Cause.RACES: "is losing packets in insert races",
+    Cause.GROW: "is filling with live connections",
+    Cause.UNCLEAR: "has no dominant kind of entry",
+}
+"""For a sentence that begins with the table's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Losses:
-    """What a table's counters rose by between two looks."""
+    """Increase of a table's loss counters between two readings."""
 
     seconds: float
-    """Between the looks."""
+    """Between the readings."""
     insert_failed: int = 0
     chain_too_long: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """All that a diagnosis is made from."""
+    """Input of a diagnosis."""
 
     sample: Sample | None = None
     losses: Losses | None = None
     in_use: int = 0
-    """Entries of all namespaces: they share the hash table."""
+    """Entries of all namespaces, which share the hash table."""
     buckets: int | None = None
     inside: str = ""
-    """The words that run a command inside the table's namespace, such as `ip netns exec web `."""
+    """Command prefix that enters the table's namespace, such as `ip netns exec web `."""
     namespace: str = ""
-    """What `guard top --namespace` takes for it; empty for the initial one."""
+    """Value for `guard top --namespace`; empty for the initial one."""
 
     @property
     def chain(self) -> float | None:
-        """The average hash chain: every entry stands in it twice."""
+        """Average length of a hash chain; every entry is in two chains."""
         return 2 * self.in_use / self.buckets if self.buckets else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Something to do: why, and a command for it, empty where none fits every host."""
+    """A step to take: its purpose, and its command, empty if it differs from host to host."""
 
     why: str
     command: str = ""
@@ -80,7 +87,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A cause, what led to it, and what to do about it."""
+    """A cause with its figures and the steps to take."""
 
     cause: Cause
     meaning: str
@@ -90,7 +97,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One cause: it is found where `measure` is at least `least`. A measure of None can't be told."""
+    """One cause, found if `measure` is at least `least`. A measure is None if unknown."""
 
     cause: Cause
     measure: Callable[[Evidence], float | None]
@@ -99,11 +106,11 @@ class Rule:
     source: str
     """Where the threshold comes from."""
     of_sample: bool = True
-    """It measures a share of the entries, not counters."""
+    """Whether it measures a share of the entries, not counters."""
 
 
 def _share_of(count: Callable[[Sample], int]) -> Callable[[Evidence], float | None]:
-    """Return the measure of what a sample counts: the least that its share of the table can be."""
+    """Return the measure of a count in the sample: the lower bound of its share of the table."""
 
     def measure(evidence: Evidence) -> float | None:
         sample = evidence.sample
@@ -134,9 +141,9 @@ def _long_chains(evidence: Evidence) -> float | None:
 
 def _chains_figure(evidence: Evidence) -> str:
     lost = evidence.losses.chain_too_long if evidence.losses else 0
-    dropped = f"{lost:,} packets lost to long chains while watched; " if lost else ""
+    dropped = f"{lost:,} packets lost to long chains between two readings; " if lost else ""
     chain = "unknown" if evidence.chain is None else f"{evidence.chain:.1f}"
-    return f"{dropped}the average chain is {chain} (drops begin at {CHAIN_HOLD})"
+    return f"{dropped}average chain {chain} (drops begin at {CHAIN_HOLD})"
 
 
 def _failed_a_second(evidence: Evidence) -> float | None:
@@ -150,22 +157,22 @@ def _races_figure(evidence: Evidence) -> str:
 
 
 _MOST = 0.5
-_MOST_SOURCE = "more than half: with that cause gone, the table would be under half its use."
-_SILENT = f"are established TCP flows without a packet for {format_duration(IDLE_SECONDS)} or more"
+_MOST_SOURCE = "more than half: without this cause, usage would be less than half."
+_IDLE = f"are established TCP connections without a packet for {format_duration(IDLE_SECONDS)} or more"
 
 RULES = (
     Rule(
         cause=Cause.FLOOD, measure=_share_of(lambda sample: sample.unanswered), least=_MOST,
-        figure=_share_figure(lambda sample: sample.unanswered, "have no answer, or a handshake half done"),
+        figure=_share_figure(lambda sample: sample.unanswered, "are unanswered or half-open"),
         source=_MOST_SOURCE,
     ),
     Rule(
         cause=Cause.CHAINS, measure=_long_chains, least=1.0, figure=_chains_figure, of_sample=False,
-        source="every rise of chaintoolong is a lost packet; by an average of 24 inserts begin to be lost (1e-7).",
+        source="each chaintoolong is a lost packet; from an average of 24 on, inserts are lost (1e-7).",
     ),
     Rule(
         cause=Cause.LEAK, measure=_share_of(lambda sample: sample.idle), least=_MOST,
-        figure=_share_figure(lambda sample: sample.idle, _SILENT),
+        figure=_share_figure(lambda sample: sample.idle, _IDLE),
         source=_MOST_SOURCE,
     ),
     Rule(
@@ -175,31 +182,31 @@ RULES = (
     ),
     Rule(
         cause=Cause.RACES, measure=_failed_a_second, least=1.0, figure=_races_figure, of_sample=False,
-        source="judgement: one lost packet a second is a resolver's timeout of 5 s for somebody each second.",
+        source="judgement: each lost packet may cost a resolver its timeout of 5 s.",
     ),
     Rule(
         cause=Cause.GROW, measure=_share_of(_fresh), least=_MOST,
-        figure=_share_figure(_fresh, "are assured flows that are not silent"),
+        figure=_share_figure(_fresh, "are assured and not idle"),
         source=_MOST_SOURCE,
     ),
 )  # fmt: skip
-"""In the order of what a reader must know first: what makes raising wrong stands above what makes it right."""
+"""Most serious first: causes that speak against raising come before the one that speaks for it."""
 
 
 def causes(evidence: Evidence) -> tuple[Cause, ...]:
-    """Return every cause that holds, the gravest first; `unclear` where none does."""
+    """Return every cause found, most serious first; `unclear` if none is."""
     found = tuple(rule.cause for rule in RULES if _holds(rule, evidence))
     return found or (Cause.UNCLEAR,)
 
 
 def figures(cause: Cause, evidence: Evidence) -> tuple[str, ...]:
-    """Return what led to that cause; for `unclear` every share that was not enough."""
+    """Return the figures of a cause; for `unclear` every share, as none is large enough."""
     if cause is not Cause.UNCLEAR:
         return tuple(rule.figure(evidence) for rule in RULES if rule.cause is cause)
     if evidence.sample is None:
         return ("no entry could be read",)
     if evidence.sample.seen < LEAST_SEEN:
-        return (f"{evidence.sample.seen} entries are too few to tell ({LEAST_SEEN} at least)",)
+        return (f"{evidence.sample.seen} entries are too few ({LEAST_SEEN} needed)",)
     return tuple(rule.figure(evidence) for rule in RULES if rule.of_sample)
 
 

@@ -1,4 +1,4 @@
-"""What to do about each cause: commands that can be pasted as they stand. Pure."""
+"""Steps against each cause, with commands that can be pasted unchanged. Pure."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from conntrackd_guard.core.traffic.diagnosis import MEANINGS, Cause, Evidence, F
 from conntrackd_guard.core.traffic.sample import IDLE_SECONDS, Sample
 
 _ONE_SOURCE = 0.10
-"""Share of all entries that one source's unanswered ones must be for a rule of its own: judgement."""
+"""Judgement: from this share of all entries on, a source's unanswered ones are worth a rule of its own."""
 _MOST = 0.5
 _RESIZE_STALL_SECONDS = 0.5e-6
-"""How long a resize of the hash table stops all traffic, for each entry."""
+"""Time per entry for which resizing the hash table stops all traffic."""
 _HANDSHAKES = (
-    ("tcp SYN_SENT", "nf_conntrack_tcp_timeout_syn_sent", 30, "unanswered handshakes (120 s by default)"),
-    ("tcp SYN_RECV", "nf_conntrack_tcp_timeout_syn_recv", 30, "half-done handshakes (60 s by default)"),
-    ("udp UNREPLIED", "nf_conntrack_udp_timeout", 10, "UDP without an answer (30 s by default)"),
-    ("icmp UNREPLIED", "nf_conntrack_icmp_timeout", 10, "ICMP without an answer (30 s by default)"),
+    ("tcp SYN_SENT", "nf_conntrack_tcp_timeout_syn_sent", 30, "unanswered handshakes (default 120 s)"),
+    ("tcp SYN_RECV", "nf_conntrack_tcp_timeout_syn_recv", 30, "half-open handshakes (default 60 s)"),
+    ("udp UNREPLIED", "nf_conntrack_udp_timeout", 10, "unanswered UDP (default 30 s)"),
+    ("icmp UNREPLIED", "nf_conntrack_icmp_timeout", 10, "unanswered ICMP (default 30 s)"),
 )
-"""State, timeout, seconds: enough for four tries of a handshake (1, 3, 7, 15 s), and for any answer to a question."""
+"""State, timeout, seconds: enough for four SYNs (after 1, 3, 7 and 15 s), and for the answer to a query."""
 
 
 def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
-    """Return what the table is full of, the gravest first, each with figures and steps; never empty."""
+    """Return the causes with figures and steps, most serious first; never empty."""
     return tuple(
         Finding(cause=cause, meaning=MEANINGS[cause], figures=figures(cause, evidence), steps=_steps(cause, evidence))
         for cause in causes(evidence)
     )
 
 
-def _steps(cause: Cause, evidence: Evidence) -> tuple[Step, ...]:  # noqa: PLR0911 - one return a cause
+def _steps(cause: Cause, evidence: Evidence) -> tuple[Step, ...]:  # noqa: PLR0911 - one return per cause
     sample = evidence.sample or Sample(table_entries=0, seen=0)
     match cause:
         case Cause.FLOOD:
@@ -39,20 +39,20 @@ def _steps(cause: Cause, evidence: Evidence) -> tuple[Step, ...]:  # noqa: PLR09
         case Cause.CHAINS:
             return _more_buckets(evidence)
         case Cause.LEAK:
-            why = "keep silent flows for two hours, the least RFC 5382 allows, instead of 5 days (from their next packet on)"
+            why = "expire idle connections after 2 h 4 min, the minimum of RFC 5382, not 5 days (from their next packet on)"
             return (_timeout(evidence, why, "nf_conntrack_tcp_timeout_established", IDLE_SECONDS),)
         case Cause.DNS:
             return _less_dns(evidence, sample)
         case Cause.RACES:
             return (
-                Step(why="see where they are lost, by CPU", command=f"{evidence.inside}conntrack -S"),
-                Step(why="a DNS cache on each node (in Kubernetes NodeLocal DNSCache) keeps questions off NAT"),
-                Step(why="or let resolvers ask one by one: `options single-request-reopen` in resolv.conf"),
+                Step(why="show the losses by CPU", command=f"{evidence.inside}conntrack -S"),
+                Step(why="run a DNS cache on each node (Kubernetes: NodeLocal DNSCache), so that queries avoid NAT"),
+                Step(why="or send queries one at a time: `options single-request-reopen` in resolv.conf"),
             )
         case Cause.GROW:
             return _with_growth(evidence, sample)
         case Cause.UNCLEAR:
-            return (_top(evidence, "see what there is most of", "state"), _top(evidence, "and where to", "destination"))
+            return _top(evidence, "show the states", "state"), _top(evidence, "show the destinations", "destination")
         case _:
             assert_never(cause)
 
@@ -60,29 +60,30 @@ def _steps(cause: Cause, evidence: Evidence) -> tuple[Step, ...]:  # noqa: PLR09
 def _against_flood(evidence: Evidence, sample: Sample) -> tuple[Step, ...]:
     states = {group.name for group in sample.states.top}
     shorter = [
-        _timeout(evidence, f"forget sooner: {what}", name, seconds)
+        _timeout(evidence, f"expire sooner: {what}", name, seconds)
         for state, name, seconds, what in _HANDSHAKES
         if state in states
     ]
     largest = max(sample.sources.top, key=lambda group: group.unanswered, default=None)
     if largest is None or sample.share(largest.unanswered) - sample.margin < _ONE_SOURCE:
-        return (*shorter, _top(evidence, "no single source stands out; see whom it is aimed at", "destination"))
+        return (*shorter, _top(evidence, "no source stands out; show the destinations", "destination"))
     family = "ip6" if ":" in largest.name else "ip"
     drop = _early(evidence, "guard_drop", f"{family} saddr {largest.name} drop")
-    return (Step(why=f"drop {largest.name} before it is tracked, if it is no friend", command=drop), *shorter)
+    why = f"drop {largest.name} before tracking, only if you know that it isn't legitimate"
+    return (Step(why=why, command=drop), *shorter)
 
 
 def _less_dns(evidence: Evidence, sample: Sample) -> tuple[Step, ...]:
     if sample.dns_translated:
         return (
             Step(
-                why="NAT leads these questions elsewhere, so they must be tracked: a DNS cache on each node "
-                "(in Kubernetes NodeLocal DNSCache) keeps them off it"
+                why="NAT translates these queries, so they must be tracked; run a DNS cache on each node "
+                "(Kubernetes: NodeLocal DNSCache), so that they avoid NAT"
             ),
-            _top(evidence, "see where they go", "destination"),
+            _top(evidence, "show the destinations", "destination"),
         )
     untracked = _early(evidence, "guard_untracked", "udp dport 53 notrack", "udp sport 53 notrack")
-    why = "don't track DNS, where the firewall lets it pass without `ct state` (goes at reboot)"
+    why = "don't track DNS, if the firewall accepts it without `ct state` (until reboot)"
     return (Step(why=why, command=untracked),)
 
 
@@ -90,18 +91,18 @@ def _more_buckets(evidence: Evidence) -> tuple[Step, ...]:
     entries = 2 * evidence.in_use / CHAIN_ADVISE
     wanted = max(1, math.ceil(entries / BUCKETS_ROUNDED_TO)) * BUCKETS_ROUNDED_TO
     if evidence.buckets is not None and wanted <= evidence.buckets:
-        wanted = 2 * evidence.buckets  # lost all the same: chains are uneven
+        wanted = 2 * evidence.buckets  # packets are lost although it is large enough on average
     stall_ms = 1000 * _RESIZE_STALL_SECONDS * evidence.in_use
-    why = f"a larger hash table, for all namespaces (stops traffic for about {stall_ms:.0f} ms, once)"
+    why = f"enlarge the hash table of all namespaces (stops traffic once, for about {stall_ms:.0f} ms)"
     return (Step(why=why, command=f"sysctl -w net.netfilter.nf_conntrack_buckets={wanted}"),)
 
 
 def _with_growth(evidence: Evidence, sample: Sample) -> tuple[Step, ...]:
-    step = Step(why="see what the next raise would cost", command="guard status")
+    step = Step(why="show the cost of the next raise", command="guard status")
     closing = sum(group.entries for group in sample.states.top if group.name == "tcp TIME_WAIT")
     if sample.share(closing) - sample.margin < _MOST:
         return (step,)
-    why = f"{100 * sample.share(closing):.0f} % have ended and wait: forget them sooner (120 s by default)"
+    why = f"{100 * sample.share(closing):.0f} % are closed: expire them sooner (default 120 s)"
     return (step, _timeout(evidence, why, "nf_conntrack_tcp_timeout_time_wait", 30))
 
 
@@ -115,7 +116,7 @@ def _top(evidence: Evidence, why: str, by: str) -> Step:
 
 
 def _early(evidence: Evidence, table: str, *rules: str) -> str:
-    """Return the command that puts rules before connection tracking, for packets that arrive and that are sent."""
+    """Return the command that adds rules before connection tracking, for received and sent packets."""
     chains = "; ".join(
         f"add chain inet {table} {hook} {{ type filter hook {hook} priority raw; }}"
         for hook in ("prerouting", "output")

@@ -1,7 +1,7 @@
-"""Who fills a table: a sample of its entries, added up to shares. Pure; entries come from `host.entries`.
+"""A sample of a table's entries, counted by kind. Pure; entries come from `host.conntrack.entries`.
 
-The kernel lists a table in the order of its hash, which is keyed with a secret of the boot: the first entries of a
-listing are as good as any drawn at random, so their shares are the table's, give or take a margin.
+The kernel lists a table in the order of its hash, which is keyed with a secret of the boot. The first entries of a
+listing are therefore a random sample: their shares are the table's, within a margin.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.traffic.entry import IPV4_BYTES, TCP, UDP, Entry, address_text, protocol_name
 
 DEFAULT_ENTRIES = 5000
-"""A margin of 1.4 points; reading and adding them up takes 30 ms."""
+"""A margin of 1.4 points; reading and counting them takes 30 ms."""
 TOP = 10
-"""Shares told of each kind: below the tenth a reader acts on none."""
+"""Judgement: nobody acts on the eleventh largest group."""
 _CONFIDENCE = 1.96
-"""Standard deviations on either side that hold 95 % of all samples."""
+"""Standard deviations on either side that contain 95 % of all samples."""
 
 DNS_PORT = 53
 _ESTABLISHED = "ESTABLISHED"
 _HALF_OPEN = frozenset({"SYN_SENT", "SYN_SENT2", "SYN_RECV"})
 IDLE_SECONDS = 7440
-"""RFC 5382 (REQ-5): the least that an established TCP flow must be remembered for without a packet, 2 h 4 min."""
+"""RFC 5382 (REQ-5): minimum timeout of an idle established TCP connection, 2 h 4 min."""
 _UNACKNOWLEDGED_SECONDS = 300
-"""nf_conntrack_tcp_timeout_unacknowledged: an established flow with data under way is given this much, not days."""
+"""nf_conntrack_tcp_timeout_unacknowledged: timeout of an established connection with data in flight."""
 _LIFETIMES = (
     (30, "under 30 s"),
     (120, "30 s to 2 min"),
@@ -41,7 +41,7 @@ _LIFETIMES = (
 """The kernel's timeouts: 30 s unanswered UDP, 120 s UDP streams and closing TCP, 600 s others, 5 days established."""
 _NO_TIMEOUT = "offloaded"
 _PREFIX_BYTES = {IPV4_BYTES: 3, 16: 6}
-"""Of an address with `prefix`: IPv4 without its last byte, IPv6 without its last 80 bits (a site)."""
+"""Bytes kept of an address with `prefix`: IPv4 /24, IPv6 /48 (a site)."""
 
 K = TypeVar("K")
 L = TypeVar("L")
@@ -51,19 +51,19 @@ _Destination = tuple[int, bytes, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Entries that have something in common."""
+    """Entries with something in common."""
 
     name: str
     entries: int
     translated: int = 0
-    """Of a destination: those that NAT leads elsewhere."""
+    """Of a destination: entries whose destination NAT changes."""
     unanswered: int = 0
-    """Of a source: those without an answer, or in a handshake that has not ended."""
+    """Of a source: entries without an answer, or half-open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """The largest groups of a kind, and how many there are."""
+    """The largest groups of a kind, and the number of all groups."""
 
     top: tuple[Group, ...] = ()
     distinct: int = 0
@@ -71,19 +71,19 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What a sample of one table shows; all figures but `table_entries` count entries of the sample."""
+    """Counts of one table's sample. All but `table_entries` count entries of the sample."""
 
     table_entries: int
-    """Entries that the table held."""
+    """Entries in the table."""
     seen: int
     skipped: int = 0
-    """Lines or messages that could not be understood; no part of the sample."""
+    """Lines or messages that could not be parsed; not in the sample."""
     addresses: Addresses = Addresses.FULL
     assured: int = 0
     unanswered: int = 0
-    """No answer seen, or a TCP handshake that has not ended."""
+    """Without an answer, or half-open."""
     idle: int = 0
-    """Established TCP flows without a packet for IDLE_SECONDS at least."""
+    """Established TCP connections without a packet for IDLE_SECONDS or more."""
     dns: int = 0
     """UDP to port 53."""
     dns_translated: int = 0
@@ -96,11 +96,11 @@ class Sample:
     destinations: Ranking = Ranking()
     sources: Ranking = Ranking()
     lifetimes: Ranking = Ranking()
-    """How long until they time out; in order of time."""
+    """By time until they expire, shortest first."""
 
     @property
     def margin(self) -> float:
-        """How far a share may be off (0 to 1): 19 of 20 samples are within it, whatever the share."""
+        """Margin of error of a share (0 to 1): 19 of 20 samples are within it."""
         total = max(self.seen, self.table_entries)
         if self.seen == 0:
             return 1.0
@@ -113,16 +113,16 @@ class Sample:
         return entries / self.seen if self.seen else 0.0
 
 
-def add_up(
+def count_entries(
     entries: Iterable[Entry],
     *,
     table_entries: int,
     addresses: Addresses = Addresses.FULL,
     established_seconds: int | None = None,
 ) -> Sample:
-    """Return the shares of `entries`, read one by one and never held together.
+    """Return the counts of `entries`, which are read one by one and not kept.
 
-    `established_seconds` is the namespace's timeout of established TCP flows, None where it is not known.
+    `established_seconds` is the namespace's timeout of established TCP connections, None if unknown.
     """
     states: Counter[tuple[int, str, bool, bool]] = Counter()
     destinations: Counter[_Destination] = Counter()
@@ -132,7 +132,7 @@ def add_up(
     remaining: Counter[int | None] = Counter()
     established: list[int] = []
     masqueraded = 0
-    for (  # taken apart at once: a name costs a third of a field, and there are thousands
+    for (  # unpacking is three times as fast as access by name
         protocol, state, assured, replied, source, address, source_port, port,
         reply_source, reply_destination, reply_source_port, reply_destination_port, left,
     ) in entries:  # fmt: skip
@@ -171,14 +171,14 @@ def add_up(
 
 
 def _idle(established: list[int], timeout: int | None) -> int:
-    """Return how many established TCP flows have been silent for IDLE_SECONDS at least.
+    """Return the number of established TCP connections that have been idle for IDLE_SECONDS or more.
 
-    Each packet winds a flow up to the timeout. Where that is not known, or was longer when a flow was last wound up,
-    the longest time left in the sample stands for it: while all flows have one timeout, no silence is overestimated.
+    Each packet resets a connection's time left to the timeout. If the timeout is unknown, or was longer at that packet,
+    the longest time left in the sample is used: with one timeout for all connections this never overestimates.
     """
     longest = max(established, default=0)
-    wound_up = ((left, longest if timeout is None or left > timeout else timeout) for left in established)
-    return sum(_UNACKNOWLEDGED_SECONDS < left <= full - IDLE_SECONDS for left, full in wound_up)
+    reset = ((left, longest if timeout is None or left > timeout else timeout) for left in established)
+    return sum(_UNACKNOWLEDGED_SECONDS < left <= full - IDLE_SECONDS for left, full in reset)
 
 
 def _to_dns(counts: Mapping[_Destination, int]) -> int:
@@ -215,7 +215,7 @@ def _sources(counts: Counter[bytes], unanswered: Counter[bytes], how: Addresses)
 
 
 def _kept(address: bytes, how: Addresses) -> bytes:
-    """Return what may be told of an address: all of it, or its network."""
+    """Return an address as it may be stored: whole, or its network only."""
     if how is not Addresses.PREFIX:
         return address
     length = _PREFIX_BYTES[len(address)]
@@ -233,7 +233,7 @@ def _port_name(key: tuple[int, int]) -> str:
 
 
 def _merged(counts: Mapping[K, int], kept: Callable[[K], L]) -> Counter[L]:
-    """Return the counts of what `kept` leaves of each key."""
+    """Return the counts by `kept(key)`."""
     merged: Counter[L] = Counter()
     for key, count in counts.items():
         merged[kept(key)] += count
@@ -247,7 +247,7 @@ def _ranking(
     translated: Mapping[K, int] = MappingProxyType({}),
     unanswered: Mapping[K, int] = MappingProxyType({}),
 ) -> Ranking:
-    """Return the largest groups; only they are given names, which would take longest."""
+    """Return the largest groups; naming them all would take longest."""
     top = tuple(
         Group(name=name(key), entries=count, translated=translated.get(key, 0), unanswered=unanswered.get(key, 0))
         for key, count in counts.most_common(TOP)

@@ -1,7 +1,7 @@
-"""The entries of one namespace's table, as far as a bound in number and time allows.
+"""Read the entries of one namespace's table, within bounds of number and time.
 
-/proc/PID/net/nf_conntrack shows those of the process's namespace to root without any capability. Where it tells
-nothing (a kernel without it, a namespace without a process), root may enter the namespace, and ask over netlink.
+/proc/PID/net/nf_conntrack has the entries of the process's namespace, for root without any capability. Without it (by
+kernel configuration, or in a namespace without a process) root may enter the namespace, and use netlink.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from typing import Self
 
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.traffic.entry import Batch, Entry, state_by_flags
+from conntrackd_guard.host.conntrack import entries_netlink
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import process_of, run_in_netns
 from conntrackd_guard.host.paths import Paths
 
 _LISTING = "net/nf_conntrack"
 _CHUNK_BYTES = 16 * 1024
-"""The kernel fills one page a read (20 entries), but a line of more than a page is given whole."""
+"""The kernel returns one page per read (20 entries), or one line if it is longer."""
 _LONGEST_LINE_BYTES = 4096
 _LINE = re.compile(
     rb"^ipv([46]) +\d+ \S+ +(\d{1,3}) "
-    rb"(?:(\d{1,10}) )?"  # not of an offloaded flow
+    rb"(?:(\d{1,10}) )?"  # not if offloaded
     rb"(?:([A-Z][A-Z0-9_]{1,30}) )?(?:timeout=\d+, stream_timeout=\d+ )?"  # TCP, SCTP and DCCP; GRE
     rb"src=([0-9a-f.:]{7,39}) dst=([0-9a-f.:]{7,39}) (?:sport=(\d{1,5}) dport=(\d{1,5}) )?"
     rb"(?:(?!src=)[a-z-]+=\S+ )*(\[UNREPLIED\] )?"  # of ICMP and GRE; zones and accounting
@@ -35,35 +36,35 @@ _LINE = re.compile(
     rb"(?:[a-z-]+=\S+ )*?(?:\[(ASSURED|OFFLOAD|HW_OFFLOAD)\] |(?=mark=|use=))",
     re.MULTILINE,
 )
-"""A line of the listing, net/netfilter/nf_conntrack_standalone.c; the same from 2.6.28 to 6.18."""
+"""A line of the listing, net/netfilter/nf_conntrack_standalone.c, unchanged from 2.6.28 to 6.18."""
 
 
 class Listing:
-    """An opened listing of one table. Iterate `entries` once, then close."""
+    """An open listing of one table. Iterate `entries` once, then close."""
 
     def __init__(self, source: str, batches: Iterator[Batch], close: Callable[[], object]) -> None:
         self.source = source
         self.skipped = 0
-        """What could not be understood so far."""
+        """Lines or messages that could not be parsed so far."""
         self._batches = batches
         self._close = close
 
     def entries(self, *, most: int, seconds: float) -> Iterator[Entry]:
-        """Yield at most so many entries, and begin no read after so many seconds. Ends early rather than fails."""
+        """Yield up to `most` entries; start no read after `seconds`. Ends early instead of raising."""
         deadline = time.monotonic() + seconds
         left = most
         try:
-            for entries, odd in self._batches:
-                self.skipped += odd
+            for entries, skipped in self._batches:
+                self.skipped += skipped
                 yield from entries[:left]
                 left -= len(entries)
                 if left <= 0 or time.monotonic() >= deadline:
                     return
-        except OSError:  # the namespace ended, or netlink lost its place: what was read stands
+        except OSError:  # the namespace ended, or the netlink dump was interrupted
             return
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         self._close()
 
     def __enter__(self) -> Self:
@@ -74,49 +75,53 @@ class Listing:
 
 
 class EntryReader:
-    """Opens the listings of places found by `host.namespaces`.
+    """Opens the listings of network namespaces.
 
-    `enter` allows to enter a namespace and to use netlink (CAP_SYS_ADMIN, CAP_NET_ADMIN) where /proc tells nothing.
+    `enter` allows entering a namespace and using netlink (CAP_SYS_ADMIN, CAP_NET_ADMIN) if /proc has no listing.
     """
 
     def __init__(self, paths: Paths, *, enter: bool) -> None:
         self._proc = str(paths.proc)
         self._may_enter = enter
 
-    def open(self, place: NetNamespace) -> Listing:
+    def open(self, netns: NetNamespace) -> Listing:
         """Return the listing of a table. Raises HostError."""
-        why = OSError(errno.ESRCH, "no process leads to it")
-        for pid in ("self",) if place.initial else place.pids:
+        cause = OSError(errno.ESRCH, "it has no process")
+        for pid in ("self",) if netns.initial else netns.pids:
             try:
-                with process_of(place, self._proc, pid) as folder:
+                with process_of(netns, self._proc, pid) as folder:
                     return _text_listing(
                         os.open(_LISTING, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), "listing in /proc"
                     )
             except OSError as error:
-                why = error
+                cause = error
         if self._may_enter:
             try:
-                return self._entered(place)
+                return self._entered(netns)
             except OSError as error:
-                why = error
-        path = f"{self._proc}/{place.pids[0] if place.pids else 'PID'}/{_LISTING}"
-        step = "Root can read it." if os.geteuid() != 0 else "`guard top` can enter it." if not self._may_enter else ""
-        raise HostError(f"reading the entries of {place.label} in", path, why, step) from why
+                cause = error
+        raise self._refusal(netns, cause) from cause
+
+    def _refusal(self, netns: NetNamespace, cause: OSError) -> HostError:
+        if netns.pids and not any(os.path.exists(f"{self._proc}/{pid}") for pid in netns.pids):
+            return HostError("read the entries of", netns.label, OSError(errno.ESRCH, "its processes have ended"), "")
+        path = f"{self._proc}/{netns.pids[0] if netns.pids else 'PID'}/{_LISTING}"
+        step = "" if self._may_enter else "`guard top` can enter the namespace."
+        step = step if os.geteuid() == 0 else "Run this as root."
+        return HostError(f"read the entries of {netns.label} in", path, cause, step)
 
     @staticmethod
-    def _entered(place: NetNamespace) -> Listing:
-        """Open the listing from inside: what is opened there stays of that namespace outside."""
+    def _entered(netns: NetNamespace) -> Listing:
+        """Open the listing inside the namespace; the descriptor keeps its namespace outside."""
 
         def listing() -> Listing:
             try:
                 descriptor = os.open(f"/proc/thread-self/{_LISTING}", os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                from conntrackd_guard.host.conntrack import entries_netlink  # noqa: PLC0415 - hardly a host needs it
-
                 return Listing("netlink", *entries_netlink.listing())
             return _text_listing(descriptor, "listing in /proc, entered")
 
-        return listing() if place.initial else run_in_netns(place, listing)
+        return listing() if netns.initial else run_in_netns(netns, listing)
 
 
 def _text_listing(descriptor: int, source: str) -> Listing:
@@ -124,28 +129,28 @@ def _text_listing(descriptor: int, source: str) -> Listing:
 
 
 def _batches(descriptor: int) -> Iterator[Batch]:
-    """Yield what each read gives; a line is understood whole or counted as odd. Raises OSError."""
-    begun = b""
+    """Yield the entries of each read; a line that is not one is counted. Raises OSError."""
+    partial = b""
     while chunk := os.read(descriptor, _CHUNK_BYTES):
-        whole, newline, begun = (begun + chunk).rpartition(b"\n")
+        whole, newline, partial = (partial + chunk).rpartition(b"\n")
         yield parse(whole + newline)
-        if len(begun) > _LONGEST_LINE_BYTES:
-            begun = b""
+        if len(partial) > _LONGEST_LINE_BYTES:
+            partial = b""
             yield [], 1
 
 
 def parse(lines: bytes) -> Batch:
-    """Return the entries of whole lines, and how many lines are none."""
+    """Return the entries of whole lines, and the number of lines that are not entries."""
     entries = []
     for match in _LINE.finditer(lines):
         try:
             entries.append(_entry(*match.groups()))
-        except (ValueError, OSError):  # an address that is none
+        except (ValueError, OSError):  # not an address
             continue
     return entries, lines.count(b"\n") - len(entries)
 
 
-def _entry(  # noqa: PLR0913, PLR0917 - the fields of a line
+def _entry(  # noqa: PLR0913, PLR0917 - fields of a line
     version: bytes,
     number: bytes,
     remaining: bytes | None,
@@ -185,8 +190,8 @@ def _ipv4(text: bytes) -> bytes:
 
 
 def _ipv6(text: bytes) -> bytes:
-    """The kernel prints all eight groups with all their zeros."""
+    """Parse an IPv6 address; the kernel prints all eight groups with all zeros."""
     packed = bytes.fromhex(text.replace(b":", b"").decode())
     if len(packed) != 16:  # noqa: PLR2004 - bytes of an IPv6 address
-        raise ValueError("no IPv6 address")
+        raise ValueError("not an IPv6 address")
     return packed

@@ -1,4 +1,4 @@
-"""A table's entries over netlink (ctnetlink), for kernels whose /proc lists none. Standard library only.
+"""Read a table's entries over netlink (ctnetlink), for kernels without a listing in /proc. Standard library only.
 
 Message and attribute numbers are those of linux/netlink.h, linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h.
 """
@@ -16,9 +16,9 @@ from conntrackd_guard.core.traffic.entry import SCTP, TCP, WITH_PORTS, Batch, En
 
 _NETLINK_NETFILTER = 12
 _DUMP_REQUEST = struct.pack("=IHHIIBBH", 20, 0x0101, 0x0301, 1, 0, 0, 0, 0)
-"""A header (length, CTNETLINK's GET, REQUEST|DUMP, sequence, port) and an nfgenmsg for every address family."""
+"""A header (length, CTNETLINK's GET, REQUEST|DUMP, sequence, port) and an nfgenmsg for all address families."""
 _HEADER = struct.Struct("=IH10x")
-"""Length and kind; flags, sequence and port tell nothing here."""
+"""Length and kind; flags, sequence and port are ignored."""
 _GENERIC_BYTES = 4
 _ERROR, _DONE = 2, 3
 _ATTRIBUTE = struct.Struct("=HH")
@@ -36,24 +36,24 @@ _STATES = {
     SCTP: (3, ("NONE", "CLOSED", "COOKIE_WAIT", "COOKIE_ECHOED", "ESTABLISHED", "SHUTDOWN_SENT", "SHUTDOWN_RECD",
                "SHUTDOWN_ACK_SENT", "HEARTBEAT_SENT")),
 }  # fmt: skip
-"""The attribute under which a protocol's own facts come, and its states in the kernel's order."""
+"""The protocol's attribute, and its states in the kernel's order."""
 _STATE = 1
 _BUFFER_BYTES = 32 * 1024
-"""The kernel fills no more than this in one message (NLMSG_GOODSIZE is less)."""
+"""The kernel's messages are smaller (NLMSG_GOODSIZE)."""
 _PATIENCE_SECONDS = 1.0
-"""Each part of a dump is made while it is asked for; this only keeps a broken kernel from holding us."""
+"""The kernel prepares each part of a dump on request; only a broken kernel takes this long."""
 
 Attributes = dict[int, bytes]
 
 
 def listing() -> tuple[Iterator[Batch], Callable[[], object]]:
-    """Ask for the entries of the calling thread's namespace; return the batches and how to close. Raises OSError."""
+    """Request the entries of the calling thread's namespace; return batches and a close function. Raises OSError."""
     connection = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
     try:
         connection.settimeout(_PATIENCE_SECONDS)
         connection.send(_DUMP_REQUEST)
         first = connection.recv(_BUFFER_BYTES)
-        parse(first)  # a refusal comes as the first answer
+        parse(first)  # the first answer may be an error
     except OSError:
         connection.close()
         raise
@@ -61,32 +61,32 @@ def listing() -> tuple[Iterator[Batch], Callable[[], object]]:
 
 
 def parse(datagram: bytes) -> tuple[list[Entry], int, bool]:
-    """Return entries, how many messages are none, and whether the dump has ended. Raises OSError for a refusal."""
+    """Return entries, the number of other messages, and whether the dump has ended. Raises OSError."""
     entries: list[Entry] = []
-    odd = at = 0
+    skipped = at = 0
     while at + _HEADER.size <= len(datagram):
         length, kind = _HEADER.unpack_from(datagram, at)
         if kind == _DONE:
-            return entries, odd, True
+            return entries, skipped, True
         begin = at + _HEADER.size
         if kind == _ERROR:
             number = -int.from_bytes(datagram[begin : begin + 4], sys.byteorder, signed=True)
             raise OSError(number, os.strerror(number))
         if length < _HEADER.size:
-            return entries, odd + 1, True  # nothing tells where the next one begins
+            return entries, skipped + 1, True  # the next message can't be found
         try:
             entries.append(_entry(_attributes(datagram[begin + _GENERIC_BYTES : at + length])))
         except (KeyError, IndexError, struct.error, ValueError):
-            odd += 1
+            skipped += 1
         at += (length + 3) & ~3
-    return entries, odd, False
+    return entries, skipped, False
 
 
 def _batches(connection: socket.socket, first: bytes) -> Iterator[Batch]:
     datagram = first
     while True:
-        entries, odd, ended = parse(datagram)
-        yield entries, odd
+        entries, skipped, ended = parse(datagram)
+        yield entries, skipped
         if ended:
             return
         datagram = connection.recv(_BUFFER_BYTES)
@@ -123,7 +123,7 @@ def _tuple(data: bytes) -> tuple[int, bytes, bytes, int, int]:
 
 
 def _any_tuple(data: bytes) -> tuple[int, bytes, bytes, int, int]:
-    """Do the same for a tuple of any form."""
+    """Return the same for a tuple of any layout."""
     parts = _attributes(data)
     ip, protocol = _attributes(parts[_IP]), _attributes(parts[_PROTOCOL])
     number = protocol[_PROTOCOL_NUMBER][0]
@@ -132,15 +132,15 @@ def _any_tuple(data: bytes) -> tuple[int, bytes, bytes, int, int]:
     else:
         source, destination = ip[_IPV6_SOURCE], ip[_IPV6_DESTINATION]
     if {len(source), len(destination)} not in ({4}, {16}):
-        raise ValueError("no addresses")
-    if number not in WITH_PORTS:  # GRE's keys come under the same numbers
+        raise ValueError("addresses of different length")
+    if number not in WITH_PORTS:  # GRE uses the same numbers for its keys
         return number, source, destination, 0, 0
     ports = int.from_bytes(protocol[_SOURCE_PORT], "big"), int.from_bytes(protocol[_DESTINATION_PORT], "big")
     return number, source, destination, *ports
 
 
 def _usual_tuple(address_bytes: int, source: int, destination: int) -> tuple[struct.Struct, tuple[bytes, ...]]:
-    """Return the form of a tuple with ports as kernels write it, and the attribute headers that it then has."""
+    """Return the usual layout of a tuple with ports, and its attribute headers."""
 
     def head(payload_bytes: int, kind: int) -> bytes:
         return _ATTRIBUTE.pack(_ATTRIBUTE_BYTES + payload_bytes, kind)
@@ -163,12 +163,12 @@ _USUAL_TUPLES = {
         _usual_tuple(16, _IPV6_SOURCE, _IPV6_DESTINATION),
     )
 }
-"""By their length. Looking for each attribute by itself takes five times as long."""
+"""By length. Parsing each attribute separately takes five times as long."""
 
 
-@lru_cache(maxsize=128)  # thousands of flows are in a dozen states
+@lru_cache(maxsize=128)  # thousands of entries are in a dozen states
 def _own_state(protocol: int, info: bytes) -> str:
-    """Return the protocol's own state, "" where it has none."""
+    """Return the protocol's state, "" if it has none."""
     if protocol not in _STATES or not info:
         return ""
     attribute, names = _STATES[protocol]
@@ -176,13 +176,13 @@ def _own_state(protocol: int, info: bytes) -> str:
 
 
 def _attributes(data: bytes) -> Attributes:
-    """Return attributes by type. Raises struct.error or ValueError for lengths that make no sense."""
+    """Return attributes by type. Raises struct.error or ValueError for invalid lengths."""
     found = {}
-    at, end, header = 0, len(data), _ATTRIBUTE.unpack_from  # looked up once: most of a sample's time goes here
+    at, end, header = 0, len(data), _ATTRIBUTE.unpack_from  # bound once: most of a sample's time is spent here
     while at < end:
         length, kind = header(data, at)
         if not _ATTRIBUTE_BYTES <= length <= end - at:
-            raise ValueError("an attribute without a sensible length")
+            raise ValueError("an attribute with an invalid length")
         found[kind & _TYPE_MASK] = data[at + _ATTRIBUTE_BYTES : at + length]
         at += (length + 3) & ~3
     return found

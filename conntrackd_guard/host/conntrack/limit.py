@@ -54,9 +54,9 @@ class Sysctl:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise HostError("reading", self._path, error, "Check that /proc is mounted and readable here.") from error
+            raise HostError("read", self._path, error, "Check that /proc is mounted and readable here.") from error
         except ValueError as error:
-            raise HostError("reading", self._path, None, "Expected one decimal number.") from error
+            raise HostError("read", self._path, None, "Expected one decimal number.") from error
 
     def write(self, target: int) -> int:
         """Write `target` in one call and return what is read back."""
@@ -68,10 +68,10 @@ class Sysctl:
                 os.close(descriptor)
         except OSError as error:
             step = _NEXT_STEPS.get(error.errno or 0, "The write is retried later.")
-            raise HostError(f"writing {target} to", self._path, error, step) from error
+            raise HostError(f"write {target} to", self._path, error, step) from error
         back = self.read()
         if back is None:
-            raise HostError("reading back", self._path, None, _NEXT_STEPS[errno.ENOENT])
+            raise HostError("read back", self._path, None, _NEXT_STEPS[errno.ENOENT])
         return back
 
 

@@ -1,4 +1,4 @@
-"""Which network namespaces exist, and how each can be reached."""
+"""Find network namespaces and the ways to read each of them."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO, linux/proc_ns.h
 _WHOLE_MAP = [b"0", b"0", b"4294967295"]
 _MOUNTED = re.compile(r"\S+ \S+ \S+ net:\[(\d+)\] (\S+) ")
 _OCTAL = re.compile(r"\\([0-7]{3})")
-"""/proc/PID/mountinfo, proc(5): the root of a mounted namespace is its name; blanks in a path are octal."""
+"""/proc/PID/mountinfo, proc(5): the root of a mounted namespace is its number; blanks in a path are octal."""
 _PIDS_KEPT = 4
-"""Processes remembered for a namespace, so that one that ends does not lose it."""
+"""Processes remembered for each namespace: one that ends leaves others to read it through."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetNamespace:
-    """A network namespace and the ways to it."""
+    """A network namespace and the ways to read it."""
 
     key: int
-    """Inode of its /proc/PID/net/stat (or of the namespace, where no process is in it): unique while it lives."""
+    """Inode of its /proc/PID/net/stat, or of the namespace if it has no process; unique while it exists."""
     namespace: int | None
-    """The number that kernel lines use; None where it may not be read (it needs ptrace rights)."""
+    """The number in kernel messages; None if unreadable (needs ptrace rights)."""
     label: str
     initial: bool = False
     pids: tuple[int, ...] = ()
     enter: str = ""
-    """A path to enter it by, where /proc tells nothing of its table."""
+    """A path for setns(2), used if /proc does not show its table."""
     user_owned: bool = False
 
     @property
     def number(self) -> int:
-        """What a table of it is known by: the number that kernel lines use, else the key."""
+        """The id of its table: the number in kernel messages, or else the key."""
         return self.key if self.namespace is None else self.namespace
 
 
 class NamespaceScanner:
-    """Walks /proc and the mounts. About 13 µs a process: for the watch to call seldom, not every tick."""
+    """Scans /proc and the mounts. Takes about 13 µs per process: not for every tick."""
 
     def __init__(self, paths: Paths) -> None:
         self._proc = str(paths.proc)
@@ -51,15 +51,15 @@ class NamespaceScanner:
         self._named = str(paths.named_namespaces)
 
     def scan(self) -> tuple[list[NetNamespace], bool]:
-        """Return every namespace in reach, and whether nothing was out of reach. Never raises."""
+        """Return every readable namespace, and whether none was unreadable. Never raises."""
         own = self._key("self")
         pids, complete = self._pids_by_key()
-        places = []
+        found = []
         for key, members in pids.items():
-            # Asked anew each time: the kernel gives a freed inode number to the next namespace at once.
+            # Read at each scan: the kernel reuses a freed inode number for the next namespace at once.
             namespace, user_owned = self._identify(["self"] if key == own else [str(pid) for pid in members])
             label = "initial" if key == own else f"process {members[0]}"
-            places.append(
+            found.append(
                 NetNamespace(
                     key=key,
                     namespace=namespace,
@@ -70,10 +70,10 @@ class NamespaceScanner:
                     user_owned=user_owned and key != own,
                 )
             )
-        return self._with_mounted(places), complete
+        return self._with_mounted(found), complete
 
     def names(self) -> frozenset[str]:
-        """Return what is in /run/netns now: a new entry is a reason to scan."""
+        """Return the names in /run/netns; a new one is a reason to scan."""
         try:
             return frozenset(os.listdir(self._named))
         except OSError:
@@ -99,9 +99,9 @@ class NamespaceScanner:
             try:
                 key = os.stat(prefix + name + "/net/stat").st_ino
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it ended meanwhile
+                continue  # it has ended
             except OSError:
-                complete = False  # hidden (hidepid) or refused: something may track out of sight
+                complete = False  # hidden (hidepid) or refused: its namespace may have a table
                 continue
             members = found.setdefault(key, [])
             if len(members) < _PIDS_KEPT:
@@ -111,7 +111,7 @@ class NamespaceScanner:
     def _identify(self, pids: list[str]) -> tuple[int | None, bool]:
         """Return the namespace number, and whether a user namespace other than the initial one owns it.
 
-        A process may end meanwhile, so each is asked; what none of them tells is not trusted.
+        Any of the processes may have ended. If none is readable, the namespace counts as user-owned.
         """
         user_owned = None
         for pid in pids:
@@ -127,15 +127,15 @@ class NamespaceScanner:
         return None, user_owned is not False
 
     def _outside_initial_user_namespace(self, pid: str) -> bool | None:
-        """Second best without ptrace rights: the user namespace of a process inside it; None where it has ended."""
+        """Without ptrace rights: return the same for a process in it, by its id map; None if it has ended."""
         try:
             return files.read(f"{self._proc}/{pid}/uid_map").split() != _WHOLE_MAP
         except OSError:
             return None
 
-    def _with_mounted(self, places: list[NetNamespace]) -> list[NetNamespace]:
-        """Add what holds a namespace by a mount (`ip netns`, Docker): a name, and a way into one without a process."""
-        by_number = {place.namespace: index for index, place in enumerate(places) if place.namespace is not None}
+    def _with_mounted(self, found: list[NetNamespace]) -> list[NetNamespace]:
+        """Add names from mounts (`ip netns`, Docker), and namespaces without a process."""
+        by_number = {netns.namespace: index for index, netns in enumerate(found) if netns.namespace is not None}
         for number, path in self._mounted():
             label = printable(path.removeprefix(self._named + "/").removeprefix(self._root + "/run/"))
             index = by_number.get(number)
@@ -147,16 +147,14 @@ class NamespaceScanner:
                 else:
                     user_owned = _user_owned(descriptor)
                     os.close(descriptor)
-                by_number[number] = len(places)
-                places.append(
-                    NetNamespace(key=number, namespace=number, label=label, enter=path, user_owned=user_owned)
-                )
-            elif places[index].label.startswith("process "):
-                places[index] = replace(places[index], label=label)
-        return places
+                by_number[number] = len(found)
+                found.append(NetNamespace(key=number, namespace=number, label=label, enter=path, user_owned=user_owned))
+            elif found[index].label.startswith("process "):
+                found[index] = replace(found[index], label=label)
+        return found
 
     def _mounted(self) -> list[tuple[int, str]]:
-        """Return number and path of each network namespace that a mount holds, those with a name of `ip netns` first."""
+        """Return number and path of each mounted network namespace, those of `ip netns` first."""
         try:
             rows = files.read(f"{self._proc}/self/mountinfo").decode("utf-8", "replace").splitlines()
         except OSError:
@@ -174,7 +172,7 @@ def _user_owned(descriptor: int) -> bool:
     try:
         owner = fcntl.ioctl(descriptor, _NS_GET_USERNS)
     except OSError:
-        return True  # EPERM: its owner is no user namespace below ours
+        return True  # EPERM: its owner is not below our user namespace
     try:
         return os.fstat(owner).st_ino != _INITIAL_USER_NAMESPACE
     finally:

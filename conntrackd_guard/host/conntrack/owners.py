@@ -1,8 +1,8 @@
-"""Whose a network namespace is: the process in it, and the unit, container or pod that the process belongs to.
+"""Find the owner of a network namespace: a process in it, and that process's unit, container or pod.
 
-DecisionDetail by /proc/PID/comm and /proc/PID/cgroup alone: neither waits for the process (cmdline and environ may). Names come
-from people who may not be friends: a path is read from the outside in, and not beyond the first container, which may
-name what is within it as it likes. A container that a user has made stands in that user's unit, and both are told.
+Only /proc/PID/comm and /proc/PID/cgroup are read: cmdline and environ may block. Names may come from an attacker: a
+cgroup path is read from the outside in, up to the first container, which controls the names within it. A container
+started by a user is in that user's unit; both are returned.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from conntrackd_guard.host.conntrack.setns import process_of
 from conntrackd_guard.host.paths import Paths
 
 _COMM_BYTES = 64
-"""TASK_COMM_LEN is 16, of which any may be a byte without a character."""
+"""TASK_COMM_LEN is 16."""
 _CGROUP_BYTES = 16 * 1024
-"""A path has 4,096 bytes at most, and version 1 a dozen of them; longer ones are cut, and tell less."""
+"""A path has up to 4,096 bytes, and version 1 a dozen of them; more is cut."""
 _POD = re.compile(r"(?:.*-)?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?")
-"""kubelet: `pod<uid>`, or `kubepods-burstable-pod<uid with _>.slice`; a static pod's uid is a hash of 32 digits."""
+"""kubelet: `pod<uid>`, or `kubepods-burstable-pod<uid with _>.slice`; a static pod's uid has 32 hex digits."""
 _CONTAINER = re.compile(r"(?:(docker|cri-containerd|crio|libpod|nerdctl)-)?([0-9a-f]{64})(?:\.scope)?")
 _RUNTIMES = {
     "docker": "docker",
@@ -33,45 +33,45 @@ _RUNTIMES = {
     "crio": "cri-o",
     "libpod": "podman",
 }
-"""By the prefix of a container's scope; where there is none, by the folder above (containerd: its namespace)."""
+"""By the prefix of a container's scope, or without one by the parent folder (containerd: its namespace)."""
 
 
 class OwnerReader:
-    """Tells whose the places are that `host.namespaces` found."""
+    """Reads the owners of network namespaces."""
 
     def __init__(self, paths: Paths) -> None:
         self._proc = str(paths.proc)
 
-    def owner(self, place: NetNamespace) -> Owner:
-        """Return whose it is, as the first of its processes tells that still lives in it. Never raises, never waits."""
-        if place.initial:
+    def owner(self, netns: NetNamespace) -> Owner:
+        """Return the owner, from the first process still in the namespace. Never raises or blocks."""
+        if netns.initial:
             return Owner()
-        for pid in place.pids:
+        for pid in netns.pids:
             try:
-                return self._of_process(pid, place)
+                return self._of_process(pid, netns)
             except OSError:
                 continue
         return Owner()
 
-    def _of_process(self, pid: int, place: NetNamespace) -> Owner:
-        with process_of(place, self._proc, pid) as folder:
+    def _of_process(self, pid: int, netns: NetNamespace) -> Owner:
+        with process_of(netns, self._proc, pid) as folder:
             name = printable(_read("comm", folder, _COMM_BYTES).decode("utf-8", "replace").removesuffix("\n"))
             try:
                 owner = by_cgroup(_read("cgroup", folder, _CGROUP_BYTES))
-            except OSError:  # a kernel without cgroups
+            except OSError:  # without cgroups
                 owner = Owner()
         return replace(owner, pid=pid, process=name)
 
 
 def by_cgroup(content: bytes) -> Owner:
-    """Return what /proc/PID/cgroup tells, of either version: a container if any hierarchy has one, else a unit."""
+    """Parse /proc/PID/cgroup of either version: a container if any hierarchy has one, or else a unit."""
     paths: dict[str, str] = {}
     for row in content.decode("utf-8", "replace").split("\n"):
         number, _, rest = row.partition(":")
         controllers, _, path = rest.partition(":")
         if number.isdecimal() and path.startswith("/"):
             paths.setdefault(controllers, path.removesuffix(" (deleted)"))
-    systemd = [paths.pop("name=systemd", ""), paths.pop("", "")]  # the hierarchies in which units are, 1 and 2
+    systemd = [paths.pop("name=systemd", ""), paths.pop("", "")]  # systemd's hierarchies in versions 1 and 2
     owners = [_by_path(path) for path in (*systemd, *paths.values())]
     named = [owner for owner in owners if owner.container or owner.pod]
     return (named or [owner for owner in owners if owner.unit] or [Owner()])[0]

@@ -1,4 +1,4 @@
-"""Takes portraits of tables: for `guard top`, and for the recorder after a raise."""
+"""Sample and analyze tables, for `guard top` and for the recorder after a raise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Evidence, Losses
 from conntrackd_guard.core.traffic.remedies import diagnose
-from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, Sample, add_up
+from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, Sample, count_entries
 from conntrackd_guard.core.usage import risen
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.limit import LiveKernel
@@ -23,23 +23,23 @@ from conntrackd_guard.host.conntrack.stat import LossCounters, TableReader, esta
 from conntrackd_guard.host.paths import Paths
 
 LONGEST_SECONDS = 0.1
-"""Three times what 5,000 entries take; on a slow or busy host the sample is smaller, and its margin says so."""
+"""Three times what 5,000 entries take; on a slower host the sample is smaller and its margin larger."""
 _REMEMBERED_SECONDS = 600.0
 _MOST_REMEMBERED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A namespace in reach, and its table."""
+    """A readable namespace and its table."""
 
-    place: NetNamespace
+    netns: NetNamespace
     table: Table
 
 
 class Sampler:
-    """Finds tables and takes their portraits. One instance remembers the counters between looks.
+    """Finds and analyzes tables. Keeps the loss counters from one analysis to the next.
 
-    `enter` allows what the daemon's unit does not: to enter a namespace where /proc tells nothing of its entries.
+    `enter` allows entering a namespace if /proc has no listing; the daemon's unit forbids that.
     """
 
     def __init__(
@@ -62,94 +62,99 @@ class Sampler:
         self._last: dict[int, tuple[float, LossCounters]] = {}
 
     def find(self) -> list[Found]:
-        """Return every table that can be read, the fullest first."""
+        """Return every readable table, fullest first."""
         found = []
-        for place in self._scanner.scan()[0]:
-            counters = self._tables.read(place)
+        for netns in self._scanner.scan()[0]:
+            counters = self._tables.read(netns)
             if counters is not None:
                 table = Table(
-                    namespace=place.number,
-                    label=place.label,
-                    initial=place.initial,
-                    placed=place.namespace is not None,
+                    namespace=netns.number,
+                    label=netns.label,
+                    initial=netns.initial,
+                    placed=netns.namespace is not None,
                     count=counters.count,
                     drop=counters.drop,
                     early_drop=counters.early_drop,
-                    user_owned=place.user_owned,
+                    user_owned=netns.user_owned,
                     source=counters.source,
                 )
-                found.append(Found(place=place, table=table))
+                found.append(Found(netns=netns, table=table))
         return sorted(found, key=lambda one: (-one.table.count, not one.table.initial, one.table.namespace))
 
     def analyze(self, one: Found, among: list[Found]) -> TableAnalysis:
-        """Take a sample of one table and judge it; `among`: all that share the hash table. Raises HostError."""
+        """Sample and diagnose one table; `among` is all tables, which share the hash table. Raises HostError."""
         limit, buckets = self._kernel.limit_in_force(), self._kernel.buckets()
         if limit is None:
             raise HostError(
-                "reading", self._paths.limit, OSError(errno.ENOENT, "no conntrack"), "Nothing is tracked here."
+                "read",
+                self._paths.limit,
+                OSError(errno.ENOENT, "no connection tracking"),
+                "Nothing is tracked here.",
             )
         began = time.monotonic()
-        before = self._before(one.place)
+        before = self._before(one.netns)
         sample, source = self._sample(one)
         took = time.monotonic() - began
-        after = self._look(one.place)
+        after = self._read_losses(one.netns)
         if after is not None:
-            self._last[one.place.key] = after
+            self._last[one.netns.key] = after
         evidence = Evidence(
             sample=sample,
-            losses=_risen(before, after),
+            losses=_increase(before, after),
             in_use=sum(found.table.count for found in among),
             buckets=buckets,
-            inside=nsenter_prefix(one.place, self._paths),
-            namespace="" if one.place.initial else str(one.table.namespace),
+            inside=nsenter_prefix(one.netns, self._paths),
+            namespace="" if one.netns.initial else str(one.table.namespace),
         )
         return TableAnalysis(
             wall_seconds=time.time(),
             limit=limit,
             table=one.table,
-            owner=self._owners.owner(one.place),
+            owner=self._owners.owner(one.netns),
             sample=sample,
             findings=diagnose(evidence),
             source=source,
             took_seconds=took,
         )
 
-    def _before(self, place: NetNamespace) -> tuple[float, LossCounters] | None:
-        """Return the last look at the counters, or a first one: of an old one nobody knows what it is about."""
+    def _before(self, netns: NetNamespace) -> tuple[float, LossCounters] | None:
+        """Return the last reading of the counters if it is recent, or a new one."""
         if len(self._last) > _MOST_REMEMBERED:
             self._last.clear()
-        last = self._last.get(place.key)
-        return last if last is not None and time.monotonic() - last[0] <= _REMEMBERED_SECONDS else self._look(place)
+        last = self._last.get(netns.key)
+        return (
+            last if last is not None and time.monotonic() - last[0] <= _REMEMBERED_SECONDS else self._read_losses(netns)
+        )
 
     def _sample(self, one: Found) -> tuple[Sample, str]:
-        with self._entries.open(one.place) as listing:
+        with self._entries.open(one.netns) as listing:
             entries = listing.entries(most=self._most, seconds=LONGEST_SECONDS)
-            sample = add_up(
+            sample = count_entries(
                 entries,
                 table_entries=one.table.count,
                 addresses=self._addresses,
-                established_seconds=established_seconds(one.place, self._paths, enter=self._enter),
+                established_seconds=established_seconds(one.netns, self._paths, enter=self._enter),
             )
             return replace(sample, skipped=listing.skipped), listing.source
 
-    def _look(self, place: NetNamespace) -> tuple[float, LossCounters] | None:
-        counters = read_losses(place, self._paths, enter=self._enter)
+    def _read_losses(self, netns: NetNamespace) -> tuple[float, LossCounters] | None:
+        counters = read_losses(netns, self._paths, enter=self._enter)
         return None if counters is None else (time.monotonic(), counters)
 
 
 def choose(found: list[Found], wanted: str | None) -> Found:
-    """Return the table of the namespace with that number or name, by default the fullest. Raises AnswerIsNo."""
+    """Return the table of a namespace by number or name, by default the fullest. Raises AnswerIsNo."""
     if wanted is None:
         if not found:
-            raise AnswerIsNo("No table can be read here: root can read them all.")
+            raise AnswerIsNo("No table can be read. Run this as root.")
         return found[0]
     for one in found:
         if wanted in {str(one.table.namespace), one.table.label}:
             return one
-    raise AnswerIsNo(f"No table of a namespace {wanted} can be read. `guard status` lists those that hold entries.")
+    raise AnswerIsNo(f"No table of namespace {wanted} can be read. `guard status` lists the tables with entries.")
 
 
-def _risen(before: tuple[float, LossCounters] | None, after: tuple[float, LossCounters] | None) -> Losses | None:
+def _increase(before: tuple[float, LossCounters] | None, after: tuple[float, LossCounters] | None) -> Losses | None:
     if before is None or after is None:
         return None
     return Losses(

@@ -20,21 +20,21 @@ T = TypeVar("T")
 
 
 @contextmanager
-def process_of(place: NetNamespace, proc: str, pid: int | str) -> Iterator[int]:
+def process_of(netns: NetNamespace, proc: str, pid: int | str) -> Iterator[int]:
     """Open /proc/PID for `dir_fd`; while it is open, the pid can't be reused under it.
 
     Raises OSError: ESTALE if the process has left the namespace.
     """
     folder = os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if os.stat("net/stat", dir_fd=folder).st_ino != place.key:
+        if os.stat("net/stat", dir_fd=folder).st_ino != netns.key:
             raise OSError(errno.ESTALE, "the namespace has changed")
         yield folder
     finally:
         os.close(folder)
 
 
-def run_in_netns(place: NetNamespace, call: Callable[[], T]) -> T:
+def run_in_netns(netns: NetNamespace, call: Callable[[], T]) -> T:
     """Return what `call` returns inside the network namespace, in a thread of its own.
 
     Needs CAP_SYS_ADMIN. Raises OSError, or what `call` raises of OSError and ValueError.
@@ -44,7 +44,7 @@ def run_in_netns(place: NetNamespace, call: Callable[[], T]) -> T:
 
     def enter_and_call() -> None:
         try:
-            _enter(place)
+            _enter(netns)
             results.append(call())
         except (OSError, ValueError) as error:
             errors.append(error)
@@ -60,22 +60,22 @@ def run_in_netns(place: NetNamespace, call: Callable[[], T]) -> T:
     return results[0]
 
 
-def nsenter_prefix(place: NetNamespace, paths: Paths) -> str:
+def nsenter_prefix(netns: NetNamespace, paths: Paths) -> str:
     """Return the command prefix that enters the namespace, safe to print and to paste; "" for the initial one."""
-    if place.initial:
+    if netns.initial:
         return ""
     named = f"{paths.named_namespaces}/"
-    if place.enter.startswith(named):
-        return f"ip netns exec {shlex.quote(printable(place.enter.removeprefix(named)))} "
-    return f"nsenter --net={shlex.quote(printable(place.enter))} "
+    if netns.enter.startswith(named):
+        return f"ip netns exec {shlex.quote(printable(netns.enter.removeprefix(named)))} "
+    return f"nsenter --net={shlex.quote(printable(netns.enter))} "
 
 
-def _enter(place: NetNamespace) -> None:
+def _enter(netns: NetNamespace) -> None:
     import ctypes  # noqa: PLC0415 - 1 MB, needed only where /proc does not show a table
 
-    descriptor = os.open(place.enter, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = os.open(netns.enter, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        if os.fstat(descriptor).st_ino != place.namespace:
+        if os.fstat(descriptor).st_ino != netns.namespace:
             raise OSError(errno.ESTALE, "the namespace has changed")
         if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:  # os.setns is new in Python 3.12
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

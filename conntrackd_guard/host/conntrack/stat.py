@@ -45,27 +45,27 @@ def parse_statistics(content: bytes, source: str) -> Counters:
 
 
 class TableReader:
-    """Reads the tables of places found by `host.namespaces`."""
+    """Reads the tables of network namespaces."""
 
     def __init__(self, paths: Paths) -> None:
         self._proc = str(paths.proc)
         self._root = str(paths.root)
 
-    def read(self, place: NetNamespace) -> Counters | None:
+    def read(self, netns: NetNamespace) -> Counters | None:
         """Return the figures of one table, None when its namespace can no longer be reached."""
-        if place.initial:
-            return self._of_process("self", place) or self._own_count()
-        for pid in place.pids:
-            counters = self._of_process(str(pid), place)
+        if netns.initial:
+            return self._of_process("self", netns) or self._own_count()
+        for pid in netns.pids:
+            counters = self._of_process(str(pid), netns)
             if counters is not None:
                 return counters
-        return _inside(place) if place.enter else None
+        return _inside(netns) if netns.enter else None
 
-    def _of_process(self, pid: str, place: NetNamespace) -> Counters | None:
+    def _of_process(self, pid: str, netns: NetNamespace) -> Counters | None:
         folder = f"{self._proc}/{pid}/"
         try:
-            # A process id is reused: the folder's own inode tells whether this is still that namespace.
-            if os.stat(folder + "net/stat").st_ino != place.key:
+            # Pids are reused: the inode shows whether the process is still in this namespace.
+            if os.stat(folder + "net/stat").st_ino != netns.key:
                 return None
             return parse_statistics(files.read(folder + _STAT), "statistics file")
         except (OSError, ValueError):
@@ -88,9 +88,9 @@ def _entered() -> Counters:
         return Counters(count=files.read_number("/" + _COUNT), drop=None, early_drop=None, source="sysctl, entered")
 
 
-def _inside(place: NetNamespace) -> Counters | None:
+def _inside(netns: NetNamespace) -> Counters | None:
     try:
-        return run_in_netns(place, _entered)
+        return run_in_netns(netns, _entered)
     except (OSError, ValueError):
         return None
 
@@ -103,18 +103,18 @@ class LossCounters:
     chain_too_long: int
 
 
-def read_losses(place: NetNamespace, paths: Paths, *, enter: bool) -> LossCounters | None:
+def read_losses(netns: NetNamespace, paths: Paths, *, enter: bool) -> LossCounters | None:
     """Return a table's loss counters, None if they can't be read. `enter` allows entering its namespace."""
-    for pid in ("self",) if place.initial else place.pids:
+    for pid in ("self",) if netns.initial else netns.pids:
         try:
-            with process_of(place, str(paths.proc), pid) as folder:
+            with process_of(netns, str(paths.proc), pid) as folder:
                 return parse_losses(files.read(f"/proc/self/fd/{folder}/{_STAT}"))  # of the process checked above
         except (OSError, ValueError):
             continue
-    if place.initial or not enter:
+    if netns.initial or not enter:
         return None
     try:
-        return parse_losses(run_in_netns(place, lambda: files.read(f"/proc/thread-self/{_STAT}")))
+        return parse_losses(run_in_netns(netns, lambda: files.read(f"/proc/thread-self/{_STAT}")))
     except (OSError, ValueError):
         return None
 
@@ -134,7 +134,7 @@ def parse_losses(content: bytes) -> LossCounters:
     )
 
 
-def established_seconds(place: NetNamespace, paths: Paths, *, enter: bool) -> int | None:
+def established_seconds(netns: NetNamespace, paths: Paths, *, enter: bool) -> int | None:
     """Return the timeout of established TCP flows, None if it can't be read.
 
     Outside the initial namespace it can be read only from inside; `enter` allows that.
@@ -144,8 +144,8 @@ def established_seconds(place: NetNamespace, paths: Paths, *, enter: bool) -> in
         return files.read_number(paths.sysctl / "nf_conntrack_tcp_timeout_established")
 
     try:
-        if place.initial:
+        if netns.initial:
             return read()
-        return run_in_netns(place, read) if enter else None
+        return run_in_netns(netns, read) if enter else None
     except (OSError, ValueError):
         return None

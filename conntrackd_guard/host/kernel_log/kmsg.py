@@ -54,11 +54,11 @@ class RingBuffer:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             next_step = "Run as root (CAP_SYSLOG), or hand the open device in on standard input."
-            raise HostError("opening", path, error, next_step) from error
+            raise HostError("open", path, error, next_step) from error
         if not cls.is_one(descriptor):
             os.close(descriptor)
             raise HostError(
-                "reading kernel lines from", path, None, "It is no ring buffer: make the device 1:11 there."
+                "read kernel messages from", path, None, "It is no ring buffer: make the device 1:11 there."
             )
         return cls(descriptor, str(path))
 
@@ -70,12 +70,12 @@ class RingBuffer:
         """
         path = f"descriptor {descriptor}"
         if not cls.is_one(descriptor):
-            raise HostError("reading kernel lines from", path, None, "Hand in /dev/kmsg, for example `</dev/kmsg`.")
+            raise HostError("read kernel messages from", path, None, "Hand in /dev/kmsg, for example `</dev/kmsg`.")
         try:
             os.set_blocking(descriptor, False)
             os.lseek(descriptor, 0, os.SEEK_SET)
         except OSError as error:
-            raise HostError("preparing", path, error, "Hand in /dev/kmsg opened for reading.") from error
+            raise HostError("prepare", path, error, "Hand in /dev/kmsg opened for reading.") from error
         return cls(descriptor, path)
 
     @staticmethod
@@ -148,7 +148,7 @@ class RingBuffer:
                     return b""
                 else:
                     next_step = "Restart the guard; the journal is followed meanwhile."
-                    raise HostError("reading", self._path, error, next_step) from error
+                    raise HostError("read", self._path, error, next_step) from error
 
     def _translate(self, record: bytes) -> KernelEvent | None:
         """Return the event in a raw record, None where it is not the kernel's or not the guard's business."""

@@ -1,4 +1,4 @@
-"""What a table is full of: each rule as a table, and the law it keeps."""
+"""The rules of the diagnosis: examples, and properties that hold for any table."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from testbed.flows import an_entry, dns, established, half_open
 from conntrackd_guard.core.traffic.diagnosis import MEANINGS, RULES, Cause, Evidence, Losses, causes
 from conntrackd_guard.core.traffic.entry import Entry
 from conntrackd_guard.core.traffic.remedies import diagnose
-from conntrackd_guard.core.traffic.sample import Sample, add_up
+from conntrackd_guard.core.traffic.sample import Sample, count_entries
 
 LIVE = [established(431_999 - n) for n in range(10)]
-SILENT = [established(100_000 + n) for n in range(10)]
+IDLE = [established(100_000 + n) for n in range(10)]
 STREAM = an_entry(17, "ASSURED", to=4433, flags="ar")
 SHORT = an_entry(17, "REPLIED", to=123, flags="r")
 UNANSWERED_DNS = an_entry(17, "UNREPLIED", to=53)
 
 
 def seen(*parts: tuple[int, Entry], table: int = 1_000_000) -> Sample:
-    """Return the sample of so many of each entry."""
-    return add_up([entry for number, entry in parts for _ in range(number)], table_entries=table)
+    """Return the sample of a number of each entry."""
+    return count_entries([entry for number, entry in parts for _ in range(number)], table_entries=table)
 
 
 @pytest.mark.parametrize(
     ("sample", "found"),
     [
-        # 5,000 of a million: a margin of 1.38 points, so 51.4 % is surely more than half, and 51.3 % is not
+        # 5,000 of a million: a margin of 1.38 points, so 51.4 % is certainly more than half, and 51.3 % is not
         (seen((2570, half_open()), (2430, STREAM)), [Cause.FLOOD]),
         (seen((2565, half_open()), (2435, STREAM)), [Cause.UNCLEAR]),
         (seen((2570, UNANSWERED_DNS), (2430, STREAM)), [Cause.FLOOD, Cause.DNS]),
@@ -39,20 +39,20 @@ def seen(*parts: tuple[int, Entry], table: int = 1_000_000) -> Sample:
         (seen((2565, dns()), (2435, STREAM)), [Cause.UNCLEAR]),
         (seen((2570, STREAM), (2430, SHORT)), [Cause.GROW]),
         (seen((2565, STREAM), (2435, SHORT)), [Cause.UNCLEAR]),
-        (seen((2430, LIVE[0]), (2570, SILENT[0])), [Cause.LEAK]),
-        (seen((2570, LIVE[0]), (2430, SILENT[0])), [Cause.GROW]),
-        (seen((1, LIVE[0]), (4999, established(290))), [Cause.GROW]),  # data is under way: 300 s are left by nature
+        (seen((2430, LIVE[0]), (2570, IDLE[0])), [Cause.LEAK]),
+        (seen((2570, LIVE[0]), (2430, IDLE[0])), [Cause.GROW]),
+        (seen((1, LIVE[0]), (4999, established(290))), [Cause.GROW]),  # data in flight: a timeout of 300 s
         (seen((4000, an_entry(6, "TIME_WAIT", flags="ar")), (1000, SHORT)), [Cause.GROW]),
         (seen((5000, SHORT)), [Cause.UNCLEAR]),
-        # all of a small table was seen: half is half
+        # the whole table was read: the margin is 0
         (seen((50, half_open()), (50, STREAM), table=100), [Cause.FLOOD, Cause.GROW]),
         (seen((99, half_open()), table=99), [Cause.UNCLEAR]),
         (seen(table=0), [Cause.UNCLEAR]),
         (None, [Cause.UNCLEAR]),
     ],
 )
-def test_what_a_sample_shows(sample: Sample | None, found: list[Cause]) -> None:
-    """A cause holds where its share is more than half, whatever the sample's margin hides."""
+def test_causes_from_a_sample(sample: Sample | None, found: list[Cause]) -> None:
+    """A cause is found if its share is more than half even at the lower end of the margin."""
     assert list(causes(Evidence(sample=sample))) == found
 
 
@@ -68,34 +68,34 @@ def test_what_a_sample_shows(sample: Sample | None, found: list[Cause]) -> None:
         ({"losses": Losses(seconds=0.0, insert_failed=59)}, Cause.UNCLEAR),
     ],
 )
-def test_what_the_counters_show(evidence: dict[str, Any], found: Cause) -> None:
-    """Lost packets need no sample to be told."""
+def test_causes_from_counters(evidence: dict[str, Any], found: Cause) -> None:
+    """Lost packets are diagnosed without a sample."""
     assert causes(Evidence(**evidence)) == (found,)
 
 
-def test_what_makes_raising_wrong_comes_first() -> None:
-    """Several causes may hold at once; a flood of DNS questions is a flood first."""
+def test_causes_against_raising_come_first() -> None:
+    """Several causes may be found at once; a flood of DNS queries is a flood first."""
     losses = Losses(seconds=1.0, insert_failed=5, chain_too_long=5)
     sample = seen((4000, UNANSWERED_DNS), (1000, STREAM))
     assert causes(Evidence(sample=sample, losses=losses)) == (Cause.FLOOD, Cause.CHAINS, Cause.DNS, Cause.RACES)
     assert [rule.cause for rule in RULES] == [cause for cause in Cause if cause is not Cause.UNCLEAR]
 
 
-def test_the_figures_are_told() -> None:
-    """A reader can see why."""
+def test_findings_have_figures() -> None:
+    """Each finding has the figures that led to it."""
     sample = seen((3000, half_open()), (2000, STREAM))
     (flood,) = diagnose(Evidence(sample=sample, in_use=1000, buckets=1000))
     assert flood.meaning == MEANINGS[Cause.FLOOD]
-    assert flood.figures == ("60.0 % (± 1.4 points) of the entries have no answer, or a handshake half done",)
+    assert flood.figures == ("60.0 % (± 1.4 points) of the entries are unanswered or half-open",)
     (unclear,) = diagnose(Evidence(sample=seen((5000, SHORT))))
     assert len(unclear.figures) == 4
     (few,) = diagnose(Evidence(sample=seen((9, SHORT), table=9)))
-    assert few.figures == ("9 entries are too few to tell (100 at least)",)
+    assert few.figures == ("9 entries are too few (100 needed)",)
     (chains, races) = diagnose(
         Evidence(losses=Losses(seconds=10.0, insert_failed=2000, chain_too_long=3), in_use=6, buckets=3)
     )
     assert chains.figures == (
-        "3 packets lost to long chains while watched; the average chain is 4.0 (drops begin at 24)",
+        "3 packets lost to long chains between two readings; average chain 4.0 (drops begin at 24)",
     )
     assert races.figures == ("insert_failed rose by 2,000 within 10s",)
 
@@ -106,7 +106,7 @@ def commands(evidence: Evidence) -> list[str]:
 
 
 def test_a_flood_from_one_source_is_dropped_early() -> None:
-    """Its commands run where the table is, and name who sends; a flood from everywhere names nobody."""
+    """Its commands run in the table's namespace and name the source; a flood from everywhere has no such command."""
     one = seen((600, half_open(source=bytes((198, 51, 100, 7)))), (4000, half_open()), (400, STREAM))
     inside = Evidence(sample=one, inside="ip netns exec web ", namespace="web")
     drop, timeout = commands(inside)
@@ -120,8 +120,8 @@ def test_a_flood_from_one_source_is_dropped_early() -> None:
     assert timeout.endswith("syn_sent=30")
 
 
-def test_who_is_answered_is_no_flood() -> None:
-    """A gateway with much of the table is not to be dropped for a flood that comes from everywhere else."""
+def test_an_answered_source_is_not_dropped() -> None:
+    """A busy gateway is not dropped because of a flood from other sources."""
     everywhere = [(1, half_open(source=bytes((198, 51, n >> 8, n & 255)))) for n in range(3000)]
     assert not [c for c in commands(Evidence(sample=seen(*everywhere, (2000, STREAM)))) if "drop" in c]
     one = half_open(source=bytes((203, 0, 113, 9)))
@@ -130,15 +130,15 @@ def test_who_is_answered_is_no_flood() -> None:
 
 
 def test_dns_behind_nat_stays_tracked() -> None:
-    """Without tracking there is no NAT: NOTRACK is named only where none of the questions is translated."""
+    """NAT needs tracking: `notrack` is suggested only if no query is translated."""
     plain = commands(Evidence(sample=seen((5000, dns()))))
     behind = commands(Evidence(sample=seen((4999, dns()), (1, dns(reply_source_port=5353)))))
     assert ["notrack" in command for command in plain] == [True]
     assert behind == ["guard top --by destination"]
 
 
-def test_closing_flows_are_forgotten_sooner() -> None:
-    """Growth of TIME_WAIT is growth, and has a cure that costs no memory."""
+def test_closed_connections_expire_sooner() -> None:
+    """Growth of TIME_WAIT has a remedy that costs no memory."""
     closing = an_entry(6, "TIME_WAIT", flags="ar")
     assert commands(Evidence(sample=seen((4000, closing), (1000, STREAM))))[1:] == [
         "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_time_wait=30"
@@ -148,12 +148,12 @@ def test_closing_flows_are_forgotten_sooner() -> None:
 
 @pytest.mark.parametrize(("in_use", "buckets", "wanted"), [(40_000, 2048, 10_240), (9, 4096, 8192), (0, None, 512)])
 def test_more_buckets(in_use: int, buckets: int | None, wanted: int) -> None:
-    """As many as bring the average chain to 8, in steps of the kernel's 512; twice what there is where that is less."""
+    """Enough for an average chain of 8, in steps of 512; at least twice the present number."""
     evidence = Evidence(losses=Losses(seconds=1.0, chain_too_long=1), in_use=in_use, buckets=buckets, inside="x ")
     assert commands(evidence) == [f"sysctl -w net.netfilter.nf_conntrack_buckets={wanted}"]
 
 
-ENTRIES = st.sampled_from([half_open(), UNANSWERED_DNS, dns(), STREAM, SHORT, LIVE[0], SILENT[0], established(290)])
+ENTRIES = st.sampled_from([half_open(), UNANSWERED_DNS, dns(), STREAM, SHORT, LIVE[0], IDLE[0], established(290)])
 MIXES = st.lists(st.tuples(st.integers(0, 3000), ENTRIES), max_size=6)
 TABLES = st.sampled_from([0, 20_000, 1_000_000])
 LOSSES = st.none() | st.builds(
@@ -166,7 +166,7 @@ LOSSES = st.none() | st.builds(
 
 @st.composite
 def evidences(draw: st.DrawFn) -> Evidence:
-    """Any sample, and any counters."""
+    """Return any sample with any counters."""
     sample = seen(*draw(MIXES), table=draw(TABLES))
     return Evidence(
         sample=draw(st.sampled_from([sample, None])),
@@ -179,7 +179,7 @@ def evidences(draw: st.DrawFn) -> Evidence:
 
 @given(evidences())
 def test_every_table_has_a_diagnosis(evidence: Evidence) -> None:
-    """At least one finding, each cause once, `unclear` only alone, all with figures, and with commands a shell takes."""
+    """Causes are unique, `unclear` is alone, and all findings have figures and commands that a shell can parse."""
     findings = diagnose(evidence)
     found = [finding.cause for finding in findings]
     assert len(found) == len(set(found)) >= 1
@@ -192,29 +192,29 @@ def test_every_table_has_a_diagnosis(evidence: Evidence) -> None:
 
 
 def holds(cause: Cause, sample: Sample) -> bool:
-    """Whether a sample alone shows that cause."""
+    """Return whether a sample alone has that cause."""
     return cause in causes(Evidence(sample=sample))
 
 
 @pytest.mark.parametrize(
     ("cause", "its_own", "others"),
     [
-        (Cause.FLOOD, [half_open(), UNANSWERED_DNS], [dns(), STREAM, SHORT, *LIVE, *SILENT]),
-        (Cause.DNS, [dns(), UNANSWERED_DNS], [half_open(), STREAM, SHORT, *LIVE, *SILENT]),
+        (Cause.FLOOD, [half_open(), UNANSWERED_DNS], [dns(), STREAM, SHORT, *LIVE, *IDLE]),
+        (Cause.DNS, [dns(), UNANSWERED_DNS], [half_open(), STREAM, SHORT, *LIVE, *IDLE]),
         (Cause.GROW, [STREAM, *LIVE], [half_open(), UNANSWERED_DNS, dns(), SHORT]),
-        (Cause.LEAK, SILENT, [half_open(), UNANSWERED_DNS, dns(), SHORT, STREAM]),
+        (Cause.LEAK, IDLE, [half_open(), UNANSWERED_DNS, dns(), SHORT, STREAM]),
     ],
 )
 @given(data=st.data())
 def test_a_share_is_never_overstated(
     cause: Cause, its_own: list[Entry], others: list[Entry], data: st.DataObject
 ) -> None:
-    """A cause is told only of what more than half of the table is, and always of what is 53 % of a sample of 5,000."""
+    """A cause needs more than half of the table, and is always found at 53 % of a sample of 5,000."""
     share = data.draw(st.integers(0, 5000))
     mine = [data.draw(st.sampled_from(its_own)) for _ in range(5)]
     rest = [data.draw(st.sampled_from(others)) for _ in range(5)]
-    first = [LIVE[0]] if cause is Cause.LEAK else []  # a flow that is not silent tells the timeout
-    sample = add_up(
+    first = [LIVE[0]] if cause is Cause.LEAK else []  # a connection that is not idle reveals the timeout
+    sample = count_entries(
         first + [mine[n % 5] for n in range(share)] + [rest[n % 5] for n in range(5000 - share)],
         table_entries=1_000_000,
     )
@@ -225,13 +225,13 @@ def test_a_share_is_never_overstated(
 
 @given(st.integers(0, 1 << 22), st.integers(512, 1 << 22), st.integers(0, 3))
 def test_chains_by_any_loss_or_by_their_length(in_use: int, buckets: int, lost: int) -> None:
-    """Any packet lost to a chain is told, and chains of 24 even before one is."""
+    """Any packet lost to a chain counts, and so do average chains of 24 before one is lost."""
     found = causes(Evidence(losses=Losses(seconds=1.0, chain_too_long=lost), in_use=in_use, buckets=buckets))
     assert (Cause.CHAINS in found) == (lost > 0 or in_use >= 12 * buckets)
 
 
 @given(st.floats(0.001, 1e6), st.integers(0, 1_000_000))
 def test_races_by_their_rate(seconds: float, failed: int) -> None:
-    """One failed insert a second, over whatever time."""
+    """The threshold is one failed insert per second."""
     found = causes(Evidence(losses=Losses(seconds=seconds, insert_failed=failed)))
     assert (Cause.RACES in found) == (failed / seconds >= 1)

@@ -1,4 +1,4 @@
-"""A sample added up, as tables worked by hand."""
+"""Counts of a sample, against tables calculated by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testbed.flows import an_entry, dns, established, half_open
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.traffic.entry import Entry, address_text
-from conntrackd_guard.core.traffic.sample import TOP, Group, Ranking, Sample, add_up
+from conntrackd_guard.core.traffic.sample import TOP, Group, Ranking, Sample, count_entries
 
 V6_CLIENT = bytes.fromhex("20010db8000100020003000400050006")
 POD, NODE = bytes((10, 244, 1, 5)), bytes((192, 0, 2, 1))
@@ -33,8 +33,8 @@ def tops(ranking: Ranking) -> dict[str, int]:
 
 
 def test_shares_of_every_kind() -> None:
-    """Ten entries, counted by protocol, state, port, destination, source and the time they have left."""
-    sample = add_up(ENTRIES, table_entries=1000)
+    """Ten entries, counted by protocol, state, port, destination, source and time left."""
+    sample = count_entries(ENTRIES, table_entries=1000)
     assert (sample.seen, sample.table_entries, sample.ipv6) == (10, 1000, 1)
     assert (sample.assured, sample.unanswered, sample.dns) == (3, 4, 3)
     assert tops(sample.protocols) == {"tcp": 5, "udp": 4, "icmp": 1}
@@ -61,9 +61,9 @@ def test_shares_of_every_kind() -> None:
     ]
 
 
-def test_nat_is_seen() -> None:
-    """A destination that NAT leads elsewhere, and a source that NAT hides, are told apart."""
-    sample = add_up(ENTRIES, table_entries=10)
+def test_nat_is_counted() -> None:
+    """NAT of the destination and NAT of the source are counted separately."""
+    sample = count_entries(ENTRIES, table_entries=10)
     assert (sample.destination_translated, sample.source_translated, sample.dns_translated) == (2, 1, 2)
     assert sample.destinations.top[1] == Group(name="udp 10.200.0.1:53", entries=3, translated=2)
 
@@ -75,69 +75,70 @@ def test_nat_is_seen() -> None:
         (Addresses.OFF, {}, {}),
     ],
 )
-def test_addresses_are_kept_as_the_setting_says(
-    addresses: Addresses, sources: dict[str, int], destinations: dict[str, int]
-) -> None:
-    """`prefix` keeps networks, and clients of one site become one; `off` keeps none; ports stay."""
+def test_addresses_are_kept_as_set(addresses: Addresses, sources: dict[str, int], destinations: dict[str, int]) -> None:
+    """`prefix` keeps networks and merges clients of one site; `off` keeps none; ports stay."""
     there: dict[str, Any] = {"destination": V6_CLIENT, "source": V6_CLIENT}
     one, other = an_entry(17, "REPLIED", to=443, **there), an_entry(17, "REPLIED", to=443, **there)
     other = other._replace(source=V6_CLIENT[:6] + bytes(10))
-    sample = add_up([established(9), one, other], table_entries=3, addresses=addresses)
+    sample = count_entries([established(9), one, other], table_entries=3, addresses=addresses)
     assert tops(sample.sources) == sources
     assert destinations.items() <= tops(sample.destinations).items()
     assert tops(sample.ports) == {"tcp 443": 1, "udp 443": 2}
-    told = str(encode(sample))
-    assert ("10.0.0.1" in told, "2001:db8:1:2" in told) == (False, False)
+    stored = str(encode(sample))
+    assert ("10.0.0.1" in stored, "2001:db8:1:2" in stored) == (False, False)
 
 
 @pytest.mark.parametrize(
     ("seconds", "idle"),
     [
         ([432_000, 431_999, 424_561], 0),
-        ([432_000, 424_560], 1),  # silent for 2 h 4 min
+        ([432_000, 424_560], 1),  # idle for 2 h 4 min
         ([432_000, 300, 299, 60], 0),  # data is under way: such a flow is given 300 s
         ([432_000, 301], 1),
         ([86_400, 86_000, 1000], 1),  # a namespace with a timeout of one day
         ([600, 600, 590], 0),
     ],
 )
-def test_silent_flows(seconds: list[int], idle: int) -> None:
-    """A flow is idle by what is left of the longest timeout seen, unless data is under way in it."""
-    assert add_up([established(left) for left in seconds], table_entries=9).idle == idle
+def test_idle_connections_with_an_unknown_timeout(seconds: list[int], idle: int) -> None:
+    """The longest time left stands for the timeout; connections with data in flight don't count."""
+    assert count_entries([established(left) for left in seconds], table_entries=9).idle == idle
 
 
 @pytest.mark.parametrize(
     ("seconds", "idle"),
     [
-        ([250_000, 249_000], 2),  # all of them are silent, and none tells by its own time what the timeout is
+        ([250_000, 249_000], 2),  # all are idle: the timeout can't be derived from them
         ([432_000, 424_561, 424_560], 1),
-        ([500_000, 499_000, 492_560], 1),  # the timeout was lowered since: what is beyond it counts by the longest seen
+        (
+            [500_000, 499_000, 492_560],
+            1,
+        ),  # the timeout was lowered: longer times left are compared with the longest one
     ],
 )
-def test_silent_flows_by_a_timeout_that_is_known(seconds: list[int], idle: int) -> None:
-    """A flow is idle by what is left of the timeout."""
+def test_idle_connections_with_a_known_timeout(seconds: list[int], idle: int) -> None:
+    """The time left is compared with the timeout."""
     entries = [established(left) for left in seconds]
-    assert add_up(entries, table_entries=9, established_seconds=432_000).idle == idle
+    assert count_entries(entries, table_entries=9, established_seconds=432_000).idle == idle
 
 
-def test_a_lowered_timeout_makes_no_fresh_flow_silent() -> None:
-    """Whoever follows the advice against a leak is not told of one for five days more: fresh flows have two hours left."""
+def test_a_lowered_timeout_makes_no_new_connection_idle() -> None:
+    """After the timeout is lowered, new connections start with two hours left; they are not idle."""
     entries = [established(left) for left in (400_000, 300_000, 7440, 7000, 900)]
-    assert add_up(entries, table_entries=9, established_seconds=7440).idle == 1
+    assert count_entries(entries, table_entries=9, established_seconds=7440).idle == 1
 
 
-def test_other_flows_are_never_idle() -> None:
-    """A closing flow has a short timeout by nature, and SCTP's is another one."""
+def test_other_entries_are_never_idle() -> None:
+    """Closing connections and SCTP have timeouts of their own."""
     closing = an_entry(6, "TIME_WAIT", seconds=900, flags="ar")
     sctp = an_entry(132, "ESTABLISHED", seconds=900, flags="ar")
-    assert add_up([established(432_000), closing, sctp], table_entries=9).idle == 0
+    assert count_entries([established(432_000), closing, sctp], table_entries=9).idle == 0
 
 
 @pytest.mark.parametrize(
     ("entry", "unanswered", "dns", "to", "source"),
     [
         (an_entry(6, "SYN_RECV", flags="r"), 1, 0, 0, 0),  # answered, but the handshake is not over
-        (an_entry(6, "ESTABLISHED", seconds=290), 1, 0, 0, 0),  # picked up midway, one side is silent
+        (an_entry(6, "ESTABLISHED", seconds=290), 1, 0, 0, 0),  # picked up midway, one side sends nothing
         (an_entry(6, "ESTABLISHED", to=53, flags="ar"), 0, 0, 0, 0),  # DNS over TCP is no short flow
         (dns(reply_source_port=5353), 0, 1, 1, 0),  # redirected by its port alone
         (dns(reply_destination_port=61_000), 0, 1, 0, 1),  # masqueraded by its port alone
@@ -145,15 +146,15 @@ def test_other_flows_are_never_idle() -> None:
     ],
 )
 def test_one_entry(entry: Entry, unanswered: int, dns: int, to: int, source: int) -> None:
-    """What one entry counts as."""
-    sample = add_up([entry], table_entries=1)
+    """Each kind of entry is counted once in its kinds."""
+    sample = count_entries([entry], table_entries=1)
     assert (sample.unanswered, sample.dns) == (unanswered, dns)
     assert (sample.destination_translated, sample.source_translated) == (to, source)
 
 
 def test_a_lifetime_belongs_to_one_range() -> None:
-    """30 s is no longer under 30 s."""
-    sample = add_up([an_entry(17, "ASSURED", seconds=left) for left in (29, 30, 119, 120)], table_entries=4)
+    """30 s does not count as under 30 s."""
+    sample = count_entries([an_entry(17, "ASSURED", seconds=left) for left in (29, 30, 119, 120)], table_entries=4)
     assert tops(sample.lifetimes) == {"under 30 s": 1, "30 s to 2 min": 2, "2 to 10 min": 1}
 
 
@@ -162,14 +163,14 @@ def test_a_lifetime_belongs_to_one_range() -> None:
     [(5000, 1_000_000, 1.38), (5000, 6000, 0.57), (100, 1_000_000, 9.8), (1, 2, 98), (7, 7, 0), (0, 5, 100)],
 )
 def test_the_margin(seen: int, table: int, points: float) -> None:
-    """1.96 × √(0.25 ÷ seen), less where much of the table was seen; none where all was."""
+    """1.96 × √(0.25 ÷ seen), less if much of the table was read, 0 if all was."""
     assert 100 * Sample(table_entries=table, seen=seen).margin == pytest.approx(points, abs=0.005)
 
 
-def test_many_sources_are_ten_and_a_number() -> None:
-    """The largest ten are named, the others counted."""
+def test_the_ten_largest_sources_are_named() -> None:
+    """The others are counted."""
     entries = [half_open(source=bytes((10, 0, n, m))) for n in range(20) for m in range(n + 1)]
-    merged = add_up(entries, table_entries=210, addresses=Addresses.PREFIX).sources
+    merged = count_entries(entries, table_entries=210, addresses=Addresses.PREFIX).sources
     assert (len(merged.top), merged.distinct, merged.top[0]) == (
         TOP,
         20,
@@ -178,14 +179,14 @@ def test_many_sources_are_ten_and_a_number() -> None:
 
 
 def test_an_offloaded_flow_has_no_time_left() -> None:
-    """Hardware keeps it alive."""
-    sample = add_up([an_entry(6, "OFFLOAD", seconds=None, flags="ar")], table_entries=1)
+    """Hardware refreshes it."""
+    sample = count_entries([an_entry(6, "OFFLOAD", seconds=None, flags="ar")], table_entries=1)
     assert tops(sample.lifetimes) == {"offloaded": 1}
 
 
-def test_nothing_at_all() -> None:
+def test_an_empty_table() -> None:
     """An empty table has an empty sample."""
-    sample = add_up([], table_entries=0)
+    sample = count_entries([], table_entries=0)
     assert (sample.seen, sample.share(0), sample.sources) == (0, 0.0, Ranking())
 
 
@@ -193,13 +194,13 @@ KINDS = st.sampled_from(ENTRIES)
 
 
 @given(st.lists(KINDS, max_size=40), st.sampled_from(Addresses))
-def test_no_entry_is_lost_or_told_twice(entries: list[Entry], addresses: Addresses) -> None:
-    """With few kinds of entries, each ranking accounts for every one; and a stored sample reads back the same."""
-    sample = add_up(entries, table_entries=100, addresses=addresses)
+def test_each_entry_is_counted_once(entries: list[Entry], addresses: Addresses) -> None:
+    """With few kinds of entries each ranking contains all; a stored sample reads back the same."""
+    sample = count_entries(entries, table_entries=100, addresses=addresses)
     assert decode(Sample, encode(sample)) == sample
-    told = [sample.protocols, sample.states, sample.ports, sample.lifetimes]
-    told += [] if addresses is Addresses.OFF else [sample.destinations, sample.sources]
-    for ranking in told:
+    rankings = [sample.protocols, sample.states, sample.ports, sample.lifetimes]
+    rankings += [] if addresses is Addresses.OFF else [sample.destinations, sample.sources]
+    for ranking in rankings:
         assert sum(group.entries for group in ranking.top) == sample.seen == len(entries)
         assert len(ranking.top) == ranking.distinct
     assert 0 <= sample.margin <= 1
@@ -210,7 +211,7 @@ def test_no_entry_is_lost_or_told_twice(entries: list[Entry], addresses: Address
     st.binary(min_size=16, max_size=16) | st.lists(st.sampled_from([0, 0, 1, 16]), min_size=16, max_size=16).map(bytes)
 )
 def test_ipv6_as_rfc_5952_has_it(packed: bytes) -> None:
-    """Addresses read as everybody else prints them."""
+    """Addresses are formatted as the standard library does."""
     import ipaddress  # noqa: PLC0415 - the judge of this test alone
 
     shown = ipaddress.IPv6Address(packed)

@@ -1,4 +1,4 @@
-"""Tables of known composition on the real kernel: the sample's shares, the diagnosis, and commands that can be run."""
+"""Tables of known composition on the real kernel: shares of the sample, diagnosis, and commands that run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from testbed.flow_tables import NEEDS_TABLES, flow, place_of, table_of
+from testbed.flow_tables import NEEDS_TABLES, flow, netns_of, table_of
 
 from conntrackd_guard.core.traffic.diagnosis import Cause, Evidence
 from conntrackd_guard.core.traffic.remedies import diagnose
-from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, Sample, add_up
+from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, Sample, count_entries
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.paths import Paths
 
@@ -18,17 +18,17 @@ pytestmark = NEEDS_TABLES
 
 FLOWS = 20_000
 GOOD = 0.03
-"""What a share may be off."""
+"""Accepted error of a share."""
 ASSURED = "-u SEEN_REPLY,ASSURED"
 
 
 def client(number: int) -> tuple[str, int]:
-    """Return an address and a port that no other number has."""
+    """Return an address and a port unique to the number."""
     return f"10.{number // 50_000}.0.{number % 250 + 1}", 1024 + number % 50_000
 
 
 def handshake(number: int) -> str:
-    """Return a SYN without an answer, a tenth of them over IPv6, a fifth from one source."""
+    """Return an unanswered SYN; a tenth are IPv6, a fifth have one source."""
     address, port = client(number)
     if number % 10 == 9:
         return flow("tcp", f"2001:db8::{number:x}", "2001:db8:1::1", (port, 80), 900, "--state SYN_SENT")
@@ -37,53 +37,55 @@ def handshake(number: int) -> str:
 
 
 def stream(number: int, seconds: int = 900) -> str:
-    """Return a live flow."""
+    """Return a live connection."""
     address, port = client(number)
     if number % 2:
         return flow("udp", address, "10.200.0.3", (port, 4433), seconds, ASSURED)
     return flow("tcp", address, "10.200.0.1", (port, 443), seconds, "--state ESTABLISHED", ASSURED)
 
 
-def silent(number: int) -> str:
-    """Return a flow that has been silent for days."""
+def idle(number: int) -> str:
+    """Return a connection idle for days."""
     address, port = client(number)
     return flow("tcp", address, "10.200.0.1", (port, 5432), 100_000 + number, "--state ESTABLISHED", ASSURED)
 
 
 def question(number: int) -> str:
-    """Return an answered DNS question that NAT led to a pod."""
+    """Return an answered DNS query that NAT sent to a pod."""
     address, port = client(number)
     return flow("udp", address, "10.96.0.10", (port, 53), 900, "-u SEEN_REPLY", answered_by=("10.244.1.5", 5353))
 
 
 def mixed(number: int) -> str:
-    """Return 40 % live flows, 30 % questions, 30 % handshakes."""
+    """Return 40 % live connections, 30 % DNS queries, 30 % handshakes."""
     return (stream if number % 10 < 4 else question if number % 10 < 7 else handshake)(number)
 
 
 @pytest.fixture(scope="module")
 def samples() -> Iterator[dict[str, tuple[Sample, str]]]:
-    """Give the sample of each table, and the words that run a command in a namespace like theirs."""
+    """Return the sample of each table, and the prefix that runs a command in its namespace."""
     kinds = {
         "flood": lambda n: handshake(n) if n % 5 else stream(n),
         "dns": lambda n: question(n) if n % 5 else stream(n),
-        "leak": lambda n: silent(n) if n % 5 else stream(n, 432_000),
+        "leak": lambda n: idle(n) if n % 5 else stream(n, 432_000),
         "grow": lambda n: stream(n) if n % 5 else handshake(n),
         "unclear": mixed,
     }
     found = {}
     for name, kind in kinds.items():
         with table_of(kind(number) for number in range(FLOWS)) as namespace:
-            with EntryReader(Paths(), enter=False).open(place_of(namespace)) as listing:
-                sample = add_up(listing.entries(most=DEFAULT_ENTRIES, seconds=10), table_entries=namespace.count())
+            with EntryReader(Paths(), enter=False).open(netns_of(namespace)) as listing:
+                sample = count_entries(
+                    listing.entries(most=DEFAULT_ENTRIES, seconds=10), table_entries=namespace.count()
+                )
                 assert listing.skipped == 0
             found[name] = sample
     with table_of([]) as namespace:
         yield {name: (sample, f"nsenter -t {namespace.pid} -n ") for name, sample in found.items()}
 
 
-def test_shares_are_the_tables(samples: dict[str, tuple[Sample, str]]) -> None:
-    """5,000 of 20,000 entries tell what all of them are, protocols, states, NAT and IPv6 alike."""
+def test_shares_match_the_table(samples: dict[str, tuple[Sample, str]]) -> None:
+    """A sample of 5,000 of 20,000 entries has the table's shares of protocols, states, NAT and IPv6."""
     mix, _ = samples["unclear"]
     assert (mix.seen, mix.table_entries) == (DEFAULT_ENTRIES, FLOWS)
     shares = {group.name: mix.share(group.entries) for group in (*mix.states.top, *mix.destinations.top)}
@@ -105,8 +107,8 @@ def test_shares_are_the_tables(samples: dict[str, tuple[Sample, str]]) -> None:
 
 
 @pytest.mark.parametrize("name", ["flood", "dns", "leak", "grow", "unclear"])
-def test_each_table_is_told_for_what_it_is(name: str, samples: dict[str, tuple[Sample, str]]) -> None:
-    """The cause is the one the table was built with, and no other; every command but the guard's own runs."""
+def test_each_table_has_its_diagnosis(name: str, samples: dict[str, tuple[Sample, str]]) -> None:
+    """The diagnosis has the cause that the table was built with, and no other; its commands run."""
     sample, inside = samples[name]
     (finding,) = diagnose(Evidence(sample=sample, inside=inside))
     assert finding.cause is Cause(name)
@@ -116,7 +118,7 @@ def test_each_table_is_told_for_what_it_is(name: str, samples: dict[str, tuple[S
 
 
 def test_dns_that_is_not_translated_can_go_untracked(samples: dict[str, tuple[Sample, str]]) -> None:
-    """The command for hosts without NAT runs too."""
+    """The command for hosts without NAT runs."""
     _, inside = samples["dns"]
     plain = Sample(table_entries=200, seen=200, dns=200)
     (finding,) = diagnose(Evidence(sample=plain, inside=inside))

@@ -1,4 +1,4 @@
-"""A table's entries: lines as kernels print them, messages as netlink sends them, and both on the real kernel."""
+"""Entries from kernel listings and netlink messages, and from the real kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from testbed.flow_tables import NEEDS_TABLES, flow, place_of, table_of
+from testbed.flow_tables import NEEDS_TABLES, flow, netns_of, table_of
 
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.traffic.entry import Entry
@@ -32,7 +32,7 @@ PLAIN = (
 
 
 def entry(protocol: int, state: str, remaining: int | None, *, flags: str = "", **other: Any) -> Entry:
-    """Return an entry from A to B, port 1000 to 53, its answer the mirror image; `flags`: a(ssured), r(eplied)."""
+    """Return an entry from A to B, port 1000 to 53, its reply mirrored; `flags`: a(ssured), r(eplied)."""
     fields: dict[str, Any] = {
         "protocol": protocol, "state": state, "assured": "a" in flags, "replied": "r" in flags,
         "source": A, "destination": B, "source_port": 1000, "destination_port": 53,
@@ -118,8 +118,8 @@ NO_PORTS: dict[str, Any] = {
         ),
     ],
 )
-def test_a_line_is_an_entry(line: bytes, found: Entry) -> None:
-    """Every kind of line the kernel prints is understood, NAT and all."""
+def test_lines_are_parsed(line: bytes, found: Entry) -> None:
+    """Every kind of line that the kernel prints is parsed, also with NAT."""
     assert parse(line) == ([found], 0)
 
 
@@ -136,14 +136,14 @@ def test_a_line_is_an_entry(line: bytes, found: Entry) -> None:
         PLAIN[:70] + b"\n",
     ],
 )
-def test_odd_lines_are_counted_and_passed_over(odd: bytes) -> None:
-    """What is no entry takes no good line with it."""
+def test_other_lines_are_counted_and_skipped(odd: bytes) -> None:
+    """A line that is not an entry affects no other line."""
     assert parse(PLAIN + odd + PLAIN) == ([entry(17, "UNREPLIED", 29)] * 2, 1)
 
 
 @given(st.binary(max_size=300), st.integers(0, len(PLAIN)), st.integers(0, len(PLAIN)))
-def test_no_bytes_break_the_reading_of_lines(noise: bytes, begin: int, end: int) -> None:
-    """Whatever stands in a line, each one is an entry or counted as none."""
+def test_any_bytes_in_lines_are_accepted(noise: bytes, begin: int, end: int) -> None:
+    """Each line is an entry, or is counted as skipped."""
     lines = PLAIN[:begin] + noise + PLAIN[end:] + b"\n"
     entries, odd = parse(lines)
     assert len(entries) + odd == lines.count(b"\n")
@@ -171,16 +171,16 @@ def message(*, kind: int = 0x0100, original: bytes = b"", status: int = 2, timeo
 DONE = struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0)
 
 
-def test_messages_are_entries_until_the_dump_ends() -> None:
-    """A datagram holds several messages; what is none is counted, and the end is seen."""
+def test_messages_are_parsed_until_the_dump_ends() -> None:
+    """A datagram has several messages; invalid ones are counted, and the end is detected."""
     odd = message(original=attribute(1, b"\1\2"))
     expected = [entry(17, "REPLIED", 29, flags="r"), entry(17, "ASSURED", 29, flags="ar")]
     assert entries_netlink.parse(message() + odd + message(status=6)) == (expected, 1, False)
     assert entries_netlink.parse(message() + DONE + message()) == (expected[:1], 0, True)
 
 
-def test_a_tuple_may_have_any_form() -> None:
-    """As kernels write it, with the flags of old ones, or with its parts in another order: it is the same flow."""
+def test_a_tuple_may_have_any_layout() -> None:
+    """The usual layout, the flags of old kernels and another order give the same entry."""
     address, ports = attribute(1, A) + attribute(2, B), [attribute(2, b"\x03\xe8"), attribute(3, b"\0\x35")]
     number = attribute(1, b"\x11")
     usual = attribute(0x8001, address) + attribute(0x8002, number + b"".join(ports))
@@ -192,14 +192,14 @@ def test_a_tuple_may_have_any_form() -> None:
 
 
 def test_a_refused_dump_is_an_error() -> None:
-    """Without CAP_NET_ADMIN the kernel's answer is EPERM."""
+    """Without CAP_NET_ADMIN the kernel returns EPERM."""
     with pytest.raises(PermissionError):
         entries_netlink.parse(struct.pack("=IHHIIi", 36, 2, 0, 1, 0, -errno.EPERM) + b"\0" * 16)
 
 
 @given(st.binary(max_size=200), st.integers(0, 160), st.integers(0, 160))
-def test_no_bytes_break_the_reading_of_messages(noise: bytes, begin: int, end: int) -> None:
-    """Any datagram ends in entries, a count, or a refusal."""
+def test_any_bytes_in_messages_are_accepted(noise: bytes, begin: int, end: int) -> None:
+    """Any datagram gives entries, a count of skipped messages, or OSError."""
     whole = message()
     try:
         found, odd, _ = entries_netlink.parse(whole[:begin] + noise + whole[end:])
@@ -210,7 +210,7 @@ def test_no_bytes_break_the_reading_of_messages(noise: bytes, begin: int, end: i
 
 
 def a_tree(root: Path, content: bytes) -> NetNamespace:
-    """Return a place whose only process is 200, and what its listing holds."""
+    """Return a namespace with process 200 and the content of its listing."""
     folder = root / "proc/200/net"
     (folder / "stat").mkdir(parents=True)
     (folder / "nf_conntrack").write_bytes(content)
@@ -218,35 +218,42 @@ def a_tree(root: Path, content: bytes) -> NetNamespace:
 
 
 def test_a_listing_ends_at_its_bounds(tmp_path: Path) -> None:
-    """No more entries than asked for, and no read begins when time is up."""
-    place = a_tree(tmp_path, PLAIN * 2000)
+    """It returns up to `most` entries, and starts no read after `seconds`."""
+    netns = a_tree(tmp_path, PLAIN * 2000)
     reader = EntryReader(Paths(tmp_path), enter=False)
-    with reader.open(place) as listing:
+    with reader.open(netns) as listing:
         assert len(list(listing.entries(most=150, seconds=60))) == 150
-    with reader.open(place) as listing:
+    with reader.open(netns) as listing:
         assert 0 < len(list(listing.entries(most=2000, seconds=0))) < 200
-    with reader.open(place) as listing:
+    with reader.open(netns) as listing:
         assert len(list(listing.entries(most=5000, seconds=60))) == 2000
 
 
 def test_lines_may_end_anywhere_in_a_read(tmp_path: Path) -> None:
-    """A line that two reads share is whole; one that never ends is counted and takes nothing with it."""
-    place = a_tree(tmp_path, PLAIN * 500 + b"x" * 70_000 + b"\n" + PLAIN)
-    with EntryReader(Paths(tmp_path), enter=False).open(place) as listing:
+    """A line split between two reads is parsed; an endless one is counted as skipped."""
+    netns = a_tree(tmp_path, PLAIN * 500 + b"x" * 70_000 + b"\n" + PLAIN)
+    with EntryReader(Paths(tmp_path), enter=False).open(netns) as listing:
         assert len(list(listing.entries(most=5000, seconds=60))) == 501
         assert listing.skipped > 0
 
 
-def test_a_process_that_moved_on_is_not_asked(tmp_path: Path) -> None:
-    """A process id in the namespace has changed gives no entries of that one."""
-    place = a_tree(tmp_path, PLAIN)
-    elsewhere = NetNamespace(key=place.key + 1, namespace=7, label="web", pids=place.pids)
+def test_a_process_in_another_namespace_is_not_read(tmp_path: Path) -> None:
+    """A reused pid gives no entries of the wrong namespace."""
+    netns = a_tree(tmp_path, PLAIN)
+    elsewhere = NetNamespace(key=netns.key + 1, namespace=7, label="web", pids=netns.pids)
     with pytest.raises(HostError, match="the namespace has changed"):
         EntryReader(Paths(tmp_path), enter=False).open(elsewhere)
 
 
+def test_the_entries_of_ended_processes_are_an_error(tmp_path: Path) -> None:
+    """The error names the reason instead of a path in /proc."""
+    ended = NetNamespace(key=5, namespace=7, label="web", pids=(4711,))
+    with pytest.raises(HostError, match=r"^Can't read the entries of web: its processes have ended\.$"):
+        EntryReader(Paths(tmp_path), enter=False).open(ended)
+
+
 def some_of_each() -> list[str]:
-    """Return flows of every kind that `conntrack` can make."""
+    """Create entries of every kind that `conntrack` supports."""
     return [
         flow("udp", "10.0.0.1", "10.200.0.1", (1000, 53), 650, "-u SEEN_REPLY,ASSURED"),
         flow("udp", "10.0.0.2", "10.96.0.10", (1000, 53), 650, "-u SEEN_REPLY", answered_by=("10.244.1.5", 5353)),
@@ -262,7 +269,7 @@ def some_of_each() -> list[str]:
 
 
 def untimed(listing: Listing) -> set[Entry]:
-    """Return all entries, their remaining time in steps of 100 s."""
+    """Return all entries, with the time left in steps of 100 s."""
     with listing:
         return {
             e._replace(remaining_seconds=(e.remaining_seconds or 0) // 100)
@@ -271,14 +278,14 @@ def untimed(listing: Listing) -> set[Entry]:
 
 
 @NEEDS_TABLES
-def test_every_way_of_reading_gives_the_same_entries() -> None:
-    """The listing from outside, the one from inside, and netlink agree on every kind of flow."""
+def test_all_ways_of_reading_give_the_same_entries() -> None:
+    """The listing from outside, the listing from inside and netlink give the same entries."""
     with table_of(some_of_each()) as namespace:
-        place = place_of(namespace)
-        unreachable = NetNamespace(key=place.key, namespace=place.namespace, label="web", enter=place.enter)
-        outside = EntryReader(Paths(), enter=False).open(place)
+        netns = netns_of(namespace)
+        unreachable = NetNamespace(key=netns.key, namespace=netns.namespace, label="web", enter=netns.enter)
+        outside = EntryReader(Paths(), enter=False).open(netns)
         entered = EntryReader(Paths(), enter=True).open(unreachable)
-        netlink = run_in_netns(place, lambda: Listing("netlink", *entries_netlink.listing()))
+        netlink = run_in_netns(netns, lambda: Listing("netlink", *entries_netlink.listing()))
         assert (outside.source, entered.source) == ("listing in /proc", "listing in /proc, entered")
         first = untimed(outside)
         assert len(first) == len(some_of_each())
@@ -289,47 +296,47 @@ def test_every_way_of_reading_gives_the_same_entries() -> None:
 
 
 @NEEDS_TABLES
-def test_without_a_listing_netlink_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some distributions build their kernels without the file in /proc."""
+def test_netlink_is_used_without_a_listing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some distributions build kernels without the file in /proc."""
     with table_of(some_of_each()) as namespace:
-        place = place_of(namespace)
+        netns = netns_of(namespace)
         monkeypatch.setattr(entries, "_LISTING", "net/no_such_listing")
-        listing = EntryReader(Paths(), enter=True).open(place)
+        listing = EntryReader(Paths(), enter=True).open(netns)
         assert listing.source == "netlink"
         assert len(untimed(listing)) == len(some_of_each())
         with pytest.raises(HostError, match="No such file"):
-            EntryReader(Paths(), enter=False).open(place)
+            EntryReader(Paths(), enter=False).open(netns)
 
 
 @NEEDS_TABLES
 def test_no_capability_is_needed() -> None:
-    """The daemon's unit leaves root nothing but files: the listing of another namespace can be read all the same."""
+    """Without capabilities root can read the listing of another namespace."""
     script = (
         "import sys; from conntrackd_guard.host.conntrack.entries import EntryReader; "
         "from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner; from conntrackd_guard.host.paths import Paths; "
-        "place = next(p for p in NamespaceScanner(Paths()).scan()[0] if int(sys.argv[1]) in p.pids); "
-        "print(len(list(EntryReader(Paths(), enter=False).open(place).entries(most=99, seconds=5))))"
+        "netns = next(p for p in NamespaceScanner(Paths()).scan()[0] if int(sys.argv[1]) in p.pids); "
+        "print(len(list(EntryReader(Paths(), enter=False).open(netns).entries(most=99, seconds=5))))"
     )
     setpriv = shutil.which("setpriv") or pytest.skip("needs setpriv")
     nothing = ["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
     with table_of(some_of_each()) as namespace:
-        told = subprocess.run(
+        done = subprocess.run(
             [setpriv, *nothing, "/usr/bin/python3", "-c", script, str(namespace.pid)],
             env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])},
             capture_output=True,
             text=True,
             check=True,
         )
-    assert told.stdout == "10\n"
+    assert done.stdout == "10\n"
 
 
 @NEEDS_TABLES
 def test_another_namespace_is_not_entered() -> None:
-    """A path may lead to the namespace has changed; the right one is entered by one thread alone."""
+    """A path that leads to another namespace is refused; the right one is entered by one thread only."""
     with table_of([]) as namespace:
-        place = place_of(namespace)
-        wrong = NetNamespace(key=1, namespace=place.namespace, label="web", enter="/proc/self/ns/net")
+        netns = netns_of(namespace)
+        wrong = NetNamespace(key=1, namespace=netns.namespace, label="web", enter="/proc/self/ns/net")
         with pytest.raises(OSError, match="the namespace has changed"):
             run_in_netns(wrong, os.getpid)
-        assert run_in_netns(place, lambda: os.stat("/proc/thread-self/ns/net").st_ino) == namespace.number
+        assert run_in_netns(netns, lambda: os.stat("/proc/thread-self/ns/net").st_ino) == namespace.number
         assert os.stat("/proc/thread-self/ns/net").st_ino != namespace.number

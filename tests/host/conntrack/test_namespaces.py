@@ -1,4 +1,4 @@
-"""Where network namespaces are found, and whose they are: on made-up trees, and on the real /proc."""
+"""Finding network namespaces and their owners, on test trees and on the real /proc."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOLD = 'mkdir -p "$1" && touch "$1/$2" && mount --bind /proc/self/ns/net "$1/$2"
 
 
 def process(root: Path, pid: str, *, ended: bool = False) -> None:
-    """Make a process of its own namespace; `ended`: all but its folder is gone."""
+    """Create a process with a namespace of its own; with `ended` only its folder is left."""
     (root / f"proc/{pid}/net/stat").mkdir(parents=True)
     if not ended:
         (root / f"proc/{pid}/ns").mkdir()
@@ -25,42 +25,42 @@ def process(root: Path, pid: str, *, ended: bool = False) -> None:
 
 
 def tree(root: Path) -> NamespaceScanner:
-    """Return a scanner of a tree with process 1 alone."""
+    """Return a scanner of a tree with process 1 only."""
     process(root, "1")
     (root / "proc/self").symlink_to("1")
     return NamespaceScanner(Paths(root))
 
 
-def test_what_nobody_can_tell_of_is_not_trusted(tmp_path: Path) -> None:
-    """A user who keeps forking must not pass for root because the process asked has just ended."""
+def test_an_unreadable_namespace_is_not_trusted(tmp_path: Path) -> None:
+    """A user who keeps forking must not pass for root because a process has just ended."""
     scanner = tree(tmp_path)
     process(tmp_path, "200", ended=True)
     places, _ = scanner.scan()
-    assert [(place.namespace, place.user_owned) for place in places if not place.initial] == [(None, True)]
+    assert [(netns.namespace, netns.user_owned) for netns in places if not netns.initial] == [(None, True)]
 
 
-def test_the_user_namespace_tells_where_the_namespace_may_not_be_asked(tmp_path: Path) -> None:
-    """Without ptrace rights the id map of a process inside says whose it is."""
+def test_the_id_map_is_used_without_ptrace_rights(tmp_path: Path) -> None:
+    """The id map of a process shows whether its user namespace is the initial one."""
     scanner = tree(tmp_path)
     for pid, ids in (("200", "0 0 4294967295\n"), ("201", "0 1000 1\n")):
         process(tmp_path, pid, ended=True)
         (tmp_path / f"proc/{pid}/uid_map").write_text(ids)
     places, _ = scanner.scan()
-    assert {place.label: place.user_owned for place in places if not place.initial} == {
+    assert {netns.label: netns.user_owned for netns in places if not netns.initial} == {
         "process 200": False,
         "process 201": True,
     }
 
 
-def test_a_process_list_that_can_not_be_read_is_said(tmp_path: Path) -> None:
-    """Something may track out of sight."""
+def test_an_unreadable_process_list_is_reported(tmp_path: Path) -> None:
+    """The scan is incomplete: a namespace may be missing."""
     assert NamespaceScanner(Paths(tmp_path)).scan() == ([], False)
 
 
 @NEEDS_ROOT
 @pytest.mark.parametrize("folder", ["/run/netns", "/run/docker/netns", "/run/odd \\one"])
-def test_a_namespace_that_only_a_mount_holds_is_found(folder: str) -> None:
-    """`ip netns add` and Docker keep namespaces without a process; files that are none are passed over."""
+def test_a_namespace_without_a_process_is_found(folder: str) -> None:
+    """`ip netns add` and Docker mount namespaces; other files are ignored."""
     found = in_a_world_of_mounts(folder, "box")
     number = int(found[0])
     label = "box" if folder == "/run/netns" else f"{folder.removeprefix('/run/')}/box"
@@ -68,7 +68,7 @@ def test_a_namespace_that_only_a_mount_holds_is_found(folder: str) -> None:
 
 
 def in_a_world_of_mounts(folder: str, name: str) -> list[str]:
-    """Hold a namespace by a mount alone, with a stray file beside it, and return its number and what a scan tells of it."""
+    """Mount a namespace, with another file beside it, and return its number and the result of a scan."""
     scan = (
         "import sys; from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner as S; "
         "from conntrackd_guard.host.paths import Paths; "
@@ -82,24 +82,24 @@ echo stray >"$1/stray"
 /usr/bin/python3 -c '{scan}' "$number"
 """
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, "sh", folder, name]
-    told = subprocess.run(
+    lines = subprocess.run(
         command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(Path.cwd())}
     ).stdout.splitlines()
-    key, number, enter, user_owned, label = told
+    key, number, enter, user_owned, label = lines
     return [number, f"{key} {number} {enter} {user_owned}", label]
 
 
-def test_places_of_processes_can_be_entered(tmp_path: Path) -> None:
-    """Where the kernel has no statistics file, the namespace of a process is entered instead."""
+def test_namespaces_of_processes_can_be_entered(tmp_path: Path) -> None:
+    """Without a statistics file the namespace of a process is entered."""
     scanner = tree(tmp_path)
     process(tmp_path, "200")
-    (place,) = [place for place in scanner.scan()[0] if not place.initial]
-    assert isinstance(place, NetNamespace)
-    assert place.enter == str(tmp_path / "proc/200/ns/net")
+    (netns,) = [netns for netns in scanner.scan()[0] if not netns.initial]
+    assert isinstance(netns, NetNamespace)
+    assert netns.enter == str(tmp_path / "proc/200/ns/net")
 
 
 def test_the_scan_finds_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the real /proc, the own namespace is the initial one of the scan."""
+    """On the real /proc this process's namespace is the initial one."""
     monkeypatch.setattr(namespaces, "_PIDS_KEPT", 1)
-    (own,) = [place for place in NamespaceScanner(Paths()).scan()[0] if place.initial]
+    (own,) = [netns for netns in NamespaceScanner(Paths()).scan()[0] if netns.initial]
     assert own.key == os.stat("/proc/self/net/stat").st_ino

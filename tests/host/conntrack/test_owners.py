@@ -1,4 +1,4 @@
-"""Whose a namespace is: paths as systemd, container runtimes and kubelet make them, and as others forge them."""
+"""Owners of namespaces: paths of systemd, container runtimes and kubelet, and forged ones."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ HASH = "a" * 32
     ],
 )
 def test_a_path_of_version_2(path: str, owner: Owner) -> None:
-    """Each way of naming is understood, from the outside in."""
+    """Each naming scheme is parsed, from the outside in."""
     assert by_cgroup(f"0::{path}\n".encode()) == owner
 
 
 def test_paths_of_version_1() -> None:
-    """A dozen hierarchies: the one of systemd counts for units, any of them for a container."""
+    """Units come from systemd's hierarchy, containers from any."""
     plain = "12:pids:/system.slice/nginx.service\n1:name=systemd:/system.slice/nginx.service\n0::/\n"
     assert by_cgroup(plain.encode()) == Owner(unit="nginx.service")
     mixed = f"5:memory:/docker/{ID}\n1:name=systemd:/system.slice/docker.service\n0::/system.slice/docker.service\n"
@@ -82,14 +82,14 @@ def test_paths_of_version_1() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_no_content_breaks_it_or_reaches_the_terminal(content: bytes) -> None:
-    """Whatever stands there, the answer is text that can be printed."""
+def test_any_content_gives_printable_text(content: bytes) -> None:
+    """Any content gives printable text."""
     owner = by_cgroup(b"0::/" + content)
     assert owner.text.isprintable()
 
 
 def a_tree(root: Path, pid: int, *, cgroup: str | None, name: bytes = b"nginx\n") -> NetNamespace:
-    """Return a place whose processes are 199, long gone, and this one."""
+    """Return a namespace with process 199, which has ended, and this one."""
     folder = root / f"proc/{pid}"
     (folder / "net/stat").mkdir(parents=True)
     (folder / "comm").write_bytes(name)
@@ -99,9 +99,9 @@ def a_tree(root: Path, pid: int, *, cgroup: str | None, name: bytes = b"nginx\n"
 
 
 def test_a_process_and_its_pod(tmp_path: Path) -> None:
-    """What a person reads: from the pod down to the process."""
-    place = a_tree(tmp_path, 4242, cgroup=f"0::/kubepods.slice/{SLICE}/cri-containerd-{ID}.scope\n")
-    owner = OwnerReader(Paths(tmp_path)).owner(place)
+    """The text for people goes from the pod to the process."""
+    netns = a_tree(tmp_path, 4242, cgroup=f"0::/kubepods.slice/{SLICE}/cri-containerd-{ID}.scope\n")
+    owner = OwnerReader(Paths(tmp_path)).owner(netns)
     assert owner.text == f"pod {POD}, container 0123456789ab (containerd), process nginx (4242)"
 
 
@@ -109,22 +109,22 @@ def test_a_process_and_its_pod(tmp_path: Path) -> None:
     ("name", "shown"), [(b"\x1b]0;x\x07\n", "\\x1b]0;x\\x07"), (b"\xff\xfe\n", "\ufffd\ufffd"), (b"a\nb", "a\\nb")]
 )
 def test_a_hostile_name_is_made_printable(tmp_path: Path, name: bytes, shown: str) -> None:
-    """A process names itself as it likes; without cgroups the process is told alone."""
+    """A process can choose its name; without cgroups only the process is returned."""
     owner = OwnerReader(Paths(tmp_path)).owner(a_tree(tmp_path, 5, cgroup=None, name=name))
     assert owner.text == f"process {shown} (5)"
 
 
-def test_a_process_that_moved_on_owns_nothing(tmp_path: Path) -> None:
-    """A dead namespace, a reused process id, a namespace without a process: nobody, at once."""
-    place = a_tree(tmp_path, 5, cgroup="0::/system.slice/nginx.service\n")
+def test_a_process_in_another_namespace_is_not_the_owner(tmp_path: Path) -> None:
+    """An ended namespace, a reused pid and a namespace without a process have no owner."""
+    netns = a_tree(tmp_path, 5, cgroup="0::/system.slice/nginx.service\n")
     reader = OwnerReader(Paths(tmp_path))
-    assert reader.owner(NetNamespace(key=place.key + 1, namespace=7, label="web", pids=(5,))) == Owner()
+    assert reader.owner(NetNamespace(key=netns.key + 1, namespace=7, label="web", pids=(5,))) == Owner()
     assert reader.owner(NetNamespace(key=7, namespace=7, label="web", enter="/run/netns/web")) == Owner()
     assert Owner().text == ""
 
 
 def test_a_live_process() -> None:
-    """On the real /proc: a child of this test, in a unit or not, under its name."""
+    """A child of this test is found by its name in the real /proc."""
     with subprocess.Popen(["sleep", "60"]) as child:
         try:
             key = os.stat(f"/proc/{child.pid}/net/stat").st_ino
@@ -135,7 +135,7 @@ def test_a_live_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "words"),
+    ("netns", "words"),
     [
         (NetNamespace(key=1, namespace=1, label="initial", initial=True, enter="/proc/1/ns/net"), ""),
         (NetNamespace(key=1, namespace=1, label="web", enter="/run/netns/web"), "ip netns exec web "),
@@ -146,6 +146,6 @@ def test_a_live_process() -> None:
         ),
     ],
 )
-def test_words_that_run_a_command_inside(place: NetNamespace, words: str) -> None:
-    """A name may be anything a file's name may be: the words stay one argument, and one line."""
-    assert nsenter_prefix(place, Paths()) == words
+def test_the_prefix_that_enters_a_namespace(netns: NetNamespace, words: str) -> None:
+    """A name may contain any character of a file name: it stays one argument on one line."""
+    assert nsenter_prefix(netns, Paths()) == words

@@ -1,4 +1,4 @@
-"""Portraits of tables: which table, what is in it, and what its counters did."""
+"""Analysis of tables: choice of the table, sample and loss counters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conntrackd_guard.host.conntrack.stat import LossCounters, parse_losses
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CrowdedHost:
-    """Two namespaces beside the initial one."""
+    """A host with two namespaces beside the initial one."""
     monkeypatch.setattr(sampler, "LONGEST_SECONDS", 60.0)  # however slow the machine, samples are whole
     host = CrowdedHost(tmp_path)
     host.namespace(200, "nginx", 300, listing(300))
@@ -25,8 +25,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CrowdedHost:
     return host
 
 
-def test_the_fullest_is_chosen_unless_one_is_named(host: CrowdedHost) -> None:
-    """By number, by name, or `initial`."""
+def test_the_fullest_table_is_the_default(host: CrowdedHost) -> None:
+    """Others are chosen by number, by name, or as `initial`."""
     found = Sampler(host.paths, enter=False).find()
     assert [(one.table.label, one.table.count) for one in found] == [
         ("process 201", 9000),
@@ -42,8 +42,8 @@ def test_the_fullest_is_chosen_unless_one_is_named(host: CrowdedHost) -> None:
         choose([], None)
 
 
-def test_a_portrait_tells_whose_it_is_and_what_of(host: CrowdedHost) -> None:
-    """Limit, owner, sample and diagnosis of one table; a sample of a large one is bounded."""
+def test_an_analysis_has_owner_sample_and_diagnosis(host: CrowdedHost) -> None:
+    """The sample of a large table is bounded."""
     taker = Sampler(host.paths, enter=False, entries=1000, addresses=Addresses.OFF)
     found = taker.find()
     grown = taker.analyze(found[0], found)
@@ -56,8 +56,8 @@ def test_a_portrait_tells_whose_it_is_and_what_of(host: CrowdedHost) -> None:
     assert why.command.startswith(f"nsenter --net={host.root}/proc/200/ns/net sysctl -w ")
 
 
-def test_a_leak_is_told_by_the_timeout_of_the_namespace(host: CrowdedHost) -> None:
-    """The initial namespace's can be read: 400 flows that were all opened two days ago are a leak, and no growth."""
+def test_a_leak_is_found_by_the_timeout_of_the_namespace(host: CrowdedHost) -> None:
+    """400 connections idle for two days are a leak; the timeout of the initial namespace is readable."""
     flow = "src=10.9.0.{n} dst=10.2.0.1 sport=4000 dport=443"
     back = "src=10.2.0.1 dst=10.9.0.{n} sport=443 dport=4000"
     line = f"ipv4     2 tcp      6 259200 ESTABLISHED {flow} {back} [ASSURED] mark=0 use=1\n"
@@ -70,8 +70,8 @@ def test_a_leak_is_told_by_the_timeout_of_the_namespace(host: CrowdedHost) -> No
     assert [finding.cause for finding in taker.analyze(initial, found).findings] == [Cause.LEAK]
 
 
-def test_counters_are_compared_between_looks(host: CrowdedHost) -> None:
-    """What was lost before the first look is nobody's news; a later rise is."""
+def test_losses_are_counted_from_the_first_reading(host: CrowdedHost) -> None:
+    """Losses before the first reading don't count, a later increase does."""
     taker = Sampler(host.paths, enter=False)
     host.count(201, 9000, insert_failed=5, chain_too_long=9)
     found = taker.find()
@@ -81,8 +81,8 @@ def test_counters_are_compared_between_looks(host: CrowdedHost) -> None:
     assert causes == [Cause.CHAINS, Cause.RACES, Cause.GROW]
 
 
-def test_long_chains_are_those_of_all_tables(host: CrowdedHost) -> None:
-    """All namespaces share one hash table: 16,384 buckets bear 196,608 entries."""
+def test_chains_contain_the_entries_of_all_tables(host: CrowdedHost) -> None:
+    """All namespaces share one hash table: 16,384 buckets are enough for 196,608 entries."""
     host.namespace(202, "more", 190_000, listing(1, answered=True))
     taker = Sampler(host.paths, enter=False)
     found = taker.find()
@@ -91,15 +91,15 @@ def test_long_chains_are_those_of_all_tables(host: CrowdedHost) -> None:
     assert Cause.CHAINS not in [finding.cause for finding in taker.analyze(quic, [quic]).findings]
 
 
-def test_what_can_not_be_read_is_an_error(host: CrowdedHost) -> None:
-    """A namespace that ended meanwhile, and a kernel without conntrack."""
+def test_an_unreadable_table_is_an_error(host: CrowdedHost) -> None:
+    """A namespace that has ended, and a kernel without connection tracking."""
     host.namespace(203, "hidden", 99_999, None)
     taker = Sampler(host.paths, enter=False)
     found = taker.find()
-    with pytest.raises(HostError, match="reading the entries of process 203"):
+    with pytest.raises(HostError, match="read the entries of process 203"):
         taker.analyze(found[0], found)
     host.paths.limit.unlink()
-    with pytest.raises(HostError, match="no conntrack"):
+    with pytest.raises(HostError, match="no connection tracking"):
         taker.analyze(found[1], found)
 
 
@@ -112,12 +112,12 @@ def test_what_can_not_be_read_is_an_error(host: CrowdedHost) -> None:
     ],
 )
 def test_loss_counters_by_their_header(content: str, counters: LossCounters) -> None:
-    """Columns differ by kernel; what has none is lost by none."""
+    """Columns differ by kernel; a missing column counts as 0."""
     assert parse_losses(content.encode()) == counters
 
 
 @pytest.mark.parametrize("content", ["", "entries drop\n5 2\n", "entries insert_failed\n5\n", "insert_failed\nzebra\n"])
-def test_other_statistics_are_none(content: str) -> None:
-    """No guess is made."""
+def test_other_content_is_refused(content: str) -> None:
+    """Content without the columns raises ValueError."""
     with pytest.raises(ValueError):
         parse_losses(content.encode())

@@ -113,12 +113,10 @@ def calm() -> None:
 
 def configure(settings: str) -> None:
     """Write these settings, and wait until the guard has reloaded them."""
-    before = len(lines(MESSAGE="The settings were reloaded."))
+    before = len(lines(MESSAGE="Settings reloaded."))
     Path(SITE).write_text(settings, "ascii")
     run("systemctl", "reload", GUARD)
-    until(
-        lambda: len(lines(MESSAGE="The settings were reloaded.")) > before, _WAIT_SECONDS, "the settings are reloaded"
-    )
+    until(lambda: len(lines(MESSAGE="Settings reloaded.")) > before, _WAIT_SECONDS, "the settings are reloaded")
 
 
 @contextlib.contextmanager

@@ -12,8 +12,9 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from conntrackd_guard.cli.render import labels
 from conntrackd_guard.cli.render.analysis_text import head_lines, mix_lines, ranking_lines
-from conntrackd_guard.cli.render.arithmetic_text import sum_lines
+from conntrackd_guard.cli.render.arithmetic_text import calculation_lines
 from conntrackd_guard.cli.render.console import COMMAND, Line, local
 from conntrackd_guard.cli.render.report.chart import HEIGHT, MOST_CURVES, WIDTH, Chart, Dots, Mark, Span, bars, curve
 from conntrackd_guard.core import explain
@@ -23,7 +24,7 @@ from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Cause, Finding
 from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.core.verification import Drops, Verification
-from conntrackd_guard.history.documents import DecisionDetail
+from conntrackd_guard.history.details import DecisionDetail
 from conntrackd_guard.history.rows import Row
 from conntrackd_guard.history.series import OTHERS, THE_OTHERS, Point
 
@@ -76,7 +77,7 @@ def page(report: Report) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, keep_trailing_newline=True, finalize=_finalize
     )
     environment.filters |= {
-        "local": local, "step": _step, "tone": _tone, "result": explain.verification,
+        "local": local, "step": _step, "why": labels.why, "tone": _tone, "result": explain.verification,
         "calculation": _calculation, "analysis": _analysis,
     }  # fmt: skip
     memory = _memory(report) if report.points else None
@@ -89,6 +90,7 @@ def page(report: Report) -> str:
         tables=_tables(report),
         most_tables=_MOST_TABLES,
         signs=_SIGNS,
+        outcomes=labels.OUTCOMES,
         command=COMMAND,
         width=WIDTH,
         height=HEIGHT,
@@ -118,7 +120,7 @@ def _arithmetic(detail: DecisionDetail) -> Arithmetic | None:
 
 def _calculation(detail: DecisionDetail) -> list[Line]:
     arithmetic = _arithmetic(detail)
-    return [] if arithmetic is None else sum_lines(arithmetic, detail.policy)
+    return [] if arithmetic is None else calculation_lines(arithmetic, detail.policy)
 
 
 def _analysis(analysis: TableAnalysis) -> Iterator[tuple[str, list[Line]]]:
@@ -128,7 +130,7 @@ def _analysis(analysis: TableAnalysis) -> Iterator[tuple[str, list[Line]]]:
         title, lines = ranking_lines(analysis.sample, kind, _GROUPS_SHOWN)
         if lines:
             yield title, lines
-    yield "In all", mix_lines(analysis.sample)
+    yield "Totals", mix_lines(analysis.sample)
 
 
 def _facts(report: Report) -> list[Line]:

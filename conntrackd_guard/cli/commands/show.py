@@ -1,0 +1,29 @@
+"""`guard show`: one decision with its evidence."""
+
+from __future__ import annotations
+
+import argparse
+
+from conntrackd_guard.cli.answer import Answer
+from conntrackd_guard.cli.commands.history import open_history
+from conntrackd_guard.core.errors import AnswerIsNo
+from conntrackd_guard.history import details
+from conntrackd_guard.history.database import History
+from conntrackd_guard.host.paths import Paths
+
+
+def show(args: argparse.Namespace, paths: Paths) -> Answer:
+    """Return one decision with its evidence. Raises AnswerIsNo if there is none with that number or key."""
+    history, found = open_history(paths), None
+    if history is not None:
+        with history:
+            found = details.detail(history, _id(args.id, history))
+    if found is None:
+        raise AnswerIsNo(f"There is no decision {args.id}. `guard history` lists the recorded ones.")
+    return Answer(value=found, view="detail_text.print_detail", json=lambda: [details.show(found)], paged=True)
+
+
+def _id(text: str, history: History) -> int:
+    """Return the number of a decision; 0, which none has, if the text is neither a number nor a known key."""
+    is_number = text.isascii() and text.isdigit() and len(text) < len(str(1 << 63))
+    return int(text) if is_number else history.find_key(text) or 0

@@ -1,0 +1,61 @@
+"""The command line as a whole: dispatch, help texts, and what a help text imports."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from testbed.command_line import TOP, commands
+
+from conntrackd_guard.cli.arguments import parser
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.main import main
+from conntrackd_guard.host.paths import Paths
+
+NAMES = sorted({name.split()[0] for name in commands() if name != TOP})
+
+
+def subparser(whole: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
+    """Return the parser of one command."""
+    (found,) = [action for action in whole._actions if isinstance(action, argparse._SubParsersAction)]
+    command: argparse.ArgumentParser = found.choices[name]
+    return command
+
+
+def test_guard_alone_lists_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The help text, with the exit code of an invalid command line."""
+    assert main([], Paths(tmp_path)) is Exit.USAGE
+    assert set(NAMES) <= {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_command_has_a_function_and_the_same_help_alone(name: str) -> None:
+    """`main` finds the function by the command's name; parsing one command knows the same options as parsing all."""
+    whole, alone = subparser(parser(), name), subparser(parser(name), name)
+    assert whole.format_help() == alone.format_help()
+    module = import_module(f"conntrackd_guard.cli.commands.{alone.get_default('module')}")
+    assert callable(getattr(module, name))
+
+
+def test_files_are_completed_by_the_shell() -> None:
+    """Each option that takes a file has the hint that shtab reads."""
+    options = [
+        action.option_strings[-1]
+        for name in NAMES
+        for action in subparser(parser(), name)._actions
+        if hasattr(action, "complete")
+    ]
+    assert options == ["--output", "--config"]
+
+
+def test_a_help_text_imports_no_command() -> None:
+    """Nor a library that some command needs."""
+    code = "import sys; from conntrackd_guard.cli.arguments import parser; parser().format_help(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"rich", "yaml", "structlog", "sqlite3", "jinja2", "systemd", "dataclasses"}
+    assert not {name for name in loaded if name.startswith("conntrackd_guard.cli.commands")}
