@@ -26,7 +26,8 @@ class RuntimeDir:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._pauses = (str(paths.fleet_pause), str(paths.pause))
+        self.pause_files = (str(paths.fleet_pause), str(paths.pause))
+        """While neither exists, raising is not paused: cheaper to check than `pause`."""
         self._intents = str(paths.intents)
         self._lock: int | None = None
 
@@ -130,15 +131,15 @@ class RuntimeDir:
 
     def pause(self, now: float) -> Pause | None:
         """Return the pause in force at `now` (CLOCK_BOOTTIME), the fleet's or an operator's. Never raises."""
-        fleet, operator = self._pauses
+        fleet, _ = self.pause_files
         if os.path.lexists(fleet):
             return Pause(by=fleet, reason="the file exists")
-        return self.operator_pause(now) if os.path.lexists(operator) else None
+        return self.operator_pause(now)
 
     def operator_pause(self, now: float) -> Pause | None:
         """Return the operator's pause in force at `now`. An unreadable file counts as a pause. Never raises."""
         try:
-            content = json.loads(files.read(self._pauses[1]))
+            content = json.loads(files.read(self.pause_files[1]))
             until = content["until_seconds"]
             pause = Pause(
                 by=str(content["by"]),
@@ -148,7 +149,7 @@ class RuntimeDir:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
-            return Pause(by=self._pauses[1], reason="the file can't be read; `guard resume` removes it")
+            return Pause(by=self.pause_files[1], reason="the file can't be read; `guard resume` removes it")
         return None if pause.until_seconds is not None and pause.until_seconds <= now else pause
 
     def put_status(self, content: dict[str, Any]) -> None:
