@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from testbed.disks import refusing, stalled
 from testbed.guarded import host
-from testbed.ordered import a_guard_that_raised
+from testbed.overridden import a_guard_that_raised
 
 if TYPE_CHECKING:
     from testbed.stage import Stage

@@ -15,10 +15,10 @@ from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One move of the limit."""
+    """One change of the limit."""
 
     id: int | None
-    """In history; None where the raise is not written there yet."""
+    """In history; None if the raise is not written yet."""
     verdict: str
     before: int
     after: int | None
@@ -28,27 +28,27 @@ class Step:
 def revertible_raises(paths: Paths, limit: int) -> list[Step]:
     """Return the raises that led to `limit`, newest first.
 
-    What another writer did in this boot ends the search, and so does a raise that began elsewhere than where the one
-    before it ended. Passed over are raises that a revert undid, and other writers of earlier boots: a boot begins with
-    what was kept. Raises HostError, or NotPermitted.
+    The search ends at a change by another program in this boot, and at a raise that did not start where the one before
+    it ended. It skips raises that a revert undid, and other programs in earlier boots: a boot starts with the persisted
+    limit. Raises HostError, or NotPermitted.
     """
-    standing: list[Step] = []
-    sought, begins = limit, True
+    found: list[Step] = []
+    wanted, begins = limit, True
     for step in _steps(paths):
-        if step.foreign or (step.after != sought and not begins):
+        if step.foreign or (step.after != wanted and not begins):
             break
-        if step.after == sought and step.verdict == "raise":
-            standing.append(step)
-            sought, begins = step.before, False
-        elif step.after == sought:
+        if step.after == wanted and step.verdict == "raise":
+            found.append(step)
+            wanted, begins = step.before, False
+        elif step.after == wanted:
             begins = True  # a revert to this value: a raise to it comes later in the search
-    return standing
+    return found
 
 
 def _steps(paths: Paths) -> Iterator[Step]:
-    """Yield every move of the limit, newest first: open intents that history has not, then history."""
+    """Yield every change of the limit, newest first: open intents without a row, then history."""
     boot_id = files.read(paths.boot_id).decode("ascii").strip()
-    open_intents = RuntimeDir(paths).intents()  # before history: a row is written before its intent goes
+    open_intents = RuntimeDir(paths).intents()  # before history: a row is written before its intent is deleted
     history = History.existing(paths.history)
     if history is None:
         return
@@ -65,7 +65,7 @@ def _steps(paths: Paths) -> Iterator[Step]:
 
 
 def _intended(content: object) -> Step | None:
-    """Return the raise that an intent noted, None where it can't be read."""
+    """Return an intent's raise, None where it can't be read."""
     try:
         record = decode(Record, content)
     except ValueError:

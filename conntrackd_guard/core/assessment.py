@@ -1,4 +1,4 @@
-"""The facts that the rules need about one trigger, derived once from one observation. Pure.
+"""Growth of a table, and the facts that the rules need about one trigger, derived once from one observation. Pure.
 
 A message that names its namespace is judged by that table alone, because other tables prove nothing
 about it. A message without a number (every kernel before 6.17, and the initial namespace since) may
@@ -11,7 +11,89 @@ from dataclasses import dataclass
 
 from conntrackd_guard.core.configuration import FloodAction, Policy
 from conntrackd_guard.core.model import Corroboration, Observation, Table, Trigger, TriggerKind
-from conntrackd_guard.core.usage import CONFIRM_USE, presses
+from conntrackd_guard.core.usage import CONFIRM_USE, GATE_USE, QUIET_SECONDS, RELEASE, U32, URGENT_SECONDS
+
+_WINDOWS_SECONDS = (0.1, 1.0)
+"""Growth is the steepest of these: the short one catches a burst, the long one a burst that just paused."""
+_SHORTEST_SECONDS = 0.02
+"""Two readings closer together than this give no rate."""
+_LOOKS_KEPT_SECONDS = 2.0
+
+
+class Growth:
+    """What the looks at one table show: its demand, and what it dropped since the last raise or quiet spell."""
+
+    __slots__ = ("_drop", "_dropped", "_dropped_at", "_early_drop", "_looks", "_refused", "count", "demand_per_second",
+                 "dropped", "dropped_since_raise")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.count: int | None = None
+        """Entries at the last look, None before the first."""
+        self.demand_per_second: float | None = None
+        self.dropped: int | None = None
+        """None while the counter can't be read or there is nothing to compare with."""
+        self.dropped_since_raise = 0
+        self._drop: int | None = None
+        self._early_drop: int | None = None
+        self._dropped = 0
+        self._refused = 0
+        self._dropped_at: float | None = None
+        self._looks: list[tuple[float, int]] = []
+        """When, and the entries wanted until then: those held, and those refused since the first look."""
+
+    def look(self, now: float, count: int, drop: int | None = None, early_drop: int | None = None) -> None:
+        """Take in one look (CLOCK_BOOTTIME). The counters are sums of u32 counters that wrap.
+
+        Demand is Δcount + Δdrop + Δearly_drop a second over the steepest window: a full table grows in
+        the counters only. It is None before two looks.
+        """
+        is_new = self._drop is None and bool(drop)  # packets were dropped, but nobody knows when
+        rise = 0 if drop is None or self._drop is None else (drop - self._drop) % U32
+        if rise >= U32 // 2:  # another namespace has the number: all its drops are new
+            self._dropped = self.dropped_since_raise = drop or 0
+            self._dropped_at = now
+        elif rise:
+            self._dropped, self._dropped_at = self._dropped + rise, now
+            self._refused, self.dropped_since_raise = self._refused + rise, self.dropped_since_raise + rise
+        elif self._dropped_at is not None and now - self._dropped_at >= QUIET_SECONDS:
+            self._dropped, self._dropped_at = 0, None
+        rise = 0 if early_drop is None or self._early_drop is None else (early_drop - self._early_drop) % U32
+        self._refused += rise if rise < U32 // 2 else 0
+        self.dropped = None if drop is None or is_new else self._dropped
+        self.count = count
+        self._drop = self._drop if drop is None else drop
+        self._early_drop = self._early_drop if early_drop is None else early_drop
+        self._looks = [look for look in self._looks if now - look[0] <= _LOOKS_KEPT_SECONDS]
+        self._looks.append((now, count + self._refused))
+        self.demand_per_second = None
+        for window in _WINDOWS_SECONDS:
+            earliest = now - window - 1e-6
+            at, wanted = next(look for look in self._looks if look[0] >= earliest)
+            if at == now and len(self._looks) > 1:
+                at, wanted = self._looks[-2]
+            if now - at >= _SHORTEST_SECONDS:
+                rate = (self._looks[-1][1] - wanted) / (now - at)
+                self.demand_per_second = max(self.demand_per_second or 0.0, rate)
+
+    def restart(self) -> None:
+        """Begin to count drops again: what was dropped until now belongs to the old limit."""
+        self._dropped, self.dropped_since_raise, self._dropped_at = 0, 0, None
+
+
+def is_full(table: Table, kernel_limit: int) -> bool:
+    """Return whether a table is at the limit in force, or dropped since the last raise or quiet spell."""
+    return table.count >= CONFIRM_USE * kernel_limit or bool(table.dropped)
+
+
+def presses(count: int, limit: int, demand: float | None, policy: Policy, *, already: bool = False) -> bool:
+    """Return whether a table is over the threshold, or about to be full; `already` applies the hysteresis.
+
+    A nearly empty table is never about to be full: the growth of a moment is no forecast for most of a table.
+    """
+    threshold = policy.threshold - RELEASE if already else policy.threshold
+    if count >= threshold * limit:
+        return True
+    return count >= GATE_USE * limit and bool(demand) and limit - count <= URGENT_SECONDS * (demand or 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

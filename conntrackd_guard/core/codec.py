@@ -27,7 +27,7 @@ _VERDICT_OF = {kind: name for name, kind in VERDICTS}
 
 
 def verdict(decision: Decision) -> str:
-    """Return the decision's name: `raise`, `hold` or `order`."""
+    """Return the decision's name: `raise`, `hold` or `override`."""
     return _VERDICT_OF[type(decision)]
 
 
@@ -49,12 +49,12 @@ def encode(value: object) -> Any:
 
 
 def decode(kind: type[T], data: object) -> T:
-    """Return the `kind` that `encode` made `data` of; ValueError says what doesn't fit."""
+    """Return the `kind` that `encode` made `data` of; ValueError names what doesn't fit."""
     return cast("T", _decode(kind, data))
 
 
 def decode_decision(data: object) -> Decision:
-    """Return the decision that `encode` made `data` of; ValueError says what doesn't fit."""
+    """Return the decision that `encode` made `data` of; ValueError names what doesn't fit."""
     return cast("Decision", _decode(Decision, data))
 
 
@@ -123,5 +123,5 @@ def hold_reason(code: object) -> HoldReason:
 
 @cache
 def _hints(kind: type) -> dict[str, Any]:
-    """Field types of a dataclass, resolved once: slow, and asked for every nested value."""
+    """Return the field types of a dataclass, cached: resolving is slow, and needed for every nested value."""
     return get_type_hints(kind)

@@ -35,9 +35,9 @@ NAMED_ONE_BY_ONE = 32
 def reason(record: Record) -> str:
     """Return why, as one stable word or two.
 
-    A hold: the code of its reason (`over_budget`). A raise: `restore` at start, else its trigger and what the
-    tables said of it (`kernel_message confirmed`); what ended the step is `bound` in its arithmetic. An override:
-    its kind (`revert`); what the operator wrote is part of the sentence.
+    A hold: the code of its reason (`over_budget`). A raise: `restore` at start, else its trigger and corroboration
+    (`kernel_message confirmed`); the `bound` of the step is in its arithmetic. An override: its kind (`revert`); the
+    operator's own reason is in the sentence.
     """
     match record.decision:
         case Hold(reason=why):

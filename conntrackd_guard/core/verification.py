@@ -1,7 +1,7 @@
-"""What came of a raise, by the looks that the loop takes anyway. Pure.
+"""Verification of a raise from the readings that the main loop makes anyway. Pure.
 
-A raise begins it, every look at the tables adds to it, and it ends after WATCH_SECONDS, or at once
-with the next raise or another limit: what comes then is no longer that raise's doing.
+It begins with the raise, each reading of the tables adds to it, and it ends after WATCH_SECONDS, or at once with the next
+raise or another limit, because later drops say nothing about this raise.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from conntrackd_guard.core.model import Corroboration, Raise, Record, Table
 from conntrackd_guard.core.usage import QUIET_SECONDS, risen, went_back
 
 WATCH_SECONDS = QUIET_SECONDS
-"""The episode that led to the raise keeps the tables looked at for as long."""
+"""The episode that led to the raise has the tables read for as long."""
 _MOST_TABLES = 64
-"""Twice those that an observation names one by one: any user may make thousands."""
+"""Twice those that a record lists one by one: any user can create thousands."""
 _SHORTEST_SECONDS = 1.0
-"""The growth of less than this says nothing of how long a limit lasts."""
+"""A shorter time is no basis for a forecast."""
 
 
 class Drops(StrEnum):
-    """What the drop counters showed."""
+    """What the drop counters show."""
 
     NONE = "none"
     ENDED = "ended"
@@ -31,7 +31,7 @@ class Drops(StrEnum):
 
 
 class End(StrEnum):
-    """What ended the watching."""
+    """What ended the verification."""
 
     WATCHED = "watched"
     RAISED_AGAIN = "raised_again"
@@ -40,7 +40,7 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What came of one raise. Stored beside its decision."""
+    """The result for one raise. Stored beside its decision."""
 
     key: str
     """Of the raise's record."""
@@ -50,13 +50,13 @@ class Verification:
     end: End
     drops: Drops
     dropped: int | None
-    """Drops since the raise, in all tables seen; None where `drops` is unknown."""
+    """Drops since the raise, in all tables read; None if `drops` is unknown."""
     last_drop_seconds: float | None
-    """When the last of them was seen, counted from the raise."""
+    """When the last of them was read, counted from the raise."""
     growth_per_second: float | None
-    """Δcount + Δdrop + Δearly_drop a second of the table that is full first; None where it was seen too short."""
+    """Δcount + Δdrop + Δearly_drop a second of the table that would be full first; None if watched too briefly."""
     seconds_to_full: float | None
-    """How long the limit lasts at that growth; None where none grows, or that can't be told."""
+    """Until a table is full at that growth; None if none grows, or if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,28 +68,28 @@ class _Seen:
     last: Table
     last_seconds: float
     counted: int = 0
-    """`Table.dropped` as last read: drops since the raise, or since a quiet spell began the count anew."""
+    """`Table.dropped` as last read: drops since the raise, or since a quiet period reset the counter."""
     dropped: int | None = None
-    """All drops since the raise; None while no look has shown them."""
+    """All drops since the raise; None while no reading has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingVerification:
-    """A raise that is being watched."""
+    """A raise under verification."""
 
     key: str
     limit: int
     raised_seconds: float
     tables: dict[int, _Seen]
     unconfirmed: bool = False
-    """No table confirmed the line that led to it."""
+    """No table confirmed the message that led to it."""
     namespace: int | None = None
-    """The one that it was made for; None where the line named none."""
+    """The one that it was made for; None if the message named none."""
     last_drop_seconds: float | None = None
 
 
 def begin(record: Record, limit: int) -> PendingVerification:
-    """Return the watch on an applied raise; `limit` is the one it left in force."""
+    """Return the verification of an applied raise; `limit` is the one it left in force."""
     now = record.observation.boottime_seconds
     tables = {
         table.namespace: _Seen(first=table, first_seconds=now, last=table, last_seconds=now)
@@ -107,7 +107,7 @@ def begin(record: Record, limit: int) -> PendingVerification:
 
 
 def seen(after: PendingVerification, tables: Sequence[Table], now: float) -> PendingVerification:
-    """Return the watch with one look more."""
+    """Return the verification with one more reading."""
     known, last_drop = dict(after.tables), after.last_drop_seconds
     for table in tables:
         before = known.get(table.namespace)
@@ -126,7 +126,7 @@ def seen(after: PendingVerification, tables: Sequence[Table], now: float) -> Pen
 
 
 def _has_room(known: dict[int, _Seen], table: Table) -> bool:
-    """Return whether one table more is remembered: one that drops takes the place of the emptiest that doesn't."""
+    """Return whether one more table is remembered: one that drops replaces the emptiest that doesn't."""
     if len(known) < _MOST_TABLES:
         return True
     quiet = [name for name, other in known.items() if not other.dropped]
@@ -137,16 +137,16 @@ def _has_room(known: dict[int, _Seen], table: Table) -> bool:
 
 
 def is_over(after: PendingVerification, now: float) -> bool:
-    """Return whether it was watched for as long as it is to be."""
+    """Return whether WATCH_SECONDS are over."""
     return now - after.raised_seconds >= WATCH_SECONDS
 
 
 def conclude(after: PendingVerification, end: End, now: float) -> Verification:
-    """Return what came of the raise."""
+    """Return the result."""
     seconds = max(0.0, now - after.raised_seconds)
     drops = _drops(after, seconds)
-    told = {name: _growth(table) for name, table in after.tables.items() if _to_the_end(after, table, seconds)}
-    growths = {name: rate for name, rate in told.items() if rate is not None}
+    measured = {name: _growth(table) for name, table in after.tables.items() if _to_the_end(after, table, seconds)}
+    growths = {name: rate for name, rate in measured.items() if rate is not None}
     lasts = {name: _seconds_to_full(after, name, rate) for name, rate in growths.items() if round(rate, 1) > 0}
     first_full = min(lasts, key=lambda name: lasts[name], default=None)
     growth = (0.0 if growths else None) if first_full is None else growths[first_full]
@@ -164,9 +164,10 @@ def conclude(after: PendingVerification, end: End, now: float) -> Verification:
 
 
 def _drops(after: PendingVerification, seconds: float) -> Drops:
-    """Drops go on where the later half of the watch still saw some: packets in flight come at once.
+    """Return what the drop counters show.
 
-    That other tables drop nothing proves nothing of one that was not seen.
+    Drops continue if the later half of the time has some: packets in flight are dropped at once. Other tables without
+    drops prove nothing about a table that was not read.
     """
     if after.last_drop_seconds is not None and after.last_drop_seconds > seconds / 2:
         return Drops.CONTINUING
@@ -178,12 +179,12 @@ def _drops(after: PendingVerification, seconds: float) -> Drops:
 
 
 def _to_the_end(after: PendingVerification, table: _Seen, seconds: float) -> bool:
-    """Return whether the later half of the watch saw it; a namespace that ended fills no limit."""
+    """Return whether the later half of the time has a reading of it; a namespace that ended fills no limit."""
     return table.last_seconds - after.raised_seconds >= seconds / 2
 
 
 def _growth(table: _Seen) -> float | None:
-    """Return Δcount + Δdrop + Δearly_drop a second; None where it was seen too short."""
+    """Return Δcount + Δdrop + Δearly_drop a second; None if watched too briefly."""
     first, last, elapsed = table.first, table.last, table.last_seconds - table.first_seconds
     if elapsed < _SHORTEST_SECONDS:
         return None

@@ -59,9 +59,9 @@ class History:
 
     @classmethod
     def open_or_set_aside(cls, path: Path, now: float) -> tuple[Self, str | None]:
-        """Open for writing; where the file is damaged, move it aside, begin a new one and return what to log.
+        """Open for writing; move a damaged file aside, start a new one and return the message to log.
 
-        `now` is wall time in seconds and names the file set aside. A file of a newer guard is refused, not moved.
+        `now` is wall time in seconds and names the file set aside. A file of a newer version is refused, not moved.
         """
         try:
             return cls(path, mode="writer"), None
@@ -71,7 +71,7 @@ class History:
 
     @classmethod
     def existing(cls, path: Path) -> Self | None:
-        """Open for reading, None where no guard has written one. NotPermitted where this user may not read it."""
+        """Open for reading, None if there is none. NotPermitted if this user may not read it."""
         try:
             return cls(path, mode="reader")
         except HostError as error:
@@ -88,7 +88,7 @@ class History:
         self.close()
 
     def close(self) -> None:
-        """Close the file; the last writer to leave folds the WAL into it."""
+        """Close the file; the last writer merges the WAL into it."""
         with suppress(sqlite3.Error):
             self._database.close()
 
@@ -119,7 +119,7 @@ class History:
         return int(row_id)
 
     def merge(self, row_id: int, times: int, last_wall_seconds: float, position: Position | None = None) -> None:
-        """Count `times` repeats in a row; not synced by itself."""
+        """Count `times` repeats in a row; not synced."""
         with self._transaction("count a repeat in", durable=False) as database:
             database.execute(
                 "UPDATE decisions SET repeats = repeats + ?, last_at = ?, last_seconds = ? WHERE id = ?",
@@ -128,13 +128,13 @@ class History:
             _put_position(database, position)
 
     def add_verification(self, verification: Verification) -> None:
-        """Write a raise's verification (nothing where its row is gone); not synced by itself."""
+        """Write a raise's verification (nothing where its row is gone); not synced."""
         with self._transaction("write a verification to", durable=False) as database:
             query = "REPLACE INTO verifications SELECT id, ? FROM decisions WHERE key = ?"
             database.execute(query, (compact(encode(verification)), verification.key))
 
     def add_points(self, points: Sequence[Point], *, thin: bool = True) -> None:
-        """Write points of one second into the time series, the newest last, and `thin` it; not synced by itself."""
+        """Write points of one second into the time series, the newest last, and `thin` it; not synced."""
         with self._transaction("write the time series to", durable=False) as database:
             series.add(database, points)
             if thin:
@@ -151,7 +151,7 @@ class History:
             return series.held(self._database, int(since), int(until), step)
 
     def add_analysis(self, key: str, analysis: TableAnalysis) -> None:
-        """Write a table's analysis beside the decision with that key (nothing without one); not synced by itself."""
+        """Write a table's analysis beside the decision with that key (nothing without one); not synced."""
         values = (analysis.wall_seconds, analysis.findings[0].cause.value, compact(encode(analysis)), key)
         with self._transaction("write a sample to", durable=False) as database:
             database.execute("REPLACE INTO samples SELECT id, ?, ?, ? FROM decisions WHERE key = ?", values)
@@ -178,7 +178,7 @@ class History:
         return (int(found[0][0]), float(found[0][1])) if found else None
 
     def save_position(self, position: Position) -> None:
-        """Write how far the guard has read; not synced by itself."""
+        """Write how far the guard has read; not synced."""
         with self._transaction("write the journal position to", durable=False) as database:
             _put_position(database, position)
 

@@ -1,4 +1,4 @@
-"""Opening a history file: folders, rights, migrations, damage, and readers without rights to write."""
+"""Open a history file: folders, rights, migrations, damage, and readers without write permission."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ CACHE_KIB: Final = 256
 WAL_BYTES: Final = 4 * 2**20
 CHECK_BYTES: Final = 32 * 2**20
 """Up to this size a file that was not closed cleanly is checked at start (some 50 ms). WAL itself survives kill -9
-and a power cut; only a broken disk damages a file, and on a larger one the first touch of a bad page says so."""
+and a power cut; only a broken disk damages a file, and in a larger one a bad page is found when it is first read."""
 
 PROGRESS_STEPS: Final = 10_000
-"""SQLite's steps between two looks at the clock: well under a millisecond."""
+"""SQLite's steps between two readings of the clock: well under a millisecond."""
 
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _NEXT_STEPS: Final = {
@@ -41,13 +41,13 @@ _NEXT_STEPS: Final = {
 }
 
 
-class HistoryDamaged(HostError):  # noqa: N818 - a state of the file, named as people say it
-    """The file is no sound SQLite database: `set_aside` it and begin a new one."""
+class HistoryDamaged(HostError):  # noqa: N818 - a state of the file
+    """The file is no intact SQLite database: `set_aside` it and start a new one."""
 
 
 @contextmanager
 def translate_errors(action: str, path: Path) -> Iterator[None]:
-    """Turn SQLite's and the system's errors into HostError, or HistoryDamaged where the file is unsound."""
+    """Turn SQLite's and the system's errors into HostError, or HistoryDamaged if the file is not intact."""
     try:
         yield
     except sqlite3.Error as error:
@@ -65,11 +65,11 @@ def translate_errors(action: str, path: Path) -> Iterator[None]:
 
 
 def connect(path: Path, *, writes: bool, traceless: bool = False) -> tuple[sqlite3.Connection, str]:
-    """Open the file and return it with a note for people ("" when there is nothing to say).
+    """Open the file and return it with a note for people, which may be empty.
 
-    A writer makes folder and file where they are absent and brings an older schema up to date. A `traceless` reader
-    leaves no -wal and -shm behind, as others do; it is for a short look only.
-    HostError: not there, not permitted, or written by a newer guard. HistoryDamaged: unsound.
+    A writer creates folder and file and migrates an older schema. A `traceless` reader leaves no -wal and -shm behind;
+    it is for a short read only.
+    HostError: not there, not permitted, or written by a newer guard. HistoryDamaged: not intact.
     """
     with translate_errors("open the history", path):
         database, note = _writer(path) if writes else _reader(path, traceless=traceless)
@@ -82,15 +82,15 @@ def connect(path: Path, *, writes: bool, traceless: bool = False) -> tuple[sqlit
 
 
 def set_aside(path: Path, now: float, damage: HistoryDamaged) -> str:
-    """Move an unsound file with its WAL aside and return the sentence to log. `now`: wall seconds."""
+    """Move a damaged file and its WAL aside and return the message to log. `now`: wall seconds."""
     aside = path.with_name(f"{path.name}.corrupt-{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}")
     with translate_errors("set aside the damaged history", path):
         for suffix in ("", "-wal", "-shm"):
             with suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     return (
-        f"The history {path} is damaged ({damage.cause}); it was moved to {aside} and a new one begun. "
-        f"To read what is left of it: sqlite3 {aside} .recover"
+        f"The history {path} is damaged ({damage.cause}). Moved it to {aside} and started a new one. "
+        f"To read the rest of it: sqlite3 {aside} .recover"
     )
 
 
@@ -115,7 +115,7 @@ def _writer(path: Path) -> tuple[sqlite3.Connection, str]:
 
 
 def check_pages(database: sqlite3.Connection, path: Path, seconds: float = float("inf")) -> bool:
-    """Raise HistoryDamaged where a page is unsound (some 50 ms for `CHECK_BYTES`); False: not done within `seconds`."""
+    """Raise HistoryDamaged if a page is damaged (some 50 ms for `CHECK_BYTES`); return False if not done in `seconds`."""
     deadline = time.monotonic() + seconds
     database.set_progress_handler(lambda: time.monotonic() > deadline, PROGRESS_STEPS)
     try:
@@ -132,10 +132,10 @@ def check_pages(database: sqlite3.Connection, path: Path, seconds: float = float
 
 
 def _reader(path: Path, *, traceless: bool) -> tuple[sqlite3.Connection, str]:
-    """Open for reading; where SQLite would have to create its -shm file and may not, read the file as it lies."""
-    os.close(os.open(path, os.O_RDONLY))  # says "not there" and "not permitted" better than SQLite does
+    """Open for reading; if SQLite may not create its -shm file, read the file alone, without the WAL."""
+    os.close(os.open(path, os.O_RDONLY))  # names "not there" and "not permitted" better than SQLite
     if traceless and not path.with_name(path.name + "-wal").exists():
-        return _open(path, "ro&immutable=1"), ""  # nobody has it open, so the file is whole
+        return _open(path, "ro&immutable=1"), ""  # nobody has it open, so the file is complete
     database = _open(path, "ro")
     try:
         database.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -157,7 +157,7 @@ def _open(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _check_version(database: sqlite3.Connection, path: Path, *, writes: bool) -> None:
-    """Bring an older schema up to date (writer), or refuse what this guard can't read."""
+    """Migrate an older schema (writer), or refuse one that this version can't read."""
     version = int(database.execute("PRAGMA user_version").fetchone()[0])
     known = len(MIGRATIONS)
     if version > known:
@@ -165,7 +165,7 @@ def _check_version(database: sqlite3.Connection, path: Path, *, writes: bool) ->
         raise HostError("use the history", path, cause, "Use the newer guard that wrote it, or move the file away.")
     if version < known and not writes:
         cause = OSError(None, f"it has schema {version}, this guard reads {known}")
-        raise HostError("read the history", path, cause, "Start the guard once: it brings the file up to date.")
+        raise HostError("read the history", path, cause, "Start the guard once: it migrates the file.")
     for number in range(version, known):
         database.execute("BEGIN IMMEDIATE")
         for statement in MIGRATIONS[number]:
@@ -175,7 +175,7 @@ def _check_version(database: sqlite3.Connection, path: Path, *, writes: bool) ->
 
 
 def _make_folder(folder: Path) -> None:
-    """Create the folder for root and the readers; one that systemd made for root alone is opened to them."""
+    """Create the folder for root and the readers; one that systemd created for root alone is opened to them."""
     if not folder.exists():
         _make_folder(folder.parent)
         folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
@@ -185,7 +185,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _hand_to_readers(path: Path, mode: int) -> None:
-    """Give the path to the group of readers. Without the right to (no CAP_CHOWN, not in the group) it stays root's."""
+    """Give the path to the group of readers. Without permission (no CAP_CHOWN, not in the group) it stays root's."""
     path.chmod(mode)
     with suppress(KeyError, PermissionError):
         os.chown(path, -1, grp.getgrnam(READERS).gr_gid)

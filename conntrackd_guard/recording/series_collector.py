@@ -1,7 +1,7 @@
-"""Gathers points for the time series: the loop notes what its looks show, the recorder's thread takes them.
+"""Collect points for the time series: the main loop adds its readings, the recorder's thread takes the points.
 
-Nothing is read for it, but for one look a minute while no table is near its limit. A look sees some of the tables;
-the others are told as they were last seen. Where the disk stalls, the oldest points are given up.
+Nothing is read for it, but for one reading a minute while no table is near its limit. A reading has some of the tables;
+the others count as they were last read. While the disk stalls, the oldest points are dropped.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from conntrackd_guard.core.usage import risen
 from conntrackd_guard.history.series import MOST_TABLES, OTHERS, Point
 
 IDLE_SECONDS = 60
-"""While nothing else asks for a look, there is one for a point this often."""
+"""Without other readings, one is made for the series at this interval."""
 MOST_POINTS = 4_000
-"""Those of three minutes with MOST_TABLES and the others a second, about 0.25 KB each."""
+"""Three minutes of MOST_TABLES and the others each second, about 0.25 KB a point."""
 _LONGEST_LABEL = 60
 
 
 @dataclass(slots=True)
 class _Known:
-    """A table as it was last seen, and what the second that is not over showed of it."""
+    """A table as it was last read, and its figures of the current second."""
 
     label: str
     count: int
@@ -36,23 +36,23 @@ class _Known:
 
 
 class SeriesCollector:
-    """`is_due` and `note` are for the loop, `take` for the recorder's thread."""
+    """`is_due` and `note` are for the main loop, `take` for the recorder's thread."""
 
     def __init__(self) -> None:
         self._closed: deque[Point] = deque(maxlen=MOST_POINTS)
         self._known: dict[int, _Known] = {}
         self._present: frozenset[int] = frozenset()
         self._second = self._limit = 0
-        self._looked_seconds = 0.0
+        self._read_seconds = 0.0
 
     def is_due(self, wall_seconds: float) -> bool:
-        """Return whether there was no look for so long that one is to be made for the series."""
-        return not 0 <= wall_seconds - self._looked_seconds < IDLE_SECONDS
+        """Return whether the last reading is IDLE_SECONDS old."""
+        return not 0 <= wall_seconds - self._read_seconds < IDLE_SECONDS
 
     def note(self, tables: Sequence[Table], present: frozenset[int], limit: int, wall_seconds: float) -> None:
-        """Note a look at `tables`, some of the namespaces `present`: each second's peaks, and what counters rose by."""
+        """Add a reading of `tables`, some of the namespaces `present`: each second's peaks, and the rise of counters."""
         if tables or self.is_due(wall_seconds):
-            self._looked_seconds = wall_seconds
+            self._read_seconds = wall_seconds
         if not tables:
             return
         if int(wall_seconds) != self._second:
@@ -67,7 +67,7 @@ class SeriesCollector:
             if known is None:
                 known = _Known(label, table.count, table.drop, table.early_drop, peak=table.count)
                 self._known[table.namespace] = known
-            if not label.startswith("process "):  # which process leads to it changes, and it stays the same table
+            if not label.startswith("process "):  # the process that leads to it changes, the table does not
                 known.label = label
             known.count, known.peak = table.count, max(known.peak, table.count)
             known.dropped += risen(known.drop, table.drop)
@@ -75,14 +75,14 @@ class SeriesCollector:
             known.drop, known.early_drop = table.drop, table.early_drop
 
     def take(self) -> list[Point]:
-        """Return the points gathered since, but for those of the second that is not over."""
-        taken = []
+        """Return the points since the last call, without the current second."""
+        points = []
         while self._closed:
-            taken.append(self._closed.popleft())
-        return taken
+            points.append(self._closed.popleft())
+        return points
 
     def _close_second(self) -> None:
-        """Make points of what is known: the fullest tables, and the sum of the others."""
+        """Add points for the fullest tables, and one for the sum of the others."""
         fullest = dict(heapq.nlargest(MOST_TABLES, self._known.items(), key=lambda item: item[1].peak))
         others = [known for name, known in self._known.items() if name not in fullest]
         self._closed.extend(self._point(name, known.label, [known]) for name, known in fullest.items())

@@ -1,4 +1,4 @@
-"""Overrides as they are typed, on a made-up host: pauses, and what no order needs."""
+"""Overrides from the command line, on a made-up host: pauses, settings, permissions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from testbed.another_user import run_as_another
 from testbed.guarded import LIMIT, Guarded, Host
-from testbed.ordered import STEP, refuse_rows
+from testbed.overridden import STEP, refuse_rows
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
@@ -39,7 +39,7 @@ def refuse_writes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_revert_pauses_for_an_hour(guarded: Guarded) -> None:
-    """The limit, and the file for the next boot, are as before the raise; raising pauses, or the next line would undo it."""
+    """Limit and drop-in are as before the raise; raising pauses, or the next message would undo it."""
     assert main(["revert"], guarded.paths) is Exit.DONE
     assert (guarded.host.limit, guarded.host.persisted) == (LIMIT, None)
     until = pause_until(guarded)
@@ -47,23 +47,23 @@ def test_a_revert_pauses_for_an_hour(guarded: Guarded) -> None:
     assert 0 < until - time.clock_gettime(time.CLOCK_BOOTTIME) <= HOUR
 
 
-@pytest.mark.parametrize(("ordered", "lasts"), [([], None), (["--for", "3h"], 3 * HOUR)])
+@pytest.mark.parametrize(("options", "lasts"), [([], None), (["--for", "3h"], 3 * HOUR)])
 def test_a_revert_shortens_no_pause(
-    guarded: Guarded, capsys: pytest.CaptureFixture[str], ordered: list[str], lasts: float | None
+    guarded: Guarded, capsys: pytest.CaptureFixture[str], options: list[str], lasts: float | None
 ) -> None:
-    """A pause that lasts longer than the revert's own stays as it was ordered, and the revert says so."""
-    assert main(["pause", "--reason", "drill", *ordered], guarded.paths) is Exit.DONE
+    """A pause that lasts longer than the revert's own stays, and the command prints so."""
+    assert main(["pause", "--reason", "drill", *options], guarded.paths) is Exit.DONE
     before = pause_until(guarded)
     assert (before is None) is (lasts is None)
     assert main(["revert"], guarded.paths) is Exit.DONE
     assert pause_until(guarded) == before
-    told = capsys.readouterr().err
-    assert "for 1 h" not in told
-    assert "raising stays paused" in told
+    printed = capsys.readouterr().err
+    assert "for 1 h" not in printed
+    assert "raising stays paused" in printed
 
 
 def test_a_revert_lengthens_a_shorter_pause(guarded: Guarded) -> None:
-    """A pause that would end within the hour makes way for the revert's own."""
+    """A pause that would end within the hour is replaced by the revert's own."""
     main(["pause", "--for", "10min"], guarded.paths)
     assert main(["revert"], guarded.paths) is Exit.DONE
     assert (pause_until(guarded) or 0) > time.clock_gettime(time.CLOCK_BOOTTIME) + HOUR / 2
@@ -73,7 +73,7 @@ def test_a_revert_lengthens_a_shorter_pause(guarded: Guarded) -> None:
 def test_a_refused_revert_leaves_the_pause_as_it_was(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch, seconds: float | None
 ) -> None:
-    """Where the kernel refuses, neither is an earlier pause lost nor does the revert's own stay."""
+    """If the kernel refuses, an earlier pause is kept, and the revert's own is not."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     if seconds != 0.0:
         guarded.runtime_dir.put_pause(Pause(by="root", reason="drill", until_seconds=seconds and now + seconds))
@@ -85,16 +85,16 @@ def test_a_refused_revert_leaves_the_pause_as_it_was(
     assert guarded.reasons()[-1] == "override revert rejected"
 
 
-def test_an_order_stays_small_on_a_crowded_host(guarded: Guarded) -> None:
-    """Any user can make thousands of namespaces: an order's record tells the small ones as a sum, as a decision does."""
+def test_an_override_stays_small_on_a_crowded_host(guarded: Guarded) -> None:
+    """Any user can create thousands of namespaces: an override's record has the small ones as a sum, as a decision has."""
     for pid in range(300, 400):
         guarded.host.namespace(str(pid), 1)
     assert main(["pause"], guarded.paths) is Exit.DONE
     with guarded.history() as history:
-        told = detail(history, 2)
-        assert told is not None
-        seen = told.record.observation
-        assert len(seen.tables) + seen.small_tables == 101  # and the container with nothing in it is idle
+        found = detail(history, 2)
+        assert found is not None
+        seen = found.record.observation
+        assert len(seen.tables) + seen.small_tables == 101  # and the empty container is idle
         assert seen.small_tables > 50
 
 
@@ -108,8 +108,8 @@ def settings_that_cannot_be_used(host: Host) -> Path:
 
 
 @pytest.mark.usefixtures("bad_settings")
-def test_orders_need_no_good_settings(guarded: Guarded, capsys: pytest.CaptureFixture[str]) -> None:
-    """With settings that can't be used the operator can still stop, undo and resume; what is wrong is told."""
+def test_overrides_work_with_bad_settings(guarded: Guarded, capsys: pytest.CaptureFixture[str]) -> None:
+    """The operator can still pause, revert and resume; the error in the settings is printed."""
     for arguments in (["pause"], ["revert"], ["resume"]):
         assert main(arguments, guarded.paths) is Exit.DONE
         assert "guard.yaml:1: 'budgett': found an unknown key" in capsys.readouterr().err
@@ -117,10 +117,10 @@ def test_orders_need_no_good_settings(guarded: Guarded, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("arguments", [["pause"], ["resume"], ["revert"]])
-def test_an_order_that_history_refuses_stands(
+def test_an_override_stands_if_history_refuses_it(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    """On a full disk the order is carried out all the same, says that it is not in history, and stays for the guard."""
+    """On a full disk the override is carried out, prints that it is not in history, and is left for the guard."""
     refuse_rows(monkeypatch)
     assert main(arguments, guarded.paths) is Exit.DONE
     assert (
@@ -130,7 +130,7 @@ def test_an_order_that_history_refuses_stands(
     assert (guarded.host.limit == LIMIT) is (arguments == ["revert"])
 
 
-ORDERS = """
+OVERRIDES = """
 import sys
 from pathlib import Path
 from conntrackd_guard.cli.main import main
@@ -142,9 +142,9 @@ sys.exit(main(sys.argv[2:], Paths(Path(sys.argv[1]))))
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: becomes another user")
 @pytest.mark.parametrize("arguments", [["pause"], ["resume"], ["revert"]])
-def test_another_user_may_not_order(guarded: Guarded, tmp_path: Path, arguments: list[str]) -> None:
-    """Without the rights an order ends with 77, says who may, and leaves everything as it was."""
-    ended = run_as_another(ORDERS, str(guarded.host.root), *arguments, tmp_path=tmp_path)
+def test_another_user_may_not_override(guarded: Guarded, tmp_path: Path, arguments: list[str]) -> None:
+    """The command exits with 77, names who may, and changes nothing."""
+    ended = run_as_another(OVERRIDES, str(guarded.host.root), *arguments, tmp_path=tmp_path)
     assert ended.returncode == Exit.NOT_PERMITTED
     assert "Run this as root." in ended.stderr or "Run as root" in ended.stderr
     assert guarded.runtime_dir.overrides() == []

@@ -1,4 +1,4 @@
-"""What `guard revert` undoes, what it refuses, and what is left where it is cut short."""
+"""What `guard revert` undoes and refuses, and what an interrupted one leaves behind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host, Killed
-from testbed.ordered import STEP, fill_and_turn, refuse_rows
+from testbed.overridden import STEP, fill_and_turn, refuse_rows
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
@@ -16,7 +16,7 @@ SETTING = "net.netfilter.nf_conntrack_max"
 
 
 def another_writes(guarded: Guarded, limit: int) -> None:
-    """Have another program set the limit, and the guard notice."""
+    """Set the limit as another program does, and have the guard notice."""
     guarded.host.table(10)
     guarded.host.limit = limit
     guarded.turn(15.0)
@@ -24,7 +24,7 @@ def another_writes(guarded: Guarded, limit: int) -> None:
 
 
 def test_a_revert_stops_at_another_writers_value(guarded: Guarded, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the guard built on another's value is undone down to that value, and no further."""
+    """Raises above another program's limit are undone down to that limit, and no further."""
     another_writes(guarded, 1_000_000)
     fill_and_turn(guarded)
     assert guarded.host.limit == 1_500_000
@@ -36,7 +36,7 @@ def test_a_revert_stops_at_another_writers_value(guarded: Guarded, capsys: pytes
 
 
 def test_a_value_set_while_no_guard_ran_is_not_reverted(guarded: Guarded) -> None:
-    """Nobody recorded who set it, but the limit is not what the guard's last raise left."""
+    """Nobody recorded who set it, but the guard's last raise did not."""
     guarded.stop()
     guarded.host.limit = 1_000_000
     assert main(["revert", "--all"], guarded.paths) is Exit.NO
@@ -50,7 +50,7 @@ def test_a_value_set_while_no_guard_ran_is_not_reverted(guarded: Guarded) -> Non
 
 
 def test_raises_are_undone_one_after_the_other(guarded: Guarded, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each revert goes back one raise; one already undone, or one that never was, can't be named."""
+    """Each revert undoes one raise; one already undone, or one that never happened, can't be selected."""
     fill_and_turn(guarded)
     guarded.host.table(10)
     assert guarded.host.limit == 147_456
@@ -64,7 +64,7 @@ def test_raises_are_undone_one_after_the_other(guarded: Guarded, capsys: pytest.
 
 
 def test_a_raise_by_number_is_undone_with_all_after_it(guarded: Guarded) -> None:
-    """Naming the first of two goes back to where it began."""
+    """The first of two raises undoes both."""
     fill_and_turn(guarded)
     guarded.host.table(10)
     assert main(["revert", "1"], guarded.paths) is Exit.DONE
@@ -72,7 +72,7 @@ def test_a_raise_by_number_is_undone_with_all_after_it(guarded: Guarded) -> None
 
 
 def test_live_flows_are_not_squeezed_without_force(guarded: Guarded, capsys: pytest.CaptureFixture[str]) -> None:
-    """A table that holds more than the target would drop new connections: refused, unless that is meant."""
+    """A table with more entries than the target would drop new connections: refused without --force."""
     guarded.host.table(70_000)
     assert main(["revert", "--dry-run"], guarded.paths) is Exit.NO
     assert main(["revert"], guarded.paths) is Exit.NO
@@ -86,7 +86,7 @@ def test_live_flows_are_not_squeezed_without_force(guarded: Guarded, capsys: pyt
 def test_without_a_history_there_is_nothing_to_revert(
     host: Host, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    """A host on which no guard ever ran: the answer is no, and no failure."""
+    """On a host where no guard ever ran the answer is no, not a failure."""
     guarded = Guarded(host)
     guarded.stop()
     for path in guarded.paths.state_folder.glob("history.db*"):
@@ -99,7 +99,7 @@ def test_without_a_history_there_is_nothing_to_revert(
 def test_a_raise_that_history_has_not_taken_yet_can_be_undone(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the disk refuses rows the intent tells what was raised: nobody has to wait for the disk to go back."""
+    """While the disk refuses rows the intent has the raise: a revert need not wait for the disk."""
     with monkeypatch.context() as patch:
         refuse_rows(patch)
         guarded.host.table(STEP)
@@ -114,7 +114,7 @@ def test_a_raise_that_history_has_not_taken_yet_can_be_undone(
 
 
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("found", "recorded"),
     [
         (LIMIT, ("applied", LIMIT, "uid 0 reverted the limit from")),
         (STEP, ("not_applied", STEP, "uid 0 tried to revert the limit from")),
@@ -122,9 +122,9 @@ def test_a_raise_that_history_has_not_taken_yet_can_be_undone(
     ],
 )
 def test_a_killed_revert_is_recorded_as_the_kernel_shows_it(
-    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, found: int, told: tuple[str, int | None, str]
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, found: int, recorded: tuple[str, int | None, str]
 ) -> None:
-    """Its file is written before the limit: the next start tells a revert that was made from one that was not."""
+    """The override is left before the limit is written: the next start goes by the limit in force."""
 
     def killed(*_: object) -> int:
         raise Killed
@@ -136,8 +136,8 @@ def test_a_killed_revert_is_recorded_as_the_kernel_shows_it(
     guarded.host.limit = found
     after = Guarded(guarded.host, clock=guarded.clock)
     row = after.rows()[-1]
-    assert (row.outcome, row.limit_after, row.sentence.split(" 98,304")[0]) == told
-    assert after.recovered.state.set_limit == (None if told[0] == "applied" else STEP)
+    assert (row.outcome, row.limit_after, row.sentence.split(" 98,304")[0]) == recorded
+    assert after.recovered.state.set_limit == (None if recorded[0] == "applied" else STEP)
     assert after.runtime_dir.overrides() == []
     after.stop()
 
@@ -146,7 +146,7 @@ def test_a_killed_revert_is_recorded_as_the_kernel_shows_it(
 def test_a_revert_stands_whatever_comes_right_after_it(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch, *, raised: bool
 ) -> None:
-    """Interrupted as it waits for a raise on its way, it holds for the next boot too; such a raise is undone with it."""
+    """Interrupted while it waits for a raise on its way, it is persisted all the same; such a raise is undone too."""
 
     def meanwhile(_: float) -> None:
         if not raised:

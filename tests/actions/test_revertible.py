@@ -16,8 +16,8 @@ from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 
-Move = tuple[str, int, int]
-"""What was done, the limit before and after, in thousands."""
+Change = tuple[str, int, int]
+"""The change, and the limit before and after it, in thousands."""
 
 
 def host(root: Path, boot_id: str = BOOT) -> Paths:
@@ -28,8 +28,8 @@ def host(root: Path, boot_id: str = BOOT) -> Paths:
     return paths
 
 
-def record(number: int, move: Move) -> Record:
-    """Return the record of a move."""
+def record(number: int, move: Change) -> Record:
+    """Return the record of a change."""
     what, before, after = move
     key = str(number)
     if what == "other":
@@ -56,11 +56,11 @@ def record(number: int, move: Move) -> Record:
         ([("raise", 1, 2), ("raise", 2, 3)], 3, [2, 1]),
         ([("raise", 1, 2), ("refused", 2, 3)], 2, [1]),
         ([("raise", 1, 2)], 9, []),  # set while no guard ran
-        ([("raise", 1, 2), ("raise", 9, 12)], 12, [2]),  # and the guard went on from there
+        ([("raise", 1, 2), ("raise", 9, 12)], 12, [2]),  # and the guard raised from there
         ([("raise", 1, 2), ("raise", 7, 8), ("raise", 2, 9)], 9, [3]),
         ([("raise", 1, 2), ("other", 2, 9), ("raise", 9, 12)], 12, [3]),
         ([("raise", 1, 2), ("other", 2, 9)], 9, []),
-        ([("raise", 1, 2), ("other", 2, 1), ("other", 1, 2)], 2, []),  # 2 is another's wish now
+        ([("raise", 1, 2), ("other", 2, 1), ("other", 1, 2)], 2, []),  # another program set 2
         ([("raise", 1, 2), ("raise", 2, 3), ("revert", 3, 2)], 2, [1]),
         ([("raise", 1, 2), ("raise", 2, 3), ("revert", 3, 1)], 1, []),
         ([("raise", 1, 2), ("raise", 2, 3), ("revert", 3, 2), ("raise", 2, 4)], 4, [4, 1]),
@@ -73,8 +73,8 @@ def record(number: int, move: Move) -> Record:
         ([("raise", 1, 2), ("revert", 2, 1), ("raise", 2, 3)], 1, []),  # a raise on its way was recorded after it
     ],
 )
-def test_standing_raises(tmp_path: Path, moves: list[Move], limit: int, standing: list[int]) -> None:
-    """Newest first, down to another writer's value, and without those that were reverted."""
+def test_revertible_raises(tmp_path: Path, moves: list[Change], limit: int, standing: list[int]) -> None:
+    """Newest first, down to another program's limit, and without those that were reverted."""
     paths = host(tmp_path)
     with History(paths.history, mode="writer") as history:
         for number, move in enumerate(moves):
@@ -83,7 +83,7 @@ def test_standing_raises(tmp_path: Path, moves: list[Move], limit: int, standing
 
 
 def test_a_boot_ends_what_other_writers_did(tmp_path: Path) -> None:
-    """What was kept is in force again, so the raises that led to it stand, and another's value is gone."""
+    """The persisted limit is in force again, so its raises are revertible, and another program's limit is gone."""
     paths = host(tmp_path, "a later boot")
     with History(paths.history, mode="writer") as history:
         for number, move in enumerate([("raise", 1, 2), ("raise", 2, 3), ("other", 3, 9)]):
@@ -92,8 +92,8 @@ def test_a_boot_ends_what_other_writers_did(tmp_path: Path) -> None:
     assert revertible_raises(paths, 9) == []
 
 
-def test_a_raise_that_is_an_intent_yet_comes_once(tmp_path: Path) -> None:
-    """An intent stays until the file for the next boot is written: its row, where there is one, counts instead."""
+def test_a_raise_with_an_open_intent_is_listed_once(tmp_path: Path) -> None:
+    """An intent stays until the drop-in is written; its row, if there is one, counts instead."""
     paths = host(tmp_path)
     (tmp_path / "run").mkdir()
     runtime_dir = RuntimeDir(paths)

@@ -29,7 +29,7 @@ st.register_type_strategy(float, st.floats(allow_nan=False))  # NaN equals nothi
 
 
 def a_hold(**observed: Any) -> Record:
-    """Return a hold at a ceiling, with these fields of its observation."""
+    """Return a hold at `max_limit`, with these fields of its observation."""
     plain = {"boottime_seconds": 1.0, "wall_seconds": 2.0, "boot_id": "b", "limit": 10, "kernel_limit": 10}
     return Record(
         key="k",
@@ -56,7 +56,7 @@ def test_a_policy_survives_json(policy: Policy) -> None:
 
 
 def test_every_hold_reason_has_a_code_of_its_own() -> None:
-    """A code leads back to one reason only, or a history would tell another story than the log."""
+    """Else a history would be read as another one than was written."""
     assert [hold_reason(reason.code) for reason in HoldReason] == list(HoldReason)
     assert len({reason.code for reason in HoldReason}) == len(HoldReason)
 
@@ -85,7 +85,7 @@ def test_fields_an_older_guard_lacked_take_their_default() -> None:
         (State, [], "expected State, found"),
     ],
 )
-def test_what_does_not_fit_is_said(kind: type[Any], data: object, says: str) -> None:
+def test_an_error_names_what_does_not_fit(kind: type[Any], data: object, says: str) -> None:
     """A damaged row is refused by name, never read as something else."""
     with pytest.raises(ValueError, match=says):
         decode(kind, data)
@@ -98,8 +98,8 @@ def test_an_unknown_decision_is_refused(data: object) -> None:
         decode_decision(data)
 
 
-def test_figures_are_no_part_of_the_identity() -> None:
-    """Count and time may move; namespace, trigger, verdict, reason and limit make the news."""
+def test_figures_are_no_part_of_the_fingerprint() -> None:
+    """Count and time may differ; namespace, trigger, verdict, reason and limit may not."""
     busy = a_hold(wall_seconds=99.0, tables=(Table(namespace=7, label="x", count=9),))
     assert fingerprint(busy) == fingerprint(a_hold())
     assert fingerprint(a_hold(limit=11)) != fingerprint(a_hold())

@@ -36,7 +36,7 @@ from conntrackd_guard.core.text import printable
 
 
 def held(reason: HoldReason, bound: Bound = Bound.TARGET) -> Hold:
-    """Return a hold with the sum."""
+    """Return a hold with an arithmetic."""
     return Hold(reason=reason, arithmetic=replace(SUM, bound=bound, target=70000), advice=("Do this.",))
 
 
@@ -52,7 +52,7 @@ def lowered(detail: str, earlier: int = 2) -> Record:
 
 
 def broken(**terms: Any) -> Record:
-    """Return the record of a budget or a reserve that is broken by what is held."""
+    """Return the record of a budget, or of `min_available`, that the tables exceed."""
     return a_record("a", Hold(reason=HoldReason.RESERVE_BROKEN, arithmetic=replace(SUM, **terms)))
 
 
@@ -171,7 +171,7 @@ def test_a_sentence_has_reason_figures_and_next_step(record: Record, says: str) 
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
 @given(st.from_type(Record))
 def test_every_record_has_one_printable_line(record: Record) -> None:
-    """Whatever was decided and whatever strangers wrote, the sentence is one line that no terminal acts on."""
+    """Whatever the decision and whatever strangers wrote: one line without control characters."""
     assert sentence(record, Policy()).isprintable()
 
 
@@ -195,13 +195,13 @@ def test_every_hold_has_a_sentence(decision: Hold) -> None:
         ("\x9b31m", "\\x9b31m"),
     ],
 )
-def test_what_a_terminal_would_act_on_is_shown(text: str, shown: str) -> None:
+def test_control_characters_are_escaped(text: str, shown: str) -> None:
     """Escapes, line breaks, C1 controls and bidi overrides become visible, letters of any script stay."""
     assert printable(text) == shown
 
 
 ROOTLESS = Table(namespace=4026532316, label="rootless", count=65536, user_owned=True)
-"""The table that the line names: any user may have made and filled it."""
+"""The table that the message names: any user can have created and filled it."""
 
 
 @pytest.mark.parametrize(
@@ -246,8 +246,8 @@ def test_a_hostile_name_does_not_reach_the_screen() -> None:
     )
 
 
-def test_a_namespace_whose_name_is_a_path_of_4_kb_leaves_room_for_the_why() -> None:
-    """Its name is cut where a table is named; the number tells which it is."""
+def test_a_long_name_of_a_namespace_is_cut() -> None:
+    """The number identifies it."""
     named = table_name(Table(namespace=7, label="\x1b" + "x" * 4096, count=1))
     assert named.startswith(r"\x1bxxx")
     assert named.endswith("x… (netns 7)")

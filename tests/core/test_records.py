@@ -1,4 +1,4 @@
-"""What is the same news: a table of two records each."""
+"""Fingerprints, merging, and which holds an operator has to act on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from conntrackd_guard.core.model import (
     Table,
     TriggerKind,
 )
-from conntrackd_guard.core.records import changes_state, fingerprint, merges
+from conntrackd_guard.core.records import changes_state, fingerprint, merges, needs_operator
 
 PAST = a_record("past", Hold(reason=HoldReason.HISTORICAL))
 REFUSED = replace(a_record("r", RAISE), outcome=Outcome(kind=OutcomeKind.REJECTED, errno=30, detail="read-only"))
@@ -48,8 +48,8 @@ def triggered(record: Record, **more: Any) -> Record:
         (REFUSED, a_record("a", RAISE, OutcomeKind.APPLIED), False),
     ],
 )
-def test_identity(one: Record, other: Record, *, same: bool) -> None:
-    """Figures and words are no part of it; the kind of line, the limit and a refusal's error are."""
+def test_fingerprint(one: Record, other: Record, *, same: bool) -> None:
+    """Figures and words are no part of it; the kind of message, the limit and a refusal's error are."""
     assert (fingerprint(one) == fingerprint(other)) is same
 
 
@@ -64,5 +64,37 @@ def test_identity(one: Record, other: Record, *, same: bool) -> None:
     ],
 )
 def test_what_merges(record: Record, *, merged: bool, folded: bool) -> None:
-    """Each raise, each order and each fight is a row of its own; what is only said again is counted."""
+    """Each raise, override and conflict is a row of its own; repeats are counted."""
     assert (merges(record), changes_state(record)) == (merged, folded)
+
+
+ACTIONABLE = [
+    "at_ceiling",
+    "chains",
+    "conflict",
+    "flood",
+    "int_max",
+    "over_budget",
+    "over_budget_at_start",
+    "reserve",
+    "reserve_broken",
+]
+
+
+def test_which_holds_an_operator_has_to_act_on() -> None:
+    """Those at a bound, a conflict and exceeded memory; time or a raise ends the others."""
+    assert sorted(why.code for why in HoldReason if needs_operator(a_record("1", Hold(reason=why)))) == ACTIONABLE
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        a_record("1", RAISE, OutcomeKind.APPLIED),
+        a_record("1", RAISE, OutcomeKind.REJECTED),
+        a_record("1", Override(kind=OverrideKind.PAUSE)),
+        a_record("1", Hold(reason=HoldReason.AT_CEILING), OutcomeKind.UNKNOWN),
+    ],
+)
+def test_an_operator_need_not_act_on_other_decisions(record: Record) -> None:
+    """Such as raises, overrides, and a hold for a write with an unknown outcome."""
+    assert not needs_operator(record)

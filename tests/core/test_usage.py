@@ -6,8 +6,9 @@ import math
 
 import pytest
 
+from conntrackd_guard.core.assessment import Growth, presses
 from conntrackd_guard.core.configuration import Policy
-from conntrackd_guard.core.usage import Growth, is_stable, presses, risen, seconds_to_full
+from conntrackd_guard.core.usage import is_stable, risen, seconds_to_full
 
 U32 = 1 << 32
 

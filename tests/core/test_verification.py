@@ -1,4 +1,4 @@
-"""What came of a raise: whether the drops ended, and how long the new limit lasts."""
+"""Verification of a raise: whether the drops ended, and when the new limit would be full."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from conntrackd_guard.core.verification import Drops, End, Verification
 
 LIMIT = 98_304
 TABLE = Table(namespace=4026532316, label="web", count=65_536, drop=3, early_drop=0)
-"""As the record of `raised` saw it at 50 s."""
+"""As in the record of `raised`, at 50 s."""
 GONE = "The table is full again."
 SHORT = "Watched too briefly for a forecast."
 
 
 def watched(*looks: tuple[float, int, int | None], end: End = End.WATCHED, until: float = 10.0) -> Verification:
-    """Return what came of a raise by looks of (seconds after it, count, drops since it)."""
+    """Return a verification from readings of (seconds after the raise, count, drops since)."""
     after = verification.begin(raised("r", tables=(TABLE,)), LIMIT)
     for seconds, count, dropped in looks:
         table = replace(TABLE, count=count, drop=None if dropped is None else 3 + dropped, dropped=dropped)
@@ -34,21 +34,21 @@ def watched(*looks: tuple[float, int, int | None], end: End = End.WATCHED, until
         ([(0.1, 65_540, 4), (9.9, 66_000, 4)], Drops.ENDED, 4),
         ([(0.1, 65_540, 4), (5.0, 66_000, 9), (9.9, 66_000, 9)], Drops.ENDED, 9),
         ([(0.1, 65_540, 4), (5.1, 98_304, 9)], Drops.CONTINUING, 9),
-        ([(0.1, 65_540, 4), (9.9, 66_000, 0)], Drops.ENDED, 4),  # ten quiet seconds begin the count anew
+        ([(0.1, 65_540, 4), (9.9, 66_000, 0)], Drops.ENDED, 4),  # ten quiet seconds reset the counter
         ([(0.1, 65_540, 4), (0.2, 5, 0), (9.9, 66_000, 3)], Drops.CONTINUING, 7),  # so does another namespace
         ([(0.1, 65_540, 4), (0.2, 65_540, None), (9.9, 66_000, 4)], Drops.ENDED, 4),
         ([(0.1, 65_540, None)], Drops.UNKNOWN, None),
         ([], Drops.UNKNOWN, None),
     ],
 )
-def test_drops_end_or_continuing(looks: list[tuple[float, int, int | None]], drops: Drops, dropped: int | None) -> None:
-    """What the later half of the watch still saw goes on; unread counters are no proof of anything."""
+def test_drops_end_or_continue(looks: list[tuple[float, int, int | None]], drops: Drops, dropped: int | None) -> None:
+    """Drops in the later half of the time continue; missing counters prove nothing."""
     found = watched(*looks)
     assert (found.drops, found.dropped) == (drops, dropped)
 
 
-def test_other_tables_prove_nothing_of_the_one_that_was_raised_for() -> None:
-    """Its own counter can't be read, or it is gone before the first look: that the others drop nothing is no cure."""
+def test_other_tables_prove_nothing_about_the_one_raised_for() -> None:
+    """Its counter can't be read, or it is gone before the first reading: the others don't count."""
     other = replace(TABLE, namespace=7, dropped=0)
     for looks in ([TABLE, other], [other]):
         after = verification.begin(raised("r", tables=(TABLE, other)), LIMIT)
@@ -63,22 +63,22 @@ def test_drops_of_several_tables_are_added() -> None:
     assert verification.conclude(after, End.WATCHED, 60.0).dropped == 7
 
 
-def test_how_long_it_lasts_is_worked_out_from_the_growth_after_the_raise() -> None:
-    """1,000 entries and 100 refused in 10 s are 110 a second; the table that is full first counts."""
+def test_the_forecast_is_from_the_growth_after_the_raise() -> None:
+    """1,000 entries and 100 drops in 10 s are 110 a second; the table that would be full first counts."""
     found = watched((10.0, 66_536, 100))
     assert found.growth_per_second == 110.0
     assert found.seconds_to_full == pytest.approx((LIMIT - 66_536) / 110, abs=0.1)
 
 
 def test_evicted_entries_are_growth() -> None:
-    """A table of unreplied entries overflows by eviction, its count stands still."""
+    """A table of unanswered entries overflows by eviction, at a constant count."""
     after = verification.begin(raised("r", tables=(TABLE,)), LIMIT)
     after = verification.seen(after, [replace(TABLE, early_drop=500, dropped=0)], 60.0)
     assert verification.conclude(after, End.WATCHED, 60.0).growth_per_second == 50.0
 
 
-def test_a_table_that_shrinks_or_was_seen_too_short_lasts_for_no_known_time() -> None:
-    """No growth is said as such; a growth of half a second is not made a forecast."""
+def test_without_growth_or_time_there_is_no_forecast() -> None:
+    """No growth is 0; half a second is no basis for a forecast."""
     shrinks = watched((10.0, 60_000, 0))
     assert (shrinks.growth_per_second, shrinks.seconds_to_full) == (0.0, None)
     stands = watched((300.0, 65_537, 0), until=300.0)  # a host that was suspended
@@ -88,15 +88,15 @@ def test_a_table_that_shrinks_or_was_seen_too_short_lasts_for_no_known_time() ->
 
 
 def test_a_table_that_is_gone_is_no_forecast() -> None:
-    """A container that grew fast and ended soon fills no limit: what was seen to the end is told."""
+    """A container that grew fast and ended soon fills no limit."""
     after = verification.begin(raised("r", tables=(TABLE, replace(TABLE, namespace=7, count=1000))), LIMIT)
     after = verification.seen(after, [replace(TABLE, namespace=7, count=31_000)], 53.0)
     after = verification.seen(after, [replace(TABLE, count=66_536)], 60.0)
     assert verification.conclude(after, End.WATCHED, 60.0).growth_per_second == 100.0
 
 
-def test_another_namespace_under_the_same_number_begins_anew() -> None:
-    """Numbers are reused at once: its entries are not set against those of the one before."""
+def test_another_namespace_under_the_same_number_starts_from_zero() -> None:
+    """Numbers are reused at once: its entries are not compared with those of the one before."""
     old, new = replace(TABLE, drop=500), replace(TABLE, count=10, drop=0)
     after = verification.begin(raised("r", tables=(old,)), LIMIT)
     for seconds, table in [(0.1, replace(old, dropped=0)), (2.0, new), (10.0, replace(new, count=8_010))]:
@@ -105,7 +105,7 @@ def test_another_namespace_under_the_same_number_begins_anew() -> None:
 
 
 def test_a_crowd_of_quiet_tables_hides_no_drop() -> None:
-    """Any user may make thousands of namespaces; what is remembered is bounded, and not by the first that were seen."""
+    """Any user can create thousands of namespaces; memory is bounded, and the first ones read don't fill it."""
     after = verification.begin(raised("r", tables=(TABLE,)), LIMIT)
     crowd = [Table(namespace=n, label="x", count=n, drop=0, dropped=0) for n in range(1, 1000)]
     late = replace(TABLE, namespace=5000, dropped=9)
@@ -118,7 +118,7 @@ def test_a_crowd_of_quiet_tables_hides_no_drop() -> None:
     assert len(after.tables) < 100
 
 
-def test_the_watch_is_over_after_ten_seconds() -> None:
+def test_a_verification_ends_after_ten_seconds() -> None:
     """The episode that led to the raise is over then, too."""
     after = verification.begin(raised("r"), LIMIT)
     assert not verification.is_over(after, 59.9)
@@ -160,6 +160,6 @@ def test_the_watch_is_over_after_ten_seconds() -> None:
         ),
     ],
 )
-def test_people_read_a_sentence(found: Verification, text: str) -> None:
+def test_the_sentence_of_a_verification(found: Verification, text: str) -> None:
     """The same text in log, history and `guard show`."""
     assert explain.verification(found) == text

@@ -1,5 +1,5 @@
 """Settings belong to whoever runs the tests."""
 
-from testbed.ordered import settings_of_whoever_tests
+from testbed.overridden import settings_of_whoever_tests
 
 __all__ = ["settings_of_whoever_tests"]

@@ -204,7 +204,7 @@ def test_a_lost_history_paces_with_half_the_allowance(host: Host) -> None:
     guarded.turn(0.25)
     assert host.limit > LIMIT
     guarded.written()
-    assert "set aside" in guarded.log.getvalue() or "moved to" in guarded.log.getvalue()
+    assert "set aside" in guarded.log.getvalue() or "Moved it to" in guarded.log.getvalue()
     guarded.stop()
 
 

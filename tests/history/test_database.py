@@ -73,7 +73,7 @@ def test_a_position_that_cannot_be_understood_is_none(path: Path) -> None:
 
 
 def test_only_what_changes_the_state_is_folded(path: Path) -> None:
-    """At start the guard reads this boot's raises, orders and other writers in order, and no plain hold."""
+    """At start the guard reads this boot's raises, overrides and other writers in order, and no plain hold."""
     lowered = Hold(reason=HoldReason.LIMIT_LOWERED)
     kept = [
         raised("r"),
@@ -88,7 +88,7 @@ def test_only_what_changes_the_state_is_folded(path: Path) -> None:
 
 
 def test_rows_are_chosen_newest_first(path: Path) -> None:
-    """A list shows what was asked for, newest first, and reads the arithmetic only when asked."""
+    """A list has the selected decisions, newest first, and reads the arithmetic only on request."""
     with History(path, mode="writer") as history:
         for number, make in enumerate([a_record, raised, a_record, raised]):
             add(history, make(str(number), wall_seconds=1000.0 + number))
@@ -103,7 +103,7 @@ def test_rows_are_chosen_newest_first(path: Path) -> None:
 
 
 def test_pruning_spares_what_this_boot_needs(path: Path) -> None:
-    """Old rows go; of too many, the holds go first; this boot's raises stay whatever the bounds say."""
+    """Old rows are deleted; beyond the maximum holds first; this boot's raises stay in any case."""
     with History(path, mode="writer") as history:
         add(history, raised("old raise", boot_id="boot-0", wall_seconds=10.0))
         add(history, raised("raise", boot_id="boot-0"))
@@ -120,19 +120,19 @@ def test_pruning_spares_what_this_boot_needs(path: Path) -> None:
 
 
 def test_a_damaged_file_is_set_aside(path: Path) -> None:
-    """A file that is no database is moved aside with a clear sentence, and a new history begins at once."""
+    """A file that is no database is moved aside with a clear message, and a new history starts at once."""
     path.parent.mkdir()
     path.write_bytes(b"not a database, " * 500)
     history, sentence = History.open_or_set_aside(path, now=0.0)
     with history:
         assert sentence is not None
-        assert "damaged (file is not a database); it was moved to" in sentence
+        assert "damaged (file is not a database). Moved it to" in sentence
         assert add(history, a_record("a")) == 1
     assert path.with_name("history.db.corrupt-19700101T000000Z").read_bytes().startswith(b"not a database")
 
 
-def test_a_sound_file_is_opened_without_a_word(path: Path) -> None:
-    """Opening what an earlier guard wrote says nothing and loses nothing."""
+def test_an_intact_file_is_opened_without_a_message(path: Path) -> None:
+    """Opening an earlier guard's file logs nothing and loses nothing."""
     with History(path, mode="writer") as history:
         add(history, a_record("a"))
     history, sentence = History.open_or_set_aside(path, now=0.0)
@@ -142,7 +142,7 @@ def test_a_sound_file_is_opened_without_a_word(path: Path) -> None:
 
 
 def test_damage_in_the_middle_is_named(path: Path) -> None:
-    """A page that went bad is reported as damage when it is touched, so that the file can be set aside."""
+    """A bad page is reported as damage when it is read, so that the file can be set aside."""
     with History(path, mode="writer") as history:
         for number in range(200):
             add(history, a_record(str(number)))
@@ -170,16 +170,16 @@ def test_a_newer_file_is_refused_and_not_moved(path: Path) -> None:
     assert path.exists()
 
 
-def test_an_absent_file_is_said(path: Path) -> None:
-    """A reader makes no file, and says which one is not there."""
-    with pytest.raises(HostError, match=r"open the history .*history\.db: No such file") as told:
+def test_an_absent_file_is_named(path: Path) -> None:
+    """A reader creates no file, and names the missing one."""
+    with pytest.raises(HostError, match=r"open the history .*history\.db: No such file") as raised_error:
         History(path, mode="reader")
-    assert told.value.errno == 2
+    assert raised_error.value.errno == 2
     assert not path.parent.exists()
 
 
-def test_a_full_disk_is_said(path: Path) -> None:
-    """Where the disk is full, the error names the file and the next step, and the history is usable later."""
+def test_a_full_disk_is_named(path: Path) -> None:
+    """The error names the file and the next step, and the history is usable later."""
     with History(path, mode="writer") as history:
         history._database.execute(f"PRAGMA max_page_count = {path.stat().st_size // 4096 + 5}")
         with pytest.raises(HostError, match=r"history\.db: database or disk is full\. Free space"):
@@ -189,7 +189,7 @@ def test_a_full_disk_is_said(path: Path) -> None:
 
 
 def test_text_that_is_no_unicode_is_kept_visibly(path: Path) -> None:
-    """A kernel line with bytes that are no UTF-8 is written, with the bytes as escapes."""
+    """A kernel message with bytes that are no UTF-8 is written, with the bytes as escapes."""
     record = replace(a_record("a"), trigger=Trigger(kind=TriggerKind.KERNEL_MESSAGE, message="full \udcff"))
     with History(path, mode="writer") as history:
         add(history, record)
@@ -255,8 +255,8 @@ def test_members_of_adm_may_read_and_others_not(path: Path, tmp_path: Path, guar
     assert "Permission denied. Run as root or as a member of adm." in other.stderr
 
 
-def test_a_short_look_leaves_nothing_behind(path: Path) -> None:
-    """A traceless reader makes no -wal and no -shm; beside a writer it reads what that has written."""
+def test_a_traceless_reader_leaves_nothing_behind(path: Path) -> None:
+    """It creates no -wal and no -shm; beside a writer it reads the writer's rows."""
     with History(path, mode="writer") as history:
         add(history, raised("1"))
         with History(path, mode="reader", traceless=True) as beside:
@@ -269,7 +269,7 @@ def test_a_short_look_leaves_nothing_behind(path: Path) -> None:
 
 
 def test_a_check_of_all_pages_ends_in_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check that would take too long says so; the history is read on all the same."""
+    """A check that would take too long returns False, and the history stays readable."""
     monkeypatch.setattr("conntrackd_guard.history.file.PROGRESS_STEPS", 1)
     with History(path, mode="writer") as history:
         add(history, raised("1"))

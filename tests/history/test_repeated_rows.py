@@ -1,4 +1,4 @@
-"""The same news again: when it is a count in a row, and when a row of its own."""
+"""Repeated decisions: counted in a row, or a row of their own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def refused(key: str, errno: int = 30, **observed: Any) -> Record:
 
 
 def test_repeats_are_counted_in_one_row(path: Path) -> None:
-    """The same news again is a count and a last time, not a row."""
+    """A repeat is a count and a last time, not a row."""
     with History(path, mode="writer") as history:
         row_id = add(history, a_record("a"))
         history.merge(row_id, 41, 2000.5, Position(cursor="c"))
@@ -38,7 +38,7 @@ def test_repeats_are_counted_in_one_row(path: Path) -> None:
         assert [found.id for found in history.rows(since=1500.0)] == [row_id]
 
 
-def test_a_row_is_found_by_its_news_and_tells_when_it_was_last_said(path: Path) -> None:
+def test_a_row_is_found_by_its_fingerprint(path: Path) -> None:
     """The newest of its boot, with the wall time of its last repeat."""
     hold = a_record("a")
     with History(path, mode="writer") as history:
@@ -59,8 +59,8 @@ def test_a_row_is_found_by_its_news_and_tells_when_it_was_last_said(path: Path) 
         a_record("c", Hold(reason=HoldReason.LIMIT_LOWERED), trigger=TriggerKind.OTHER_WRITER),
     ],
 )
-def test_what_changes_the_state_begins_the_news_anew(path: Path, between: Record) -> None:
-    """After a raise, a first refusal, an order or another writer an equal hold or refusal is a row of its own."""
+def test_after_a_change_of_the_state_a_repeat_is_a_new_row(path: Path, between: Record) -> None:
+    """Such as a raise, a first refusal, an override or another writer."""
     with History(path, mode="writer") as history:
         for record in (a_record("a"), refused("b", errno=13)):
             add(history, record)
@@ -71,7 +71,7 @@ def test_what_changes_the_state_begins_the_news_anew(path: Path, between: Record
 
 
 def test_a_write_refused_again_keeps_the_first_time_and_the_newest_evidence(path: Path) -> None:
-    """One row tells since when, how often, and all of the last try."""
+    """One row has the first time, the count, and all of the last try."""
     newest = refused("b", boottime_seconds=90.0, wall_seconds=1040.0)
     with History(path, mode="writer") as history:
         row_id = add(history, refused("a"))
@@ -84,11 +84,11 @@ def test_a_write_refused_again_keeps_the_first_time_and_the_newest_evidence(path
             again=row_id,
         )
         assert again == row_id
-        told = detail(history, row_id)
-        assert told is not None
-        assert told.record == replace(newest, key="a")
-        assert told.policy == Policy(max_limit=7)
-        row = told.row
+        found = detail(history, row_id)
+        assert found is not None
+        assert found.record == replace(newest, key="a")
+        assert found.policy == Policy(max_limit=7)
+        row = found.row
         assert (row.at_seconds, row.last_seconds, row.repeats, row.sentence) == (1000.0, 1040.0, 2, "why again")
         assert history.position() == Position(cursor="c")
 

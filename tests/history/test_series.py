@@ -1,4 +1,4 @@
-"""The time series: what the tables showed, thinned with age, the fullest by themselves, bounded on the disk."""
+"""The time series: thinned with age, with a point each for the fullest tables, bounded on the disk."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def point(at: int, count: int, name: str = "web", dropped: int = 0, evicted: int
 
 
 def table(count: int, drop: int | None = 0, early_drop: int | None = 0, namespace: int = 1) -> Table:
-    """Return a table as a look shows it."""
+    """Return a table as a reading has it."""
     return Table(namespace=namespace, label="web", count=count, drop=drop, early_drop=early_drop)
 
 
-def look(gathered: SeriesCollector, tables: list[Table], at: float) -> None:
-    """Note a look at all the tables there are."""
+def read(gathered: SeriesCollector, tables: list[Table], at: float) -> None:
+    """Add a reading of all tables."""
     gathered.note(tables, frozenset(table.namespace for table in tables), LIMIT, at)
 
 
@@ -51,7 +51,7 @@ def everything(history: History, step: int = 1) -> list[Point]:
 
 
 def test_a_second_is_one_point_with_its_peak_and_its_drops() -> None:
-    """Twenty looks a second are one point: the most entries, and all that the counters rose by."""
+    """Twenty readings a second are one point: the most entries, and the whole rise of the counters."""
     gathered = SeriesCollector()
     for at, count, drop, early in [
         (0.0, 10, 5, 1),
@@ -60,56 +60,56 @@ def test_a_second_is_one_point_with_its_peak_and_its_drops() -> None:
         (1.1, 41, 10, 4),
         (2.0, 42, 10, 4),
     ]:
-        look(gathered, [table(count, drop, early)], NOW + at)
+        read(gathered, [table(count, drop, early)], NOW + at)
     first, second = gathered.take()
     assert (first.at, first.count, first.dropped, first.evicted) == (NOW, 90, 4, 3)
     assert (second.at, second.count, second.dropped, second.evicted) == (NOW + 1, 41, 1, 0)
     assert gathered.take() == []
 
 
-def test_a_counter_that_cannot_be_read_or_begins_anew_is_no_drop() -> None:
+def test_a_counter_that_is_missing_or_reset_is_no_drop() -> None:
     """Another namespace under a reused number, and a kernel without the file."""
     gathered = SeriesCollector()
     for at, drop in enumerate([500, 3, None, 4, 5, 5]):
-        look(gathered, [table(1, drop, drop)], NOW + at)
+        read(gathered, [table(1, drop, drop)], NOW + at)
     assert [found.dropped for found in gathered.take()] == [0, 0, 0, 0, 1]
 
 
-def test_an_idle_host_has_one_look_a_minute() -> None:
-    """A look is asked for after a minute without any; a host without tables is not asked again and again."""
+def test_an_idle_host_has_one_reading_a_minute() -> None:
+    """A reading is due after a minute without any, also on a host without tables."""
     gathered = SeriesCollector()
     assert gathered.is_due(NOW)
-    look(gathered, [], NOW)
+    read(gathered, [], NOW)
     assert not gathered.is_due(NOW + 59)
     assert gathered.is_due(NOW + 60)
-    look(gathered, [table(1)], NOW + 60)
-    look(gathered, [], NOW + 90)
+    read(gathered, [table(1)], NOW + 60)
+    read(gathered, [], NOW + 90)
     assert not gathered.is_due(NOW + 119)
     assert gathered.is_due(NOW + 120)
     assert gathered.is_due(NOW - 5)  # the clock was set back
 
 
 def test_a_stalled_disk_costs_points_and_no_memory() -> None:
-    """Nobody takes them for hours: the newest are kept."""
+    """If nobody takes them for hours, the newest are kept."""
     gathered = SeriesCollector()
     for at in range(2 * series_collector.MOST_POINTS):
-        look(gathered, [table(at)], NOW + at)
+        read(gathered, [table(at)], NOW + at)
     taken = gathered.take()
     assert len(taken) == series_collector.MOST_POINTS
     assert taken[-1].count == 2 * series_collector.MOST_POINTS - 2
 
 
 def test_points_come_back_as_they_went_in(history: History) -> None:
-    """A fresh point is told to the second."""
+    """A fresh point has its second."""
     points = [point(NOW, 10, dropped=2, evicted=3), point(NOW + 1, 11)]
     history.add_points(points)
     assert everything(history) == points
 
 
-def test_the_fullest_twenty_stand_alone_and_the_others_as_a_sum(history: History) -> None:
+def test_the_fullest_twenty_have_points_and_the_others_a_sum(history: History) -> None:
     """A host with thousands of namespaces has a series of 21."""
     history.add_points([point(NOW, 100 + number, f"n{number:02}", dropped=1) for number in range(25)])
-    found = {told.label: told for told in everything(history)}
+    found = {point.label: point for point in everything(history)}
     assert len(found) == series.MOST_TABLES + 1
     assert "n04" not in found
     assert found["n05"].count == 105
@@ -122,45 +122,45 @@ def test_points_are_thinned_with_age(history: History) -> None:
         history.add_points([point(NOW + second, second, dropped=1)])
     assert len(everything(history)) == 120
     history.add_points([point(NOW + HOUR + 120, 7)])
-    told = [(p.step, p.at - NOW, p.count, p.dropped) for p in everything(history)]
-    assert told == [(60, 0, 59, 60), (60, 60, 119, 60), (1, HOUR + 120, 7, 0)]
+    found = [(p.step, p.at - NOW, p.count, p.dropped) for p in everything(history)]
+    assert found == [(60, 0, 59, 60), (60, 60, 119, 60), (1, HOUR + 120, 7, 0)]
     history.add_points([point(NOW + 8 * DAY, 8)])
-    told = [(p.step, p.at - NOW, p.count, p.dropped) for p in everything(history)]
-    assert told == [(3600, 0, 119, 120), (3600, HOUR, 7, 0), (1, 8 * DAY, 8, 0)]
+    found = [(p.step, p.at - NOW, p.count, p.dropped) for p in everything(history)]
+    assert found == [(3600, 0, 119, 120), (3600, HOUR, 7, 0), (1, 8 * DAY, 8, 0)]
     history.add_points([point(NOW + 366 * DAY, 9)])
     assert [p.at - NOW for p in everything(history)] == [8 * DAY, 366 * DAY]
 
 
-def test_thinning_keeps_the_fullest_by_themselves(history: History) -> None:
+def test_thinning_keeps_points_of_the_fullest(history: History) -> None:
     """Forty tables of one minute, never more than twenty at once, are twenty and the others in the end."""
     history.add_points([point(NOW, 1000 + number, f"a{number}", dropped=1) for number in range(20)])
     history.add_points([point(NOW + 30, number, f"b{number}", dropped=1) for number in range(20)])
     history.add_points([point(NOW + 2 * HOUR, 1)])
-    minute = [told for told in everything(history) if told.step == 60]
+    minute = [point for point in everything(history) if point.step == 60]
     assert len(minute) == series.MOST_TABLES + 1
-    assert sum(told.dropped for told in minute) == 40
-    assert [told.count for told in minute if told.label == OTHERS] == [sum(range(20))]
+    assert sum(point.dropped for point in minute) == 40
+    assert [point.count for point in minute if point.label == OTHERS] == [sum(range(20))]
 
 
 def test_a_reader_gets_steps_as_wide_as_asked_for(history: History) -> None:
     """A chart of a week needs no seconds; the peak stays in it."""
     history.add_points([point(NOW + second, second) for second in range(100)])
-    assert [(told.at - NOW, told.count, told.step) for told in history.points(NOW, NOW + 99, 60)] == [
+    assert [(point.at - NOW, point.count, point.step) for point in history.points(NOW, NOW + 99, 60)] == [
         (0, 59, 60),
         (60, 99, 60),
     ]
-    assert [told.at - NOW for told in history.points(NOW + 98, NOW + 200, 1)] == [98, 99]
+    assert [point.at - NOW for point in history.points(NOW + 98, NOW + 200, 1)] == [98, 99]
 
 
 def test_a_clock_that_was_ahead_leaves_nothing_behind(history: History) -> None:
-    """Points of a time that is yet to come would else stay until it comes."""
+    """Else points of the future would stay until it comes."""
     history.add_points([point(NOW + DAY, 5)])
     history.add_points([point(NOW, 6)])
-    assert [told.count for told in everything(history)] == [6]
+    assert [point.count for point in everything(history)] == [6]
 
 
 def test_names_without_points_are_forgotten(history: History) -> None:
-    """A host that makes a namespace a minute does not keep their names for ever; `others` stays."""
+    """A host that creates a namespace a minute does not keep their names forever; `others` stays."""
     history.add_points([point(NOW, 5, "old")])
     history.add_points([point(NOW + 400 * DAY, 5, "new")])
     history.prune(NOW + 400 * DAY, 1e9, 1000)
@@ -169,16 +169,16 @@ def test_names_without_points_are_forgotten(history: History) -> None:
 
 
 def test_more_names_than_there_is_room_for_are_others(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any user may make namespaces with ever new names."""
+    """Any user can create namespaces with ever new names."""
     monkeypatch.setattr(series, "MOST_NAMES", 2)
     history.add_points([point(NOW, 5, "a")])
     history.add_points([point(NOW + 1, 6, "b")])
     history.add_points([point(NOW + 2, 7, "a")])
-    assert [told.label for told in everything(history)] == ["a", OTHERS, "a"]
+    assert [point.label for point in everything(history)] == ["a", OTHERS, "a"]
 
 
 def test_the_newest_names_outlive_the_oldest(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that starts a hundred containers a day tells today's by name; of months ago, their sum."""
+    """A host that starts a hundred containers a day has today's by name, and the sum of those of months ago."""
     monkeypatch.setattr(series, "MOST_NAMES", 5)
     monkeypatch.setattr(series, "NAMES_LEFT", 3)
     history.add_points([Point(at=NOW, namespace=0, label=OTHERS, limit=LIMIT, count=100, dropped=2)])
@@ -186,8 +186,8 @@ def test_the_newest_names_outlive_the_oldest(history: History, monkeypatch: pyte
         history.add_points([point(NOW + at, 10, name, dropped=1), point(NOW + at, 3, "lasting")])
     history.prune(NOW, 1e9, 1000)
     history.add_points([point(NOW + 3, 5, "new")])
-    told = {(found.at - NOW, found.label): (found.count, found.dropped) for found in everything(history)}
-    assert told == {
+    points = {(found.at - NOW, found.label): (found.count, found.dropped) for found in everything(history)}
+    assert points == {
         (0, OTHERS): (110, 3),
         (0, "lasting"): (3, 0),
         (1, OTHERS): (10, 1),
@@ -223,7 +223,7 @@ def test_all_of_it_fits_in_64_mib(tmp_path: Path) -> None:
 
 
 def test_tables_that_followed_each_other_are_not_added_up(history: History) -> None:
-    """Sixty containers of a minute each hold no more together than one at a time, however wide a step is shown."""
+    """Sixty containers of a minute each have one container's entries, however wide the step."""
     for n in range(60):
         history.add_points([point(NOW + 60 * n, 1000 + n, f"job {n}")])
     assert history.held(NOW, NOW + HOUR, HOUR) == [(NOW, 1059)]

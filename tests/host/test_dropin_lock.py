@@ -1,4 +1,4 @@
-"""Two real processes that write the drop-in at once: the newest decision wins, and neither waits forever."""
+"""Two processes write the drop-in at once: the newest decision wins, and neither waits forever."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILE_STATES = pytest.mark.parametrize("stalls_at", [BEFORE_RENAME, AFTER_RENAME]
 
 @pytest.fixture(name="paths")
 def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
-    """Give a tree of files; the lock is waited for 50 ms."""
+    """Give a tree of files; writers wait 50 ms for the lock."""
     monkeypatch.setattr("conntrackd_guard.host.dropin_lock.WAIT_SECONDS", 0.05)
     (tmp_path / "proc/sys/kernel/random").mkdir(parents=True)
     (tmp_path / "proc/sys/kernel/random/boot_id").write_text(f"{BOOT}\n")
@@ -31,7 +31,7 @@ def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
 
 @pytest.fixture(name="writer")
 def a_writer_that_stalls(paths: Paths, stalls_at: str) -> Iterator[StalledWriter]:
-    """Give a process that is at work on a raise decided at 100 s."""
+    """Give a process that is writing a raise decided at 100 s."""
     writer = StalledWriter(paths.root, stalls_at, decided_seconds=100.0)
     yield writer
     writer.kill()
@@ -39,10 +39,10 @@ def a_writer_that_stalls(paths: Paths, stalls_at: str) -> Iterator[StalledWriter
 
 @FILE_STATES
 @pytest.mark.parametrize("wanted", [None, REVERTED])
-def test_a_stalled_writer_ends_in_what_the_operator_wants(
+def test_a_stalled_writer_follows_the_revert_in_the_end(
     paths: Paths, writer: StalledWriter, wanted: Persisted | None
 ) -> None:
-    """The revert gives up waiting, names the process, and the file follows it once the write has ended."""
+    """The revert stops waiting and names the process; the file follows it once the write has ended."""
     drop_in = SysctlDropIn(paths)
     with pytest.raises(HostError, match=f"process {writer.pid} is still writing it"):
         drop_in.override(wanted, 101.0)
@@ -52,7 +52,7 @@ def test_a_stalled_writer_ends_in_what_the_operator_wants(
 
 @FILE_STATES
 def test_a_killed_writer_frees_the_lock(paths: Paths, writer: StalledWriter) -> None:
-    """A revert after that need not wait."""
+    """A revert need not wait for it."""
     writer.kill()
     SysctlDropIn(paths).override(None, 101.0)
     assert SysctlDropIn(paths).limit() is None
@@ -60,7 +60,7 @@ def test_a_killed_writer_frees_the_lock(paths: Paths, writer: StalledWriter) -> 
 
 @pytest.mark.parametrize("stalls_at", [AFTER_RENAME])
 def test_an_override_outlives_the_writer_that_should_follow_it(paths: Paths, writer: StalledWriter) -> None:
-    """Nobody reads the reverted limit as persisted, and the next one to write removes it."""
+    """The reverted limit no longer counts as persisted, and the next writer removes it."""
     drop_in = SysctlDropIn(paths)
     with pytest.raises(HostError):
         drop_in.override(None, 101.0)
@@ -83,7 +83,7 @@ def test_an_older_raise_replaces_nothing_newer(paths: Paths) -> None:
 
 
 def test_times_of_another_boot_do_not_count(paths: Paths) -> None:
-    """Where /run outlives a boot, CLOCK_BOOTTIME begins at 0 all the same."""
+    """If /run outlives a boot, CLOCK_BOOTTIME still starts at 0."""
     drop_in = SysctlDropIn(paths)
     drop_in.override(None, 5_000.0)
     paths.boot_id.write_text("another\n")
@@ -92,7 +92,7 @@ def test_times_of_another_boot_do_not_count(paths: Paths) -> None:
 
 
 def test_two_writers_take_turns(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both write as fast as they can, and fail nowhere; nothing half is left behind."""
+    """Both write as fast as they can; neither fails, and no temporary file is left."""
     monkeypatch.undo()
     writers = [start(paths.root, "nothing", *(100 + 2 * number + odd for number in range(50))) for odd in (0, 1)]
     assert [writer.wait(30) for writer in writers] == [0, 0]

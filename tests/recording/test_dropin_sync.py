@@ -1,4 +1,4 @@
-"""The limit of the next boot: it follows raises, is never below what others set, and never undoes an order."""
+"""The persisted limit: it follows raises, is never below what other programs set, and never undoes a revert."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ STEP = 98_304
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try what is owed at every turn of the recorder."""
+    """Retry a due drop-in at every turn of the recorder."""
     monkeypatch.setattr("conntrackd_guard.recording.worker._RETRY_SECONDS", 0.0)
 
 
 def raised(host: Host) -> Guarded:
-    """Return a guard that has raised once, with its table quiet again."""
+    """Return a guard that raised once, with its table empty again."""
     guarded = Guarded(host)
     host.table(host.limit)
     guarded.message()
@@ -44,7 +44,7 @@ def raised(host: Host) -> Guarded:
 
 
 def revert(guarded: Guarded) -> None:
-    """Revert limit and file as the command does, and have the running guard take the order."""
+    """Revert limit and drop-in as the command does, and have the running guard read the override."""
     guarded.clock.now += 1.0
     order = an_order(guarded, OverrideKind.REVERT, LIMIT)
     guarded.runtime_dir.put_override(order.key, encode(order))
@@ -57,7 +57,7 @@ def revert(guarded: Guarded) -> None:
 
 @pytest.mark.parametrize("limit", [1_000_000, 0])
 def test_a_higher_limit_of_another_writer_is_not_lowered_at_the_next_boot(host: Host, limit: int) -> None:
-    """The file that would win over the admin's own goes, and the log names both figures; 0 is unlimited."""
+    """The drop-in, which would override the admin's file, is removed, and the log names both limits; 0 is unlimited."""
     guarded = raised(host)
     assert host.persisted == STEP
     host.limit = limit
@@ -65,14 +65,14 @@ def test_a_higher_limit_of_another_writer_is_not_lowered_at_the_next_boot(host: 
     guarded.turn(5.0)
     guarded.written()
     assert host.persisted is None
-    (said,) = guarded.logged("guard.info")
-    assert "98,304" in said["message"]
-    assert f"{limit:,}" in said["message"]
+    (line,) = guarded.logged("guard.info")
+    assert "98,304" in line["message"]
+    assert f"{limit:,}" in line["message"]
     guarded.stop()
 
 
 def test_the_next_raise_is_persisted_again(host: Host) -> None:
-    """What the guard adds to another writer's limit is carried over the reboot as a whole."""
+    """A raise above another program's limit is persisted as a whole."""
     guarded = raised(host)
     host.limit = 1_000_000
     guarded.turn(5.0)
@@ -86,7 +86,7 @@ def test_the_next_raise_is_persisted_again(host: Host) -> None:
 
 
 def test_another_writers_lower_limit_leaves_the_file(host: Host) -> None:
-    """Neither a lowering nor a raise that stays below it is a reason to forget the guard's value."""
+    """Neither a lowering nor a raise below the persisted limit removes it."""
     guarded = raised(host)
     for limit in (LIMIT, 80_000):
         host.limit = limit
@@ -97,7 +97,7 @@ def test_another_writers_lower_limit_leaves_the_file(host: Host) -> None:
 
 
 def test_a_limit_raised_while_no_guard_ran_is_not_lowered_either(host: Host) -> None:
-    """The start notices the other writer, and the file goes."""
+    """The start notices the other program, and the drop-in is removed."""
     guarded = raised(host)
     guarded.stop()
     host.limit = 1_000_000
@@ -109,7 +109,7 @@ def test_a_limit_raised_while_no_guard_ran_is_not_lowered_either(host: Host) -> 
 
 
 def test_a_file_that_cannot_be_removed_is_removed_later(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A removal is owed like a write: said once, tried again, and no trouble any more once it is done."""
+    """A failed removal is logged once and retried; the error is over once it succeeds."""
     remove = SysctlDropIn._remove
 
     def refuse(_: SysctlDropIn) -> None:
@@ -130,8 +130,8 @@ def test_a_file_that_cannot_be_removed_is_removed_later(host: Host, monkeypatch:
     guarded.stop()
 
 
-def test_an_owed_value_that_another_writer_has_passed_is_not_written(host: Host) -> None:
-    """/etc can't be written at the raise; what would lower the limit at the next boot is not written later."""
+def test_a_due_limit_below_another_writers_is_not_written(host: Host) -> None:
+    """/etc can't be written at the raise; later the drop-in would lower the limit at the next boot."""
     folder = host.root / "etc/sysctl.d"
     folder.write_text("no folder")
     guarded = raised(host)
@@ -146,8 +146,8 @@ def test_an_owed_value_that_another_writer_has_passed_is_not_written(host: Host)
     guarded.stop()
 
 
-def test_what_is_owed_keeps_its_intent(host: Host) -> None:
-    """A kill before the file is written is made good at the next start; a lowering by another changes nothing of it."""
+def test_a_due_drop_in_keeps_its_intent(host: Host) -> None:
+    """The next start writes the drop-in after a kill; a lowering by another program changes nothing."""
     folder = host.root / "etc/sysctl.d"
     folder.write_text("no folder")
     guarded = raised(host)
@@ -162,7 +162,7 @@ def test_what_is_owed_keeps_its_intent(host: Host) -> None:
     guarded.stop()
 
 
-def test_a_revert_forgets_what_is_owed(host: Host) -> None:
+def test_a_revert_voids_a_due_drop_in(host: Host) -> None:
     """/etc can't be written at the raise, the operator reverts, /etc is writable again: the old limit stays."""
     folder = host.root / "etc/sysctl.d"
     folder.write_text("no folder")
@@ -191,8 +191,8 @@ def test_a_start_does_what_a_revert_could_not(host: Host) -> None:
     after.stop()
 
 
-def test_a_revert_that_failed_forgets_nothing(host: Host) -> None:
-    """A limit that could not be reverted is still to be persisted."""
+def test_a_failed_revert_voids_nothing(host: Host) -> None:
+    """A limit that could not be reverted is persisted."""
     folder = host.root / "etc/sysctl.d"
     folder.write_text("no folder")
     guarded = raised(host)
@@ -204,8 +204,8 @@ def test_a_revert_that_failed_forgets_nothing(host: Host) -> None:
     guarded.stop()
 
 
-def test_a_revert_outruns_raises_that_still_wait(host: Host, stalled: threading.Event) -> None:
-    """The raise waits behind a stalled disk while the command reverts limit and file; it is recorded, not persisted."""
+def test_a_revert_voids_raises_that_wait(host: Host, stalled: threading.Event) -> None:
+    """A raise waits behind a stalled disk while the command reverts limit and drop-in: it is recorded, not persisted."""
     guarded = Guarded(host)
     for _ in range(2):
         host.table(host.limit)
@@ -222,8 +222,8 @@ def test_a_revert_outruns_raises_that_still_wait(host: Host, stalled: threading.
     guarded.stop()
 
 
-def test_an_order_handed_over_twice_is_one_row(host: Host) -> None:
-    """The command and the running guard both record an order: whoever comes first."""
+def test_an_override_recorded_twice_is_one_row(host: Host) -> None:
+    """The command and the running guard both record it, in either order."""
     guarded = raised(host)
     order = an_order(guarded, OverrideKind.REVERT, LIMIT)
     for _ in range(2):
@@ -267,10 +267,10 @@ def stalled_write(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     call.returns.set()
 
 
-def test_a_revert_outruns_a_write_at_work(
+def test_a_revert_voids_a_write_at_work(
     host: Host, stalled_write: StalledCall, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The disk stalls inside the raise's write; the command does not wait for it, and the reverted limit stays gone."""
+    """The disk stalls inside a raise's write. The command does not wait for it, and the reverted limit is not persisted."""
     monkeypatch.setattr("conntrackd_guard.host.dropin_lock.WAIT_SECONDS", 0.05)
     guarded = Guarded(host)
     monkeypatch.setattr("conntrackd_guard.actions.overrides.Clock", lambda: guarded.clock)

@@ -1,4 +1,4 @@
-"""What the guard leaves for the `notify` command: holds that only a person can end, as quietly as they are logged."""
+"""Decisions queued for the `notify` command: holds that only an operator can end, as rarely as they are logged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def notifying(host: Host, policy: Policy = MAX_LIMIT) -> Guarded:
 
 
 def full(guarded: Guarded, pid: str = "1", namespace: int | None = None) -> None:
-    """Have a table run full, and the guard decide about it."""
+    """Fill a table, and have the guard decide."""
     guarded.host.table(LIMIT, pid=pid)
     guarded.message(namespace)
     guarded.turn(1.0)
@@ -45,12 +45,12 @@ def left(guarded: Guarded) -> list[Path]:
 
 
 def spooled(guarded: Guarded) -> list[dict[str, Any]]:
-    """Return what stands in them."""
+    """Return their content."""
     return [json.loads(path.read_bytes()) for path in left(guarded)]
 
 
-def test_a_hold_for_a_person_is_left_once(host: Host) -> None:
-    """However often it comes again, one file: the decision as `guard history --json` lists it."""
+def test_a_hold_for_an_operator_is_queued_once(host: Host) -> None:
+    """Repeats add no file; the content is the decision as `guard history --json` lists it."""
     guarded = notifying(host)
     for _ in range(5):
         full(guarded)
@@ -65,8 +65,8 @@ def test_a_hold_for_a_person_is_left_once(host: Host) -> None:
     guarded.stop()
 
 
-def test_it_is_left_again_when_it_is_logged_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hold that lasts is news once an hour, under the number of its one row."""
+def test_a_hold_is_queued_again_when_it_is_logged_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hold that lasts is logged once an hour, with the id of its one row."""
     guarded = notifying(host)
     full(guarded)
     monkeypatch.setattr(history_writer, "LOG_AGAIN_SECONDS", 0.0)
@@ -76,8 +76,8 @@ def test_it_is_left_again_when_it_is_logged_again(host: Host, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("setting", [True, False])
-def test_nothing_is_left_where_nobody_is_to_be_told(host: Host, setting: bool) -> None:  # noqa: FBT001 - a case
-    """A raise and a contradicted line wake nobody, and without the setting nothing does."""
+def test_other_decisions_are_not_queued(host: Host, setting: bool) -> None:  # noqa: FBT001 - a case
+    """Neither a raise nor a contradicted message is queued, and nothing without the setting."""
     guarded = notifying(host, Policy() if setting else MAX_LIMIT)
     if not setting:
         guarded.recorder._worker.notices = None
@@ -90,8 +90,8 @@ def test_nothing_is_left_where_nobody_is_to_be_told(host: Host, setting: bool) -
     guarded.stop()
 
 
-def test_a_history_that_refuses_keeps_it_not_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk is when someone must hear of it: the decision is left without a number."""
+def test_a_full_disk_does_not_delay_a_notification(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decision is queued without an id."""
 
     def add(self: History, *_: Any, **__: Any) -> int:
         raise HostError("write a decision to", self.path, OSError(28, "No space left on device"), "Free space.")
@@ -107,12 +107,12 @@ def test_a_history_that_refuses_keeps_it_not_back(host: Host, monkeypatch: pytes
 
 
 def documents_of(folder: Path) -> list[dict[str, Any]]:
-    """Return the documents in a folder, the recorder not asked."""
+    """Return the documents in a folder."""
     return [json.loads((folder / name).read_bytes()) for name in os.listdir(folder)]
 
 
-def test_beyond_a_bound_the_oldest_is_dropped_and_named(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the command takes none, /run does not fill, and the log says which decision nobody will be told of."""
+def test_a_full_queue_drops_and_logs_the_oldest(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the command takes none, /run does not fill, and the log names the dropped decision."""
     monkeypatch.setattr(notify_spool, "MOST_WAITING", 3)
     monkeypatch.setattr(history_writer, "LOG_AGAIN_SECONDS", 0.0)
     guarded = notifying(host)
@@ -128,7 +128,7 @@ def test_beyond_a_bound_the_oldest_is_dropped_and_named(host: Host, monkeypatch:
     guarded.stop()
 
 
-def test_a_folder_that_refuses_is_said_and_stops_nothing(host: Host) -> None:
+def test_a_queue_that_cannot_be_written_is_logged_and_stops_nothing(host: Host) -> None:
     """The decision is recorded all the same."""
     guarded = notifying(host)
     guarded.paths.notices.write_text("no folder")

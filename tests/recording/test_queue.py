@@ -1,4 +1,4 @@
-"""What waits for a disk: it is written in its order, fights singly, and the position never ahead of what it covers."""
+"""The queue while the disk stalls: order is kept, conflicts stay apart, the position is never ahead of its rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ADD = History.add
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write what is held back at every turn of the recorder."""
+    """Flush at every turn of the recorder."""
     monkeypatch.setattr("conntrackd_guard.recording.worker.FLUSH_SECONDS", 0.0)
 
 
@@ -46,7 +46,7 @@ def at(number: int) -> Position:
 
 
 def lowered(key: str) -> Record:
-    """Return the record of a limit that another writer lowered below the guard's."""
+    """Return the record of a limit that another program lowered below the guard's."""
     return a_record(key, Hold(reason=HoldReason.LIMIT_LOWERED), trigger=TriggerKind.OTHER_WRITER)
 
 
@@ -57,7 +57,7 @@ def on_disk(path: Path) -> tuple[list[tuple[str, int]], Position | None]:
 
 
 def test_the_position_waits_for_the_rows_that_it_covers(guarded: Guarded, refusing: threading.Event) -> None:
-    """While a hold can't be written, a kill loses no line: the journal is read from before it."""
+    """While a hold can't be written, a kill loses no message: the journal is read from before it."""
     guarded.recorder.note_position(at(1))
     guarded.written()
     refusing.set()
@@ -73,7 +73,7 @@ def test_the_position_waits_for_the_rows_that_it_covers(guarded: Guarded, refusi
 def test_a_merged_hold_takes_no_position_to_the_front(
     guarded: Guarded, stalled: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another row waits between the first hold and its repeat: what covers it is written after it."""
+    """Another row waits between the first hold and its repeat: the position that covers it is written after it."""
     for number, record in enumerate([raised("r"), a_record("a"), a_record("b", CHAINS), a_record("c")], 1):
         guarded.recorder.submit(record, Policy(), at(number))
     add = History.add
@@ -95,7 +95,7 @@ def test_a_merged_hold_takes_no_position_to_the_front(
 def test_a_position_noted_while_another_is_at_work_is_not_lost(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker may hold the very entry that a newer position would replace."""
+    """The worker may be writing the entry that a newer position would replace."""
     begun, returns, note = threading.Event(), threading.Event(), Worker.note_position
 
     def slow(self: Worker, position: Position) -> None:
@@ -124,7 +124,7 @@ def test_repeats_are_written_before_a_row_whose_position_covers_them(
 
 
 def test_a_merged_hold_keeps_its_last_time(guarded: Guarded, stalled: threading.Event) -> None:
-    """When the disk returns, the row tells when the news was last said."""
+    """When the disk returns, the row has the time of the last repeat."""
     for number, seconds in enumerate((1000.0, 1000.0, 1500.0)):
         guarded.recorder.submit(a_record(str(number), wall_seconds=seconds), Policy())
     stalled.set()
@@ -136,7 +136,7 @@ def test_a_merged_hold_keeps_its_last_time(guarded: Guarded, stalled: threading.
 def test_holds_are_not_merged_across_what_changes_the_state(
     guarded: Guarded, stalled: threading.Event, between: Record
 ) -> None:
-    """A hold after a raise is news, also where both wait for the disk."""
+    """A hold after a raise is a row of its own, also if both wait for the disk."""
     for record in (raised("r"), a_record("a"), between, a_record("c"), a_record("d")):
         guarded.recorder.submit(record, Policy())
     stalled.set()
@@ -144,8 +144,8 @@ def test_holds_are_not_merged_across_what_changes_the_state(
 
 
 @pytest.mark.parametrize("stall", [True, False])
-def test_each_fight_is_a_row(guarded: Guarded, stalled: threading.Event, *, stall: bool) -> None:
-    """Equal lowerings count one by one: the next start knows as many fights as this run."""
+def test_each_conflict_is_a_row(guarded: Guarded, stalled: threading.Event, *, stall: bool) -> None:
+    """Equal lowerings count one by one: the next start counts as many conflicts as this run."""
     records = [raised("r", limit_after=98304), lowered("a"), raised("s", limit_after=98304), lowered("b"), lowered("c")]
     if not stall:
         stalled.set()
@@ -157,10 +157,10 @@ def test_each_fight_is_a_row(guarded: Guarded, stalled: threading.Event, *, stal
         assert reduce(advance, history.records(BOOT), State()) == reduce(advance, records, State())
 
 
-def test_holds_that_wait_are_bounded_whatever_comes_between(
+def test_waiting_holds_are_bounded_whatever_comes_between(
     guarded: Guarded, stalled: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A writer that fights for hours while the disk stalls takes no memory without end; what is lost is counted."""
+    """A conflict of hours while the disk stalls takes bounded memory; lost holds are counted."""
     monkeypatch.setattr("conntrackd_guard.recording.recorder.MOST_HOLDS_QUEUED", 5)
     guarded.recorder.submit(raised("r"), Policy())
     for number in range(20):

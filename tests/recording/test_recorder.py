@@ -1,4 +1,4 @@
-"""What a disk that refuses or stalls does to raises, to their records and to the log: delay to none, loss of none."""
+"""A disk that refuses or stalls delays no raise, and loses neither record nor log message."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def fill_and_raise(guarded: Guarded, times: int) -> list[int]:
 
 
 def raised(guarded: Guarded) -> list[int | None]:
-    """Return the limits that the history says were reached, oldest first."""
+    """Return the limits of the raises in history, oldest first."""
     return [row.limit_after for row in guarded.rows() if row.verdict == "raise"]
 
 
-def test_a_history_that_refuses_keeps_no_raise_back(host: Host, refusing: threading.Event) -> None:
-    """Raises, their log lines and the drop-in come all the same; the trouble is said once, and shown in status."""
+def test_a_full_disk_delays_no_raise(host: Host, refusing: threading.Event) -> None:
+    """Raises, their log messages and the drop-in come all the same; the error is logged once, and shown in status."""
     guarded = Guarded(host)
     refusing.set()
     limits = fill_and_raise(guarded, 3)
@@ -50,8 +50,8 @@ def test_a_history_that_refuses_keeps_no_raise_back(host: Host, refusing: thread
     guarded.stop()
 
 
-def test_what_the_history_refused_to_the_end_is_in_the_next_run(host: Host, refusing: threading.Event) -> None:
-    """The intents bring the rows that could not be written before the guard was stopped."""
+def test_rows_that_were_refused_to_the_end_come_at_the_next_start(host: Host, refusing: threading.Event) -> None:
+    """The intents have the rows that could not be written before the guard was stopped."""
     guarded = Guarded(host)
     refusing.set()
     limits = fill_and_raise(guarded, 2)
@@ -65,7 +65,7 @@ def test_what_the_history_refused_to_the_end_is_in_the_next_run(host: Host, refu
 
 
 def test_a_stalled_disk_delays_no_raise_and_loses_none(host: Host, stalled: threading.Event) -> None:
-    """While a row is stuck on its way to the disk the loop raises on; when the disk returns all is there."""
+    """While a row is stuck, the loop keeps raising; when the disk returns, all rows are written."""
     guarded = Guarded(host)
     began = time.monotonic()
     limits = fill_and_raise(guarded, 4)
@@ -81,7 +81,7 @@ def test_a_stalled_disk_delays_no_raise_and_loses_none(host: Host, stalled: thre
 
 
 def test_equal_holds_are_merged_while_the_disk_stalls(host: Host, stalled: threading.Event) -> None:
-    """Two hundred equal holds wait as one, and their row counts them all."""
+    """Two hundred equal holds wait as one, and their row counts all."""
     guarded = Guarded(host)
     fill_and_raise(guarded, 1)  # its row is stuck
     host.table(10)
@@ -97,10 +97,10 @@ def test_equal_holds_are_merged_while_the_disk_stalls(host: Host, stalled: threa
     assert row.repeats == 200
 
 
-def test_beyond_a_bound_holds_are_counted_and_raises_kept(
+def test_beyond_a_bound_holds_are_counted_and_raises_are_kept(
     host: Host, stalled: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory is bounded while the disk stalls, and status says what was lost; a raise never is."""
+    """Memory is bounded while the disk stalls, and status has the number of lost holds; no raise is lost."""
     monkeypatch.setattr(recorder, "MOST_HOLDS_QUEUED", 5)
     guarded = Guarded(host)
     (reached,) = fill_and_raise(guarded, 1)
@@ -115,8 +115,8 @@ def test_beyond_a_bound_holds_are_counted_and_raises_kept(
     guarded.stop()
 
 
-def test_a_drop_in_that_refuses_keeps_no_row_back(host: Host) -> None:
-    """Where /etc can't be written the raise is recorded all the same, the trouble said once."""
+def test_a_drop_in_that_cannot_be_written_delays_no_row(host: Host) -> None:
+    """If /etc can't be written, the raise is recorded all the same, and the error logged once."""
     (host.root / "etc/sysctl.d").write_text("no folder")
     guarded = Guarded(host)
     limits = fill_and_raise(guarded, 2)

@@ -1,4 +1,4 @@
-"""The same news again: counted in its row, logged once an hour, and told anew when it had been over."""
+"""Repeated decisions: counted in their row, logged once an hour, and a new row when they come back later."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def guarded(host: Host) -> Iterator[Guarded]:
     guarded.stop()
 
 
-def said(guarded: Guarded, seconds: float, namespace: int = 7) -> None:
-    """Hand over a hold of that time, for one and the same reason."""
+def hold(guarded: Guarded, seconds: float, namespace: int = 7) -> None:
+    """Record a hold of that time, always for the same reason."""
     record = a_record(f"{seconds}-{namespace}", boottime_seconds=seconds, wall_seconds=1e9 + seconds)
     record = replace(record, trigger=Trigger(kind=TriggerKind.FILLING_UP, namespace=namespace))
     guarded.recorder.submit(record, Policy())
@@ -35,84 +35,84 @@ def said(guarded: Guarded, seconds: float, namespace: int = 7) -> None:
 
 
 def repeats(guarded: Guarded) -> list[int]:
-    """Return how often each row came, oldest first, once the guard has ended."""
+    """Return the repeats of each row, oldest first, once the guard has ended."""
     guarded.stop()
     with History(guarded.paths.history, mode="reader") as history:
         return [row.repeats for row in history.rows()][::-1]
 
 
-def test_a_hold_that_lasts_is_one_row_and_a_line_an_hour(host: Host) -> None:
+def test_a_lasting_hold_is_one_row_and_a_message_an_hour(host: Host) -> None:
     """Five hours at the ceiling, decided every ten minutes."""
     guarded = Guarded(host)
     for number in range(31):
-        said(guarded, number * 600.0)
+        hold(guarded, number * 600.0)
     assert len(guarded.logged("guard.hold")) == 6
     assert repeats(guarded) == [31]
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_hold_of_another_day_is_news(host: Host, *, restarted: bool) -> None:
-    """Tonight's hold is a row of tonight, which the newest rows show, and a line."""
+def test_a_hold_of_another_day_is_a_new_row(host: Host, *, restarted: bool) -> None:
+    """Tonight's hold is among the newest rows, and logged."""
     guarded = Guarded(host)
-    said(guarded, 0.0)
+    hold(guarded, 0.0)
     if restarted:
         guarded.stop()
         guarded = again(guarded)
-    said(guarded, 4 * DAY)
-    said(guarded, 4 * DAY + 60)
+    hold(guarded, 4 * DAY)
+    hold(guarded, 4 * DAY + 60)
     assert len(guarded.logged("guard.hold")) == (1 if restarted else 2)
     assert repeats(guarded) == [1, 2]
 
 
-def test_a_hold_is_not_told_again_by_a_restart(host: Host) -> None:
-    """What was told within the hour goes on in its row, without a line."""
+def test_a_restart_does_not_log_a_hold_again(host: Host) -> None:
+    """A hold logged within the hour is counted in its row, without a message."""
     guarded = Guarded(host)
-    said(guarded, 0.0)
+    hold(guarded, 0.0)
     guarded.stop()
     after = again(guarded)
-    said(after, 1800.0)
+    hold(after, 1800.0)
     assert after.logged("guard.hold") == []
     assert repeats(after) == [2]
 
 
-def test_more_news_than_are_remembered_make_no_flood(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Namespaces beyond the memory, all at the ceiling for half an hour: a line and a row each."""
+def test_more_holds_than_remembered_make_no_flood(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More namespaces than are remembered, all at `max_limit` for half an hour: a message and a row each."""
     monkeypatch.setattr("conntrackd_guard.recording.history_writer._KNOWN_MAX", 5)
     guarded = Guarded(host)
     for number in range(10):
         for namespace in range(8):
-            said(guarded, number * 180.0, namespace)
+            hold(guarded, number * 180.0, namespace)
     assert len(guarded.logged("guard.hold")) == 8
     assert repeats(guarded) == [10] * 8
 
 
 @pytest.mark.parametrize("between", [raised("b"), a_record("b", Override(kind=OverrideKind.RESUME))])
-def test_after_a_raise_or_an_order_a_hold_is_news(host: Host, between: Record) -> None:
-    """What the operator or the guard did has begun another matter."""
+def test_after_a_raise_or_an_override_a_hold_is_a_new_row(host: Host, between: Record) -> None:
+    """Both change the state."""
     guarded = Guarded(host)
-    said(guarded, 0.0)
+    hold(guarded, 0.0)
     guarded.recorder.submit(between, Policy())
-    said(guarded, 60.0)
+    hold(guarded, 60.0)
     assert len(guarded.logged("guard.hold")) == 2
     assert repeats(guarded) == [1, 1, 1]
 
 
-def test_past_lines_of_different_kinds_are_different_news(guarded: Guarded) -> None:
-    """A neighbour table that overflowed before the start is not told as the connection table."""
+def test_historical_messages_of_different_kinds_are_different_rows(guarded: Guarded) -> None:
+    """A neighbour table that overflowed before the start is not counted as the connection table."""
     for kind in (MessageKind.TABLE_FULL, MessageKind.NEIGHBOUR_FULL):
         guarded.message(kind=kind, live=False)
     guarded.turn()
     assert guarded.reasons() == ["hold historical none"] * 2
 
 
-def test_a_write_that_stays_refused_is_one_row_and_a_line_an_hour(host: Host) -> None:
-    """Six hours on a read-only /proc/sys: one row, lines by the hour, and the next start knows the back-off exactly."""
+def test_a_write_that_stays_refused_is_one_row_and_a_message_an_hour(host: Host) -> None:
+    """Six hours on a read-only /proc/sys: one row, hourly messages, and the next start has the exact back-off."""
     guarded = Guarded(host)
     guarded.kernel.refusing = errno.EROFS
     host.table(LIMIT)
     for _ in range(12 * 60):
         guarded.message()
-        guarded.message()  # tries are counted, not lines
+        guarded.message()  # tries are counted, not messages
         guarded.turn(30.0)
     tries = len(guarded.kernel.writes)
     assert tries > 70
@@ -132,7 +132,7 @@ def test_a_write_that_stays_refused_is_one_row_and_a_line_an_hour(host: Host) ->
 
 
 def test_another_error_is_another_row(host: Host) -> None:
-    """Errors that take turns are folded in the order they came."""
+    """Alternating errors are folded in their order."""
     guarded = Guarded(host)
     host.table(LIMIT)
     for error in (errno.EROFS, errno.EROFS, errno.EACCES, errno.EROFS):
@@ -151,8 +151,8 @@ def test_another_error_is_another_row(host: Host) -> None:
     after.stop()
 
 
-def test_a_refusal_is_folded_after_the_order_that_forgave_it(host: Host) -> None:
-    """A resume ends the back-off; a refusal after it begins anew, in this run and for the next."""
+def test_a_refusal_is_folded_after_the_override_that_reset_it(host: Host) -> None:
+    """A resume ends the back-off; a refusal after it starts from zero, in this run and the next."""
     guarded = Guarded(host)
     guarded.kernel.refusing = errno.EROFS
     host.table(LIMIT)

@@ -1,4 +1,4 @@
-"""Who filled the table: told with each raise, after it, and nobody's trouble where it can't be told."""
+"""Samples of tables: taken after a raise, stored beside it, and no error if one can't be taken."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ def put(host: Host, entries: str) -> None:
     (host.root / "proc/200/comm").write_text("nginx\n")
 
 
-def portrait(guarded: Guarded, row_id: int) -> TableAnalysis | None:
-    """Return the portrait of a decision."""
+def sample_of(guarded: Guarded, row_id: int) -> TableAnalysis | None:
+    """Return the analysis of a decision's table."""
     with guarded.history() as history:
-        told = detail(history, row_id)
-    assert told is not None
-    return told.analysis
+        found = detail(history, row_id)
+    assert found is not None
+    return found.analysis
 
 
-def test_a_raise_is_told_with_who_filled_the_table(flooded: Host) -> None:
-    """The table that the line named, its owner, the sample and the diagnosis stand beside the raise, and in the log."""
+def test_a_raise_has_a_sample_of_its_table(flooded: Host) -> None:
+    """The table that the message names, its owner, the sample and the diagnosis stand beside the raise, and in the log."""
     flooded.table(LIMIT)  # another one is as full
     guarded = Sampled(flooded)
     guarded.message(flooded.container)
     guarded.turn()
     assert guarded.reasons() == ["raise kernel_message confirmed applied"]
-    found = portrait(guarded, 1)
+    found = sample_of(guarded, 1)
     assert found is not None
     assert (found.table.namespace, found.owner.process) == (flooded.container, "nginx")
     assert (found.sample.seen, found.sample.table_entries, found.limit) == (500, LIMIT, flooded.limit)
@@ -75,25 +75,25 @@ def test_a_raise_is_told_with_who_filled_the_table(flooded: Host) -> None:
     guarded.stop()
 
 
-def test_by_pressure_the_fullest_is_portrayed(flooded: Host) -> None:
-    """No line is needed."""
+def test_without_a_message_the_fullest_table_is_sampled(flooded: Host) -> None:
+    """Filling up is enough."""
     guarded = Sampled(flooded)
     guarded.turn()
     assert [row.verdict for row in guarded.rows()] == ["raise"]
-    found = portrait(guarded, 1)
+    found = sample_of(guarded, 1)
     assert found is not None
     assert found.table.namespace == flooded.container
     guarded.stop()
 
 
-def test_a_hold_that_only_a_person_can_end_is_told_so_once(flooded: Host) -> None:
-    """At the ceiling it is the one thing a person needs to know; its repeats are not sampled again."""
+def test_a_hold_that_only_an_operator_can_end_is_sampled_once(flooded: Host) -> None:
+    """At `max_limit` an operator needs to know what fills the table; repeats are not sampled again."""
     guarded = Sampled(flooded, Policy(max_limit=LIMIT))
     guarded.turn()
     guarded.turn(6.0)
     guarded.turn(6.0)
     assert [row.reason for row in guarded.rows()] == ["at_ceiling"]
-    assert portrait(guarded, 1) is not None
+    assert sample_of(guarded, 1) is not None
     assert len(guarded.logged("guard.sample")) == 1
     guarded.stop()
 
@@ -102,34 +102,34 @@ def test_a_hold_that_only_a_person_can_end_is_told_so_once(flooded: Host) -> Non
     "policy", [Policy(kernel_message=False, raise_early=False), Policy(trust_user_namespaces=False)]
 )
 def test_other_holds_are_not_sampled(flooded: Host, policy: Policy) -> None:
-    """What time cures needs no look at a table."""
+    """Time ends them."""
     guarded = Sampled(flooded, policy)
     guarded.message(live=False)
     flooded.table(0, pid="200")
     guarded.turn()
     assert [row.verdict for row in guarded.rows()] == ["hold"]
-    assert portrait(guarded, 1) is None
+    assert sample_of(guarded, 1) is None
     guarded.stop()
 
 
 def test_without_a_sample_the_raise_stands(flooded: Host) -> None:
-    """A listing that can't be read is said, once for each raise, and is no trouble of the guard."""
+    """Entries that can't be read are logged, once for each raise, and are no error."""
     (flooded.root / "proc/200/net/nf_conntrack").unlink()
     guarded = Sampled(flooded)
     guarded.turn()
     assert [row.verdict for row in guarded.rows()] == ["raise"]
-    assert portrait(guarded, 1) is None
-    (said,) = guarded.logged("guard.info")
-    assert "No sample of" in str(said)
+    assert sample_of(guarded, 1) is None
+    (line,) = guarded.logged("guard.info")
+    assert "No sample of" in str(line)
     assert guarded.recorder.report()["trouble"] == []
     guarded.stop()
 
 
-def test_switched_off_nothing_is_read(flooded: Host) -> None:
+def test_nothing_is_sampled_if_disabled(flooded: Host) -> None:
     """`sample_entries: 0`."""
     guarded = Guarded(flooded)
     guarded.turn()
-    assert portrait(guarded, 1) is None
+    assert sample_of(guarded, 1) is None
     assert guarded.logged("guard.sample") == guarded.logged("guard.info") == []
     guarded.stop()
 
@@ -143,7 +143,7 @@ def test_addresses_are_stored_as_the_setting_says(flooded: Host) -> None:
     guarded = Discreet(flooded)
     guarded.turn()
     guarded.written()
-    found = portrait(guarded, 1)
+    found = sample_of(guarded, 1)
     assert found is not None
     assert (found.sample.sources.top, found.sample.destinations.top) == ((), ())
     guarded.stop()
@@ -154,22 +154,24 @@ def test_addresses_are_stored_as_the_setting_says(flooded: Host) -> None:
 
 
 @pytest.mark.parametrize(("kept_seconds", "is_left"), [(3600.0, True), (0.0, False)])
-def test_samples_go_after_their_time_and_decisions_stay(flooded: Host, kept_seconds: float, *, is_left: bool) -> None:
-    """Their retention is their own."""
+def test_samples_are_deleted_after_their_retention_and_decisions_stay(
+    flooded: Host, kept_seconds: float, *, is_left: bool
+) -> None:
+    """Samples have a retention of their own."""
     guarded = Sampled(flooded)
     guarded.turn()
     guarded.written()
     sampling = Sampling(retention_seconds=kept_seconds)
     guarded.recorder.call(lambda worker: worker._sampler.prune(sampling)).result(10.0)
-    assert (portrait(guarded, 1) is not None) is is_left
+    assert (sample_of(guarded, 1) is not None) is is_left
     assert len(guarded.rows()) == 1
     guarded.stop()
 
 
-def test_show_tells_it(
+def test_show_has_the_sample(
     flooded: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """People read owner, diagnosis, steps and the largest groups; programs find all of it."""
+    """People get owner, diagnosis, steps and the largest groups, programs all of it."""
     monkeypatch.setattr(files, "_ROOT", tmp_path.stat().st_uid)
     guarded = Sampled(flooded)
     guarded.turn()
@@ -185,12 +187,12 @@ def test_show_tells_it(
     assert (sample["sample"]["seen"], sample["findings"][0]["cause"]) == (500, "flood")
 
 
-def test_a_quiet_guard_does_without() -> None:
-    """What samples take of memory is taken when a table fills, not before."""
+def test_a_quiet_guard_does_not_import_the_sampler() -> None:
+    """Its memory is taken when a table fills, not before."""
     code = (
         "import conntrackd_guard.daemon.import_stubs, conntrackd_guard.daemon.loop, conntrackd_guard.recording.worker, sys; "
         "print([name for name in sys.modules if name.endswith(('.sampler', '.remedies'))])"
     )
     root = Path(__file__).resolve().parents[2]
-    told = subprocess.run(["/usr/bin/python3", "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert told.stdout == "[]\n"
+    run = subprocess.run(["/usr/bin/python3", "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"

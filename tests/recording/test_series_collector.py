@@ -26,11 +26,11 @@ def series(guarded: Guarded) -> list[Point]:
     return [point for point in everything(guarded) if point.label == "initial"]
 
 
-def test_looks_become_a_point_a_second(host: Host) -> None:
-    """Forty looks in ten seconds are ten points, with limit and drops; the second at work is not told yet."""
+def test_readings_become_a_point_a_second(host: Host) -> None:
+    """Forty readings in ten seconds are ten points, with limit and drops; the current second has none yet."""
     guarded = Guarded(host)
-    for look in range(40):
-        host.table(2_000 + look, drop=look)
+    for number in range(40):
+        host.table(2_000 + number, drop=number)
         guarded.turn(0.25)
     points = series(guarded)
     assert [point.count for point in points] == [2_002 + 4 * second for second in range(10)]
@@ -39,17 +39,17 @@ def test_looks_become_a_point_a_second(host: Host) -> None:
 
 
 def test_a_raise_shows_as_another_limit(host: Host) -> None:
-    """Use against limit over time can be drawn from it."""
+    """So usage and limit over time can be drawn."""
     guarded = Guarded(host)
     host.table(LIMIT)
-    guarded.turn(5.0)  # the look at the empty table is too old by now to tell of growth
+    guarded.turn(5.0)  # too long after the empty table for a growth
     for _ in range(3):
         guarded.turn(1.0)
     assert [point.limit for point in series(guarded)] == [LIMIT, 98_304, 98_304]
 
 
 def test_a_table_stays_one_whichever_process_leads_to_it() -> None:
-    """A process that ends takes its number from the table's name in `status`, and splits no series."""
+    """A process that ends changes the table's label in `status`, and does not split its series."""
     series_collector = SeriesCollector()
     for second, label in enumerate(("process 7", "process 9", "web", "process 9")):
         seen = Table(namespace=5, label=label, count=10, drop=0)
@@ -58,8 +58,8 @@ def test_a_table_stays_one_whichever_process_leads_to_it() -> None:
     assert [point.label for point in series_collector.take()] == ["process 7", "process 7", "web", "web"]
 
 
-def test_a_crowd_is_told_whole(host: Host) -> None:
-    """A look sees some of 60 tables; a second tells the twenty fullest, and all the others as their sum."""
+def test_many_tables_have_points_or_are_in_the_sum(host: Host) -> None:
+    """A reading has some of 60 tables; a second has the twenty fullest, and the sum of all others."""
     for number in range(60):
         host.namespace(str(1000 + number), 1000 + number)
     guarded = Guarded(host)
@@ -67,13 +67,13 @@ def test_a_crowd_is_told_whole(host: Host) -> None:
         guarded.turn(0.25)
     points = [point for point in everything(guarded) if point.at > 1.8e9 + 1020]
     for at in {point.at for point in points}:
-        told = {point.label: point.count for point in points if point.at == at}
-        assert sum(told.values()) == sum(range(1000, 1060))
-        assert told.keys() == {OTHERS, *(f"process {1000 + number}" for number in range(40, 60))}
+        found = {point.label: point.count for point in points if point.at == at}
+        assert sum(found.values()) == sum(range(1000, 1060))
+        assert found.keys() == {OTHERS, *(f"process {1000 + number}" for number in range(40, 60))}
 
 
 def test_tables_that_end_leave_the_sum(host: Host) -> None:
-    """Within the minute in which namespaces are looked for."""
+    """Namespaces are scanned within a minute."""
     for number in range(40):
         host.namespace(str(1000 + number), 1000)
     guarded = Guarded(host)
@@ -88,7 +88,7 @@ def test_tables_that_end_leave_the_sum(host: Host) -> None:
 
 
 def test_an_idle_host_gets_a_point_a_minute(host: Host) -> None:
-    """Far below the gate no table is read but for that point."""
+    """Far below the limit no table is read but for that point."""
     guarded = Guarded(host)
     host.table(100)
     (host.root / "sys/kernel/slab/nf_conntrack/total_objects").write_text("200 N0=200\n")
@@ -98,7 +98,7 @@ def test_an_idle_host_gets_a_point_a_minute(host: Host) -> None:
 
 
 def test_it_is_written_once_a_minute(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not only at the end: what a killed guard loses is a minute."""
+    """So a killed guard loses a minute only."""
     monkeypatch.setattr(worker, "SERIES_SECONDS", 0.0)
     guarded = Guarded(host)
     for _ in range(8):

@@ -1,4 +1,4 @@
-"""What the recorder does with errors: it outlives them, says each once, and forgets it when the work succeeds."""
+"""Errors in the recorder: it outlives them, logs each once, and drops it when the work succeeds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FULL = HostError("write to", "history.db", OSError(28, "No space left on device"
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write what is held back at every turn of the recorder."""
+    """Flush at every turn of the recorder."""
     monkeypatch.setattr("conntrackd_guard.recording.worker.FLUSH_SECONDS", 0.0)
 
 
@@ -38,7 +38,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: Excep
 
 
 def test_a_damaged_history_that_cannot_be_moved_ends_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a read-only disk it is trouble; raises are logged and persisted, and recorded once the disk is writable."""
+    """On a read-only disk it is an error; raises are logged and persisted, and recorded once the disk is writable."""
     guarded = Guarded(host)
     damaged = HistoryDamaged("write to", guarded.paths.history, OSError(None, "malformed"), "It is set aside.")
     faults = [
@@ -61,8 +61,8 @@ def test_a_damaged_history_that_cannot_be_moved_ends_nothing(host: Host, monkeyp
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_recorder_that_ended_is_trouble(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Status tells that nothing is recorded any more, and the end of the guard is no success."""
+def test_a_recorder_that_ended_is_an_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status shows that nothing is recorded any more, and the exit is no success."""
     guarded = Guarded(host)
     guarded.written()
     failing(monkeypatch, History, "add", Killed())  # type: ignore[arg-type] # no Exception: as a bug would end a thread
@@ -74,8 +74,8 @@ def test_a_recorder_that_ended_is_trouble(host: Host, monkeypatch: pytest.Monkey
     assert guarded.recorder.close(1.0) is False
 
 
-def test_what_the_history_refused_to_the_end_is_no_success(host: Host, refusing: threading.Event) -> None:
-    """The end tells that rows are missing; the intents explain them at the next start."""
+def test_rows_refused_to_the_end_are_no_success(host: Host, refusing: threading.Event) -> None:
+    """The exit code shows that rows are missing; the next start recovers them from the intents."""
     guarded = Guarded(host)
     refusing.set()
     host.table(LIMIT)
@@ -85,8 +85,8 @@ def test_what_the_history_refused_to_the_end_is_no_success(host: Host, refusing:
 
 
 @pytest.mark.parametrize(("owner", "name"), [(History, "save_position"), (History, "prune")])
-def test_trouble_ends_with_its_cause(host: Host, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
-    """One error is one line and one trouble; it goes when the work succeeds, and comes again with the next error."""
+def test_an_error_ends_with_its_cause(host: Host, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """One error is one message; it is over when the work succeeds, and logged again when it comes back."""
     for figure in ("STEADY_SECONDS", "PRUNE_SECONDS"):
         monkeypatch.setattr(f"conntrackd_guard.recording.worker.{figure}", 0.0)
     guarded = Guarded(host)
@@ -105,8 +105,8 @@ def test_trouble_ends_with_its_cause(host: Host, monkeypatch: pytest.MonkeyPatch
     guarded.stop()
 
 
-def test_a_record_that_breaks_the_recorder_keeps_no_other_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unforeseen error costs that row alone, is said, and is over with the next record."""
+def test_an_unforeseen_error_delays_no_other_record(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs that row alone, is logged, and is over with the next record."""
     guarded = Guarded(host)
     fails = failing(monkeypatch, History, "add", ZeroDivisionError("a bug"))
     for _ in range(2):
@@ -121,8 +121,8 @@ def test_a_record_that_breaks_the_recorder_keeps_no_other_back(host: Host, monke
     guarded.stop()
 
 
-def test_old_rows_go_soon_after_a_start(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that restarts its guard every few hours prunes all the same."""
+def test_old_rows_are_deleted_soon_after_a_start(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a host that restarts its guard every few hours prunes too."""
     guarded = Guarded(host)
     guarded.message()  # a hold: the table holds nothing
     guarded.turn()

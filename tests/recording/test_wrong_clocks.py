@@ -1,4 +1,4 @@
-"""A wall clock that is wrong for a while: what it makes look old, or yet to come, is not deleted at once."""
+"""A wall clock that is wrong for some minutes: rows that look old, or of the future, are not deleted at once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Clocks:
         return self.wall
 
     def monotonic(self) -> float:
-        """Return the time that never jumps."""
+        """Return a time that never jumps."""
         return self.running
 
 
@@ -76,8 +76,10 @@ class Recording:
 
 
 @pytest.mark.parametrize("wrong", [-180 * DAY, 800 * DAY])
-def test_at_boot_until_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
-    """A host without a clock of its own begins somewhere, and is set once the network is there."""
+def test_nothing_is_deleted_at_boot_until_the_clock_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    """A host without a hardware clock sets it once the network is up."""
     made = Recording(tmp_path, monkeypatch, NOW + wrong)
     made.work(150)
     made.clocks.wall -= wrong
@@ -86,8 +88,10 @@ def test_at_boot_until_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("wrong", [-180 * DAY, 800 * DAY])
-def test_later_until_it_is_set_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
-    """Someone sets the date, and sets it right."""
+def test_nothing_is_deleted_until_a_wrong_clock_is_corrected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    """Someone sets a wrong date, and corrects it."""
     made = Recording(tmp_path, monkeypatch, NOW)
     made.work(400)
     made.worker._prune_seconds = 0.0
@@ -98,17 +102,17 @@ def test_later_until_it_is_set_right(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert made.left() == (True, True)
 
 
-def test_a_clock_that_stays_behind_leaves_the_hours(tmp_path: Path) -> None:
-    """What it makes look yet to come is real all the same: the year by the hour stays, the last week by the minute goes."""
+def test_a_clock_that_stays_behind_keeps_the_hourly_points(tmp_path: Path) -> None:
+    """Points of its future are real: the hourly ones stay, those by the minute go."""
     with History(Paths(tmp_path).history, mode="writer") as history:
         for days_ago in (30, 20, 60):  # the third is the clock that is behind
             history.add_points([Point(at=int(NOW - days_ago * DAY), namespace=1, label="initial", limit=10, count=3)])
-        told = history.points(NOW - 90 * DAY, NOW, 1)
-    assert [round((NOW - point.at) / DAY) for point in told] == [60, 30]
+        found = history.points(NOW - 90 * DAY, NOW, 1)
+    assert [round((NOW - point.at) / DAY) for point in found] == [60, 30]
 
 
-def test_what_is_old_by_a_clock_that_holds_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five minutes of the same time are believed."""
+def test_old_rows_are_deleted_once_the_clock_is_steady(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five minutes without a jump are enough."""
     made = Recording(tmp_path, monkeypatch, NOW + 800 * DAY)
     made.work(600)
     assert made.left() == (False, False)

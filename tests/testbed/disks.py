@@ -1,4 +1,4 @@
-"""Histories on disks that refuse or stall, and what waits for them."""
+"""Histories on disks that refuse or stall."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def until(holds: Callable[[], object]) -> None:
-    """Wait until `holds()`, the recorder's own time."""
+    """Wait until `holds()`, in real time."""
     deadline = time.monotonic() + BARRIER_SECONDS
     while not holds():
-        assert time.monotonic() < deadline, "it never came about"
+        assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.005)

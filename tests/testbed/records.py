@@ -1,4 +1,4 @@
-"""Records for tests that need some."""
+"""Records for tests."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ def raised(key: str, *, limit_after: int | None = None, **observed: Any) -> Reco
 
 
 def add(history: History, record: Record, position: Position | None = None) -> int:
-    """Write a record with plain company."""
+    """Write a record with a default policy."""
     return history.add(record, policy=Policy(), sentence="why", kernel_release="6.1", position=position)

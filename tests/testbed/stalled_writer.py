@@ -1,4 +1,4 @@
-"""A process of its own that writes the drop-in and stalls in it, as on a disk that does not answer."""
+"""A process that writes the drop-in and stalls in the middle, as on a disk that does not answer."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from conntrackd_guard.core import usage
+from conntrackd_guard.core.assessment import Growth
 from conntrackd_guard.core.model import Observation, Table
-from conntrackd_guard.core.usage import Growth
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel

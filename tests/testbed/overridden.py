@@ -1,4 +1,4 @@
-"""A guard that raised once, for those who order."""
+"""A guard that raised once, for tests of overrides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEP = 98_304
 
 @pytest.fixture(name="guarded")
 def a_guard_that_raised(host: Host) -> Guarded:
-    """A guard that raised once, to STEP, and watches an empty table since."""
+    """Give a guard that raised once, to STEP, and has an empty table since."""
     guarded = Guarded(host)
     fill_and_turn(guarded)
     host.table(10)
@@ -27,7 +27,7 @@ def a_guard_that_raised(host: Host) -> Guarded:
 
 
 def fill_and_turn(guarded: Guarded) -> None:
-    """Fill the table, and let the guard answer the line about it."""
+    """Fill the table, and have the guard answer the message about it."""
     guarded.host.table(guarded.host.limit)
     guarded.message()
     guarded.turn(5.0)
@@ -35,7 +35,7 @@ def fill_and_turn(guarded: Guarded) -> None:
 
 
 def refuse_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the disk under the history be full."""
+    """Fill the disk under the history."""
 
     def full(*_: object, **__: object) -> int:
         raise HostError("write a decision to", "history.db", OSError(errno.ENOSPC, "disk is full"), "Free space.")
