@@ -23,11 +23,12 @@ _PLAIN = frozenset({int, str, float, bool, NoneType})
 
 VERDICTS: tuple[tuple[str, type], ...] = (("raise", Raise), ("hold", Hold), ("override", Override))
 """The name of each decision class, in codec, history, log and metrics alike."""
+_VERDICT_OF = {kind: name for name, kind in VERDICTS}
 
 
 def verdict(decision: Decision) -> str:
     """Return the decision's name: `raise`, `hold` or `override`."""
-    return next(name for name, kind in VERDICTS if isinstance(decision, kind))
+    return _VERDICT_OF[type(decision)]
 
 
 def encode(value: object) -> Any:
@@ -35,16 +36,16 @@ def encode(value: object) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
-    if isinstance(value, HoldReason):
-        return value.code
+    if kind is HoldReason:
+        return cast("HoldReason", value).code
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, tuple):
-        return [encode(item) for item in value]
-    if isinstance(value, dict):
-        return {key: encode(item) for key, item in value.items()}
-    data = {name: encode(getattr(value, name)) for name in _names(cast("type", kind))}
-    return {"verdict": verdict(value), **data} if isinstance(value, Raise | Hold | Override) else data
+    if kind is tuple:
+        return [encode(item) for item in cast("tuple[object, ...]", value)]
+    if kind is dict:
+        return {key: encode(item) for key, item in cast("dict[str, object]", value).items()}
+    data = {name: encode(getattr(value, name)) for name in cast("Any", kind).__dataclass_fields__}
+    return {"verdict": _VERDICT_OF[kind], **data} if kind in _VERDICT_OF else data
 
 
 def decode(kind: type[T], data: object) -> T:
@@ -118,12 +119,6 @@ def hold_reason(code: object) -> HoldReason:
     if reason is None:
         raise ValueError(f"unknown hold reason {code!r}")
     return reason
-
-
-@cache
-def _names(kind: type) -> tuple[str, ...]:
-    """Return the names of a dataclass's fields, cached: an intent is encoded between a drop and its raise."""
-    return tuple(field.name for field in fields(kind))
 
 
 @cache
