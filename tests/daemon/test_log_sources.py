@@ -15,7 +15,7 @@ from testbed.guarded import Guarded, Host
 from testbed.journal_files import BOOT, MESSAGE, REMOTE, entry, write
 
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.core.kernel_messages import KernelEvent
 from conntrackd_guard.daemon import log_sources as joined
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.history.database import Position
