@@ -11,8 +11,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
-from conntrackd_guard.core.model import INT_MAX, Arithmetic, Bound, Observation, Table
+from conntrackd_guard.core.model import INT_MAX, Observation, Table
 from conntrackd_guard.core.records import condense
 
 MIB = 1 << 20

@@ -8,9 +8,10 @@ import pytest
 from testbed.hosts import GIB, LIMIT, MIB, OTHER, host, table
 
 from conntrackd_guard.core import budget
+from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.budget import Charges
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
-from conntrackd_guard.core.model import INT_MAX, Bound
+from conntrackd_guard.core.model import INT_MAX
 
 
 @pytest.mark.parametrize(

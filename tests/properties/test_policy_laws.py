@@ -10,19 +10,10 @@ from hypothesis import strategies as st
 from testbed.strategies import NOW, crowds, observations, policies, restrictions, states, triggers
 
 from conntrackd_guard.core import budget
+from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.configuration import Buckets, FloodResponse, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import (
-    INT_MAX,
-    Bound,
-    Corroboration,
-    Hold,
-    Observation,
-    Raise,
-    State,
-    Trigger,
-    TriggerKind,
-)
+from conntrackd_guard.core.model import INT_MAX, Corroboration, Hold, Observation, Raise, State, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, condense
 
