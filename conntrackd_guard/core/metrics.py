@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from conntrackd_guard.core.arithmetic import Arithmetic
 from conntrackd_guard.core.budget import Cost
 from conntrackd_guard.core.codec import verdict
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import Arithmetic, Corroboration, Observation, OverrideKind, Record, Table, TriggerKind
+from conntrackd_guard.core.model import Corroboration, Observation, OverrideKind, Record, Table, TriggerKind
 from conntrackd_guard.core.records import reason
 from conntrackd_guard.core.usage import risen
 
