@@ -1,6 +1,6 @@
 """All settings in one table: what each does, where its default comes from, and what breaks with another value.
 
-A default stands once: in `core.model.Policy` for the settings that affect decisions, else in `Settings`.
+A default stands once: in `core.configuration.Policy` for the settings that affect decisions, else in `Settings`.
 """
 
 from __future__ import annotations
