@@ -37,7 +37,7 @@ def parser(command: str = "") -> argparse.ArgumentParser:
     guard = argparse.ArgumentParser(
         prog="guard",
         description="Raise nf_conntrack_max within a memory budget when the connection-tracking table fills up.",
-        epilog="Example: guard run --dry-run    shows what it would do on this host, and changes nothing.",
+        epilog="Example: sudo guard run --dry-run    logs what it would do on this host, and changes nothing.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     guard.add_argument("--version", action="version", version=f"guard {__version__}")
@@ -62,7 +62,7 @@ def _add(commands: Any, name: str, command: _Command) -> None:
 def _run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--dry-run", action="store_true", help="decide and record, but change nothing")
     _file(run, "--config", help="read the settings from this file alone")
-    run.add_argument("--check", action="store_true", help="do the start-up checks, print what would run, and exit")
+    run.add_argument("--check", action="store_true", help="do the start-up checks, log the result, and exit")
     formats, levels = ("auto", "text", "json", "journal"), ("debug", "info", "warning", "error")
     run.add_argument("--log-format", choices=formats, default="auto", help="format of the log (default: auto)")
     help_level = "least severe level to log; debug shows why nothing happened (default: info)"

@@ -191,7 +191,7 @@ class Daemon:
 
 
 def check(paths: Paths, log: Log) -> None:
-    """Log what would run here. Takes no lock, writes nothing, and leaves overrides and intents to the daemon."""
+    """Log the result of the start-up checks. Takes no lock, writes nothing, and leaves overrides and intents to the daemon."""
     runtime_dir = RuntimeDir(paths)
     ring, notes = _open_ring_buffer(paths)
     journal = JournalFollower() if ring is None else JournalBacklog()

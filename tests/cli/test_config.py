@@ -73,7 +73,7 @@ def test_check_without_a_problem(tmp_path: Path) -> None:
     assert guard(tmp_path, "check", "--config", str(path)) == (
         Exit.DONE, "", "guard: Settings OK: 2 set in 1 file, the rest are defaults.\n",
     )  # fmt: skip
-    assert guard(tmp_path, "check")[2] == "guard: Settings OK: 0 set in 0 files, the rest are defaults.\n"
+    assert guard(tmp_path, "check")[2] == "guard: Settings OK: all are defaults.\n"
 
 
 @pytest.mark.parametrize("command", ["check", "show"])

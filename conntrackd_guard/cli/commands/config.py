@@ -58,6 +58,8 @@ def _comment(text: str) -> list[str]:
 def _verdict(settings: Settings) -> str:
     """Return one sentence for settings without a problem."""
     places = [place for place in settings.origins.values() if place != DEFAULT]
+    if not places:
+        return "Settings OK: all are defaults."
     files = len({place.rpartition(":")[0] for place in places})
     return f"Settings OK: {len(places)} set in {files} file{'s' * (files != 1)}, the rest are defaults."
 

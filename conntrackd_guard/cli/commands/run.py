@@ -19,7 +19,7 @@ from conntrackd_guard.settings.keys import Settings
 
 
 def run(args: argparse.Namespace, paths: Paths) -> Exit:
-    """Run until SIGTERM or SIGINT, or with `--check` only log what would run."""
+    """Run until SIGTERM or SIGINT, or with `--check` only log the result of the start-up checks."""
 
     def read_settings() -> Settings:
         settings = load_settings(paths.settings_file, paths.settings_folder, only=args.config)
