@@ -39,20 +39,20 @@ class Applier:
         """Return the record of what was done about `decision`; a refusal by the host is an outcome, not an error."""
         notes = []
         try:
-            self._run_files.put_intent(planned.key, codec.encode(planned))
+            self._run_files.intents.put(planned.key, codec.encode(planned))
         except HostError as error:
             notes.append(f"no intent was noted: {error}")  # the host's need outranks the note
         try:
             before = self._kernel.limit()
             seen = planned.observation.limit or 0
             if before != seen:
-                self._run_files.drop_intent(planned.key)
+                self._run_files.intents.drop(planned.key)
                 return self._changed(planned, before, seen)
             if decision.buckets_target is not None:
                 try:
                     notes.append(self._grow_buckets(decision, decision.buckets_target))
                 except HostError as error:
-                    self._run_files.drop_intent(planned.key)
+                    self._run_files.intents.drop(planned.key)
                     return BucketsRefused(str(error))
             after = self._kernel.set_limit(decision.target)
             if after != decision.target:
