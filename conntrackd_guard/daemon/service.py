@@ -32,7 +32,7 @@ from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import NotifySpool
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
-from conntrackd_guard.host.sysctl_dropin import DropIn, NoDropIn, SysctlDropIn
+from conntrackd_guard.host.sysctl_dropin import NoDropIn, SysctlDropIn
 from conntrackd_guard.host.systemd_notify import Service
 from conntrackd_guard.recording.metrics_exporter import Outlets
 from conntrackd_guard.recording.recorder import Recorder
@@ -228,12 +228,9 @@ def _open_ring_buffer(paths: Paths) -> tuple[RingBuffer | None, tuple[str, ...]]
         return None, (str(error),)
 
 
-def _drop_in(paths: Paths, *, persist: bool) -> DropIn:
+def _drop_in(paths: Paths, *, persist: bool) -> SysctlDropIn:
     """Return the drop-in to write. A dry run writes none, and reads that of the acting daemon."""
-    drop_in = SysctlDropIn(paths)
-    if persist and paths.mode is Mode.ACT:
-        return drop_in
-    return NoDropIn(drop_in if persist else None)
+    return SysctlDropIn(paths) if persist and paths.mode is Mode.ACT else NoDropIn(paths, reads=persist)
 
 
 def _notify_spool(paths: Paths, settings: Settings) -> NotifySpool | None:
