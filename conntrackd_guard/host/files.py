@@ -33,6 +33,14 @@ def read_number(path: str | Path) -> int:
         os.close(descriptor)
 
 
+def read_id(path: Path) -> str | None:
+    """Return the id in a file, as the kernel's of this boot; None if it can't be read or is empty."""
+    try:
+        return read(path).decode("ascii", "replace").strip() or None
+    except OSError:
+        return None
+
+
 def replace(path: Path | str, content: bytes, *, mode: int = 0o644, durable: bool) -> None:
     """Replace a file atomically: readers see the old content or the new one. `mode` ignores the umask.
 

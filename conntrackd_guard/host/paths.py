@@ -13,7 +13,7 @@ class Paths:
     def __init__(self, root: Path = Path("/"), mode: Mode = Mode.ACT) -> None:
         self.root, self.mode = root, mode
         own = "dry-run" if mode is Mode.DRY_RUN else ""
-        etc, run = root / "etc/conntrackd-guard", root / "run/conntrackd-guard"
+        run = root / "run/conntrackd-guard"
 
         self.proc = root / "proc"
         self.boot_id = root / "proc/sys/kernel/random/boot_id"
@@ -29,10 +29,10 @@ class Paths:
         """Named network namespaces (`ip netns`)."""
         self.machine_id = root / "etc/machine-id"
 
-        self.settings_file = etc / "guard.yaml"
-        self.settings_folder = etc / "guard.d"
+        self.settings_file = root / "etc/conntrackd-guard/guard.yaml"
+        self.settings_folder = root / "etc/conntrackd-guard/guard.d"
         """More settings, merged in name order."""
-        self.fleet_pause = etc / "pause"
+        self.fleet_pause = root / "etc/conntrackd-guard/pause"
         """While this file exists, nothing is raised."""
         self.drop_in = root / "etc/sysctl.d/99-zz-conntrackd-guard.conf"
         """Persisted limit. `99-zz-` sorts after Debian's `99-sysctl.conf`."""
