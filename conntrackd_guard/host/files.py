@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 _CHUNK_BYTES = 16 * 1024
@@ -29,6 +30,23 @@ def read_number(path: str | Path) -> int:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return int((os.read(descriptor, _NUMBER_BYTES).split(None, 1) or [b""])[0])
+    finally:
+        os.close(descriptor)
+
+
+def read_regular(path: Path, enough_bytes: int, flags: int = 0) -> bytes | None:
+    """Return the content of a regular file, at least `enough_bytes` of a larger one; None of anything else.
+
+    `flags` are more flags for open(2). Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)  # opening a FIFO must not block
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        content = b""
+        while len(content) < enough_bytes and (chunk := os.read(descriptor, _CHUNK_BYTES)):
+            content += chunk
+        return content
     finally:
         os.close(descriptor)
 

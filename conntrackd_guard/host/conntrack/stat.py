@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 
 from conntrackd_guard.host import files
@@ -59,7 +60,10 @@ class TableReader:
             counters = self._of_process(str(pid), netns)
             if counters is not None:
                 return counters
-        return _inside(netns) if netns.enter else None
+        try:
+            return run_in_netns(netns, _entered) if netns.enter else None
+        except (OSError, ValueError):
+            return None
 
     def _of_process(self, pid: str, netns: NetNamespace) -> Counters | None:
         folder = f"{self._proc}/{pid}/"
@@ -88,17 +92,12 @@ def _entered() -> Counters:
         return Counters(count=files.read_number("/" + _COUNT), drop=None, early_drop=None, source="sysctl, entered")
 
 
-def _inside(netns: NetNamespace) -> Counters | None:
-    try:
-        return run_in_netns(netns, _entered)
-    except (OSError, ValueError):
-        return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossCounters:
     """Packets lost while the table is not full. Cumulative, summed over CPUs."""
 
+    at_seconds: float
+    """time.monotonic()."""
     insert_failed: int
     chain_too_long: int
 
@@ -129,6 +128,7 @@ def parse_losses(content: bytes) -> LossCounters:
     if any(len(row) < len(names) for row in figures):
         raise ValueError("a row with missing columns")
     return LossCounters(
+        at_seconds=time.monotonic(),
         insert_failed=sum(int(row[failed], 16) for row in figures),
         chain_too_long=sum(int(row[column], 16) for row in figures for column in chains),
     )
