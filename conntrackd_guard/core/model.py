@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Self
 
 from conntrackd_guard.core.configuration import FloodResponse, Mode
 from conntrackd_guard.core.hold_reasons import HoldReason
@@ -25,56 +26,23 @@ class MessageKind(StrEnum):
     SUPPRESSED = "suppressed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelMessage:
-    """A kernel message that concerns the guard, as `core.kernel_messages.recognise` returns it."""
-
-    kind: MessageKind
-    namespace: int | None
-    """Inode of the network namespace that the message names, None if it names none."""
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelEvent:
-    """A recognised kernel message as a source delivered it. `core.dedup` decides whether it is new."""
-
-    message: KernelMessage
-    stamp_us: int | None
-    """The kernel's own timestamp (printk's local clock). Compare only with kernel timestamps of the same boot."""
-    boot_id: str
-    source: str
-    """`ring buffer` or `journal`."""
-    cursor: str | None = None
-    """The journal's cursor after this entry; None for the ring buffer."""
-    held_at_start: bool = False
-    """The source contained it before the guard started to read."""
-
-
 class TriggerKind(StrEnum):
-    """The cause of a decision."""
+    """The cause of a decision; `label` is a short name for people."""
 
-    KERNEL_MESSAGE = "kernel_message"
-    FILLING_UP = "filling_up"
-    OTHER_WRITER = "other_writer"
-    MEMORY = "memory"
-    START = "start"
-    OVERRIDE = "override"
+    label: str
 
-    @property
-    def label(self) -> str:
-        """A short name for people."""
-        return _TRIGGER_LABELS[self]
+    def __new__(cls, value: str, label: str) -> Self:
+        """Return the member with that value."""
+        kind = str.__new__(cls, value)
+        kind._value_, kind.label = value, label
+        return kind
 
-
-_TRIGGER_LABELS = {
-    TriggerKind.KERNEL_MESSAGE: "kernel: table full",
-    TriggerKind.FILLING_UP: "filling up",
-    TriggerKind.OTHER_WRITER: "other program",
-    TriggerKind.MEMORY: "memory check",
-    TriggerKind.START: "start",
-    TriggerKind.OVERRIDE: "operator",
-}
+    KERNEL_MESSAGE = "kernel_message", "kernel: table full"
+    FILLING_UP = "filling_up", "filling up"
+    OTHER_WRITER = "other_writer", "other program"
+    MEMORY = "memory", "memory check"
+    START = "start", "start"
+    OVERRIDE = "override", "operator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Addresses, Policy
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Observation, Table
 from conntrackd_guard.core.policy import SAMPLE_SECONDS
 from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN, Cause, Evidence, causes
-from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, count_entries
+from conntrackd_guard.core.traffic.sample import count_entries
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -110,7 +111,7 @@ class FloodDetector:
         """Sample the table; return whether a flood fills it, None if no sample can be had."""
         try:
             with self._reader.open(request.place) as listing:
-                entries = listing.entries(most=DEFAULT_ENTRIES, seconds=LONGEST_SECONDS)
+                entries = listing.entries(most=tuning.SAMPLE_ENTRIES, seconds=LONGEST_SECONDS)
                 sample = count_entries(entries, table_entries=request.entries, addresses=Addresses.OFF)
         except (GuardError, OSError):
             return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from conntrackd_guard.core.dedup import Deduplicator, MessageStatus
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.core.kernel_messages import KernelEvent
 from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.history.database import Position
 from conntrackd_guard.host.kernel_log.journal import JournalFollower

@@ -243,7 +243,7 @@ def settings(root: Path, text: str) -> None:
 @pytest.mark.parametrize(("text", "left"), [("/bin/x", True), ("none", False)])
 def test_decisions_are_queued_only_with_the_setting(tmp_path: Path, text: str, left: bool) -> None:  # noqa: FBT001 - a case
     """Without the setting, and in a dry run, nothing is queued."""
-    read = read_settings([Entry(key="notify", value=text, file="guard.yaml", line=1)])
+    read = read_settings([Entry(place="guard.yaml:1", key="notify", value=text)])
     assert (_notify_spool(Paths(tmp_path), read) is not None) == left
     assert _notify_spool(Paths(tmp_path, Mode.DRY_RUN), read) is None
 

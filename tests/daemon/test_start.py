@@ -11,7 +11,8 @@ from testbed.disks import until
 from testbed.guarded import LIMIT, Guarded, Host, Killed, again
 
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import KernelEvent, KernelMessage, MessageKind
+from conntrackd_guard.core.kernel_messages import KernelEvent, KernelMessage
+from conntrackd_guard.core.model import MessageKind
 from conntrackd_guard.daemon import recovery
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.history.database import History, Position

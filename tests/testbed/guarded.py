@@ -13,9 +13,8 @@ import pytest
 
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.kernel_messages import KernelEvent, KernelMessage
 from conntrackd_guard.core.model import (
-    KernelEvent,
-    KernelMessage,
     MessageKind,
     Outcome,
     OutcomeKind,

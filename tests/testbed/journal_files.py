@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.core.kernel_messages import KernelEvent
 from conntrackd_guard.host.kernel_log.journal import JournalFollower
 from conntrackd_guard.host.kernel_log.journal_reader import Drained, KernelJournal
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.core.kernel_messages import KernelEvent
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, Drained, KernelJournal
 
 MOST_A_TURN = 1000

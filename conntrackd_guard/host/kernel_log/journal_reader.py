@@ -12,8 +12,7 @@ from typing import Self
 
 from systemd import _reader
 
-from conntrackd_guard.core.kernel_messages import recognise, worth_reading
-from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.core.kernel_messages import KernelEvent, recognise, worth_reading
 
 READ_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
 """What reading damaged, vanishing or foreign files raises; UnicodeDecodeError is a ValueError."""
