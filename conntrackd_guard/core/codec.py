@@ -33,15 +33,15 @@ def encode(value: object) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
-    if isinstance(value, HoldReason):
-        return value.code
+    if kind is HoldReason:
+        return cast("HoldReason", value).code
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, tuple):
-        return [encode(item) for item in value]
-    if isinstance(value, dict):
-        return {key: encode(item) for key, item in value.items()}
-    data = {name: encode(getattr(value, name)) for name in _names(cast("type", kind))}
+    if kind is tuple:
+        return [encode(item) for item in cast("tuple[object, ...]", value)]
+    if kind is dict:
+        return {key: encode(item) for key, item in cast("dict[str, object]", value).items()}
+    data = {name: encode(getattr(value, name)) for name in cast("Any", kind).__dataclass_fields__}
     return {"verdict": _VERDICTS[kind], **data} if kind in _VERDICTS else data
 
 
@@ -111,12 +111,6 @@ def hold_reason(code: object) -> HoldReason:
     if reason is None:
         raise ValueError(f"unknown hold reason {code!r}")
     return reason
-
-
-@cache
-def _names(kind: type) -> tuple[str, ...]:
-    """Return the names of a dataclass's fields, cached: an intent is encoded between a drop and its raise."""
-    return tuple(field.name for field in fields(kind))
 
 
 @cache

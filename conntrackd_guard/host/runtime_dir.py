@@ -18,6 +18,8 @@ from conntrackd_guard.core.model import Pause
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 
+_NO_ROOM = "Check that /run has room and is writable."
+
 
 class JsonFolder:
     """A folder with one JSON file for each key."""
@@ -27,7 +29,11 @@ class JsonFolder:
 
     def put(self, key: str, content: dict[str, Any]) -> None:
         """Write or replace a file. Raises HostError."""
-        _put(f"{self._folder}/{key}.json", content)
+        path = f"{self._folder}/{key}.json"
+        try:
+            files.replace(path, json.dumps(content).encode(), durable=False)
+        except OSError as error:
+            raise HostError("write", path, error, _NO_ROOM) from error
 
     def all(self) -> list[tuple[str, dict[str, Any] | None]]:
         """Return all files, oldest first, as (key, content); unreadable content is None. Never raises."""
@@ -55,6 +61,9 @@ class RuntimeDir:
         """One file for each write to the kernel, put before it is made and dropped once its record is durable."""
         self.overrides = JsonFolder(paths.overrides)
         """Records of overrides, queued for the running guard."""
+        self._run_folder = JsonFolder(paths.run_folder)
+        self.pause_files = (str(paths.fleet_pause), str(paths.pause))
+        """While neither exists, raising is not paused: cheaper to check than `pause`."""
         self._lock: int | None = None
 
     def prepare(self) -> None:
@@ -121,7 +130,10 @@ class RuntimeDir:
     def put_pause(self, pause: Pause) -> None:
         """Pause raising."""
         content = {"version": 1, "by": pause.by, "reason": pause.reason, "until_seconds": pause.until_seconds}
-        _put(self._paths.pause, content)
+        try:
+            files.replace(self._paths.pause, json.dumps(content).encode(), durable=False)
+        except OSError as error:
+            raise HostError("write", self._paths.pause, error, _NO_ROOM) from error
 
     def drop_pause(self) -> None:
         """End an operator's pause."""
@@ -129,14 +141,14 @@ class RuntimeDir:
 
     def pause(self, now: float) -> Pause | None:
         """Return the pause in force at `now` (CLOCK_BOOTTIME), the fleet's or an operator's. Never raises."""
-        if os.path.lexists(self._paths.fleet_pause):
-            return Pause(by=str(self._paths.fleet_pause), reason="the file exists")
+        if os.path.lexists(self.pause_files[0]):
+            return Pause(by=self.pause_files[0], reason="the file exists")
         return self.operator_pause(now)
 
     def operator_pause(self, now: float) -> Pause | None:
         """Return the operator's pause in force at `now`. An unreadable file counts as a pause. Never raises."""
         try:
-            content = json.loads(files.read(self._paths.pause))
+            content = json.loads(files.read(self.pause_files[1]))
             until = content["until_seconds"]
             pause = Pause(
                 by=str(content["by"]),
@@ -146,12 +158,12 @@ class RuntimeDir:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
-            return Pause(by=str(self._paths.pause), reason="the file can't be read; `guard resume` removes it")
+            return Pause(by=self.pause_files[1], reason="the file can't be read; `guard resume` removes it")
         return None if pause.until_seconds is not None and pause.until_seconds <= now else pause
 
     def put_status(self, content: dict[str, Any]) -> None:
         """Publish the status of the running guard."""
-        _put(self._paths.status_file, content)
+        self._run_folder.put("status", content)
 
     def status(self) -> dict[str, Any] | None:
         """Return the last status of the running guard. Never raises."""
@@ -165,13 +177,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         if isinstance(content, dict):
             return content
     return None
-
-
-def _put(path: Path | str, content: dict[str, Any]) -> None:
-    try:
-        files.replace(path, json.dumps(content).encode(), durable=False)
-    except OSError as error:
-        raise HostError("write", path, error, "Check that /run has room and is writable.") from error
 
 
 def _drop(path: Path) -> None:

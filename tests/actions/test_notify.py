@@ -35,12 +35,9 @@ class Post(Clock):
         self.spool = NotifySpool(Paths(root))
         self.spool.folder.mkdir(parents=True)
         self.now, self.log = 0.0, io.StringIO()
+        self.boottime = lambda: self.now
         self.words: tuple[str, ...] | None = (str(root / "command"), "an argument")
         self.meanwhile: Callable[[], None] = lambda: None
-
-    def boottime(self) -> float:
-        """Return the simulated time."""
-        return self.now
 
     def sleep(self, seconds: float) -> None:
         """Advance the time."""
