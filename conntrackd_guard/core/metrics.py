@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from conntrackd_guard.core.arithmetic import Arithmetic
 from conntrackd_guard.core.budget import Cost
 from conntrackd_guard.core.codec import verdict
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import Arithmetic, Corroboration, Observation, OverrideKind, Record, Table, TriggerKind
+from conntrackd_guard.core.model import Corroboration, Observation, OverrideKind, Record, Table, TriggerKind
 from conntrackd_guard.core.records import reason
 from conntrackd_guard.core.usage import risen
 
@@ -23,7 +24,7 @@ OTHERS = ("others", "")
 """Labels of that sum."""
 _NAME_CHARACTERS = 100
 """Kept of a namespace's name: names in /run/netns are short, Docker's have a dozen letters."""
-_READABLE = ("following", "looked at")
+_READABLE = ("following", "read ")
 """Prefixes of the state of a readable source."""
 
 DecisionLabels = tuple[str, str, str]

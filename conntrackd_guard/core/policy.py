@@ -14,12 +14,11 @@ import math
 from collections.abc import Callable
 
 from conntrackd_guard.core import budget, tuning
+from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.configuration import FloodAction, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
-    Arithmetic,
-    Bound,
     Corroboration,
     Hold,
     MessageKind,

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from testbed.strategies import NOW, crowds, observations, policies, restrictions, states, triggers
 
 from conntrackd_guard.core import budget
+from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.assessment import assess
 from conntrackd_guard.core.configuration import Buckets, FloodResponse, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     INT_MAX,
-    Bound,
     Corroboration,
     Hold,
     MessageKind,
