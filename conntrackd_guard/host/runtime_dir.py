@@ -29,9 +29,12 @@ class JsonFolder:
 
     def put(self, key: str, content: dict[str, Any]) -> None:
         """Write or replace a file. Raises HostError."""
-        path = f"{self._folder}/{key}.json"
+        path, temporary = f"{self._folder}/{key}.json", f"{self._folder}/.{key}.new"
         try:
-            files.replace(path, json.dumps(content).encode(), durable=False)
+            with open(temporary, "wb") as file:
+                os.fchmod(file.fileno(), 0o644)
+                file.write(json.dumps(content).encode())
+            os.rename(temporary, path)
         except OSError as error:
             raise HostError("write", path, error, _NO_ROOM) from error
 

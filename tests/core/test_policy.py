@@ -85,6 +85,15 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
     # a full table is given 200 ms, one that only presses 2 s
     (HoldReason.COOLDOWN, line(), FULL_HOST, State(last_raise_seconds=NOW - 0.125), Policy(), NOW - 0.125 + 0.2),
     (HoldReason.COOLDOWN, PRESSURE, host(BUSY), State(last_raise_seconds=NOW - 1.5), Policy(), NOW + 0.5),
+    # the shorter of 200 ms and `cooldown`
+    (
+        HoldReason.COOLDOWN,
+        line(),
+        FULL_HOST,
+        State(last_raise_seconds=NOW - 0.0625),
+        Policy(cooldown_seconds=0.125),
+        NOW + 0.0625,
+    ),
     # the oldest of the twenty leaves the window in 10 s, later than the next look
     (HoldReason.RATE_LIMITED, PRESSURE, host(BUSY), State(raise_seconds=RAISED_20_TIMES), Policy(), SOON),
     (HoldReason.OVER_BUDGET, line(), host(FULL, memory_total_bytes=GIB), CALM, Policy(), SOON),

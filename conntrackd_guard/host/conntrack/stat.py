@@ -41,7 +41,8 @@ def read_statistics(folders: Iterable[str], key: int | None, source: str = "stat
             # Pids are reused: the inode shows whether the process is still in this namespace.
             if key is not None and os.stat(folder + "net/stat").st_ino != key:
                 continue
-            header, *rows = files.read(folder + _STAT).splitlines()
+            with open(folder + _STAT, "rb", buffering=0) as file:
+                header, *rows = file.read().splitlines()
             names = header.split()
             entries, drop, early = names.index(b"entries"), names.index(b"drop"), names.index(b"early_drop")
             count = dropped = early_dropped = 0
@@ -180,7 +181,8 @@ class MemoryReader:
         allocated = None
         total = hugetlb = available = 0
         try:
-            rows = [row.split(None, 2) for row in files.read(self._meminfo).splitlines()]
+            with open(self._meminfo, "rb", buffering=0) as file:
+                rows = [row.split(None, 2) for row in file.read().splitlines()]
             figures = {row[0]: int(row[1]) for row in rows}
             total, available = figures[b"MemTotal:"] * _KIB, figures[b"MemAvailable:"] * _KIB
             hugetlb = figures.get(b"Hugetlb:", 0) * _KIB
