@@ -17,7 +17,7 @@ def put(path: Path, content: str) -> None:
     path.write_text(content)
 
 
-def test_built_in_and_loaded_are_told_apart(tmp_path: Path) -> None:
+def test_built_in_and_loaded_are_distinguished(tmp_path: Path) -> None:
     """A loaded module has a state, a built-in one has none."""
     assert module_loading(tmp_path).built_in is None
     put(tmp_path / "sys/module/nf_conntrack/parameters/hashsize", "1")

@@ -30,15 +30,15 @@ def entry(number: int, **changed: str | bytes | None) -> bytes:
         "_SOURCE_MONOTONIC_TIMESTAMP": str(number),
         "MESSAGE": LINE.format(number),
     }
-    told = b""
+    exported = b""
     for name, value in (fields | changed).items():
         if value is not None:
             content = value if isinstance(value, bytes) else value.encode()
             if b"\n" in content:
-                told += name.encode() + b"\n" + len(content).to_bytes(8, "little") + content + b"\n"
+                exported += name.encode() + b"\n" + len(content).to_bytes(8, "little") + content + b"\n"
             else:
-                told += name.encode() + b"=" + content + b"\n"
-    return told + b"\n"
+                exported += name.encode() + b"=" + content + b"\n"
+    return exported + b"\n"
 
 
 def write(folder: Path, name: str, *entries: bytes) -> Path:

@@ -88,12 +88,12 @@ class JournalFollower:
             (self.skipped, "unreadable entries skipped"),
             (self.lost_places, "cursors not found"),
         )
-        told = ", ".join(f"{count} {what}" for count, what in counts if count)
-        return f"{self._condition} ({told})" if told else self._condition
+        faults = ", ".join(f"{count} {what}" for count, what in counts if count)
+        return f"{self._condition} ({faults})" if faults else self._condition
 
     @property
     def poll_seconds(self) -> float | None:
-        """How often to look without being told; None waits for journald's wake-up, which comes 250–500 ms late."""
+        """The interval of unprompted reads; None waits for the wake-up from journald, which is 250–500 ms late."""
         return self._poll_seconds
 
     @poll_seconds.setter
@@ -103,7 +103,7 @@ class JournalFollower:
             os.eventfd_write(self._wake, 1)
 
     def rest_between_looks(self) -> None:
-        """Look once a minute only, with the journal closed in between: another source tells the lines as they come."""
+        """Read once a minute only, with the journal closed in between: another source has each message at once."""
         self._resting = True
 
     def look_closely(self, seconds: float = CLOSE_LOOK_SECONDS) -> None:
@@ -177,7 +177,7 @@ class JournalFollower:
         self._sleep(ABSENT_SECONDS)
 
     def _follow(self, journal: KernelJournal) -> bool:
-        """Read until told to stop, or until it is time to open the journal again; return whether to rest before that."""
+        """Read until stopped, or until the journal must be reopened. Return whether to rest before that."""
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
         if journal.descriptor is not None:
@@ -246,7 +246,7 @@ class JournalFollower:
             self._sleep(DEAF_LOOK_SECONDS)
 
     def _was_held(self, event: KernelEvent) -> bool:
-        """A journald that reads the ring buffer (again) brings old lines late: the kernel's stamp tells."""
+        """Return whether the message is from before the start, by the kernel's stamp: journald may reread the ring buffer."""
         if self._held is None:
             return True
         boot_id, newest = self._held

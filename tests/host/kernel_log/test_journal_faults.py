@@ -92,7 +92,7 @@ def test_a_missing_journal_is_waited_for(tmp_path: Path, start: Start, monkeypat
 
 
 def test_damage_is_waited_out_and_skipped(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A place that fails for ever is retried within bounds, then given up for the end; what comes is told."""
+    """A position that always fails is retried within bounds, then skipped; new messages are returned."""
     monkeypatch.setattr(followed, "RETRY_SECONDS", (0.01, 0.02))
     write(tmp_path, "a", entry(1))
     cursor = read_to_end(start, tmp_path)
@@ -149,10 +149,10 @@ def test_stopping_is_prompt_and_can_be_done_before_the_start(tmp_path: Path, sta
     assert follower.state == "stopped"
 
 
-def test_looking_often_hears_before_journald_says_so(
+def test_frequent_polls_read_messages_before_journald_signals_them(
     tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the journal is the only source, the loop can ask for looks; the wish takes effect at once."""
+    """If the journal is the only source, the loop can request frequent polls, which start at once."""
     write(tmp_path, "a", entry(1))
     follower = start(tmp_path)
     looks = count_looks(monkeypatch)
