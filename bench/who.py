@@ -1,4 +1,4 @@
-"""Row `who`: telling who fills a table of a million entries: how long it takes, how true it is, what it costs the guard."""
+"""Row `who`: the time, accuracy and cost of finding what fills a table of a million entries."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def who(ground: Ground) -> Iterator[Row]:
 def _samples(namespace: ScratchNamespace, held: int) -> Iterator[Row]:
     """Yield how long reading a sample and adding it up takes, either way to read."""
     sys.path.insert(0, str(REPOSITORY))
-    from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, count_entries  # noqa: PLC0415  no other row needs the package
+    from conntrackd_guard.core import tuning  # noqa: PLC0415  no other row needs the package
+    from conntrackd_guard.core.traffic.sample import count_entries  # noqa: PLC0415
     from conntrackd_guard.host.conntrack import entries_netlink  # noqa: PLC0415
     from conntrackd_guard.host.conntrack.entries import EntryReader, Listing  # noqa: PLC0415
     from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner  # noqa: PLC0415
@@ -78,7 +79,7 @@ def _samples(namespace: ScratchNamespace, held: int) -> Iterator[Row]:
             began = time.monotonic()
             with opened() as listing:
                 found = count_entries(
-                    listing.entries(most=DEFAULT_ENTRIES, seconds=LONGEST_SECONDS), table_entries=held
+                    listing.entries(most=tuning.SAMPLE_ENTRIES, seconds=LONGEST_SECONDS), table_entries=held
                 )
             times.append((time.monotonic() - began) * 1000)
             seen.add(found.seen)
@@ -86,8 +87,8 @@ def _samples(namespace: ScratchNamespace, held: int) -> Iterator[Row]:
             what=f"sample of {held:,} entries, by {way}",
             who="guard",
             figure=f"{_middle_and_worst(times)}, {min(seen):,} seen, {_RUNS} runs",
-            target=f"worst ≤ {_SAMPLE_MS:.0f} ms, {DEFAULT_ENTRIES:,} seen",
-            met=max(times) <= _SAMPLE_MS and seen == {DEFAULT_ENTRIES},
+            target=f"worst ≤ {_SAMPLE_MS:.0f} ms, {tuning.SAMPLE_ENTRIES:,} seen",
+            met=max(times) <= _SAMPLE_MS and seen == {tuning.SAMPLE_ENTRIES},
         )
 
 
@@ -109,7 +110,7 @@ def _top(held: int) -> Row:
 
 
 def _truth(held: int) -> Row:
-    """Return how far the shares that `guard top` tells are from those that the table was made with."""
+    """Return how far the shares of `guard top` are from those that the table was made with."""
     sample = json.loads(_ask("--json"))["sample"]
     off = {
         (ranking, name): 100
@@ -118,7 +119,7 @@ def _truth(held: int) -> Row:
     }
     worst = max(off, key=lambda key: off[key])
     return Row(
-        what=f"shares told of {held:,} entries",
+        what=f"shares of {held:,} entries",
         who="guard",
         figure=f"{len(off)} shares, {off[worst]:.1f} points off at most ({worst[1]}), from {sample['seen']:,}",
         target=f"≤ {_SHARE_POINTS:.0f} points",
@@ -142,10 +143,10 @@ def _resident(ground: Ground, namespace: ScratchNamespace, held: int) -> Row:
         for number in range(_RAISES):
             if number:
                 ground.limit_guard.set_limit(int(held / _LOW))
-            wait_for(lambda taken=number: _told(ground, "guard.sample") > taken, "a raise and its sample")
+            wait_for(lambda taken=number: _logged(ground, "guard.sample") > taken, "a raise and its sample")
         time.sleep(_FLUSH_SECONDS)
         peak, (resident, own) = running.peak_kib(), running.memory_kib()
-        sampled = _told(ground, "guard.sample")
+        sampled = _logged(ground, "guard.sample")
         ground.flush(namespace)  # else the kernel walks a million entries for each of the crowd
     return Row(
         what=f"memory, everything on but HTTP, {company}",
@@ -164,9 +165,9 @@ def _ask(*arguments: str) -> bytes:
     return subprocess.run([*_TOP, *arguments], env=environment, stdout=subprocess.PIPE, check=True).stdout
 
 
-def _told(ground: Ground, event: str) -> int:
+def _logged(ground: Ground, event: str) -> int:
     """Return how often the guard has logged an event."""
-    return (ground.folder / "said").read_text("utf-8", "replace").count(f'"{event}"')
+    return (ground.folder / "output").read_text("utf-8", "replace").count(f'"{event}"')
 
 
 def _middle_and_worst(times: list[float]) -> str:

@@ -17,6 +17,7 @@ from conntrackd_guard.cli import exits
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.status_text import print_status
 from conntrackd_guard.core import budget
+from conntrackd_guard.core.assessment import assess
 from conntrackd_guard.core.budget import cost_of
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.explain import sentence
@@ -176,8 +177,8 @@ def how_far() -> str:
             memory_total_bytes=total,
             memory_available_bytes=total // 2,
         )
-        charged = budget.charges(host, (), Policy(), unknown=False)
-        a = budget.work_out(host, charged, INT_MAX, 0.0, Policy())
+        case = assess(Trigger(kind=TriggerKind.MEMORY), host, Policy())
+        a = budget.largest_target(case, INT_MAX, 0.0, Policy())
         rows.append((format_bytes(total), f"{buckets:,}", f"{a.target:,}", str(a.bound), format_bytes(a.cost_bytes)))
     return table(("memory", "buckets", "highest limit", "bound", "cost if full"), rows)
 
