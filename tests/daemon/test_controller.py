@@ -60,7 +60,7 @@ def with_an_order(host: Host) -> Guarded:
     guarded.turn()
     host.table(10)
     record = an_order(guarded, OverrideKind.REVERT, LIMIT)
-    guarded.runtime_dir.put_override(record.key, encode(record))
+    guarded.runtime_dir.overrides.put(record.key, encode(record))
     return guarded
 
 
@@ -73,7 +73,7 @@ def test_an_order_that_is_not_in_force_yet_is_waited_for(host: Host) -> None:
     guarded.turn(0.25)
     assert guarded.state.set_limit is None
     assert guarded.reasons()[1:] == ["override revert applied"]
-    assert guarded.runtime_dir.overrides() == []
+    assert guarded.runtime_dir.overrides.all() == []
     guarded.stop()
 
 
@@ -82,7 +82,7 @@ def test_an_interrupted_override_is_reported_and_not_believed(host: Host) -> Non
     guarded = with_an_order(host)
     guarded.turn(11.0)
     assert guarded.state.set_limit == STEP
-    assert guarded.runtime_dir.overrides() == []
+    assert guarded.runtime_dir.overrides.all() == []
     guarded.written()
     assert any("not carried out" in line["message"] for line in guarded.logged("guard.info"))
     guarded.stop()
@@ -91,11 +91,11 @@ def test_an_interrupted_override_is_reported_and_not_believed(host: Host) -> Non
 def test_an_order_that_can_not_be_read_ends_nothing(host: Host) -> None:
     """Whatever stands in an order's file, the loop goes on."""
     guarded = Guarded(host)
-    guarded.runtime_dir.put_override("odd", {"verdict": [], "decision": {"verdict": []}})
+    guarded.runtime_dir.overrides.put("odd", {"verdict": [], "decision": {"verdict": []}})
     guarded.turn(3.0)
     guarded.written()
     assert "odd" in guarded.logged("guard.error")[0]["message"]
-    assert guarded.runtime_dir.overrides() == []
+    assert guarded.runtime_dir.overrides.all() == []
     guarded.stop()
 
 
@@ -104,7 +104,7 @@ def test_a_full_table_waits_no_five_seconds_for_a_small_change(host: Host) -> No
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
-    guarded.runtime_dir.meanwhile = [lambda: setattr(host, "limit", LIMIT + 1)]
+    guarded.intents_folder.meanwhile = [lambda: setattr(host, "limit", LIMIT + 1)]
     guarded.turn()
     host.table(LIMIT + 1)
     guarded.turn(0.25)

@@ -75,7 +75,7 @@ def test_killed_before_the_write(host: Host) -> None:
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
-    guarded.runtime_dir.meanwhile = [die]
+    guarded.intents_folder.meanwhile = [die]
     with pytest.raises(Killed):
         guarded.turn()
     guarded.stop()
@@ -89,7 +89,7 @@ def test_killed_before_the_write(host: Host) -> None:
 def test_killed_between_row_and_intent(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that was written is not written again, nor folded twice; the intent goes."""
     guarded = Guarded(host)
-    monkeypatch.setattr(guarded.runtime_dir, "drop_intent", lambda _: None)
+    monkeypatch.setattr(guarded.runtime_dir.intents, "drop", lambda _: None)
     host.table(LIMIT)
     guarded.message()
     guarded.turn()
@@ -251,10 +251,10 @@ def test_an_order_given_while_no_guard_ran_is_known(host: Host) -> None:
         decision=Override(kind=OverrideKind.RESUME),
         outcome=Outcome(kind=OutcomeKind.NONE),
     )
-    guarded.runtime_dir.put_override(record.key, encode(record))
+    guarded.runtime_dir.overrides.put(record.key, encode(record))
     after = again(guarded)
     assert after.recovered.state.conflict_seconds == ()
-    assert after.runtime_dir.overrides() == []
+    assert after.runtime_dir.overrides.all() == []
     assert after.reasons()[-1] == "override resume none"
     after.stop()
 

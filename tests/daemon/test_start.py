@@ -194,7 +194,7 @@ def test_an_older_drop_in_of_the_same_limit_proves_nothing(host: Host) -> None:
     guarded.turn(20.0)
     host.table(LIMIT)
     guarded.message()
-    guarded.runtime_dir.meanwhile = [die]
+    guarded.intents_folder.meanwhile = [die]
     with pytest.raises(Killed):
         guarded.turn()
     guarded.stop()

@@ -86,7 +86,7 @@ def test_an_order_to_revert_ends_it_too(host: Host) -> None:
     """A revert is no failure of the raise."""
     guarded = raised(host)
     order = an_order(guarded, OverrideKind.REVERT, LIMIT)
-    guarded.runtime_dir.put_override(order.key, encode(order))
+    guarded.runtime_dir.overrides.put(order.key, encode(order))
     host.limit = LIMIT
     host.table(1000, drop=5)
     guarded.turn(0.5)

@@ -39,7 +39,7 @@ from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RuntimeDir
+from conntrackd_guard.host.runtime_dir import JsonFolder, RuntimeDir
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 from conntrackd_guard.host.systemd_notify import Service
 from conntrackd_guard.recording.recorder import Recorder
@@ -155,16 +155,16 @@ class FaultyKernel(LiveKernel):
         return self._write_buckets(target)
 
 
-class EventfulRunFiles(RuntimeDir):
-    """Files of /run; `meanwhile` holds what others do between a decision and its write, one each time."""
+class EventfulIntents(JsonFolder):
+    """`meanwhile` holds what others do between a decision and its write, one each time."""
 
-    def __init__(self, paths: Paths) -> None:
-        super().__init__(paths)
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.meanwhile: list[Callable[[], None]] = []
 
-    def put_intent(self, key: str, content: dict[str, Any]) -> None:
+    def put(self, key: str, content: dict[str, Any]) -> None:
         """Note the intent; then something else happens."""
-        super().put_intent(key, content)
+        super().put(key, content)
         if self.meanwhile:
             self.meanwhile.pop(0)()
 
@@ -199,7 +199,8 @@ class Guarded:
     def __init__(self, host: Host, policy: Policy | None = None, clock: ManualClock | None = None) -> None:
         self.host, self.policy, self.clock = host, policy or Policy(), clock or ManualClock()
         self.paths = Paths(host.root)
-        self.runtime_dir = EventfulRunFiles(self.paths)
+        self.runtime_dir = RuntimeDir(self.paths)
+        self.runtime_dir.intents = self.intents_folder = EventfulIntents(self.paths.intents)
         self.runtime_dir.prepare()
         self.kernel = FaultyKernel(self.paths)
         self.log_sources = ToldIntake()
@@ -287,7 +288,7 @@ class Guarded:
 
     def intents(self) -> int:
         """Return how many writes are not explained yet."""
-        return len(self.runtime_dir.intents())
+        return len(self.runtime_dir.intents.all())
 
     def stop(self) -> None:
         """End the recorder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -95,6 +96,8 @@ def _entered() -> Counters:
 class LossCounters:
     """Packets lost while the table is not full. Cumulative, summed over CPUs."""
 
+    at_seconds: float
+    """time.monotonic()."""
     insert_failed: int
     chain_too_long: int
 
@@ -125,6 +128,7 @@ def parse_losses(content: bytes) -> LossCounters:
     if any(len(row) < len(names) for row in figures):
         raise ValueError("a row with missing columns")
     return LossCounters(
+        at_seconds=time.monotonic(),
         insert_failed=sum(int(row[failed], 16) for row in figures),
         chain_too_long=sum(int(row[column], 16) for row in figures for column in chains),
     )
@@ -157,12 +161,11 @@ class Memory:
     entry_slab_bytes: int | None
     allocated_entries: int | None
     """An upper bound on the entries of all namespaces."""
-    bucket_arrays: int
     unread: tuple[str, ...]
 
 
 class MemoryReader:
-    """Reads /proc/meminfo, the entries' slab cache and whether NAT keeps a second bucket array."""
+    """Reads /proc/meminfo and the entries' slab cache."""
 
     def __init__(self, paths: Paths) -> None:
         self._meminfo = str(paths.proc / "meminfo")
@@ -196,8 +199,6 @@ class MemoryReader:
             available_bytes=available,
             entry_slab_bytes=self._entry_slab_bytes,
             allocated_entries=allocated,
-            # Nothing shows whether NAT is built in, so its array always counts: 8 bytes a bucket.
-            bucket_arrays=2,
             unread=tuple(unread),
         )
 
