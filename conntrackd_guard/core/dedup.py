@@ -27,7 +27,7 @@ class MessageStatus(Enum):
 
 
 class Deduplicator:
-    """Judge each message once, whichever source delivers it first.
+    """Judges each message once, whichever source has it first.
 
     `newest_stamp_us` is the newest stamp in the ring buffer at start, None if it could not be read.
     """

@@ -1,4 +1,4 @@
-"""Kernel messages that concern the guard, separated from everything that only looks like them.
+"""Recognize the kernel messages that concern the guard, and reject text that only looks like them.
 
 A message counts when all of it matches: a firewall's log prefix can begin like the line and is the
 kernel's own facility too. None of the wordings holds a character that /dev/kmsg escapes, so a raw

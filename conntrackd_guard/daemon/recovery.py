@@ -50,7 +50,7 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
         recorder.log(
             "guard.info",
             "warning",
-            "This boot's history can't be read: pace starts with half the allowance spent.",
+            "Can't read this boot's history. Starting with half of the raise rate limit used up.",
         )
     else:
         for record in past.records:

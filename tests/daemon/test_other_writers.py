@@ -77,7 +77,7 @@ def test_an_ordered_lowering_is_no_fight(host: Host) -> None:
 
 
 def test_three_foreign_lowerings_are_a_standoff_until_resume(host: Host) -> None:
-    """Each lowering of the guard's own value is a fight; after three it stops, says so, and an order starts it anew."""
+    """The third foreign lowering stops raising, with a report; `guard resume` restarts it."""
     guarded = Guarded(host)
     for _ in range(3):
         host.table(host.limit)

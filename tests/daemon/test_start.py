@@ -1,4 +1,4 @@
-"""A start on a disk that stalls or refuses: nothing of the past is lost, and a write is told by all it left."""
+"""A start on a disk that stalls or refuses: no decision is lost, and an interrupted write is recognized by all its traces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole guard on a made-up host: a tree of files for /proc, /sys, /run, /etc and /var, and a clock that is told."""
+"""A whole guard on a made-up host: a tree of files for /proc, /sys, /run, /etc and /var, and a manual clock."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ class Host:
         path.write_text(content)
 
 
-class ToldClock(Clock):
-    """A clock that stands still until told."""
+class ManualClock(Clock):
+    """A clock that only the test moves."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -196,8 +196,8 @@ class Guarded:
     sampling = Sampling()
     log_level = "info"
 
-    def __init__(self, host: Host, policy: Policy | None = None, clock: ToldClock | None = None) -> None:
-        self.host, self.policy, self.clock = host, policy or Policy(), clock or ToldClock()
+    def __init__(self, host: Host, policy: Policy | None = None, clock: ManualClock | None = None) -> None:
+        self.host, self.policy, self.clock = host, policy or Policy(), clock or ManualClock()
         self.paths = Paths(host.root)
         self.runtime_dir = RuntimeDir(self.paths)
         self.runtime_dir.intents = self.intents_folder = EventfulIntents(self.paths.intents)
@@ -249,8 +249,8 @@ class Guarded:
         self, namespace: int | None = None, kind: MessageKind = MessageKind.TABLE_FULL, *, live: bool = True
     ) -> None:
         """Have the kernel print a line."""
-        told = KernelMessage(kind=kind, namespace=namespace, text="nf_conntrack: table full, dropping packet")
-        event = KernelEvent(message=told, stamp_us=int(self.clock.now * 1e6), boot_id="boot-1", source="ring buffer")
+        message = KernelMessage(kind=kind, namespace=namespace, text="nf_conntrack: table full, dropping packet")
+        event = KernelEvent(message=message, stamp_us=int(self.clock.now * 1e6), boot_id="boot-1", source="ring buffer")
         self.log_sources.lines.append((event, live))
 
     def turn(self, seconds: float = 0.0) -> None:
