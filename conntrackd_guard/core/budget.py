@@ -11,9 +11,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, Charges, assess
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
-from conntrackd_guard.core.model import INT_MAX, Arithmetic, Bound, Observation, Table, Trigger, TriggerKind
+from conntrackd_guard.core.model import INT_MAX, Observation, Table, Trigger, TriggerKind
 from conntrackd_guard.core.records import condense
 
 MIB = 1 << 20

@@ -1,6 +1,6 @@
-"""Recognise the kernel messages that concern the guard, and only them.
+"""Recognize the kernel messages that concern the guard, and reject text that only looks like them.
 
-The whole message has to match: a firewall's log prefix can begin with the same words, and has the kernel's own facility
+The whole message has to match: a firewall's log prefix can begin with the same words, and has the kernel's own facility,
 too. /dev/kmsg escapes no character of these wordings, so a raw record need not be unescaped first.
 """
 
@@ -72,6 +72,5 @@ def recognise(message: str) -> KernelMessage | None:
     return None
 
 
-def worth_reading(raw: bytes) -> bool:
-    """Return whether a raw record may hold such a message. Never wrongly False; takes 0.2 µs for a firewall's record."""
-    return b"table full" in raw or b" callbacks suppressed" in raw or b"table overflow" in raw
+MARKS = (b"table full", b" callbacks suppressed", b"table overflow")
+"""Every message that is recognised contains one of these. Readers search for them first: 0.2 µs for a firewall's message."""

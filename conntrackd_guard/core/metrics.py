@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from conntrackd_guard.core.arithmetic import Arithmetic
 from conntrackd_guard.core.budget import Cost
 from conntrackd_guard.core.codec import verdict
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import Arithmetic, Corroboration, Observation, OverrideKind, Record, Table, TriggerKind
+from conntrackd_guard.core.model import Corroboration, Observation, OverrideKind, Record, Table, TriggerKind
 from conntrackd_guard.core.records import reason
 from conntrackd_guard.core.usage import risen
 
@@ -25,6 +26,7 @@ _NAME_CHARACTERS = 100
 """Kept of a namespace's name: names in /run/netns are short, Docker's have a dozen letters."""
 _READABLE = ("following", "read ")
 """Prefixes of the state of a readable source."""
+_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 DecisionLabels = tuple[str, str, str]
 """Verdict, reason, outcome."""
@@ -225,10 +227,7 @@ def exposition(families: Iterable[Family]) -> str:
     for family in families:
         lines += (f"# HELP {family.name} {family.text}", f"# TYPE {family.name} {family.kind}")
         for values, figure in family.samples:
-            labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(family.labels, values, strict=True))
+            pairs = zip(family.labels, values, strict=True)
+            labels = ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in pairs)
             lines.append(f"{family.name}{f'{{{labels}}}' if labels else ''} {figure!r}")
     return "".join(f"{line}\n" for line in lines)
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
 
-from conntrackd_guard.core.configuration import FloodResponse, Mode
+from conntrackd_guard.core.arithmetic import Arithmetic
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.hold_reasons import HoldReason
 
 INT_MAX = 2**31 - 1
@@ -138,7 +139,6 @@ class Observation:
     small_tables: int = 0
     """Further tables, each below half the limit and without drops."""
     small_entries: int = 0
-    """Entries of all small tables."""
     idle_tables: int = 0
     """Tracking namespaces without entries."""
     unread: tuple[str, ...] = ()
@@ -147,6 +147,7 @@ class Observation:
     """Whether every tracking namespace was readable."""
     buckets: int | None = None
     bucket_arrays: int = 2
+    """NAT has one of its own. Nothing shows whether it is built in, so it always counts."""
     entry_slab_bytes: int | None = None
     memory_total_bytes: int = 0
     memory_hugetlb_bytes: int = 0
@@ -155,7 +156,6 @@ class Observation:
     estimate: bool = False
     """The counts are estimates of need (dry-run mode)."""
     sources: dict[str, str] = field(default_factory=dict)
-    """The source of each figure."""
 
 
 class Corroboration(StrEnum):
@@ -164,66 +164,6 @@ class Corroboration(StrEnum):
     CONFIRMED = "confirmed"
     CONTRADICTED = "contradicted"
     UNKNOWN = "unknown"
-
-
-class Bound(StrEnum):
-    """The bound that determined the target."""
-
-    TARGET = "target"
-    MAX_LIMIT = "max_limit"
-    FLOOD = "flood"
-    BUDGET = "budget"
-    MIN_AVAILABLE = "min_available"
-    CHAINS = "chains"
-    INT_MAX = "int_max"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arithmetic:
-    """The calculation of one decision, complete enough to redo it by hand."""
-
-    current: int
-    wanted: int
-    """The limit to reach, before any bound."""
-    target: int
-    """The limit within the bounds (for a hold: the highest they would allow)."""
-    bound: Bound
-    in_use: int
-    """Entries of all namespaces."""
-    largest_count: int
-    demand_per_second: float
-    bytes_per_entry: int
-    bytes_source: str
-    buckets: int | None
-    buckets_target: int | None
-    """New number of buckets if they grow with the limit, else None."""
-    bucket_bytes: int
-    """All bucket arrays after the raise."""
-    new_bucket_bytes: int
-    """Arrays that the raise allocates."""
-    full_tables: int
-    """Tables charged at the target (one for all that are unknown)."""
-    other_entries: int
-    """Entries charged for all other tables."""
-    charged_entries: int
-    """full_tables × target + other_entries."""
-    held_entries: int
-    """Of those charged, entries that exist: no longer part of available memory, so not counted twice."""
-    cost_bytes: int
-    """bytes_per_entry × charged_entries + bucket_bytes: compared with the budget."""
-    new_bytes: int
-    """bytes_per_entry × (charged − held) + new_bucket_bytes: subtracted from available memory."""
-    budget_bytes: int
-    min_available_bytes: int
-    memory_total_bytes: int
-    memory_hugetlb_bytes: int
-    memory_available_bytes: int
-    max_limit: int | None
-    chain: float | None
-    """Average hash chain with all charged entries: 2 × charged ÷ buckets."""
-    on_flood: FloodResponse | None = None
-    """Set while a flood fills every table in need."""
-    estimate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,10 @@ import pytest
 from testbed.hosts import GIB, LIMIT, MIB, OTHER, host, line, table
 
 from conntrackd_guard.core import budget
+from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, Charges, assess
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
-from conntrackd_guard.core.model import INT_MAX, Arithmetic, Bound, Observation, Trigger, TriggerKind
+from conntrackd_guard.core.model import INT_MAX, Observation, Trigger, TriggerKind
 
 
 def assessed(observation: Observation, policy: Policy | None = None) -> Assessment:

@@ -5,16 +5,9 @@ from __future__ import annotations
 import pytest
 
 from conntrackd_guard.core import episode
+from conntrackd_guard.core.arithmetic import Arithmetic
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import (
-    Arithmetic,
-    Corroboration,
-    Hold,
-    MessageKind,
-    Raise,
-    Trigger,
-    TriggerKind,
-)
+from conntrackd_guard.core.model import Corroboration, Hold, MessageKind, Raise, Trigger, TriggerKind
 
 WEB = 4026532316
 RAISED = Raise(target=2, arithmetic=Arithmetic.__new__(Arithmetic), corroboration=Corroboration.CONFIRMED)

@@ -12,7 +12,7 @@ from typing import Self
 
 from systemd import _reader
 
-from conntrackd_guard.core.kernel_messages import KernelEvent, recognise, worth_reading
+from conntrackd_guard.core.kernel_messages import MARKS, KernelEvent, recognise
 
 READ_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
 """Raised for damaged, vanishing or foreign files. UnicodeDecodeError is a ValueError."""
@@ -137,7 +137,7 @@ class KernelJournal:
     def _event(self) -> KernelEvent | None:
         """Return the current entry as an event, None if it doesn't concern the guard."""
         message = self._get("MESSAGE")
-        if message is None or not worth_reading(message):
+        if message is None or not any(mark in message for mark in MARKS):
             return None
         recognised = recognise(message.decode("utf-8", "replace"))
         if recognised is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.kernel_messages import KernelEvent, recognise, worth_reading
+from conntrackd_guard.core.kernel_messages import MARKS, KernelEvent, recognise
 from conntrackd_guard.host import files
 
 _DEVICE = os.makedev(1, 11)
@@ -103,10 +103,12 @@ class RingBuffer:
 
     def read(self, most: int = 1000) -> list[KernelEvent]:
         """Return the events among the next `most` records; what is left keeps the descriptor readable."""
+        full, suppressed, overflow = MARKS
         return [
             event
             for record in self._records(most)
-            if worth_reading(record) and (event := self._event(record)) is not None
+            if (full in record or suppressed in record or overflow in record)
+            and (event := self._event(record)) is not None
         ]
 
     def newest_warning(self) -> int | None:
