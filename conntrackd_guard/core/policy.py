@@ -147,9 +147,9 @@ def unconfirmed(  # noqa: PLR0911 - one return an answer
 def forbidden(case: Assessment, state: State, policy: Policy) -> Hold | None:
     """Hold for untrusted namespaces, a pause (the operator outranks policy) and a conflict with another writer."""
     now = case.observation.boottime_seconds
-    fights = 0
+    conflicts = 0
     for at in state.conflict_seconds:
-        fights += at > now - tuning.CONFLICT_WINDOW_SECONDS
+        conflicts += at > now - tuning.CONFLICT_WINDOW_SECONDS
     if case.needy and not case.trusted:
         reason, advice = (
             HoldReason.UNTRUSTED_NAMESPACE,
@@ -157,7 +157,7 @@ def forbidden(case: Assessment, state: State, policy: Policy) -> Hold | None:
         )
     elif case.observation.pause is not None:
         reason, advice = HoldReason.PAUSED, _RESUME
-    elif policy.conflict_limit and fights >= policy.conflict_limit:
+    elif policy.conflict_limit and conflicts >= policy.conflict_limit:
         reason, advice = (
             HoldReason.CONFLICT,
             "Find the program that lowers net.netfilter.nf_conntrack_max and change it there; then `guard resume`.",
@@ -272,7 +272,9 @@ def _advice(case: Assessment, arithmetic: Arithmetic) -> tuple[str, ...]:
     if arithmetic.target < arithmetic.wanted and arithmetic.bound in _BOUND_HOLDS:
         advice.append(f"Only part of the step fits. {_BOUND_HOLDS[arithmetic.bound][1]}")
     if arithmetic.chain is not None and arithmetic.chain > budget.CHAIN_ADVISE and arithmetic.buckets_target is None:
-        advice.append(f"Hash chains may reach {arithmetic.chain:.0f}. {_buckets_command(arithmetic)}")
+        advice.append(
+            f"Lookups get slow: hash chains may reach {arithmetic.chain:.0f} entries. {_buckets_command(arithmetic)}"
+        )
     return tuple(advice)
 
 

@@ -31,7 +31,7 @@ class FakeJournal(JournalFollower):
     def begin(self, cursor: str | None) -> None:
         """Note the cursor."""
         self.begun.append(cursor)
-        self.newest_cursor = cursor
+        self._taken_to = cursor
 
     def await_end(self, seconds: float) -> None:
         """Stand at the end already."""
@@ -85,7 +85,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def before(host: Host) -> Guarded:
-    """Give a guard that ran, took lines in up to a position, and ended."""
+    """Give a guard that ran, took messages in up to a position, and ended."""
     guarded = Guarded(host)
     guarded.recorder.note_position(STORED)
     guarded.stop()
