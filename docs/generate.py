@@ -48,7 +48,7 @@ from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.rows import decision_document
+from conntrackd_guard.history.documents import decision_document
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.keys import BY_NAME, FIXED

@@ -21,7 +21,8 @@ from conntrackd_guard.core.model import Raise, Record, TriggerKind
 from conntrackd_guard.core.records import needs_operator
 from conntrackd_guard.core.verification import Verification
 from conntrackd_guard.history.database import HistoryDamaged, Position
-from conntrackd_guard.history.rows import first_row, notify_document
+from conntrackd_guard.history.documents import notify_document
+from conntrackd_guard.history.rows import first_row
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import MAX_QUEUED, NotifySpool
 from conntrackd_guard.host.other_writers import attribute_change
