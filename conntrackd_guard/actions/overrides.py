@@ -35,7 +35,7 @@ from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
-from conntrackd_guard.host.sysctl_dropin import DropIn, Persisted
+from conntrackd_guard.host.sysctl_dropin import Persisted, SysctlDropIn
 
 REVERT_PAUSE_SECONDS = 3600.0
 """A revert pauses raising for this long: else the next message would undo it."""
@@ -63,7 +63,7 @@ class Plan:
 class Overrides:
     """Carries overrides out on one host. Methods raise GuardError with what to do next."""
 
-    def __init__(self, paths: Paths, kernel: Kernel, drop_in: DropIn, policy: Policy) -> None:
+    def __init__(self, paths: Paths, kernel: Kernel, drop_in: SysctlDropIn, policy: Policy) -> None:
         self._paths, self._kernel, self._drop_in, self._policy = paths, kernel, drop_in, policy
         self._clock = Clock()
         self._runtime_dir = RuntimeDir(paths)

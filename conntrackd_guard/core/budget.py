@@ -11,8 +11,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from conntrackd_guard.core.arithmetic import Arithmetic, Bound
+from conntrackd_guard.core.assessment import Assessment, Charges, assess
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
-from conntrackd_guard.core.model import INT_MAX, Arithmetic, Bound, Observation, Table
+from conntrackd_guard.core.model import INT_MAX, Observation, Table, Trigger, TriggerKind
 from conntrackd_guard.core.records import condense
 
 MIB = 1 << 20
@@ -29,24 +31,6 @@ CHAIN_HOLD = 24
 """Average chain beyond which inserts begin to be lost without a log message (1e-7 at 24, 0.02 % at 32)."""
 BUCKETS_ROUNDED_TO = 512
 """The kernel rounds a new number of buckets up to a page of list heads."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Charges:
-    """Who is charged: `full` tables at the target, the `others` (count, alive) and the `small` at twice their count."""
-
-    full: int
-    full_held: int
-    others: tuple[tuple[int, int], ...]
-    small: int = 0
-
-    def entries(self, target: int) -> tuple[int, int, int]:
-        """Return entries charged for full tables, for others, and those of both that are alive already."""
-        other_entries, other_held = 2 * self.small, self.small
-        for count, alive in self.others:
-            other_entries += min(target, 2 * count)
-            other_held += min(target, alive)
-        return self.full * target, other_entries, min(self.full * target, self.full_held) + other_held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,96 +75,75 @@ def min_available_bytes(policy: Policy, total: int) -> int:
     return max(total // 20, min(512 * MIB, total // 4))
 
 
-def charges(observation: Observation, needy: tuple[Table, ...], policy: Policy, *, unknown: bool) -> Charges:
-    """Split the tables into full ones (raised for, or over the threshold) and others; an `unknown` one counts as full."""
-    least = policy.threshold * (observation.limit or 0)
-    full, full_held, others = int(unknown), 0, []
-    for table in observation.tables:
-        alive = table.count if table.held is None else table.held
-        if table.count >= least or table in needy:
-            full, full_held = full + 1, full_held + alive
-        else:
-            others.append((table.count, alive))
-    return Charges(full=full, full_held=full_held, others=tuple(others), small=observation.small_entries)
-
-
-def work_out(  # noqa: PLR0913 - the calculation has as many terms
-    observation: Observation,
-    charged: Charges,
-    wanted: int,
-    demand: float,
-    policy: Policy,
-    *,
-    flooded: bool = False,
-    counted: Collection[Bound] = frozenset(Bound),
+def largest_target(
+    case: Assessment, wanted: int, demand: float, policy: Policy, counted: Collection[Bound] = frozenset(Bound)
 ) -> Arithmetic:
     """Return the calculation for the largest target, up to `wanted`, that every bound in `counted` allows."""
-    flood_limit = (policy.on_flood.limit or 0) if flooded and policy.on_flood.restricts else None
-    caps = ((Bound.INT_MAX, INT_MAX), (Bound.MAX_LIMIT, policy.max_limit), (Bound.FLOOD, flood_limit))
-    target, bound = wanted, Bound.TARGET
-    for cap_bound, cap in caps:
-        if cap is not None and target > cap and cap_bound in counted:
-            target, bound = cap, cap_bound
-    while True:
-        arithmetic = calculate(observation, charged, wanted, target, demand, policy, flooded=flooded, counted=counted)
-        exceeded = arithmetic.bound
-        if exceeded is Bound.TARGET:
-            return arithmetic if bound is Bound.TARGET else replace(arithmetic, bound=bound)
-        low, high, bound = 0, target, exceeded  # each bound is monotone in the target
+    arithmetic, bound = calculate(case, wanted, wanted, demand, policy, counted), Bound.TARGET
+    while arithmetic.bound is not Bound.TARGET:
+        low, high, bound = 0, arithmetic.target, arithmetic.bound  # each bound is monotone in the target
         while high - low > 1:
             middle = (low + high) // 2
-            tried = calculate(observation, charged, wanted, middle, demand, policy, flooded=flooded, counted={exceeded})
-            low, high = (low, middle) if tried.bound is exceeded else (middle, high)
-        target, counted = low, frozenset(counted) - {exceeded}
+            allowed = calculate(case, wanted, middle, demand, policy, {bound}).bound is Bound.TARGET
+            low, high = (middle, high) if allowed else (low, middle)
+        counted = frozenset(counted) - {bound}
+        arithmetic = calculate(case, wanted, low, demand, policy, counted)
+    return arithmetic if bound is Bound.TARGET else replace(arithmetic, bound=bound)
 
 
 def calculate(  # noqa: PLR0913, PLR0917 - the calculation has as many terms
-    observation: Observation,
-    charged: Charges,
+    case: Assessment,
     wanted: int,
     target: int,
     demand: float,
     policy: Policy,
-    *,
-    flooded: bool = False,
     counted: Collection[Bound] = frozenset(Bound),
 ) -> Arithmetic:
-    """Return the calculation for one target. Its bound is the first memory bound in `counted` that it exceeds."""
-    each, source = bytes_per_entry(observation.entry_slab_bytes)
-    full_entries, other_entries, held = charged.entries(target)
-    entries, buckets, buckets_target = full_entries + other_entries, observation.buckets, None
+    """Return the calculation for one target. Its bound is the first one in `counted` that does not allow the target."""
+    seen, charges, buckets = case.observation, case.charges, case.observation.buckets
+    full_entries, other_entries, held = charges.full * target, 2 * charges.small, charges.small
+    for count, alive in charges.others:
+        other_entries += min(target, 2 * count)
+        held += min(target, alive)
+    held += min(full_entries, charges.full_held)
+    entries, buckets_target = full_entries + other_entries, None
     if policy.buckets is Buckets.MATCH and buckets is not None and 2 * entries > CHAIN_ADVISE * buckets:
         buckets_target = math.ceil(2 * entries / CHAIN_ADVISE / BUCKETS_ROUNDED_TO) * BUCKETS_ROUNDED_TO
-    array_bytes, after = BUCKET_BYTES * observation.bucket_arrays, buckets_target or buckets
-    new_bucket_bytes = array_bytes * (buckets_target or 0)
+    array_bytes, after = BUCKET_BYTES * seen.bucket_arrays, buckets_target or buckets
+    each, source = bytes_per_entry(seen.entry_slab_bytes)
     cost = each * entries + array_bytes * (after or 0)
-    new = each * (entries - held) + new_bucket_bytes
-    total, available = observation.memory_total_bytes, observation.memory_available_bytes
-    budget, least = budget_bytes(policy, total, observation.memory_hugetlb_bytes), min_available_bytes(policy, total)
-    bound, in_use, largest = Bound.TARGET, observation.small_entries, 0
-    if cost > budget and Bound.BUDGET in counted:
-        bound = Bound.BUDGET
-    elif available - new < least and Bound.MIN_AVAILABLE in counted:
-        bound = Bound.MIN_AVAILABLE
-    elif after is not None and 2 * entries > CHAIN_HOLD * after and Bound.CHAINS in counted:
-        bound = Bound.CHAINS
-    for table in observation.tables:
-        in_use, largest = in_use + table.count, max(largest, table.count)
+    new = each * (entries - held) + array_bytes * (buckets_target or 0)
+    budget = budget_bytes(policy, seen.memory_total_bytes, seen.memory_hugetlb_bytes)
+    least = min_available_bytes(policy, seen.memory_total_bytes)
+    flood = policy.on_flood if case.flooded else None
+    exceeded = (
+        (Bound.INT_MAX, target > INT_MAX),
+        (Bound.MAX_LIMIT, policy.max_limit is not None and target > policy.max_limit),
+        (Bound.FLOOD, flood is not None and not flood.allows(target)),
+        (Bound.BUDGET, cost > budget),
+        (Bound.MIN_AVAILABLE, seen.memory_available_bytes - new < least),
+        (Bound.CHAINS, after is not None and 2 * entries > CHAIN_HOLD * after),
+    )
+    bound = Bound.TARGET
+    for candidate, is_exceeded in exceeded:
+        if is_exceeded and candidate in counted:
+            bound = candidate
+            break
     return Arithmetic(
-        current=observation.limit or 0,
+        current=seen.limit or 0,
         wanted=wanted,
         target=target,
         bound=bound,
-        in_use=in_use,
-        largest_count=largest,
+        in_use=case.in_use,
+        largest_count=case.largest_count,
         demand_per_second=demand,
         bytes_per_entry=each,
         bytes_source=source,
         buckets=buckets,
         buckets_target=buckets_target,
         bucket_bytes=array_bytes * (after or 0),
-        new_bucket_bytes=new_bucket_bytes,
-        full_tables=charged.full,
+        new_bucket_bytes=array_bytes * (buckets_target or 0),
+        full_tables=charges.full,
         other_entries=other_entries,
         charged_entries=entries,
         held_entries=held,
@@ -188,23 +151,24 @@ def calculate(  # noqa: PLR0913, PLR0917 - the calculation has as many terms
         new_bytes=new,
         budget_bytes=budget,
         min_available_bytes=least,
-        memory_total_bytes=total,
-        memory_hugetlb_bytes=observation.memory_hugetlb_bytes,
-        memory_available_bytes=available,
+        memory_total_bytes=seen.memory_total_bytes,
+        memory_hugetlb_bytes=seen.memory_hugetlb_bytes,
+        memory_available_bytes=seen.memory_available_bytes,
         max_limit=policy.max_limit,
-        on_flood=policy.on_flood if flooded else None,
+        on_flood=flood,
         chain=round(2 * entries / after, 2) if after else None,
-        estimate=observation.estimate,
+        estimate=seen.estimate,
     )
 
 
-def is_broken(observation: Observation, policy: Policy) -> Arithmetic | None:
+def is_broken(case: Assessment, policy: Policy) -> Arithmetic | None:
     """Return the calculation for the entries that exist if they alone break the budget or `min_available`, else None."""
-    alive = sum(table.alive for table in observation.tables) + observation.small_entries
-    limit, nobody = observation.limit or 0, Charges(full=0, full_held=0, others=())
-    arithmetic = calculate(observation, nobody, limit, limit, 0.0, policy, counted=())
+    seen = case.observation
+    alive = sum(table.alive for table in seen.tables) + seen.small_entries
+    limit = seen.limit or 0
+    arithmetic = calculate(replace(case, charges=Charges()), limit, limit, 0.0, policy, counted=())
     cost = arithmetic.bytes_per_entry * alive + arithmetic.bucket_bytes
-    if cost <= arithmetic.budget_bytes and arithmetic.memory_available_bytes >= arithmetic.min_available_bytes:
+    if cost <= arithmetic.budget_bytes and seen.memory_available_bytes >= arithmetic.min_available_bytes:
         return None
     return replace(
         arithmetic,
@@ -259,9 +223,10 @@ def highest_affordable(observation: Observation, policy: Policy) -> Arithmetic |
     """
     if not observation.limit:
         return None
-    then, full = filled(condense(observation, None))
-    charged = charges(then, (full,), policy, unknown=False)
-    return work_out(then, charged, INT_MAX + 1, 0.0, policy)  # so that something always bounds it
+    then, _ = filled(condense(observation, None))
+    calm = tuple(replace(table, demand_per_second=None) for table in then.tables)
+    case = assess(Trigger(kind=TriggerKind.MEMORY), replace(then, tables=calm), policy)
+    return largest_target(case, INT_MAX + 1, 0.0, policy)  # so that something always bounds it
 
 
 def _share(share: Share, total: int) -> int:

@@ -1,14 +1,12 @@
 """Every value of `core.model` as JSON-able data, and back exactly.
 
-Pure. A value is encoded by what it is and decoded by what its field is declared to be, so a model
-that gains a field needs no change here: unknown fields (a newer guard wrote them) are left out, and
-missing ones (an older guard wrote it) take their default. A decision carries its class as `verdict`,
-and a hold's reason is written by its code.
+Pure. Decoding follows the declared types of the fields. Unknown fields (of a newer guard) are left out, and missing ones
+(of an older guard) take their default. A decision has its class as `verdict`, and a hold's reason is its code.
 """
 
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
@@ -21,13 +19,13 @@ T = TypeVar("T")
 
 _PLAIN = frozenset({int, str, float, bool, NoneType})
 
-VERDICTS: tuple[tuple[str, type], ...] = (("raise", Raise), ("hold", Hold), ("override", Override))
+_VERDICTS: dict[type, str] = {Raise: "raise", Hold: "hold", Override: "override"}
 """The name of each decision class, in codec, history, log and metrics alike."""
 
 
 def verdict(decision: Decision) -> str:
     """Return the decision's name: `raise`, `hold` or `override`."""
-    return next(name for name, kind in VERDICTS if isinstance(decision, kind))
+    return _VERDICTS[type(decision)]
 
 
 def encode(value: object) -> Any:
@@ -35,16 +33,16 @@ def encode(value: object) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
-    if isinstance(value, HoldReason):
-        return value.code
+    if kind is HoldReason:
+        return cast("HoldReason", value).code
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, tuple):
-        return [encode(item) for item in value]
-    if isinstance(value, dict):
-        return {key: encode(item) for key, item in value.items()}
-    data = {name: encode(getattr(value, name)) for name in _names(cast("type", kind))}
-    return {"verdict": verdict(value), **data} if isinstance(value, Raise | Hold | Override) else data
+    if kind is tuple:
+        return [encode(item) for item in cast("tuple[object, ...]", value)]
+    if kind is dict:
+        return {key: encode(item) for key, item in cast("dict[str, object]", value).items()}
+    data = {name: encode(getattr(value, name)) for name in cast("Any", kind).__dataclass_fields__}
+    return {"verdict": _VERDICTS[kind], **data} if kind in _VERDICTS else data
 
 
 def decode(kind: type[T], data: object) -> T:
@@ -58,7 +56,6 @@ def decode_decision(data: object) -> Decision:
 
 
 def _decode(kind: Any, data: Any) -> Any:  # noqa: PLR0911 - one return a kind of type
-    """Return `data` as the declared type `kind`."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (UnionType, Union):
         return _decode_union(arguments, data)
@@ -85,8 +82,8 @@ def _decode_union(arguments: tuple[Any, ...], data: Any) -> Any:
     if len(members) == 1:
         return _decode(members[0], data)
     name = _checked(data, dict, Decision).get("verdict")
-    member = next((kind for verdict_name, kind in VERDICTS if verdict_name == name), None)
-    if member not in members:
+    member = next((member for member in members if _VERDICTS.get(member) == name), None)
+    if member is None:
         raise ValueError(f"unknown verdict {name!r}")
     return _decode(member, data)
 
@@ -95,14 +92,10 @@ def _decode_fields(kind: Any, data: dict[str, Any]) -> Any:
     """Return the dataclass `kind` with its known fields of `data`."""
     hints = _hints(kind)
     known = {field.name: _decode(hints[field.name], data[field.name]) for field in fields(kind) if field.name in data}
-    missing = [field.name for field in fields(kind) if field.name not in known and _required(field)]
-    if missing:
+    required = (field.name for field in fields(kind) if field.default is field.default_factory is MISSING)
+    if missing := [name for name in required if name not in known]:
         raise ValueError(f"{kind.__name__} lacks {', '.join(missing)}")
     return kind(**known)
-
-
-def _required(field: Field[Any]) -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _checked(data: Any, kind: type, wanted: Any) -> Any:
@@ -118,12 +111,6 @@ def hold_reason(code: object) -> HoldReason:
     if reason is None:
         raise ValueError(f"unknown hold reason {code!r}")
     return reason
-
-
-@cache
-def _names(kind: type) -> tuple[str, ...]:
-    """Return the names of a dataclass's fields, cached: an intent is encoded between a drop and its raise."""
-    return tuple(field.name for field in fields(kind))
 
 
 @cache

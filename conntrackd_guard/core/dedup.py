@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from conntrackd_guard.core.model import KernelEvent, MessageKind
+from conntrackd_guard.core.kernel_messages import KernelEvent
+from conntrackd_guard.core.model import MessageKind
 
 MOST_REMEMBERED = 4096
 """Lines remembered for pairing (about 0.8 MB). At the kernel's own rate, 10 lines in 5 s, that is half an hour;

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from conntrackd_guard.core.assessment import is_full, presses
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Raise, Table, Trigger, TriggerKind
-from conntrackd_guard.core.usage import QUIET_SECONDS, is_full, is_stable, presses
+from conntrackd_guard.core.usage import QUIET_SECONDS, is_stable
 
 _SHORTENED = frozenset({HoldReason.STABLE, HoldReason.COOLDOWN, HoldReason.RATE_LIMITED, HoldReason.CHANGED_UNDER_US})
 
@@ -27,7 +28,7 @@ class Episode:
     due_seconds: float | None = None
     """When to decide (again); None: when the counters show need again."""
     message: Trigger | None = None
-    """The newest message, with the number of messages that no decision has counted yet."""
+    """The newest message, to decide about it again; a decision has counted it."""
     unanswered: bool = False
     """A message came that no raise and no final hold has answered."""
     reason: HoldReason | None = None
@@ -43,15 +44,11 @@ class Episode:
 Episodes = Mapping[int | None, Episode]
 
 
-def on_message(episode: Episode | None, message: Trigger, now: float) -> Episode:
-    """Open or refresh an episode by a new message: it is decided at once."""
-    if episode is None:
-        return Episode(
-            namespace=message.namespace, needed_seconds=now, due_seconds=now, message=message, unanswered=True
-        )
-    if episode.message is not None:
-        message = replace(message, message_count=episode.message.message_count + message.message_count)
-    return replace(episode, message=message, unanswered=True, needed_seconds=now, due_seconds=now)
+def on_message(episode: Episode | None, message: Trigger, decision: Raise | Hold, now: float) -> Episode:
+    """Open or refresh an episode by a new message and the decision about it."""
+    before = episode or Episode(namespace=message.namespace, needed_seconds=now)
+    answered = replace(before, message=replace(message, message_count=0), unanswered=True, needed_seconds=now)
+    return on_decision(answered, decision)
 
 
 def on_tables(  # noqa: PLR0913, PLR0917 - everything that a look at the tables is judged by
@@ -89,12 +86,12 @@ def on_need(episode: Episode | None, namespace: int | None, now: float, *, urgen
 
 def on_decision(episode: Episode, decision: Raise | Hold) -> Episode:
     """Return the episode after a decision. After a raise or a final hold, only new need makes it due again."""
-    message = None if episode.message is None else replace(episode.message, message_count=0)
     if isinstance(decision, Raise):
-        return replace(episode, due_seconds=None, reason=None, message=message, unanswered=False)
+        return replace(episode, due_seconds=None, reason=None, unanswered=False)
     retry = decision.retry_seconds
-    unanswered = episode.unanswered and retry is not None
-    return replace(episode, due_seconds=retry, reason=decision.reason, message=message, unanswered=unanswered)
+    return replace(
+        episode, due_seconds=retry, reason=decision.reason, unanswered=episode.unanswered and retry is not None
+    )
 
 
 def on_limit_change(episodes: Episodes, now: float) -> dict[int | None, Episode]:

@@ -23,6 +23,11 @@ from conntrackd_guard.core.verification import Drops, End, Verification
 
 _WHOLE_FROM = 10
 """A growth of 0.2/s is not shown as 0."""
+_ENDS = {
+    End.WATCHED: "",
+    End.RAISED_AGAIN: ", until the next raise",
+    End.LIMIT_CHANGED: ", until the limit was changed",
+}
 
 
 def sentence(record: Record, policy: Policy) -> str:
@@ -113,15 +118,7 @@ def _override_sentence(record: Record, override: Override) -> str:
 
 def _drops(found: Verification) -> str:
     dropped, raised = f"{found.dropped or 0:,}", f"the raise to {found.limit:,}"
-    match found.end:
-        case End.WATCHED:
-            until = f"within {format_span(found.seconds)}"
-        case End.RAISED_AGAIN:
-            until = f"within {format_span(found.seconds)}, until the next raise"
-        case End.LIMIT_CHANGED:
-            until = f"within {format_span(found.seconds)}, until the limit was changed"
-        case _:
-            assert_never(found.end)
+    until = f"within {format_span(found.seconds)}{_ENDS[found.end]}"
     match found.drops:
         case Drops.NONE:
             return f"No packets were dropped after {raised} {until}."

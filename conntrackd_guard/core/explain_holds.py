@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import assert_never
 
 from conntrackd_guard.core import tuning
+from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import Arithmetic, Bound, Hold, MessageKind, Record, Table
+from conntrackd_guard.core.model import Hold, MessageKind, Record, Table
 from conntrackd_guard.core.records import concerned, table_name
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.core.units import format_bytes, format_duration, format_span

@@ -8,8 +8,36 @@ record need not be unescaped first.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
-from conntrackd_guard.core.model import KernelMessage, MessageKind
+from conntrackd_guard.core.model import MessageKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelMessage:
+    """A kernel message that concerns the guard."""
+
+    kind: MessageKind
+    namespace: int | None
+    """Inode of the network namespace that the message names, None if it names none."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelEvent:
+    """A recognised kernel message as a source delivered it. `core.dedup` decides whether it is new."""
+
+    message: KernelMessage
+    stamp_us: int | None
+    """The kernel's own timestamp (printk's local clock). Compare only with kernel timestamps of the same boot."""
+    boot_id: str
+    source: str
+    """`ring buffer` or `journal`."""
+    cursor: str | None = None
+    """The journal's cursor after this entry; None for the ring buffer."""
+    held_at_start: bool = False
+    """The source contained it before the guard started to read."""
+
 
 _UNSIGNED_INT_MAX = 2**32 - 1
 """A namespace's inode number is an unsigned int (`ns_common.inum`)."""

@@ -8,26 +8,13 @@ from typing import Any, assert_never
 from conntrackd_guard.core.codec import encode, verdict
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, OutcomeKind, Override, Raise, Record
-from conntrackd_guard.core.records import reason
+from conntrackd_guard.core.records import ACTIONABLE, reason
 
 _ERRORS = frozenset({HoldReason.CONFLICT, HoldReason.RESERVE_BROKEN, HoldReason.OVER_BUDGET_AT_START})
-_WARNINGS = frozenset(
-    {
-        HoldReason.OVER_BUDGET,
-        HoldReason.RESERVE,
-        HoldReason.AT_CEILING,
-        HoldReason.FLOOD,
-        HoldReason.CHAINS,
-        HoldReason.INT_MAX,
-        HoldReason.WRITE_REFUSED,
-        HoldReason.LIMIT_LOWERED,
-        HoldReason.SET_ELSEWHERE,
-        HoldReason.UNTRUSTED_NAMESPACE,
-        HoldReason.PAUSED,
-        HoldReason.EXPECTATION_TABLE,
-        HoldReason.NEIGHBOUR_TABLE,
-    }
-)
+_WARNINGS = ACTIONABLE | {
+    HoldReason.WRITE_REFUSED, HoldReason.LIMIT_LOWERED, HoldReason.SET_ELSEWHERE, HoldReason.UNTRUSTED_NAMESPACE,
+    HoldReason.PAUSED, HoldReason.EXPECTATION_TABLE, HoldReason.NEIGHBOUR_TABLE,
+}  # fmt: skip
 _DEBUG = frozenset({
     HoldReason.COOLDOWN, HoldReason.RESOLVED, HoldReason.SUPERSEDED, HoldReason.CHANGED_UNDER_US,
     HoldReason.SUPPRESSED, HoldReason.DRY_RUN_SUFFICIENT,

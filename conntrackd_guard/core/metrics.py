@@ -7,13 +7,14 @@ of the fullest tables. No label contains an address.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from conntrackd_guard.core.arithmetic import Arithmetic
 from conntrackd_guard.core.budget import Cost
 from conntrackd_guard.core.codec import verdict
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import Arithmetic, Corroboration, Observation, OverrideKind, Record, Table, TriggerKind
+from conntrackd_guard.core.model import Corroboration, Observation, OverrideKind, Record, Table, TriggerKind
 from conntrackd_guard.core.records import reason
 from conntrackd_guard.core.usage import risen
 
@@ -23,7 +24,7 @@ OTHERS = ("others", "")
 """Labels of that sum."""
 _NAME_CHARACTERS = 100
 """Kept of a namespace's name: names in /run/netns are short, Docker's have a dozen letters."""
-_READABLE = ("following", "looked at")
+_READABLE = ("following", "read ")
 """Prefixes of the state of a readable source."""
 
 DecisionLabels = tuple[str, str, str]
@@ -97,16 +98,12 @@ class Figures:
 
 def known_decisions() -> dict[DecisionLabels, int]:
     """Return a counter of 0 for each usual kind of decision: `increase()` misses the first count of a new series."""
-    triggers, truths = (
-        (TriggerKind.KERNEL_MESSAGE, TriggerKind.FILLING_UP),
-        (Corroboration.CONFIRMED, Corroboration.UNKNOWN),
-    )
-    raised_for = [f"{trigger} {truth}" for trigger in triggers for truth in truths]
+    triggers = (TriggerKind.KERNEL_MESSAGE, TriggerKind.FILLING_UP)
+    evidence = (Corroboration.CONFIRMED, Corroboration.UNKNOWN)
+    raised_for = [f"{trigger} {found}" for trigger in triggers for found in evidence]
     raises = [("raise", why, end) for why in (*raised_for, "restore") for end in ("applied", "rejected")]
     holds = [("hold", why.code, "none") for why in HoldReason]
-    overrides = [
-        ("override", kind.value, "applied" if kind is OverrideKind.REVERT else "none") for kind in OverrideKind
-    ]
+    overrides = [("override", why.value, "applied" if why is OverrideKind.REVERT else "none") for why in OverrideKind]
     return dict.fromkeys((*raises, *holds, *overrides), 0)
 
 
@@ -129,13 +126,11 @@ def count_drops(before: DropTotals, observation: Observation) -> DropTotals:
     for table in observation.tables:
         if table.drop is None:
             continue
-        drop, early_drop = table.drop, table.early_drop or 0
-        known = before.tables.get(table.namespace)
-        known = known or TableDrops(drop=drop, early_drop=early_drop, drops=drop, early_drops=early_drop)
-        more, early_more = risen(known.drop, drop), risen(known.early_drop, early_drop)
-        tables[table.namespace] = TableDrops(
-            drop=drop, early_drop=early_drop, drops=known.drops + more, early_drops=known.early_drops + early_more
-        )
+        drop, early = table.drop, table.early_drop or 0
+        first = TableDrops(drop=drop, early_drop=early, drops=drop, early_drops=early)
+        known = before.tables.get(table.namespace, first)
+        more, early_more = risen(known.drop, drop), risen(known.early_drop, early)
+        tables[table.namespace] = replace(first, drops=known.drops + more, early_drops=known.early_drops + early_more)
         if table.namespace not in alone:
             others, early_others = others + more, early_others + early_more
     return DropTotals(tables=tables, other_drops=others, other_early_drops=early_others)
@@ -143,22 +138,21 @@ def count_drops(before: DropTotals, observation: Observation) -> DropTotals:
 
 def families(figures: Figures) -> tuple[Family, ...]:
     """Return all metrics. A figure that could not be read is left out, never 0."""
-    whole = (*_of_guard(figures), *_of_limit(figures), *_of_tables(figures), *_of_memory(figures.cost))
+    whole = (*_of_guard(figures), *_of_tables(figures), *_of_memory(figures.cost))
     return tuple(family for family in whole if family.samples)
 
 
 def _of_guard(figures: Figures) -> Iterator[Family]:
-    loop, seen = figures.loop, figures.observation
+    loop, seen, furthest = figures.loop, figures.observation, figures.reach
     readable = {source: float(state.startswith(_READABLE)) for source, state in loop.sources.items()}
+    highest = {} if furthest is None else {furthest.bound.value: float(furthest.target)}
     yield _gauge("build_info", "Build information; constant 1.", {figures.version: 1.0}, "version")
-    yield _gauge(
-        "last_success_timestamp_seconds", "Unix time of the last successful main-loop iteration.", loop.at_seconds
-    )
+    success = "Unix time of the last successful main-loop iteration."
+    yield _gauge("last_success_timestamp_seconds", success, loop.at_seconds)
     yield _gauge("source_up", "Whether kernel messages can be read from this source.", readable, "source")
     yield _gauge("tables_complete", "Whether every connection tracking table could be read.", seen.complete)
-    yield _gauge(
-        "recorder_errors", "Number of current recorder errors, which `guard status` lists.", loop.recorder_errors
-    )
+    errors = "Number of current recorder errors, which `guard status` lists."
+    yield _gauge("recorder_errors", errors, loop.recorder_errors)
     yield _gauge("paused", "Whether an operator has paused raising.", seen.pause is not None)
     yield _gauge("conflict", "Whether raising is off because another program keeps lowering the limit.", loop.conflict)
     yield Family(
@@ -168,19 +162,12 @@ def _of_guard(figures: Figures) -> Iterator[Family]:
         labels=("verdict", "reason", "outcome"),
         samples=tuple((labels, float(count)) for labels, count in sorted(figures.decisions.items())),
     )
-
-
-def _of_limit(figures: Figures) -> Iterator[Family]:
-    seen, furthest, over = figures.observation, figures.reach, figures.loop.over_budget
-    highest = {} if furthest is None else {furthest.bound.value: float(furthest.target)}
     limit = "Maximum size of each connection tracking table (nf_conntrack_max), in entries; 0 is unlimited."
     yield _gauge("limit_entries", limit, seen.limit)
-    yield _gauge(
-        "highest_limit_entries", "Highest limit that raises can reach now, in entries, by its bound.", highest, "bound"
-    )
-    yield _gauge(
-        "persisted_limit_over_budget", "Whether the limit persisted for this boot exceeds the memory budget.", over
-    )
+    reach = "Highest limit that raises can reach now, in entries, by its bound."
+    yield _gauge("highest_limit_entries", reach, highest, "bound")
+    over = "Whether the limit persisted for this boot exceeds the memory budget."
+    yield _gauge("persisted_limit_over_budget", over, loop.over_budget)
     yield _gauge("buckets", "Number of hash buckets, shared by all tables.", seen.buckets)
     yield _gauge("tables", "Number of network namespaces that track connections.", len(seen.tables) + seen.idle_tables)
 
@@ -219,12 +206,13 @@ def _of_memory(cost: Cost) -> Iterator[Family]:
 
 def _gauge(name: str, text: str, figure: float | Mapping[str, float] | None, label: str = "") -> Family:
     """Return a family with one sample, one for each value of `label`, or none if `figure` is None."""
+    labels: tuple[str, ...] = ()
+    samples: tuple[tuple[tuple[str, ...], float], ...] = ()
     if isinstance(figure, Mapping):
-        samples = tuple(((value,), each) for value, each in figure.items())
-        return Family(name=f"guard_{name}", kind=Kind.GAUGE, text=text, labels=(label,), samples=samples)
-    return Family(
-        name=f"guard_{name}", kind=Kind.GAUGE, text=text, samples=() if figure is None else (((), float(figure)),)
-    )
+        labels, samples = (label,), tuple(((value,), each) for value, each in figure.items())
+    elif figure is not None:
+        samples = (((), float(figure)),)
+    return Family(name=f"guard_{name}", kind=Kind.GAUGE, text=text, labels=labels, samples=samples)
 
 
 def _name(table: Table) -> str:
@@ -234,15 +222,13 @@ def _name(table: Table) -> str:
 
 def exposition(families: Iterable[Family]) -> str:
     """Return the families in Prometheus's text format 0.0.4. Label values may come from anybody."""
-    return "".join(line + "\n" for family in families for line in _lines(family))
-
-
-def _lines(family: Family) -> Iterator[str]:
-    yield f"# HELP {family.name} {family.text}"
-    yield f"# TYPE {family.name} {family.kind}"
-    for values, figure in family.samples:
-        labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(family.labels, values, strict=True))
-        yield f"{family.name}{f'{{{labels}}}' if labels else ''} {figure!r}"
+    lines: list[str] = []
+    for family in families:
+        lines += (f"# HELP {family.name} {family.text}", f"# TYPE {family.name} {family.kind}")
+        for values, figure in family.samples:
+            labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(family.labels, values, strict=True))
+            lines.append(f"{family.name}{f'{{{labels}}}' if labels else ''} {figure!r}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _escaped(value: str) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Self
 
-from conntrackd_guard.core.configuration import FloodResponse, Mode
+from conntrackd_guard.core.arithmetic import Arithmetic
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.hold_reasons import HoldReason
 
 INT_MAX = 2**31 - 1
@@ -25,56 +27,23 @@ class MessageKind(StrEnum):
     SUPPRESSED = "suppressed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelMessage:
-    """A kernel message that concerns the guard, as `core.kernel_messages.recognise` returns it."""
-
-    kind: MessageKind
-    namespace: int | None
-    """Inode of the network namespace that the message names, None if it names none."""
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelEvent:
-    """A recognised kernel message as a source delivered it. `core.dedup` decides whether it is new."""
-
-    message: KernelMessage
-    stamp_us: int | None
-    """The kernel's own timestamp (printk's local clock). Compare only with kernel timestamps of the same boot."""
-    boot_id: str
-    source: str
-    """`ring buffer` or `journal`."""
-    cursor: str | None = None
-    """The journal's cursor after this entry; None for the ring buffer."""
-    held_at_start: bool = False
-    """The source contained it before the guard started to read."""
-
-
 class TriggerKind(StrEnum):
-    """The cause of a decision."""
+    """The cause of a decision; `label` is a short name for people."""
 
-    KERNEL_MESSAGE = "kernel_message"
-    FILLING_UP = "filling_up"
-    OTHER_WRITER = "other_writer"
-    MEMORY = "memory"
-    START = "start"
-    OVERRIDE = "override"
+    label: str
 
-    @property
-    def label(self) -> str:
-        """A short name for people."""
-        return _TRIGGER_LABELS[self]
+    def __new__(cls, value: str, label: str) -> Self:
+        """Return the member with that value."""
+        kind = str.__new__(cls, value)
+        kind._value_, kind.label = value, label
+        return kind
 
-
-_TRIGGER_LABELS = {
-    TriggerKind.KERNEL_MESSAGE: "kernel: table full",
-    TriggerKind.FILLING_UP: "filling up",
-    TriggerKind.OTHER_WRITER: "other program",
-    TriggerKind.MEMORY: "memory check",
-    TriggerKind.START: "start",
-    TriggerKind.OVERRIDE: "operator",
-}
+    KERNEL_MESSAGE = "kernel_message", "kernel: table full"
+    FILLING_UP = "filling_up", "filling up"
+    OTHER_WRITER = "other_writer", "other program"
+    MEMORY = "memory", "memory check"
+    START = "start", "start"
+    OVERRIDE = "override", "operator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +139,6 @@ class Observation:
     small_tables: int = 0
     """Further tables, each below half the limit and without drops."""
     small_entries: int = 0
-    """Entries of all small tables."""
     idle_tables: int = 0
     """Tracking namespaces without entries."""
     unread: tuple[str, ...] = ()
@@ -187,7 +155,6 @@ class Observation:
     estimate: bool = False
     """The counts are estimates of need (dry-run mode)."""
     sources: dict[str, str] = field(default_factory=dict)
-    """The source of each figure."""
 
 
 class Corroboration(StrEnum):
@@ -196,66 +163,6 @@ class Corroboration(StrEnum):
     CONFIRMED = "confirmed"
     CONTRADICTED = "contradicted"
     UNKNOWN = "unknown"
-
-
-class Bound(StrEnum):
-    """The bound that determined the target."""
-
-    TARGET = "target"
-    MAX_LIMIT = "max_limit"
-    FLOOD = "flood"
-    BUDGET = "budget"
-    MIN_AVAILABLE = "min_available"
-    CHAINS = "chains"
-    INT_MAX = "int_max"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arithmetic:
-    """The calculation of one decision, complete enough to redo it by hand."""
-
-    current: int
-    wanted: int
-    """The limit to reach, before any bound."""
-    target: int
-    """The limit within the bounds (for a hold: the highest they would allow)."""
-    bound: Bound
-    in_use: int
-    """Entries of all namespaces."""
-    largest_count: int
-    demand_per_second: float
-    bytes_per_entry: int
-    bytes_source: str
-    buckets: int | None
-    buckets_target: int | None
-    """New number of buckets if they grow with the limit, else None."""
-    bucket_bytes: int
-    """All bucket arrays after the raise."""
-    new_bucket_bytes: int
-    """Arrays that the raise allocates."""
-    full_tables: int
-    """Tables charged at the target (one for all that are unknown)."""
-    other_entries: int
-    """Entries charged for all other tables."""
-    charged_entries: int
-    """full_tables × target + other_entries."""
-    held_entries: int
-    """Of those charged, entries that exist: no longer part of available memory, so not counted twice."""
-    cost_bytes: int
-    """bytes_per_entry × charged_entries + bucket_bytes: compared with the budget."""
-    new_bytes: int
-    """bytes_per_entry × (charged − held) + new_bucket_bytes: subtracted from available memory."""
-    budget_bytes: int
-    min_available_bytes: int
-    memory_total_bytes: int
-    memory_hugetlb_bytes: int
-    memory_available_bytes: int
-    max_limit: int | None
-    chain: float | None
-    """Average hash chain with all charged entries: 2 × charged ÷ buckets."""
-    on_flood: FloodResponse | None = None
-    """Set while a flood fills every table in need."""
-    estimate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

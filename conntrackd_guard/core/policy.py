@@ -14,12 +14,11 @@ import math
 from collections.abc import Callable
 
 from conntrackd_guard.core import budget, tuning
+from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, assess
-from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.configuration import FloodAction, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
-    Arithmetic,
-    Bound,
     Corroboration,
     Hold,
     MessageKind,
@@ -104,7 +103,7 @@ def unanswerable(  # noqa: PLR0911 - one return an answer
             lowered = trigger.was is None or observation.limit < trigger.was
             return Hold(reason=HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED)
         case TriggerKind.MEMORY:
-            broken = budget.is_broken(observation, policy)
+            broken = budget.is_broken(case, policy)
             return Hold(reason=HoldReason.RESERVE_BROKEN if broken else HoldReason.RESOLVED, arithmetic=broken)
         case TriggerKind.KERNEL_MESSAGE:
             is_on = policy.kernel_message
@@ -201,9 +200,8 @@ def unrestorable(case: Assessment, _: State, policy: Policy) -> Hold | None:
     observation, persisted = case.observation, case.trigger.persisted
     limit, buckets = observation.limit or 0, observation.buckets or 0
     if persisted is None or limit >= persisted.limit:
-        charged = budget.charges(observation, case.needy, policy, unknown=not case.needy)
         counted = frozenset({Bound.BUDGET, Bound.MIN_AVAILABLE})
-        arithmetic = budget.work_out(observation, charged, limit, 0.0, policy, counted=counted)
+        arithmetic = budget.largest_target(case, limit, 0.0, policy, counted)
         if arithmetic.bound is Bound.TARGET:
             return Hold(reason=HoldReason.ALREADY_IN_FORCE)
         step = "The guard never lowers it unasked: `guard revert --all` goes back to the limit before the first raise."
@@ -221,28 +219,32 @@ START_GATES: tuple[Gate, ...] = (unanswerable, unrestorable)
 
 def fit(case: Assessment, policy: Policy) -> Raise | Hold:
     """Return a raise to as much of the step as every bound allows; a hold if that isn't worth a write."""
-    trigger, observation, truth = case.trigger, case.observation, case.corroboration
-    limit, persisted = observation.limit or 0, trigger.persisted
-    unknown = truth is Corroboration.UNKNOWN
-    if persisted is not None:
-        wanted, demand, sampled = persisted.limit, 0.0, True
-    else:
-        sampled = case.flooded is not None
-        demand = _demand(case, policy) if sampled and not unknown else 0.0
-        wanted = _wanted(observation, demand, policy)
-    charged = budget.charges(
-        observation, case.needy, policy, unknown=unknown or (persisted is not None and not case.needy)
+    persisted, truth, limit = case.trigger.persisted, case.corroboration, case.observation.limit or 0
+    demand = 0.0
+    if case.flooded is not None and truth is not Corroboration.UNKNOWN:
+        for table in case.trusted:
+            is_beside = policy.on_flood.action is not FloodAction.RAISE and table.flooded and not case.flooded
+            demand = demand if is_beside else max(demand, table.demand_per_second or 0.0)
+    wanted = max(
+        math.ceil(limit * policy.growth_factor),
+        limit + tuning.MIN_STEP,
+        min(math.ceil(limit + demand * tuning.LOOKAHEAD_SECONDS), LOOKAHEAD_FACTOR * limit),
+        math.floor(case.largest_count / policy.threshold) + 1,  # brings every table below the threshold
     )
-    arithmetic = budget.work_out(observation, charged, wanted, demand, policy, flooded=bool(case.flooded))
-    if arithmetic.target > limit and (
-        arithmetic.target >= arithmetic.wanted or arithmetic.target >= math.ceil(limit * (1 + SMALLEST_PART))
-    ):
+    if persisted is not None:
+        wanted, demand = persisted.limit, 0.0
+    arithmetic = budget.calculate(case, wanted, wanted, demand, policy)
+    if arithmetic.bound is not Bound.TARGET:
+        arithmetic = budget.largest_target(case, wanted, demand, policy)
+    target = arithmetic.target
+    if target > limit and (target >= wanted or target >= math.ceil(limit * (1 + SMALLEST_PART))):
+        is_plain = target == wanted and truth is not Corroboration.UNKNOWN and case.flooded is not None
         return Raise(
-            target=arithmetic.target,
+            target=target,
             arithmetic=arithmetic,
             corroboration=truth,
             buckets_target=arithmetic.buckets_target,
-            advice=_advice(arithmetic, unknown=unknown, sampled=sampled),
+            advice=() if is_plain and (arithmetic.chain or 0) <= budget.CHAIN_ADVISE else _advice(case, arithmetic),
         )
     if arithmetic.bound is Bound.CHAINS:
         reason, step = HoldReason.CHAINS, _buckets_command(arithmetic)
@@ -250,39 +252,19 @@ def fit(case: Assessment, policy: Policy) -> Raise | Hold:
         reason, step = _BOUND_HOLDS[arithmetic.bound]
     return Hold(
         reason=reason,
-        retry_seconds=observation.boottime_seconds + RECHECK_SECONDS,
+        retry_seconds=case.observation.boottime_seconds + RECHECK_SECONDS,
         arithmetic=arithmetic,
         corroboration=truth,
         advice=(step,),
     )
 
 
-def _demand(case: Assessment, policy: Policy) -> float:
-    """Return the largest demand of a trusted table; with `on_flood`, a flood beside it doesn't count."""
-    tables = case.trusted
-    if policy.on_flood.restricts:
-        tables = tuple(table for table in tables if not table.flooded) or tables
-    return max((table.demand_per_second or 0.0 for table in tables), default=0.0)
-
-
-def _wanted(observation: Observation, demand: float, policy: Policy) -> int:
-    """Return the limit that the need calls for. The last term brings every table below the threshold."""
-    limit = observation.limit or 0
-    largest = max((table.count for table in observation.tables), default=0)
-    return max(
-        math.ceil(limit * policy.growth_factor),
-        limit + tuning.MIN_STEP,
-        min(math.ceil(limit + demand * tuning.LOOKAHEAD_SECONDS), LOOKAHEAD_FACTOR * limit),
-        math.floor(largest / policy.threshold) + 1,
-    )
-
-
-def _advice(arithmetic: Arithmetic, *, unknown: bool, sampled: bool) -> tuple[str, ...]:
+def _advice(case: Assessment, arithmetic: Arithmetic) -> tuple[str, ...]:
     """Return the steps for an operator if raising alone is no cure."""
     advice = []
-    if unknown:
+    if case.corroboration is Corroboration.UNKNOWN:
         advice.append("The table could not be judged: one plain step, charged as one full table.")
-    if not sampled:
+    if case.flooded is None:
         advice.append("No sample shows yet whether a flood fills the table: one plain step, and a sample after it.")
     if arithmetic.target < arithmetic.wanted and arithmetic.bound in _BOUND_HOLDS:
         advice.append(f"Only part of the step fits. {_BOUND_HOLDS[arithmetic.bound][1]}")

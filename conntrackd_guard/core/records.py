@@ -14,30 +14,19 @@ from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Observation, OutcomeKind, Override, Raise, Record, Table, TriggerKind
 from conntrackd_guard.core.text import short
 
-ACTIONABLE = frozenset(
-    {
-        HoldReason.OVER_BUDGET,
-        HoldReason.OVER_BUDGET_AT_START,
-        HoldReason.RESERVE,
-        HoldReason.AT_CEILING,
-        HoldReason.FLOOD,
-        HoldReason.CHAINS,  # where raising ends by default on most hosts: larger than any other bound in practice
-        HoldReason.INT_MAX,
-        HoldReason.CONFLICT,
-        HoldReason.RESERVE_BROKEN,
-    }
-)
+ACTIONABLE = frozenset({
+    HoldReason.OVER_BUDGET, HoldReason.OVER_BUDGET_AT_START, HoldReason.RESERVE, HoldReason.AT_CEILING, HoldReason.FLOOD,
+    HoldReason.CHAINS, HoldReason.INT_MAX, HoldReason.CONFLICT, HoldReason.RESERVE_BROKEN,
+})  # fmt: skip
 """Need met a bound that the guard can't move, or the guard stopped itself. Time, a raise or an operator ends the others."""
 NAMED_ONE_BY_ONE = 32
 """The fullest tables have an entry each in a record; 5,000 would make it 1 MiB, and encoding it 55 ms."""
 
 
 def reason(record: Record) -> str:
-    """Return why, as one stable word or two.
+    """Return why, in one or two stable words.
 
-    A hold: the code of its reason (`over_budget`). A raise: `restore` at start, else its trigger and corroboration
-    (`kernel_message confirmed`); the `bound` of the step is in its arithmetic. An override: its kind (`revert`); the
-    operator's own reason is in the sentence.
+    For a hold `over_budget`, for a raise `restore` or `kernel_message confirmed`, for an override `revert`.
     """
     match record.decision:
         case Hold(reason=why):
@@ -101,12 +90,8 @@ def condense(observation: Observation, concerned: int | None) -> Observation:
     for table in fullest[NAMED_ONE_BY_ONE:]:
         apart = table.initial or table.namespace == concerned or table.dropped != 0 or 2 * table.count > limit
         (alone if apart else small).append(table)
-    return replace(
-        observation,
-        tables=tuple(alone),
-        small_tables=len(small),
-        small_entries=sum(table.count for table in small),
-    )
+    entries = sum(table.count for table in small)
+    return replace(observation, tables=tuple(alone), small_tables=len(small), small_entries=entries)
 
 
 def concerned(record: Record) -> Table | None:

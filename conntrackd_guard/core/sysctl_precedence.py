@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from conntrackd_guard.core.model import INT_MAX
 
@@ -70,15 +71,14 @@ class Assignment:
         return number if number <= INT_MAX else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Setting:
-    """A parsed line; `value` is None if it only excludes the key from globs."""
+class _Setting(NamedTuple):
+    """A parsed line."""
 
     key: str
     """A path below /proc/sys; for procps as spelled in the file."""
-    value: str | None
-    file: SysctlFile
-    line: int
+    assignment: Assignment
+    writes: bool
+    """Whether it has a value; without one it only excludes the key from globs."""
 
 
 def final_assignment(files: Iterable[SysctlFile], tool: Tool) -> Assignment | None:
@@ -94,20 +94,20 @@ def writes(files: Iterable[SysctlFile], tool: Tool, keys: tuple[str, ...] = LIMI
         settings = _last_per_key(settings)
     named = {setting.key for setting in settings}
     return tuple(
-        Assignment(path=s.file.path, line=s.line, value=s.value, link=s.file.link)
-        for s in settings
+        setting.assignment
+        for setting in settings
         for key in keys
-        if s.value is not None and _reaches(s.key, key, named)
+        if setting.writes and _reaches(setting.key, key, named)
     )
 
 
 def named(files: Iterable[SysctlFile], tool: Tool) -> tuple[Assignment, ...]:
     """Return every line that names the limit without a wildcard, in reading order; without `=` its value is ""."""
     return tuple(
-        Assignment(path=s.file.path, line=s.line, value=s.value or "", link=s.file.link)
+        setting.assignment
         for file in reading_order(files, tool)
-        for s in _settings(file, tool)
-        if _plain(s.key) in LIMIT_KEYS
+        for setting in _settings(file, tool)
+        if _plain(setting.key) in LIMIT_KEYS
     )
 
 
@@ -121,11 +121,7 @@ def reading_order(files: Iterable[SysctlFile], tool: Tool) -> list[SysctlFile]:
             last = [file] if tool is Tool.PROCPS else []
         elif tool is Tool.PROCPS or not file.name.startswith("."):
             by_name.setdefault(file.name, file)
-    return [by_name[name] for name in sorted(by_name, key=_bytes)] + last
-
-
-def _bytes(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
+    return [by_name[name] for name in sorted(by_name, key=lambda name: name.encode("utf-8", "surrogateescape"))] + last
 
 
 def _settings(file: SysctlFile, tool: Tool) -> Iterator[_Setting]:
@@ -140,7 +136,8 @@ def _settings(file: SysctlFile, tool: Tool) -> Iterator[_Setting]:
         if tool is Tool.SYSTEMD:
             name = name.lstrip(space)  # procps keeps the space as part of the name
         key = _path(name) if tool is Tool.PROCPS else _plain(_path(name))
-        yield _Setting(key=key, value=value.strip(space) if equals else None, file=file, line=number)
+        assignment = Assignment(path=file.path, line=number, value=value.strip(space), link=file.link)
+        yield _Setting(key, assignment, bool(equals))
 
 
 def _path(name: str) -> str:
@@ -159,7 +156,7 @@ def _last_per_key(settings: list[_Setting]) -> list[_Setting]:
     kept: dict[str, _Setting] = {}
     for setting in settings:
         before = kept.get(setting.key)
-        if before is None or before.value != setting.value:
+        if before is None or (before.writes, before.assignment.value) != (setting.writes, setting.assignment.value):
             kept.pop(setting.key, None)
             kept[setting.key] = setting
     return list(kept.values())

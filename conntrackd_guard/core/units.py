@@ -26,6 +26,7 @@ _MOST_IN_SECONDS = 100
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]?)(i?B)?")
 _SIZE_UNITS = {"": 1, "k": 2**10, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_PERCENTAGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
 _COUNT = re.compile(r"0|[1-9][0-9]*|[1-9][0-9]{0,2}(?:_[0-9]{3})+")
 _SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z\u00b5\u03bc]*)\s*")
 
@@ -56,10 +57,7 @@ def parse_size(text: str) -> int:
     `MB` is refused: some read it as 1,000,000 bytes and some as 1,048,576.
     """
     expected = "expected a size such as 512MiB, 2G or 1048576"
-    match = _SIZE.fullmatch(_short(text, expected))
-    if match is None:
-        raise ValueError(expected)
-    number, unit, tail = match.groups()
+    number, unit, tail = _match(_SIZE, text, expected).groups()
     if tail == "B" and unit:
         raise ValueError(f"{expected} ({unit}B is ambiguous: write {unit.upper()}iB, a power of 1024)")
     if tail == "iB" and not unit:
@@ -75,9 +73,8 @@ def parse_size(text: str) -> int:
 def parse_percentage(text: str) -> float:
     """Return `10%` as the fraction 0.1 (0 to 1). The percent sign is required: a bare 10 or 0.1 is ambiguous."""
     expected = "expected a percentage from 0% to 100%, such as 10%"
-    short = _short(text, expected)
-    number = short.removesuffix("%").rstrip()
-    if not short.endswith("%") or _NUMBER.fullmatch(number) is None or (fraction := float(number) / 100) > 1:
+    fraction = float(_match(_PERCENTAGE, text, expected)[1]) / 100
+    if fraction > 1:
         raise ValueError(expected)
     return fraction
 
@@ -109,19 +106,15 @@ def parse_boolean(text: str) -> bool:
 def parse_count(text: str) -> int:
     """Return a whole number: `262144` or, in groups of three, `1_000_000`. A leading zero (octal?) is refused."""
     expected = "expected a whole number such as 262144 or 1_000_000"
-    short = _short(text, expected)
-    if _COUNT.fullmatch(short) is None or (count := int(short)) > MOST_COUNT:
+    count = int(_match(_COUNT, text, expected)[0])
+    if count > MOST_COUNT:
         raise ValueError(expected)
     return count
 
 
 def parse_number(text: str) -> float:
     """Return a plain decimal number such as `1.5`; no sign, no exponent."""
-    expected = "expected a number such as 1.5"
-    short = _short(text, expected)
-    if _NUMBER.fullmatch(short) is None:
-        raise ValueError(expected)
-    return float(short)
+    return float(_match(_NUMBER, text, "expected a number such as 1.5")[0])
 
 
 def format_bytes(count: float) -> str:
@@ -151,11 +144,6 @@ def format_percentage(fraction: float) -> str:
     return f"{fraction * 100:.10g}%"
 
 
-_FEW_PARTS = 2
-_WHOLE_FROM_US = 10_000_000
-"""From 10 s on, milliseconds are left out of a duration for people."""
-
-
 def format_duration(seconds: float, *, parts: int = 2) -> str:
     """Return seconds for people, rounded to the `parts` largest units: `1h 30min`, `200ms`."""
     if not math.isfinite(seconds * 1_000_000):
@@ -166,15 +154,14 @@ def format_duration(seconds: float, *, parts: int = 2) -> str:
     left = round(seconds * 1_000_000)
     largest = next((i for i, (_, size) in enumerate(units) if left >= size), len(units) - 1)
     smallest = units[min(largest + parts, len(units)) - 1][1]
-    if parts <= _FEW_PARTS and left >= _WHOLE_FROM_US:
+    if parts <= 2 and left >= 10_000_000:  # noqa: PLR2004 - for people, milliseconds matter below 10 s only
         smallest = max(smallest, 1_000_000)
     left = (left + smallest // 2) // smallest * smallest
-    printed = []
+    printed = ""
     for name, size in units:
         whole, left = divmod(left, size)
-        if whole:
-            printed.append(f"{whole}{name}")
-    return " ".join(printed) or "0s"
+        printed += f" {whole}{name}" if whole else ""
+    return printed.strip() or "0s"
 
 
 def _short(text: str, expected: str) -> str:
@@ -183,6 +170,13 @@ def _short(text: str, expected: str) -> str:
     if len(stripped) > _LONGEST_TEXT:
         raise ValueError(f"{expected} (at most {_LONGEST_TEXT} characters)")
     return stripped
+
+
+def _match(pattern: re.Pattern[str], text: str, expected: str) -> re.Match[str]:
+    match = pattern.fullmatch(_short(text, expected))
+    if match is None:
+        raise ValueError(expected)
+    return match
 
 
 def format_span(seconds: float) -> str:

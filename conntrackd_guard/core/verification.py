@@ -145,11 +145,13 @@ def conclude(after: PendingVerification, end: End, now: float) -> Verification:
     """Return the result."""
     seconds = max(0.0, now - after.raised_seconds)
     drops = _drops(after, seconds)
-    measured = {name: _growth(table) for name, table in after.tables.items() if _to_the_end(after, table, seconds)}
-    growths = {name: rate for name, rate in measured.items() if rate is not None}
-    lasts = {name: _seconds_to_full(after, name, rate) for name, rate in growths.items() if round(rate, 1) > 0}
-    first_full = min(lasts, key=lambda name: lasts[name], default=None)
-    growth = (0.0 if growths else None) if first_full is None else growths[first_full]
+    measured = (
+        table for table in after.tables.values() if table.last_seconds - table.first_seconds >= _SHORTEST_SECONDS
+    )
+    # A namespace without a reading in the later half has ended: it fills no limit.
+    growths = [(_growth(t), t.last.count) for t in measured if t.last_seconds - after.raised_seconds >= seconds / 2]
+    lasts = [(max(0, after.limit - count) / rate, rate) for rate, count in growths if round(rate, 1) > 0]
+    full, growth = min(lasts, default=(None, 0.0 if growths else None))
     return Verification(
         key=after.key,
         limit=after.limit,
@@ -159,7 +161,7 @@ def conclude(after: PendingVerification, end: End, now: float) -> Verification:
         dropped=None if drops is Drops.UNKNOWN else sum(table.dropped or 0 for table in after.tables.values()),
         last_drop_seconds=None if after.last_drop_seconds is None else round(after.last_drop_seconds, 3),
         growth_per_second=None if growth is None else round(growth, 1),
-        seconds_to_full=None if first_full is None else round(lasts[first_full], 1),
+        seconds_to_full=None if full is None else round(full, 1),
     )
 
 
@@ -178,19 +180,8 @@ def _drops(after: PendingVerification, seconds: float) -> Drops:
     return Drops.NONE if after.last_drop_seconds is None else Drops.ENDED
 
 
-def _to_the_end(after: PendingVerification, table: _Seen, seconds: float) -> bool:
-    """Return whether the later half of the time has a reading of it; a namespace that ended fills no limit."""
-    return table.last_seconds - after.raised_seconds >= seconds / 2
-
-
-def _growth(table: _Seen) -> float | None:
-    """Return Δcount + Δdrop + Δearly_drop a second; None if watched too briefly."""
-    first, last, elapsed = table.first, table.last, table.last_seconds - table.first_seconds
-    if elapsed < _SHORTEST_SECONDS:
-        return None
+def _growth(table: _Seen) -> float:
+    """Return Δcount + Δdrop + Δearly_drop a second."""
+    first, last = table.first, table.last
     refused = risen(first.drop, last.drop) + risen(first.early_drop, last.early_drop)
-    return (last.count - first.count + refused) / elapsed
-
-
-def _seconds_to_full(after: PendingVerification, name: int, growth: float) -> float:
-    return max(0, after.limit - after.tables[name].last.count) / growth
+    return (last.count - first.count + refused) / (table.last_seconds - table.first_seconds)

@@ -1,10 +1,10 @@
-"""The order of effects: intent, re-read, write, read back. What a kill leaves behind, `recovery` explains."""
+"""The order of effects: intent, re-read, write, read back. `recovery` reconciles the intents that a kill leaves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from conntrackd_guard.core import codec
+from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Outcome, OutcomeKind, Raise, Record
@@ -13,7 +13,7 @@ from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 LOWERED_RETRIES = 3
-"""A limit lowered while deciding is observed and decided on again this often; then the next tick does."""
+"""Retries at once after the limit was lowered while deciding; then the next tick retries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,36 +23,37 @@ class Lowered:
 
 @dataclass(frozen=True, slots=True)
 class BucketsRefused:
-    """The buckets that this raise counts on could not be had: decide again without them."""
+    """The kernel refused the buckets that this raise counts on: decide again without them."""
 
     why: str
 
 
 class Applier:
-    """Carries a Raise out against a kernel, real or rehearsing."""
+    """Applies raises to a kernel, real or rehearsing."""
 
     def __init__(self, kernel: Kernel, runtime_dir: RuntimeDir) -> None:
         self._kernel = kernel
-        self._run_files = runtime_dir
+        self._runtime_dir = runtime_dir
 
     def apply(self, planned: Record, decision: Raise) -> Record | Lowered | BucketsRefused:
-        """Return the record of what was done about `decision`; a refusal by the host is an outcome, not an error."""
-        notes = []
+        """Return the record with the outcome of `decision`; a refusal by the host is an outcome, not an error."""
+        notes, seen = [], planned.observation.limit or 0
         try:
-            self._run_files.put_intent(planned.key, codec.encode(planned))
+            self._runtime_dir.put_intent(planned.key, encode(planned))
         except HostError as error:
-            notes.append(f"no intent was noted: {error}")  # the host's need outranks the note
+            notes.append(f"no intent was written: {error}")  # the host's need outranks the intent
         try:
             before = self._kernel.limit()
-            seen = planned.observation.limit or 0
             if before != seen:
-                self._run_files.drop_intent(planned.key)
+                self._runtime_dir.drop_intent(planned.key)
                 return self._changed(planned, before, seen)
-            if decision.buckets_target is not None:
+            if (
+                decision.buckets_target is not None
+            ):  # first: a limit never stands without the buckets it was judged with
                 try:
                     notes.append(self._grow_buckets(decision, decision.buckets_target))
                 except HostError as error:
-                    self._run_files.drop_intent(planned.key)
+                    self._runtime_dir.drop_intent(planned.key)
                     return BucketsRefused(str(error))
             after = self._kernel.set_limit(decision.target)
             if after != decision.target:
@@ -63,7 +64,7 @@ class Applier:
         return replace(planned, outcome=Outcome(kind=kind, limit_after=after, detail="; ".join(notes)))
 
     def _grow_buckets(self, decision: Raise, target: int) -> str:
-        """Resize before the raise: a limit must never stand without the buckets that it was judged with."""
+        """Resize the hash and return a note about it."""
         stall_ms = decision.arithmetic.in_use * 0.5 / 1000  # 0.5 µs an entry, all locks held
         after = self._kernel.set_buckets(target)
         return f"buckets {decision.arithmetic.buckets} → {after}, traffic stalled for about {stall_ms:.0f} ms"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from conntrackd_guard.core import budget, episode, usage, verification
 from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.codec import decode
-from conntrackd_guard.core.configuration import Buckets, Mode, Policy
+from conntrackd_guard.core.configuration import Buckets, FloodAction, Mode, Policy
 from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
@@ -32,7 +32,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import resolve
-from conntrackd_guard.core.records import condense
+from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, condense
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.core.verification import End, PendingVerification
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, Applier, BucketsRefused, Lowered
@@ -130,7 +130,7 @@ class Controller:
         return after, now + usage.TICK_SECONDS
 
     def answer(self, known: Episode, *, covers: Callable[[], bool]) -> Episode:
-        """Decide an episode that is due, and return it after that. The first decision is news, whatever it is."""
+        """Decide an episode that is due, and return it after that. A first decision that the need is over is no news."""
         trigger = known.trigger(raise_early=self.policy.raise_early)
         return episode.on_decision(known, self.decide(trigger, is_news=known.reason is not None, covers=covers))
 
@@ -139,29 +139,35 @@ class Controller:
     ) -> Raise | Hold:
         """Observe, decide, apply, record; return the decision as it ended.
 
-        Without `is_news`, a need that is over is not recorded. `covers`, asked after the write: with this record,
+        Without `is_news`, a need that is over is not recorded. `covers`, called after the write: with this record,
         a decision was made about all messages taken so far.
         """
-        changes: list[Record] = []
-        for attempt in range(LOWERED_RETRIES + 1):
-            case = self._observe(trigger)
+        policy, changes = self.policy, list[Record]()
+        named = (trigger.namespace,) if trigger.namespace is not None and trigger.live else ()
+        for _ in range(LOWERED_RETRIES + 1):
+            observation = self._p.observer.observe(namespaces=named)
+            if policy.on_flood.action is not FloodAction.RAISE:
+                observation = self._p.floods.mark(observation)
+            if len(observation.tables) > NAMED_ONE_BY_ONE:
+                observation = condense(observation, trigger.namespace)
+            case = assess(trigger, observation, policy)
+            if trigger.message_kind is MessageKind.TABLE_FULL and trigger.message_count and trigger.live and not named:
+                case = self._explained(case)
             if case.observation.kernel_limit != self.limit:
                 changes += self._take_change(case)
-            record, policy = self._attempt(case, last=attempt == LOWERED_RETRIES)
-            if record is not None:
+            record = self._record(case, resolve(case, self.state, policy))
+            if not isinstance(record.decision, Raise):
                 break
-        else:
-            raise AssertionError("the last attempt always ends in a record")
-        for change in changes:
-            self._p.recorder.submit(change, self.policy)
-        if self._p.debug is not None:
-            self._p.debug.decision(record, policy)
-        decision = record.decision
-        if is_news or not isinstance(decision, Hold) or decision.reason is not HoldReason.RESOLVED:
-            self._finish(record, policy, case, covers=covers())
-        if isinstance(decision, Raise) and record.outcome.kind is OutcomeKind.REJECTED and self.state.refusal:
-            return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=self.state.refusal.until_seconds)
-        return decision if isinstance(decision, Raise | Hold) else Hold(reason=HoldReason.RESOLVED)
+            match self._p.applier.apply(record, record.decision):
+                case Record() as record:
+                    break
+                case Lowered():
+                    retry = case.observation.boottime_seconds + usage.TICK_SECONDS
+                    record = replace(record, decision=Hold(reason=HoldReason.CHANGED_UNDER_US, retry_seconds=retry))
+                case BucketsRefused(why=why):
+                    self._p.recorder.log("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
+                    policy = replace(policy, buckets=Buckets.KEEP)
+        return self._finish(record, policy, case, changes, is_news=is_news, covers=covers)
 
     def publish(self, *, episodes: int) -> None:
         """Take new overrides, and publish the status for `guard status` and for `systemctl status`."""
@@ -184,35 +190,13 @@ class Controller:
         self._p.service.status(status_line(document))
         self._p.runtime_dir.put_status(document)
 
-    def _observe(self, trigger: Trigger) -> Assessment:
-        """Read the host and assess the trigger; scan again for a message that no trusted table explains."""
-        named = (trigger.namespace,) if trigger.namespace is not None and trigger.live else ()
-        observation = self._p.observer.observe(namespaces=named)
-        case = assess(trigger, condense(self._p.floods.mark(observation), trigger.namespace), self.policy)
-        is_unplaced = trigger.message_kind is MessageKind.TABLE_FULL and trigger.live and not named
-        if is_unplaced and not any(self.policy.trust_user_namespaces or not t.user_owned for t in case.concerned):
-            observation = self._p.observer.observe(rescan=True)
-            case = assess(trigger, condense(self._p.floods.mark(observation), None), self.policy)
-        return case
-
-    def _attempt(self, case: Assessment, *, last: bool) -> tuple[Record | None, Policy]:
-        """Decide and apply; None if the limit was lowered meanwhile and attempts are left."""
-        policy = self.policy
-        while True:
-            planned = self._record(case, resolve(case, self.state, policy))
-            if not isinstance(planned.decision, Raise):
-                return planned, policy
-            match self._p.applier.apply(planned, planned.decision):
-                case BucketsRefused(why=why):
-                    self._p.recorder.log("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
-                    policy = replace(policy, buckets=Buckets.KEEP)
-                case Lowered():
-                    break
-                case Record() as done:
-                    return done, policy
-        retry = case.observation.boottime_seconds + usage.TICK_SECONDS
-        hold = Hold(reason=HoldReason.CHANGED_UNDER_US, retry_seconds=retry)
-        return (replace(planned, decision=hold) if last else None), policy
+    def _explained(self, case: Assessment) -> Assessment:
+        """Return the case as it is if a trusted table explains its message, else after a scan for namespaces."""
+        for table in case.concerned:
+            if self.policy.trust_user_namespaces or not table.user_owned:
+                return case
+        observation = self._p.floods.mark(self._p.observer.observe(rescan=True))
+        return assess(case.trigger, condense(observation, None), self.policy)
 
     def _record(self, case: Assessment, decision: Decision) -> Record:
         seen = case.observation
@@ -227,20 +211,38 @@ class Controller:
             outcome=Outcome(kind=OutcomeKind.NONE),
         )
 
-    def _finish(self, record: Record, policy: Policy, case: Assessment, *, covers: bool) -> None:
-        """Take a record into the state and hand it to the recorder."""
+    def _finish(  # noqa: PLR0913 - everything about one decision
+        self,
+        record: Record,
+        policy: Policy,
+        case: Assessment,
+        changes: Sequence[Record],
+        *,
+        is_news: bool,
+        covers: Callable[[], bool],
+    ) -> Raise | Hold:
+        """Take a record into the state and hand it to the recorder, after those of other writers' changes."""
+        for change in changes:
+            self._p.recorder.submit(change, self.policy)
+        if self._p.debug is not None:
+            self._p.debug.decision(record, policy)
+        decision, outcome = record.decision, record.outcome
+        if not is_news and isinstance(decision, Hold) and decision.reason is HoldReason.RESOLVED:
+            return decision
         self.state = advance(self.state, record)
-        decision, limit = record.decision, record.outcome.limit_after
-        if isinstance(decision, Raise) and limit is not None:
+        if isinstance(decision, Raise) and outcome.limit_after is not None:
             if not self._p.kernel.rehearsing:
-                self.limit = limit
+                self.limit = outcome.limit_after
             self._p.observer.rebase()
-            if record.outcome.kind is OutcomeKind.APPLIED:
-                self._begin_verification(record, limit)
-        position = self._p.log_sources.position() if covers else None
+            if outcome.kind is OutcomeKind.APPLIED:
+                self._begin_verification(record, outcome.limit_after)
+        position = self._p.log_sources.position() if covers() else None
         self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.message_count))
         if isinstance(decision, Raise) or (isinstance(decision, Hold) and decision.reason is HoldReason.UNSAMPLED):
             self._p.floods.request(case.trusted, policy, self._p.clock.boottime())
+        if isinstance(decision, Raise) and outcome.kind is OutcomeKind.REJECTED and self.state.refusal:
+            return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=self.state.refusal.until_seconds)
+        return decision if isinstance(decision, Raise | Hold) else Hold(reason=HoldReason.RESOLVED)
 
     # -- other writers and the operator ---------------------------------------------------------
 
@@ -252,7 +254,9 @@ class Controller:
         if limit != self.limit:
             self._take_overrides()
         if limit != self.limit:
-            for change in self._take_change(self._observe(Trigger(kind=TriggerKind.OTHER_WRITER, was=self.limit))):
+            trigger = Trigger(kind=TriggerKind.OTHER_WRITER, was=self.limit)
+            observation = condense(self._p.floods.mark(self._p.observer.observe()), None)
+            for change in self._take_change(assess(trigger, observation, self.policy)):
                 self._p.recorder.submit(change, self.policy)
 
     def _take_change(self, case: Assessment) -> list[Record]:
@@ -308,7 +312,12 @@ class Controller:
 
     def _check_memory(self) -> None:
         """Record once that the entries that exist break the budget or `min_available`, until they no longer do."""
-        broken = budget.is_broken(self._p.observer.observe(), self.policy) is not None
+        broken = (
+            budget.is_broken(
+                assess(Trigger(kind=TriggerKind.MEMORY), self._p.observer.observe(), self.policy), self.policy
+            )
+            is not None
+        )
         if broken and not self._memory_broken:
             self.decide(Trigger(kind=TriggerKind.MEMORY))
         self._memory_broken = broken

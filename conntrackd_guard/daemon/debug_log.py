@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.dedup import MessageStatus
 from conntrackd_guard.core.explain import sentence
-from conntrackd_guard.core.model import Hold, KernelEvent, Record, Table
+from conntrackd_guard.core.kernel_messages import KernelEvent
+from conntrackd_guard.core.model import Hold, Record, Table
 from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.usage import QUIET_SECONDS
 from conntrackd_guard.recording.recorder import Recorder

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Addresses, Policy
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Observation, Table
 from conntrackd_guard.core.policy import SAMPLE_SECONDS
 from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN, Cause, Evidence, causes
-from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, count_entries
+from conntrackd_guard.core.traffic.sample import count_entries
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -38,7 +39,7 @@ class _Request:
 
     name: _Name
     at_seconds: float
-    place: NetNamespace
+    netns: NetNamespace
     entries: int
 
 
@@ -65,13 +66,13 @@ class FloodDetector:
             return
         trusted = [table for table in tables if policy.trust_user_namespaces or not table.user_owned]
         for table in sorted(trusted, key=lambda table: -table.alive):
-            place = self._observer.place(table.namespace)
-            if place is None:
+            netns = self._observer.netns(table.namespace)
+            if netns is None:
                 continue
-            name = (table.namespace, place.key)
+            name = (table.namespace, netns.key)
             if now - self._requested.get(name, -AGAIN_SECONDS) >= AGAIN_SECONDS and self._is_running():
                 self._requested[name] = now
-                self._queue.put(_Request(name, now, place, table.alive))
+                self._queue.put(_Request(name, now, netns, table.alive))
                 return
 
     def mark(self, observation: Observation) -> Observation:
@@ -85,8 +86,8 @@ class FloodDetector:
                 del self._results[name]
         tables = []
         for table in observation.tables:
-            place = self._observer.place(table.namespace)
-            _, flooded = (0.0, None) if place is None else self._results.get((table.namespace, place.key), (0.0, None))
+            netns = self._observer.netns(table.namespace)
+            _, flooded = (0.0, None) if netns is None else self._results.get((table.namespace, netns.key), (0.0, None))
             tables.append(table if flooded is None else replace(table, flooded=flooded))
         return replace(observation, tables=tuple(tables))
 
@@ -109,8 +110,8 @@ class FloodDetector:
     def _is_flooded(self, request: _Request) -> bool | None:
         """Sample the table; return whether a flood fills it, None if no sample can be had."""
         try:
-            with self._reader.open(request.place) as listing:
-                entries = listing.entries(most=DEFAULT_ENTRIES, seconds=LONGEST_SECONDS)
+            with self._reader.open(request.netns) as listing:
+                entries = listing.entries(most=tuning.SAMPLE_ENTRIES, seconds=LONGEST_SECONDS)
                 sample = count_entries(entries, table_entries=request.entries, addresses=Addresses.OFF)
         except (GuardError, OSError):
             return None

@@ -35,6 +35,8 @@ class Loop:
         self._controller = controller
         self._signals = signals
         self._episodes: dict[int | None, Episode] = {}
+        self._new: dict[int | None, Trigger] = {}
+        """"Table full" messages of namespaces that no decision has answered yet."""
         self._others: dict[tuple[MessageKind, int | None, bool], Trigger] = {}
         """Messages that are only recorded, until they are."""
         self._tick_at = self._status_at = self._blind_until = 0.0
@@ -77,7 +79,14 @@ class Loop:
                 self._take_messages()
             now = self._clock.boottime()
             if now >= self._blind_until:
-                self._decide_due()  # a message's episode is due at once, and packets drop: it comes before the tick
+                for namespace in [*self._new]:  # packets are dropped: nothing comes before this
+                    message = self._new[namespace]
+                    decision = self._controller.decide(message, covers=partial(self._all_decided, namespace))
+                    self._episodes[namespace] = episode.on_message(
+                        self._episodes.get(namespace), self._new.pop(namespace), decision, now
+                    )
+                    self._status_at = 0.0
+                self._decide_due()
                 if now >= self._tick_at:
                     self._episodes, self._tick_at = self._controller.tick(self._episodes)
                     self._failing = False
@@ -113,29 +122,27 @@ class Loop:
             time.sleep(REST_SECONDS)
 
     def _take_messages(self) -> None:
-        """Open or refresh episodes by new "table full" messages, and put the others aside."""
-        taken: dict[tuple[MessageKind, int | None, bool], Trigger] = {}
+        """Take new messages: the newest of each kind and namespace, with the number of all."""
         now = self._clock.boottime()
         for event, is_new in self._log_sources.take():
-            message = event.message
-            key = (message.kind, message.namespace, is_new)
-            before = taken.get(key)
-            taken[key] = Trigger(
+            kind, namespace = event.message.kind, event.message.namespace
+            trigger = Trigger(
                 kind=TriggerKind.KERNEL_MESSAGE,
-                message_kind=message.kind,
-                namespace=message.namespace,
-                message=message.text,
+                message_kind=kind,
+                namespace=namespace,
+                message=event.message.text,
                 live=is_new,
-                message_count=1 if before is None else before.message_count + 1,
+                message_count=1,
                 message_seconds=now if is_new else None,
                 stamp_us=event.stamp_us,
             )
-        for key, trigger in taken.items():
-            kind, namespace, is_new = key
             if is_new and kind is MessageKind.TABLE_FULL:
-                self._episodes[namespace] = episode.on_message(self._episodes.get(namespace), trigger, now)
+                before = self._new.get(namespace)
+                self._new[namespace] = trigger if before is None else _merged(before, trigger)
             else:
-                self._others[key] = _merged(self._others.get(key), trigger)
+                key = (kind, namespace, is_new)
+                other = self._others.get(key)
+                self._others[key] = trigger if other is None else _merged(other, trigger)
 
     def _decide_due(self) -> None:
         """Decide every episode that is due."""
@@ -146,7 +153,7 @@ class Loop:
                 self._status_at = 0.0
 
     def _record_others(self) -> None:
-        """Record the messages that raise nothing, merged; then save the position in the log."""
+        """Record the messages that raise nothing; then save the position in the log."""
         while self._others:
             name, trigger = next(iter(self._others.items()))
             self._controller.decide(trigger, covers=partial(self._all_decided, others=1))
@@ -155,13 +162,8 @@ class Loop:
             self._recorder.note_position(self._log_sources.position())
 
     def _all_decided(self, *but: int | None, others: int = 0) -> bool:
-        """Return whether only the messages of the episodes `but`, and `others` more, wait for a decision."""
-        waits = any(
-            known.message is not None and known.message.message_count
-            for name, known in self._episodes.items()
-            if name not in but
-        )
-        return not waits and len(self._others) <= others
+        """Return whether only the messages about the namespaces `but`, and `others` more, wait for a decision."""
+        return not self._new.keys() - set(but) and len(self._others) <= others
 
     def _publish(self) -> None:
         """Publish the status for `guard status` and for the service manager."""
@@ -173,8 +175,6 @@ class Loop:
             self._status_at += 60.0
 
 
-def _merged(before: Trigger | None, trigger: Trigger) -> Trigger:
+def _merged(before: Trigger, trigger: Trigger) -> Trigger:
     """Return the newer message with the number of both."""
-    if before is None:
-        return trigger
     return replace(trigger, message_count=before.message_count + trigger.message_count)

@@ -19,20 +19,20 @@ from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.daemon.controller import Controller, Dependencies
 from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.daemon.flood_detector import FloodDetector
-from conntrackd_guard.daemon.log_sources import AT_START_SECONDS, LogSources
+from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop
 from conntrackd_guard.daemon.recovery import recover
 from conntrackd_guard.daemon.status_file import limit_text, sources_text
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
-from conntrackd_guard.host.kernel_log.journal import JournalFollower
+from conntrackd_guard.host.kernel_log.journal import JournalBacklog, JournalFollower
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import NotifySpool
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
-from conntrackd_guard.host.sysctl_dropin import DropIn, NoDropIn, SysctlDropIn
+from conntrackd_guard.host.sysctl_dropin import NoDropIn, SysctlDropIn
 from conntrackd_guard.host.systemd_notify import Service
 from conntrackd_guard.recording.metrics_exporter import Outlets
 from conntrackd_guard.recording.recorder import Recorder
@@ -141,7 +141,7 @@ class Daemon:
         if rehearsing is not None and rehearsed is not None:
             rehearsing.set_limit(rehearsed)
         ring, notes = _open_ring_buffer(paths)
-        log_sources = LogSources(ring, JournalFollower(), recovered.past, observer.boot_id, notes)
+        log_sources = LogSources(ring, recorder, recovered.past, observer.boot_id, notes)
         log_sources.debug = self._debug
         observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
         parts = Dependencies(
@@ -192,12 +192,11 @@ class Daemon:
 
 def check(paths: Paths, log: Log) -> None:
     """Log what would run here. Takes no lock, writes nothing, and leaves overrides and intents to the daemon."""
-    runtime_dir, journal = RuntimeDir(paths), JournalFollower()
+    runtime_dir = RuntimeDir(paths)
     ring, notes = _open_ring_buffer(paths)
-    journal.start(None)
-    journal.await_end(AT_START_SECONDS)
-    sources = {"ring_buffer": "absent" if ring is None else "readable", "journal": journal.state}
-    journal.stop()
+    journal = JournalFollower() if ring is None else JournalBacklog()
+    journal.read_once()
+    sources = {"ring_buffer": "absent" if ring is None else "following", "journal": journal.state}
     seen = Observer(paths, LiveKernel(paths), Clock(), runtime_dir).observe(rescan=True)
     log.emit(
         "guard.info", "info", f"Checked ({_mode_and_limit(paths.mode, seen.kernel_limit)}): {sources_text(sources)}."
@@ -228,12 +227,9 @@ def _open_ring_buffer(paths: Paths) -> tuple[RingBuffer | None, tuple[str, ...]]
         return None, (str(error),)
 
 
-def _drop_in(paths: Paths, *, persist: bool) -> DropIn:
+def _drop_in(paths: Paths, *, persist: bool) -> SysctlDropIn:
     """Return the drop-in to write. A dry run writes none, and reads that of the acting daemon."""
-    drop_in = SysctlDropIn(paths)
-    if persist and paths.mode is Mode.ACT:
-        return drop_in
-    return NoDropIn(drop_in if persist else None)
+    return SysctlDropIn(paths) if persist and paths.mode is Mode.ACT else NoDropIn(paths, reads=persist)
 
 
 def _notify_spool(paths: Paths, settings: Settings) -> NotifySpool | None:

@@ -71,7 +71,7 @@ def limit_text(limit: int | None) -> str:
 
 
 def sources_text(sources: Mapping[str, object]) -> str:
-    """Return where kernel messages come from: `following /dev/kmsg; journal looked at once a minute`."""
+    """Return where kernel messages come from: `following /dev/kmsg; journal read once a minute`."""
     ring, journal = sources.get("ring_buffer"), str(sources.get("journal"))
     kmsg = f"{ring} /dev/kmsg" if ring == "following" else f"/dev/kmsg {ring}"
-    return f"{kmsg}; {'no journal on this host' if 'no journal' in journal else f'journal {journal}'}"
+    return f"{kmsg}; {'no journal on this host' if journal.startswith('not found') else f'journal {journal}'}"

@@ -68,7 +68,7 @@ def _condition(name: str, live: Mapping[str, Any], running: str) -> Check:
     if sources.get("ring_buffer") != "following":
         notes.append("; ".join(map(str, sources.get("notes") or ["no ring buffer"])))
     journal = str(sources.get("journal", "absent"))
-    if journal.startswith(("absent", "waiting", "stopped")):
+    if journal.startswith(("absent", "not ", "stopped")):
         notes.append(f"journal {journal}")
     if notes:
         return note(name, f"{running}: {'; '.join(notes)}", _LOGS)

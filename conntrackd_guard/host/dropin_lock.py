@@ -31,9 +31,10 @@ _CONTENT_BYTES = 80
 
 @dataclass(frozen=True, slots=True)
 class DropInOverride:
-    """What a revert wants the drop-in to say. Times are CLOCK_BOOTTIME in microseconds, of the decision."""
+    """The drop-in that a revert wants."""
 
     decided_us: int
+    """CLOCK_BOOTTIME."""
     content: dict[str, Any] | None
     """The fields of `Persisted`; None: no drop-in."""
 
@@ -64,7 +65,7 @@ class DropInLock:
         return None
 
     def followed_us(self) -> int:
-        """Return the time of the decision that the drop-in follows, 0 where none of this boot wrote it."""
+        """Return the time of the decision that the drop-in follows, 0 if none of this boot wrote it."""
         with suppress(OSError, ValueError):
             _, boot_id, decided_us = files.read(self._paths.drop_in_lock).decode("ascii").split()
             return int(decided_us) if boot_id == self._boot_id() else 0
@@ -72,7 +73,7 @@ class DropInLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock. Raises HostError where it can't be had within WAIT_SECONDS; a killed holder frees it."""
+        """Hold the lock. Raises HostError if another process has it for WAIT_SECONDS; a killed holder frees it."""
         path = self._paths.drop_in_lock
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,11 +91,8 @@ class DropInLock:
         """Note the decision that the drop-in follows now. For the holder. Raises HostError."""
         content = f"{os.getpid()} {self._boot_id()} {decided_us}".ljust(_CONTENT_BYTES - 1) + "\n"
         try:
-            descriptor = os.open(self._paths.drop_in_lock, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.pwrite(descriptor, content.encode(), 0)
-            finally:
-                os.close(descriptor)
+            with self._paths.drop_in_lock.open("r+b", buffering=0) as file:
+                file.write(content.encode())
         except OSError as error:
             raise HostError("write", self._paths.drop_in_lock, error, "Check /run.") from error
 

@@ -18,13 +18,16 @@ from conntrackd_guard.core.model import Pause
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 
+_NO_ROOM = "Check that /run has room and is writable."
+
 
 class RuntimeDir:
     """The guard's files of this boot. Methods raise HostError unless noted."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._pauses = (str(paths.fleet_pause), str(paths.pause))
+        self.pause_files = (str(paths.fleet_pause), str(paths.pause))
+        """While neither exists, raising is not paused: cheaper to check than `pause`."""
         self._intents = str(paths.intents)
         self._lock: int | None = None
 
@@ -91,7 +94,11 @@ class RuntimeDir:
 
     def put_intent(self, key: str, content: dict[str, Any]) -> None:
         """Announce a write to the kernel before it is made."""
-        self._put(f"{self._intents}/{key}.json", content)
+        path = f"{self._intents}/{key}.json"
+        try:
+            files.replace(path, json.dumps(content).encode(), durable=False)
+        except OSError as error:
+            raise HostError("write", path, error, _NO_ROOM) from error
 
     def intents(self) -> list[tuple[str, dict[str, Any] | None]]:
         """Return open intents, oldest first, as (key, content); unreadable content is None. Never raises."""
@@ -124,7 +131,7 @@ class RuntimeDir:
 
     def pause(self, now: float) -> Pause | None:
         """Return the pause in force at `now` (CLOCK_BOOTTIME), the fleet's or an operator's. Never raises."""
-        fleet, _ = self._pauses
+        fleet, _ = self.pause_files
         if os.path.lexists(fleet):
             return Pause(by=fleet, reason="the file exists")
         return self.operator_pause(now)
@@ -132,7 +139,7 @@ class RuntimeDir:
     def operator_pause(self, now: float) -> Pause | None:
         """Return the operator's pause in force at `now`. An unreadable file counts as a pause. Never raises."""
         try:
-            content = json.loads(files.read(self._pauses[1]))
+            content = json.loads(files.read(self.pause_files[1]))
             until = content["until_seconds"]
             pause = Pause(
                 by=str(content["by"]),
@@ -142,7 +149,7 @@ class RuntimeDir:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
-            return Pause(by=self._pauses[1], reason="the file can't be read; `guard resume` removes it")
+            return Pause(by=self.pause_files[1], reason="the file can't be read; `guard resume` removes it")
         return None if pause.until_seconds is not None and pause.until_seconds <= now else pause
 
     def put_status(self, content: dict[str, Any]) -> None:
@@ -162,7 +169,7 @@ class RuntimeDir:
         try:
             files.replace(path, json.dumps(content).encode(), durable=False)
         except OSError as error:
-            raise HostError("write", path, error, "Check that /run has room and is writable.") from error
+            raise HostError("write", path, error, _NO_ROOM) from error
 
     @staticmethod
     def _drop(path: Path) -> None:

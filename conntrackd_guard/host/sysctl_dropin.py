@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from dataclasses import asdict, dataclass
-from typing import Protocol, Self
+from typing import Self
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.errors import HostError
@@ -51,34 +51,12 @@ class Persisted:
         )
 
 
-class DropIn(Protocol):
-    """Port of the drop-in.
+class SysctlDropIn:
+    """/etc/sysctl.d/99-zz-conntrackd-guard.conf, replaced in one step.
 
-    `decided_seconds` is the CLOCK_BOOTTIME of the decision: an older one never replaces what a newer one wrote.
+    `decided_seconds` is the CLOCK_BOOTTIME of the decision: an older one never replaces the file of a newer one.
     Methods raise HostError.
     """
-
-    def limit(self) -> int | None:
-        """Return the limit in the file."""
-
-    def persisted(self) -> PersistedLimit | None:
-        """Return the persisted limit with its origin; a pending override counts as written."""
-
-    def put(self, persisted: Persisted, decided_seconds: float) -> None:
-        """Persist a limit, unless a newer decision has the file already."""
-
-    def release(self, limit: int) -> int | None:
-        """Remove a persisted limit that is below `limit` (0: unlimited) and return it."""
-
-    def override(self, persisted: Persisted | None, decided_seconds: float) -> None:
-        """Persist what an operator wants, None: nothing. A write at work elsewhere ends in this too."""
-
-    def follow_override(self) -> None:
-        """Do what an earlier `override` could not."""
-
-
-class SysctlDropIn:
-    """/etc/sysctl.d/99-zz-conntrackd-guard.conf, replaced in one step."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
@@ -90,17 +68,17 @@ class SysctlDropIn:
         return None if persisted is None else persisted.limit
 
     def persisted(self) -> PersistedLimit | None:
-        """Return the persisted limit with its origin, None without a file (or without our line in it)."""
+        """Return the persisted limit with its origin, None without one; a pending override counts as written."""
         pending = self._lock.pending_override()
         if pending is None:
             return self._read()
-        if pending.content is None:
+        wanted = _wanted(pending)
+        if wanted is None:
             return None
-        wanted = Persisted(**pending.content)
         return PersistedLimit(limit=wanted.limit, decision=wanted.decision, boot_id=wanted.boot_id)
 
     def put(self, persisted: Persisted, decided_seconds: float) -> None:
-        """Write the file durably: temporary file, fsync, rename, fsync of the folder."""
+        """Persist a limit durably, unless a newer decision has the file already."""
         decided_us = int(decided_seconds * 1e6)
         with self._lock.held():
             self._obey()
@@ -110,7 +88,7 @@ class SysctlDropIn:
             self._obey()
 
     def release(self, limit: int) -> int | None:
-        """Remove the file where it would lower this limit at the next boot."""
+        """Remove a persisted limit that is below `limit` (0: unlimited) and return it."""
         with self._lock.held():
             self._obey()
             persisted = self.limit()
@@ -121,7 +99,7 @@ class SysctlDropIn:
             return persisted
 
     def override(self, persisted: Persisted | None, decided_seconds: float) -> None:
-        """Write or remove the file; a write by another process at that moment does not last."""
+        """Persist what an operator wants, None: nothing. A write at work in another process ends in this too."""
         content = None if persisted is None else asdict(persisted)
         override = DropInOverride(int(decided_seconds * 1e6), content)
         self._lock.leave_override(override)
@@ -141,10 +119,11 @@ class SysctlDropIn:
             self._carry_out(override)
 
     def _carry_out(self, override: DropInOverride) -> None:
-        if override.content is None:
+        wanted = _wanted(override)
+        if wanted is None:
             self._remove()
         else:
-            self._write(Persisted(**override.content))
+            self._write(wanted)
         self._lock.follow(override.decided_us)
 
     def _read(self) -> PersistedLimit | None:
@@ -209,33 +188,35 @@ class SysctlDropIn:
         )
 
 
-class NoDropIn:
-    """Persists nothing: dry run, and `persist: false`. `real` is what a dry run may read of the acting guard's file."""
+class NoDropIn(SysctlDropIn):
+    """Writes nothing: in a dry run, and with `persist: false`, which does not read the file either (`reads`)."""
 
-    def __init__(self, real: DropIn | None = None) -> None:
-        self._real = real
-
-    def limit(self) -> int | None:
-        """Return None: nothing is persisted."""
-        return None
+    def __init__(self, paths: Paths, *, reads: bool) -> None:
+        super().__init__(paths)
+        self._reads = reads
 
     def persisted(self) -> PersistedLimit | None:
         """Return the acting guard's persisted limit."""
-        return None if self._real is None else self._real.persisted()
+        return super().persisted() if self._reads else None
 
     def put(self, persisted: Persisted, decided_seconds: float) -> None:
         """Write nothing."""
 
-    def release(self, limit: int) -> int | None:
-        """Remove nothing, and return None."""
-        del limit
-        return None
+    def release(self, limit: int) -> None:
+        """Remove nothing."""
 
     def override(self, persisted: Persisted | None, decided_seconds: float) -> None:
         """Write nothing."""
 
     def follow_override(self) -> None:
         """Write nothing."""
+
+
+def _wanted(override: DropInOverride) -> Persisted | None:
+    """Return what an override wants persisted; nothing where another version wrote it."""
+    with contextlib.suppress(TypeError):
+        return None if override.content is None else Persisted(**override.content)
+    return None
 
 
 def _number(text: str) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from conntrackd_guard.core.model import OutcomeKind, Override, OverrideKind, Raise, Record, TriggerKind
-from conntrackd_guard.host.sysctl_dropin import DropIn, Persisted
+from conntrackd_guard.host.sysctl_dropin import Persisted, SysctlDropIn
 from conntrackd_guard.recording.items import Item, Log
 
 
 class DropInSync:
     """Persists raises, and removes a persisted limit that is lower than what another program set."""
 
-    def __init__(self, drop_in: DropIn, log: Log) -> None:
+    def __init__(self, drop_in: SysctlDropIn, log: Log) -> None:
         self._drop_in, self._log = drop_in, log
         self._due: Item | None = None
         self._override_due = True

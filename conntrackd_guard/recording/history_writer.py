@@ -8,8 +8,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-from conntrackd_guard.core.model import Record
-from conntrackd_guard.core.records import changes_state, fingerprint, is_refused, merges
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, Record
+from conntrackd_guard.core.records import changes_state, concerned, fingerprint, is_refused, merges
 from conntrackd_guard.history import file
 from conntrackd_guard.history.database import History, HistoryDamaged, Position
 from conntrackd_guard.recording.items import Item, Log
@@ -26,7 +27,6 @@ class _Known:
     """A row that repeats are counted in."""
 
     row_id: int
-    logged_seconds: float
     last_wall_seconds: float
     unwritten: int = 0
 
@@ -39,6 +39,8 @@ class HistoryWriter:
         self._retention_seconds, self._max_rows = retention_seconds, max_rows
         self._history: History | None = None
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._logged: OrderedDict[str, float] = OrderedDict()
+        """When holds were last logged (CLOCK_BOOTTIME), by `_subject`."""
         self.position: Position | None = None
         """The position to write with the next `flush`, None where it is written."""
         self.was_damaged = False
@@ -57,6 +59,7 @@ class HistoryWriter:
         """Move a damaged history aside; a new one is created when next needed."""
         self.close()
         self._known.clear()
+        self._logged.clear()
         self.was_damaged = True
         self._log("guard.error", "error", file.set_aside(self._path, time.time(), damage), subject="history")
 
@@ -68,21 +71,18 @@ class HistoryWriter:
 
     def write(self, item: Item) -> bool:
         """Write a row, or count a repeat; return False for a repeat of what was logged within the hour."""
-        record, now = item.record, item.record.observation.boottime_seconds
+        record = item.record
         known = self._known_row(record) if merges(record) else None
         if known is None:
-            self._write_new(item, now)
-            return True
-        is_due = now - known.logged_seconds >= LOG_AGAIN_SECONDS
-        if is_due:
-            known.logged_seconds = now
+            self._write_new(item)
+            return not merges(record) or self._is_unlogged(record)
         if is_refused(record):  # the state is folded from it: written at once, with its evidence
             self._add(item, known.row_id)
         else:
             known.unwritten += item.times
             self.position = item.position or self.position
         known.last_wall_seconds = item.last_wall_seconds
-        return is_due
+        return self._is_unlogged(record)
 
     def row_id(self, record: Record) -> int:
         """Return the id of the row with this record's fingerprint, 0 without one."""
@@ -101,13 +101,14 @@ class HistoryWriter:
         """Delete rows past their retention, and the oldest beyond the maximum."""
         self.history().prune(time.time(), self._retention_seconds, self._max_rows)
 
-    def _write_new(self, item: Item, now: float) -> None:
+    def _write_new(self, item: Item) -> None:
         row_id = self._add(item, None)
-        if changes_state(item.record):
-            self._known.clear()  # an equal hold is news after this
+        if changes_state(item.record):  # an equal hold is news after this
+            self._known.clear()
+            self._logged.clear()
         if merges(item.record):
             more = 0 if is_refused(item.record) else item.times - 1
-            known = _Known(row_id, now, item.last_wall_seconds, more)
+            known = _Known(row_id, item.last_wall_seconds, more)
             self._remember(fingerprint(item.record), known)
             self._write_repeats(known)  # the row's position covers all of them: a kill must not lose the count
 
@@ -119,11 +120,23 @@ class HistoryWriter:
             found = self.history().find_fingerprint(wanted, seen.boot_id)
             if found is None:
                 return None
-            known = _Known(found[0], seen.boottime_seconds, found[1])  # an earlier run logged it
+            known = _Known(*found)
         if seen.wall_seconds - known.last_wall_seconds > NEWS_SECONDS:
             return None
+        if wanted not in self._known:  # an earlier run logged it
+            self._logged.setdefault(_subject(record), seen.boottime_seconds)
         self._remember(wanted, known)
         return known
+
+    def _is_unlogged(self, record: Record) -> bool:
+        """Return whether nothing on this record's subject was logged within the hour; then it is logged now."""
+        subject, now = _subject(record), record.observation.boottime_seconds
+        if now - self._logged.get(subject, -LOG_AGAIN_SECONDS) < LOG_AGAIN_SECONDS:
+            return False
+        self._logged[subject] = now
+        if len(self._logged) > _KNOWN_MAX:
+            self._logged.popitem(last=False)
+        return True
 
     def _remember(self, wanted: str, known: _Known) -> None:
         self._known[wanted] = known
@@ -148,3 +161,12 @@ class HistoryWriter:
         if known.unwritten:
             self.history().merge(known.row_id, known.unwritten, known.last_wall_seconds)
             known.unwritten = 0
+
+
+def _subject(record: Record) -> str:
+    """Return the subject of a log message: the fingerprint, but for a hold without its trigger."""
+    decision, trigger, table = record.decision, record.trigger, concerned(record)
+    if not isinstance(decision, Hold) or decision.reason is HoldReason.HISTORICAL:
+        return fingerprint(record)
+    namespace = trigger.namespace or (table and table.namespace)
+    return f"{namespace}|{decision.reason.code}|{record.observation.limit}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import Record
@@ -58,11 +59,8 @@ class Call:
 Entry = Item | LogMessage | Mark | Call
 
 
-class Log(Protocol):
-    """Logs one message: `Worker.log`."""
-
-    def __call__(self, event: str, level: str, message: str, **fields: Any) -> None:
-        """Log `message` as `event` at `level`, with fields."""
+Log = Callable[..., None]
+"""`Worker.log`: takes event, level, message, and fields by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ from conntrackd_guard.host.notify_spool import MAX_QUEUED, NotifySpool
 from conntrackd_guard.host.other_writers import attribute_change
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
-from conntrackd_guard.host.sysctl_dropin import DropIn
+from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 from conntrackd_guard.recording.dropin_sync import DropInSync
 from conntrackd_guard.recording.history_writer import HistoryWriter
 from conntrackd_guard.recording.items import Item, Past
@@ -67,7 +67,7 @@ class Worker:
         self,
         *,
         paths: Paths,
-        drop_in: DropIn,
+        drop_in: SysctlDropIn,
         log: Log,
         runtime_dir: RuntimeDir,
         retention_seconds: float,

@@ -46,13 +46,13 @@ def _items(settings_file: Path, settings_folder: Path, only: Path | None, owner:
         yield from _file(only, owner, required=True)
         return
     yield from _file(settings_file, owner, required=False)
+    folder = str(settings_folder)
     try:
         descriptor = os.open(settings_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     except OSError as error:
-        text = f"can't be opened: {error.strerror}; make it a folder or remove it"
-        yield Problem(place=str(settings_folder), text=text)
+        yield Problem(place=folder, text=f"can't be opened: {error.strerror}; make it a folder or remove it")
         return
     try:
         problem = _untrusted(os.fstat(descriptor), owner)
@@ -60,7 +60,7 @@ def _items(settings_file: Path, settings_folder: Path, only: Path | None, owner:
     finally:
         os.close(descriptor)
     if problem:
-        yield Problem(place=str(settings_folder), text=problem)
+        yield Problem(place=folder, text=problem)
     for name in names:
         if name.endswith(".yml"):
             yield Problem(place=str(settings_folder / name), text="only *.yaml is read; rename or remove this file")
@@ -80,20 +80,19 @@ def _file(path: Path, owner: int, *, required: bool) -> Iterator[Entry | Problem
     except OSError as error:
         yield Problem(place=str(path), text=f"can't be opened: {error.strerror}; make it a file that you may read")
         return
-    content, problem = b"", ""
+    content = b""
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            problem = "found something other than a regular file"
-        elif not (problem := _untrusted(status, owner)):
-            with os.fdopen(os.dup(descriptor), "rb") as opened:
-                content = opened.read(MAX_BYTES + 1)
-            if len(content) > MAX_BYTES:
-                problem = f"found more than {MAX_BYTES // 1024} KiB; settings need an eighth of that"
+        regular = stat.S_ISREG(status.st_mode)
+        problem = _untrusted(status, owner) if regular else "found something other than a regular file"
+        if not problem:
+            content = os.read(descriptor, MAX_BYTES + 1)  # a read of a regular file is short at its end only
     except OSError as error:
         problem = f"can't be read: {error.strerror}; check the disk"
     finally:
         os.close(descriptor)
+    if len(content) > MAX_BYTES:
+        problem = f"found more than {MAX_BYTES // 1024} KiB; settings need an eighth of that"
     if problem:
         yield Problem(place=str(path), text=problem)
     else:
@@ -125,14 +124,14 @@ def entries(content: bytes, file: str) -> Iterator[Entry | Problem]:
         if not isinstance(key, yaml.ScalarNode):
             yield Problem(place=place, text="found a list or mapping as a key, expected a name")
         elif key.value in first:
-            text = f"{shown(key.value)}: found again, first on line {first[key.value]}; keep one"
-            yield Problem(place=place, text=text)
+            again = f"found again, first on line {first[key.value]}; keep one"
+            yield Problem(place=place, text=f"{shown(key.value)}: {again}")
         elif not isinstance(value, yaml.ScalarNode):
             kind = "a list" if isinstance(value, yaml.SequenceNode) else "a mapping"
             yield Problem(place=place, text=f"{shown(key.value)}: found {kind}, expected a single value")
         else:
             first[key.value] = line
-            yield Entry(key=key.value, value=value.value, file=file, line=line)
+            yield Entry(place=place, key=key.value, value=value.value)
 
 
 def _refused_events(text: str, file: str) -> Iterator[Problem]:

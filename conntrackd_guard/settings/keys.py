@@ -9,23 +9,8 @@ from dataclasses import dataclass, field
 
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Addresses, Buckets, Mode, Policy
-from conntrackd_guard.core.model import INT_MAX
 from conntrackd_guard.core.units import format_duration as _span
-from conntrackd_guard.settings.types import (
-    Kind,
-    boolean,
-    choice,
-    command,
-    count,
-    duration,
-    flood_response,
-    number,
-    optional,
-    path,
-    percentage,
-    port,
-    share,
-)
+from conntrackd_guard.settings import types
 
 _DAY_SECONDS = 86400.0
 
@@ -55,7 +40,7 @@ class Key:
     name: str
     field: str
     """The attribute of `Policy` (or of `Settings`) that it sets."""
-    kind: Kind
+    kind: types.Kind
     does: str
     source: str
     """Where the default comes from."""
@@ -77,29 +62,27 @@ class Key:
         return self.kind.write(getattr(settings.policy if self.in_policy else settings, self.field))
 
 
-_HIGHEST = f"{INT_MAX:_}"
-
 KEYS = (
     Key(
-        name="mode", field="mode", kind=choice(Mode),
+        name="mode", field="mode", kind=types.choice(Mode),
         does="act writes the limit; dry-run records and logs each decision without writing it.",
         source="installing the guard is a decision to raise.",
         instead=(("dry-run", "full tables keep dropping packets."),),
     ),
     Key(
-        name="kernel_message", field="kernel_message", kind=boolean(),
+        name="kernel_message", field="kernel_message", kind=types.BOOLEAN,
         does="Raise when the kernel logs that a table is full.",
         source="the message proves that the kernel is dropping packets.",
         instead=(("false", "a table that fills between two readings drops packets until the next one."),),
     ),
     Key(
-        name="raise_early", field="raise_early", kind=boolean(),
+        name="raise_early", field="raise_early", kind=types.BOOLEAN,
         does="Raise when a table is about to fill up, before the kernel drops packets.",
         source="the kernel rate-limits its log to 10 messages in 5 s, shared by all its messages.",
         instead=(("false", "each raise comes after the first dropped packets, or never if the message is suppressed."),),
     ),
     Key(
-        name="threshold", field="threshold", kind=percentage("35%", "95%"),
+        name="threshold", field="threshold", kind=types.percentage("35%", "95%"),
         does="Raise when a table reaches this share of the limit. Each raise brings every table back below it.",
         source="below 90%, which confirms a full table, and 95%, where the kernel starts evicting entries (our judgement).",
         instead=(
@@ -108,7 +91,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="growth_factor", field="growth_factor", kind=number("1.01", "10"),
+        name="growth_factor", field="growth_factor", kind=types.number("1.01", "10"),
         does="Raise to at least this multiple of the limit, within the bounds below.",
         source="six raises make the limit eleven times as large; a needless one costs half a table (our judgement).",
         instead=(
@@ -117,7 +100,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="budget", field="budget", kind=share("0.1%", "90%", "1MiB"),
+        name="budget", field="budget", kind=types.share("0.1%", "90%"),
         does="Kernel memory that full tables may use: a share of memory without huge pages, or a size.",
         source="this memory can't be swapped out, and no cgroup limits it (our judgement).",
         instead=(
@@ -126,7 +109,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="min_available", field="min_available", kind=optional("auto", share("1%", "90%", "1MiB")),
+        name="min_available", field="min_available", kind=types.optional("auto", types.share("1%", "90%")),
         does="Memory to leave available once the raised tables are full: auto, a share of memory or a size.",
         source="auto is 5% of memory but at least 512 MiB, or 25% if that is less (our judgement, for small hosts).",
         instead=(
@@ -135,19 +118,19 @@ KEYS = (
         ),
     ),
     Key(
-        name="max_limit", field="max_limit", kind=optional("none", count("1", _HIGHEST)),
+        name="max_limit", field="max_limit", kind=types.optional("none", types.LIMIT),
         does="Never raise the limit above this.",
         source="the budget bounds memory already, and no number fits every host.",
         instead=(("262_144", "hosts that boot with that limit (the kernel's default from 4 GB) are never raised."),),
     ),
     Key(
-        name="on_flood", field="on_flood", kind=flood_response(_HIGHEST),
+        name="on_flood", field="on_flood", kind=types.FLOOD_RESPONSE,
         does="Response to a flood (a sample with mostly unanswered flows): raise, hold, or raise_to a limit.",
         source="without a raise every new connection is dropped, and a sample can mislead.",
         instead=(("hold", "a flood fills the table, and all new connections fail until it ends or is filtered."),),
     ),
     Key(
-        name="cooldown", field="cooldown_seconds", kind=duration("0s", "1h"),
+        name="cooldown", field="cooldown_seconds", kind=types.duration("0s", "1h"),
         does=f"Minimum time between raises, at most {_span(tuning.COOLDOWN_FULL_SECONDS)} while a table is full.",
         source="2 s covers eight readings at 4 Hz, enough to see whether the last raise helped (our judgement).",
         instead=(
@@ -156,7 +139,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="conflict_limit", field="conflict_limit", kind=count("0", "1_000"),
+        name="conflict_limit", field="conflict_limit", kind=types.count("0", "1_000"),
         does="Stop raising after another program has lowered the limit this many times within "
         f"{_span(tuning.CONFLICT_WINDOW_SECONDS)}. 0 disables the check.",
         source="once may be a restart, twice a deployment; three times is another owner of the limit (our judgement).",
@@ -166,31 +149,31 @@ KEYS = (
         ),
     ),
     Key(
-        name="buckets", field="buckets", kind=choice(Buckets),
+        name="buckets", field="buckets", kind=types.choice(Buckets),
         does="keep leaves the hash table alone and holds if chains grow too long; match enlarges it before a raise.",
         source="a resize stops all traffic: gaps of 86 to 107 ms were measured with 200,000 entries.",
         instead=(("match", "each resize is such a gap, about 0.5 microseconds per entry."),),
     ),
     Key(
-        name="trust_user_namespaces", field="trust_user_namespaces", kind=boolean(),
+        name="trust_user_namespaces", field="trust_user_namespaces", kind=types.BOOLEAN,
         does="Raise also for tables that belong to a user namespace (rootless containers).",
         source="any user can create such a namespace and fill its table.",
         instead=(("true", "any user can make the guard commit kernel memory, up to the budget."),),
     ),
     Key(
-        name="persist", field="persist", kind=boolean(),
+        name="persist", field="persist", kind=types.BOOLEAN,
         does="Keep the raised limit across reboots, in a sysctl.d drop-in.",
         source="a limit lost at reboot is among the most common complaints.",
         instead=(("false", "after each reboot the host drops packets until the guard has raised the limit again."),),
     ),
     Key(
-        name="notify", field="notify", kind=optional("none", command()),
+        name="notify", field="notify", kind=types.optional("none", types.COMMAND),
         does="Command to run for each hold that needs an operator, with the decision as JSON on stdin.",
         source="whom to notify, and how, differs from site to site.",
         instead=(("/usr/local/sbin/page-on-call", "it pages people. Keep secrets in a file that the command reads."),),
     ),
     Key(
-        name="metrics_file", field="metrics_file", kind=optional("none", path(".prom")),
+        name="metrics_file", field="metrics_file", kind=types.optional("none", types.PROM_PATH),
         does="File to write metrics to, for node_exporter's textfile collector. Ignored in dry-run mode.",
         source="whether node_exporter runs, and which folder it reads, differs from host to host.",
         instead=((
@@ -199,19 +182,19 @@ KEYS = (
         ),),
     ),
     Key(
-        name="metrics_http", field="metrics_port", kind=optional("none", port()),
+        name="metrics_http", field="metrics_port", kind=types.optional("none", types.PORT),
         does="Port on 127.0.0.1 to serve metrics on over HTTP. Ignored in dry-run mode.",
         source="the unit has no network access, and a file is enough for most sites.",
         instead=(("9786", "every user of this host can read the metrics."),),
     ),
     Key(
-        name="sample_addresses", field="sample_addresses", kind=choice(Addresses),
+        name="sample_addresses", field="sample_addresses", kind=types.choice(Addresses),
         does="Addresses in stored samples: full, prefix (IPv4 /24, IPv6 /48) or off. Ports are always stored.",
         source="addresses show who fills the table; only root and the group adm can read the history.",
         instead=(("off", "only protocols, ports and states remain; with prefix, networks as well."),),
     ),
     Key(
-        name="sample_retention", field="sample_retention_seconds", kind=duration("1d", "3650d"),
+        name="sample_retention", field="sample_retention_seconds", kind=types.duration("1d", "3650d"),
         does="Delete samples older than this, and each one with its decision at the latest.",
         source="addresses of clients are personal data; a month is enough to investigate an incident (our judgement).",
         instead=(
@@ -220,7 +203,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="history_retention", field="history_retention_seconds", kind=duration("1d", "3650d"),
+        name="history_retention", field="history_retention_seconds", kind=types.duration("1d", "3650d"),
         does=f"Delete decisions older than this. The history holds up to {tuning.HISTORY_MAX_ROWS:,} decisions.",
         source="last year's peak remains available for comparison (our judgement).",
         instead=(

@@ -25,15 +25,10 @@ _SHOWN_CHARACTERS = 60
 class Entry:
     """One `key: value` of a file."""
 
+    place: str
+    """`file:line`."""
     key: str
     value: str
-    file: str
-    line: int
-
-    @property
-    def place(self) -> str:
-        """`file:line`."""
-        return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from conntrackd_guard.core import units
 from conntrackd_guard.core.configuration import FloodAction, FloodResponse, Share
+from conntrackd_guard.core.model import INT_MAX
 
 _SHELL_ONLY = frozenset({"|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"})
 """Words with a meaning for a shell only: a mistake in a command that runs without one."""
@@ -29,11 +31,6 @@ class Kind:
     write: Callable[[Any], str]
 
 
-def boolean() -> Kind:
-    """Return the kind of a switch."""
-    return Kind(expected="true or false", read=units.parse_boolean, write=lambda value: str(value).lower())
-
-
 def choice(words: type[StrEnum]) -> Kind:
     """Return the kind of one word out of an enum's values."""
     return Kind(expected=" or ".join(words), read=words, write=str)
@@ -41,97 +38,68 @@ def choice(words: type[StrEnum]) -> Kind:
 
 def percentage(low: str, high: str) -> Kind:
     """Return the kind of a percentage, stored as a fraction."""
-    read = _between(units.parse_percentage, low, high)
-    return Kind(expected=f"a percentage from {low} to {high}", read=read, write=units.format_percentage)
+    return _ranged("a percentage", units.parse_percentage, units.format_percentage, low, high)
 
 
 def count(low: str, high: str) -> Kind:
     """Return the kind of a whole number."""
-    read = _between(units.parse_count, low, high)
-    return Kind(expected=f"a whole number from {low} to {high}", read=read, write=lambda value: f"{value:_}")
+    return _ranged("a whole number", units.parse_count, "{:_}".format, low, high)
 
 
 def number(low: str, high: str) -> Kind:
     """Return the kind of a decimal number."""
-    read = _between(units.parse_number, low, high)
-    return Kind(expected=f"a number from {low} to {high}", read=read, write=lambda value: f"{value:.15g}")
+    return _ranged("a number", units.parse_number, "{:.15g}".format, low, high)
 
 
 def duration(low: str, high: str) -> Kind:
     """Return the kind of a time span, stored in seconds."""
-    expected = f"a duration from {low} to {high}, such as 200ms, 2s, 10min or 1h 30min"
-    read = _between(units.parse_duration, low, high)
-    return Kind(expected=expected, read=read, write=lambda value: units.format_duration(value, parts=6))
+    kind = _ranged("a duration", units.parse_duration, partial(units.format_duration, parts=6), low, high)
+    return replace(kind, expected=f"{kind.expected}, such as 200ms, 2s, 10min or 1h 30min")
 
 
-def share(low: str, high: str, smallest: str) -> Kind:
+def share(low: str, high: str) -> Kind:
     """Return the kind of an amount of memory: a percentage of it, or a size."""
-    fraction = _between(units.parse_percentage, low, high)
-    size = _between(units.parse_size, smallest, str(units.MOST_BYTES))
+    fraction = percentage(low, high)
+    size = _ranged("a size", units.parse_size, units.format_size, "1MiB", str(units.MOST_BYTES))
 
     def read(text: str) -> Share:
-        return Share(fraction=fraction(text)) if text.strip().endswith("%") else Share(bytes=size(text))
+        return Share(fraction=fraction.read(text)) if text.strip().endswith("%") else Share(bytes=size.read(text))
 
     def write(value: Share) -> str:
-        if value.bytes is not None:
-            return units.format_size(value.bytes)
-        return units.format_percentage(value.fraction or 0.0)
+        return fraction.write(value.fraction) if value.bytes is None else size.write(value.bytes)
 
-    expected = f"a percentage from {low} to {high}, or a size of {smallest} or more"
-    return Kind(expected=expected, read=read, write=write)
+    return Kind(expected=f"{fraction.expected}, or a size of 1MiB or more", read=read, write=write)
 
 
-def command() -> Kind:
-    """Return the kind of a command with its arguments, stored as a tuple of words; no shell interprets it."""
-
-    def read(text: str) -> tuple[str, ...]:
-        words = tuple(shlex.split(text))
-        if not words or not words[0].startswith("/"):
-            raise ValueError("a command begins with an absolute path")
-        if not all(word.isprintable() and word not in _SHELL_ONLY for word in words):
-            raise ValueError("this needs a shell")
-        return words
-
-    expected = "the absolute path of a command and its arguments; quotes group words, but no shell reads | ; & < >"
-    return Kind(expected=expected, read=read, write=shlex.join)
+def _read_command(text: str) -> tuple[str, ...]:
+    words = tuple(shlex.split(text))
+    if not words or not words[0].startswith("/"):
+        raise ValueError("a command begins with an absolute path")
+    if not all(word.isprintable() and word not in _SHELL_ONLY for word in words):
+        raise ValueError("this needs a shell")
+    return words
 
 
-def path(suffix: str) -> Kind:
-    """Return the kind of an absolute path of a file whose name ends in `suffix`."""
-
-    def read(text: str) -> str:
-        name = text.strip()
-        stem = name.rpartition("/")[2].removesuffix(suffix)
-        if not (name.startswith("/") and name.endswith(suffix) and name.isprintable() and stem):
-            raise ValueError(f"{name} is no such path")
-        return name
-
-    return Kind(expected=f"an absolute path that ends in {suffix}", read=read, write=str)
+def _read_prom_path(text: str) -> str:
+    name = text.strip()
+    stem = name.rpartition("/")[2].removesuffix(".prom")
+    if not (name.startswith("/") and name.endswith(".prom") and name.isprintable() and stem):
+        raise ValueError(f"{name} is no such path")
+    return name
 
 
-def port() -> Kind:
-    """Return the kind of an unprivileged port."""
-    low, high = "1024", "65535"
-    return Kind(expected=f"a port from {low} to {high}", read=_between(units.parse_count, low, high), write=str)
+def _read_flood_response(text: str) -> FloodResponse:
+    word, _, number = text.strip().partition(" ")
+    action = FloodAction(word)
+    if action is FloodAction.RAISE_TO:
+        return FloodResponse(action=action, limit=LIMIT.read(number))
+    if number:
+        raise ValueError(f"{word} takes no number")
+    return FloodResponse(action=action)
 
 
-def flood_response(highest: str) -> Kind:
-    """Return the kind of a `FloodResponse`."""
-    limit = count("1", highest)
-
-    def read(text: str) -> FloodResponse:
-        word, _, number = text.strip().partition(" ")
-        action = FloodAction(word)
-        if action is FloodAction.RAISE_TO:
-            return FloodResponse(action=action, limit=limit.read(number))
-        if number:
-            raise ValueError(f"{word} takes no number")
-        return FloodResponse(action=action)
-
-    def write(value: FloodResponse) -> str:
-        return str(value.action) if value.limit is None else f"{value.action} {limit.write(value.limit)}"
-
-    return Kind(expected=f"raise, hold, or raise_to and {limit.expected}", read=read, write=write)
+def _write_flood_response(value: FloodResponse) -> str:
+    return str(value.action) if value.limit is None else f"{value.action} {LIMIT.write(value.limit)}"
 
 
 def optional(word: str, kind: Kind) -> Kind:
@@ -143,8 +111,8 @@ def optional(word: str, kind: Kind) -> Kind:
     )
 
 
-def _between(parse: Callable[[str], Any], low: str, high: str) -> Callable[[str], Any]:
-    """Return `parse` with inclusive bounds, written as an operator would write them."""
+def _ranged(what: str, parse: Callable[[str], Any], write: Callable[[Any], str], low: str, high: str) -> Kind:
+    """Return a kind with inclusive bounds, written as an operator would write them."""
     lowest, highest = parse(low), parse(high)
 
     def read(text: str) -> Any:
@@ -153,4 +121,19 @@ def _between(parse: Callable[[str], Any], low: str, high: str) -> Callable[[str]
             raise ValueError(f"{text} is outside {low} to {high}")
         return value
 
-    return read
+    return Kind(expected=f"{what} from {low} to {high}", read=read, write=write)
+
+
+BOOLEAN = Kind(expected="true or false", read=units.parse_boolean, write=lambda value: str(value).lower())
+LIMIT = count("1", f"{INT_MAX:_}")
+PORT = _ranged("a port", units.parse_count, str, "1024", "65535")
+PROM_PATH = Kind(expected="an absolute path that ends in .prom", read=_read_prom_path, write=str)
+COMMAND = Kind(
+    expected="the absolute path of a command and its arguments; quotes group words, but no shell reads | ; & < >",
+    read=_read_command,
+    write=shlex.join,
+)
+"""Stored as a tuple of words; no shell interprets it."""
+FLOOD_RESPONSE = Kind(
+    expected=f"raise, hold, or raise_to and {LIMIT.expected}", read=_read_flood_response, write=_write_flood_response
+)

@@ -35,12 +35,9 @@ class Post(Clock):
         self.spool = NotifySpool(Paths(root))
         self.spool.folder.mkdir(parents=True)
         self.now, self.log = 0.0, io.StringIO()
+        self.boottime = lambda: self.now
         self.words: tuple[str, ...] | None = (str(root / "command"), "an argument")
         self.meanwhile: Callable[[], None] = lambda: None
-
-    def boottime(self) -> float:
-        """Return the simulated time."""
-        return self.now
 
     def sleep(self, seconds: float) -> None:
         """Advance the time."""
@@ -243,7 +240,7 @@ def settings(root: Path, text: str) -> None:
 @pytest.mark.parametrize(("text", "left"), [("/bin/x", True), ("none", False)])
 def test_decisions_are_queued_only_with_the_setting(tmp_path: Path, text: str, left: bool) -> None:  # noqa: FBT001 - a case
     """Without the setting, and in a dry run, nothing is queued."""
-    read = read_settings([Entry(key="notify", value=text, file="guard.yaml", line=1)])
+    read = read_settings([Entry(place="guard.yaml:1", key="notify", value=text)])
     assert (_notify_spool(Paths(tmp_path), read) is not None) == left
     assert _notify_spool(Paths(tmp_path, Mode.DRY_RUN), read) is None
 

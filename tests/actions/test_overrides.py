@@ -17,7 +17,7 @@ from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Pause
 from conntrackd_guard.history.details import detail
-from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.conntrack.limit import Sysctl
 
 HOUR = 3600.0
 
@@ -32,10 +32,10 @@ def pause_until(guarded: Guarded) -> float | None:
 def refuse_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the kernel refuse every write of the limit."""
 
-    def refused(_: LiveKernel, target: int) -> int:
+    def refused(_: Sysctl, target: int) -> int:
         raise HostError(f"write {target} to", "the limit", OSError(errno.EROFS, "Read-only file system"), "See why.")
 
-    monkeypatch.setattr(LiveKernel, "set_limit", refused)
+    monkeypatch.setattr(Sysctl, "write", refused)
 
 
 def test_a_revert_pauses_for_an_hour(guarded: Guarded) -> None:

@@ -10,7 +10,7 @@ from testbed.overridden import STEP, fill_and_turn, refuse_rows
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.conntrack.limit import Sysctl
 
 SETTING = "net.netfilter.nf_conntrack_max"
 
@@ -130,7 +130,7 @@ def test_a_killed_revert_is_recorded_as_the_kernel_shows_it(
         raise Killed
 
     guarded.stop()
-    monkeypatch.setattr(LiveKernel, "set_limit", killed)
+    monkeypatch.setattr(Sysctl, "write", killed)
     with pytest.raises(Killed):
         main(["revert"], guarded.paths)
     guarded.host.limit = found

@@ -178,7 +178,7 @@ def test_the_service_managers_line() -> None:
 
 def test_the_sources_of_messages_in_words() -> None:
     """What the daemon follows, and what this host lacks."""
-    assert sources_text({"ring_buffer": "following", "journal": "waiting: this host has no journal"}) == (
+    assert sources_text({"ring_buffer": "following", "journal": "not found on this host"}) == (
         "following /dev/kmsg; no journal on this host"
     )
     assert sources_text({"ring_buffer": "absent", "journal": "following"}) == "/dev/kmsg absent; journal following"

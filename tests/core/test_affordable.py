@@ -9,18 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from testbed.figures import GIB, LIMIT, seen, tables
 
+from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.budget import filled, highest_affordable
 from conntrackd_guard.core.configuration import Policy, Share
-from conntrackd_guard.core.model import (
-    INT_MAX,
-    Bound,
-    MessageKind,
-    Observation,
-    Raise,
-    State,
-    Trigger,
-    TriggerKind,
-)
+from conntrackd_guard.core.model import INT_MAX, MessageKind, Observation, Raise, State, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide
 
 

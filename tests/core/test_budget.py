@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from testbed.hosts import GIB, LIMIT, MIB, OTHER, host, table
+from testbed.hosts import GIB, LIMIT, MIB, OTHER, host, line, table
 
 from conntrackd_guard.core import budget
-from conntrackd_guard.core.budget import Charges
+from conntrackd_guard.core.arithmetic import Arithmetic, Bound
+from conntrackd_guard.core.assessment import Assessment, Charges, assess
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
-from conntrackd_guard.core.model import INT_MAX, Bound
+from conntrackd_guard.core.model import INT_MAX, Observation, Trigger, TriggerKind
+
+
+def assessed(observation: Observation, policy: Policy | None = None) -> Assessment:
+    """Return the facts about a host that no message is about."""
+    return assess(Trigger(kind=TriggerKind.MEMORY), observation, policy or Policy())
+
+
+def broken(observation: Observation) -> Arithmetic | None:
+    """Return the calculation of a broken promise."""
+    return budget.is_broken(assessed(observation), Policy())
 
 
 @pytest.mark.parametrize(
@@ -121,9 +133,9 @@ WORKED: list[Any] = [
 def test_worked_sums(seen: dict[str, Any], step: tuple[int, int, Bound], sums: tuple[int, int, int, float]) -> None:
     """One full table: the largest target that fits, and every figure of its sum."""
     observation = host(table(seen.get("limit", LIMIT)), **seen)
-    charged = budget.charges(observation, (), Policy(), unknown=False)
+    case = assessed(observation)
     wanted, target, bound = step
-    total = budget.work_out(observation, charged, wanted, 0.0, Policy())
+    total = budget.largest_target(case, wanted, 0.0, Policy())
     assert (total.target, total.bound) == (target, bound)
     assert (total.cost_bytes, total.new_bytes, total.bucket_bytes, total.chain) == sums
 
@@ -133,17 +145,25 @@ def test_who_is_charged() -> None:
     # threshold 80 % of 262,144 = 209,715.2
     full, below, named, small = table(209_716), table(209_715, 2), table(100, OTHER), table(10, 3)
     observation = host(full, below, named, small)
-    charged = budget.charges(observation, (named,), Policy(), unknown=True)
-    assert charged == Charges(full=3, full_held=209_816, others=((209_715, 209_715), (10, 10)))
+    case = assess(line(OTHER), observation, Policy())
+    assert case.charges == Charges(full=2, full_held=209_816, others=((209_715, 209_715), (10, 10)))
+    total = budget.calculate(case, 400_000, 400_000, 0.0, Policy())
     # others: min(400,000, 2 × 209,715) + 2 × 10; held: 209,816 + 209,715 + 10
-    assert charged.entries(400_000) == (1_200_000, 400_020, 419_541)
+    assert (total.full_tables, total.other_entries, total.held_entries) == (2, 400_020, 419_541)
+    assert total.charged_entries == 800_000 + 400_020
+
+
+def test_a_table_that_cannot_be_judged_is_charged_as_a_full_one() -> None:
+    """The named table is not among those read."""
+    case = assess(line(7), host(table(209_716), table(10, OTHER)), Policy())
+    assert case.charges == Charges(full=2, full_held=209_716, others=((10, 10),))
 
 
 def test_held_entries_are_charged_once() -> None:
     """Entries that live already are missing from available memory, so the reserve does not count them again."""
     observation = host(table(LIMIT), table(10_000, OTHER))
-    charged = budget.charges(observation, (), Policy(), unknown=False)
-    total = budget.work_out(observation, charged, 393_216, 0.0, Policy())
+    case = assessed(observation)
+    total = budget.largest_target(case, 393_216, 0.0, Policy())
     assert total.charged_entries == 413_216  # 393,216 + 2 × 10,000
     assert total.held_entries == 272_144  # 262,144 + 10,000
     assert total.new_bytes == 81_257_472  # 576 × (413,216 − 272,144)
@@ -151,24 +171,22 @@ def test_held_entries_are_charged_once() -> None:
     enough = total.min_available_bytes + total.new_bytes
     for available, bound in ((enough, Bound.TARGET), (enough - 1, Bound.MIN_AVAILABLE)):
         seen = host(table(LIMIT), table(10_000, OTHER), memory_available_bytes=available)
-        assert budget.work_out(seen, charged, 393_216, 0.0, Policy()).bound is bound
+        assert budget.largest_target(assessed(seen), 393_216, 0.0, Policy()).bound is bound
 
 
 def test_held_never_exceeds_charged() -> None:
     """A table that holds more than the target (the limit was lowered) frees no memory for the others."""
-    assert Charges(full=1, full_held=500_000, others=((900_000, 900_000),)).entries(100_000) == (
-        100_000,
-        100_000,
-        200_000,
-    )
+    charges = Charges(full=1, full_held=500_000, others=((900_000, 900_000),))
+    total = budget.calculate(replace(assessed(host()), charges=charges), 100_000, 100_000, 0.0, Policy())
+    assert (total.charged_entries, total.other_entries, total.held_entries) == (200_000, 100_000, 200_000)
 
 
 @pytest.mark.parametrize(("arrays", "bucket_bytes"), [(1, 2_097_152), (2, 4_194_304)])
 def test_nat_keeps_a_second_array(arrays: int, bucket_bytes: int) -> None:
     """Each array costs 8 bytes a bucket, whether or not the step resizes it."""
     observation = host(table(LIMIT), bucket_arrays=arrays)
-    charged = budget.charges(observation, (), Policy(), unknown=False)
-    total = budget.work_out(observation, charged, 393_216, 0.0, Policy())
+    case = assessed(observation)
+    total = budget.largest_target(case, 393_216, 0.0, Policy())
     assert (total.bucket_bytes, total.new_bucket_bytes) == (bucket_bytes, 0)
 
 
@@ -178,8 +196,8 @@ MATCH = Policy(buckets=Buckets.MATCH)
 def test_match_resizes_beyond_a_chain_of_eight() -> None:
     """`match` brings the chain back to 8 and pays for the new arrays."""
     observation = host(table(LIMIT))
-    charged = budget.charges(observation, (), MATCH, unknown=False)
-    total = budget.work_out(observation, charged, 2_000_000, 0.0, MATCH)
+    case = assessed(observation, MATCH)
+    total = budget.largest_target(case, 2_000_000, 0.0, MATCH)
     # 2 × 2,000,000 ÷ 8 = 500,000, up to a multiple of 512: 977 × 512
     assert (total.buckets_target, total.chain) == (500_224, 8.0)
     assert total.new_bucket_bytes == total.bucket_bytes == 8_003_584  # 500,224 × 8 × 2
@@ -191,26 +209,26 @@ def test_match_resizes_beyond_a_chain_of_eight() -> None:
 def test_match_leaves_short_chains_alone(wanted: int, buckets: int | None) -> None:
     """A chain of 8 (4 entries a bucket) needs no resize, one entry more does: 513 × 512 buckets."""
     observation = host(table(LIMIT))
-    charged = budget.charges(observation, (), MATCH, unknown=False)
-    assert budget.work_out(observation, charged, wanted, 0.0, MATCH).buckets_target == buckets
+    case = assessed(observation, MATCH)
+    assert budget.largest_target(case, wanted, 0.0, MATCH).buckets_target == buckets
 
 
 def test_ceiling_and_int_max() -> None:
     """The operator's ceiling and the kernel's own largest number end a step."""
     plenty = host(table(LIMIT), memory_total_bytes=1 << 50, memory_available_bytes=1 << 49, buckets=None)
-    charged = budget.charges(plenty, (), Policy(), unknown=False)
-    assert budget.work_out(plenty, charged, INT_MAX + 1, 0.0, Policy()).target == INT_MAX
-    capped = budget.work_out(plenty, charged, 400_000, 0.0, Policy(max_limit=300_000))
+    case = assessed(plenty)
+    assert budget.largest_target(case, INT_MAX + 1, 0.0, Policy()).target == INT_MAX
+    capped = budget.largest_target(case, 400_000, 0.0, Policy(max_limit=300_000))
     assert (capped.target, capped.bound) == (300_000, Bound.MAX_LIMIT)
 
 
 def test_what_is_held_may_break_the_promise() -> None:
     """What is held now is compared with budget and reserve, charged as it is and not as it may grow."""
-    assert budget.is_broken(host(table(LIMIT)), Policy()) is None
+    assert broken(host(table(LIMIT))) is None
     # 576 × 262,144 + 4,194,304 = 155,189,248: more than the 107,374,182 of 1 GiB
-    poor = budget.is_broken(host(table(LIMIT), memory_total_bytes=GIB, memory_available_bytes=GIB), Policy())
+    poor = broken(host(table(LIMIT), memory_total_bytes=GIB, memory_available_bytes=GIB))
     assert poor is not None
     assert (poor.cost_bytes, poor.new_bytes) == (155_189_248, 0)
-    starved = budget.is_broken(host(table(10), memory_available_bytes=1_288_490_187), Policy())
+    starved = broken(host(table(10), memory_available_bytes=1_288_490_187))
     assert starved is not None
-    assert budget.is_broken(host(table(10), memory_available_bytes=1_288_490_188), Policy()) is None
+    assert broken(host(table(10), memory_available_bytes=1_288_490_188)) is None

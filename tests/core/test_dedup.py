@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from conntrackd_guard.core import dedup
 from conntrackd_guard.core.dedup import Deduplicator, MessageStatus
-from conntrackd_guard.core.model import KernelEvent, KernelMessage, MessageKind
+from conntrackd_guard.core.kernel_messages import KernelEvent, KernelMessage
+from conntrackd_guard.core.model import MessageKind
 
 BOOT, OTHER = "3060c963-3376-45ed-a3ff-628ad3a476ae", "00000000-3376-45ed-a3ff-628ad3a476ae"
 HOUR_US = 3_600_000_000

@@ -5,17 +5,9 @@ from __future__ import annotations
 import pytest
 
 from conntrackd_guard.core import episode
-from conntrackd_guard.core.episode import Episode
+from conntrackd_guard.core.arithmetic import Arithmetic
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import (
-    Arithmetic,
-    Corroboration,
-    Hold,
-    MessageKind,
-    Raise,
-    Trigger,
-    TriggerKind,
-)
+from conntrackd_guard.core.model import Corroboration, Hold, MessageKind, Raise, Trigger, TriggerKind
 
 WEB = 4026532316
 RAISED = Raise(target=2, arithmetic=Arithmetic.__new__(Arithmetic), corroboration=Corroboration.CONFIRMED)
@@ -39,19 +31,6 @@ def hold(retry: float | None, reason: HoldReason = HoldReason.COOLDOWN) -> Hold:
     return Hold(reason=reason, retry_seconds=retry)
 
 
-def test_a_burst_is_one_trigger() -> None:
-    """Ten messages of a millisecond are decided once, at once, and counted."""
-    known: Episode | None = None
-    for i in range(10):
-        known = episode.on_message(known, message(100.0 + i / 10_000, i), 100.0 + i / 10_000)
-    assert known is not None
-    assert known.due_seconds == pytest.approx(100.0009)
-    trigger = known.trigger(raise_early=True)
-    assert (trigger.kind, trigger.message_count, trigger.namespace) == (TriggerKind.KERNEL_MESSAGE, 10, WEB)
-    assert trigger.stamp_us == 9
-    assert trigger.message_seconds == pytest.approx(100.0009)
-
-
 @pytest.mark.parametrize(
     ("decision", "due", "unanswered"),
     [
@@ -62,16 +41,9 @@ def test_a_burst_is_one_trigger() -> None:
 )
 def test_after_a_decision(decision: Raise | Hold, due: float | None, *, unanswered: bool) -> None:
     """A hold that time can cure keeps the message and its time; a raise and a final hold answer it. Each counts once."""
-    known = episode.on_message(episode.on_message(None, message(100.0), 100.0), message(100.0), 100.0)
-    after = episode.on_decision(known, decision)
+    after = episode.on_message(None, message(100.0), decision, 100.0)
     assert after.message is not None
     assert (after.due_seconds, after.unanswered, after.message.message_count) == (due, unanswered, 0)
-
-
-def test_a_new_message_is_decided_at_once() -> None:
-    """A hold's retry time does not delay a new message."""
-    held = episode.on_decision(episode.on_message(None, message(100.0), 100.0), hold(400.0, HoldReason.WRITE_REFUSED))
-    assert episode.on_message(held, message(101.0), 101.0).due_seconds == 101.0
 
 
 @pytest.mark.parametrize(
@@ -99,14 +71,15 @@ def test_need_that_goes_on(reason: HoldReason | None, retry: float | None, due: 
 @pytest.mark.parametrize(("reason", "due"), [(HoldReason.WRITE_REFUSED, 101.0), (HoldReason.COOLDOWN, 400.0)])
 def test_a_change_of_limit_ends_a_back_off(reason: HoldReason, due: float) -> None:
     """What waits for a refused write is decided at once, other holds keep their time."""
-    held = episode.on_decision(episode.on_message(None, message(100.0), 100.0), hold(400.0, reason))
+    held = episode.on_message(None, message(100.0), hold(400.0, reason), 100.0)
     assert episode.on_limit_change({WEB: held}, 101.0)[WEB].due_seconds == due
 
 
 def test_which_trigger_is_decided_on() -> None:
     """An unanswered message comes first; then the counters, unless `raise_early` is off."""
-    known = episode.on_message(None, message(100.0), 100.0)
-    answered = episode.on_decision(known, RAISED)
+    answered = episode.on_message(None, message(100.0), RAISED, 100.0)
+    held = episode.on_message(None, message(100.0), hold(105.0), 100.0)
+    assert held.trigger(raise_early=True).kind is TriggerKind.KERNEL_MESSAGE
     assert answered.trigger(raise_early=True).kind is TriggerKind.FILLING_UP
     assert answered.trigger(raise_early=False).kind is TriggerKind.KERNEL_MESSAGE
     assert episode.on_need(None, WEB, 100.0, urgent=True).trigger(raise_early=True).kind is TriggerKind.FILLING_UP
@@ -115,6 +88,6 @@ def test_which_trigger_is_decided_on() -> None:
 
 def test_an_episode_ends_after_ten_quiet_seconds() -> None:
     """It is over 10 s after the last need, not after the last decision."""
-    known = episode.on_need(episode.on_message(None, message(100.0), 100.0), WEB, 105.0, urgent=False)
+    known = episode.on_need(episode.on_message(None, message(100.0), RAISED, 100.0), WEB, 105.0, urgent=False)
     assert not episode.is_over(known, 114.9)
     assert episode.is_over(known, 115.0)

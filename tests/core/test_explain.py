@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from testbed.records import RAISE, SUM, a_record, raised
 
+from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
-    Bound,
     Corroboration,
     Decision,
     Hold,

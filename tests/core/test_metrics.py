@@ -88,9 +88,7 @@ def test_states_are_one_or_zero() -> None:
     }
     assert states == {"paused": 0, "conflict": 0, "tables_complete": 1, "persisted_limit_over_budget": 0}
     assert series(plain, "guard_source_up") == {("ring_buffer",): 1, ("journal",): 0}
-    loop = replace(
-        LOOP, conflict=True, over_budget=True, recorder_errors=2, sources={"journal": "looked at once a minute"}
-    )
+    loop = replace(LOOP, conflict=True, over_budget=True, recorder_errors=2, sources={"journal": "read once a minute"})
     bad = figures(seen(*tables(1), complete=False, pause=Pause(by="x", reason="y")), loop=loop)
     states = {name: series(bad, f"guard_{name}")[()] for name in states}
     assert states == {"paused": 1, "conflict": 1, "tables_complete": 0, "persisted_limit_over_budget": 1}

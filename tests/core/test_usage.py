@@ -6,8 +6,9 @@ import math
 
 import pytest
 
+from conntrackd_guard.core.assessment import Growth, presses
 from conntrackd_guard.core.configuration import Policy
-from conntrackd_guard.core.usage import Look, demand_per_second, is_stable, presses, risen, seconds_to_full
+from conntrackd_guard.core.usage import is_stable, risen, seconds_to_full
 
 U32 = 1 << 32
 
@@ -29,9 +30,12 @@ def test_risen(before: int | None, now: int | None, rise: int) -> None:
     assert risen(before, now) == rise
 
 
-def looks(*figures: tuple[float, int, int | None, int | None]) -> list[Look]:
-    """Return looks from (seconds, count, drop, early_drop)."""
-    return [Look(at_seconds=at, count=count, drop=drop, early_drop=early) for at, count, drop, early in figures]
+def looks(*figures: tuple[float, int, int | None, int | None]) -> Growth:
+    """Return the growth after looks at (seconds, count, drop, early_drop)."""
+    growth = Growth()
+    for at, count, drop, early in figures:
+        growth.look(at, count, drop, early)
+    return growth
 
 
 @pytest.mark.parametrize(
@@ -51,9 +55,40 @@ def looks(*figures: tuple[float, int, int | None, int | None]) -> list[Look]:
         (looks((0.0, 100, None, None), (1.0, 300, None, None)), 200.0),  # only the count can be read
     ],
 )
-def test_demand(seen: list[Look], demand: float | None) -> None:
+def test_demand(seen: Growth, demand: float | None) -> None:
     """Demand is Δcount + Δdrop + Δearly_drop over the steepest window."""
-    assert demand_per_second(seen) == (None if demand is None else pytest.approx(demand))
+    assert seen.demand_per_second == (None if demand is None else pytest.approx(demand))
+
+
+@pytest.mark.parametrize(
+    ("drops", "dropped"),
+    [
+        ((0,), 0),
+        ((7,), None),  # nobody knows when
+        ((7, 7), 0),
+        ((7, 9), 2),
+        ((7, 9, None), None),
+        ((7, 9, None, 12), 5),
+        ((500, 400), 400),  # another namespace under a reused number
+        ((500, 400, 405), 405),
+        ((U32 - 2, 3), 5),  # the counter wrapped
+    ],
+)
+def test_dropped(drops: tuple[int | None, ...], dropped: int | None) -> None:
+    """Drops count from the first look on; those before it have no time."""
+    assert looks(*((0.25 * at, 10, drop, 0) for at, drop in enumerate(drops))).dropped == dropped
+
+
+def test_drops_are_over_after_ten_quiet_seconds() -> None:
+    """Or with a raise; a dry run counts on until its next raise."""
+    growth = looks((0.0, 10, 0, 0), (1.0, 10, 4, 0), (10.9, 10, 4, 0))
+    assert (growth.dropped, growth.dropped_since_raise) == (4, 4)
+    growth.look(11.0, 10, 4, 0)
+    assert (growth.dropped, growth.dropped_since_raise) == (0, 4)
+    growth.look(12.0, 10, 6, 0)
+    growth.restart()
+    growth.look(12.25, 10, 7, 0)
+    assert (growth.dropped, growth.dropped_since_raise) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_a_crowd_of_namespaces_leaves_a_small_record(host: Host) -> None:
 def test_the_error_of_a_read_names_the_next_step(host: Host) -> None:
     """A HostError of the loop is told as it is, with what happens next."""
     guarded = Guarded(host)
-    guarded.kernel.limit_in_force = lambda: (_ for _ in ()).throw(  # type: ignore[method-assign]
+    guarded.kernel.limit_in_force = lambda: (_ for _ in ()).throw(
         HostError("read", "the limit", OSError(errno.EIO, "bad"), "Look at the disk.")
     )
     guarded.turn(1.0)

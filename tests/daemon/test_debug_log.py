@@ -8,7 +8,8 @@ from testbed.guarded import LIMIT, Guarded, Host
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.dedup import MessageStatus
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import KernelEvent, KernelMessage, MessageKind
+from conntrackd_guard.core.kernel_messages import KernelEvent, KernelMessage
+from conntrackd_guard.core.model import MessageKind
 
 
 class Debugged(Guarded):

@@ -44,6 +44,23 @@ def test_a_burst_of_ten_lines_is_one_raise(host: Host) -> None:
     for _ in range(5):
         guarded.turn(0.01)
     assert guarded.kernel.writes == [STEP]
+    with guarded.history() as history:
+        raised = detail(history, guarded.rows()[0].id)
+    assert raised is not None
+    assert raised.record.trigger.message_count == 10
+    guarded.stop()
+
+
+def test_a_new_message_is_decided_at_once(host: Host) -> None:
+    """The retry time of a hold does not delay it."""
+    guarded = Guarded(host)
+    guarded.kernel.refusing = errno.EROFS
+    host.table(LIMIT)
+    guarded.message()
+    guarded.turn()
+    guarded.message()
+    guarded.turn(0.01)
+    assert guarded.reasons()[:2] == ["raise kernel_message confirmed rejected", "hold write_refused none"]
     guarded.stop()
 
 

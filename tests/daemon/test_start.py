@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from testbed.disks import until
 from testbed.guarded import LIMIT, Guarded, Host, Killed, again
 
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import KernelEvent, KernelMessage, MessageKind
+from conntrackd_guard.core.kernel_messages import KernelEvent, KernelMessage
+from conntrackd_guard.core.model import MessageKind
 from conntrackd_guard.daemon import recovery
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.history.database import History, Position
@@ -22,14 +23,12 @@ STEP = 98_304
 STORED = Position(cursor="stored", boot_id="boot-1", stamp_us=5)
 
 
-class ToldJournal(JournalFollower):
-    """A journal that only tells where it was begun."""
+class FakeJournal(JournalFollower):
+    """A journal that only notes where reading starts."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun: list[str | None] = []
+    begun: ClassVar[list[str | None]]
 
-    def start(self, cursor: str | None) -> None:
+    def begin(self, cursor: str | None) -> None:
         """Note the cursor."""
         self.begun.append(cursor)
         self.newest_cursor = cursor
@@ -37,21 +36,35 @@ class ToldJournal(JournalFollower):
     def await_end(self, seconds: float) -> None:
         """Stand at the end already."""
 
+    def read(self) -> float:
+        """Read nothing."""
+        return 60.0
 
-class ToldRing(RingBuffer):
-    """A ring buffer that holds the lines with these stamps at start, and then those that are told."""
+
+class FakeRing(RingBuffer):
+    """A ring buffer with messages of these stamps at start, then those of `later`."""
 
     def __init__(self, *held: int) -> None:
-        self.held, self.told, self.overruns = held, list[int](), 0
+        self.held, self.later, self.overruns = held, list[int](), 0
 
     def catch_up(self) -> tuple[list[KernelEvent], int | None]:
         """Return what it holds."""
         return [_event(stamp) for stamp in self.held], max(self.held)
 
     def read(self, most: int = 0) -> list[KernelEvent]:  # noqa: ARG002
-        """Return what was told since."""
-        told, self.told = self.told, []
-        return [_event(stamp) for stamp in told]
+        """Return what came since."""
+        later, self.later = self.later, []
+        return [_event(stamp) for stamp in later]
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """Give the list of cursors at which the journal was begun."""
+    cursors: list[str | None] = []
+    monkeypatch.setattr(FakeJournal, "begun", cursors, raising=False)
+    monkeypatch.setattr("conntrackd_guard.daemon.log_sources.JournalFollower", FakeJournal)
+    monkeypatch.setattr("conntrackd_guard.daemon.log_sources.JournalBacklog", FakeJournal)
+    return cursors
 
 
 def _event(stamp: int) -> KernelEvent:
@@ -60,8 +73,8 @@ def _event(stamp: int) -> KernelEvent:
 
 
 def stamps(log_sources: LogSources) -> list[tuple[int | None, bool]]:
-    """Take the lines, as stamp and whether it is live."""
-    return [(event.stamp_us, live) for event, live in log_sources.take()]
+    """Take the messages, as stamp and whether it is new."""
+    return [(event.stamp_us, is_new) for event, is_new in log_sources.take()]
 
 
 @pytest.fixture(autouse=True)
@@ -96,54 +109,58 @@ def disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     works.set()
 
 
-def test_the_journal_goes_on_where_it_was_left(before: Guarded) -> None:
-    """On a sound disk the position is known before the first line is taken."""
-    guarded, journal = again(before), ToldJournal()
-    log_sources = LogSources(None, journal, guarded.recovered.past, "boot-1")
-    assert journal.begun == ["stored"]
+def test_the_journal_goes_on_where_it_was_left(before: Guarded, begun: list[str | None]) -> None:
+    """On a sound disk the position is known before the first message is taken."""
+    guarded = again(before)
+    log_sources = LogSources(None, guarded.recorder, guarded.recovered.past, "boot-1")
+    assert begun == ["stored"]
     assert log_sources.position() == STORED
     guarded.stop()
 
 
-def test_the_position_outlives_a_disk_that_does_not_answer(before: Guarded, disk: threading.Event) -> None:
-    """The guard starts and hears live lines; the journal begins, at the old cursor, once that can be read."""
-    guarded, journal, ring = again(before), ToldJournal(), ToldRing(3, 7)
-    log_sources = LogSources(ring, journal, guarded.recovered.past, "boot-1")
+def test_the_position_outlives_a_disk_that_does_not_answer(
+    before: Guarded, disk: threading.Event, begun: list[str | None]
+) -> None:
+    """The guard starts and reads new messages; the journal begins, at the old cursor, once that can be read."""
+    guarded, ring = again(before), FakeRing(3, 7)
+    log_sources = LogSources(ring, guarded.recorder, guarded.recovered.past, "boot-1")
     guarded.recorder.note_position(log_sources.position())
-    assert journal.begun == []
-    ring.told = [9]
+    assert begun == []
+    ring.later = [9]
     assert stamps(log_sources) == [(9, True)]
     disk.set()
-    until(lambda: journal.begun)
-    assert journal.begun == ["stored"]
+    until(lambda: log_sources.position() is not None)
+    assert begun == ["stored"]
     guarded.written()
     guarded.written()
     with History(guarded.paths.history, mode="reader") as history:
         assert history.position() == STORED
-    assert stamps(log_sources) == [(7, False)]  # the line of stamp 3 was taken by the run before
+    assert stamps(log_sources) == [(7, False)]  # the run before took the message of stamp 3
     assert log_sources.position() == Position(cursor="stored", boot_id="boot-1", stamp_us=9)
     guarded.stop()
 
 
-def test_a_row_that_cannot_be_understood_costs_the_pace_alone(before: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The state is lost and said; the journal goes on where it was left."""
+def test_a_row_that_cannot_be_understood_costs_the_pace_alone(
+    before: Guarded, begun: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is lost, which is logged; the journal goes on where it was left."""
 
     def broken(self: History, _: str) -> Iterator[Any]:
         raise HostError("understand decision 1 of", self.path, None, "Use a newer guard.")
 
     monkeypatch.setattr(History, "records", broken)
-    guarded, journal = again(before), ToldJournal()
-    LogSources(None, journal, guarded.recovered.past, "boot-1")
+    guarded = again(before)
+    LogSources(None, guarded.recorder, guarded.recovered.past, "boot-1")
     assert len(guarded.recovered.state.raise_seconds) == 10
-    assert journal.begun == ["stored"]
+    assert begun == ["stored"]
     guarded.stop()
 
 
-def test_a_new_history_begins_at_the_end_of_the_journal(host: Host) -> None:
+def test_a_new_history_begins_at_the_end_of_the_journal(host: Host, begun: list[str | None]) -> None:
     """There is nothing to go on from, and that is known at once."""
-    guarded, journal = Guarded(host), ToldJournal()
-    log_sources = LogSources(None, journal, guarded.recovered.past, "boot-1")
-    assert journal.begun == [None]
+    guarded = Guarded(host)
+    log_sources = LogSources(None, guarded.recorder, guarded.recovered.past, "boot-1")
+    assert begun == [None]
     assert log_sources.position() == Position(boot_id="boot-1")
     guarded.stop()
 

@@ -10,6 +10,7 @@ import pytest
 from testbed.stalled_writer import BOOT, LIMIT, StalledWriter, start
 
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.sysctl_dropin import Persisted, SysctlDropIn
 
@@ -98,3 +99,13 @@ def test_two_writers_take_turns(paths: Paths, monkeypatch: pytest.MonkeyPatch) -
     assert [writer.wait(30) for writer in writers] == [0, 0]
     assert SysctlDropIn(paths).limit() == LIMIT
     assert list(paths.drop_in.parent.iterdir()) == [paths.drop_in]
+
+
+def test_an_override_of_another_version_persists_nothing(paths: Paths) -> None:
+    """Its fields are unknown; without a drop-in the next boot has the limit from before the guard."""
+    drop_in = SysctlDropIn(paths)
+    drop_in.put(REVERTED, 100.0)
+    DropInLock(paths).leave_override(DropInOverride(101_000_000, {"ceiling": 5}))
+    assert drop_in.persisted() is None
+    drop_in.follow_override()
+    assert drop_in.limit() is None

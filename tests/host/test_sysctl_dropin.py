@@ -36,8 +36,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         budget_bytes=800 << 20,
     )
     assert drop_in.persisted() == kept
-    assert NoDropIn(drop_in).persisted() == kept
-    assert NoDropIn().persisted() is None
+    assert NoDropIn(Paths(tmp_path), reads=True).persisted() == kept
+    assert NoDropIn(Paths(tmp_path), reads=False).persisted() is None
 
 
 def test_a_handwritten_file_has_a_limit_only(tmp_path: Path) -> None:

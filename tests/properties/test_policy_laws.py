@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from hypothesis import event, given, settings
@@ -10,13 +9,15 @@ from hypothesis import strategies as st
 from testbed.strategies import NOW, crowds, observations, policies, restrictions, states, triggers
 
 from conntrackd_guard.core import budget
+from conntrackd_guard.core.arithmetic import Bound
+from conntrackd_guard.core.assessment import assess
 from conntrackd_guard.core.configuration import Buckets, FloodResponse, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     INT_MAX,
-    Bound,
     Corroboration,
     Hold,
+    MessageKind,
     Observation,
     Raise,
     State,
@@ -193,14 +194,12 @@ def test_a_switched_off_trigger_never_raises(trigger: Trigger, seen: Observation
 @given(observations(), policies, st.integers(1, INT_MAX), st.floats(0, 1e6))
 def test_a_bounded_step_is_the_largest_that_fits(seen: Observation, policy: Policy, wanted: int, demand: float) -> None:
     """One entry more would break the bound that ended the step; `match` may have to pay for new buckets, too."""
-    charged = budget.charges(seen, (), policy, unknown=True)
-    total = budget.work_out(seen, charged, wanted, demand, policy)
+    gone = Trigger(kind=TriggerKind.KERNEL_MESSAGE, message_kind=MessageKind.TABLE_FULL, namespace=1, message_count=1)
+    case = assess(gone, seen, policy)
+    total = budget.largest_target(case, wanted, demand, policy)
     if total.bound in {Bound.BUDGET, Bound.MIN_AVAILABLE} and total.target > 0 and policy.buckets is Buckets.KEEP:
-        full, others, held = charged.entries(total.target + 1)
-        cost = total.bytes_per_entry * (full + others) + total.bucket_bytes
-        new = total.bytes_per_entry * (full + others - held)
+        more = budget.calculate(case, wanted, total.target + 1, demand, policy)
         assert (
-            cost > total.budget_bytes
-            or seen.memory_available_bytes - new < total.min_available_bytes
-            or math.isinf(cost)
+            more.cost_bytes > total.budget_bytes
+            or seen.memory_available_bytes - more.new_bytes < total.min_available_bytes
         )

@@ -247,7 +247,7 @@ def test_large_hosts_are_read_less_often(host: Host, file: Path, monkeypatch: py
 def test_destinations_come_from_settings() -> None:
     """There are none by default, and none in a dry run."""
     texts = {"metrics_file": "/var/x/guard.prom", "metrics_http": "9786"}
-    settings = read_settings(Entry(key=key, value=text, file="f", line=1) for key, text in texts.items())
+    settings = read_settings(Entry(place="f:1", key=key, value=text) for key, text in texts.items())
     assert service._outlets(Paths(), settings) == Outlets(file=Path("/var/x/guard.prom"), port=9786)
     assert (
         service._outlets(Paths(mode=Mode.DRY_RUN), settings) == service._outlets(Paths(), read_settings()) == Outlets()

@@ -75,6 +75,16 @@ def test_a_restart_does_not_log_a_hold_again(host: Host) -> None:
     assert repeats(after) == [2]
 
 
+def test_a_hold_is_logged_once_whatever_triggers_it(host: Host) -> None:
+    """A full table is noticed by its counters and by the kernel's message: two rows, one log message."""
+    guarded = Guarded(host)
+    for kind in (TriggerKind.FILLING_UP, TriggerKind.KERNEL_MESSAGE):
+        guarded.recorder.submit(a_record(kind, trigger=kind), Policy())
+    assert len(guarded.rows()) == 2
+    assert len(guarded.logged("guard.hold")) == 1
+    guarded.stop()
+
+
 def test_more_holds_than_remembered_make_no_flood(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """More namespaces than are remembered, all at `max_limit` for half an hour: a message and a row each."""
     monkeypatch.setattr("conntrackd_guard.recording.history_writer._KNOWN_MAX", 5)

@@ -20,7 +20,7 @@ from conntrackd_guard.settings.settings import DEFAULT, Entry, Problem, read_set
 
 def entry(key: str, value: str, line: int = 1, file: str = "guard.yaml") -> Entry:
     """Return `key: value` of a file."""
-    return Entry(key=key, value=value, file=file, line=line)
+    return Entry(place=f"{file}:{line}", key=key, value=value)
 
 
 def problems(*items: Entry | Problem) -> list[str]:

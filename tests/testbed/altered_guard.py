@@ -11,7 +11,7 @@ import re
 import sys
 
 from conntrackd_guard.core import kernel_messages, tuning
-from conntrackd_guard.core.model import KernelMessage
+from conntrackd_guard.core.kernel_messages import KernelMessage
 
 _recognise = kernel_messages.recognise
 

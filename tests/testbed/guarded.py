@@ -13,9 +13,8 @@ import pytest
 
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.kernel_messages import KernelEvent, KernelMessage
 from conntrackd_guard.core.model import (
-    KernelEvent,
-    KernelMessage,
     MessageKind,
     Outcome,
     OutcomeKind,
@@ -123,14 +122,8 @@ class ToldClock(Clock):
 
     def __init__(self) -> None:
         self.now = 1_000.0
-
-    def boottime(self) -> float:
-        """Return what was told."""
-        return self.now
-
-    def wall(self) -> float:
-        """Return a wall time that keeps pace."""
-        return 1.8e9 + self.now
+        self.boottime = lambda: self.now
+        self.wall = lambda: 1.8e9 + self.now
 
 
 class FaultyKernel(LiveKernel):
@@ -142,22 +135,24 @@ class FaultyKernel(LiveKernel):
         self.refusing_buckets: int | None = None
         self.writes: list[int] = []
         self.after_write: Callable[[], None] = lambda: None
+        self._write_limit, self.set_limit = self.set_limit, self._set_limit
+        self._write_buckets, self.set_buckets = self.set_buckets, self._set_buckets
 
-    def set_limit(self, target: int) -> int:
+    def _set_limit(self, target: int) -> int:
         """Write, or refuse."""
         self.writes.append(target)
         if self.refusing is not None:
             raise HostError("write", "the limit", OSError(self.refusing, "refused"), "Nothing to do.")
-        back = super().set_limit(target)
+        back = self._write_limit(target)
         self.after_write()
         return back
 
-    def set_buckets(self, target: int) -> int:
+    def _set_buckets(self, target: int) -> int:
         """Resize, or refuse."""
         if self.refusing_buckets is not None:
             error = OSError(self.refusing_buckets, "Cannot allocate memory")
             raise HostError("write", "the buckets", error, "Nothing to do.")
-        return super().set_buckets(target)
+        return self._write_buckets(target)
 
 
 class EventfulRunFiles(RuntimeDir):

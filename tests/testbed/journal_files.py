@@ -1,4 +1,4 @@
-"""Real journal files for tests, made by systemd-journal-remote, and followers on them."""
+"""Real journal files for tests, written by systemd-journal-remote, and followers on them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.core.kernel_messages import KernelEvent
 from conntrackd_guard.host.kernel_log.journal import JournalFollower
 from conntrackd_guard.host.kernel_log.journal_reader import Drained, KernelJournal
 
 REMOTE = "/lib/systemd/systemd-journal-remote"
 BOOT = "3060c963-3376-45ed-a3ff-628ad3a476ae"
-LINE = "nf_conntrack: nf_conntrack: table full in netns {}, dropping packet"
+MESSAGE = "nf_conntrack: nf_conntrack: table full in netns {}, dropping packet"
 DEADLINE_SECONDS = 10.0
 
 
 def entry(number: int, **changed: str | bytes | None) -> bytes:
-    """One entry of the export format; the line names namespace `number`, its stamp is `number` too."""
+    """Return an entry in export format; its message names namespace `number`, its stamp is `number` too."""
     fields: dict[str, str | bytes | None] = {
         "__REALTIME_TIMESTAMP": str(1_700_000_000_000_000 + number),
         "__MONOTONIC_TIMESTAMP": str(number),
@@ -28,17 +28,17 @@ def entry(number: int, **changed: str | bytes | None) -> bytes:
         "_TRANSPORT": "kernel",
         "SYSLOG_FACILITY": "0",
         "_SOURCE_MONOTONIC_TIMESTAMP": str(number),
-        "MESSAGE": LINE.format(number),
+        "MESSAGE": MESSAGE.format(number),
     }
-    told = b""
+    exported = b""
     for name, value in (fields | changed).items():
         if value is not None:
             content = value if isinstance(value, bytes) else value.encode()
             if b"\n" in content:
-                told += name.encode() + b"\n" + len(content).to_bytes(8, "little") + content + b"\n"
+                exported += name.encode() + b"\n" + len(content).to_bytes(8, "little") + content + b"\n"
             else:
-                told += name.encode() + b"=" + content + b"\n"
-    return told + b"\n"
+                exported += name.encode() + b"=" + content + b"\n"
+    return exported + b"\n"
 
 
 def write(folder: Path, name: str, *entries: bytes) -> Path:
@@ -52,7 +52,7 @@ def until(holds: Callable[[], bool], what: str) -> None:
     """Wait for something that another thread brings about."""
     end = time.monotonic() + DEADLINE_SECONDS
     while not holds():
-        assert time.monotonic() < end, f"waited in vain for: {what}"
+        assert time.monotonic() < end, f"not in time: {what}"
         time.sleep(0.01)
 
 
@@ -67,7 +67,7 @@ def start() -> Iterator[Start]:
     def begin(folder: Path, cursor: str | None = None, *, state: str = "following") -> JournalFollower:
         follower = JournalFollower(folder)
         started.append(follower)
-        follower.start(cursor)
+        follower.begin(cursor)
         until(lambda: follower.state.startswith(state), f"{state}, not {follower.state}")
         return follower
 
@@ -97,19 +97,32 @@ def take(follower: JournalFollower, count: int) -> list[KernelEvent]:
     return taken + follower.take()
 
 
-def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that grows by one at every look of a follower."""
-    looks: list[int] = []
+def count_openings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by one whenever a journal is opened."""
+    openings: list[int] = []
+    init = KernelJournal.__init__
+
+    def counted(self: KernelJournal, directory: Path | None) -> None:
+        openings.append(1)
+        init(self, directory)
+
+    monkeypatch.setattr(KernelJournal, "__init__", counted)
+    return openings
+
+
+def count_readings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by one with every reading of a follower."""
+    readings: list[int] = []
     drain = KernelJournal.drain
 
     def counted(self: KernelJournal, most: int, *, this_one_first: bool = False) -> Drained:
-        looks.append(1)
+        readings.append(1)
         return drain(self, most, this_one_first=this_one_first)
 
     monkeypatch.setattr(KernelJournal, "drain", counted)
-    return looks
+    return readings
 
 
 def numbers(events: list[KernelEvent]) -> list[int | None]:
-    """Return the namespaces that the lines name."""
+    """Return the namespaces that the messages name."""
     return [event.message.namespace for event in events]

@@ -1,7 +1,7 @@
-"""Run by test_journal.py in a private mount namespace: a follower against a journald that is ill-treated.
+"""Run a follower against a journald that is killed, rotated and vacuumed. Started in a private mount namespace.
 
-Lines are written to /dev/kmsg with the kernel's wording; they get facility 1, which the guard ignores and this
-trial follows instead. Writes out what was sent and what was taken, as JSON.
+The trial writes messages with the kernel's wording to /dev/kmsg. They get facility 1, which the guard ignores and this
+follower reads instead. Prints as JSON what was sent and what was taken.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Trial:
             time.sleep(0.01)
 
     def send(self) -> None:
-        """Write a few lines; each by its own open file, because each has a rate limit of its own."""
+        """Write a few messages, each through an open file of its own: the kernel limits the rate of each."""
         for _ in range(self.random.randrange(1, 20)):
             number = self.base + len(self.sent)
             with open("/dev/kmsg", "wb", buffering=0) as device:
@@ -79,7 +79,7 @@ class Trial:
         cursor = self.follower.newest_cursor
         self.follower.stop()
         self.follower = JournalFollower()
-        self.follower.start(cursor)
+        self.follower.begin(cursor)
 
     def wait_for_all(self) -> None:
         """Take until everything sent has come, 5 s at most."""
@@ -90,7 +90,7 @@ class Trial:
 
     def run(self, steps: int) -> None:
         """Do random steps."""
-        self.follower.start(None)
+        self.follower.begin(None)
         while self.follower.state != "following":
             time.sleep(0.02)
         actions = [self.send] * 6 + [self.take] * 2 + [self.rotate, self.vacuum, self.reopen]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from conntrackd_guard.cli.render.labels import BOUNDS
 from conntrackd_guard.core import tuning
+from conntrackd_guard.core.arithmetic import Arithmetic
 from conntrackd_guard.core.configuration import Policy, Share
-from conntrackd_guard.core.model import Arithmetic
 from conntrackd_guard.core.units import format_bytes, format_percentage
 
 

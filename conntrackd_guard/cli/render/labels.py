@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import Bound, Corroboration, TriggerKind
+from conntrackd_guard.core.model import Corroboration, TriggerKind
 from conntrackd_guard.history.rows import Row
 
 _HOLDS: Final = {reason.code: reason.label for reason in HoldReason}

@@ -12,6 +12,7 @@ from conntrackd_guard.core.units import format_duration
 
 LEAST_SEEN = 100
 """A smaller sample has a margin of more than ten points."""
+MOST = 0.5
 
 
 class Cause(StrEnum):
@@ -52,17 +53,21 @@ class Losses:
     """Increase of a table's loss counters between two readings."""
 
     seconds: float
-    """Between the readings."""
+    """Between the readings; 0 if there were no two."""
     insert_failed: int = 0
     chain_too_long: int = 0
+
+
+NO_SAMPLE = Sample(table_entries=0, seen=0)
+NO_LOSSES = Losses(seconds=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """Input of a diagnosis."""
 
-    sample: Sample | None = None
-    losses: Losses | None = None
+    sample: Sample = NO_SAMPLE
+    losses: Losses = NO_LOSSES
     in_use: int = 0
     """Entries of all namespaces, which share the hash table."""
     buckets: int | None = None
@@ -97,119 +102,76 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One cause, found if `measure` is at least `least`. A measure is None if unknown."""
+    """One cause, found if `measure` is at least `least`. A measure is 0 if unknown."""
 
     cause: Cause
-    measure: Callable[[Evidence], float | None]
-    least: float
+    measure: Callable[[Evidence], float]
+    least: float = 1.0
     figure: Callable[[Evidence], str]
-    source: str
-    """Where the threshold comes from."""
-    of_sample: bool = True
+    of_sample: bool = False
     """Whether it measures a share of the entries, not counters."""
 
 
-def _share_of(count: Callable[[Sample], int]) -> Callable[[Evidence], float | None]:
-    """Return the measure of a count in the sample: the lower bound of its share of the table."""
+def _share_rule(cause: Cause, count: Callable[[Sample], int], what: str) -> Rule:
+    """Return the rule for entries that are more than half of a table: without them, usage would be less than half."""
 
-    def measure(evidence: Evidence) -> float | None:
+    def measure(evidence: Evidence) -> float:
         sample = evidence.sample
-        if sample is None or sample.seen < LEAST_SEEN:
-            return None
-        return sample.share(count(sample)) - sample.margin
+        return 0.0 if sample.seen < LEAST_SEEN else sample.share(count(sample)) - sample.margin
 
-    return measure
-
-
-def _share_figure(count: Callable[[Sample], int], what: str) -> Callable[[Evidence], str]:
     def figure(evidence: Evidence) -> str:
-        sample = evidence.sample or Sample(table_entries=0, seen=0)
+        sample = evidence.sample
         points = f" (± {100 * sample.margin:.1f} points)" if sample.margin else ""
         return f"{100 * sample.share(count(sample)):.1f} %{points} of the entries {what}"
 
-    return figure
+    return Rule(cause=cause, measure=measure, least=MOST, figure=figure, of_sample=True)
 
 
-def _fresh(sample: Sample) -> int:
-    return sample.assured - sample.idle
-
-
-def _long_chains(evidence: Evidence) -> float | None:
-    lost = evidence.losses.chain_too_long if evidence.losses else 0
-    return 1.0 if lost else None if evidence.chain is None else evidence.chain / CHAIN_HOLD
+def _long_chains(evidence: Evidence) -> float:
+    return 1.0 if evidence.losses.chain_too_long else (evidence.chain or 0.0) / CHAIN_HOLD
 
 
 def _chains_figure(evidence: Evidence) -> str:
-    lost = evidence.losses.chain_too_long if evidence.losses else 0
+    lost = evidence.losses.chain_too_long
     dropped = f"{lost:,} packets lost to long chains between two readings; " if lost else ""
     chain = "unknown" if evidence.chain is None else f"{evidence.chain:.1f}"
     return f"{dropped}average chain {chain} (drops begin at {CHAIN_HOLD})"
 
 
-def _failed_a_second(evidence: Evidence) -> float | None:
+def _failed_a_second(evidence: Evidence) -> float:
     losses = evidence.losses
-    return None if losses is None or losses.seconds <= 0 else losses.insert_failed / losses.seconds
+    return losses.insert_failed / losses.seconds if losses.seconds > 0 else 0.0
 
 
 def _races_figure(evidence: Evidence) -> str:
-    losses = evidence.losses or Losses(seconds=0.0)
+    losses = evidence.losses
     return f"insert_failed rose by {losses.insert_failed:,} within {format_duration(losses.seconds)}"
 
 
-_MOST = 0.5
-_MOST_SOURCE = "more than half: without this cause, usage would be less than half."
 _IDLE = f"are established TCP connections without a packet for {format_duration(IDLE_SECONDS)} or more"
 
 RULES = (
-    Rule(
-        cause=Cause.FLOOD, measure=_share_of(lambda sample: sample.unanswered), least=_MOST,
-        figure=_share_figure(lambda sample: sample.unanswered, "are unanswered or half-open"),
-        source=_MOST_SOURCE,
-    ),
-    Rule(
-        cause=Cause.CHAINS, measure=_long_chains, least=1.0, figure=_chains_figure, of_sample=False,
-        source="each chaintoolong is a lost packet; from an average of 24 on, inserts are lost (1e-7).",
-    ),
-    Rule(
-        cause=Cause.LEAK, measure=_share_of(lambda sample: sample.idle), least=_MOST,
-        figure=_share_figure(lambda sample: sample.idle, _IDLE),
-        source=_MOST_SOURCE,
-    ),
-    Rule(
-        cause=Cause.DNS, measure=_share_of(lambda sample: sample.dns), least=_MOST,
-        figure=_share_figure(lambda sample: sample.dns, "are UDP to port 53"),
-        source=_MOST_SOURCE,
-    ),
-    Rule(
-        cause=Cause.RACES, measure=_failed_a_second, least=1.0, figure=_races_figure, of_sample=False,
-        source="judgement: each lost packet may cost a resolver its timeout of 5 s.",
-    ),
-    Rule(
-        cause=Cause.GROW, measure=_share_of(_fresh), least=_MOST,
-        figure=_share_figure(_fresh, "are assured and not idle"),
-        source=_MOST_SOURCE,
-    ),
-)  # fmt: skip
+    _share_rule(Cause.FLOOD, lambda sample: sample.unanswered, "are unanswered or half-open"),
+    # Each chaintoolong is a lost packet; from an average of 24 on, inserts are lost (1e-7).
+    Rule(cause=Cause.CHAINS, measure=_long_chains, figure=_chains_figure),
+    _share_rule(Cause.LEAK, lambda sample: sample.idle, _IDLE),
+    _share_rule(Cause.DNS, lambda sample: sample.dns, "are UDP to port 53"),
+    # Judgement: each lost packet may cost a resolver its timeout of 5 s.
+    Rule(cause=Cause.RACES, measure=_failed_a_second, figure=_races_figure),
+    _share_rule(Cause.GROW, lambda sample: sample.assured - sample.idle, "are assured and not idle"),
+)
 """Most serious first: causes that speak against raising come before the one that speaks for it."""
 
 
 def causes(evidence: Evidence) -> tuple[Cause, ...]:
     """Return every cause found, most serious first; `unclear` if none is."""
-    found = tuple(rule.cause for rule in RULES if _holds(rule, evidence))
-    return found or (Cause.UNCLEAR,)
+    return tuple(rule.cause for rule in RULES if rule.measure(evidence) >= rule.least) or (Cause.UNCLEAR,)
 
 
 def figures(cause: Cause, evidence: Evidence) -> tuple[str, ...]:
     """Return the figures of a cause; for `unclear` every share, as none is large enough."""
     if cause is not Cause.UNCLEAR:
         return tuple(rule.figure(evidence) for rule in RULES if rule.cause is cause)
-    if evidence.sample is None:
-        return ("no entry could be read",)
     if evidence.sample.seen < LEAST_SEEN:
         return (f"{evidence.sample.seen} entries are too few ({LEAST_SEEN} needed)",)
     return tuple(rule.figure(evidence) for rule in RULES if rule.of_sample)
-
-
-def _holds(rule: Rule, evidence: Evidence) -> bool:
-    measured = rule.measure(evidence)
-    return measured is not None and measured >= rule.least

@@ -6,12 +6,11 @@ import math
 from typing import assert_never
 
 from conntrackd_guard.core.budget import BUCKETS_ROUNDED_TO, CHAIN_ADVISE
-from conntrackd_guard.core.traffic.diagnosis import MEANINGS, Cause, Evidence, Finding, Step, causes, figures
-from conntrackd_guard.core.traffic.sample import IDLE_SECONDS, Sample
+from conntrackd_guard.core.traffic.diagnosis import MEANINGS, MOST, Cause, Evidence, Finding, Step, causes, figures
+from conntrackd_guard.core.traffic.sample import IDLE_SECONDS
 
 _ONE_SOURCE = 0.10
 """Judgement: from this share of all entries on, a source's unanswered ones are worth a rule of its own."""
-_MOST = 0.5
 _RESIZE_STALL_SECONDS = 0.5e-6
 """Time per entry for which resizing the hash table stops all traffic."""
 _HANDSHAKES = (
@@ -32,17 +31,16 @@ def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
 
 
 def _steps(cause: Cause, evidence: Evidence) -> tuple[Step, ...]:  # noqa: PLR0911 - one return per cause
-    sample = evidence.sample or Sample(table_entries=0, seen=0)
     match cause:
         case Cause.FLOOD:
-            return _against_flood(evidence, sample)
+            return _against_flood(evidence)
         case Cause.CHAINS:
             return _more_buckets(evidence)
         case Cause.LEAK:
             why = "expire idle connections after 2 h 4 min, the minimum of RFC 5382, not 5 days (from their next packet on)"
             return (_timeout(evidence, why, "nf_conntrack_tcp_timeout_established", IDLE_SECONDS),)
         case Cause.DNS:
-            return _less_dns(evidence, sample)
+            return _less_dns(evidence)
         case Cause.RACES:
             return (
                 Step(why="show the losses by CPU", command=f"{evidence.inside}conntrack -S"),
@@ -50,14 +48,15 @@ def _steps(cause: Cause, evidence: Evidence) -> tuple[Step, ...]:  # noqa: PLR09
                 Step(why="or send queries one at a time: `options single-request-reopen` in resolv.conf"),
             )
         case Cause.GROW:
-            return _with_growth(evidence, sample)
+            return _with_growth(evidence)
         case Cause.UNCLEAR:
             return _top(evidence, "show the states", "state"), _top(evidence, "show the destinations", "destination")
         case _:
             assert_never(cause)
 
 
-def _against_flood(evidence: Evidence, sample: Sample) -> tuple[Step, ...]:
+def _against_flood(evidence: Evidence) -> tuple[Step, ...]:
+    sample = evidence.sample
     states = {group.name for group in sample.states.top}
     shorter = [
         _timeout(evidence, f"expire sooner: {what}", name, seconds)
@@ -73,15 +72,13 @@ def _against_flood(evidence: Evidence, sample: Sample) -> tuple[Step, ...]:
     return (Step(why=why, command=drop), *shorter)
 
 
-def _less_dns(evidence: Evidence, sample: Sample) -> tuple[Step, ...]:
-    if sample.dns_translated:
-        return (
-            Step(
-                why="NAT translates these queries, so they must be tracked; run a DNS cache on each node "
-                "(Kubernetes: NodeLocal DNSCache), so that they avoid NAT"
-            ),
-            _top(evidence, "show the destinations", "destination"),
+def _less_dns(evidence: Evidence) -> tuple[Step, ...]:
+    if evidence.sample.dns_translated:
+        why = (
+            "NAT translates these queries, so they must be tracked; run a DNS cache on each node "
+            "(Kubernetes: NodeLocal DNSCache), so that they avoid NAT"
         )
+        return (Step(why=why), _top(evidence, "show the destinations", "destination"))
     untracked = _early(evidence, "guard_untracked", "udp dport 53 notrack", "udp sport 53 notrack")
     why = "don't track DNS, if the firewall accepts it without `ct state` (until reboot)"
     return (Step(why=why, command=untracked),)
@@ -97,10 +94,11 @@ def _more_buckets(evidence: Evidence) -> tuple[Step, ...]:
     return (Step(why=why, command=f"sysctl -w net.netfilter.nf_conntrack_buckets={wanted}"),)
 
 
-def _with_growth(evidence: Evidence, sample: Sample) -> tuple[Step, ...]:
+def _with_growth(evidence: Evidence) -> tuple[Step, ...]:
+    sample = evidence.sample
     step = Step(why="show the cost of the next raise", command="guard status")
     closing = sum(group.entries for group in sample.states.top if group.name == "tcp TIME_WAIT")
-    if sample.share(closing) - sample.margin < _MOST:
+    if sample.share(closing) - sample.margin < MOST:
         return (step,)
     why = f"{100 * sample.share(closing):.0f} % are closed: expire them sooner (default 120 s)"
     return (step, _timeout(evidence, why, "nf_conntrack_tcp_timeout_time_wait", 30))

@@ -16,8 +16,6 @@ from typing import TypeVar
 from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.traffic.entry import IPV4_BYTES, TCP, UDP, Entry, address_text, protocol_name
 
-DEFAULT_ENTRIES = 5000
-"""A margin of 1.4 points; reading and counting them takes 30 ms."""
 TOP = 10
 """Judgement: nobody acts on the eleventh largest group."""
 _CONFIDENCE = 1.96
@@ -161,9 +159,9 @@ def count_entries(
         ipv6=sum(count for source, count in sources.items() if len(source) > IPV4_BYTES),
         source_translated=masqueraded,
         destination_translated=translated.total(),
-        protocols=_ranking(_merged(states, lambda key: key[0]), protocol_name),
-        states=_ranking(_merged(states, lambda key: key[:2]), lambda key: f"{protocol_name(key[0])} {key[1]}"),
-        ports=_ranking(_merged(destinations, lambda key: (key[0], key[2])), _port_name),
+        protocols=_ranking(states, lambda key: key[0], protocol_name),
+        states=_ranking(states, lambda key: key[:2], lambda key: f"{protocol_name(key[0])} {key[1]}"),
+        ports=_ranking(destinations, lambda key: (key[0], key[2]), _port_name),
         destinations=_destinations(destinations, translated, addresses),
         sources=_sources(sources, unanswered, addresses),
         lifetimes=_lifetimes(remaining),
@@ -199,18 +197,17 @@ def _destinations(counts: Counter[_Destination], translated: Counter[_Destinatio
             text = f"{text}:{port}" if len(address) == IPV4_BYTES else f"[{text}]:{port}"
         return f"{protocol_name(protocol)} {text}"
 
-    return _ranking(_merged(counts, kept), name, translated=_merged(translated, kept))
+    return _ranking(counts, kept, name, translated=translated)
 
 
 def _sources(counts: Counter[bytes], unanswered: Counter[bytes], how: Addresses) -> Ranking:
     if how is Addresses.OFF:
         return Ranking()
-
-    def kept(address: bytes) -> bytes:
-        return _kept(address, how)
-
     return _ranking(
-        _merged(counts, kept), lambda address: _address_name(address, how), unanswered=_merged(unanswered, kept)
+        counts,
+        lambda address: _kept(address, how),
+        lambda address: _address_name(address, how),
+        unanswered=unanswered,
     )
 
 
@@ -232,27 +229,28 @@ def _port_name(key: tuple[int, int]) -> str:
     return f"{protocol_name(protocol)} {port}" if port else protocol_name(protocol)
 
 
-def _merged(counts: Mapping[K, int], kept: Callable[[K], L]) -> Counter[L]:
-    """Return the counts by `kept(key)`."""
+def _merged(counts: Mapping[K, int], group: Callable[[K], L]) -> Counter[L]:
     merged: Counter[L] = Counter()
     for key, count in counts.items():
-        merged[kept(key)] += count
+        merged[group(key)] += count
     return merged
 
 
 def _ranking(
-    counts: Counter[K],
-    name: Callable[[K], str],
+    counts: Mapping[K, int],
+    key: Callable[[K], L],
+    name: Callable[[L], str],
     *,
     translated: Mapping[K, int] = MappingProxyType({}),
     unanswered: Mapping[K, int] = MappingProxyType({}),
 ) -> Ranking:
-    """Return the largest groups; naming them all would take longest."""
+    """Return the largest groups by `key`; naming them all would take longest."""
+    groups, changed, silent = (_merged(each, key) for each in (counts, translated, unanswered))
     top = tuple(
-        Group(name=name(key), entries=count, translated=translated.get(key, 0), unanswered=unanswered.get(key, 0))
-        for key, count in counts.most_common(TOP)
+        Group(name=name(group), entries=count, translated=changed[group], unanswered=silent[group])
+        for group, count in groups.most_common(TOP)
     )
-    return Ranking(top=top, distinct=len(counts))
+    return Ranking(top=top, distinct=len(groups))
 
 
 def _lifetimes(remaining: Mapping[int | None, int]) -> Ranking:

@@ -1,9 +1,10 @@
-"""The kernel's limit and buckets: read, written, and (in dry run) rehearsed."""
+"""The kernel's limit and buckets: read, written, and in a dry run rehearsed."""
 
 from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 from typing import Protocol
 
 from conntrackd_guard.core.errors import HostError
@@ -14,8 +15,8 @@ _NEXT_STEPS = {
     errno.EROFS: "/proc/sys is read-only here: run the guard on the host, or make this path writable for its unit.",
     errno.EACCES: "Only root in the initial network namespace may write it: run the guard as root on the host itself.",
     errno.EPERM: "Only root in the initial network namespace may write it: run the guard as root on the host itself.",
-    errno.EINVAL: "This kernel does not take that number: set `max_limit` to the largest value it takes.",
-    errno.ENOENT: "The connection-tracking module is not loaded: nothing to do until it is.",
+    errno.EINVAL: "This kernel does not accept that number: set `max_limit` to the largest it accepts.",
+    errno.ENOENT: "The connection-tracking module is not loaded. Nothing to do until it is.",
 }
 
 
@@ -40,38 +41,57 @@ class Kernel(Protocol):
         """Resize the hash (stalls the datapath about 0.5 µs an entry) and return what is read back."""
 
 
+class Sysctl:
+    """One number under /proc/sys. Methods raise HostError with the errno."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    def read(self) -> int | None:
+        """Return the number; None if the sysctl doesn't exist."""
+        try:
+            return int(files.read(self._path))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise HostError("read", self._path, error, "Check that /proc is mounted and readable here.") from error
+        except ValueError as error:
+            raise HostError("read", self._path, None, "Expected one decimal number.") from error
+
+    def write(self, target: int) -> int:
+        """Write `target` in one call and return what is read back."""
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, b"%d\n" % target)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            step = _NEXT_STEPS.get(error.errno or 0, "The write is retried later.")
+            raise HostError(f"write {target} to", self._path, error, step) from error
+        back = self.read()
+        if back is None:
+            raise HostError("read back", self._path, None, _NEXT_STEPS[errno.ENOENT])
+        return back
+
+
 class LiveKernel:
-    """The running kernel, through /proc/sys."""
+    """The running kernel, through /proc/sys. The methods are those of the two sysctls: no call lies between."""
 
     rehearsing = False
 
     def __init__(self, paths: Paths) -> None:
-        self._limit = str(paths.limit)
-        self._buckets = str(paths.buckets)
-
-    def limit(self) -> int | None:
-        """Return nf_conntrack_max; 0 means unlimited; None: no conntrack in this kernel (yet)."""
-        return _number(self._limit)
-
-    limit_in_force = limit
-
-    def set_limit(self, target: int) -> int:
-        """Write nf_conntrack_max and return what is read back. Raises HostError with the errno."""
-        return _write(self._limit, target)
-
-    def buckets(self) -> int | None:
-        """Return nf_conntrack_buckets."""
-        return _number(self._buckets)
-
-    def set_buckets(self, target: int) -> int:
-        """Write nf_conntrack_buckets (the kernel rounds up to 512) and return what is read back."""
-        return _write(self._buckets, target)
+        limit, buckets = Sysctl(paths.limit), Sysctl(paths.buckets)
+        self.limit = self.limit_in_force = limit.read
+        self.set_limit = limit.write
+        self.buckets = buckets.read
+        self.set_buckets = buckets.write
 
 
 class RehearsingKernel:
     """The running kernel to read from; writes stay in memory.
 
-    The rehearsed limit is forgotten as soon as the limit in force changes: the host has moved on.
+    A change of the limit in force ends the rehearsed one: the host has moved on.
     """
 
     rehearsing = True
@@ -106,32 +126,3 @@ class RehearsingKernel:
         """Remember `target`."""
         self._rehearsed_buckets = target
         return target
-
-
-def _number(path: str) -> int | None:
-    """Read a sysctl; None where it does not exist."""
-    try:
-        return files.read_number(path)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise HostError("read", path, error, "Check that /proc is mounted and readable here.") from error
-    except ValueError as error:
-        raise HostError("read", path, None, "Expected one decimal number.") from error
-
-
-def _write(path: str, target: int) -> int:
-    """Write a sysctl in one call, and read it back."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, b"%d\n" % target)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        step = _NEXT_STEPS.get(error.errno or 0, "The write is tried again later.")
-        raise HostError(f"write {target} to", path, error, step) from error
-    back = _number(path)
-    if back is None:
-        raise HostError("read back", path, None, _NEXT_STEPS[errno.ENOENT])
-    return back

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from conntrackd_guard.core import usage
+from conntrackd_guard.core.assessment import Growth
 from conntrackd_guard.core.model import Observation, Table
-from conntrackd_guard.core.usage import Look
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
-from conntrackd_guard.host.conntrack.memory import MemoryReader
 from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
-from conntrackd_guard.host.conntrack.stat import Counters, TableReader
+from conntrackd_guard.host.conntrack.stat import MemoryReader, TableReader, read_statistics
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 RESCAN_SECONDS = 60.0
 _TABLES_A_TICK = 16
-"""Tables read in one tick: the fullest half, and the others in turn (about 25 µs each)."""
+"""Tables read in one tick, about 25 µs each: half of them the fullest, the others in turn."""
 _UNEXPLAINED_SHARE = 0.10
-"""Entries that no known table holds, as a share of the limit, from which an unknown namespace is looked for."""
+"""Entries that no known table holds, as a share of the limit, from which the watch scans for another namespace."""
+_HIDDEN = "entries exist in a network namespace that no process or name leads to: counted as one more full table"
 
 
 @dataclass(slots=True)
 class _Track:
     """One namespace as the observer remembers it."""
 
-    place: NetNamespace
-    looks: list[Look] = field(default_factory=list)
-    base_drop: int | None = None
-    """The drop counter at first sight, the last raise or the last quiet spell."""
-    too_new: bool = False
-    dropped_seconds: float = 0.0
-    rehearsed_drop: int | None = None
+    netns: NetNamespace
+    folders: tuple[str, ...] = ()
+    """Of its processes in /proc."""
+    growth: Growth = field(default_factory=Growth)
     out_of_reach: bool = False
     """It could not be read since the last scan: only another scan may find a way."""
 
@@ -46,7 +44,7 @@ class Observer:
     def __init__(self, paths: Paths, kernel: Kernel, clock: Clock, runtime_dir: RuntimeDir) -> None:
         self._kernel = kernel
         self._clock = clock
-        self._run_files = runtime_dir
+        self._runtime_dir = runtime_dir
         self._memory = MemoryReader(paths)
         self._scanner = NamespaceScanner(paths)
         self._reader = TableReader(paths)
@@ -58,7 +56,8 @@ class Observer:
         self._scanned_seconds = -RESCAN_SECONDS
         self._names: frozenset[str] = frozenset()
         self._unexplained = 0
-        self._allocated: list[Look] = []
+        self._allocated = Growth()
+        """Of the entries of all namespaces together."""
         self._turn = 0
 
     def watch(self, *, attentive: bool) -> tuple[tuple[Table, ...], bool]:
@@ -73,39 +72,35 @@ class Observer:
             return (), False
         if now - self._scanned_seconds >= RESCAN_SECONDS or self._scanner.names() != self._names:
             self.rescan()
-        tables = self._look_at(self._some())
-        if self._allocated_now() - self._held() - self._unexplained >= _UNEXPLAINED_SHARE * limit:
+        tables = self._read(self._some())
+        if self._hidden() - self._unexplained >= _UNEXPLAINED_SHARE * limit:
             self.rescan()
-            tables = self._look_at(list(self._tracks.values()))  # any of them may have grown
-            self._unexplained = self._allocated_now() - self._held()
-        return tables, hurry
+            tables = self._read(self._tracks.values())  # any of them may have grown
+            self._unexplained = self._hidden()
+        return tuple(tables), hurry
 
     def observe(self, *, namespaces: Collection[int] = (), rescan: bool = False) -> Observation:
-        """Read everything. `namespaces` are those whose tables are kept even when they hold nothing.
+        """Read everything that a decision needs. Tables of `namespaces` are kept even if they hold nothing.
 
-        A namespace that can't be found, or a table that can't be read, is looked for by one scan.
+        One scan looks for a namespace that is unknown, or whose table can't be read.
         """
-        known = {track.place.namespace for track in self._tracks.values()}
+        known = {track.netns.namespace for track in self._tracks.values()}
         if rescan or not self._tracks or not known.issuperset(namespaces):
             self.rescan()
         reached = [track for track in self._tracks.values() if not track.out_of_reach]
-        tables = self._look_at(reached)
+        tables = self._read(reached)
         if len(tables) < len(reached):  # one ended, or another took its place
             self.rescan()
-            tables = self._look_at(list(self._tracks.values()))
+            tables = self._read(self._tracks.values())
         memory = self._memory.read()
         kept = [t for t in tables if t.count or t.dropped or t.initial or t.namespace in namespaces]
-        limit = self._kernel.limit_in_force()
-        unread = list(memory.unread)
+        limit, now, unread = self._kernel.limit_in_force(), self._clock.boottime(), memory.unread
         complete = self._complete and not any(track.out_of_reach for track in self._tracks.values())
+        hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in self._tracks.values())
         if not complete:
-            unread.append("some namespaces: an unknown table is charged as one full table")
-        elif (memory.allocated_entries or 0) - self._held() >= usage.CONFIRM_USE * (limit or math.inf):
-            complete = False
-            unread.append(
-                "a namespace that nothing leads to holds entries: an unknown table is charged as one full table"
-            )
-        now = self._clock.boottime()
+            unread = (*unread, "some network namespaces can't be read: counted as one more full table")
+        elif hidden >= usage.CONFIRM_USE * (limit or math.inf):
+            complete, unread = False, (*unread, _HIDDEN)
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),
@@ -114,7 +109,7 @@ class Observer:
             kernel_limit=limit,
             tables=tuple(kept),
             idle_tables=len(tables) - len(kept),
-            unread=tuple(unread),
+            unread=unread,
             complete=complete,
             buckets=self._kernel.buckets(),
             bucket_arrays=memory.bucket_arrays,
@@ -122,45 +117,43 @@ class Observer:
             memory_total_bytes=memory.total_bytes,
             memory_hugetlb_bytes=memory.hugetlb_bytes,
             memory_available_bytes=memory.available_bytes,
-            pause=self._run_files.pause(now),
+            pause=self._runtime_dir.pause(now) if any(map(os.path.lexists, self._runtime_dir.pause_files)) else None,
             estimate=self._kernel.rehearsing,
             sources={"memory": "/proc/meminfo", "entry size": "slab" if memory.entry_slab_bytes else "assumed"},
         )
 
-    def place(self, namespace: int) -> NetNamespace | None:
-        """Return where the table of that number was last found, None where it was not."""
-        return next((track.place for track in self._tracks.values() if track.place.number == namespace), None)
+    def netns(self, namespace: int) -> NetNamespace | None:
+        """Return the namespace with that number as the last scan found it, None if it did not."""
+        return next((track.netns for track in self._tracks.values() if track.netns.number == namespace), None)
 
     def rebase(self) -> None:
-        """After a raise: what was dropped up to now belongs to the old limit."""
+        """Count drops again after a raise: those until now belong to the old limit."""
+        self._read(self._tracks.values())
         for track in self._tracks.values():
-            counters = self._reader.read(track.place)
-            if counters is not None:
-                track.base_drop = track.rehearsed_drop = counters.drop
+            track.growth.restart()
 
     def rescan(self) -> None:
         """Find every namespace in reach (about 13 µs a process)."""
-        places, self._complete = self._scanner.scan()
+        found, self._complete = self._scanner.scan()
         self._names = self._scanner.names()
         self._scanned_seconds = self._clock.boottime()
-        before = self._tracks
-        self._tracks = {}
-        for place in places:
-            track = before.get(place.key)
-            same = track is not None and track.place.namespace == place.namespace
-            self._tracks[place.key] = track if track is not None and same else _Track(place)
-            self._tracks[place.key].place = place
-            self._tracks[place.key].out_of_reach = False
-        self.present = frozenset(place.number for place in places)
-        self._unexplained = self._allocated_now() - self._held()
+        before, self._tracks = self._tracks, {}
+        for netns in found:
+            track = before.get(netns.key)
+            if track is None or track.netns.namespace != netns.namespace:
+                track = _Track(netns)
+            track.netns, track.folders, track.out_of_reach = netns, self._reader.folders(netns), False
+            self._tracks[netns.key] = track
+        self.present = frozenset(netns.number for netns in found)
+        self._unexplained = self._hidden()
 
     def _gate(self, now: float, limit: int) -> tuple[bool, bool]:
         """Return whether a table may be near the limit, and whether one may be soon: one cheap read for all together."""
         allocated = self._memory.allocated_entries()
         if allocated is None:
             return True, False
-        self._allocated = [*_recent(self._allocated, now), Look(at_seconds=now, count=allocated)]
-        left = usage.seconds_to_full(allocated, limit, usage.demand_per_second(self._allocated))
+        self._allocated.look(now, allocated)
+        left = usage.seconds_to_full(allocated, limit, self._allocated.demand_per_second)
         is_open = allocated >= usage.GATE_USE * limit or left <= usage.URGENT_SECONDS
         return is_open, left < usage.HURRY_SECONDS
 
@@ -174,68 +167,38 @@ class Observer:
         self._turn = (self._turn + half) % max(1, len(rest))
         return fullest[:half] + (rest + rest)[self._turn : self._turn + min(half, len(rest))]
 
-    def _look_at(self, tracks: list[_Track]) -> tuple[Table, ...]:
-        return tuple(table for track in tracks if (table := self._look(track)) is not None)
+    def _hidden(self) -> int:
+        """Return how many allocated entries no known table holds."""
+        return (self._allocated.count or 0) - sum(track.growth.count or 0 for track in self._tracks.values())
 
-    def _allocated_now(self) -> int:
-        return self._allocated[-1].count if self._allocated else 0
-
-    def _held(self) -> int:
-        return sum(track.looks[-1].count for track in self._tracks.values() if track.looks)
-
-    def _look(self, track: _Track) -> Table | None:
-        """Read one table and note what it says of growth and drops; None where it can't be reached."""
-        now = self._clock.boottime()
-        counters = self._reader.read(track.place)
-        track.out_of_reach = counters is None
-        if counters is None:
-            return None
-        if track.looks and usage.risen(track.looks[-1].drop, counters.drop):
-            track.dropped_seconds = now
-        look = Look(at_seconds=now, count=counters.count, drop=counters.drop, early_drop=counters.early_drop)
-        track.looks = [*_recent(track.looks, now), look]
-        self._note_drops(track, counters, now)
-        return self._table(track, counters)
-
-    @staticmethod
-    def _note_drops(track: _Track, counters: Counters, now: float) -> None:
-        if usage.went_back(track.base_drop, counters.drop):  # a new namespace has the number: all its drops are new
-            track.base_drop = track.rehearsed_drop = 0
-            track.dropped_seconds = now
-        track.too_new = track.base_drop is None and bool(counters.drop)  # dropped, but nobody knows when
-        if track.base_drop is None:
-            track.base_drop = counters.drop
-        elif track.dropped_seconds and now - track.dropped_seconds >= usage.QUIET_SECONDS:
-            track.base_drop, track.dropped_seconds = counters.drop, 0.0
-        if track.rehearsed_drop is None:
-            track.rehearsed_drop = counters.drop
-
-    def _table(self, track: _Track, counters: Counters) -> Table:
-        place = track.place
-        known = counters.drop is not None and not track.too_new
-        need = counters.count
-        if self._kernel.rehearsing:
-            need += usage.risen(track.rehearsed_drop, counters.drop)
-        return Table(
-            namespace=place.number,
-            label=place.label,
-            initial=place.initial,
-            placed=place.namespace is not None,
-            count=need,
-            held=counters.count if self._kernel.rehearsing else None,
-            drop=counters.drop,
-            early_drop=counters.early_drop,
-            dropped=usage.risen(track.base_drop, counters.drop) if known else None,
-            demand_per_second=usage.demand_per_second(track.looks),
-            user_owned=place.user_owned,
-            source=counters.source,
-        )
+    def _read(self, tracks: Iterable[_Track]) -> list[Table]:
+        """Read these tables; without those that can't be reached."""
+        tables, rehearsing = [], self._kernel.rehearsing
+        for track in tracks:
+            netns, growth, now = track.netns, track.growth, self._clock.boottime()
+            counters = read_statistics(track.folders, netns.key) or self._reader.read_without_process(netns)
+            track.out_of_reach = counters is None
+            if counters is None:
+                continue
+            growth.look(now, counters.count, counters.drop, counters.early_drop)
+            table = Table(
+                namespace=netns.key if netns.namespace is None else netns.namespace,
+                label=netns.label,
+                initial=netns.initial,
+                placed=netns.namespace is not None,
+                count=counters.count + growth.dropped_since_raise if rehearsing else counters.count,
+                held=counters.count if rehearsing else None,
+                drop=counters.drop,
+                early_drop=counters.early_drop,
+                dropped=growth.dropped,
+                demand_per_second=growth.demand_per_second,
+                user_owned=netns.user_owned,
+                source=counters.source,
+            )
+            tables.append(table)
+        return tables
 
 
 def _expected_count(track: _Track) -> int:
-    """The count at the last look; a namespace never looked at comes first."""
-    return track.looks[-1].count if track.looks else 1 << 31
-
-
-def _recent(looks: list[Look], now: float) -> list[Look]:
-    return [look for look in looks if now - look.at_seconds <= usage.LOOKS_KEPT_SECONDS]
+    """Return the count at the last look; a namespace never looked at comes first."""
+    return 1 << 31 if track.growth.count is None else track.growth.count

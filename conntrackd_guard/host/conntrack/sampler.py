@@ -6,13 +6,14 @@ import errno
 import time
 from dataclasses import dataclass, replace
 
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import AnswerIsNo, HostError
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
-from conntrackd_guard.core.traffic.diagnosis import Evidence, Losses
+from conntrackd_guard.core.traffic.diagnosis import NO_LOSSES, Evidence, Losses
 from conntrackd_guard.core.traffic.remedies import diagnose
-from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, Sample, count_entries
+from conntrackd_guard.core.traffic.sample import Sample, count_entries
 from conntrackd_guard.core.usage import risen
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.limit import LiveKernel
@@ -47,7 +48,7 @@ class Sampler:
         paths: Paths,
         *,
         enter: bool,
-        entries: int = DEFAULT_ENTRIES,
+        entries: int = tuning.SAMPLE_ENTRIES,
         addresses: Addresses = Addresses.FULL,
     ) -> None:
         self._paths = paths
@@ -154,9 +155,9 @@ def choose(found: list[Found], wanted: str | None) -> Found:
     raise AnswerIsNo(f"No table of namespace {wanted} can be read. `guard status` lists the tables with entries.")
 
 
-def _increase(before: tuple[float, LossCounters] | None, after: tuple[float, LossCounters] | None) -> Losses | None:
+def _increase(before: tuple[float, LossCounters] | None, after: tuple[float, LossCounters] | None) -> Losses:
     if before is None or after is None:
-        return None
+        return NO_LOSSES
     return Losses(
         seconds=after[0] - before[0],
         insert_failed=risen(before[1].insert_failed, after[1].insert_failed),

@@ -1,133 +1,95 @@
-"""Follows the journal in a thread of its own: its files are memory-mapped from a disk that may stall.
+"""Read the kernel's messages from the journal: now and then (`JournalBacklog`), or all the time (`JournalFollower`).
 
-The loop gets events through a queue and an eventfd, and never waits for the thread. Every failure is
-counted, waited out within bounds, and followed by opening the journal again at the last cursor.
+The files are memory-mapped from a disk that may stall, so they are read on a thread other than the main loop's. That
+one takes the events from a queue, woken by an eventfd.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.core.kernel_messages import KernelEvent
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, Drained, KernelJournal
 
+NONE_HERE = "not found on this host"
 MOST_A_TURN = 1000
-"""Entries read before the thread looks up again."""
+"""Entries read between two checks of the bounds below."""
 MOST_QUEUED = 1000
-"""Events waiting for the loop; with more the thread reads on later: the journal keeps them."""
+"""Events waiting for the main loop. Reading stops there: the journal keeps the rest."""
 MOST_AN_OPENING = 20_000
-"""Entries read before the journal is opened again: what was read stays mapped, and is resident memory, until it is closed."""
-FLOOD_LINES = 100
-"""Kernel lines a second from which the thread rests between reads: a gateway's firewall log is thousands a second."""
-REST_SECONDS = 0.002
-LOOK_SECONDS = 2.0
-"""The longest wait: where no inotify watches are left, the descriptor is silent without an error."""
-DEAF_LOOK_SECONDS = 0.25
-DEAF_REOPEN_SECONDS = 5.0
-"""Without any inotify instance a rotation is only seen by opening again."""
-QUIET_REOPEN_SECONDS = 60.0
-"""A journal folder that appeared after opening is only seen by opening again."""
-REST_BETWEEN_LOOKS_SECONDS = 60.0
-"""An open journal costs 0.25 MiB of resident memory for each of its files: beside another source it is closed meanwhile."""
-CLOSE_LOOK_SECONDS = 30.0
-"""How long the journal is followed without a rest once the other source has lost lines: journald itself may be behind."""
-RETRY_SECONDS = (0.1, 5.0)
-"""Pause after a failure: the first, and the longest it doubles to."""
+"""Entries read before the journal is closed. What was read stays mapped, as resident memory, until then."""
+POLL_SECONDS = 0.2
+"""The follower's pause. An entry is readable at once; journald wakes its readers 250–500 ms later (systemd 252, 257)."""
+BACKLOG_SECONDS = 60.0
+"""A backlog's pause, with the journal closed: open, it costs 0.25 MiB of resident memory for each of its files."""
+REOPEN_SECONDS = 60.0
+"""A journal folder that appeared after opening is found by opening again."""
+REOPEN_WITHOUT_INOTIFY_SECONDS = 5.0
+"""Without an inotify instance, so is a rotation."""
+RETRY_SECONDS = 1.0
+"""Pause after a failure."""
+FAILURES_BEFORE_SKIPPING = 4
+"""Failures at one place after which reading goes on at the end of the journal."""
 ABSENT_SECONDS = 3.0
 """Pause while there is no journal, and once more when it appears: a new journald begins with the ring buffer's past."""
-FAILURES_BEFORE_SKIPPING = 4
-"""So often the same place may fail before the rest of it is given up for the end of the journal."""
 STOP_SECONDS = 1.0
-"""How long `stop` waits; a thread held up by a disk ends with the process."""
+"""How long `stop` waits. A thread that a disk holds up ends with the process."""
 
 
-class JournalFollower:
-    """`start`, then `take` whenever `fileno()` is readable. No method raises or waits for a disk.
+class JournalBacklog:
+    """The kernel's messages after a cursor. One thread calls `begin` and `take`, another `read`; none raises.
 
-    `directory` reads journal files from there instead of the system's journal.
+    `directory` holds the journal files to read instead of the system's.
     """
+
+    pause_seconds = BACKLOG_SECONDS
+    at_end = "read once a minute"
+    """The state once everything is read."""
 
     def __init__(self, directory: Path | None = None) -> None:
         self._directory = directory
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-        self._stopping = False
         self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._queue: deque[tuple[int, KernelEvent]] = deque()
-        self._read_to: tuple[int, str | None] = (0, None)
-        """Events handed over when the cursor was reached, and that cursor."""
-        self._handed = 0
-        self._poll_seconds: float | None = None
-        self._resting = False
-        self._closely_until = 0.0
+        self._queue: deque[KernelEvent | str] = deque()
+        """Events, and the cursors that were reached behind them."""
+        self._journal: KernelJournal | None = None
+        self._reopen_at = 0.0
+        self._entries = 0
+        """Read since the journal was opened."""
         self._condition = "starting"
         self._cursor: str | None = None
-        self._opened_before = False
-        self._caught_up = threading.Event()
+        self._opened_before = self._was_absent = False
         self._held: tuple[str, int | None] | None = None
         """Boot id and newest stamp that the journal held at start; None until its end was reached once."""
+        self._caught_up = threading.Event()
         self._failures = 0
-        self._second, self._lines, self._flooded = 0, 0, False
         self.newest_cursor: str | None = None
         """Where to resume so that nothing is missed: after the newest entry that `take` returned or passed over."""
         self.reopens = self.skipped = self.lost_places = 0
 
     @property
     def state(self) -> str:
-        """What the follower does at the moment, for people."""
+        """What is done with the journal at the moment, for people."""
         counts = (
             (self.reopens, "reopened after an error"),
             (self.skipped, "unreadable entries skipped"),
             (self.lost_places, "cursors not found"),
         )
-        told = ", ".join(f"{count} {what}" for count, what in counts if count)
-        return f"{self._condition} ({told})" if told else self._condition
+        text = ", ".join(f"{count} {what}" for count, what in counts if count)
+        return f"{self._condition} ({text})" if text else self._condition
 
-    @property
-    def poll_seconds(self) -> float | None:
-        """How often to look without being told; None waits for journald's wake-up, which comes 250–500 ms late."""
-        return self._poll_seconds
-
-    @poll_seconds.setter
-    def poll_seconds(self, seconds: float | None) -> None:
-        if seconds != self._poll_seconds:
-            self._poll_seconds = seconds
-            os.eventfd_write(self._wake, 1)
-
-    def rest_between_looks(self) -> None:
-        """Look once a minute only, with the journal closed in between: another source tells the lines as they come."""
-        self._resting = True
-
-    def look_closely(self, seconds: float = CLOSE_LOOK_SECONDS) -> None:
-        """Look now, and follow without a rest for a while: the other source has lost lines."""
-        self._closely_until = time.monotonic() + seconds
-        os.eventfd_write(self._wake, 1)
-
-    def start(self, cursor: str | None) -> None:
-        """Begin after `cursor`, or with the entries to come where there is none."""
+    def begin(self, cursor: str | None) -> None:
+        """Set where the first reading starts: after `cursor`, or with the entries to come if it is None."""
         self._cursor = self.newest_cursor = cursor
-        self._read_to = (0, cursor)
-        self._thread.start()
 
     def await_end(self, seconds: float) -> None:
-        """Wait until what the journal held at start is read, or there is none: what comes then is live."""
+        """Wait until what the journal held at start is read, or there is none: later entries are new."""
         self._caught_up.wait(seconds)
-
-    def stop(self) -> None:
-        """End the thread, within STOP_SECONDS."""
-        self._stopping = True
-        os.eventfd_write(self._wake, 1)
-        if self._thread.ident is not None:
-            self._thread.join(STOP_SECONDS)
-        self._condition = "stopped"
 
     def fileno(self) -> int:
         """Return the descriptor that is readable while events wait."""
@@ -137,158 +99,162 @@ class JournalFollower:
         """Return the events that wait, oldest first."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._news)
-        handed, cursor = self._read_to  # before the queue: its events are handed over first
         events = []
-        last = 0
         while self._queue:
-            last, event = self._queue.popleft()
-            events.append(event)
-        self.newest_cursor = (events[-1].cursor if last > handed else cursor) or self.newest_cursor
+            entry = self._queue.popleft()
+            if isinstance(entry, KernelEvent):
+                events.append(entry)
+            self.newest_cursor = (entry.cursor if isinstance(entry, KernelEvent) else entry) or self.newest_cursor
         return events
 
-    # -- the thread ----------------------------------------------------------------------------
+    def stop(self) -> None:
+        """End the reading."""
+        self._condition = "stopped"
 
-    def _run(self) -> None:
-        pause = RETRY_SECONDS[0]
-        was_absent = False
-        while not self._stopping:
-            try:
-                with KernelJournal(self._directory) as journal:
-                    exists = journal.exists()
-                    rests = exists and not was_absent and self._follow(journal)
-                if not exists or was_absent:
-                    was_absent = not exists
-                    self._wait_for_journal()
-                elif rests:
-                    self._sleep(REST_BETWEEN_LOOKS_SECONDS, until=lambda: not self._may_rest())
-            except FileNotFoundError:
-                was_absent = True
-                self._wait_for_journal()
-            except READ_ERRORS as error:
-                self._condition = f"waiting: reading the journal failed ({_short(error)}); it is opened again"
-                self.reopens += 1
-                self._failures += 1
-                pause = RETRY_SECONDS[0] if self._failures == 1 else min(pause * 2, RETRY_SECONDS[1])
-                self._sleep(pause)
+    # -- the reading thread ----------------------------------------------------------------------
 
-    def _wait_for_journal(self) -> None:
-        self._condition = "waiting: this host has no journal"
-        self._caught_up.set()
-        self._sleep(ABSENT_SECONDS)
+    def read_once(self) -> float:
+        """Read what has come, close the journal, and return the seconds until the next reading is due."""
+        try:
+            return self.read()
+        finally:
+            self.close()
 
-    def _follow(self, journal: KernelJournal) -> bool:
-        """Read until told to stop, or until it is time to open the journal again; return whether to rest before that."""
-        poller = select.poll()
-        poller.register(self._wake, select.POLLIN)
-        if journal.descriptor is not None:
-            poller.register(journal.descriptor, journal.events_mask())
-        unread = self._place(journal)
-        quiet_since = time.monotonic()
-        entries = 0
-        while not self._stopping and entries < MOST_AN_OPENING:
+    def read(self) -> float:
+        """Read what has come, within the bounds above, and return the seconds until the next reading is due."""
+        if len(self._queue) >= MOST_QUEUED:
+            return POLL_SECONDS
+        try:
+            if self._entries >= MOST_AN_OPENING or time.monotonic() >= self._reopen_at:
+                self.close()
+            if self._journal is None:
+                return self._open()
+            self._journal.process()
+            return self._drain(self._journal, unread=False)
+        except FileNotFoundError:
+            self.close()
+            self._condition, self._was_absent = NONE_HERE, True
+            self._caught_up.set()
+            return max(ABSENT_SECONDS, self.pause_seconds)
+        except READ_ERRORS as error:
+            self.close()
+            self._condition = f"not readable, to be opened again: {_short(error)}"
+            self.reopens += 1
+            self._failures += 1
+            return RETRY_SECONDS
+
+    def close(self) -> None:
+        """Close the journal until the next reading."""
+        journal, self._journal, self._entries = self._journal, None, 0
+        if journal is not None:
+            journal.close()
+
+    def _open(self) -> float:
+        """Open the journal and read. Raises READ_ERRORS, FileNotFoundError where there is none."""
+        self._journal = journal = KernelJournal(self._directory)
+        if not journal.exists():
+            raise FileNotFoundError
+        if self._was_absent:
+            self.close()
+            self._was_absent = False
+            return ABSENT_SECONDS
+        has_inotify = journal.descriptor is not None
+        self._reopen_at = time.monotonic() + (REOPEN_SECONDS if has_inotify else REOPEN_WITHOUT_INOTIFY_SECONDS)
+        return self._drain(journal, unread=self._place(journal))
+
+    def _drain(self, journal: KernelJournal, *, unread: bool) -> float:
+        """Read to the end, or until something is full; `unread`: the entry stood on is still to be read."""
+        while True:
             drained = journal.drain(MOST_A_TURN, this_one_first=unread)
             unread = False
-            now = time.monotonic()
-            self._hand_over(drained)
-            entries += drained.entries
+            self._entries += drained.entries
             if drained.entries:
                 self._failures = 0
-                quiet_since = now if journal.descriptor is not None else quiet_since
+            self._hand_over(drained)
             if drained.ended:
-                self._reached_the_end(journal)
-                if self._may_rest():
-                    return True
-                deaf = journal.descriptor is None
-                if now - quiet_since >= (DEAF_REOPEN_SECONDS if deaf else QUIET_REOPEN_SECONDS):
-                    break
-                if self._is_flooded(drained.entries, now):
-                    time.sleep(REST_SECONDS)
-                poller.poll(self._wait_seconds(journal) * 1000)
-                self._clear_wake()
-            journal.process()
-        return False
+                self._held = self._held or journal.here()
+                self._condition = self.at_end if journal.descriptor is not None else f"{self.at_end} without inotify"
+                self._caught_up.set()
+                return self.pause_seconds
+            if self._entries >= MOST_AN_OPENING or len(self._queue) >= MOST_QUEUED:
+                return 0.0
 
     def _place(self, journal: KernelJournal) -> bool:
         """Stand where reading goes on; return whether the entry stood on is still to be read."""
         if self._failures >= FAILURES_BEFORE_SKIPPING:
             self._cursor, self._opened_before, self._failures = None, False, 0
             self.lost_places += 1
+        opened_before, self._opened_before = self._opened_before, True
         if self._cursor is not None:
-            try:
+            with contextlib.suppress(ValueError):
                 unread = journal.place_after(self._cursor)
-            except ValueError:
-                unread = None
-            if unread is not None:
-                self._opened_before = True
-                return unread
-        if self._cursor is None and self._opened_before:
+                if unread is not None:
+                    return unread
+        elif opened_before:
             journal.place_at_start()  # nothing was there at the first opening: all of it is new
-        else:
-            journal.place_at_end()
-            lost, self._cursor = self._cursor, journal.cursor()
-            self.lost_places += lost is not None and self._cursor is not None
-            self._read_to = (self._handed, self._cursor)
-        self._opened_before = True
+            return False
+        journal.place_at_end()
+        lost, self._cursor = self._cursor, journal.cursor()
+        self.lost_places += lost is not None and self._cursor is not None
+        self._reach(self._cursor)
         return False
 
     def _hand_over(self, drained: Drained) -> None:
-        """Queue what was read; wake the loop for events only."""
+        """Queue what was read; wake the main loop for events only."""
         self.skipped += drained.skipped
-        for event in drained.events:
-            self._handed += 1
-            self._queue.append((self._handed, replace(event, held_at_start=self._was_held(event))))
-        if drained.cursor is not None:
-            self._cursor = drained.cursor
-            self._read_to = (self._handed, drained.cursor)
+        self._queue.extend(replace(event, held_at_start=self._was_held(event)) for event in drained.events)
+        self._reach(drained.cursor)
         if drained.events:
             os.eventfd_write(self._news, 1)
-        while len(self._queue) >= MOST_QUEUED and not self._stopping:
-            self._sleep(DEAF_LOOK_SECONDS)
+
+    def _reach(self, cursor: str | None) -> None:
+        """Queue a cursor, in the place of one that nobody took and that no event follows."""
+        if cursor is not None:
+            self._cursor = cursor
+            with contextlib.suppress(IndexError):  # `take` has just emptied the queue
+                if isinstance(self._queue[-1], str):
+                    self._queue[-1] = cursor
+                    return
+            self._queue.append(cursor)
 
     def _was_held(self, event: KernelEvent) -> bool:
-        """A journald that reads the ring buffer (again) brings old lines late: the kernel's stamp tells."""
+        """A journald that reads the ring buffer (again) logs old messages late: the kernel's stamp shows it."""
         if self._held is None:
             return True
         boot_id, newest = self._held
         return event.boot_id == boot_id and newest is not None and (event.stamp_us or 0) <= newest
 
-    def _reached_the_end(self, journal: KernelJournal) -> None:
-        if self._held is None:
-            self._held = journal.here()
-            self._caught_up.set()
-        if self._may_rest():
-            self._condition = "looked at once a minute"
-        else:
-            self._condition = "following" if journal.descriptor is not None else "following without inotify"
 
-    def _wait_seconds(self, journal: KernelJournal) -> float:
-        wishes = (
-            LOOK_SECONDS if journal.descriptor is not None else DEAF_LOOK_SECONDS,
-            journal.timeout_seconds(),
-            self._poll_seconds,
-        )
-        return min(wish for wish in wishes if wish is not None)
+class JournalFollower(JournalBacklog):
+    """Reads the journal all the time, in a thread of its own: where no ring buffer can be read.
 
-    def _is_flooded(self, entries: int, now: float) -> bool:
-        if int(now) != self._second:
-            self._flooded = self._lines > FLOOD_LINES and int(now) == self._second + 1
-            self._second, self._lines = int(now), 0
-        self._lines += entries
-        return self._flooded or self._lines > FLOOD_LINES
+    `begin`, then `take` whenever `fileno()` is readable. No method waits for a disk.
+    """
 
-    def _may_rest(self) -> bool:
-        return self._resting and time.monotonic() >= self._closely_until
+    pause_seconds = POLL_SECONDS
+    at_end = "following"
 
-    def _sleep(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-        """Wait, but not for longer than until `stop`, or until `until` holds when woken."""
-        deadline = time.monotonic() + seconds
-        while not self._stopping and not until() and (left := deadline - time.monotonic()) > 0:
-            select.select([self._wake], [], [], left)
-            self._clear_wake()
+    def __init__(self, directory: Path | None = None) -> None:
+        super().__init__(directory)
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._stopping = threading.Event()
 
-    def _clear_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
+    def begin(self, cursor: str | None) -> None:
+        """Start the thread: after `cursor`, or with the entries to come if it is None."""
+        super().begin(cursor)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, within STOP_SECONDS."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(STOP_SECONDS)
+        super().stop()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self.read()):
+            pass
+        self.close()
 
 
 def _short(error: Exception) -> str:

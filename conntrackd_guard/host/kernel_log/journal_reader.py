@@ -12,8 +12,7 @@ from typing import Self
 
 from systemd import _reader
 
-from conntrackd_guard.core.kernel_messages import recognise, worth_reading
-from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.core.kernel_messages import KernelEvent, recognise, worth_reading
 
 READ_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
 """What reading damaged, vanishing or foreign files raises; UnicodeDecodeError is a ValueError."""
@@ -56,6 +55,10 @@ class KernelJournal:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmap the files."""
         self._reader.close()
 
     def exists(self) -> bool:
@@ -63,15 +66,6 @@ class KernelJournal:
         if self._directory is not None:
             return any(self._directory.rglob("*.journal"))
         return self._reader.has_runtime_files() or self._reader.has_persistent_files()
-
-    def events_mask(self) -> int:
-        """Return what to poll the descriptor for."""
-        return self._reader.get_events()
-
-    def timeout_seconds(self) -> float | None:
-        """Return how long a wait may last at most by the reader's own wish; None for no wish."""
-        milliseconds = self._reader.get_timeout_ms()
-        return None if milliseconds < 0 else milliseconds / 1000
 
     def process(self) -> None:
         """Take in that files were added, removed or rotated. Without it a follower spins, or goes deaf."""

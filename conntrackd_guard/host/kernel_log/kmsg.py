@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.kernel_messages import recognise, worth_reading
-from conntrackd_guard.core.model import KernelEvent
+from conntrackd_guard.core.kernel_messages import KernelEvent, recognise, worth_reading
 from conntrackd_guard.host import files
 
 _DEVICE = os.makedev(1, 11)

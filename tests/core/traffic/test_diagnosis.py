@@ -11,7 +11,16 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from testbed.flows import an_entry, dns, established, half_open
 
-from conntrackd_guard.core.traffic.diagnosis import MEANINGS, RULES, Cause, Evidence, Losses, causes
+from conntrackd_guard.core.traffic.diagnosis import (
+    MEANINGS,
+    NO_LOSSES,
+    NO_SAMPLE,
+    RULES,
+    Cause,
+    Evidence,
+    Losses,
+    causes,
+)
 from conntrackd_guard.core.traffic.entry import Entry
 from conntrackd_guard.core.traffic.remedies import diagnose
 from conntrackd_guard.core.traffic.sample import Sample, count_entries
@@ -48,10 +57,10 @@ def seen(*parts: tuple[int, Entry], table: int = 1_000_000) -> Sample:
         (seen((50, half_open()), (50, STREAM), table=100), [Cause.FLOOD, Cause.GROW]),
         (seen((99, half_open()), table=99), [Cause.UNCLEAR]),
         (seen(table=0), [Cause.UNCLEAR]),
-        (None, [Cause.UNCLEAR]),
+        (NO_SAMPLE, [Cause.UNCLEAR]),
     ],
 )
-def test_causes_from_a_sample(sample: Sample | None, found: list[Cause]) -> None:
+def test_causes_from_a_sample(sample: Sample, found: list[Cause]) -> None:
     """A cause is found if its share is more than half even at the lower end of the margin."""
     assert list(causes(Evidence(sample=sample))) == found
 
@@ -156,7 +165,7 @@ def test_more_buckets(in_use: int, buckets: int | None, wanted: int) -> None:
 ENTRIES = st.sampled_from([half_open(), UNANSWERED_DNS, dns(), STREAM, SHORT, LIVE[0], IDLE[0], established(290)])
 MIXES = st.lists(st.tuples(st.integers(0, 3000), ENTRIES), max_size=6)
 TABLES = st.sampled_from([0, 20_000, 1_000_000])
-LOSSES = st.none() | st.builds(
+LOSSES = st.just(NO_LOSSES) | st.builds(
     Losses,
     seconds=st.sampled_from([0.0, 0.05, 60.0]),
     insert_failed=st.integers(0, 100),
@@ -169,7 +178,7 @@ def evidences(draw: st.DrawFn) -> Evidence:
     """Return any sample with any counters."""
     sample = seen(*draw(MIXES), table=draw(TABLES))
     return Evidence(
-        sample=draw(st.sampled_from([sample, None])),
+        sample=draw(st.sampled_from([sample, NO_SAMPLE])),
         losses=draw(LOSSES),
         in_use=draw(st.integers(0, 1 << 20)),
         buckets=draw(st.sampled_from([None, 512, 262_144])),

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 from testbed.flow_tables import NEEDS_TABLES, flow, netns_of, table_of
 
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.traffic.diagnosis import Cause, Evidence
 from conntrackd_guard.core.traffic.remedies import diagnose
-from conntrackd_guard.core.traffic.sample import DEFAULT_ENTRIES, Sample, count_entries
+from conntrackd_guard.core.traffic.sample import Sample, count_entries
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.paths import Paths
 
@@ -76,7 +77,7 @@ def samples() -> Iterator[dict[str, tuple[Sample, str]]]:
         with table_of(kind(number) for number in range(FLOWS)) as namespace:
             with EntryReader(Paths(), enter=False).open(netns_of(namespace)) as listing:
                 sample = count_entries(
-                    listing.entries(most=DEFAULT_ENTRIES, seconds=10), table_entries=namespace.count()
+                    listing.entries(most=tuning.SAMPLE_ENTRIES, seconds=10), table_entries=namespace.count()
                 )
                 assert listing.skipped == 0
             found[name] = sample
@@ -87,7 +88,7 @@ def samples() -> Iterator[dict[str, tuple[Sample, str]]]:
 def test_shares_match_the_table(samples: dict[str, tuple[Sample, str]]) -> None:
     """A sample of 5,000 of 20,000 entries has the table's shares of protocols, states, NAT and IPv6."""
     mix, _ = samples["unclear"]
-    assert (mix.seen, mix.table_entries) == (DEFAULT_ENTRIES, FLOWS)
+    assert (mix.seen, mix.table_entries) == (tuning.SAMPLE_ENTRIES, FLOWS)
     shares = {group.name: mix.share(group.entries) for group in (*mix.states.top, *mix.destinations.top)}
     shares |= {"ipv6": mix.share(mix.ipv6), "translated": mix.share(mix.destination_translated)}
     for name, true in {

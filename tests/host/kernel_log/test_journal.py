@@ -11,7 +11,7 @@ import pytest
 from testbed.journal_files import (
     BOOT,
     DEADLINE_SECONDS,
-    LINE,
+    MESSAGE,
     REMOTE,
     Start,
     entry,
@@ -97,9 +97,9 @@ def test_only_the_kernels_own_lines_are_told(tmp_path: Path, start: Start) -> No
         entry(3, SYSLOG_FACILITY="1"),
         entry(4, _TRANSPORT="journal"),
         entry(5, SYSLOG_FACILITY=None),
-        entry(6, MESSAGE=LINE.format(6) + " IN=lo"),
-        entry(7, MESSAGE=LINE.format(7) + "\n"),
-        entry(8, MESSAGE=b"\xff" + LINE.format(8).encode()),
+        entry(6, MESSAGE=MESSAGE.format(6) + " IN=lo"),
+        entry(7, MESSAGE=MESSAGE.format(7) + "\n"),
+        entry(8, MESSAGE=b"\xff" + MESSAGE.format(8).encode()),
         entry(9, MESSAGE=None, PRIORITY="4"),
     )
     write(tmp_path, "a", *forged, entry(10))

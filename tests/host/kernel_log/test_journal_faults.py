@@ -14,7 +14,8 @@ import pytest
 from testbed.journal_files import (
     REMOTE,
     Start,
-    count_looks,
+    count_openings,
+    count_readings,
     entry,
     numbers,
     read_to_end,
@@ -25,7 +26,7 @@ from testbed.journal_files import (
 )
 
 from conntrackd_guard.host.kernel_log import journal as followed
-from conntrackd_guard.host.kernel_log.journal import JournalFollower
+from conntrackd_guard.host.kernel_log.journal import JournalBacklog, JournalFollower
 from conntrackd_guard.host.kernel_log.journal_reader import Drained, KernelJournal
 
 __all__ = ["start"]
@@ -33,57 +34,71 @@ __all__ = ["start"]
 pytestmark = pytest.mark.skipif(not os.path.exists(REMOTE), reason="needs the package systemd-journal-remote")
 
 
-def test_a_backlog_is_read_in_turns_and_bounded(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than fits the queue waits in the journal, and all of it comes, in order."""
+def test_a_long_backlog_is_read_in_turns_and_bounded(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than the queue takes stays in the journal, and all of it comes, in order."""
     monkeypatch.setattr(followed, "MOST_A_TURN", 20)
     monkeypatch.setattr(followed, "MOST_QUEUED", 50)
-    monkeypatch.setattr(followed, "DEAF_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(followed, "POLL_SECONDS", 0.01)
     write(tmp_path, "a", entry(1))
     cursor = read_to_end(start, tmp_path)
     write(tmp_path, "a", *(entry(number) for number in range(2, 302)))
     second = JournalFollower(tmp_path)
-    second.start(cursor)
+    second.begin(cursor)
     time.sleep(0.2)
     assert len(second._queue) <= 50 + 20
     assert numbers(take(second, 300)) == list(range(2, 302))
     second.stop()
 
 
-@pytest.mark.parametrize("rests", [False, True])
-def test_the_journal_is_opened_again_so_that_what_was_read_takes_no_memory(
-    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, *, rests: bool
+def test_the_journal_is_reopened_to_unmap_what_was_read(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each line comes once, with no minute's rest amid what waits: before the start, or after it."""
+    """Each message comes once, whether it waited before the start or was logged after it."""
     monkeypatch.setattr(followed, "MOST_A_TURN", 3)
     monkeypatch.setattr(followed, "MOST_AN_OPENING", 10)
-    openings: list[int] = []
-    opened = KernelJournal.__enter__
-
-    def counted(self: KernelJournal) -> KernelJournal:
-        openings.append(1)
-        return opened(self)
-
-    monkeypatch.setattr(KernelJournal, "__enter__", counted)
     write(tmp_path, "a", entry(1))
     cursor = read_to_end(start, tmp_path)
     write(tmp_path, "a", *(entry(number) for number in range(2, 102)))
+    openings = count_openings(monkeypatch)
     follower = JournalFollower(tmp_path)
-    if rests:
-        follower.rest_between_looks()
-    openings.clear()
-    follower.start(cursor)
+    follower.begin(cursor)
     assert numbers(take(follower, 100)) == list(range(2, 102))
     assert len(openings) >= 100 / (10 + 3)
     write(tmp_path, "a", *(entry(number) for number in range(102, 152)))
-    follower.look_closely()
     assert numbers(take(follower, 50)) == list(range(102, 152))
     follower.stop()
+
+
+def test_a_backlog_is_read_within_bounds_and_closed(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One reading stops at either bound, leaves the journal closed, and the next one goes on there."""
+    monkeypatch.setattr(followed, "MOST_A_TURN", 3)
+    monkeypatch.setattr(followed, "MOST_AN_OPENING", 10)
+    write(tmp_path, "a", entry(1))
+    cursor = read_to_end(start, tmp_path)
+    write(tmp_path, "a", *(entry(number) for number in range(2, 42)))
+    backlog = JournalBacklog(tmp_path)
+    backlog.begin(cursor)
+    assert backlog.read_once() == 0.0
+    assert backlog._journal is None
+    first = numbers(backlog.take())
+    assert first == list(range(2, 2 + len(first)))
+    assert 10 <= len(first) < 10 + 3
+    monkeypatch.setattr(followed, "MOST_QUEUED", 5)
+    assert (backlog.read_once(), backlog.read_once()) == (0.0, followed.POLL_SECONDS)
+    monkeypatch.undo()
+    assert backlog.read_once() == followed.BACKLOG_SECONDS
+    assert first + numbers(backlog.take()) == list(range(2, 42))
+    assert backlog.state == "read once a minute"
 
 
 def test_a_missing_journal_is_waited_for(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """No journald is a state, not an end; the journal is followed once it is there."""
     monkeypatch.setattr(followed, "ABSENT_SECONDS", 0.3)
-    follower = start(tmp_path / "later", state="waiting: this host has no journal")
+    follower = start(tmp_path / "later", state="not found on this host")
     (tmp_path / "later").mkdir()
     write(tmp_path / "later", "a", entry(1))
     until(lambda: follower.state == "following", "following")
@@ -93,7 +108,7 @@ def test_a_missing_journal_is_waited_for(tmp_path: Path, start: Start, monkeypat
 
 def test_damage_is_waited_out_and_skipped(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A place that fails for ever is retried within bounds, then given up for the end; what comes is told."""
-    monkeypatch.setattr(followed, "RETRY_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(followed, "RETRY_SECONDS", 0.01)
     write(tmp_path, "a", entry(1))
     cursor = read_to_end(start, tmp_path)
     write(tmp_path, "a", entry(2))
@@ -132,9 +147,9 @@ def test_without_inotify_lines_come_and_no_processor_is_burnt(
     write(tmp_path, "a", entry(1))
     monkeypatch.setattr(KernelJournal, "_open_descriptor", lambda _self: None)
     follower = start(tmp_path, state="following without inotify")
-    looks = count_looks(monkeypatch)
+    readings = count_readings(monkeypatch)
     time.sleep(0.5)
-    assert len(looks) < 10  # a spinning thread makes thousands
+    assert len(readings) < 10  # a spinning thread makes thousands
     write(tmp_path, "a", entry(2))
     assert numbers(take(follower, 1)) == [2]
 
@@ -147,19 +162,6 @@ def test_stopping_is_prompt_and_can_be_done_before_the_start(tmp_path: Path, sta
     follower.stop()
     assert not follower._thread.is_alive()
     assert follower.state == "stopped"
-
-
-def test_looking_often_hears_before_journald_says_so(
-    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where the journal is the only source, the loop can ask for looks; the wish takes effect at once."""
-    write(tmp_path, "a", entry(1))
-    follower = start(tmp_path)
-    looks = count_looks(monkeypatch)
-    time.sleep(0.1)
-    assert len(looks) < 5
-    follower.poll_seconds = 0.01
-    until(lambda: len(looks) > 20, "20 looks")
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root")

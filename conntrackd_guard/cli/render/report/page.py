@@ -18,7 +18,7 @@ from conntrackd_guard.cli.render.arithmetic_text import calculation_lines
 from conntrackd_guard.cli.render.console import COMMAND, Line, local
 from conntrackd_guard.cli.render.report.chart import HEIGHT, MOST_CURVES, WIDTH, Chart, Dots, Mark, Span, bars, curve
 from conntrackd_guard.core import explain
-from conntrackd_guard.core.model import Arithmetic
+from conntrackd_guard.core.arithmetic import Arithmetic
 from conntrackd_guard.core.text import printable, short
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Cause, Finding

@@ -1,0 +1,68 @@
+"""The values of a calculated raise. Units stand in the names; limits, counts and targets are in entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from conntrackd_guard.core.configuration import FloodResponse
+
+
+class Bound(StrEnum):
+    """The bound that determined the target."""
+
+    TARGET = "target"
+    MAX_LIMIT = "max_limit"
+    FLOOD = "flood"
+    BUDGET = "budget"
+    MIN_AVAILABLE = "min_available"
+    CHAINS = "chains"
+    INT_MAX = "int_max"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arithmetic:
+    """The calculation of one decision, complete enough to redo it by hand."""
+
+    current: int
+    wanted: int
+    """The limit to reach, before any bound."""
+    target: int
+    """The limit within the bounds (for a hold: the highest they would allow)."""
+    bound: Bound
+    in_use: int
+    """Entries of all namespaces."""
+    largest_count: int
+    demand_per_second: float
+    bytes_per_entry: int
+    bytes_source: str
+    buckets: int | None
+    buckets_target: int | None
+    """New number of buckets if they grow with the limit, else None."""
+    bucket_bytes: int
+    """All bucket arrays after the raise."""
+    new_bucket_bytes: int
+    """Arrays that the raise allocates."""
+    full_tables: int
+    """Tables charged at the target (one for all that are unknown)."""
+    other_entries: int
+    """Entries charged for all other tables."""
+    charged_entries: int
+    """full_tables × target + other_entries."""
+    held_entries: int
+    """Of those charged, entries that exist: no longer part of available memory, so not counted twice."""
+    cost_bytes: int
+    """bytes_per_entry × charged_entries + bucket_bytes: compared with the budget."""
+    new_bytes: int
+    """bytes_per_entry × (charged − held) + new_bucket_bytes: subtracted from available memory."""
+    budget_bytes: int
+    min_available_bytes: int
+    memory_total_bytes: int
+    memory_hugetlb_bytes: int
+    memory_available_bytes: int
+    max_limit: int | None
+    chain: float | None
+    """Average hash chain with all charged entries: 2 × charged ÷ buckets."""
+    on_flood: FloodResponse | None = None
+    """Set while a flood fills every table in need."""
+    estimate: bool = False

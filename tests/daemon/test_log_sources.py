@@ -1,0 +1,157 @@
+"""Ring buffer and journal joined: the recorder's thread reads the journal beside a ring buffer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+
+import pytest
+from testbed.disks import until
+from testbed.guarded import Guarded, Host
+from testbed.journal_files import BOOT, MESSAGE, REMOTE, entry, write
+
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.kernel_messages import KernelEvent
+from conntrackd_guard.daemon import log_sources as joined
+from conntrackd_guard.daemon.log_sources import LogSources
+from conntrackd_guard.history.database import Position
+from conntrackd_guard.host.kernel_log.journal import JournalBacklog, JournalFollower
+from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
+from conntrackd_guard.recording.items import Past
+
+pytestmark = pytest.mark.skipif(not os.path.exists(REMOTE), reason="needs the package systemd-journal-remote")
+
+
+class Ring(RingBuffer):
+    """A ring buffer with records to be read one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__(os.eventfd(0), "fake")
+        self._boot_id = BOOT
+        self.records: list[bytes] = []
+        self.is_broken = False
+
+    def log(self, *numbers: int) -> None:
+        """Have the kernel log messages that name these namespaces, stamped with the same numbers."""
+        self.records += [f"4,1,{number},-;{MESSAGE.format(number)}\n".encode() for number in numbers]
+
+    def _next(self) -> bytes | None:
+        if self.is_broken:
+            raise HostError("reading", "fake", OSError(errno.EIO, "I/O error"), "Restart the guard.")
+        return self.records.pop(0) if self.records else None
+
+
+@pytest.fixture
+def ring() -> Ring:
+    """Give an empty ring buffer."""
+    return Ring()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the folder of the journal that is read, with one old entry in it."""
+    made = tmp_path / "journal"
+    made.mkdir()
+    monkeypatch.setattr(joined, "JournalBacklog", partial(JournalBacklog, made))
+    monkeypatch.setattr(joined, "JournalFollower", partial(JournalFollower, made))
+    write(made, "a", entry(1))
+    return made
+
+
+@pytest.fixture
+def guarded(host: Host) -> Guarded:
+    """Give a guard, for its recorder."""
+    return Guarded(host)
+
+
+def known(position: Position | None = None) -> Future[Past]:
+    """Return a past that the history has returned."""
+    future: Future[Past] = Future()
+    future.set_result(Past(records=[], position=position, persisted=None))
+    return future
+
+
+def numbers(taken: list[tuple[KernelEvent, bool]]) -> list[tuple[int | None, bool]]:
+    """Return the namespaces that the messages name, each with whether the message is new."""
+    return [(event.message.namespace, is_new) for event, is_new in taken]
+
+
+def take(sources: LogSources, count: int) -> list[tuple[int | None, bool]]:
+    """Take messages until there are `count`."""
+    taken: list[tuple[KernelEvent, bool]] = []
+
+    def enough() -> bool:
+        taken.extend(sources.take())
+        return len(taken) >= count
+
+    until(enough)
+    return numbers(taken)
+
+
+def test_messages_logged_while_no_guard_ran_are_taken_once(folder: Path, ring: Ring, guarded: Guarded) -> None:
+    """The journal holds what the ring buffer no longer does; what both hold comes once, as historical."""
+    first = LogSources(ring, guarded.recorder, known(), BOOT)
+    assert first.take() == []
+    before = first.position()
+    write(folder, "a", entry(2), entry(3))
+    ring.log(3)
+    second = LogSources(ring, guarded.recorder, known(before), BOOT)
+    assert sorted(take(second, 2)) == [(2, False), (3, False)]
+    ring.log(4)
+    write(folder, "a", entry(4))
+    assert take(second, 1) == [(4, True)]
+    second._read_at = 0.0  # a minute later
+    assert second.position() is not None
+    until(lambda: numbers(second.take()) == [] and second.position() != before)
+    after = second.position()
+    assert before is not None
+    assert after is not None
+    assert after.cursor not in {before.cursor, None}
+    guarded.stop()
+
+
+def test_an_overrun_has_the_journal_read_at_once(folder: Path, ring: Ring, guarded: Guarded) -> None:
+    """Lost messages are taken from the journal and are new; so are those that journald wrote a little later."""
+    sources = LogSources(ring, guarded.recorder, known(), BOOT)
+    write(folder, "a", entry(2))
+    assert numbers(sources.take()) == []
+    ring.overruns += 1
+    ring.log(4)
+    assert sorted(take(sources, 2)) == [(2, True), (4, True)]
+    write(folder, "a", entry(3))
+    assert take(sources, 1) == [(3, True)]
+    assert sources.report()["ring_buffer_overruns"] == 1
+    guarded.stop()
+
+
+def test_no_thread_but_the_recorders_reads_the_journal(folder: Path, ring: Ring, guarded: Guarded) -> None:
+    """Beside a ring buffer there is no follower, and the journal is closed between readings."""
+    assert folder.exists()
+    sources = LogSources(ring, guarded.recorder, known(), BOOT)
+    assert "journal" not in {thread.name for thread in threading.enumerate()}
+    assert not [name for name in _open_files() if name.endswith(".journal")]
+    assert sources.report()["journal"] == "read once a minute"
+    guarded.stop()
+
+
+def test_a_ring_buffer_that_fails_is_replaced_by_the_follower(folder: Path, ring: Ring, guarded: Guarded) -> None:
+    """The follower goes on after what was taken, and the report has the reason."""
+    sources = LogSources(ring, guarded.recorder, known(), BOOT)
+    ring.is_broken = True
+    assert sources.take() == []
+    write(folder, "a", entry(5))
+    assert take(sources, 1) == [(5, True)]
+    report = sources.report()
+    assert (report["ring_buffer"], report["journal"]) == ("absent", "following")
+    assert "reading fake" in report["notes"][0]
+    sources.close()
+    guarded.stop()
+
+
+def _open_files() -> list[str]:
+    paths = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return [os.readlink(path) for path in paths if os.path.lexists(path)]
