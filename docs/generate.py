@@ -35,8 +35,6 @@ from conntrackd_guard.core.model import (
 from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.documents import decision_document
-from conntrackd_guard.host.log import Log
-from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.keys import BY_NAME, FIXED
 
 ROOT = Path(__file__).resolve().parents[1]
