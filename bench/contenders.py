@@ -93,7 +93,7 @@ def named(contenders: Iterable[Contender], who: list[str]) -> list[Contender]:
 
 @dataclass(slots=True)
 class Running:
-    """A contender at work, from ready to killed. Raises TimeoutError, with what it said, when it doesn't get ready."""
+    """Run a contender from ready to killed. Raise TimeoutError with its output if it doesn't get ready."""
 
     ground: Ground
     contender: Contender
@@ -103,10 +103,10 @@ class Running:
     """From its start until it was ready."""
 
     def __enter__(self) -> Self:
-        said = self.ground.folder / "said"
+        log = self.ground.folder / "output"
         ready = "ready" if self.contender.settings is None else "guard.ready"
         command, began = self._command(), time.monotonic()
-        with said.open("wb") as output:
+        with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -117,7 +117,7 @@ class Running:
             )
         try:
             wait_for(
-                lambda: self.process.poll() is not None or ready in said.read_text("utf-8", "replace"),
+                lambda: self.process.poll() is not None or ready in log.read_text("utf-8", "replace"),
                 ready,
                 look_seconds=0.002,
             )
@@ -126,8 +126,8 @@ class Running:
                 raise TimeoutError("it ended")  # noqa: TRY301
         except TimeoutError as error:
             self.__exit__()
-            text = said.read_text("utf-8", "replace")
-            raise TimeoutError(f"{self.contender.name}: {error}; it said: {text}") from error
+            text = log.read_text("utf-8", "replace")
+            raise TimeoutError(f"{self.contender.name}: {error}; its output: {text}") from error
         return self
 
     def __exit__(self, *_: object) -> None:

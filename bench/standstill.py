@@ -1,7 +1,7 @@
 """A file system that stands still: what reads it is answered, what writes to it waits.
 
 Frozen file systems stay frozen when the process that froze them dies, and everything in the sandbox may be killed. So a
-process outside does it, and thaws when it is told to or when nobody is left to tell it. Run as a program, this file is
+process outside does it, and thaws when it receives the request or when its parent is gone. Run as a program, this file is
 that process.
 """
 

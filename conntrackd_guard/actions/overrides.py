@@ -120,12 +120,12 @@ class Overrides:
         try:
             if plan.paused is None:
                 self._runtime_dir.put_pause(own)
-            self._runtime_dir.put_override(planned.key, encode(replace(planned, outcome=applied)))
+            self._runtime_dir.overrides.put(planned.key, encode(replace(planned, outcome=applied)))
             decided = self._clock.boottime()  # after the pause: a raise that read none was decided earlier
             after, detail = self._write(planned, plan, decided)
         except HostError as error:
             with contextlib.suppress(HostError):  # /run itself may be what fails
-                self._runtime_dir.drop_override(planned.key)
+                self._runtime_dir.overrides.drop(planned.key)
                 if plan.paused is None:
                     self._put_back(earlier)
             failed = Outcome(kind=OutcomeKind.REJECTED, errno=error.errno, detail=str(error))
@@ -172,7 +172,7 @@ class Overrides:
         """Record an override that wrote no limit, and leave it for a running daemon."""
         planned = self._planned(override, self._observer.observe())
         record = replace(planned, outcome=Outcome(kind=OutcomeKind.APPLIED))
-        self._runtime_dir.put_override(record.key, encode(record))
+        self._runtime_dir.overrides.put(record.key, encode(record))
         return self._store(record)
 
     @staticmethod

@@ -65,11 +65,9 @@ def _raise_sentence(record: Record, decision: Raise) -> str:
             done = f"May have raised {step} ({outcome.detail or 'it is not known whether the write happened'})"
         case _:
             assert_never(outcome.kind)
-    left = arithmetic.memory_available_bytes - arithmetic.new_bytes
-    cost = (
-        f"the worst case costs {format_bytes(arithmetic.cost_bytes)} of a {format_bytes(arithmetic.budget_bytes)} "
-        f"budget and leaves {format_bytes(left)} available"
-    )
+    left = format_bytes(arithmetic.memory_available_bytes - arithmetic.new_bytes)
+    most, budget = format_bytes(arithmetic.cost_bytes), format_bytes(arithmetic.budget_bytes)
+    cost = f"the worst case costs {most} of a {budget} budget and leaves {left} available"
     return " ".join([f"{done}: {_need(record, decision)}; {cost}.", *decision.advice])
 
 

@@ -147,6 +147,7 @@ class Observation:
     """Whether every tracking namespace was readable."""
     buckets: int | None = None
     bucket_arrays: int = 2
+    """NAT has one of its own. Nothing shows whether it is built in, so it always counts."""
     entry_slab_bytes: int | None = None
     memory_total_bytes: int = 0
     memory_hugetlb_bytes: int = 0

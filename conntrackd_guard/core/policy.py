@@ -132,7 +132,9 @@ def unconfirmed(  # noqa: PLR0911 - one return an answer
             return Hold(reason=HoldReason.DRY_RUN_SUFFICIENT, corroboration=truth)
         return None
     # A judged table proves that the raise made room; a table that can't be judged may be full again.
-    covered = tuning.cooldown_seconds(policy, full=truth is not Corroboration.CONTRADICTED)
+    covered = policy.cooldown_seconds
+    if truth is not Corroboration.CONTRADICTED:
+        covered = min(tuning.COOLDOWN_FULL_SECONDS, covered)
     if state.last_raise_seconds is not None and (trigger.message_seconds or now) < state.last_raise_seconds + covered:
         return Hold(reason=HoldReason.SUPERSEDED, corroboration=truth)
     if truth is Corroboration.CONTRADICTED:
@@ -172,7 +174,8 @@ def too_soon(case: Assessment, state: State, policy: Policy) -> Hold | None:
     if refusal is not None and refusal.limit == case.observation.limit and now < refusal.until_seconds:
         return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=refusal.until_seconds)
     if last is not None:
-        over = last + tuning.cooldown_seconds(policy, full=case.is_dropping)
+        cooldown = policy.cooldown_seconds
+        over = last + (min(tuning.COOLDOWN_FULL_SECONDS, cooldown) if case.is_dropping else cooldown)
         if now < over:
             return Hold(reason=HoldReason.COOLDOWN, retry_seconds=over)
     if case.trigger.kind is not TriggerKind.FILLING_UP or case.is_dropping:

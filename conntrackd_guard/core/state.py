@@ -51,7 +51,7 @@ def advance(state: State, record: Record) -> State:
 
 
 def lost(now: float) -> State:
-    """Return the state for a lost history: settle runs from now, and half the allowance is spent."""
+    """Return the state for a lost history: the cooldown starts now, and half of the rate limit is used up."""
     return State(last_raise_seconds=now, raise_seconds=(now,) * -(-tuning.MAX_RAISES // 2))
 
 
@@ -79,7 +79,7 @@ def _after_raise(state: State, outcome: Outcome, limit: int, now: float) -> Stat
 
 
 def _refused(before: Refusal | None, outcome: Outcome, limit: int, now: float) -> Refusal:
-    """Back off from 1 s to 5 min; another limit or another error begins anew."""
+    """Back off from 1 s to 5 min; another limit or another error starts again."""
     same = before is not None and before.limit == limit and before.errno == (outcome.errno or 0)
     count = before.count + 1 if before is not None and same else 1
     wait = min(FIRST_REFUSAL_SECONDS * 2 ** min(count - 1, 16), LONGEST_REFUSAL_SECONDS)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-LONGEST_NAME: Final = 64
+LONGEST_NAME = 64
 """Length of a container's id."""
 
 

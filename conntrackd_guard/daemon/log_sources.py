@@ -71,12 +71,17 @@ class LogSources:
             events, self._caught_up = self._caught_up, []
         if self._ring is not None:
             events = events + self._read_ring(self._ring)
-        events = events + self._journal.take()
-        self._cursor = self._journal.newest_cursor or self._cursor
-        judged = [(event, self._judge(event)) for event in events]
-        return [
-            (event, status is MessageStatus.NEW) for event, status in judged if status is not MessageStatus.DUPLICATE
-        ]
+        if not events:  # packets may be dropped: the journal waits for the next turn
+            events = self._journal.take()
+            self._cursor = self._journal.newest_cursor or self._cursor
+        taken = []
+        for event in events:
+            status = self._dedup.judge(event)
+            if self.debug is not None:
+                self.debug.message(event, status)
+            if status is not MessageStatus.DUPLICATE:
+                taken.append((event, status is MessageStatus.NEW))
+        return taken
 
     def position(self) -> Position | None:
         """Return how far messages were taken; None until the position of an earlier run is known."""
@@ -99,12 +104,6 @@ class LogSources:
     def close(self) -> None:
         """Stop following."""
         self._journal.stop()
-
-    def _judge(self, event: KernelEvent) -> MessageStatus:
-        status = self._dedup.judge(event)
-        if self.debug is not None:
-            self.debug.message(event, status)
-        return status
 
     def _recall(self) -> None:
         """Learn where an earlier run stood, once the history can be read; then have the journal read when that is due.

@@ -50,7 +50,7 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
         recorder.log(
             "guard.info",
             "warning",
-            "This boot's history can't be read: pace starts with half the allowance spent.",
+            "Can't read this boot's history. Starting with half of the raise rate limit used up.",
         )
     else:
         for record in past.records:
@@ -60,11 +60,11 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
     for record in [*_explained(runtime_dir, kernel, recorder, persisted), *_orders(runtime_dir, kernel, recorder)]:
         if record.key in known:  # the kill came after the row was written
             recorder.resume(record, policy)
-            runtime_dir.drop_override(record.key)
+            runtime_dir.overrides.drop(record.key)
             continue
         state = states.advance(state, record)
         recorder.submit(record, policy)
-        runtime_dir.drop_override(record.key)
+        runtime_dir.overrides.drop(record.key)
     return Recovered(state=state, past=future)
 
 
@@ -75,11 +75,11 @@ def _explained(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder, pers
     """
     reached = kernel.limit()
     explained = []
-    for key, content in reversed(runtime_dir.intents()):
+    for key, content in reversed(runtime_dir.intents.all()):
         record = _decoded(content)
         if record is None or not isinstance(record.decision, Raise):
             recorder.log("guard.error", "error", f"The intent {key} can't be read; the write it noted is unknown.")
-            runtime_dir.drop_intent(key)
+            runtime_dir.intents.drop(key)
             continue
         target, before = record.decision.target, record.observation.limit
         if kernel.rehearsing:
@@ -102,11 +102,11 @@ def _orders(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder) -> list
     """Return the orders given while no guard ran."""
     found = []
     limit = kernel.limit_in_force()
-    for key, content in runtime_dir.overrides():
+    for key, content in runtime_dir.overrides.all():
         record = _decoded(content)
         if record is None:
             recorder.log("guard.error", "error", f"The order {key} can't be read and is left out.")
-            runtime_dir.drop_override(key)
+            runtime_dir.overrides.drop(key)
         else:
             found.append(_as_found(record, limit))
     return found

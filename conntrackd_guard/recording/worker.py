@@ -247,7 +247,7 @@ class Worker:
     def _close_intents(self) -> None:
         """Delete the intents whose row is written and whose limit is persisted; a start recovers the others."""
         for key in self._stored_raises - {self._dropin_sync.due_key}:
-            self._runtime_dir.drop_intent(key)
+            self._runtime_dir.intents.drop(key)
             self._stored_raises.discard(key)
 
     def _write_series(self) -> None:

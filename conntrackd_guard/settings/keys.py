@@ -176,10 +176,7 @@ KEYS = (
         name="metrics_file", field="metrics_file", kind=types.optional("none", types.PROM_PATH),
         does="File to write metrics to, for node_exporter's textfile collector. Ignored in dry-run mode.",
         source="whether node_exporter runs, and which folder it reads, differs from host to host.",
-        instead=((
-            "/var/lib/prometheus/node-exporter/guard.prom",
-            "Debian's folder; the unit needs permission to write there.",
-        ),),
+        instead=(("/var/lib/prometheus/node-exporter/guard.prom", "Debian's folder; the unit needs permission to write there."),),
     ),
     Key(
         name="metrics_http", field="metrics_port", kind=types.optional("none", types.PORT),

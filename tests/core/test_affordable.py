@@ -55,7 +55,7 @@ def test_raising_step_by_step_ends_there(memory_gib: int, crowd: int, limit: int
         (Policy(max_limit=1_000), Bound.MAX_LIMIT, 1_000),
     ],
 )
-def test_the_bound_that_ends_it_is_told(policy: Policy, bound: Bound, target: int) -> None:
+def test_the_calculation_names_the_bound(policy: Policy, bound: Bound, target: int) -> None:
     """Also where it lies below the limit in force."""
     furthest = highest_affordable(seen(*tables(1)), policy)
     assert furthest is not None

@@ -24,7 +24,7 @@ def event(stamp: int | None, *, boot: str = BOOT, namespace: int | None = 7, hel
 
 
 @pytest.mark.parametrize(
-    ("newest", "heard", "expected"),
+    ("newest", "event", "expected"),
     [
         (100, event(101), MessageStatus.NEW),
         (100, event(100), MessageStatus.HISTORICAL),
@@ -39,13 +39,13 @@ def event(stamp: int | None, *, boot: str = BOOT, namespace: int | None = 7, hel
     ],
 )
 def test_live_is_this_boot_and_later_than_the_newest_at_start(
-    newest: int | None, heard: KernelEvent, expected: MessageStatus
+    newest: int | None, event: KernelEvent, expected: MessageStatus
 ) -> None:
     """The ring buffer's newest stamp divides; without it, what the journal held at start is the past."""
-    assert Deduplicator(boot_id=BOOT, newest_stamp_us=newest).judge(heard) is expected
+    assert Deduplicator(boot_id=BOOT, newest_stamp_us=newest).judge(event) is expected
 
 
-def test_a_line_heard_from_both_sources_is_taken_once_whichever_comes_first() -> None:
+def test_a_message_from_both_sources_counts_once() -> None:
     """Ring buffer and journal give the same stamp; a third hearing (a journald that reads again) is none either."""
     for first, second in (("ring buffer", "journal"), ("journal", "ring buffer")):
         judge = Deduplicator(boot_id=BOOT, newest_stamp_us=0).judge
@@ -54,7 +54,7 @@ def test_a_line_heard_from_both_sources_is_taken_once_whichever_comes_first() ->
         assert judge(replace(event(5), source="journal")) is MessageStatus.DUPLICATE
 
 
-def test_tables_that_overflow_in_the_same_microsecond_are_each_heard() -> None:
+def test_tables_that_overflow_in_the_same_microsecond_all_count() -> None:
     """Two processors can log two namespaces with one stamp."""
     judge = Deduplicator(boot_id=BOOT, newest_stamp_us=0).judge
     assert judge(event(5, namespace=1)) is MessageStatus.NEW
@@ -76,7 +76,7 @@ def test_what_an_earlier_run_recorded_is_not_taken_again() -> None:
 
 
 def test_what_an_earlier_run_recorded_may_be_learned_late() -> None:
-    """A live line that was heard meanwhile stays the newest."""
+    """A new message that arrived in between stays the newest."""
     judged = Deduplicator(boot_id=BOOT, newest_stamp_us=100)
     assert judged.judge(event(101)) is MessageStatus.NEW
     judged.recall(BOOT, 50)

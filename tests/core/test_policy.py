@@ -85,13 +85,22 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
     # a full table is given 200 ms, one that only presses 2 s
     (HoldReason.COOLDOWN, line(), FULL_HOST, State(last_raise_seconds=NOW - 0.125), Policy(), NOW - 0.125 + 0.2),
     (HoldReason.COOLDOWN, PRESSURE, host(BUSY), State(last_raise_seconds=NOW - 1.5), Policy(), NOW + 0.5),
+    # the shorter of 200 ms and `cooldown`
+    (
+        HoldReason.COOLDOWN,
+        line(),
+        FULL_HOST,
+        State(last_raise_seconds=NOW - 0.0625),
+        Policy(cooldown_seconds=0.125),
+        NOW + 0.0625,
+    ),
     # the oldest of the twenty leaves the window in 10 s, later than the next look
     (HoldReason.RATE_LIMITED, PRESSURE, host(BUSY), State(raise_seconds=RAISED_20_TIMES), Policy(), SOON),
     (HoldReason.OVER_BUDGET, line(), host(FULL, memory_total_bytes=GIB), CALM, Policy(), SOON),
     (HoldReason.RESERVE, line(), host(FULL, memory_available_bytes=GIB), CALM, Policy(), SOON),
     (HoldReason.AT_CEILING, line(), FULL_HOST, CALM, Policy(max_limit=LIMIT), SOON),
     (HoldReason.FLOOD, line(), host(table(LIMIT, flooded=True)), CALM, HOLD_FLOODS, SOON),
-    # no sample tells, and a step was made 10 s ago
+    # no sample, and a step was made 10 s ago
     (HoldReason.UNSAMPLED, line(), FULL_HOST, State(last_raise_seconds=NOW - 10.0), HOLD_FLOODS, NOW + 0.25),
     # 2 × 262,144 ÷ 16,384 = 32 already
     (HoldReason.CHAINS, line(), host(FULL, buckets=16_384), CALM, Policy(), SOON),
@@ -165,7 +174,7 @@ def test_every_reason_has_its_row() -> None:
         (host(table(LIMIT, flooded=True), table(230_000, OTHER, flooded=False)), HOLD_FLOODS, 393_216),
         # a flood in a namespace that any user can make hides no need of the host's own
         (host(FULL, table(LIMIT, OTHER, flooded=True, user_owned=True)), HOLD_FLOODS, 393_216),
-        # no sample tells: one plain step, whatever the growth
+        # no sample: one plain step, whatever the growth
         (host(table(LIMIT, demand_per_second=20_000.0)), HOLD_FLOODS, 393_216),
         # a part: the ceiling leaves 5 % of the limit and no less
         (FULL_HOST, Policy(max_limit=275_252), 275_252),
@@ -230,7 +239,7 @@ def test_a_flood_beside_a_need_does_not_size_the_step() -> None:
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_a_flood_tells_nothing_of_a_table_out_of_reach(*, complete: bool) -> None:
+def test_a_flood_does_not_explain_an_unreadable_table(*, complete: bool) -> None:
     """A line that nothing confirms gets its plain step, whatever fills another table."""
     seen = host(table(230_000, OTHER, flooded=True, demand_per_second=1_000.0), complete=complete)
     decision = decide(line(WEB), seen, CALM, HOLD_FLOODS)
@@ -238,7 +247,7 @@ def test_a_flood_tells_nothing_of_a_table_out_of_reach(*, complete: bool) -> Non
     assert decision.corroboration is Corroboration.UNKNOWN
 
 
-def test_a_plain_step_without_a_sample_is_said() -> None:
+def test_a_plain_step_without_a_sample_has_advice() -> None:
     """And made again after 30 s where no sample can be had: what nobody can look into is not left dropping."""
     raised = State(last_raise_seconds=NOW - 30.0)
     decision = decide(line(), FULL_HOST, raised, HOLD_FLOODS)
@@ -255,7 +264,7 @@ UNKNOWABLE: list[Any] = [
 
 @pytest.mark.parametrize(("trigger", "seen"), UNKNOWABLE)
 def test_what_cannot_be_judged_gets_one_plain_step(trigger: Trigger, seen: Observation) -> None:
-    """Unknown: one step without a demand, charged as one full table more, and said."""
+    """Unknown: one step without a demand, charged as one more full table, with advice."""
     decision = decide(trigger, seen, CALM, Policy())
     assert isinstance(decision, Raise)
     assert decision.corroboration is Corroboration.UNKNOWN
@@ -306,14 +315,14 @@ def test_user_namespaces_are_charged_and_not_raised_for() -> None:
 
 
 @pytest.mark.parametrize("trigger", [line(), PRESSURE], ids=["line", "pressure"])
-def test_the_allowance_never_holds_a_table_that_drops(trigger: Trigger) -> None:
+def test_the_rate_limit_never_holds_a_table_that_drops(trigger: Trigger) -> None:
     """Twenty raises in ten minutes hold pressure, but not a table that is full or drops now."""
     spent = State(raise_seconds=RAISED_20_TIMES)
     for dropping in (FULL, replace(BUSY, dropped=1)):
         assert isinstance(decide(trigger, host(dropping), spent, Policy()), Raise)
 
 
-def test_the_allowance_comes_back() -> None:
+def test_the_rate_limit_recovers() -> None:
     """A raise older than the window no longer counts."""
     gone = tuple(at - 10.0 for at in RAISED_20_TIMES[:1]) + RAISED_20_TIMES[1:]
     assert isinstance(decide(PRESSURE, host(BUSY), State(raise_seconds=gone), Policy()), Raise)
@@ -329,7 +338,7 @@ def test_the_allowance_comes_back() -> None:
     ],
 )
 def test_standoff(fights: tuple[float, ...], conflict_limit: int, *, raises: bool) -> None:
-    """After three foreign lowerings within a day the guard stops raising, unless told never to."""
+    """After three foreign lowerings within a day the guard stops raising, unless `conflict_limit` is 0."""
     decision = decide(line(), FULL_HOST, State(conflict_seconds=fights), Policy(conflict_limit=conflict_limit))
     assert isinstance(decision, Raise) is raises
 
@@ -375,7 +384,7 @@ def test_what_ends_a_back_off(refusal: Refusal) -> None:
     assert isinstance(decide(line(), FULL_HOST, State(refusal=refusal), Policy()), Raise)
 
 
-def test_buckets_grow_with_the_limit_only_when_told() -> None:
+def test_buckets_grow_with_the_limit_only_if_set() -> None:
     """`keep` gives advice with the command to run; `match` resizes with the raise."""
     seen = host(FULL, buckets=65_536)  # 2 × 393,216 ÷ 65,536 = 12
     kept = decide(line(), seen, CALM, Policy())

@@ -1,4 +1,4 @@
-"""How far the lines are taken in is never said ahead of a decision on them."""
+"""The journal cursor never passes a message before its decision."""
 
 from __future__ import annotations
 

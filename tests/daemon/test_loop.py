@@ -1,4 +1,4 @@
-"""Turns of the loop on a made-up host: what a line or a filling table does to the limit, and what is told of it."""
+"""Turns of the loop on a made-up host: the effect of a message or a filling table on the limit, and the log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEP = 98_304
 """65,536 × 1.5."""
 
 
-def test_one_turn_raises_and_tells(host: Host) -> None:
+def test_one_turn_raises_and_logs(host: Host) -> None:
     """A line with a full table: raised within one turn, persisted, recorded, logged, and the intent goes."""
     guarded = Guarded(host)
     host.table(LIMIT)
@@ -216,7 +216,7 @@ def test_a_change_of_limit_ends_the_back_off(host: Host) -> None:
     guarded.stop()
 
 
-def test_memory_that_breaks_the_promise_is_said_once(host: Host) -> None:
+def test_memory_that_breaks_the_promise_is_reported_once(host: Host) -> None:
     """What is held is compared with the reserve once a second; a breach is one error record until it is over."""
     guarded = Guarded(host)
     host.table(10_000)
@@ -229,8 +229,8 @@ def test_memory_that_breaks_the_promise_is_said_once(host: Host) -> None:
     guarded.stop()
 
 
-def test_an_unreadable_limit_is_said_once_and_ends_no_loop(host: Host) -> None:
-    """A host that can't be read is said once; when it can be read again, the guard works on."""
+def test_an_unreadable_limit_is_reported_once_and_ends_no_loop(host: Host) -> None:
+    """An unreadable host is reported once; when it is readable again, the guard continues."""
     guarded = Guarded(host)
     limit = host.root / "proc/sys/net/netfilter/nf_conntrack_max"
     limit.write_text("many\n")
@@ -270,11 +270,11 @@ def test_every_row_is_decided_again_from_the_database_alone(host: Host) -> None:
     seen = set()
     with History(guarded.paths.history, mode="reader") as history:
         for row in rows:
-            told = detail(history, row.id)
-            assert told is not None
-            record = told.record
-            assert told.policy == policy
-            assert decide(record.trigger, record.observation, record.state, told.policy) == record.decision
+            found = detail(history, row.id)
+            assert found is not None
+            record = found.record
+            assert found.policy == policy
+            assert decide(record.trigger, record.observation, record.state, found.policy) == record.decision
             seen.add(f"{row.verdict} {row.reason}")
     assert {
         "raise kernel_message confirmed",
@@ -292,8 +292,8 @@ def test_a_record_keeps_the_state_it_was_decided_with(host: Host) -> None:
     guarded.message()
     guarded.turn()
     with History(guarded.paths.history, mode="reader") as history:
-        told = detail(history, guarded.rows()[0].id)
-    assert told is not None
-    assert told.record.state == State()
+        found = detail(history, guarded.rows()[0].id)
+    assert found is not None
+    assert found.record.state == State()
     assert guarded.state == replace(State(), last_raise_seconds=1_000.0, raise_seconds=(1_000.0,), set_limit=STEP)
     guarded.stop()

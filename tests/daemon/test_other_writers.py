@@ -19,7 +19,7 @@ def test_lowered_while_deciding(host: Host, times: int) -> None:
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
-    guarded.runtime_dir.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, times + 1)]  # type: ignore[misc]
+    guarded.intents_folder.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, times + 1)]  # type: ignore[misc]
     guarded.turn()
     assert host.limit == -(-(LIMIT - times) * 3 // 2)
     assert guarded.reasons()[-1] == "raise kernel_message confirmed applied"
@@ -34,7 +34,7 @@ def test_lowered_again_and_again_while_deciding(host: Host) -> None:
     guarded = Guarded(host, Policy(raise_early=False))
     guarded.turn()  # a tick, so that the next is not due at once
     guarded.message()
-    guarded.runtime_dir.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, 5)]  # type: ignore[misc]
+    guarded.intents_folder.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, 5)]  # type: ignore[misc]
     guarded.turn()
     assert host.limit == LIMIT - 4
     assert guarded.reasons()[-1] == "hold changed_under_us none"
@@ -49,7 +49,7 @@ def test_raised_while_deciding(host: Host) -> None:
     guarded.turn()  # a tick, so that the next is not due at once
     host.table(LIMIT)
     guarded.message()
-    guarded.runtime_dir.meanwhile = [lambda: setattr(host, "limit", 4 * LIMIT)]
+    guarded.intents_folder.meanwhile = [lambda: setattr(host, "limit", 4 * LIMIT)]
     guarded.turn()
     assert host.limit == 4 * LIMIT
     assert guarded.kernel.writes == []
@@ -67,17 +67,17 @@ def test_an_ordered_lowering_is_no_fight(host: Host) -> None:
     host.table(10)
     record = an_order(guarded, OverrideKind.REVERT, LIMIT)
     host.limit = LIMIT
-    guarded.runtime_dir.put_override(record.key, encode(record))
+    guarded.runtime_dir.overrides.put(record.key, encode(record))
     guarded.turn(5.0)
     assert guarded.state.conflict_seconds == ()
     assert guarded.state.set_limit is None
-    assert guarded.runtime_dir.overrides() == []
+    assert guarded.runtime_dir.overrides.all() == []
     assert "hold limit_lowered none" not in guarded.reasons()
     guarded.stop()
 
 
 def test_three_foreign_lowerings_are_a_standoff_until_resume(host: Host) -> None:
-    """Each lowering of the guard's own value is a fight; after three it stops, says so, and an order starts it anew."""
+    """The third foreign lowering stops raising, with a report; `guard resume` restarts it."""
     guarded = Guarded(host)
     for _ in range(3):
         host.table(host.limit)
@@ -97,7 +97,7 @@ def test_three_foreign_lowerings_are_a_standoff_until_resume(host: Host) -> None
     assert status is not None
     assert status["conflict"] is True
     resume = an_order(guarded, OverrideKind.RESUME)
-    guarded.runtime_dir.put_override(resume.key, encode(resume))
+    guarded.runtime_dir.overrides.put(resume.key, encode(resume))
     guarded.turn(5.0)
     guarded.turn(5.0)
     assert host.limit == STEP

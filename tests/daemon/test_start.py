@@ -1,4 +1,4 @@
-"""A start on a disk that stalls or refuses: nothing of the past is lost, and a write is told by all it left."""
+"""A start on a disk that stalls or refuses: no decision is lost, and an interrupted write is recognized by all its traces."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_an_older_drop_in_of_the_same_limit_proves_nothing(host: Host) -> None:
     guarded.turn(20.0)
     host.table(LIMIT)
     guarded.message()
-    guarded.runtime_dir.meanwhile = [die]
+    guarded.intents_folder.meanwhile = [die]
     with pytest.raises(Killed):
         guarded.turn()
     guarded.stop()

@@ -1,4 +1,4 @@
-"""Proof of cure: after a raise, history tells whether the drops ended and how long the new limit lasts."""
+"""Verification: after a raise, history shows whether the drops ended and how long the new limit lasts."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_drops_that_ended_are_proved(host: Host) -> None:
     guarded.stop()
 
 
-def test_drops_that_continuing_are_told(host: Host) -> None:
-    """A raise that cured nothing is recorded as such, and said once."""
+def test_continuing_drops_are_reported(host: Host) -> None:
+    """A raise without effect is recorded as such, and reported once."""
     guarded = raised(host)
     for tenth in range(1, 110):
         host.table(70_000, drop=5 + tenth)  # allocations fail, say: no limit cures that
@@ -60,7 +60,7 @@ def test_drops_that_continuing_are_told(host: Host) -> None:
 
 
 def test_a_raise_again_ends_the_watch_on_the_one_before(host: Host) -> None:
-    """Each raise is told for the time that it was the last one."""
+    """Each raise is verified while it is the last one."""
     guarded = raised(host)
     host.table(STEP, drop=400)
     guarded.turn(1.5)
@@ -86,7 +86,7 @@ def test_an_order_to_revert_ends_it_too(host: Host) -> None:
     """A revert is no failure of the raise."""
     guarded = raised(host)
     order = an_order(guarded, OverrideKind.REVERT, LIMIT)
-    guarded.runtime_dir.put_override(order.key, encode(order))
+    guarded.runtime_dir.overrides.put(order.key, encode(order))
     host.limit = LIMIT
     host.table(1000, drop=5)
     guarded.turn(0.5)
@@ -113,7 +113,7 @@ def test_a_limit_that_is_gone_ends_it_at_once(host: Host, gone: int | None) -> N
 
 
 def test_drops_that_only_the_next_raise_saw_count(host: Host) -> None:
-    """A line comes between two looks of the watch: what it tells of belongs to the raise before."""
+    """A message between two readings of the watch belongs to the raise before."""
     guarded = raised(host)
     host.table(STEP, drop=405)
     guarded.message()
@@ -159,10 +159,10 @@ def test_history_show_and_json_tell_it(host: Host, capsys: pytest.CaptureFixture
     for _ in range(41):
         guarded.turn(0.25)
     guarded.written()
-    told = "No packets were dropped after the raise to 98,304 within 10 s. No table grew."
+    sentence = "No packets were dropped after the raise to 98,304 within 10 s. No table grew."
     for command in (["history"], ["show", "1"]):
         main([*command, "--no-dry-run"], guarded.paths)
-        assert told in capsys.readouterr().out
+        assert sentence in capsys.readouterr().out
     main(["history", "--json", "--no-dry-run"], guarded.paths)
     (decision,) = json.loads(capsys.readouterr().out)["decisions"]
     assert decision["verification"]["drops"] == "none"
@@ -171,7 +171,7 @@ def test_history_show_and_json_tell_it(host: Host, capsys: pytest.CaptureFixture
     guarded.stop()
 
 
-def test_a_guard_that_ended_before_tells_nothing(host: Host) -> None:
+def test_a_guard_that_stopped_early_reports_nothing(host: Host) -> None:
     """No proof is no proof."""
     guarded = raised(host)
     assert verifications(guarded) == [None]

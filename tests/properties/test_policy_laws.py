@@ -84,18 +84,18 @@ def test_a_flood_alone_never_raises_beyond_on_flood(
 
 @MANY
 @given(triggers, crowds(), states, policies)
-def test_a_crowd_told_as_a_sum_changes_no_decision(
+def test_condensing_a_crowd_changes_no_decision(
     trigger: Trigger, seen: Observation, state: State, policy: Policy
 ) -> None:
     """Condensing keeps verdict, reason and every term of a sum that reaches the limit, and keeps a record small."""
     condensed = condense(seen, trigger.namespace)
-    whole, told = decide(trigger, seen, state, policy), decide(trigger, condensed, state, policy)
+    whole, reduced = decide(trigger, seen, state, policy), decide(trigger, condensed, state, policy)
     if whole.arithmetic is not None and whole.arithmetic.target < (seen.limit or 0):
         assert isinstance(whole, Hold)
-        assert isinstance(told, Hold)
-        assert told.reason is whole.reason
+        assert isinstance(reduced, Hold)
+        assert reduced.reason is whole.reason
     else:
-        assert told == whole
+        assert reduced == whole
     assert len([table for table in condensed.tables if 2 * table.count <= (seen.limit or 0)]) <= NAMED_ONE_BY_ONE + 4
 
 

@@ -47,12 +47,12 @@ def revert(guarded: Guarded) -> None:
     """Revert limit and drop-in as the command does, and have the running guard read the override."""
     guarded.clock.now += 1.0
     order = an_order(guarded, OverrideKind.REVERT, LIMIT)
-    guarded.runtime_dir.put_override(order.key, encode(order))
+    guarded.runtime_dir.overrides.put(order.key, encode(order))
     guarded.host.limit = LIMIT
     with suppress(HostError):  # the folder may refuse it
         SysctlDropIn(guarded.paths).override(None, guarded.clock.now)
     guarded.turn(5.0)
-    assert guarded.runtime_dir.overrides() == []
+    assert guarded.runtime_dir.overrides.all() == []
 
 
 @pytest.mark.parametrize("limit", [1_000_000, 0])

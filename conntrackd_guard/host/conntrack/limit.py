@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 
 _NEXT_STEPS = {
@@ -50,7 +49,8 @@ class Sysctl:
     def read(self) -> int | None:
         """Return the number; None if the sysctl doesn't exist."""
         try:
-            return int(files.read(self._path))
+            with open(self._path, "rb", buffering=0) as file:
+                return int(file.read())
         except FileNotFoundError:
             return None
         except OSError as error:

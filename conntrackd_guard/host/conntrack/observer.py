@@ -112,7 +112,6 @@ class Observer:
             unread=unread,
             complete=complete,
             buckets=self._kernel.buckets(),
-            bucket_arrays=memory.bucket_arrays,
             entry_slab_bytes=memory.entry_slab_bytes,
             memory_total_bytes=memory.total_bytes,
             memory_hugetlb_bytes=memory.hugetlb_bytes,

@@ -12,7 +12,7 @@ from typing import Self
 
 from systemd import _reader
 
-from conntrackd_guard.core.kernel_messages import KernelEvent, recognise, worth_reading
+from conntrackd_guard.core.kernel_messages import MARKS, KernelEvent, recognise
 
 READ_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
 """What reading damaged, vanishing or foreign files raises; UnicodeDecodeError is a ValueError."""
@@ -138,7 +138,7 @@ class KernelJournal:
     def _event(self) -> KernelEvent | None:
         """Return the entry stood on as an event, None where it is not the guard's business."""
         message = self._get("MESSAGE")
-        if message is None or not worth_reading(message):
+        if message is None or not any(mark in message for mark in MARKS):
             return None
         line = recognise(message.decode("utf-8", "replace"))
         if line is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.kernel_messages import KernelEvent, recognise, worth_reading
+from conntrackd_guard.core.kernel_messages import MARKS, KernelEvent, recognise
 from conntrackd_guard.host import files
 
 _DEVICE = os.makedev(1, 11)
@@ -107,11 +107,12 @@ class RingBuffer:
     def read(self, most: int = 1000) -> list[KernelEvent]:
         """Return the kernel's lines among the next `most` records; what is left keeps the descriptor readable."""
         events = []
+        full, suppressed, overflow = MARKS
         for _ in range(most):
             record = self._next()
             if record is None:
                 break
-            if worth_reading(record):
+            if full in record or suppressed in record or overflow in record:
                 event = self._translate(record)
                 if event is not None:
                     events.append(event)
@@ -153,13 +154,15 @@ class RingBuffer:
         """Return the event in a raw record, None where it is not the kernel's or not the guard's business."""
         head, _, text = record.partition(b";")
         message, _, _ = text.partition(b"\n")
-        priority = head.partition(b",")[0]
+        priority, _, stamp, *_ = [*head.split(b",", 3), b"", b""]
         if not priority.isdigit() or int(priority) >= _FACILITY_0_BELOW:
             return None
         line = _recognise(message.decode("ascii", "replace"))
         if line is None:
             return None
-        return KernelEvent(message=line, stamp_us=_stamp(record), boot_id=self._boot_id, source="ring buffer")
+        return KernelEvent(
+            message=line, stamp_us=int(stamp) if stamp.isdigit() else None, boot_id=self._boot_id, source="ring buffer"
+        )
 
 
 def _stamp(record: bytes) -> int | None:

@@ -1,4 +1,4 @@
-"""What a follower tells of real journal files."""
+"""Follow real journal files."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ __all__ = ["start"]
 pytestmark = pytest.mark.skipif(not os.path.exists(REMOTE), reason="needs the package systemd-journal-remote")
 
 
-def test_only_what_comes_after_the_start_is_told(tmp_path: Path, start: Start) -> None:
-    """Without a cursor the follower begins at the end, and its descriptor says when there is something."""
+def test_only_messages_after_the_start_are_returned(tmp_path: Path, start: Start) -> None:
+    """Without a cursor the follower starts at the end, and its descriptor becomes readable with a message."""
     write(tmp_path, "a", entry(1), entry(2))
     follower = start(tmp_path)
     assert follower.take() == []
@@ -44,7 +44,7 @@ def test_only_what_comes_after_the_start_is_told(tmp_path: Path, start: Start) -
 
 
 def test_an_empty_journal_is_not_followed_deaf(tmp_path: Path, start: Start) -> None:
-    """A journal without a kernel line at the start tells the first one that comes."""
+    """A follower of a journal without a kernel message returns the first one that arrives."""
     write(tmp_path, "a", entry(1, _TRANSPORT="syslog"))
     follower = start(tmp_path)
     write(tmp_path, "a", entry(2))
@@ -52,7 +52,7 @@ def test_an_empty_journal_is_not_followed_deaf(tmp_path: Path, start: Start) -> 
 
 
 def test_resuming_at_a_cursor_misses_nothing_and_repeats_nothing(tmp_path: Path, start: Start) -> None:
-    """What came while no one listened is told, as the past; then what comes."""
+    """Messages from before the start are returned as historical, then the new ones."""
     write(tmp_path, "a", entry(1))
     first = start(tmp_path)
     write(tmp_path, "a", entry(2))
@@ -68,7 +68,7 @@ def test_resuming_at_a_cursor_misses_nothing_and_repeats_nothing(tmp_path: Path,
 
 
 def test_the_entry_after_a_vacuumed_cursor_is_new(tmp_path: Path, start: Start) -> None:
-    """When the saved entry is gone, the one found in its place is told, not skipped."""
+    """If the saved entry is gone, the entry after it is returned, not skipped."""
     old = write(tmp_path, "old", entry(1))
     cursor = read_to_end(start, tmp_path)
     write(tmp_path, "new", entry(2), entry(3))
@@ -77,7 +77,7 @@ def test_the_entry_after_a_vacuumed_cursor_is_new(tmp_path: Path, start: Start) 
 
 
 def test_a_cursor_from_the_future_or_no_cursor_at_all_falls_back_to_the_end(tmp_path: Path, start: Start) -> None:
-    """A clock set back must not make the follower wait for years; what comes is told, and the loss is said."""
+    """After a clock is set back, the follower returns new messages and reports the lost cursor."""
     write(tmp_path, "a", entry(1))
     future = f"s={'0' * 31}1;i=ffffff;b={'f' * 32};m=ffffffffff;t=7fffffffffffff;x=1"
     for cursor in (future, "no cursor"):
@@ -88,8 +88,8 @@ def test_a_cursor_from_the_future_or_no_cursor_at_all_falls_back_to_the_end(tmp_
         assert numbers(take(follower, 1)) == [number]
 
 
-def test_only_the_kernels_own_lines_are_told(tmp_path: Path, start: Start) -> None:
-    """Text of processes, of other facilities, around the line, or in several lines is not the kernel's line."""
+def test_only_messages_of_the_kernel_are_returned(tmp_path: Path, start: Start) -> None:
+    """Text of processes, of other facilities, around the message, or in several lines is not a kernel message."""
     write(tmp_path, "a", entry(1))
     follower = start(tmp_path)
     forged = (
@@ -106,7 +106,7 @@ def test_only_the_kernels_own_lines_are_told(tmp_path: Path, start: Start) -> No
     assert numbers(take(follower, 1)) == [10]
 
 
-def test_a_line_without_stamp_or_boot_is_told_as_such(tmp_path: Path, start: Start) -> None:
+def test_a_message_without_stamp_has_none(tmp_path: Path, start: Start) -> None:
     """A missing or strange stamp is None; deciding what that means is not the follower's business."""
     write(tmp_path, "a", entry(1))
     follower = start(tmp_path)
@@ -153,8 +153,8 @@ def test_a_cursor_never_passes_events_that_were_not_taken(tmp_path: Path, start:
     assert numbers(take(start(tmp_path, first.newest_cursor), 1)) == [2]
 
 
-def test_the_newest_kernel_line_is_told_with_its_boot(tmp_path: Path) -> None:
-    """Lines of others don't count; a folder without a journal has none."""
+def test_the_newest_kernel_message_comes_with_its_boot(tmp_path: Path) -> None:
+    """Messages of other programs don't count; a directory without a journal has none."""
     assert newest_line(tmp_path) == (False, "", None)
     write(tmp_path, "a", entry(5), entry(7), entry(9, _TRANSPORT="syslog"))
     assert newest_line(tmp_path) == (True, BOOT, 7)

@@ -107,7 +107,7 @@ def test_a_missing_journal_is_waited_for(tmp_path: Path, start: Start, monkeypat
 
 
 def test_damage_is_waited_out_and_skipped(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A place that fails for ever is retried within bounds, then given up for the end; what comes is told."""
+    """A position that always fails is retried within bounds, then skipped; new messages are returned."""
     monkeypatch.setattr(followed, "RETRY_SECONDS", 0.01)
     write(tmp_path, "a", entry(1))
     cursor = read_to_end(start, tmp_path)

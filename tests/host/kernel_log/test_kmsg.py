@@ -67,7 +67,7 @@ def test_forged_and_broken_records_are_ignored(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_an_overrun_is_counted_and_read_past(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was overwritten is counted, and the lines after it are heard; an oversized record is stepped over."""
+    """Overwritten messages are counted, the ones after them are read, and an oversized record is skipped."""
     source = ring(monkeypatch, [errno.EPIPE, f"4,9,5,-;{LINE}\n".encode(), errno.EINVAL, f"4,11,7,-;{LINE}\n".encode()])
     assert [event.stamp_us for event in source.read()] == [5, 7]
     assert source.overruns == 1
