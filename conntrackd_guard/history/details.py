@@ -15,7 +15,8 @@ from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import Record
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.rows import Row, decision_document, document
+from conntrackd_guard.history.documents import decision_document, document
+from conntrackd_guard.history.rows import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

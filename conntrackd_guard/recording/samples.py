@@ -58,9 +58,8 @@ class TableSampler:
         try:
             one = next((one for one in found if one.table.namespace == table.namespace), None)
             if one is None:
-                self._log(
-                    "guard.info", "info", f"No sample of {name}: its table can't be read any more.", key=record.key
-                )
+                text = f"No sample of {name}: its table can't be read any more."
+                self._log("guard.info", "info", text, key=record.key)
                 return
             analysis = sampler.analyze(one, found)
         except GuardError as error:

@@ -55,9 +55,8 @@ def _write(output: Path, content: bytes) -> None:
         else:
             output.write_bytes(content)
     except OSError as error:
-        raise HostError(
-            "write the report to", output, error, "Name a file in a directory that you may write to."
-        ) from error
+        next_step = "Name a file in a directory that you may write to."
+        raise HostError("write the report to", output, error, next_step) from error
 
 
 def _gathered(history: History, since: float, until: float) -> Report:
