@@ -4,8 +4,6 @@ They run in the command's own process, with or without a running daemon. The dae
 file under /run into its state, so it does not mistake the new limit for a conflict.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

@@ -1,7 +1,5 @@
 """What a revert can undo: the raises that led, without a break, to the limit in force."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

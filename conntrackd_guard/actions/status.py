@@ -1,7 +1,5 @@
 """The status of this host: with or without a running daemon, as root or with what this user may read."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The `guard` command: parse, run the command, print its answer, end the process with an exit code."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys

@@ -3,8 +3,6 @@
 Pure: the current time and the time zone are arguments.
 """
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, date, datetime, timedelta, tzinfo
 

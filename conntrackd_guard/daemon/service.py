@@ -1,7 +1,5 @@
 """Build the daemon from its settings and run it: start-up, signals, reload, shutdown."""
 
-from __future__ import annotations
-
 import gc
 import signal
 import socket

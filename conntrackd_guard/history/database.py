@@ -6,8 +6,6 @@ returns; positions and repeats alone wait for the next decision's sync, because 
 makes harmless.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import sqlite3
@@ -152,7 +150,7 @@ class History:
         with translate_errors("read", self.path):
             return series.held(self._database, int(since), int(until), step)
 
-    def add_analysis(self, key: str, analysis: TableAnalysis) -> None:
+    def add_analysis(self, key: str, analysis: "TableAnalysis") -> None:
         """Write a table's analysis beside the decision with that key (nothing without one); not synced."""
         values = (analysis.wall_seconds, analysis.findings[0].cause.value, compact(encode(analysis)), key)
         with self._transaction("write a sample to", durable=False) as database:

@@ -3,8 +3,6 @@
 The analysis of tables comes with it: 0.6 MB and 12 ms that the daemon and a list of decisions do without.
 """
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from dataclasses import dataclass

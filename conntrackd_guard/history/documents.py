@@ -3,8 +3,6 @@
 ASCII, so that no terminal can be fooled.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Final

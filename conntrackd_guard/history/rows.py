@@ -1,7 +1,5 @@
 """A record as the rows of a history, and back."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from contextlib import suppress

@@ -5,8 +5,6 @@ without reading a hundred megabytes of JSON. `samples` holds analyses of the tab
 raises. `history.series` has the time series.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 from conntrackd_guard.history.series import TABLES

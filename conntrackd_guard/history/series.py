@@ -5,8 +5,6 @@ bounded, however many namespaces come and go: 21 tables in 3,600 + 10,080 + 8,76
 35 bytes, and MOST_NAMES names: a quarter of 64 MiB (a test fills it).
 """
 
-from __future__ import annotations
-
 import heapq
 import sqlite3
 from collections.abc import Iterable, Iterator

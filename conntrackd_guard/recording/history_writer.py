@@ -1,7 +1,5 @@
 """Write records to the history: a row for each, a count for repeats, and the journal position behind both."""
 
-from __future__ import annotations
-
 import platform
 import time
 from collections import OrderedDict

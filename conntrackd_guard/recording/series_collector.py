@@ -4,8 +4,6 @@ Nothing is read for it, but for one reading a minute while no table is near its 
 the others count as they were last read. While the disk stalls, the oldest points are dropped.
 """
 
-from __future__ import annotations
-
 import heapq
 from collections import deque
 from collections.abc import Sequence

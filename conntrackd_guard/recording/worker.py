@@ -4,8 +4,6 @@ A failed step is retried until it works, and holds up only what depends on it: a
 neither drop-in nor log message.
 """
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Callable

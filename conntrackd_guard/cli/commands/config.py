@@ -1,7 +1,5 @@
 """`guard config check | show | example`: check, show and explain the settings."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import textwrap

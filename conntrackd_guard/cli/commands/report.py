@@ -1,7 +1,5 @@
 """`guard report`: a time on this host as one page."""
 
-from __future__ import annotations
-
 import argparse
 import platform
 import time

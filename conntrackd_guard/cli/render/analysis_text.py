@@ -1,7 +1,5 @@
 """The analysis of a table for people: lines of (name, text), the same in `top`, `show` and `report`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from conntrackd_guard.cli.render.console import COMMAND, Line

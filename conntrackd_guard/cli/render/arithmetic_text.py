@@ -1,7 +1,5 @@
 """The memory calculation of a decision, line by line, so that a reader can redo it by hand."""
 
-from __future__ import annotations
-
 from conntrackd_guard.cli.render.labels import BOUNDS
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.arithmetic import Arithmetic

@@ -1,7 +1,5 @@
 """`guard history` for people."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """`guard show` for people."""
 
-from __future__ import annotations
-
 from rich.console import Console
 from rich.text import Text
 

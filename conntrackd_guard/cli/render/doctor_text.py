@@ -1,7 +1,5 @@
 """`guard doctor` for people."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from rich.console import Console

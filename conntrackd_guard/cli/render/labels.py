@@ -1,7 +1,5 @@
 """Labels for people in place of the codes that history, JSON and metrics keep."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from conntrackd_guard.core.arithmetic import Bound

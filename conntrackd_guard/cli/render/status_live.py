@@ -1,7 +1,5 @@
 """`guard status --watch`: the status, redrawn in place until Ctrl-C. Fits 80 columns."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Iterable

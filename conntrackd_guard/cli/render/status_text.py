@@ -1,7 +1,5 @@
 """`guard status` for people."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rich.console import Console

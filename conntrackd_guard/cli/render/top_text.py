@@ -1,7 +1,5 @@
 """`guard top` for people."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator
 

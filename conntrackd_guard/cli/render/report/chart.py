@@ -1,7 +1,5 @@
 """Charts of the report: geometry for inline SVG that stretches with the page. All text stands beside it as HTML."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """A time on this host as one page. `page.html.j2` holds the elements; this module works out what they show."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
