@@ -193,8 +193,8 @@ class MemoryReader:
                 self._entry_slab_bytes = files.read_number(self._slab_size)
             except (OSError, ValueError) as error:
                 unread.append(f"{self._slab_size} ({_short(error)}): assuming 640 bytes an entry")
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            allocated = int(files.read(self._total_objects).split(None, 1)[0])
+        with contextlib.suppress(OSError, ValueError, IndexError), open(self._total_objects, "rb", buffering=0) as file:
+            allocated = int(file.read().split(None, 1)[0])
         return Memory(
             total_bytes=total,
             hugetlb_bytes=hugetlb,

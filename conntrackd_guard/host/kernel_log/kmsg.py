@@ -43,6 +43,8 @@ class RingBuffer:
     ) -> None:
         self._descriptor, self._path = descriptor, path
         self._boot_id = files.read(boot_id_path).decode("ascii").strip()
+        self.is_drained = True
+        """Whether the last read came to the end."""
         self.overruns = 0
         """How often the kernel overwrote records before they were read; the journal may still have them."""
 
@@ -106,11 +108,12 @@ class RingBuffer:
 
     def read(self, most: int = 1000) -> list[KernelEvent]:
         """Return the kernel's lines among the next `most` records; what is left keeps the descriptor readable."""
-        events = []
+        events, self.is_drained = [], False
         full, suppressed, overflow = MARKS
         for _ in range(most):
             record = self._next()
             if record is None:
+                self.is_drained = True
                 break
             if full in record or suppressed in record or overflow in record:
                 event = self._translate(record)
