@@ -147,9 +147,9 @@ def unconfirmed(  # noqa: PLR0911 - one return an answer
 def forbidden(case: Assessment, state: State, policy: Policy) -> Hold | None:
     """Hold for untrusted namespaces, a pause (the operator outranks policy) and a conflict with another writer."""
     now = case.observation.boottime_seconds
-    fights = 0
+    conflicts = 0
     for at in state.conflict_seconds:
-        fights += at > now - tuning.CONFLICT_WINDOW_SECONDS
+        conflicts += at > now - tuning.CONFLICT_WINDOW_SECONDS
     if case.needy and not case.trusted:
         reason, advice = (
             HoldReason.UNTRUSTED_NAMESPACE,
@@ -157,7 +157,7 @@ def forbidden(case: Assessment, state: State, policy: Policy) -> Hold | None:
         )
     elif case.observation.pause is not None:
         reason, advice = HoldReason.PAUSED, _RESUME
-    elif policy.conflict_limit and fights >= policy.conflict_limit:
+    elif policy.conflict_limit and conflicts >= policy.conflict_limit:
         reason, advice = (
             HoldReason.CONFLICT,
             "Find the program that lowers net.netfilter.nf_conntrack_max and change it there; then `guard resume`.",

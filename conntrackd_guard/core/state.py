@@ -1,4 +1,4 @@
-"""What the guard remembers. Pure: `advance` folded over this boot's records is the whole state."""
+"""The guard's memory. Pure: `advance` folded over this boot's records is the whole state."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from conntrackd_guard.core.model import (
 FIRST_REFUSAL_SECONDS = 1.0
 LONGEST_REFUSAL_SECONDS = 300.0
 _RAISES_KEPT = 1000
-_FIGHTS_KEPT = 100
-"""More than any policy counts; only so that the state stays small for ever."""
+_CONFLICTS_KEPT = 100
+"""More than any policy counts; a bound on the size of the state."""
 
 
 def advance(state: State, record: Record) -> State:
@@ -37,15 +37,15 @@ def advance(state: State, record: Record) -> State:
             unknown = decision.corroboration is Corroboration.UNKNOWN and after.last_raise_seconds == now
             return replace(after, unknown_seconds=now) if unknown else after
         case Hold(reason=HoldReason.LIMIT_LOWERED):
-            fought = state.set_limit is not None and (record.observation.limit or 0) < state.set_limit
-            fights = (*state.conflict_seconds, now)[-_FIGHTS_KEPT:] if fought else state.conflict_seconds
-            return replace(state, set_limit=None, conflict_seconds=fights)
+            is_conflict = state.set_limit is not None and (record.observation.limit or 0) < state.set_limit
+            conflicts = (*state.conflict_seconds, now)[-_CONFLICTS_KEPT:] if is_conflict else state.conflict_seconds
+            return replace(state, set_limit=None, conflict_seconds=conflicts)
         case Hold(reason=HoldReason.LIMIT_RAISED):
             return replace(state, set_limit=None)
         case Hold():
             return state
         case Override():
-            return _after_order(state, decision, record.outcome)
+            return _after_override(state, decision, record.outcome)
         case _:
             assert_never(decision)
 
@@ -56,7 +56,7 @@ def lost(now: float) -> State:
 
 
 def rehearsed_limit(state: State, in_force: int | None) -> int | None:
-    """Return the limit that a dry run has reached; None where the one in force is as high, or unlimited (0)."""
+    """Return the limit that a dry run has reached; None if the one in force is as high, or unlimited (0)."""
     return state.set_limit if in_force and (state.set_limit or 0) > in_force else None
 
 
@@ -86,8 +86,8 @@ def _refused(before: Refusal | None, outcome: Outcome, limit: int, now: float) -
     return Refusal(errno=outcome.errno or 0, limit=limit, count=count, until_seconds=now + wait)
 
 
-def _after_order(state: State, order: Override, outcome: Outcome) -> State:
-    match order.kind:
+def _after_override(state: State, override: Override, outcome: Outcome) -> State:
+    match override.kind:
         case OverrideKind.REVERT:
             return replace(state, set_limit=None, refusal=None) if outcome.kind is OutcomeKind.APPLIED else state
         case OverrideKind.RESUME:
@@ -95,4 +95,4 @@ def _after_order(state: State, order: Override, outcome: Outcome) -> State:
         case OverrideKind.PAUSE:
             return state
         case _:
-            assert_never(order.kind)
+            assert_never(override.kind)

@@ -74,7 +74,7 @@ class LogSources:
             events = self._read_ring(self._ring)
             if self._ring is not None and events:  # packets may be dropped: the rest waits for the next turn
                 self._answered = events
-                return list(zip(events, repeat(True), strict=False))
+                return list(zip(events, repeat(object=True), strict=False))
             if self._ring is not None and not self._ring.is_drained:
                 return []  # the journal never runs ahead of the ring buffer, so that what is read there is new
         else:

@@ -25,7 +25,7 @@ class Kernel(Protocol):
     rehearsing: bool
 
     def limit(self) -> int | None:
-        """Return the limit that decisions are made with, None where the kernel tracks no connections."""
+        """Return the limit that decisions are made with, None if the kernel tracks no connections."""
 
     def limit_in_force(self) -> int | None:
         """Return the limit that the kernel applies."""
@@ -103,7 +103,7 @@ class RehearsingKernel:
         self._rehearsed_buckets: int | None = None
 
     def limit(self) -> int | None:
-        """Return the rehearsed limit, or the one in force where nothing was rehearsed."""
+        """Return the rehearsed limit, or the one in force if there is none."""
         in_force = self._kernel.limit()
         if in_force != self._base:
             self._base, self._rehearsed, self._rehearsed_buckets = in_force, None, None

@@ -1,7 +1,7 @@
-"""The kernel's ring buffer, /dev/kmsg: a kernel line is here within microseconds.
+"""The kernel's ring buffer, /dev/kmsg: a kernel message is here within microseconds.
 
 One read returns one record: `priority,sequence,stamp,flags[,caller=…];message`, a newline, and perhaps
-` KEY=value` lines. A record that a process wrote has a facility other than 0, whatever it asked for.
+` KEY=value` lines. A record that a process wrote has a facility other than 0, whatever it set.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _MOST_HELD = 1_000_000
 _FACILITY_0_BELOW = 8
 """priority = facility × 8 + level."""
 _WARNING = 4
-"""The level of the lines that the guard looks for."""
+"""The level of the messages that the guard needs."""
 
 _recognise = lru_cache(maxsize=16)(recognise)
-"""The kernel prints ten equal lines within a millisecond, while packets drop."""
+"""The kernel prints ten equal messages within a millisecond, while it drops packets."""
 
 
 class RingBuffer:
-    """Follows the ring buffer through one descriptor. Methods raise HostError where the kernel refuses."""
+    """Follows the ring buffer through one descriptor. Methods raise HostError if the kernel refuses."""
 
     def __init__(
         self, descriptor: int, path: str, boot_id_path: Path = Path("/proc/sys/kernel/random/boot_id")
@@ -93,7 +93,7 @@ class RingBuffer:
         return self._descriptor
 
     def catch_up(self) -> tuple[list[KernelEvent], int | None]:
-        """Read all that the buffer holds; return the lines among it and the newest stamp (µs) of any record."""
+        """Read all that the buffer holds; return the messages among it and the newest stamp (µs) of any record."""
         events: list[KernelEvent] = []
         newest = None
         for _ in range(_MOST_HELD):
@@ -107,7 +107,7 @@ class RingBuffer:
         return events, newest
 
     def read(self, most: int = 1000) -> list[KernelEvent]:
-        """Return the kernel's lines among the next `most` records; what is left keeps the descriptor readable."""
+        """Return the kernel's messages among the next `most` records; what is left keeps the descriptor readable."""
         events, self.is_drained = [], False
         full, suppressed, overflow = MARKS
         for _ in range(most):
@@ -154,21 +154,24 @@ class RingBuffer:
                     raise HostError("read", self._path, error, next_step) from error
 
     def _translate(self, record: bytes) -> KernelEvent | None:
-        """Return the event in a raw record, None where it is not the kernel's or not the guard's business."""
+        """Return the event in a raw record, None if it isn't the kernel's or doesn't concern the guard."""
         head, _, text = record.partition(b";")
         message, _, _ = text.partition(b"\n")
         priority, _, stamp, *_ = [*head.split(b",", 3), b"", b""]
         if not priority.isdigit() or int(priority) >= _FACILITY_0_BELOW:
             return None
-        line = _recognise(message.decode("ascii", "replace"))
-        if line is None:
+        recognised = _recognise(message.decode("ascii", "replace"))
+        if recognised is None:
             return None
         return KernelEvent(
-            message=line, stamp_us=int(stamp) if stamp.isdigit() else None, boot_id=self._boot_id, source="ring buffer"
+            message=recognised,
+            stamp_us=int(stamp) if stamp.isdigit() else None,
+            boot_id=self._boot_id,
+            source="ring buffer",
         )
 
 
 def _stamp(record: bytes) -> int | None:
-    """Return a raw record's stamp in µs, None where it has none."""
+    """Return a raw record's stamp in µs, None if it has none."""
     fields = record.split(b",", 3)
     return int(fields[2]) if len(fields) > 3 and fields[2].isdigit() else None  # noqa: PLR2004
