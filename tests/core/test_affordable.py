@@ -63,7 +63,7 @@ def test_the_calculation_names_the_bound(policy: Policy, bound: Bound, target: i
 
 
 def test_entries_that_fill_the_table_first_take_memory_too() -> None:
-    """Where the reserve ends it: what is available above it is what comes, from what is held today."""
+    """If `min_available` is the bound, the memory above it is what new entries may take."""
     host = seen(*tables(2), buckets=None)
     furthest = highest_affordable(host, Policy(budget=Share(fraction=0.9)))
     assert furthest is not None

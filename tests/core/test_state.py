@@ -76,12 +76,12 @@ def test_advance(record: Record, after: State) -> None:
     assert advance(BUSY, record) == after
 
 
-def test_a_lowering_of_what_the_guard_never_set_is_no_fight() -> None:
+def test_a_lowering_of_what_the_guard_never_set_is_no_conflict() -> None:
     """Only a value of the guard's own can be fought over."""
     assert advance(State(), hold(HoldReason.LIMIT_LOWERED, 1)) == State()
 
 
-def test_one_lowering_is_one_fight() -> None:
+def test_one_lowering_is_one_conflict() -> None:
     """After a fight the guard owns no limit, until it raises again."""
     state = advance(advance(BUSY, hold(HoldReason.LIMIT_LOWERED, 5)), hold(HoldReason.LIMIT_LOWERED, 4))
     assert state.conflict_seconds == (2.0, NOW)

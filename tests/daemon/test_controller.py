@@ -1,4 +1,4 @@
-"""What a decision knows of other writers, orders and a host that fails, whichever comes first."""
+"""Decisions with other writers, overrides and a failing host."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 from dataclasses import replace
 
 import pytest
-from testbed.guarded import LIMIT, Guarded, Host, an_order
+from testbed.guarded import LIMIT, Guarded, Host, an_override
 
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
@@ -19,7 +19,7 @@ STEP = 98_304
 
 
 def test_a_lowering_that_a_message_reveals_counts_as_a_conflict(host: Host) -> None:
-    """Another writer lowers the limit under a busy table: the line comes milliseconds later, before the next tick."""
+    """Another writer lowers the limit under a busy table: the message comes milliseconds later, before the next tick."""
     guarded = Guarded(host, Policy(conflict_limit=2))
     for _ in range(2):
         host.table(host.limit)
@@ -52,21 +52,21 @@ def test_a_lowering_while_the_guard_was_down_is_noticed_at_start(host: Host) -> 
     second.stop()
 
 
-def with_an_order(host: Host) -> Guarded:
+def with_an_override(host: Host) -> Guarded:
     """Return a guard that has raised, with the file of a revert that has not written the limit."""
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
     guarded.turn()
     host.table(10)
-    record = an_order(guarded, OverrideKind.REVERT, LIMIT)
+    record = an_override(guarded, OverrideKind.REVERT, LIMIT)
     guarded.runtime_dir.overrides.put(record.key, encode(record))
     return guarded
 
 
-def test_an_order_that_is_not_in_force_yet_is_waited_for(host: Host) -> None:
+def test_an_override_that_is_not_in_force_yet_is_waited_for(host: Host) -> None:
     """A revert leaves its file before it writes: until the limit is there, nothing is known of it."""
-    guarded = with_an_order(host)
+    guarded = with_an_override(host)
     guarded.turn(3.0)
     assert guarded.state.set_limit == STEP
     host.limit = LIMIT
@@ -79,7 +79,7 @@ def test_an_order_that_is_not_in_force_yet_is_waited_for(host: Host) -> None:
 
 def test_an_interrupted_override_is_reported_and_not_believed(host: Host) -> None:
     """A revert that was killed before its write is no revert."""
-    guarded = with_an_order(host)
+    guarded = with_an_override(host)
     guarded.turn(11.0)
     assert guarded.state.set_limit == STEP
     assert guarded.runtime_dir.overrides.all() == []
@@ -88,8 +88,8 @@ def test_an_interrupted_override_is_reported_and_not_believed(host: Host) -> Non
     guarded.stop()
 
 
-def test_an_order_that_can_not_be_read_ends_nothing(host: Host) -> None:
-    """Whatever stands in an order's file, the loop goes on."""
+def test_an_override_that_can_not_be_read_ends_nothing(host: Host) -> None:
+    """An unreadable override does not stop the loop."""
     guarded = Guarded(host)
     guarded.runtime_dir.overrides.put("odd", {"verdict": [], "decision": {"verdict": []}})
     guarded.turn(3.0)
@@ -164,7 +164,7 @@ def test_a_host_out_of_everything_is_waited_out(host: Host, error: Exception, mo
     guarded.stop()
 
 
-def test_a_failing_host_is_not_asked_without_a_pause(host: Host) -> None:
+def test_a_failing_host_is_read_with_pauses(host: Host) -> None:
     """With an episode that is due and a limit that can't be read, the loop waits."""
     guarded = Guarded(host)
     guarded.message()

@@ -230,8 +230,8 @@ def test_a_disk_that_stalls_at_start_keeps_no_table_waiting(host: Host, monkeypa
     guarded.stop()
 
 
-def test_an_order_given_while_no_guard_ran_is_known(host: Host) -> None:
-    """A resume between two runs ends the standoff, and its file goes."""
+def test_an_override_given_while_no_guard_ran_is_known(host: Host) -> None:
+    """A resume between two runs ends the conflict, and its file goes."""
     guarded = Guarded(host)
     for _ in range(3):
         host.table(LIMIT)

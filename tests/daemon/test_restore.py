@@ -142,7 +142,7 @@ def test_what_only_partly_fits_is_put_back_in_part(host: Host) -> None:
 
 
 @pytest.mark.parametrize("broken", ["", "net.netfilter.nf_conntrack_max = many\n", "# boot_id=\n"])
-def test_a_file_without_our_line_keeps_nothing(host: Host, broken: str) -> None:
+def test_a_file_without_our_line_persists_nothing(host: Host, broken: str) -> None:
     """Whatever stands there, a start goes on."""
     raised_once(host)
     (host.root / "etc/sysctl.d/99-zz-conntrackd-guard.conf").write_text(broken)

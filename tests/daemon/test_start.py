@@ -85,7 +85,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def before(host: Host) -> Guarded:
-    """Give a guard that ran, took lines in up to a position, and ended."""
+    """Give a guard that ran, took messages in up to a position, and ended."""
     guarded = Guarded(host)
     guarded.recorder.note_position(STORED)
     guarded.stop()

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from testbed.disks import until
-from testbed.guarded import LIMIT, Guarded, Host, an_order
+from testbed.guarded import LIMIT, Guarded, Host, an_override
 
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.codec import encode
@@ -28,7 +28,7 @@ def raised(host: Host) -> Guarded:
 
 
 def verifications(guarded: Guarded) -> list[Verification | None]:
-    """Return what came of each raise, oldest first."""
+    """Return the verification of each raise, oldest first."""
     return [row.verification for row in guarded.rows() if row.verdict == "raise"]
 
 
@@ -72,7 +72,7 @@ def test_a_raise_again_ends_the_watch_on_the_one_before(host: Host) -> None:
 
 
 def test_a_limit_that_is_changed_ends_the_watch(host: Host) -> None:
-    """By another writer, or by an order: what comes then is not the raise's doing."""
+    """By another writer, or by an override: what comes then is not the raise's doing."""
     guarded = raised(host)
     host.limit = 2 * STEP
     guarded.turn(0.5)
@@ -82,10 +82,10 @@ def test_a_limit_that_is_changed_ends_the_watch(host: Host) -> None:
     guarded.stop()
 
 
-def test_an_order_to_revert_ends_it_too(host: Host) -> None:
+def test_an_override_to_revert_ends_it_too(host: Host) -> None:
     """A revert is no failure of the raise."""
     guarded = raised(host)
-    order = an_order(guarded, OverrideKind.REVERT, LIMIT)
+    order = an_override(guarded, OverrideKind.REVERT, LIMIT)
     guarded.runtime_dir.overrides.put(order.key, encode(order))
     host.limit = LIMIT
     host.table(1000, drop=5)
@@ -125,7 +125,7 @@ def test_drops_that_only_the_next_raise_saw_count(host: Host) -> None:
 
 
 def test_a_table_that_nobody_can_read_is_no_proof(host: Host) -> None:
-    """The line names a namespace that is out of reach: that all others drop nothing says nothing of it."""
+    """The message names a namespace that is out of reach: that all others drop nothing proves nothing about it."""
     guarded = Guarded(host)
     host.table(1000)
     guarded.message(namespace=999)
@@ -154,7 +154,7 @@ def test_a_history_that_refuses_keeps_no_warning_back(host: Host, refusing: thre
 
 
 def test_history_show_and_json_tell_it(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever looks at a raise sees what came of it."""
+    """Every view of a raise shows its verification."""
     guarded = raised(host)
     for _ in range(41):
         guarded.turn(0.25)

@@ -34,7 +34,7 @@ CALM = State()
 @MANY
 @given(triggers, observations(), states, policies)
 def test_a_raise_stays_within_every_bound(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
-    """A raise is upwards, and never over ceiling, budget, reserve or INT_MAX, for any settings."""
+    """A raise is upwards, and never over `max_limit`, budget, `min_available` or INT_MAX, for any settings."""
     decision = decide(trigger, seen, state, policy)
     if not isinstance(decision, Raise):
         return
@@ -182,7 +182,7 @@ def test_the_kernel_clock_changes_nothing(
 @MANY
 @given(triggers, observations(), states, policies)
 def test_a_switched_off_trigger_never_raises(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
-    """Kernel line and pressure can each be switched off alone."""
+    """Kernel message and pressure can each be switched off alone."""
     by_line = trigger.kind is TriggerKind.KERNEL_MESSAGE
     off = replace(policy, kernel_message=not by_line, raise_early=by_line)
     decision = decide(trigger, seen, state, off)

@@ -170,13 +170,13 @@ class EventfulIntents(JsonFolder):
 
 
 class ToldIntake(LogSources):
-    """Kernel lines as the test gives them."""
+    """Kernel messages as the test gives them."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[KernelEvent, bool]] = []
 
     def take(self) -> list[tuple[KernelEvent, bool]]:
-        """Return the lines given since."""
+        """Return the messages given since."""
         taken, self.lines = self.lines, []
         return taken
 
@@ -248,7 +248,7 @@ class Guarded:
     def message(
         self, namespace: int | None = None, kind: MessageKind = MessageKind.TABLE_FULL, *, live: bool = True
     ) -> None:
-        """Have the kernel print a line."""
+        """Have the kernel print a message."""
         message = KernelMessage(kind=kind, namespace=namespace, text="nf_conntrack: table full, dropping packet")
         event = KernelEvent(message=message, stamp_us=int(self.clock.now * 1e6), boot_id="boot-1", source="ring buffer")
         self.log_sources.lines.append((event, live))
@@ -282,7 +282,7 @@ class Guarded:
         return [f"{row.verdict} {row.reason} {row.outcome}" for row in self.rows()]
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        """Return the log's lines of one event."""
+        """Return the log's messages of one event."""
         lines = map(json.loads, self.log.getvalue().splitlines())
         return [line for line in lines if line["event"] == event]
 
@@ -295,8 +295,8 @@ class Guarded:
         assert self.recorder.close(BARRIER_SECONDS)
 
 
-def an_order(guarded: Guarded, kind: OverrideKind, limit: int | None = None) -> Record:
-    """Return the record of an order, as the command that gave it writes it."""
+def an_override(guarded: Guarded, kind: OverrideKind, limit: int | None = None) -> Record:
+    """Return an override's record, as the operator's command writes it."""
     seen = guarded.observer.observe()
     return Record(
         key=f"order-{kind}",

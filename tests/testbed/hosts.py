@@ -36,8 +36,8 @@ def host(*tables: Table, **more: Any) -> Observation:
     return Observation(**{"kernel_limit": values["limit"], **values})
 
 
-def line(namespace: int | None = WEB, **more: Any) -> Trigger:
-    """Return a live "table full" line that has just come."""
+def message(namespace: int | None = WEB, **more: Any) -> Trigger:
+    """Return a live "table full" message that has just come."""
     plain = {
         "kind": TriggerKind.KERNEL_MESSAGE,
         "message_kind": MessageKind.TABLE_FULL,
