@@ -16,7 +16,7 @@ from testbed.scratch_namespace import ScratchNamespace, load_lines
 from bench import mixture, noise
 from bench.checkout import REPOSITORY
 from bench.contenders import guard, run
-from bench.ground import Ground, memory_available_mib, say, wait_for
+from bench.ground import Ground, memory_available_mib, progress, wait_for
 from bench.table import Row
 
 _ENTRIES = 1_000_000
@@ -46,10 +46,10 @@ def who(ground: Ground) -> Iterator[Row]:
         return
     with ground.scratch() as namespace:
         ground.limit_guard.set_limit(_LIMIT)
-        say(f"who: filling a table with {_ENTRIES:,} entries")
+        progress(f"who: filling a table with {_ENTRIES:,} entries")
         load_lines(mixture.lines(_ENTRIES), enter=("nsenter", f"--net=/proc/{namespace.pid}/ns/net"))
         held = namespace.count()
-        say(f"who: it holds {held:,}")
+        progress(f"who: it holds {held:,}")
         yield from _samples(namespace, held)
         yield _top(held)
         yield _truth(held)
@@ -137,7 +137,7 @@ def _resident(ground: Ground, namespace: ScratchNamespace, held: int) -> Row:
         "metrics_file": str(ground.folder / "guard.prom"),
     }
     company = f"{noise.NAMESPACES} namespaces, {noise.PROCESSES:,} processes"
-    say(f"who: a guard with everything on, {company}")
+    progress(f"who: a guard with everything on, {company}")
     ground.limit_guard.set_limit(int(held / _LOW))
     with noise.crowd(ground, noise.NAMESPACES, noise.PROCESSES), run(ground, guard("guard", **everything)) as running:
         for number in range(_RAISES):

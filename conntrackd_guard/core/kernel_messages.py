@@ -1,8 +1,7 @@
 """Recognize the kernel messages that concern the guard, and reject text that only looks like them.
 
-A message counts when all of it matches: a firewall's log prefix can begin like the line and is the
-kernel's own facility too. None of the wordings holds a character that /dev/kmsg escapes, so a raw
-record need not be unescaped first.
+The whole message has to match: a firewall's log prefix can begin with the same words, and has the kernel's own facility,
+too. /dev/kmsg escapes no character of these wordings, so a raw record need not be unescaped first.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ _SIBLINGS = (
 
 
 def recognise(message: str) -> KernelMessage | None:
-    """Return what the kernel message says, None where it is not the guard's business."""
+    """Return the message if it concerns the guard, else None."""
     match = _TABLE_FULL.fullmatch(message)
     if match is not None:
         namespace = int(match[1]) if match[1] else None

@@ -222,7 +222,7 @@ def _farewell(limit: int | None, persisted: PersistedLimit | None) -> str:
 def _open_ring_buffer(paths: Paths) -> tuple[RingBuffer | None, tuple[str, ...]]:
     """Open the ring buffer (passed as standard input, or by path); None and the reason if it can't be read."""
     try:
-        return (RingBuffer.adopt(0) if RingBuffer.is_one(0) else RingBuffer.open(paths.kmsg)), ()
+        return (RingBuffer.adopt(0) if RingBuffer.is_kmsg(0) else RingBuffer.open(paths.kmsg)), ()
     except HostError as error:
         return None, (str(error),)
 

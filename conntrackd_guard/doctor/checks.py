@@ -18,7 +18,7 @@ from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
 from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
-from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_line
+from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_message
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.other_writers import other_writers, sees_processes
 from conntrackd_guard.host.paths import Paths
@@ -148,7 +148,7 @@ def _newest_in_journal(host: HostFacts) -> tuple[bool, int | None]:
     """Return whether a journal exists, and the stamp of its newest kernel message of this boot. Raises HostError."""
     folder = None if host.paths.root == Path("/") else host.paths.root / "var/log/journal"
     try:
-        exists, boot_id, stamp = newest_line(folder)
+        exists, boot_id, stamp = newest_message(folder)
     except FileNotFoundError:
         return False, None
     except READ_ERRORS as error:

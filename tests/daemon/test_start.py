@@ -31,7 +31,7 @@ class FakeJournal(JournalFollower):
     def begin(self, cursor: str | None) -> None:
         """Note the cursor."""
         self.begun.append(cursor)
-        self.newest_cursor = cursor
+        self._taken_to = cursor
 
     def await_end(self, seconds: float) -> None:
         """Stand at the end already."""
