@@ -133,12 +133,12 @@ def test_an_overrun_has_the_journal_read_at_once(folder: Path, ring: Ring, guard
 def test_the_journal_never_runs_ahead_of_the_ring_buffer(folder: Path, ring: Ring, guarded: Guarded) -> None:
     """Behind 1,000 records of others waits a message that the journal has already: it is new once, and comes once."""
     sources = LogSources(ring, guarded.recorder, known(), BOOT)
-    take(sources, 0)
+    guarded.written()
+    assert numbers(sources.take()) == []
     ring.records = [b"4,1,6,-;IN=eth0 OUT= SRC=192.0.2.7\n"] * 1000
     ring.log(7)
     write(folder, "a", entry(7))
-    sources._read_at = 0.0
-    sources.position()  # has the journal read
+    sources._read_journal(at_once=True)
     guarded.written()
     assert sources.take() == []
     assert numbers(sources.take()) == [(7, True)]
