@@ -139,5 +139,5 @@ def _forecast(found: Verification) -> str:
         return "The table is full again."
     growth = found.growth_per_second
     rate = f"{growth:,.0f}" if growth >= _WHOLE_FROM else f"{growth:g}"
-    full = format_duration(found.seconds_to_full)
-    return f"At the average growth since ({rate}/s) the table would be full in {full}."
+    full = format_span(found.seconds_to_full)
+    return f"At the average growth since that raise ({rate}/s), the table would be full in {full}."

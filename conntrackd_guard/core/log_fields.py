@@ -17,7 +17,7 @@ _WARNINGS = ACTIONABLE | {
 }  # fmt: skip
 _DEBUG = frozenset({
     HoldReason.COOLDOWN, HoldReason.RESOLVED, HoldReason.SUPERSEDED, HoldReason.CHANGED_UNDER_US,
-    HoldReason.SUPPRESSED, HoldReason.DRY_RUN_SUFFICIENT,
+    HoldReason.SUPPRESSED, HoldReason.DRY_RUN_SUFFICIENT, HoldReason.STABLE,
 })  # fmt: skip
 """Steps of an incident that the next raise, or a verification, ends: in history, and not in the log by default."""
 

@@ -272,7 +272,9 @@ def _advice(case: Assessment, arithmetic: Arithmetic) -> tuple[str, ...]:
     if arithmetic.target < arithmetic.wanted and arithmetic.bound in _BOUND_HOLDS:
         advice.append(f"Only part of the step fits. {_BOUND_HOLDS[arithmetic.bound][1]}")
     if arithmetic.chain is not None and arithmetic.chain > budget.CHAIN_ADVISE and arithmetic.buckets_target is None:
-        advice.append(f"Hash chains may reach {arithmetic.chain:.0f}. {_buckets_command(arithmetic)}")
+        advice.append(
+            f"Lookups get slow: hash chains may reach {arithmetic.chain:.0f} entries. {_buckets_command(arithmetic)}"
+        )
     return tuple(advice)
 
 

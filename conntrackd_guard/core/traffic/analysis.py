@@ -63,4 +63,4 @@ class TableAnalysis:
     def summary(self, name: str) -> str:
         """Return the diagnosis for the log; `name` is the table's, safe to print."""
         first = self.findings[0]
-        return f"{name} {DESCRIPTIONS[first.cause]} ({first.cause}): {'; '.join(first.figures)}. {first.meaning}"
+        return f"{name} {DESCRIPTIONS[first.cause]}: {'; '.join(first.figures)}. {first.meaning}"
