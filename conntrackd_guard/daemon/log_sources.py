@@ -1,7 +1,5 @@
 """Join the sources of kernel messages: each message is taken once, and is new or historical."""
 
-from __future__ import annotations
-
 import time
 from concurrent.futures import Future
 from dataclasses import replace

@@ -4,8 +4,6 @@ One read returns one record: `priority,sequence,timestamp,flags[,caller=…];mes
 ` KEY=value`. A record that a process wrote never has facility 0, whatever the process requested.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import stat
