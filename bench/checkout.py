@@ -1,4 +1,4 @@
-"""A checkout of the program: the one this bench belongs to, or another to compare it with."""
+"""Checkouts of the program: this one, and others to compare it with."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ PYTHON = "/usr/bin/python3"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkout:
-    """A folder that holds the package, and its names for the settings where they differ from this tree's."""
+    """A folder with the package, and its names of settings that differ from this tree's."""
 
     folder: Path
     renamed: Mapping[str, str] = field(default_factory=dict)
     history: Path | None = None
-    """A database that its `guard history` reads, where it can't read this tree's."""
+    """A database for its `guard history`, if that can't read this tree's."""
 
     def guard(self, *arguments: str) -> list[str]:
-        """Return the command line of `guard` with `arguments`; it needs `environment` (`-P`: not the package of this folder)."""
+        """Return the command for `guard` with `arguments`, to be run in `environment`. `-P`: without the current folder."""
         return [PYTHON, "-P", "-m", "conntrackd_guard", *arguments]
 
     def environment(self) -> dict[str, str]:
@@ -34,7 +34,7 @@ class Checkout:
         return "".join(f"{self.renamed.get(key, key)}: {json.dumps(value)}\n" for key, value in settings.items())
 
     def label(self, who: str) -> str:
-        """Return `who`, with the folder's name where it is another checkout."""
+        """Return `who`, followed by the folder's name for another checkout."""
         return who if self is THIS else f"{who} [{self.folder.name}]"
 
 

@@ -16,7 +16,7 @@ from bench.commands import commands
 from bench.contenders import Contender
 from bench.cost import cost, events
 from bench.dropped import LOADS, dropped
-from bench.ground import Ground, say
+from bench.ground import Ground, progress
 from bench.history_rows import history
 from bench.path import path
 from bench.reaction import Reaction
@@ -30,19 +30,19 @@ _NEEDED = ("gcc", "nft", "conntrack", "ip", "unshare", "nsenter", "journalctl", 
 _ROWS = ("path", "reaction", "dropped", "cost", "events", "commands", "history", "who")
 _LOADS = ("ramp", "burst", "slow")
 _NOT_PERMITTED = 77
-_WHAT = "Measure the guard beside simpler programs on this machine. The lot takes about 75 minutes; see --phases."
+_WHAT = "Measure the guard beside simpler programs on this machine. All rows take about 90 minutes; see --phases."
 
 
 def main() -> int:
-    """Measure what the command line asks for, print the table, return the exit code (1: a target was missed)."""
+    """Measure the rows of the command line, print the table, and return the exit code (1: a target was missed)."""
     parser = _parser()
     options = parser.parse_args()
     if unknown := set(options.rows) - set(_ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))} (there are {', '.join(_ROWS)})")
     if os.geteuid() != 0:
-        return _refuse("it needs root: namespaces, and the limit itself", _NOT_PERMITTED)
+        return _refuse("this needs root, for namespaces and the limit", _NOT_PERMITTED)
     if missing := [tool for tool in _NEEDED if not shutil.which(tool)]:
-        return _refuse(f"install what is missing first: {', '.join(missing)}", 1)
+        return _refuse(f"install these first: {', '.join(missing)}", 1)
     try:
         others = [other(folder, options.against_settings, options.against_history) for folder in options.against]
     except (OSError, ValueError) as error:
@@ -81,7 +81,7 @@ def _measure(
     for name, source in _row_sources(ground, reaction, others, options).items():
         if _is_wanted(name, options):
             for row in source():
-                say(f"{row.what}: {row.who}: {row.figure}")
+                progress(f"{row.what}: {row.who}: {row.figure}")
                 rows.append(row)
     print(render(rows))
     return 1 if any(row.met is False for row in rows) else 0
@@ -105,7 +105,7 @@ def _row_sources(
 
 
 def _refuse(why: str, code: int) -> int:
-    say(why)
+    progress(why)
     return code
 
 
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--against", "--tree", metavar="DIR", type=Path, action="append", default=[], help=against)
     renamed = "JSON object {setting here: setting there} for those checkouts"
     parser.add_argument("--against-settings", metavar="FILE", type=Path, help=renamed)
-    database = "history database for `guard history` there, where it can't read one of this tree"
+    database = "history database for `guard history` there, if it can't read one of this tree"
     parser.add_argument("--against-history", metavar="FILE", type=Path, help=database)
     parser.add_argument(
         "--rounds", metavar="N", type=int, default=4, help="turns of each guard with --against (%(default)s)"
@@ -139,13 +139,13 @@ def _parser() -> argparse.ArgumentParser:
     company = "only companies with this in their name, in `cost` (may be given again)"
     parser.add_argument("--company", metavar="NAME", action="append", dest="companies", default=[], help=company)
     parser.add_argument(
-        "--seconds", metavar="S", type=float, default=30.0, help="length of each look in `cost` (%(default)s)"
+        "--seconds", metavar="S", type=float, default=30.0, help="length of each measurement in `cost` (%(default)s)"
     )
     parser.add_argument(
         "--journal-mib", metavar="MIB", type=int, default=1024, help="size of the journal in `cost` (%(default)s)"
     )
     parser.add_argument(
-        "--events", metavar="N", type=int, default=100_000, help="kernel lines in `events` (%(default)s)"
+        "--events", metavar="N", type=int, default=100_000, help="kernel messages in `events` (%(default)s)"
     )
     parser.add_argument(
         "--history-rows", metavar="N", type=int, default=100_000, help="decisions in `history` (%(default)s)"

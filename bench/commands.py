@@ -1,4 +1,4 @@
-"""Row `commands`: how long a person waits for `guard status` and `guard --help`, and a host for the guard to be ready."""
+"""Row `commands`: the wall time of `guard status` and other commands, and the start of the daemon."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bench.checkout import THIS, Checkout
 from bench.contenders import guard, run
-from bench.ground import Ground, say
+from bench.ground import Ground, progress
 from bench.table import Row
 from bench.turns import compare
 
 _RUNS = 9
 _PAGE_LINES = 50
-"""What a pager reads before it shows the first page."""
+"""Read by a pager before it shows the first page."""
 _COMMANDS = (("--version",), ("--help",), ("status",), ("status", "--json"))
 
 
 def commands(ground: Ground, checkouts: Sequence[Checkout], rounds: int) -> Iterator[Row]:
     """Yield the wall time of commands, a new process each, beside a running guard, and that guard's own start."""
-    say(f"commands: {_RUNS} runs each")
+    progress(f"commands: {_RUNS} runs each")
     what = {arguments: f"guard {' '.join(arguments)}" for arguments in _COMMANDS}
     times: dict[str, dict[str, list[float]]] = {}
     for _ in range(rounds if len(checkouts) > 1 else 1):
@@ -49,10 +49,10 @@ def alternating(
 
 
 def first_page_ms(checkout: Checkout, *arguments: str) -> float:
-    """Return the milliseconds until `guard` with `arguments` has printed a page, or has ended."""
+    """Return the milliseconds until `guard` with `arguments` has printed a page or ended."""
     start = time.monotonic()
     with subprocess.Popen(checkout.guard(*arguments), env=checkout.environment(), stdout=subprocess.PIPE) as reader:
-        assert reader.stdout is not None  # noqa: S101  it was asked for as a pipe
+        assert reader.stdout is not None  # noqa: S101  requested as a pipe
         for _ in range(_PAGE_LINES):
             reader.stdout.readline()
         taken = (time.monotonic() - start) * 1000
@@ -61,7 +61,7 @@ def first_page_ms(checkout: Checkout, *arguments: str) -> float:
 
 
 def time_rows(what: str, times: dict[str, list[float]], most_ms: float | None = None) -> Iterator[Row]:
-    """Yield one row for each who in `times`, the first of whom is compared with the others and has the target."""
+    """Yield one row for each contender in `times`. This tree's has the target and is compared with the others."""
     medians = {who: statistics.median(found) for who, found in times.items()}
     ours = THIS.label("guard")
     for who, found in times.items():

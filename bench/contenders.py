@@ -1,4 +1,4 @@
-"""Who is measured: the guard in several settings, and the simple programs that people run today."""
+"""The contenders: the guard with different settings, and the simple programs that people run today."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _HIDDEN = 'mount --bind /run/bench/nodev/kmsg /dev/kmsg && exec "$@"'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A program that keeps, or should keep, the table from overflowing. `{pid}` and `{folder}` in it are filled in."""
+    """A program that should keep the table from overflowing. `{pid}` and `{folder}` in its command are filled in."""
 
     name: str
     command: tuple[str, ...] = ()
@@ -64,9 +64,9 @@ class Contender:
     """Which guard."""
     hide_ring_buffer: bool = False
     journald_stopped: bool = False
-    """Whether journald stands still while the packet drops."""
+    """Whether journald is stopped while the packet is dropped."""
     state_stalled: bool = False
-    """Whether nothing can be written to the guard's state folder all the while."""
+    """Whether writes to the guard's state folder stall throughout."""
 
 
 def guard(name: str, *, checkout: Checkout = THIS, program: tuple[str, ...] = (), **settings: object) -> Contender:
@@ -79,21 +79,21 @@ def elsewhere(contender: Contender, checkout: Checkout) -> Contender:
     return replace(contender, name=checkout.label(contender.name), checkout=checkout)
 
 
-C_ON_LINE = Contender(name="C program on /dev/kmsg", command=("{folder}/on_line",))
+C_ON_MESSAGE = Contender(name="C program on /dev/kmsg", command=("{folder}/on_message",))
 FOLLOWER = Contender(name="bare python-systemd follower", command=(PYTHON, "-c", _FOLLOWER))
 PIPE = Contender(name="shell pipe on journalctl -kf", command=("sh", "-c", _PIPE))
-C_LOOK = Contender(name="C program, looks every 10 ms", command=("{folder}/look", "{pid}", "10"))
-LOOP = Contender(name="shell loop, looks once a second", command=("sh", "-c", _LOOP, "loop", "{pid}"))
+C_POLL = Contender(name="C program, polls every 10 ms", command=("{folder}/poll", "{pid}", "10"))
+LOOP = Contender(name="shell loop, polls once a second", command=("sh", "-c", _LOOP, "loop", "{pid}"))
 
 
 def named(contenders: Iterable[Contender], who: list[str]) -> list[Contender]:
-    """Return those with one of `who` in their name: all of them for an empty list."""
+    """Return those with one of `who` in their name; all of them for an empty list."""
     return [contender for contender in contenders if not who or any(part in contender.name for part in who)]
 
 
 @dataclass(slots=True)
 class Running:
-    """A contender at work, from ready to killed. Raises TimeoutError, with what it said, when it doesn't get ready."""
+    """Run a contender from ready to killed. Raise TimeoutError with its output if it doesn't get ready."""
 
     ground: Ground
     contender: Contender
@@ -103,10 +103,10 @@ class Running:
     """From its start until it was ready."""
 
     def __enter__(self) -> Self:
-        said = self.ground.folder / "said"
+        log = self.ground.folder / "output"
         ready = "ready" if self.contender.settings is None else "guard.ready"
         command, began = self._command(), time.monotonic()
-        with said.open("wb") as output:
+        with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -117,7 +117,7 @@ class Running:
             )
         try:
             wait_for(
-                lambda: self.process.poll() is not None or ready in said.read_text("utf-8", "replace"),
+                lambda: self.process.poll() is not None or ready in log.read_text("utf-8", "replace"),
                 ready,
                 look_seconds=0.002,
             )
@@ -126,12 +126,12 @@ class Running:
                 raise TimeoutError("it ended")  # noqa: TRY301
         except TimeoutError as error:
             self.__exit__()
-            text = said.read_text("utf-8", "replace")
-            raise TimeoutError(f"{self.contender.name}: {error}; it said: {text}") from error
+            text = log.read_text("utf-8", "replace")
+            raise TimeoutError(f"{self.contender.name}: {error}; its output: {text}") from error
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ProcessLookupError):  # it ended by itself
+        with contextlib.suppress(ProcessLookupError):  # it has ended
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
@@ -145,7 +145,7 @@ class Running:
         return _kib(status, "VmRSS:"), _kib(status, "RssAnon:")
 
     def peak_kib(self) -> int:
-        """Return the most that the first process ever had resident."""
+        """Return the peak resident memory of the first process."""
         return _kib(Path(f"/proc/{self.process.pid}/status").read_text("ascii"), "VmHWM:")
 
     def _command(self) -> list[str]:
@@ -159,7 +159,7 @@ class Running:
 
 
 def run(ground: Ground, contender: Contender, namespace: ScratchNamespace | None = None) -> Running:
-    """Return `contender` to be run in a `with`; `namespace` is the one that the looking yardsticks look at."""
+    """Return `contender` to be run in a `with`; `namespace` is the one that polling yardsticks watch."""
     return Running(ground, contender, namespace.pid if namespace else 1)
 
 
@@ -171,7 +171,7 @@ def raises_recorded(checkout: Checkout) -> int:
 
 
 def _fresh_guard(contender: Contender) -> list[str]:
-    """Forget what earlier guards left, write the settings (JSON is YAML), and return the command."""
+    """Remove the state of earlier guards, write the settings, and return the command."""
     for folder in (STATE, Path("/run/conntrackd-guard")):
         shutil.rmtree(folder, ignore_errors=True)  # a mount point stays, empty
     for left in Path("/etc/sysctl.d").iterdir():
@@ -210,7 +210,7 @@ def _cpu_seconds(pid: int) -> float:
         own = sum(int(file.read_text("ascii").split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat"))
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
-        return 0.0  # it ended meanwhile; who waited for it counts it
+        return 0.0  # it ended meanwhile; its parent counts its time
     return own / 1e9 + (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 

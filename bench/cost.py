@@ -1,4 +1,4 @@
-"""Rows `cost` and `events`: what the guard takes from a host while it watches, and whether it grows."""
+"""Rows `cost` and `events`: CPU and memory of the guard while it watches, and whether its memory grows."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pathlib import Path
 from bench import noise
 from bench.checkout import Checkout
 from bench.contenders import Contender, Running, guard, run
-from bench.ground import Ground, memory_available_mib, say
+from bench.ground import Ground, memory_available_mib, progress
 from bench.table import Row
 from bench.turns import compare, in_turns, with_others
 
 _SETTLE_SECONDS = 65.0
-"""What a guard does once a minute, it has done once by then: write its time series, look at the journal."""
+"""By then the guard has done its work of each minute once: the time series, the journal."""
 _IDLE_MIB = 26.0
-_LINES_PER_SECOND = 2_000
+_MESSAGES_PER_SECOND = 2_000
 _SPARE_MIB = 3 * 1024
-"""Memory that must be left beside the journal, which lies in a tmpfs so that a killed run leaves none behind."""
+"""Memory that must be free beside the journal, which is in a tmpfs: a killed run leaves nothing behind."""
 _FULL = 4096
 _EVENTS_PER_SECOND = 5_000
 _FLAT_KIB = 1024
 """A megabyte over the whole run is noise of the allocator; a leak of ten bytes an event shows at 100,000 events."""
 _FLOODED_MIB = 64
-"""With the journal open beside the ring buffer, which no reader keeps up with at such a rate: half of the unit's MemoryMax."""
+"""The ring buffer overruns at such a rate, and the journal is read as well: half of the unit's MemoryMax."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,27 +49,27 @@ class _Use:
     own_kib: int
 
 
-def cost(  # noqa: PLR0913, PLR0917  what the command line can choose
+def cost(  # noqa: PLR0913, PLR0917  the options of the row
     ground: Ground, seconds: float, journal_mib: int, names: list[str], others: Sequence[Checkout], rounds: int
 ) -> Iterator[Row]:
-    """Yield one row a company: the guard's share of one core over `seconds`, and its memory.
+    """Yield one row for each company: the guard's share of one core over `seconds`, and its memory.
 
     Beside guards of other checkouts each is measured `rounds` times, in turns; the medians count. `names` chooses the
     companies that have one of them in their name, all for an empty list.
     """
     affordable = min(journal_mib, max(memory_available_mib() - _SPARE_MIB, 64))
-    say(f"cost: growing a journal of {affordable} MiB")
+    progress(f"cost: growing a journal of {affordable} MiB")
     noise.grow_journal(affordable)
     cases = (
         _Case(what=f"idle, journal of {affordable} MiB", noise=nullcontext, most_percent=0.2, most_mib=_IDLE_MIB),
         _Case(
-            what=f"idle, {_LINES_PER_SECOND:,} user lines/s",
-            noise=lambda: noise.user_lines(_LINES_PER_SECOND),
+            what=f"idle, {_MESSAGES_PER_SECOND:,} user messages/s",
+            noise=lambda: noise.user_messages(_MESSAGES_PER_SECOND),
             most_percent=1.0,
         ),
         _Case(
-            what=f"idle, {_LINES_PER_SECOND:,} kernel lines/s",
-            noise=lambda: noise.kernel_lines(_LINES_PER_SECOND),
+            what=f"idle, {_MESSAGES_PER_SECOND:,} kernel messages/s",
+            noise=lambda: noise.kernel_messages(_MESSAGES_PER_SECOND),
             most_percent=4.0,
         ),
         _Case(
@@ -83,7 +83,7 @@ def cost(  # noqa: PLR0913, PLR0917  what the command line can choose
     for case in cases:
         if names and not any(name in case.what for name in names):
             continue
-        say(f"cost: {case.what}, {seconds:.0f} s")
+        progress(f"cost: {case.what}, {seconds:.0f} s")
 
         def measure(contender: Contender, number: int, case: _Case = case) -> Iterator[_Use]:
             for _ in range(number):
@@ -121,8 +121,10 @@ def _median(uses: list[_Use]) -> _Use:
 
 
 def events(ground: Ground, number: int) -> Iterator[Row]:
-    """Yield how the guard's memory moved over `number` real kernel lines that it has to hold for."""
-    say(f"events: {number:,} kernel lines at {_EVENTS_PER_SECOND:,} a second, after those of {_SETTLE_SECONDS:.0f} s")
+    """Yield the guard's memory over `number` real kernel messages, each of which leads to a hold."""
+    progress(
+        f"events: {number:,} kernel messages at {_EVENTS_PER_SECOND:,} a second, after those of {_SETTLE_SECONDS:.0f} s"
+    )
     warm = int(_EVENTS_PER_SECOND * _SETTLE_SECONDS)
     with ground.scratch() as namespace, contextlib.ExitStack() as stack:
         ground.limit_guard.set_limit(_FULL)
@@ -135,12 +137,12 @@ def events(ground: Ground, number: int) -> Iterator[Row]:
         ground.limit_guard.set_message_cost(0)
         ground.flows(namespace, _FULL, warm, _EVENTS_PER_SECOND)
         start = running.cpu_seconds()
-        with _watched(running) as looks:
+        with _watched(running) as samples:
             ground.flows(namespace, _FULL, number, _EVENTS_PER_SECOND)
             time.sleep(2)
-        looks.append(running.memory_kib())  # an error where it has ended
+        samples.append(running.memory_kib())  # raises OSError if it has ended
         microseconds = (running.cpu_seconds() - start) / number * 1e6
-    own, resident = [look[1] / 1024 for look in looks], max(look[0] for look in looks) / 1024
+    own, resident = [sample[1] / 1024 for sample in samples], max(sample[0] for sample in samples) / 1024
     yield Row(
         what=f"memory over {number:,} events",
         who="guard",
@@ -155,18 +157,18 @@ def events(ground: Ground, number: int) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def _watched(running: Running) -> Iterator[list[tuple[int, int]]]:
-    """Give a list of (resident, own) memory in KiB, to which each second adds; it has the first at once."""
-    looks = [running.memory_kib()]
+    """Give a list of (resident, own) memory in KiB that grows each second, and has a first pair at once."""
+    samples = [running.memory_kib()]
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(1):
-            looks.append(running.memory_kib())
+            samples.append(running.memory_kib())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        yield looks
+        yield samples
     finally:
         ended.set()
         watcher.join()

@@ -1,4 +1,4 @@
-"""Row `dropped`: what is lost while a table fills, in three shapes of load."""
+"""Row `dropped`: packets and flows that are lost while a table fills, under three loads."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.checkout import Checkout
-from bench.contenders import C_LOOK, C_ON_LINE, FOLLOWER, LOOP, PIPE, Contender, guard, named, run
-from bench.ground import Ground, say
+from bench.contenders import C_ON_MESSAGE, C_POLL, FOLLOWER, LOOP, PIPE, Contender, guard, named, run
+from bench.ground import Ground, progress
 from bench.table import Row
 from bench.turns import compare, in_turns, with_others
 
 _PROBES_PER_SECOND = 20
-"""Real packets, each a new flow, beside the flows made through netlink: only a packet can be dropped and counted."""
+"""Real packets, each a new flow, beside the flows added through netlink: only packets can be dropped and counted."""
 _AT_MOST = 1.5
 _LIMIT_FILE = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """A way in which a table fills."""
+    """A rate at which a table fills, and where it starts."""
 
     name: str
     limit: int
     held: int = 0
     """Entries before the contender starts."""
     idle_seconds: float = 0.0
-    """Before it begins. For the guard only: a yardstick does the same after a second as after a minute."""
+    """Before it begins. For the guard only: yardsticks have no state that changes with time."""
     flows: int
     rate: float
 
@@ -41,12 +41,12 @@ LOADS = (
 )
 _DEFAULTS = guard("guard")
 _LINE_ALONE = guard("guard, raise_early off", raise_early=False)
-CONTENDERS = (C_ON_LINE, _DEFAULTS, _LINE_ALONE, FOLLOWER, PIPE, C_LOOK, LOOP)
+CONTENDERS = (C_ON_MESSAGE, _DEFAULTS, _LINE_ALONE, FOLLOWER, PIPE, C_POLL, LOOP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What one phase lost."""
+    """The losses of one phase."""
 
     refused: int
     dropped: int
@@ -54,7 +54,7 @@ class Loss:
     cpu_seconds: float
 
 
-def dropped(  # noqa: PLR0913, PLR0917  what the command line can choose
+def dropped(  # noqa: PLR0913, PLR0917  the options of the row
     ground: Ground,
     phases: int,
     yardstick_phases: int,
@@ -69,14 +69,14 @@ def dropped(  # noqa: PLR0913, PLR0917  what the command line can choose
     for load in loads:
         worst: dict[str, int] = {}
         for contender in named(CONTENDERS, who):
-            number = phases if contender is C_ON_LINE or contender.settings is not None else yardstick_phases
-            say(f"dropped: {load.name}, {contender.name}, {number} phases")
+            number = phases if contender is C_ON_MESSAGE or contender.settings is not None else yardstick_phases
+            progress(f"dropped: {load.name}, {contender.name}, {number} phases")
             group = with_others(contender, others)
             found = in_turns(
                 group, number, number, lambda one, count, load=load: [_loss(ground, load, one) for _ in range(count)]
             )
             worst |= {name: max(loss.refused for loss in losses) for name, losses in found.items()}
-            floor = {"C program": worst.get(C_ON_LINE.name, 0)}
+            floor = {"C program": worst.get(C_ON_MESSAGE.name, 0)}
             rivals = {one.name: worst[one.name] for one in group[1:]}
             for name, losses in found.items():
                 is_ours = name == contender.name
@@ -114,7 +114,7 @@ def _target(contender: Contender, losses: list[Loss], worst: dict[str, int]) -> 
         return "0 refused, 0 dropped", all(loss.refused == loss.dropped == 0 for loss in losses)
     if contender is _LINE_ALONE:
         target = f"≤ {_AT_MOST} × C program"
-        floor = worst.get(C_ON_LINE.name)
+        floor = worst.get(C_ON_MESSAGE.name)
         return target, None if floor is None else worst[contender.name] <= _AT_MOST * floor
     return "", None
 

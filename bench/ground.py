@@ -1,4 +1,4 @@
-"""What every row stands on: the compiled tools, the limit on loan, the private journald, scratch namespaces."""
+"""Shared by all rows: the compiled tools, the borrowed limit, the private journald, scratch namespaces."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SystemMaxUse=2G
 SystemKeepFree=1M
 SystemMaxFileSize=128M
 """
-"""No rate limit: the rows send more than one would pass. `Audit=no`: newer ones switch kernel auditing on otherwise."""
+"""No rate limit: the rows exceed it. `Audit=no`: newer versions enable kernel auditing otherwise."""
 
 
 class Ground:
@@ -70,7 +70,7 @@ class Ground:
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
     def _start_journald(self) -> subprocess.Popen[bytes]:
-        """Start a journald of our own; it reads the real ring buffer."""
+        """Start a private journald, which reads the real ring buffer."""
         Path("/etc/systemd").mkdir(exist_ok=True)
         Path("/etc/systemd/journald.conf").write_text(_JOURNALD_SETTINGS, "utf-8")
         Path("/run/systemd/journal").mkdir(parents=True)
@@ -83,20 +83,20 @@ class Ground:
 
 
 def wait_for(holds: Callable[[], bool], what: str, seconds: float = 15.0, look_seconds: float = 0.02) -> None:
-    """Return when `holds` does, which is called every `look_seconds`. Raises TimeoutError after `seconds`."""
+    """Return when `holds()` is true, called every `look_seconds`. Raises TimeoutError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds:.0f} s in vain for {what}")
+            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
         time.sleep(look_seconds)
 
 
 def memory_available_mib() -> int:
-    """Return what the kernel says can be had without swapping."""
+    """Return the memory that is available without swapping."""
     rows = Path("/proc/meminfo").read_text("ascii").splitlines()
     return next(int(row.split()[1]) for row in rows if row.startswith("MemAvailable:")) // 1024
 
 
-def say(text: str) -> None:
-    """Tell the person who waits what happens; the table alone goes to standard output."""
+def progress(text: str) -> None:
+    """Print progress to standard error; standard output has the table only."""
     print(f"bench: {text}", file=sys.stderr, flush=True)

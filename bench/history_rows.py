@@ -1,4 +1,4 @@
-"""Row `history`: how long a person waits for the first page of a long history."""
+"""Row `history`: the wall time to the first page of a long history."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.checkout import REPOSITORY, THIS, Checkout
 from bench.commands import alternating, time_rows
 from bench.contenders import STATE
-from bench.ground import say
+from bench.ground import progress
 from bench.table import Row
 
 _RUNS = 7
@@ -23,9 +23,9 @@ _DATABASES = STATE.with_name("bench-histories")
 def history(number: int, checkouts: Sequence[Checkout]) -> Iterator[Row]:
     """Yield the wall time to the first page of `guard history`, a new process each, over `number` decisions.
 
-    Another checkout reads its own `history`, or a copy of this tree's where it has none.
+    Another checkout reads its own `history`, or a copy of this tree's without one.
     """
-    say(f"history: writing {number:,} decisions")
+    progress(f"history: writing {number:,} decisions")
     shutil.rmtree(_DATABASES, ignore_errors=True)
     _DATABASES.mkdir()
     _write(number, _database(THIS))
@@ -40,7 +40,7 @@ def _database(checkout: Checkout) -> Path:
 
 
 def _put_in_place(checkout: Checkout) -> None:
-    """Make the history of `checkout` the one of this host; a link costs no copy, and its pages stay cached."""
+    """Make the history of `checkout` the one of this host. A link needs no copy, and its pages stay cached."""
     shutil.rmtree(STATE, ignore_errors=True)
     STATE.mkdir(parents=True)
     os.link(_database(checkout), STATE / "history.db")

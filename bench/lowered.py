@@ -1,6 +1,6 @@
-"""Part of row `reaction`: another program has lowered the limit under a full table, and no guard has noticed it yet.
+"""Part of row `reaction`: another program has lowered the limit under a full table, and the guard hasn't noticed yet.
 
-A restart of kube-proxy does that. The limit had been raised by whoever is measured, as on a host that needed it.
+A restart of kube-proxy does that. The contender had raised the limit before, as on a host that needed it.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from pathlib import Path
 from testbed.scratch_namespace import ScratchNamespace
 
 from bench.contenders import Contender, Running, run
-from bench.ground import Ground, say, wait_for
+from bench.ground import Ground, progress, wait_for
 from bench.overflow import overflow
 
 _LIMIT = 4096
 _REST_SECONDS = 11.0
-"""After a raise: an episode closes after 10 s, and an open one is looked at often."""
+"""After a raise: an episode closes after 10 s, and tables are read more often until then."""
 _YARDSTICK_REST_SECONDS = 1.2
 _DROP_AFTER_SECONDS = 0.15
-"""From the lowering to the packet. A guard looks at its tables every 250 ms; the lowering follows such a look at once."""
+"""From the lowering to the packet. A tick reads the tables every 250 ms; the lowering follows one immediately."""
 _MOST_ATTEMPTS = 3
-"""Times the wanted trials: one where the guard looked in between is not counted."""
+"""Multiple of the requested trials: those with a tick in between are not counted."""
 
 
 def first_lowerings(ground: Ground, contender: Contender, trials: int) -> list[float]:
-    """Return the milliseconds from packet to raised limit, each of a guard without a past whose limit is lowered once."""
+    """Return the milliseconds from packet to raised limit, each of a new guard, on its first lowering."""
     times: list[float] = []
     for _ in range(trials):
         times += lowerings(ground, contender, 1)
@@ -39,10 +39,10 @@ def lowerings(ground: Ground, contender: Contender, trials: int) -> list[float]:
     with ground.scratch() as namespace:
         ground.limit_guard.set_limit(_LIMIT)
         with run(ground, contender, namespace) as running:
-            ground.limit_guard.set_limit(_LIMIT)  # a yardstick may have raised it for old messages
+            ground.limit_guard.set_limit(_LIMIT)  # a yardstick may have answered old messages
             ground.flows(namespace, 0, _LIMIT)
             if overflow(ground, namespace) is None:
-                say(f"reaction: {contender.name} did not raise the limit at first")
+                progress(f"reaction: {contender.name} did not raise the limit at first")
                 return []
             for _ in range(trials * _MOST_ATTEMPTS):
                 if len(times) < trials:
@@ -58,14 +58,14 @@ def _trial(ground: Ground, running: Running, namespace: ScratchNamespace) -> Ite
     time.sleep(_REST_SECONDS if is_guard else _YARDSTICK_REST_SECONDS)
     if is_guard:
         before = _waits(running)
-        wait_for(lambda: _waits(running) != before, "the guard to look at its tables", look_seconds=0.001)
+        wait_for(lambda: _waits(running) != before, "a tick of the guard", look_seconds=0.001)
     ground.limit_guard.set_limit(_LIMIT)
     before = _waits(running)
     time.sleep(_DROP_AFTER_SECONDS)
-    looked = is_guard and _waits(running) != before  # by now; the packet follows within 10 ms
+    ticked = is_guard and _waits(running) != before  # by now; the packet follows within 10 ms
     took = overflow(ground, namespace)
-    if looked or took is None:
-        say(f"reaction: a trial is not counted: {'the guard looked before the packet' if looked else 'no raise'}")
+    if ticked or took is None:
+        progress(f"reaction: a trial is not counted: {'a tick came before the packet' if ticked else 'no raise'}")
     else:
         yield took
 

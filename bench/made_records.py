@@ -1,4 +1,4 @@
-"""Records as a guard would make them, for a long history."""
+"""Records like those of a guard, for a long history."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 CYCLE = 20
-"""Kinds repeat after so many flows: a table of a multiple of it has the shares exactly."""
+"""Number of flows after which the kinds repeat: a table of a multiple has the exact shares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,7 @@ class _Kind:
     line: str
     """For `conntrack -R`; {client}, {client6} and {target} are addresses that no other flow has."""
     groups: Mapping[str, str]
-    """What `guard top` should count it under, by the names in its JSON."""
+    """The group of each ranking in the JSON of `guard top`."""
 
 
 _KINDS = (
@@ -64,7 +64,7 @@ _KINDS = (
 
 
 def lines(flows: int) -> Iterator[bytes]:
-    """Yield so many flows (16,777,216 at most), a line for `conntrack -R` each."""
+    """Yield up to 16,777,216 flows, each as input for `conntrack -R`."""
     order = [kind for kind in _KINDS for _ in range(kind.flows)]
     for number in range(flows):
         low = f"{number >> 16}.{number >> 8 & 255}.{number & 255}"

@@ -1,4 +1,4 @@
-"""Company for the guard: a big journal, many namespaces and processes, lines that don't concern it."""
+"""Load beside the guard: a big journal, many namespaces and processes, unrelated messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FIREWALL = f"""add table inet {_TABLE} {{ flags owner; }}
 add chain inet {_TABLE} out {{ type filter hook output priority 0; }}
 add rule inet {_TABLE} out oifname "lo" udp dport {_PORT} log prefix "bench: " level info
 """
-"""`flags owner`: the kernel removes the table when the nft that made it ends, however it ends. It tracks nothing."""
+"""`flags owner`: the kernel removes the table with the nft process that made it. The table tracks nothing."""
 
 
 def grow_journal(megabytes: int) -> None:
@@ -39,18 +39,18 @@ def grow_journal(megabytes: int) -> None:
                 sender.send(_HEAD + os.urandom(_ENTRY_BYTES // 2).hex().encode())
 
 
-def user_lines(rate: int) -> contextlib.AbstractContextManager[None]:
-    """Send `rate` lines a second to the journal, as any service would."""
+def user_messages(rate: int) -> contextlib.AbstractContextManager[None]:
+    """Send `rate` messages a second to the journal, like any service."""
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sender.connect(_JOURNAL_SOCKET)
     return _paced(rate, lambda: sender.send(_HEAD + b"something unrelated happened"))
 
 
 @contextlib.contextmanager
-def kernel_lines(rate: int) -> Iterator[None]:
-    """Make the kernel print `rate` firewall lines a second: packets on the loopback that a rule of our own logs."""
+def kernel_messages(rate: int) -> Iterator[None]:
+    """Make the kernel log `rate` firewall messages a second, for packets on the loopback."""
     nft = subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    assert nft.stdin is not None  # noqa: S101  it was asked for as a pipe
+    assert nft.stdin is not None  # noqa: S101  requested as a pipe
     nft.stdin.write(_FIREWALL.encode())
     nft.stdin.flush()
     show = ["nft", "list", "chain", "inet", _TABLE, "out"]
@@ -72,7 +72,7 @@ def crowd(ground: Ground, namespaces: int, processes: int) -> Iterator[None]:
             ground.flows(stack.enter_context(ground.scratch()), 0, _ENTRIES_PER_NAMESPACE)
         command = [str(ground.tool("crowd")), str(processes)]
         sleepers = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert sleepers.stdin is not None and sleepers.stdout is not None  # noqa: S101, PT018  asked for as pipes
+        assert sleepers.stdin is not None and sleepers.stdout is not None  # noqa: S101, PT018  requested as pipes
         try:
             if sleepers.stdout.readline() != b"ready\n":
                 raise OSError(f"could not make {processes} processes")
@@ -84,7 +84,7 @@ def crowd(ground: Ground, namespaces: int, processes: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _paced(rate: int, send: Callable[[], object]) -> Iterator[None]:
-    """Call `send` `rate` times a second until the end. What can't be sent is left out."""
+    """Call `send` `rate` times a second until the end, ignoring errors."""
     end = threading.Event()
 
     def work() -> None:

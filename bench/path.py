@@ -1,4 +1,4 @@
-"""Row `path`: how many functions and modules lie between reading a kernel message and writing the limit."""
+"""Row `path`: functions and modules between reading a kernel message and writing the limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from bench.checkout import PYTHON, REPOSITORY, THIS, Checkout
 from bench.contenders import Contender, guard, run
-from bench.ground import Ground, say, wait_for
+from bench.ground import Ground, progress, wait_for
 from bench.table import Row
 
 _LIMIT = 4096
@@ -21,7 +21,7 @@ _MOST_FUNCTIONS, _MOST_MODULES = 25, 12
 
 
 class _Entry(NamedTuple):
-    """A function that Python entered on the way."""
+    """A function that Python entered."""
 
     module: str
     function: str
@@ -29,7 +29,7 @@ class _Entry(NamedTuple):
 
 
 def path(ground: Ground, checkouts: Sequence[Checkout], *, verbose: bool) -> Iterator[Row]:
-    """Yield one row a checkout: the distinct functions and modules of the package that Python enters, the most of 2 trials.
+    """Yield one row for each checkout: the distinct functions and modules of the package that Python enters in 2 trials.
 
     The first function is the one that reads the message. `verbose` also prints each function to standard error.
     """
@@ -38,7 +38,7 @@ def path(ground: Ground, checkouts: Sequence[Checkout], *, verbose: bool) -> Ite
         modules = {entry.module for entry in longest}
         if verbose:
             for entry in longest:
-                say(f"path: {'→' if entry.from_another_module else ' '} {entry.module}: {entry.function}")
+                progress(f"path: {'→' if entry.from_another_module else ' '} {entry.module}: {entry.function}")
         is_judged = checkout is THIS
         yield Row(
             what="from reading a message to writing the limit",

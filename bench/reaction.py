@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from testbed.scratch_namespace import ScratchNamespace
 
 from bench.checkout import Checkout
-from bench.contenders import C_ON_LINE, FOLLOWER, PIPE, STATE, Contender, guard, named, raises_recorded, run
-from bench.ground import Ground, say, wait_for
+from bench.contenders import C_ON_MESSAGE, FOLLOWER, PIPE, STATE, Contender, guard, named, raises_recorded, run
+from bench.ground import Ground, progress, wait_for
 from bench.lowered import first_lowerings, lowerings
 from bench.overflow import LATEST_SECONDS, overflow
 from bench.standstill import Freezer, file_system_of_its_own
@@ -26,7 +26,7 @@ from bench.turns import compare, in_turns, with_others
 _LIMIT = 4096
 """Small, so that filling the table takes milliseconds."""
 _REST_SECONDS = 11.0
-"""Between two trials of a guard: its episode closes after 10 s, and an open one would raise before the packet drops."""
+"""Between two trials of a guard: an episode closes after 10 s, and an open one would raise before the packet."""
 _YARDSTICK_REST_SECONDS = 1.2
 """The kernel passes ten messages in 5 s; a yardstick causes one a trial."""
 _WITHIN_MS = 1.0
@@ -38,10 +38,10 @@ _JOURNAL_MS = 600.0
 _FAST = guard("guard", raise_early=False, conflict_limit=0)
 _FROZEN = replace(_FAST, name="guard, journald stopped", journald_stopped=True)
 _STALLED = replace(_FROZEN, name="guard, /var stalled", state_stalled=True)
-"""Journald too: where /var stalls it waits in its next write."""
+"""Journald too: while /var stalls, it is blocked in its next write."""
 _JOURNAL = replace(_FAST, name="guard by journal alone", hide_ring_buffer=True)
 _FIRST_CONFLICT = guard("guard, default conflict_limit", raise_early=False)
-"""It counts the lowering, and records it, before anything else may happen to the limit."""
+"""It counts the lowering, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ _Target = Callable[[Contender, Result, dict[str, Result]], tuple[str, bool | Non
 
 @dataclass(slots=True, kw_only=True)
 class Reaction:
-    """How often, in how many turns, of whom and beside which other guards."""
+    """The options of the row, and what it needs."""
 
     ground: Ground
     freezer: Freezer
@@ -79,18 +79,18 @@ class Reaction:
     """Raises that a guard's history lacks, by its name."""
 
     def rows(self) -> Iterator[Row]:
-        """Yield one row a contender: median, 95th percentile and worst of the trials."""
+        """Yield one row for each contender: median, 95th percentile and worst of the trials."""
         yield from self._full()
         yield from self._lowered()
 
     def _full(self) -> Iterator[Row]:
         found: dict[str, Result] = {}
-        for contender in named((C_ON_LINE, _FAST, _FROZEN, _STALLED, _JOURNAL, FOLLOWER, PIPE), self.who):
+        for contender in named((C_ON_MESSAGE, _FAST, _FROZEN, _STALLED, _JOURNAL, FOLLOWER, PIPE), self.who):
             yield from self._measure("reaction", contender, self._trials, found, _full_target)
 
     def _lowered(self) -> Iterator[Row]:
         what, found = "reaction, limit lowered 150 ms before", dict[str, Result]()
-        yardsticks = (C_ON_LINE, *((self.rsyslog,) if self.rsyslog else ()))
+        yardsticks = (C_ON_MESSAGE, *((self.rsyslog,) if self.rsyslog else ()))
         for contender in named((*yardsticks, _FAST, _FIRST_CONFLICT), self.who):
             once = contender is _FIRST_CONFLICT
 
@@ -107,13 +107,13 @@ class Reaction:
         found: dict[str, Result],
         target: _Target,
     ) -> Iterator[Row]:
-        """Yield the rows of a contender and of its like in other checkouts, and add them to what was `found` before."""
+        """Yield the rows of a contender and of its like in other checkouts, and add them to the results `found` so far."""
         group = with_others(contender, self.others)
-        say(f"{what}: {contender.name}, {self.trials} trials")
+        progress(f"{what}: {contender.name}, {self.trials} trials")
         for name, times in in_turns(group, self.trials, self.rounds, measure).items():
             if times:
                 found[name] = Result(times=sorted(times))
-        floor = {"C program": found[C_ON_LINE.name].median} if C_ON_LINE.name in found else {}
+        floor = {"C program": found[C_ON_MESSAGE.name].median} if C_ON_MESSAGE.name in found else {}
         rivals = {one.name: found[one.name].median for one in group[1:] if one.name in found}
         for one in group:
             if one.name not in found:
@@ -132,7 +132,7 @@ class Reaction:
             )
 
     def _missing(self, contender: Contender, result: Result) -> str:
-        """Return in words what the trials or the history lack."""
+        """Return what the trials or the history lack, in words."""
         without, lost = self.trials - len(result.times), self.lost[contender.name]
         text = f", {without} of {self.trials} without a figure" if without else ""
         return text + (f", {lost} of them not in history" if lost else "")
@@ -174,15 +174,15 @@ def _full_target(contender: Contender, result: Result, found: dict[str, Result])
         return "", None
     if contender.hide_ring_buffer:
         return f"p95 ≤ {_JOURNAL_MS:.0f} ms", result.p95 <= _JOURNAL_MS
-    if C_ON_LINE.name not in found:
+    if C_ON_MESSAGE.name not in found:
         return "", None
     target = f"median ≤ C program + {_WITHIN_MS:.0f} ms, p95 ≤ {_P95_MS:.0f} ms"
-    return target, result.median <= found[C_ON_LINE.name].median + _WITHIN_MS and result.p95 <= _P95_MS
+    return target, result.median <= found[C_ON_MESSAGE.name].median + _WITHIN_MS and result.p95 <= _P95_MS
 
 
 def _lowered_target(contender: Contender, result: Result, found: dict[str, Result]) -> tuple[str, bool | None]:
-    if contender is _FAST and C_ON_LINE.name in found:
-        floor = found[C_ON_LINE.name]
+    if contender is _FAST and C_ON_MESSAGE.name in found:
+        floor = found[C_ON_MESSAGE.name]
         target = f"median ≤ C program + {_WITHIN_MS:.0f} ms, p95 ≤ C program + {_P95_WITHIN_MS} ms"
         return target, result.median <= floor.median + _WITHIN_MS and result.p95 <= floor.p95 + _P95_WITHIN_MS
     if contender is _FIRST_CONFLICT and _FAST.name in found:
@@ -192,7 +192,7 @@ def _lowered_target(contender: Contender, result: Result, found: dict[str, Resul
 
 
 def _lost(checkout: Checkout, raises: int) -> int:
-    """Return how many of the guard's raises are not in its history once it has had the time to write them."""
+    """Return how many of the guard's raises are not in its history once it had time to write them."""
     with contextlib.suppress(TimeoutError):
         wait_for(lambda: raises_recorded(checkout) >= raises, "the raises in history")
     return max(0, raises - raises_recorded(checkout))

@@ -1,4 +1,4 @@
-"""A place where nothing that the bench writes or starts outlives it.
+"""Isolate a run, so that nothing that it writes or starts outlives it.
 
 Private mounts hide this machine's /etc, /run, /var/lib and /var/log from the guard and from the journald of the bench;
 in a process namespace of its own the kernel ends every process when the first one dies, however it dies.
@@ -20,7 +20,7 @@ _CLONE_NEWPID = 0x20000000
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _ENDED_BY_SIGNAL = 130
 _SIZE = "3g"
-"""The most that one tmpfs takes: 1 GiB of journal, and as much again for what the rows write."""
+"""Of one tmpfs: 1 GiB of journal, and as much for the files of the rows."""
 
 
 def run_isolated(work: Callable[[], int]) -> int:

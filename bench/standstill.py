@@ -1,7 +1,7 @@
-"""A file system that stands still: what reads it is answered, what writes to it waits.
+"""Freeze a file system: reads are answered, writes wait.
 
 Frozen file systems stay frozen when the process that froze them dies, and everything in the sandbox may be killed. So a
-process outside does it, and thaws when it is told to or when nobody is left to tell it. Run as a program, this file is
+process outside does it, and thaws when it receives the request or when its parent is gone. Run as a program, this file is
 that process.
 """
 
@@ -37,7 +37,7 @@ class Freezer:
 
     @contextlib.contextmanager
     def frozen(self, folder: Path) -> Iterator[None]:
-        """Freeze the file system that `folder` is on, and thaw it at the end. Raises OSError where it can't be done."""
+        """Freeze the file system that `folder` is on, and thaw it at the end. Raises OSError if it can't be frozen."""
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
             socket.send_fds(self._socket, [b"freeze"], [descriptor])
@@ -62,7 +62,7 @@ class Freezer:
 
 @contextlib.contextmanager
 def file_system_of_its_own(folder: Path, image: Path) -> Iterator[None]:
-    """Mount a new ext4 at `folder`, kept in the file `image`. Raises CalledProcessError where there are no loop devices."""
+    """Mount a new ext4 at `folder`, kept in the file `image`. Raises CalledProcessError without loop devices."""
     folder.mkdir(parents=True, exist_ok=True)
     with image.open("wb") as file:
         file.truncate(_IMAGE_BYTES)
@@ -76,7 +76,7 @@ def file_system_of_its_own(folder: Path, image: Path) -> Iterator[None]:
 
 
 def _serve(connection: socket.socket) -> None:
-    """Freeze what is handed over, and thaw it at the next word or at the end of the last who could say one."""
+    """Freeze the file systems whose descriptors arrive; thaw at the next message, or once no sender is left."""
     while True:
         _, descriptors, _, _ = socket.recv_fds(connection, _ANSWER_BYTES, 1)
         if not descriptors:
@@ -89,7 +89,7 @@ def _serve(connection: socket.socket) -> None:
 
 
 def _freeze(descriptor: int, connection: socket.socket) -> bytes:
-    """Keep the file system frozen until the next word; return what is to be answered then."""
+    """Keep the file system frozen until the next message; return the answer to it."""
     try:
         fcntl.ioctl(descriptor, _FIFREEZE, 0)
     except OSError as error:
@@ -103,7 +103,7 @@ def _freeze(descriptor: int, connection: socket.socket) -> bytes:
 
 
 def main() -> int:
-    """Be the freezer until nobody is left at the other end of standard input."""
+    """Serve until the other end of standard input is closed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=0) as connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):

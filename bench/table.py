@@ -1,4 +1,4 @@
-"""The one table that a run prints."""
+"""The table that a run prints."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One measured thing of one contender."""
+    """One measurement of one contender."""
 
     what: str
     who: str
     figure: str
     ratio: str = ""
-    """Against the yardstick of the same run that the heading of its group names."""
+    """Relative to other contenders of the same run."""
     target: str = ""
     met: bool | None = None
 
@@ -26,7 +26,7 @@ _HEADS = ("measured", "who", "figure", "ratio", "target")
 
 
 def render(rows: Iterable[Row]) -> str:
-    """Return the rows as an aligned table under a line that says on which machine they were measured."""
+    """Return the rows as an aligned table, headed by the machine."""
     lines = [_HEADS] + [(row.what, row.who, row.figure, row.ratio, row.target + _VERDICT[row.met]) for row in rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADS))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

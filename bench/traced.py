@@ -2,7 +2,7 @@
 
 Arguments: the checkout, the file for the results, then those of `guard`. Each write of the limit appends one JSON list of
 [module, function, whether another module called it] to the file, in the order of first entry, the reader first.
-Comprehensions count as part of their function.
+A comprehension is part of its function.
 """
 
 from __future__ import annotations

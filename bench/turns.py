@@ -1,4 +1,4 @@
-"""Measuring in turns: what the machine does meanwhile then hits each contender alike."""
+"""Measure contenders in turns, so that other load on the machine affects each alike."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def with_others(contender: Contender, others: Sequence[Checkout]) -> list[Conten
 def in_turns(
     contenders: Sequence[Contender], trials: int, rounds: int, measure: Callable[[Contender, int], Iterable[T]]
 ) -> dict[str, list[T]]:
-    """Return what `measure(contender, number)` gives for each contender's name: `trials` in up to `rounds` portions."""
+    """Return the results of `measure(contender, number)` for each contender's name: `trials` in up to `rounds` portions."""
     portions = [trials] if len(contenders) == 1 else _portions(trials, rounds)
     found: dict[str, list[T]] = {contender.name: [] for contender in contenders}
     for number in portions:

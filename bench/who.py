@@ -1,4 +1,4 @@
-"""Row `who`: telling who fills a table of a million entries: how long it takes, how true it is, what it costs the guard."""
+"""Row `who`: the time, accuracy and cost of finding what fills a table of a million entries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from testbed.scratch_namespace import ScratchNamespace, load_lines
 from bench import mixture, noise
 from bench.checkout import REPOSITORY
 from bench.contenders import guard, run
-from bench.ground import Ground, memory_available_mib, say, wait_for
+from bench.ground import Ground, memory_available_mib, progress, wait_for
 from bench.table import Row
 
 _ENTRIES = 1_000_000
@@ -46,10 +46,10 @@ def who(ground: Ground) -> Iterator[Row]:
         return
     with ground.scratch() as namespace:
         ground.limit_guard.set_limit(_LIMIT)
-        say(f"who: filling a table with {_ENTRIES:,} entries")
+        progress(f"who: filling a table with {_ENTRIES:,} entries")
         load_lines(mixture.lines(_ENTRIES), enter=("nsenter", f"--net=/proc/{namespace.pid}/ns/net"))
         held = namespace.count()
-        say(f"who: it holds {held:,}")
+        progress(f"who: it holds {held:,}")
         yield from _samples(namespace, held)
         yield _top(held)
         yield _truth(held)
@@ -110,7 +110,7 @@ def _top(held: int) -> Row:
 
 
 def _truth(held: int) -> Row:
-    """Return how far the shares that `guard top` tells are from those that the table was made with."""
+    """Return how far the shares of `guard top` are from those that the table was made with."""
     sample = json.loads(_ask("--json"))["sample"]
     off = {
         (ranking, name): 100
@@ -119,7 +119,7 @@ def _truth(held: int) -> Row:
     }
     worst = max(off, key=lambda key: off[key])
     return Row(
-        what=f"shares told of {held:,} entries",
+        what=f"shares of {held:,} entries",
         who="guard",
         figure=f"{len(off)} shares, {off[worst]:.1f} points off at most ({worst[1]}), from {sample['seen']:,}",
         target=f"≤ {_SHARE_POINTS:.0f} points",
@@ -137,16 +137,16 @@ def _resident(ground: Ground, namespace: ScratchNamespace, held: int) -> Row:
         "metrics_file": str(ground.folder / "guard.prom"),
     }
     company = f"{noise.NAMESPACES} namespaces, {noise.PROCESSES:,} processes"
-    say(f"who: a guard with everything on, {company}")
+    progress(f"who: a guard with everything on, {company}")
     ground.limit_guard.set_limit(int(held / _LOW))
     with noise.crowd(ground, noise.NAMESPACES, noise.PROCESSES), run(ground, guard("guard", **everything)) as running:
         for number in range(_RAISES):
             if number:
                 ground.limit_guard.set_limit(int(held / _LOW))
-            wait_for(lambda taken=number: _told(ground, "guard.sample") > taken, "a raise and its sample")
+            wait_for(lambda taken=number: _logged(ground, "guard.sample") > taken, "a raise and its sample")
         time.sleep(_FLUSH_SECONDS)
         peak, (resident, own) = running.peak_kib(), running.memory_kib()
-        sampled = _told(ground, "guard.sample")
+        sampled = _logged(ground, "guard.sample")
         ground.flush(namespace)  # else the kernel walks a million entries for each of the crowd
     return Row(
         what=f"memory, everything on but HTTP, {company}",
@@ -165,9 +165,9 @@ def _ask(*arguments: str) -> bytes:
     return subprocess.run([*_TOP, *arguments], env=environment, stdout=subprocess.PIPE, check=True).stdout
 
 
-def _told(ground: Ground, event: str) -> int:
+def _logged(ground: Ground, event: str) -> int:
     """Return how often the guard has logged an event."""
-    return (ground.folder / "said").read_text("utf-8", "replace").count(f'"{event}"')
+    return (ground.folder / "output").read_text("utf-8", "replace").count(f'"{event}"')
 
 
 def _middle_and_worst(times: list[float]) -> str:

@@ -103,7 +103,7 @@ def _anchors(page: Path) -> set[str]:
 
 def _host_paths() -> list[str]:
     """Return every path of the guard's own on a host."""
-    paths = [getattr(Paths(), name) for name, value in vars(Paths).items() if isinstance(value, property)]
+    paths = (value for value in vars(Paths()).values() if isinstance(value, Path))
     return [str(path) for path in paths if re.match(r"/(etc|run|var/lib)/(conntrackd-guard|sysctl\.d)/", str(path))]
 
 

@@ -1,7 +1,5 @@
 """The sentence of a record: why, with the figures. The same text stands in log, history and `guard show`."""
 
-from __future__ import annotations
-
 from typing import assert_never
 
 from conntrackd_guard.core.configuration import Policy
@@ -65,11 +63,9 @@ def _raise_sentence(record: Record, decision: Raise) -> str:
             done = f"May have raised {step} ({outcome.detail or 'it is not known whether the write happened'})"
         case _:
             assert_never(outcome.kind)
-    left = arithmetic.memory_available_bytes - arithmetic.new_bytes
-    cost = (
-        f"the worst case costs {format_bytes(arithmetic.cost_bytes)} of a {format_bytes(arithmetic.budget_bytes)} "
-        f"budget and leaves {format_bytes(left)} available"
-    )
+    left = format_bytes(arithmetic.memory_available_bytes - arithmetic.new_bytes)
+    most, budget = format_bytes(arithmetic.cost_bytes), format_bytes(arithmetic.budget_bytes)
+    cost = f"the worst case costs {most} of a {budget} budget and leaves {left} available"
     return " ".join([f"{done}: {_need(record, decision)}; {cost}.", *decision.advice])
 
 
@@ -141,5 +137,5 @@ def _forecast(found: Verification) -> str:
         return "The table is full again."
     growth = found.growth_per_second
     rate = f"{growth:,.0f}" if growth >= _WHOLE_FROM else f"{growth:g}"
-    full = format_duration(found.seconds_to_full)
-    return f"At the average growth since ({rate}/s) the table would be full in {full}."
+    full = format_span(found.seconds_to_full)
+    return f"At the average growth since that raise ({rate}/s), the table would be full in {full}."

@@ -1,11 +1,8 @@
-"""Kernel messages that concern the guard, told from everything that only looks like them.
+"""Recognize the kernel messages that concern the guard, and reject text that only looks like them.
 
-A message counts when all of it matches: a firewall's log prefix can begin like the line and is the
-kernel's own facility too. None of the wordings holds a character that /dev/kmsg escapes, so a raw
-record need not be unescaped first.
+The whole message has to match: a firewall's log prefix can begin with the same words, and has the kernel's own facility,
+too. /dev/kmsg escapes no character of these wordings, so a raw record need not be unescaped first.
 """
-
-from __future__ import annotations
 
 import re
 from dataclasses import dataclass
@@ -60,7 +57,7 @@ _SIBLINGS = (
 
 
 def recognise(message: str) -> KernelMessage | None:
-    """Return what the kernel message says, None where it is not the guard's business."""
+    """Return the message if it concerns the guard, else None."""
     match = _TABLE_FULL.fullmatch(message)
     if match is not None:
         namespace = int(match[1]) if match[1] else None
@@ -73,6 +70,5 @@ def recognise(message: str) -> KernelMessage | None:
     return None
 
 
-def worth_reading(raw: bytes) -> bool:
-    """Return whether a raw record may hold one of the messages: 0.2 µs for a firewall's line, never a false no."""
-    return b"table full" in raw or b" callbacks suppressed" in raw or b"table overflow" in raw
+MARKS = (b"table full", b" callbacks suppressed", b"table overflow")
+"""Every message that is recognised contains one of these. Readers search for them first: 0.2 µs for a firewall's message."""

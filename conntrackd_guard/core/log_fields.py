@@ -1,7 +1,5 @@
 """A record as one log message: its event, its level, and its fields with the whole arithmetic."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 from typing import Any, assert_never
 
@@ -17,7 +15,7 @@ _WARNINGS = ACTIONABLE | {
 }  # fmt: skip
 _DEBUG = frozenset({
     HoldReason.COOLDOWN, HoldReason.RESOLVED, HoldReason.SUPERSEDED, HoldReason.CHANGED_UNDER_US,
-    HoldReason.SUPPRESSED, HoldReason.DRY_RUN_SUFFICIENT,
+    HoldReason.SUPPRESSED, HoldReason.DRY_RUN_SUFFICIENT, HoldReason.STABLE,
 })  # fmt: skip
 """Steps of an incident that the next raise, or a verification, ends: in history, and not in the log by default."""
 

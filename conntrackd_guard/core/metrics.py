@@ -4,8 +4,6 @@ Every name begins with `guard_` and ends in its unit. The values of labels come 
 of the fullest tables. No label contains an address.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -26,6 +24,7 @@ _NAME_CHARACTERS = 100
 """Kept of a namespace's name: names in /run/netns are short, Docker's have a dozen letters."""
 _READABLE = ("following", "read ")
 """Prefixes of the state of a readable source."""
+_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 DecisionLabels = tuple[str, str, str]
 """Verdict, reason, outcome."""
@@ -226,10 +225,7 @@ def exposition(families: Iterable[Family]) -> str:
     for family in families:
         lines += (f"# HELP {family.name} {family.text}", f"# TYPE {family.name} {family.kind}")
         for values, figure in family.samples:
-            labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(family.labels, values, strict=True))
+            pairs = zip(family.labels, values, strict=True)
+            labels = ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in pairs)
             lines.append(f"{family.name}{f'{{{labels}}}' if labels else ''} {figure!r}")
     return "".join(f"{line}\n" for line in lines)
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

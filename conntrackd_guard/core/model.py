@@ -4,8 +4,6 @@ All are frozen, with no behaviour beyond what their own fields imply. Units stan
 `_seconds` (CLOCK_BOOTTIME unless noted). Limits, counts and targets are in entries of the connection-tracking table.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
@@ -147,6 +145,7 @@ class Observation:
     """Whether every tracking namespace was readable."""
     buckets: int | None = None
     bucket_arrays: int = 2
+    """NAT has one of its own. Nothing shows whether it is built in, so it always counts."""
     entry_slab_bytes: int | None = None
     memory_total_bytes: int = 0
     memory_hugetlb_bytes: int = 0

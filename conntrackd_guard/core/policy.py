@@ -8,8 +8,6 @@ INT_MAX, and never makes two raises within the cooldown.
 does, `fit` takes as much of the step as the host can bear.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 
@@ -132,7 +130,9 @@ def unconfirmed(  # noqa: PLR0911 - one return an answer
             return Hold(reason=HoldReason.DRY_RUN_SUFFICIENT, corroboration=truth)
         return None
     # A judged table proves that the raise made room; a table that can't be judged may be full again.
-    covered = tuning.cooldown_seconds(policy, full=truth is not Corroboration.CONTRADICTED)
+    covered = policy.cooldown_seconds
+    if truth is not Corroboration.CONTRADICTED:
+        covered = min(tuning.COOLDOWN_FULL_SECONDS, covered)
     if state.last_raise_seconds is not None and (trigger.message_seconds or now) < state.last_raise_seconds + covered:
         return Hold(reason=HoldReason.SUPERSEDED, corroboration=truth)
     if truth is Corroboration.CONTRADICTED:
@@ -145,9 +145,9 @@ def unconfirmed(  # noqa: PLR0911 - one return an answer
 def forbidden(case: Assessment, state: State, policy: Policy) -> Hold | None:
     """Hold for untrusted namespaces, a pause (the operator outranks policy) and a conflict with another writer."""
     now = case.observation.boottime_seconds
-    fights = 0
+    conflicts = 0
     for at in state.conflict_seconds:
-        fights += at > now - tuning.CONFLICT_WINDOW_SECONDS
+        conflicts += at > now - tuning.CONFLICT_WINDOW_SECONDS
     if case.needy and not case.trusted:
         reason, advice = (
             HoldReason.UNTRUSTED_NAMESPACE,
@@ -155,7 +155,7 @@ def forbidden(case: Assessment, state: State, policy: Policy) -> Hold | None:
         )
     elif case.observation.pause is not None:
         reason, advice = HoldReason.PAUSED, _RESUME
-    elif policy.conflict_limit and fights >= policy.conflict_limit:
+    elif policy.conflict_limit and conflicts >= policy.conflict_limit:
         reason, advice = (
             HoldReason.CONFLICT,
             "Find the program that lowers net.netfilter.nf_conntrack_max and change it there; then `guard resume`.",
@@ -172,7 +172,8 @@ def too_soon(case: Assessment, state: State, policy: Policy) -> Hold | None:
     if refusal is not None and refusal.limit == case.observation.limit and now < refusal.until_seconds:
         return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=refusal.until_seconds)
     if last is not None:
-        over = last + tuning.cooldown_seconds(policy, full=case.is_dropping)
+        cooldown = policy.cooldown_seconds
+        over = last + (min(tuning.COOLDOWN_FULL_SECONDS, cooldown) if case.is_dropping else cooldown)
         if now < over:
             return Hold(reason=HoldReason.COOLDOWN, retry_seconds=over)
     if case.trigger.kind is not TriggerKind.FILLING_UP or case.is_dropping:
@@ -269,7 +270,9 @@ def _advice(case: Assessment, arithmetic: Arithmetic) -> tuple[str, ...]:
     if arithmetic.target < arithmetic.wanted and arithmetic.bound in _BOUND_HOLDS:
         advice.append(f"Only part of the step fits. {_BOUND_HOLDS[arithmetic.bound][1]}")
     if arithmetic.chain is not None and arithmetic.chain > budget.CHAIN_ADVISE and arithmetic.buckets_target is None:
-        advice.append(f"Hash chains may reach {arithmetic.chain:.0f}. {_buckets_command(arithmetic)}")
+        advice.append(
+            f"Lookups get slow: hash chains may reach {arithmetic.chain:.0f} entries. {_buckets_command(arithmetic)}"
+        )
     return tuple(advice)
 
 

@@ -1,6 +1,4 @@
-"""What the guard remembers. Pure: `advance` folded over this boot's records is the whole state."""
-
-from __future__ import annotations
+"""The guard's memory. Pure: `advance` folded over this boot's records is the whole state."""
 
 from dataclasses import replace
 from typing import assert_never
@@ -23,8 +21,8 @@ from conntrackd_guard.core.model import (
 FIRST_REFUSAL_SECONDS = 1.0
 LONGEST_REFUSAL_SECONDS = 300.0
 _RAISES_KEPT = 1000
-_FIGHTS_KEPT = 100
-"""More than any policy counts; only so that the state stays small for ever."""
+_CONFLICTS_KEPT = 100
+"""More than any policy counts; a bound on the size of the state."""
 
 
 def advance(state: State, record: Record) -> State:
@@ -37,26 +35,26 @@ def advance(state: State, record: Record) -> State:
             unknown = decision.corroboration is Corroboration.UNKNOWN and after.last_raise_seconds == now
             return replace(after, unknown_seconds=now) if unknown else after
         case Hold(reason=HoldReason.LIMIT_LOWERED):
-            fought = state.set_limit is not None and (record.observation.limit or 0) < state.set_limit
-            fights = (*state.conflict_seconds, now)[-_FIGHTS_KEPT:] if fought else state.conflict_seconds
-            return replace(state, set_limit=None, conflict_seconds=fights)
+            is_conflict = state.set_limit is not None and (record.observation.limit or 0) < state.set_limit
+            conflicts = (*state.conflict_seconds, now)[-_CONFLICTS_KEPT:] if is_conflict else state.conflict_seconds
+            return replace(state, set_limit=None, conflict_seconds=conflicts)
         case Hold(reason=HoldReason.LIMIT_RAISED):
             return replace(state, set_limit=None)
         case Hold():
             return state
         case Override():
-            return _after_order(state, decision, record.outcome)
+            return _after_override(state, decision, record.outcome)
         case _:
             assert_never(decision)
 
 
 def lost(now: float) -> State:
-    """Return the state for a lost history: settle runs from now, and half the allowance is spent."""
+    """Return the state for a lost history: the cooldown starts now, and half of the rate limit is used up."""
     return State(last_raise_seconds=now, raise_seconds=(now,) * -(-tuning.MAX_RAISES // 2))
 
 
 def rehearsed_limit(state: State, in_force: int | None) -> int | None:
-    """Return the limit that a dry run has reached; None where the one in force is as high, or unlimited (0)."""
+    """Return the limit that a dry run has reached; None if the one in force is as high, or unlimited (0)."""
     return state.set_limit if in_force and (state.set_limit or 0) > in_force else None
 
 
@@ -79,15 +77,15 @@ def _after_raise(state: State, outcome: Outcome, limit: int, now: float) -> Stat
 
 
 def _refused(before: Refusal | None, outcome: Outcome, limit: int, now: float) -> Refusal:
-    """Back off from 1 s to 5 min; another limit or another error begins anew."""
+    """Back off from 1 s to 5 min; another limit or another error starts again."""
     same = before is not None and before.limit == limit and before.errno == (outcome.errno or 0)
     count = before.count + 1 if before is not None and same else 1
     wait = min(FIRST_REFUSAL_SECONDS * 2 ** min(count - 1, 16), LONGEST_REFUSAL_SECONDS)
     return Refusal(errno=outcome.errno or 0, limit=limit, count=count, until_seconds=now + wait)
 
 
-def _after_order(state: State, order: Override, outcome: Outcome) -> State:
-    match order.kind:
+def _after_override(state: State, override: Override, outcome: Outcome) -> State:
+    match override.kind:
         case OverrideKind.REVERT:
             return replace(state, set_limit=None, refusal=None) if outcome.kind is OutcomeKind.APPLIED else state
         case OverrideKind.RESUME:
@@ -95,4 +93,4 @@ def _after_order(state: State, order: Override, outcome: Outcome) -> State:
         case OverrideKind.PAUSE:
             return state
         case _:
-            assert_never(order.kind)
+            assert_never(override.kind)

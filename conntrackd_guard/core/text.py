@@ -1,10 +1,6 @@
 """Make untrusted text safe to print."""
 
-from __future__ import annotations
-
-from typing import Final
-
-LONGEST_NAME: Final = 64
+LONGEST_NAME = 64
 """Length of a container's id."""
 
 

@@ -3,10 +3,6 @@
 Read them as `tuning.NAME`, so that a test can replace one.
 """
 
-from __future__ import annotations
-
-from conntrackd_guard.core.configuration import Policy
-
 MIN_STEP = 8192
 """Entries that a raise adds at least, so that small limits grow in useful steps.
 
@@ -45,8 +41,3 @@ SAMPLE_ENTRIES = 5000
 
 HISTORY_MAX_ROWS = 200_000
 """Decisions kept in the history. Judgement: 500 a day for 400 days; repeated holds share a row."""
-
-
-def cooldown_seconds(policy: Policy, *, full: bool) -> float:
-    """Return the minimum time between raises, which is shorter while a table is full or drops packets."""
-    return min(COOLDOWN_FULL_SECONDS, policy.cooldown_seconds) if full else policy.cooldown_seconds

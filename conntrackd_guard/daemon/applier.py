@@ -1,7 +1,5 @@
 """The order of effects: intent, re-read, write, read back. `recovery` reconciles the intents that a kill leaves."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from conntrackd_guard.core.codec import encode
@@ -39,13 +37,13 @@ class Applier:
         """Return the record with the outcome of `decision`; a refusal by the host is an outcome, not an error."""
         notes, seen = [], planned.observation.limit or 0
         try:
-            self._runtime_dir.put_intent(planned.key, encode(planned))
+            self._runtime_dir.intents.put(planned.key, encode(planned))
         except HostError as error:
             notes.append(f"no intent was written: {error}")  # the host's need outranks the intent
         try:
             before = self._kernel.limit()
             if before != seen:
-                self._runtime_dir.drop_intent(planned.key)
+                self._runtime_dir.intents.drop(planned.key)
                 return self._changed(planned, before, seen)
             if (
                 decision.buckets_target is not None
@@ -53,7 +51,7 @@ class Applier:
                 try:
                     notes.append(self._grow_buckets(decision, decision.buckets_target))
                 except HostError as error:
-                    self._runtime_dir.drop_intent(planned.key)
+                    self._runtime_dir.intents.drop(planned.key)
                     return BucketsRefused(str(error))
             after = self._kernel.set_limit(decision.target)
             if after != decision.target:

@@ -4,8 +4,6 @@ Everything that reads the state, the policy or the limit is here. Nothing that t
 comes before it: another writer's change counts in memory for the decision, and its record follows.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -280,12 +278,12 @@ class Controller:
 
     def _take_overrides(self) -> None:
         """Take overrides into the state, and have them recorded in case the command could not do it."""
-        for key, content in self._p.runtime_dir.overrides():
+        for key, content in self._p.runtime_dir.overrides.all():
             try:
                 record = decode(Record, content)
             except ValueError:
                 self._p.recorder.log("guard.error", "error", f"Can't read the override {key}; ignored.")
-                self._p.runtime_dir.drop_override(key)
+                self._p.runtime_dir.overrides.drop(key)
                 continue
             limit = record.outcome.limit_after
             if limit is not None and limit != self._p.kernel.limit_in_force():
@@ -297,7 +295,7 @@ class Controller:
                 self.state = advance(self.state, record)
                 self.limit = self.limit if limit is None else limit
                 self._p.recorder.submit(record, self.policy)
-            self._p.runtime_dir.drop_override(key)
+            self._p.runtime_dir.overrides.drop(key)
 
     def _restore(self) -> None:
         """Compare the persisted limit with the one in force, and write it if a boot has lost it."""

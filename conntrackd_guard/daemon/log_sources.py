@@ -1,10 +1,9 @@
 """Join the sources of kernel messages: each message is taken once, and is new or historical."""
 
-from __future__ import annotations
-
 import time
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 from conntrackd_guard.core.dedup import Deduplicator, MessageStatus
@@ -43,6 +42,8 @@ class LogSources:
         """Set if the level of the log is debug."""
         self._notes = notes
         """Why a source is missing, for status."""
+        self._answered: list[KernelEvent] = []
+        """Messages of the ring buffer that are remembered once they are decided."""
         self._caught_up: list[KernelEvent] = []
         newest = None
         if ring is not None:
@@ -50,11 +51,10 @@ class LogSources:
         self._overruns = 0
         self._dedup = Deduplicator(boot_id=boot_id, newest_stamp_us=newest)
         self._recalled = False
-        self._cursor: str | None = None
         self._recorded: Position | None = None
         self._reading: Future[float] | None = None
         self._read_at = self._read_often_until = 0.0
-        self._journal = JournalFollower() if ring is None else JournalBacklog()
+        self._journal: JournalBacklog = JournalFollower() if ring is None else JournalBacklog()
         self._recall()
         if self._recalled:
             self._journal.await_end(AT_START_SECONDS)
@@ -64,15 +64,22 @@ class LogSources:
         return [self._journal.fileno()] if self._ring is None else [self._ring.fileno(), self._journal.fileno()]
 
     def take(self) -> list[tuple[KernelEvent, bool]]:
-        """Return the messages not taken yet, each with whether it is new. One that both sources have comes once."""
+        """Return messages not taken yet, each with whether it is new. One that both sources have comes once.
+
+        The journal's come only in a call for which the ring buffer has none: an overflow is answered first. So the
+        journal never runs ahead, and each message that is read in the ring buffer is new.
+        """
+        self._remember_answered()
         self._recall()
-        events: list[KernelEvent] = []
+        events = [] if self._ring is None else self._read_ring(self._ring)
+        if self._ring is not None and events:
+            self._answered = events
+            return list(zip(events, repeat(object=True), strict=False))
+        if self._ring is not None and not self._ring.is_drained:
+            return []
         if self._recalled:
-            events, self._caught_up = self._caught_up, []
-        if self._ring is not None:
-            events = events + self._read_ring(self._ring)
-        events = events + self._journal.take()
-        self._cursor = self._journal.newest_cursor or self._cursor
+            events, self._caught_up = self._caught_up + events, []
+        events = events or self._journal.take()
         judged = [(event, self._judge(event)) for event in events]
         return [
             (event, status is MessageStatus.NEW) for event, status in judged if status is not MessageStatus.DUPLICATE
@@ -80,12 +87,16 @@ class LogSources:
 
     def position(self) -> Position | None:
         """Return how far messages were taken; None until the position of an earlier run is known."""
+        self._remember_answered()
         self._recall()
         if not self._recalled:
             return None
+        if self._ring is not None:
+            self._read_journal()
+        cursor = self._journal.newest_cursor
         if self._dedup.newest_taken_us is None and self._recorded is not None:
-            return replace(self._recorded, cursor=self._cursor)  # an earlier boot's stamp still marks its messages
-        return Position(cursor=self._cursor, boot_id=self._boot_id, stamp_us=self._dedup.newest_taken_us)
+            return replace(self._recorded, cursor=cursor)  # an earlier boot's stamp still marks its messages
+        return Position(cursor=cursor, boot_id=self._boot_id, stamp_us=self._dedup.newest_taken_us)
 
     def report(self) -> dict[str, Any]:
         """Return what status shows of the sources."""
@@ -100,6 +111,12 @@ class LogSources:
         """Stop following."""
         self._journal.stop()
 
+    def _remember_answered(self) -> None:
+        """Remember the ring buffer's messages, so that the journal's copies are duplicates."""
+        answered, self._answered = self._answered, []
+        for event in answered:
+            self._judge(event)
+
     def _judge(self, event: KernelEvent) -> MessageStatus:
         status = self._dedup.judge(event)
         if self.debug is not None:
@@ -107,21 +124,21 @@ class LogSources:
         return status
 
     def _recall(self) -> None:
-        """Learn where an earlier run stood, once the history can be read; then have the journal read when that is due.
+        """Learn where an earlier run stood, once the history can be read, and begin to read the journal there.
 
-        What the ring buffer held at start waits for it: it is split there into taken and not taken.
+        The messages that the ring buffer held at start wait for it: an earlier run took some of them.
         """
-        if not self._recalled and self._past.done():
-            self._recalled, self._recorded = True, self._past.result().position
-            if self._recorded is not None:
-                self._cursor = self._recorded.cursor
-                self._dedup.recall(self._recorded.boot_id, self._recorded.stamp_us)
-            self._journal.begin(self._cursor)
-        if self._recalled and self._ring is not None:
+        if self._recalled or not self._past.done():
+            return
+        self._recalled, self._recorded = True, self._past.result().position
+        if self._recorded is not None:
+            self._dedup.recall(self._recorded.boot_id, self._recorded.stamp_us)
+        self._journal.begin(None if self._recorded is None else self._recorded.cursor)
+        if self._ring is not None:
             self._read_journal()
 
-    def _read_journal(self) -> None:
-        """Have the recorder's thread read the journal if that is due."""
+    def _read_journal(self, *, at_once: bool = False) -> None:
+        """Have the recorder's thread read the journal if that is due and it isn't reading yet."""
         now = time.monotonic()
         if self._reading is not None:
             if not self._reading.done():
@@ -129,7 +146,7 @@ class LogSources:
             pause, self._reading = self._reading.result(), None
             every, _ = _AFTER_OVERRUN_SECONDS
             self._read_at = now + (min(pause, every) if now < self._read_often_until else pause)
-        if now >= self._read_at:
+        if at_once or now >= self._read_at:
             self._reading = self._recorder.call(lambda _: self._journal.read_once())
 
     def _read_ring(self, ring: RingBuffer) -> list[KernelEvent]:
@@ -139,14 +156,16 @@ class LogSources:
         except HostError as error:
             ring.close()
             self._ring, self._notes = None, (*self._notes, str(error))
-            events, cursor = self._journal.take(), self._journal.newest_cursor
-            self._journal = JournalFollower()
+            events = self._journal.take()
+            follower = JournalFollower()
             if self._recalled:
-                self._journal.begin(cursor)
+                follower.begin(self._journal.newest_cursor)
+            self._journal = follower
             return events
         if ring.overruns > self._overruns:
             self._overruns = ring.overruns
             _, seconds = _AFTER_OVERRUN_SECONDS
-            self._read_at, self._read_often_until = 0.0, time.monotonic() + seconds
-            self._recall()
+            self._read_often_until = time.monotonic() + seconds
+            if self._recalled:
+                self._read_journal(at_once=True)
         return events

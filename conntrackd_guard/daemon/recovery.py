@@ -1,6 +1,4 @@
-"""The state at start: this boot's history folded, and every write explained that a kill left open."""
-
-from __future__ import annotations
+"""The state at start: fold this boot's history, and reconcile the writes that a kill left open."""
 
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -19,12 +17,12 @@ from conntrackd_guard.recording.recorder import Recorder
 from conntrackd_guard.recording.worker import Worker
 
 HISTORY_SECONDS = 5.0
-"""How long the start waits for the history; a stalled disk must not keep a full table waiting."""
+"""The start waits this long for the history: a stalled disk must not delay raises for a full table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovered:
-    """What a start knows of the past."""
+    """The past, as a start knows it."""
 
     state: State
     past: Future[Past]
@@ -34,7 +32,7 @@ class Recovered:
 def recover(  # noqa: PLR0913, PLR0917 - wiring
     recorder: Recorder, runtime_dir: RuntimeDir, kernel: Kernel, clock: Clock, boot_id: str, policy: Policy
 ) -> Recovered:
-    """Return the state to begin with; open intents and orders become records."""
+    """Return the state to begin with; open intents and overrides become records."""
 
     def read_past(worker: Worker) -> Past:
         return worker.past(boot_id)
@@ -50,36 +48,36 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
         recorder.log(
             "guard.info",
             "warning",
-            "This boot's history can't be read: pace starts with half the allowance spent.",
+            "Can't read this boot's history. Starting with half of the raise rate limit used up.",
         )
     else:
         for record in past.records:
             state = states.advance(state, record)
         known = {record.key for record in past.records}
     persisted = None if past is None else past.persisted
-    for record in [*_explained(runtime_dir, kernel, recorder, persisted), *_orders(runtime_dir, kernel, recorder)]:
+    for record in [*_reconciled(runtime_dir, kernel, recorder, persisted), *_overrides(runtime_dir, kernel, recorder)]:
         if record.key in known:  # the kill came after the row was written
             recorder.resume(record, policy)
-            runtime_dir.drop_override(record.key)
+            runtime_dir.overrides.drop(record.key)
             continue
         state = states.advance(state, record)
         recorder.submit(record, policy)
-        runtime_dir.drop_override(record.key)
+        runtime_dir.overrides.drop(record.key)
     return Recovered(state=state, past=future)
 
 
-def _explained(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder, persisted: str | None) -> list[Record]:
-    """Return the open intents as records, oldest first, each closed by what kernel and drop-in show now.
+def _reconciled(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder, persisted: str | None) -> list[Record]:
+    """Return the open intents as records, oldest first, each with the outcome that kernel and drop-in show now.
 
-    `persisted` is the key of the record that wrote the drop-in: after its write, and before a row need be there.
+    `persisted` is the key of the record that wrote the drop-in: that comes after the write and before the row.
     """
     reached = kernel.limit()
-    explained = []
-    for key, content in reversed(runtime_dir.intents()):
+    reconciled = []
+    for key, content in reversed(runtime_dir.intents.all()):
         record = _decoded(content)
         if record is None or not isinstance(record.decision, Raise):
-            recorder.log("guard.error", "error", f"The intent {key} can't be read; the write it noted is unknown.")
-            runtime_dir.drop_intent(key)
+            recorder.log("guard.error", "error", f"Can't read the intent {key}: whether its write happened is unknown.")
+            runtime_dir.intents.drop(key)
             continue
         target, before = record.decision.target, record.observation.limit
         if kernel.rehearsing:
@@ -94,34 +92,34 @@ def _explained(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder, pers
         else:
             detail = f"unknown: the limit at start is neither {before} nor {target}"
             outcome = Outcome(kind=OutcomeKind.UNKNOWN, limit_after=None, detail=detail)
-        explained.append(replace(record, outcome=outcome))
-    return explained[::-1]
+        reconciled.append(replace(record, outcome=outcome))
+    return reconciled[::-1]
 
 
-def _orders(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder) -> list[Record]:
-    """Return the orders given while no guard ran."""
+def _overrides(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder) -> list[Record]:
+    """Return the overrides of the time while no guard ran."""
     found = []
     limit = kernel.limit_in_force()
-    for key, content in runtime_dir.overrides():
+    for key, content in runtime_dir.overrides.all():
         record = _decoded(content)
         if record is None:
-            recorder.log("guard.error", "error", f"The order {key} can't be read and is left out.")
-            runtime_dir.drop_override(key)
+            recorder.log("guard.error", "error", f"Can't read the override {key}; ignored.")
+            runtime_dir.overrides.drop(key)
         else:
             found.append(_as_found(record, limit))
     return found
 
 
-def _as_found(order: Record, limit: int | None) -> Record:
-    """Return an order's record as the limit in force bears it out: the file of a revert comes before its write."""
-    before, after = order.observation.limit, order.outcome.limit_after
+def _as_found(override: Record, limit: int | None) -> Record:
+    """Return an override's record with the outcome that the limit in force shows: a revert writes its file before the limit."""
+    before, after = override.observation.limit, override.outcome.limit_after
     if after in {None, limit}:
-        return order
+        return override
     if limit == before:
         detail = "not applied: the command ended before the write"
-        return replace(order, outcome=Outcome(kind=OutcomeKind.NOT_APPLIED, limit_after=limit, detail=detail))
+        return replace(override, outcome=Outcome(kind=OutcomeKind.NOT_APPLIED, limit_after=limit, detail=detail))
     detail = f"unknown: the limit at start is neither {before} nor {after}"
-    return replace(order, outcome=Outcome(kind=OutcomeKind.UNKNOWN, detail=detail))
+    return replace(override, outcome=Outcome(kind=OutcomeKind.UNKNOWN, detail=detail))
 
 
 def _decoded(content: dict[str, Any] | None) -> Record | None:

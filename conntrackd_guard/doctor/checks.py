@@ -1,25 +1,22 @@
 """The checks of `guard doctor`. Each reads the host, as root or as far as this user may, and changes nothing."""
 
-from __future__ import annotations
-
 import errno
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.core.units import format_bytes
-from conntrackd_guard.doctor import facts, verdicts, verdicts_boot, verdicts_guard
+from conntrackd_guard.doctor import facts, module_loading, verdicts, verdicts_boot, verdicts_guard
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
-from conntrackd_guard.doctor.module_loading import module_loading
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
 from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
-from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_line
+from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_message
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.other_writers import other_writers, sees_processes
 from conntrackd_guard.host.paths import Paths
@@ -49,18 +46,18 @@ class Examination:
 def examine(paths: Paths) -> Examination:
     """Run all checks, in a second or two (six with a large history). Never raises GuardError."""
     host = HostFacts(paths)
-    checks = tuple(_run(name, check, host) for name, check in _CHECKS.items())
+    checks = tuple(replace(_run(check, host), name=name) for name, check in _CHECKS.items())
     return Examination(at_seconds=host.wall_seconds, mode=host.paths.mode, checks=checks)
 
 
-def _run(name: str, check: Callable[[HostFacts], Check], host: HostFacts) -> Check:
+def _run(check: Callable[[HostFacts], Check], host: HostFacts) -> Check:
     """Run one check; its result is unknown if the host refuses a read."""
     try:
         return check(host)
     except HostError as error:
-        return unknown(name, f"can't {error.action} {error.path}: {error.cause}", error.next_step)
+        return unknown(f"can't {error.action} {error.path}: {error.cause}", error.next_step)
     except OSError as error:
-        return unknown(name, str(error), _as_root(host) if error.errno in DENIED else "")
+        return unknown(str(error), _as_root(host) if error.errno in DENIED else "")
 
 
 def _as_root(host: HostFacts) -> str:
@@ -74,18 +71,17 @@ def _guard(host: HostFacts) -> Check:
 
 
 def _settings(host: HostFacts) -> Check:
-    name = "settings"
     if host.settings is not None:
         files = {place.rpartition(":")[0] for place in host.settings.origins.values() if place != DEFAULT}
         source = f"from {', '.join(sorted(files))}" if files else "defaults only"
-        return good(name, f"valid, {source}; mode {host.paths.mode}")
+        return good(f"valid, {source}; mode {host.paths.mode}")
     problems = host.settings_problems
     if not host.root and any("Permission denied" in problem for problem in problems):
-        return unknown(name, problems[0], _as_root(host))
+        return unknown(problems[0], _as_root(host))
     more = len(problems) - _MAX_PROBLEMS
     evidence = "; ".join(problems[:_MAX_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
     step = "Fix them, then `guard config check`. A running guard keeps its old settings; a new one does not start."
-    return wrong(name, evidence, step)
+    return wrong(evidence, step)
 
 
 def _namespace(host: HostFacts) -> Check:
@@ -94,33 +90,33 @@ def _namespace(host: HostFacts) -> Check:
 
 
 def _writable(host: HostFacts) -> Check:
-    name, path = "writable", host.paths.limit
+    path = host.paths.limit
     if host.limit is None:
-        return unknown(name, "no limit to write yet")
+        return unknown("no limit to write yet")
     error = facts.open_error(host.seen_by_guard(path), os.O_WRONLY)
     refused = host.state.refusal if host.state else None
     if error is not None and error.errno in DENIED and not host.root:
-        return unknown(name, f"this user can't write {path}", _as_root(host))
+        return unknown(f"this user can't write {path}", _as_root(host))
     if error is not None:
         step = "Allow it in the guard's unit (ReadWritePaths=/proc/sys/net/netfilter), or run the guard on the host."
-        return wrong(name, f"the guard can't write {path}: {error.strerror}", step)
+        return wrong(f"the guard can't write {path}: {error.strerror}", step)
     if refused is not None and host.limit == refused.limit:
         evidence = f"the kernel refused the last write: {os.strerror(refused.errno)}"
-        return wrong(name, evidence, "`guard history --verdict raise` lists the writes.")
-    return good(name, f"{path} can be opened for writing")
+        return wrong(evidence, "`guard history --verdict raise` lists the writes.")
+    return good(f"{path} can be opened for writing")
 
 
 def _ring_buffer(host: HostFacts) -> Check:
-    name, path = "ring_buffer", host.paths.kmsg
+    path = host.paths.kmsg
     if ((host.live or {}).get("sources") or {}).get("ring_buffer") == "following":
-        return good(name, "read by the running guard")
+        return good("read by the running guard")
     error = facts.open_error(path, os.O_RDONLY)
     if error is None:
-        return good(name, f"{path} can be read")
+        return good(f"{path} can be read")
     if error.errno in DENIED and not host.root:
-        return unknown(name, f"this user can't read {path} (CAP_SYSLOG)", _as_root(host))
+        return unknown(f"this user can't read {path} (CAP_SYSLOG)", _as_root(host))
     evidence = f"{path}: {error.strerror}; kernel messages come from the journal only, 250 to 500 ms late"
-    return note(name, evidence, "Pass it in: StandardInput=file:/dev/kmsg in the guard's unit.")
+    return note(evidence, "Pass it in: StandardInput=file:/dev/kmsg in the guard's unit.")
 
 
 def _journal(host: HostFacts) -> Check:
@@ -150,7 +146,7 @@ def _newest_in_journal(host: HostFacts) -> tuple[bool, int | None]:
     """Return whether a journal exists, and the stamp of its newest kernel message of this boot. Raises HostError."""
     folder = None if host.paths.root == Path("/") else host.paths.root / "var/log/journal"
     try:
-        exists, boot_id, stamp = newest_line(folder)
+        exists, boot_id, stamp = newest_message(folder)
     except FileNotFoundError:
         return False, None
     except READ_ERRORS as error:
@@ -161,7 +157,7 @@ def _newest_in_journal(host: HostFacts) -> tuple[bool, int | None]:
 
 def _drop_in(host: HostFacts) -> Check:
     if host.saved is None and host.state is None:
-        return unknown("drop_in", "no limit is saved, and this boot's history can't be read", _as_root(host))
+        return unknown("no limit is saved, and this boot's history can't be read", _as_root(host))
     raised_to = host.state.set_limit if host.state else None
     return verdicts_boot.drop_in(str(host.paths.drop_in), host.saved, host.limit, raised_to, persist=host.persist)
 
@@ -171,34 +167,38 @@ def _order(host: HostFacts, tool: Tool) -> Check:
 
 
 def _boot_trap(host: HostFacts) -> Check:
-    found = module_loading(host.paths.root)
-    saved = host.persist or host.saved is not None
-    return verdicts_boot.boot_trap(built_in=found.built_in, rule=found.rule, listed=found.listed, saved=saved)
+    root = host.paths.root
+    return verdicts_boot.boot_trap(
+        built_in=module_loading.built_in(root),
+        rule=module_loading.udev_rule(root),
+        listed=module_loading.listed(root),
+        saved=host.persist or host.saved is not None,
+    )
 
 
 def _other_writers(host: HostFacts) -> Check:
     found = other_writers(host.paths.root, os.cpu_count() or 1)
-    lowered = None if host.state is None else verdicts_guard.lowerings(host.state, host.policy, host.now)
+    lowered = None if host.state is None else verdicts_guard.conflicts(host.state, host.now)
     unseen = "" if sees_processes(host.paths.root) else "other users' processes are hidden"
     unseen = unseen if lowered is not None else "the history can't be read"
     limit = host.limit if host.saved is None else host.saved
-    return verdicts_guard.other_writers(found, lowered, limit, unseen=unseen)
+    return verdicts_guard.other_writers(found, lowered, limit, conflict_limit=host.policy.conflict_limit, unseen=unseen)
 
 
 def _history(host: HostFacts) -> Check:
-    name, path, error = "history", host.paths.history, host.history_error
+    path, error = host.paths.history, host.history_error
     if error is not None and error.errno == errno.ENOENT:
-        return good(name, f"nothing is recorded yet ({path})")
+        return good(f"nothing is recorded yet ({path})")
     if error is not None and error.errno in DENIED:
         raise error
     if error is not None:
-        return wrong(name, f"can't {error.action} {path}: {error.cause}", error.next_step)
+        return wrong(f"can't {error.action} {path}: {error.cause}", error.next_step)
     size = f"{path}, {format_bytes(path.stat().st_size)}"
     if not host.history_checked:
         evidence = f"readable ({size}), but too large to check all pages in {CHECK_SECONDS:.0f} s"
-        return unknown(name, evidence, f"To check all pages: `sqlite3 {path} 'PRAGMA quick_check'`.")
+        return unknown(evidence, f"To check all pages: `sqlite3 {path} 'PRAGMA quick_check'`.")
     newest = "empty" if host.newest is None else f"newest decision {host.newest.id} at {host.newest.last_at}"
-    return good(name, f"intact ({size}), {newest}")
+    return good(f"intact ({size}), {newest}")
 
 
 def _disk(host: HostFacts) -> Check:

@@ -1,7 +1,5 @@
 """Facts about the host that several checks of `guard doctor` need, read once without changing anything."""
 
-from __future__ import annotations
-
 import errno
 import os
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from conntrackd_guard.core.errors import HostError, SettingsError
 from conntrackd_guard.core.model import State
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.history.database import History, Row
+from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.paths import Paths
@@ -45,7 +44,7 @@ class HostFacts:
         self.runtime_dir = RuntimeDir(self.paths)
         self.running = self.runtime_dir.is_running()
         self.live = self.runtime_dir.status() if self.running else None
-        self.boot_id = self._boot_id()
+        self.boot_id = files.read_id(paths.boot_id)
         self.limit, self.buckets = self._of_kernel()
         self.state: State | None = None
         """State after this boot's history; None if it can't be read."""
@@ -72,12 +71,6 @@ class HostFacts:
             return path
         inside = self.paths.proc / str(self.pid) / "root" / path.relative_to(self.paths.root)
         return inside if inside.exists() else path
-
-    def _boot_id(self) -> str | None:
-        try:
-            return self.paths.boot_id.read_text(encoding="ascii").strip() or None
-        except (OSError, ValueError):
-            return None
 
     def _of_kernel(self) -> tuple[int | None, int | None]:
         kernel = LiveKernel(self.paths)

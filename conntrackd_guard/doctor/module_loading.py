@@ -4,10 +4,6 @@ systemd-sysctl runs early. If the module loads after it, the limit's key does no
 the line that sets it without a message.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from conntrackd_guard.host import conf_dirs
@@ -18,26 +14,15 @@ _LISTS = [f"{root}/modules-load.d" for root in _ROOTS]
 _MODULE = "nf_conntrack"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModuleLoading:
-    """What applies a saved limit after a boot."""
-
-    built_in: bool | None
-    """None if connection tracking is not loaded."""
-    rule: str
-    """The udev rule file that applies sysctl files when the module loads, or ""."""
-    listed: str
-    """`file:line` that loads the module before systemd-sysctl runs, or ""."""
-
-
-def module_loading(root: Path) -> ModuleLoading:
-    """Return what this host has. Never raises."""
+def built_in(root: Path) -> bool | None:
+    """Return whether the module is part of the kernel; None if connection tracking is not loaded."""
     module = root / "sys/module" / _MODULE
-    return ModuleLoading(
-        built_in=not (module / "initstate").exists() if module.exists() else None,  # only loaded modules have it
-        rule=next((str(path) for path in conf_dirs.effective_files(root, _RULES, ".rules") if _applies(path)), ""),
-        listed=next(_listed(root), ""),
-    )
+    return not (module / "initstate").exists() if module.exists() else None  # only loaded modules have it
+
+
+def udev_rule(root: Path) -> str:
+    """Return the udev rule file that applies sysctl files when the module loads, or ""."""
+    return next((str(path) for path in conf_dirs.effective_files(root, _RULES, ".rules") if _applies(path)), "")
 
 
 def _applies(path: Path) -> bool:
@@ -47,9 +32,10 @@ def _applies(path: Path) -> bool:
     return any(all(part in row for part in ('"module"', _MODULE, "RUN", "sysctl")) for row in rows if row[:1] != "#")
 
 
-def _listed(root: Path) -> Iterator[str]:
-    """Yield the lines of modules-load.d that name the module; `-` and `_` are equivalent there."""
+def listed(root: Path) -> str:
+    """Return `file:line` of modules-load.d that loads the module before systemd-sysctl runs, or ""."""
     for path in conf_dirs.effective_files(root, _LISTS, ".conf"):
         for number, line in conf_dirs.read_lines(path):
-            if line.replace("-", "_") == _MODULE:
-                yield f"{path}:{number}"
+            if line.replace("-", "_") == _MODULE:  # both are equivalent there
+                return f"{path}:{number}"
+    return ""

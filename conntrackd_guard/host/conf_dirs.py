@@ -1,9 +1,6 @@
 """Configuration in several folders (`*.d`): a file in an earlier folder masks a file of the same name in a later one."""
 
-from __future__ import annotations
-
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from conntrackd_guard.core.sysctl_precedence import (
     Tool,
     writes,
 )
+from conntrackd_guard.host import files
 
 MAX_BYTES = 1 << 20
 """Larger files are not read: a hundred times what such a file holds."""
@@ -45,20 +43,13 @@ def effective_files(root: Path, folders: Iterable[str], suffix: str) -> list[Pat
 def read_text(path: Path) -> str | None:
     """Return a file's content: "" if it is missing or not a regular file, None if it can't be read or is too large."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a FIFO must not block
+        content = files.read_regular(path, MAX_BYTES + 1)
     except FileNotFoundError:
         return ""  # a dangling link
     except OSError:
         return None
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return ""  # usually /dev/null
-        with os.fdopen(os.dup(descriptor), "rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
+    if content is None:
+        return ""  # usually /dev/null
     return content.decode("utf-8", "surrogateescape") if len(content) <= MAX_BYTES else None
 
 
@@ -72,9 +63,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def sysctl_files(root: Path) -> list[SysctlFile]:
     """Return every file that systemd-sysctl or `sysctl --system` may read. Never raises."""
-    files = [_sysctl_file(folder, path) for folder, path in list_files(root, FOLDERS, ".conf")]
+    found = [_sysctl_file(folder, path) for folder, path in list_files(root, FOLDERS, ".conf")]
     last = root / LAST_FOLDER.lstrip("/") / LAST_NAME
-    return [*files, _sysctl_file(LAST_FOLDER, last)] if os.path.lexists(last) else files
+    return [*found, _sysctl_file(LAST_FOLDER, last)] if os.path.lexists(last) else found
 
 
 def assignments(root: Path) -> list[Assignment]:

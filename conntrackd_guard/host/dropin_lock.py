@@ -6,8 +6,6 @@ decision that the drop-in follows. The override file carries what a revert wants
 the lock: whoever holds the lock reads it again after its own write.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json
@@ -48,7 +46,7 @@ class DropInLock:
     def leave_override(self, override: DropInOverride) -> None:
         """Have the holder of the lock, now and later, follow `override`. Raises HostError."""
         path = self._paths.drop_in_override
-        content = {"boot_id": self._boot_id(), "decided_us": override.decided_us, "content": override.content}
+        content = {"boot_id": self._boot_id, "decided_us": override.decided_us, "content": override.content}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.replace(path, json.dumps(content).encode(), mode=0o600, durable=False)
@@ -60,7 +58,7 @@ class DropInLock:
         with suppress(OSError, ValueError, TypeError, LookupError):
             left = json.loads(files.read(self._paths.drop_in_override))
             override = DropInOverride(int(left["decided_us"]), left["content"])
-            if left["boot_id"] == self._boot_id() and override.decided_us > self.followed_us():
+            if left["boot_id"] == self._boot_id and override.decided_us > self.followed_us():
                 return override
         return None
 
@@ -68,7 +66,7 @@ class DropInLock:
         """Return the time of the decision that the drop-in follows, 0 if none of this boot wrote it."""
         with suppress(OSError, ValueError):
             _, boot_id, decided_us = files.read(self._paths.drop_in_lock).decode("ascii").split()
-            return int(decided_us) if boot_id == self._boot_id() else 0
+            return int(decided_us) if boot_id == self._boot_id else 0
         return 0
 
     @contextmanager
@@ -89,7 +87,7 @@ class DropInLock:
 
     def follow(self, decided_us: int) -> None:
         """Note the decision that the drop-in follows now. For the holder. Raises HostError."""
-        content = f"{os.getpid()} {self._boot_id()} {decided_us}".ljust(_CONTENT_BYTES - 1) + "\n"
+        content = f"{os.getpid()} {self._boot_id} {decided_us}".ljust(_CONTENT_BYTES - 1) + "\n"
         try:
             with self._paths.drop_in_lock.open("r+b", buffering=0) as file:
                 file.write(content.encode())
@@ -111,8 +109,6 @@ class DropInLock:
             "write", self._paths.drop_in, busy, "The file follows the newest decision as soon as that write ends."
         )
 
+    @property
     def _boot_id(self) -> str:
-        try:
-            return files.read(self._paths.boot_id).decode("ascii").strip() or "unknown"
-        except OSError:
-            return "unknown"
+        return files.read_id(self._paths.boot_id) or "unknown"

@@ -1,9 +1,8 @@
 """Read small files whole, replace files atomically."""
 
-from __future__ import annotations
-
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 _CHUNK_BYTES = 16 * 1024
@@ -31,6 +30,31 @@ def read_number(path: str | Path) -> int:
         return int((os.read(descriptor, _NUMBER_BYTES).split(None, 1) or [b""])[0])
     finally:
         os.close(descriptor)
+
+
+def read_regular(path: Path, enough_bytes: int, flags: int = 0) -> bytes | None:
+    """Return the content of a regular file, at least `enough_bytes` of a larger one; None of anything else.
+
+    `flags` are more flags for open(2). Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)  # opening a FIFO must not block
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        content = b""
+        while len(content) < enough_bytes and (chunk := os.read(descriptor, _CHUNK_BYTES)):
+            content += chunk
+        return content
+    finally:
+        os.close(descriptor)
+
+
+def read_id(path: Path) -> str | None:
+    """Return the id in a file, as the kernel's of this boot; None if it can't be read or is empty."""
+    try:
+        return read(path).decode("ascii", "replace").strip() or None
+    except OSError:
+        return None
 
 
 def replace(path: Path | str, content: bytes, *, mode: int = 0o644, durable: bool) -> None:

@@ -4,12 +4,9 @@ Only root may enter the folder. A name that begins with a dot is not queued (sys
 too): a file being written, or one set aside.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
-import stat
 from dataclasses import dataclass
 
 from conntrackd_guard.core.errors import HostError, NotPermitted
@@ -77,24 +74,15 @@ class NotifySpool:
         return [name for _, name in sorted(found)]
 
     def read(self, file: str) -> QueuedDecision | None:
-        """Return the decision in a file, None if the file is gone. Raises NoDecision too."""
-        path = self.folder / file
+        """Return the decision in a file, None if the file is gone. Raises NoDecision."""
         try:
-            # O_NONBLOCK: opening a FIFO must not block.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+            content = files.read_regular(self.folder / file, _MAX_BYTES + 1, os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise NoDecision(f"can't open it: {error.strerror}") from error
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise NoDecision("not a regular file")
-            with open(os.dup(descriptor), "rb") as opened:
-                content = opened.read(_MAX_BYTES + 1)
-        except OSError as error:
-            raise HostError("read", path, error, _CHECK) from error
-        finally:
-            os.close(descriptor)
+            raise NoDecision(f"can't read it: {error.strerror}") from error
+        if content is None:
+            raise NoDecision("not a regular file")
         if len(content) > _MAX_BYTES:
             raise NoDecision(f"larger than {_MAX_BYTES // 1024} KiB")
         return _parse(file, content)

@@ -4,8 +4,6 @@ They are in memory, so a stalled disk does not affect them. They survive kill -9
 survive a reboot. Only root may write to the folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json
@@ -21,14 +19,52 @@ from conntrackd_guard.host.paths import Paths
 _NO_ROOM = "Check that /run has room and is writable."
 
 
+class JsonFolder:
+    """A folder with one JSON file for each key."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, key: str, content: dict[str, Any]) -> None:
+        """Write or replace a file. Raises HostError."""
+        path, temporary = f"{self._folder}/{key}.json", f"{self._folder}/.{key}.new"
+        try:
+            with open(temporary, "wb") as file:
+                os.fchmod(file.fileno(), 0o644)
+                file.write(json.dumps(content).encode())
+            os.rename(temporary, path)
+        except OSError as error:
+            raise HostError("write", path, error, _NO_ROOM) from error
+
+    def all(self) -> list[tuple[str, dict[str, Any] | None]]:
+        """Return all files, oldest first, as (key, content); unreadable content is None. Never raises."""
+        found: list[tuple[int, str, dict[str, Any] | None]] = []
+        try:
+            names = [name for name in os.listdir(self._folder) if name.endswith(".json") and not name.startswith(".")]
+        except OSError:
+            return []
+        for path in map(self._folder.joinpath, names):
+            with contextlib.suppress(OSError):
+                found.append((path.stat().st_mtime_ns, path.stem, _read(path)))
+        return [(key, content) for _, key, content in sorted(found, key=lambda item: item[:2])]
+
+    def drop(self, key: str) -> None:
+        """Remove a file, if it exists. Raises HostError."""
+        _drop(self._folder / f"{key}.json")
+
+
 class RuntimeDir:
     """The guard's files of this boot. Methods raise HostError unless noted."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+        self.intents = JsonFolder(paths.intents)
+        """One file for each write to the kernel, put before it is made and dropped once its record is durable."""
+        self.overrides = JsonFolder(paths.overrides)
+        """Records of overrides, queued for the running guard."""
+        self._run_folder = JsonFolder(paths.run_folder)
         self.pause_files = (str(paths.fleet_pause), str(paths.pause))
         """While neither exists, raising is not paused: cheaper to check than `pause`."""
-        self._intents = str(paths.intents)
         self._lock: int | None = None
 
     def prepare(self) -> None:
@@ -92,48 +128,22 @@ class RuntimeDir:
         holder = self.holder()
         return None if holder is None else holder > 0
 
-    def put_intent(self, key: str, content: dict[str, Any]) -> None:
-        """Announce a write to the kernel before it is made."""
-        path = f"{self._intents}/{key}.json"
-        try:
-            files.replace(path, json.dumps(content).encode(), durable=False)
-        except OSError as error:
-            raise HostError("write", path, error, _NO_ROOM) from error
-
-    def intents(self) -> list[tuple[str, dict[str, Any] | None]]:
-        """Return open intents, oldest first, as (key, content); unreadable content is None. Never raises."""
-        return self._all(self._paths.intents)
-
-    def drop_intent(self, key: str) -> None:
-        """Remove an intent; its record is durable by now."""
-        self._drop(self._paths.intents / f"{key}.json")
-
-    def put_override(self, key: str, content: dict[str, Any]) -> None:
-        """Queue an override's record for the running guard."""
-        self._put(self._paths.overrides / f"{key}.json", content)
-
-    def overrides(self) -> list[tuple[str, dict[str, Any] | None]]:
-        """Return queued overrides, oldest first, as (key, content). Never raises."""
-        return self._all(self._paths.overrides)
-
-    def drop_override(self, key: str) -> None:
-        """Remove an override from the queue."""
-        self._drop(self._paths.overrides / f"{key}.json")
-
     def put_pause(self, pause: Pause) -> None:
         """Pause raising."""
         content = {"version": 1, "by": pause.by, "reason": pause.reason, "until_seconds": pause.until_seconds}
-        self._put(self._paths.pause, content)
+        try:
+            files.replace(self._paths.pause, json.dumps(content).encode(), durable=False)
+        except OSError as error:
+            raise HostError("write", self._paths.pause, error, _NO_ROOM) from error
 
     def drop_pause(self) -> None:
         """End an operator's pause."""
-        self._drop(self._paths.pause)
+        _drop(self._paths.pause)
 
     def pause(self, now: float) -> Pause | None:
         """Return the pause in force at `now` (CLOCK_BOOTTIME), the fleet's or an operator's. Never raises."""
-        fleet, _ = self.pause_files
-        if os.path.lexists(fleet):
-            return Pause(by=fleet, reason="the file exists")
+        if os.path.lexists(self.pause_files[0]):
+            return Pause(by=self.pause_files[0], reason="the file exists")
         return self.operator_pause(now)
 
     def operator_pause(self, now: float) -> Pause | None:
@@ -154,42 +164,24 @@ class RuntimeDir:
 
     def put_status(self, content: dict[str, Any]) -> None:
         """Publish the status of the running guard."""
-        self._put(self._paths.status_file, content)
+        self._run_folder.put("status", content)
 
     def status(self) -> dict[str, Any] | None:
         """Return the last status of the running guard. Never raises."""
-        with contextlib.suppress(OSError, ValueError):
-            content = json.loads(files.read(self._paths.status_file))
-            if isinstance(content, dict):
-                return content
-        return None
+        return _read(self._paths.status_file)
 
-    @staticmethod
-    def _put(path: Path | str, content: dict[str, Any]) -> None:
-        try:
-            files.replace(path, json.dumps(content).encode(), durable=False)
-        except OSError as error:
-            raise HostError("write", path, error, _NO_ROOM) from error
 
-    @staticmethod
-    def _drop(path: Path) -> None:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise HostError("remove", path, error, "Check that /run is writable.") from error
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file; None if it can't be read, or is something else."""
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads(files.read(path))
+        if isinstance(content, dict):
+            return content
+    return None
 
-    @staticmethod
-    def _all(folder: Path) -> list[tuple[str, dict[str, Any] | None]]:
-        found: list[tuple[int, str, dict[str, Any] | None]] = []
-        try:
-            names = [name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith(".")]
-        except OSError:
-            return []
-        for path in map(folder.joinpath, names):
-            content = None
-            with contextlib.suppress(OSError, ValueError):
-                read = json.loads(files.read(path))
-                content = read if isinstance(read, dict) else None
-            with contextlib.suppress(OSError):
-                found.append((path.stat().st_mtime_ns, path.stem, content))
-        return [(key, content) for _, key, content in sorted(found, key=lambda item: item[:2])]
+
+def _drop(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError("remove", path, error, "Check that /run is writable.") from error

@@ -1,7 +1,5 @@
 """The drop-in: the sysctl.d file that persists the limit. `host.dropin_lock` orders its writers."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 from dataclasses import asdict, dataclass
@@ -17,7 +15,6 @@ from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
 from conntrackd_guard.host.paths import Paths
 
 _SETTING = re.compile(rb"^net\.netfilter\.nf_conntrack_max = (\d+)$", re.MULTILINE)
-
 _DECISION = re.compile(rb"^# When: .* Decision: `guard show ([^`]{1,64})`$", re.MULTILINE)
 _ORIGIN = re.compile(rb"\b(boot_id|machine_id|memory_total_bytes|budget_bytes)=([0-9a-f-]{1,64})\b")
 
@@ -136,7 +133,7 @@ class SysctlDropIn:
         setting = _SETTING.search(content)
         if setting is None:
             return None
-        origin = {name.decode(): value.decode("ascii", "replace") for name, value in _ORIGIN.findall(content)}
+        origin = {name.decode(): value.decode("ascii") for name, value in _ORIGIN.findall(content)}
         decision = _DECISION.search(content)
         return PersistedLimit(
             limit=int(setting[1]),
@@ -169,10 +166,7 @@ class SysctlDropIn:
     def _text(self, persisted: Persisted) -> str:
         others = [found for found in assignments(self._paths.root) if found.path != str(self._paths.drop_in)]
         overridden = [_printable(f"{found.path}:{found.line} ({found.value})") for found in others]
-        try:
-            machine = files.read(self._paths.machine_id).decode("ascii", "replace").strip()
-        except OSError:
-            machine = "unknown"
+        machine = files.read_id(self._paths.machine_id) or "unknown"
         return "\n".join(
             [
                 f"# Written by conntrackd-guard {persisted.version}; the next raise replaces this file.",

@@ -3,8 +3,6 @@
 A default stands once: in `core.configuration.Policy` for the settings that affect decisions, else in `Settings`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from conntrackd_guard.core import tuning
@@ -176,10 +174,7 @@ KEYS = (
         name="metrics_file", field="metrics_file", kind=types.optional("none", types.PROM_PATH),
         does="File to write metrics to, for node_exporter's textfile collector. Ignored in dry-run mode.",
         source="whether node_exporter runs, and which folder it reads, differs from host to host.",
-        instead=((
-            "/var/lib/prometheus/node-exporter/guard.prom",
-            "Debian's folder; the unit needs permission to write there.",
-        ),),
+        instead=(("/var/lib/prometheus/node-exporter/guard.prom", "Debian's folder; the unit needs permission to write there."),),
     ),
     Key(
         name="metrics_http", field="metrics_port", kind=types.optional("none", types.PORT),

@@ -81,7 +81,7 @@ def test_a_refused_revert_leaves_the_pause_as_it_was(
     refuse_writes(monkeypatch)
     assert main(["revert"], guarded.paths) is Exit.FAILED
     assert guarded.runtime_dir.pause(now) == before
-    assert guarded.runtime_dir.overrides() == []
+    assert guarded.runtime_dir.overrides.all() == []
     assert guarded.reasons()[-1] == "override revert rejected"
 
 
@@ -126,7 +126,7 @@ def test_an_override_stands_if_history_refuses_it(
     assert (
         "not in history yet: Can't write a decision to history.db: disk is full. Free space." in capsys.readouterr().err
     )
-    assert len(guarded.runtime_dir.overrides()) == 1
+    assert len(guarded.runtime_dir.overrides.all()) == 1
     assert (guarded.host.limit == LIMIT) is (arguments == ["revert"])
 
 
@@ -147,5 +147,5 @@ def test_another_user_may_not_override(guarded: Guarded, tmp_path: Path, argumen
     ended = run_as_another(OVERRIDES, str(guarded.host.root), *arguments, tmp_path=tmp_path)
     assert ended.returncode == Exit.NOT_PERMITTED
     assert "Run this as root." in ended.stderr or "Run as root" in ended.stderr
-    assert guarded.runtime_dir.overrides() == []
+    assert guarded.runtime_dir.overrides.all() == []
     assert guarded.host.limit == STEP

@@ -138,7 +138,7 @@ def test_a_killed_revert_is_recorded_as_the_kernel_shows_it(
     row = after.rows()[-1]
     assert (row.outcome, row.limit_after, row.sentence.split(" 98,304")[0]) == recorded
     assert after.recovered.state.set_limit == (None if recorded[0] == "applied" else STEP)
-    assert after.runtime_dir.overrides() == []
+    assert after.runtime_dir.overrides.all() == []
     after.stop()
 
 

@@ -101,8 +101,8 @@ def test_a_raise_with_an_open_intent_is_listed_once(tmp_path: Path) -> None:
     with History(paths.history, mode="writer") as history:
         for number, move in enumerate([("raise", 1, 2), ("raise", 2, 3)]):
             add(history, record(number, move))
-            runtime_dir.put_intent(str(number), encode(record(number, move)))
-    runtime_dir.put_intent("later", encode(record(2, ("raise", 3, 4))))
-    runtime_dir.put_intent("damaged", {"key": 1})
+            runtime_dir.intents.put(str(number), encode(record(number, move)))
+    runtime_dir.intents.put("later", encode(record(2, ("raise", 3, 4))))
+    runtime_dir.intents.put("damaged", {"key": 1})
     assert [(step.id, step.before) for step in revertible_raises(paths, 4)] == [(None, 3), (2, 2), (1, 1)]
     assert [step.id for step in revertible_raises(paths, 3)] == [2, 1]

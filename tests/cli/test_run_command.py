@@ -48,8 +48,8 @@ def test_a_check_beside_a_running_guard_changes_nothing(
     runtime_dir = RuntimeDir(paths)
     runtime_dir.prepare()
     runtime_dir.take_lock()
-    runtime_dir.put_override("1-2-resume", {})
-    runtime_dir.put_intent("1-2-3", {})
+    runtime_dir.overrides.put("1-2-resume", {})
+    runtime_dir.intents.put("1-2-3", {})
     if limit is None:
         paths.limit.unlink()
     else:

@@ -55,7 +55,7 @@ def test_raising_step_by_step_ends_there(memory_gib: int, crowd: int, limit: int
         (Policy(max_limit=1_000), Bound.MAX_LIMIT, 1_000),
     ],
 )
-def test_the_bound_that_ends_it_is_told(policy: Policy, bound: Bound, target: int) -> None:
+def test_the_calculation_names_the_bound(policy: Policy, bound: Bound, target: int) -> None:
     """Also where it lies below the limit in force."""
     furthest = highest_affordable(seen(*tables(1)), policy)
     assert furthest is not None
@@ -63,7 +63,7 @@ def test_the_bound_that_ends_it_is_told(policy: Policy, bound: Bound, target: in
 
 
 def test_entries_that_fill_the_table_first_take_memory_too() -> None:
-    """Where the reserve ends it: what is available above it is what comes, from what is held today."""
+    """If `min_available` is the bound, the memory above it is what new entries may take."""
     host = seen(*tables(2), buckets=None)
     furthest = highest_affordable(host, Policy(budget=Share(fraction=0.9)))
     assert furthest is not None

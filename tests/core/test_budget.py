@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from testbed.hosts import GIB, LIMIT, MIB, OTHER, host, line, table
+from testbed.hosts import GIB, LIMIT, MIB, OTHER, host, message, table
 
 from conntrackd_guard.core import budget
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
@@ -52,19 +52,19 @@ def test_bytes_per_entry(slab: int | None, each: int) -> None:
         (24 * GIB, 0, 2_576_980_377, 1_288_490_188),
         # 10 % of 137,438,953,472; 5 % of it
         (128 * GIB, 0, 13_743_895_347, 6_871_947_673),
-        # half of it set aside as huge pages: 10 % of 68,719,476,736; the reserve is of all memory
+        # half of it set aside as huge pages: 10 % of 68,719,476,736; `min_available` is of all memory
         (128 * GIB, 64 * GIB, 6_871_947_673, 6_871_947_673),
         # more huge pages than memory can't be: nothing may be spent
         (GIB, 2 * GIB, 0, 268_435_456),
     ],
 )
-def test_budget_and_reserve(total: int, hugetlb: int, budget_bytes: int, min_available_bytes: int) -> None:
-    """Budget is a tenth of what is no huge page; reserve the larger of 5 % and min(512 MiB, 25 %)."""
+def test_budget_and_min_available(total: int, hugetlb: int, budget_bytes: int, min_available_bytes: int) -> None:
+    """Budget is a tenth of what is no huge page; `min_available` the larger of 5 % and min(512 MiB, 25 %)."""
     assert budget.budget_bytes(Policy(), total, hugetlb) == budget_bytes
     assert budget.min_available_bytes(Policy(), total) == min_available_bytes
 
 
-def test_operators_own_budget_and_reserve() -> None:
+def test_operators_own_budget_and_min_available() -> None:
     """Settings give either a number of bytes or a fraction."""
     policy = Policy(budget=Share(bytes=100 * MIB), min_available=Share(fraction=0.5))
     assert budget.budget_bytes(policy, GIB, 0) == 100 * MIB
@@ -145,7 +145,7 @@ def test_who_is_charged() -> None:
     # threshold 80 % of 262,144 = 209,715.2
     full, below, named, small = table(209_716), table(209_715, 2), table(100, OTHER), table(10, 3)
     observation = host(full, below, named, small)
-    case = assess(line(OTHER), observation, Policy())
+    case = assess(message(OTHER), observation, Policy())
     assert case.charges == Charges(full=2, full_held=209_816, others=((209_715, 209_715), (10, 10)))
     total = budget.calculate(case, 400_000, 400_000, 0.0, Policy())
     # others: min(400,000, 2 × 209,715) + 2 × 10; held: 209,816 + 209,715 + 10
@@ -155,12 +155,12 @@ def test_who_is_charged() -> None:
 
 def test_a_table_that_cannot_be_judged_is_charged_as_a_full_one() -> None:
     """The named table is not among those read."""
-    case = assess(line(7), host(table(209_716), table(10, OTHER)), Policy())
+    case = assess(message(7), host(table(209_716), table(10, OTHER)), Policy())
     assert case.charges == Charges(full=2, full_held=209_716, others=((10, 10),))
 
 
 def test_held_entries_are_charged_once() -> None:
-    """Entries that live already are missing from available memory, so the reserve does not count them again."""
+    """Entries that live already are missing from available memory, so `min_available` does not count them again."""
     observation = host(table(LIMIT), table(10_000, OTHER))
     case = assessed(observation)
     total = budget.largest_target(case, 393_216, 0.0, Policy())
@@ -213,8 +213,8 @@ def test_match_leaves_short_chains_alone(wanted: int, buckets: int | None) -> No
     assert budget.largest_target(case, wanted, 0.0, MATCH).buckets_target == buckets
 
 
-def test_ceiling_and_int_max() -> None:
-    """The operator's ceiling and the kernel's own largest number end a step."""
+def test_max_limit_and_int_max() -> None:
+    """The operator's `max_limit` and the kernel's own largest number end a step."""
     plenty = host(table(LIMIT), memory_total_bytes=1 << 50, memory_available_bytes=1 << 49, buckets=None)
     case = assessed(plenty)
     assert budget.largest_target(case, INT_MAX + 1, 0.0, Policy()).target == INT_MAX
@@ -223,7 +223,7 @@ def test_ceiling_and_int_max() -> None:
 
 
 def test_what_is_held_may_break_the_promise() -> None:
-    """What is held now is compared with budget and reserve, charged as it is and not as it may grow."""
+    """What is held now is compared with budget and `min_available`, charged as it is and not as it may grow."""
     assert broken(host(table(LIMIT))) is None
     # 576 × 262,144 + 4,194,304 = 155,189,248: more than the 107,374,182 of 1 GiB
     poor = broken(host(table(LIMIT), memory_total_bytes=GIB, memory_available_bytes=GIB))

@@ -1,4 +1,4 @@
-"""Decisions as a table: for each trigger and host, what is decided, why, and when it is asked again."""
+"""Decisions as a table: for each trigger and host the decision, its reason, and when to decide again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from testbed.hosts import GIB, LIMIT, NOW, OTHER, PRESSURE, WEB, host, line, table
+from testbed.hosts import GIB, LIMIT, NOW, OTHER, PRESSURE, WEB, host, message, table
 
 from conntrackd_guard.core.configuration import Buckets, FloodAction, FloodResponse, Policy, Share
 from conntrackd_guard.core.hold_reasons import HoldReason
@@ -52,52 +52,61 @@ def start(kept: int) -> Trigger:
 
 
 HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]] = [
-    (HoldReason.HISTORICAL, line(live=False), FULL_HOST, CALM, Policy(), None),
-    (HoldReason.TRIGGER_OFF, line(), FULL_HOST, CALM, Policy(kernel_message=False), None),
+    (HoldReason.HISTORICAL, message(live=False), FULL_HOST, CALM, Policy(), None),
+    (HoldReason.TRIGGER_OFF, message(), FULL_HOST, CALM, Policy(kernel_message=False), None),
     (HoldReason.TRIGGER_OFF, PRESSURE, FULL_HOST, CALM, Policy(raise_early=False), None),
-    (HoldReason.EXPECTATION_TABLE, line(message_kind=MessageKind.EXPECTATION_FULL), FULL_HOST, CALM, Policy(), None),
-    (HoldReason.NEIGHBOUR_TABLE, line(message_kind=MessageKind.NEIGHBOUR_FULL), FULL_HOST, CALM, Policy(), None),
-    (HoldReason.SUPPRESSED, line(message_kind=MessageKind.SUPPRESSED), FULL_HOST, CALM, Policy(), None),
+    (HoldReason.EXPECTATION_TABLE, message(message_kind=MessageKind.EXPECTATION_FULL), FULL_HOST, CALM, Policy(), None),
+    (HoldReason.NEIGHBOUR_TABLE, message(message_kind=MessageKind.NEIGHBOUR_FULL), FULL_HOST, CALM, Policy(), None),
+    (HoldReason.SUPPRESSED, message(message_kind=MessageKind.SUPPRESSED), FULL_HOST, CALM, Policy(), None),
     # the named table can be read, and is a tenth full
-    (HoldReason.CONTRADICTED, line(), host(table(26_214)), CALM, Policy(), None),
-    # nothing can be read of the named namespace, and such a line was stepped for 100 s ago
-    (HoldReason.UNCONFIRMED, line(), host(table(10, OTHER)), State(unknown_seconds=NOW - 100.0), Policy(), SOON),
-    # the line came half a second after a raise, which made room
-    (HoldReason.SUPERSEDED, line(), host(table(100_000)), State(last_raise_seconds=NOW - 0.5), Policy(), None),
+    (HoldReason.CONTRADICTED, message(), host(table(26_214)), CALM, Policy(), None),
+    # nothing can be read of the named namespace, and such a message was stepped for 100 s ago
+    (HoldReason.UNCONFIRMED, message(), host(table(10, OTHER)), State(unknown_seconds=NOW - 100.0), Policy(), SOON),
+    # the message came half a second after a raise, which made room
+    (HoldReason.SUPERSEDED, message(), host(table(100_000)), State(last_raise_seconds=NOW - 0.5), Policy(), None),
     (HoldReason.RESOLVED, PRESSURE, host(table(100_000)), CALM, Policy(), None),
     # 84 % full; at 50 a second the remaining 42,144 last 843 s
     (HoldReason.STABLE, PRESSURE, host(table(220_000, demand_per_second=50.0)), CALM, Policy(), SOON),
     # dry run: the kernel's table is full, the rehearsed limit would hold it
-    (HoldReason.DRY_RUN_SUFFICIENT, line(), host(FULL, limit=393_216, kernel_limit=LIMIT), CALM, Policy(), None),
-    (HoldReason.UNTRUSTED_NAMESPACE, line(), host(table(LIMIT, user_owned=True)), CALM, Policy(), SOON),
-    (HoldReason.PAUSED, line(), host(FULL, pause=Pause(by="root", reason="drill")), CALM, Policy(), SOON),
-    (HoldReason.CONFLICT, line(), FULL_HOST, State(conflict_seconds=(1.0, 2.0, 3.0)), Policy(), SOON),
-    (HoldReason.UNLIMITED, line(), host(FULL, limit=0), CALM, Policy(), SOON),
-    (HoldReason.NO_CONNTRACK, line(), host(limit=None), CALM, Policy(), None),
+    (HoldReason.DRY_RUN_SUFFICIENT, message(), host(FULL, limit=393_216, kernel_limit=LIMIT), CALM, Policy(), None),
+    (HoldReason.UNTRUSTED_NAMESPACE, message(), host(table(LIMIT, user_owned=True)), CALM, Policy(), SOON),
+    (HoldReason.PAUSED, message(), host(FULL, pause=Pause(by="root", reason="drill")), CALM, Policy(), SOON),
+    (HoldReason.CONFLICT, message(), FULL_HOST, State(conflict_seconds=(1.0, 2.0, 3.0)), Policy(), SOON),
+    (HoldReason.UNLIMITED, message(), host(FULL, limit=0), CALM, Policy(), SOON),
+    (HoldReason.NO_CONNTRACK, message(), host(limit=None), CALM, Policy(), None),
     (
         HoldReason.WRITE_REFUSED,
-        line(),
+        message(),
         FULL_HOST,
         State(refusal=Refusal(errno=30, limit=LIMIT, count=3, until_seconds=NOW + 4.0)),
         Policy(),
         NOW + 4.0,
     ),
     # a full table is given 200 ms, one that only presses 2 s
-    (HoldReason.COOLDOWN, line(), FULL_HOST, State(last_raise_seconds=NOW - 0.125), Policy(), NOW - 0.125 + 0.2),
+    (HoldReason.COOLDOWN, message(), FULL_HOST, State(last_raise_seconds=NOW - 0.125), Policy(), NOW - 0.125 + 0.2),
     (HoldReason.COOLDOWN, PRESSURE, host(BUSY), State(last_raise_seconds=NOW - 1.5), Policy(), NOW + 0.5),
+    # the shorter of 200 ms and `cooldown`
+    (
+        HoldReason.COOLDOWN,
+        message(),
+        FULL_HOST,
+        State(last_raise_seconds=NOW - 0.0625),
+        Policy(cooldown_seconds=0.125),
+        NOW + 0.0625,
+    ),
     # the oldest of the twenty leaves the window in 10 s, later than the next look
     (HoldReason.RATE_LIMITED, PRESSURE, host(BUSY), State(raise_seconds=RAISED_20_TIMES), Policy(), SOON),
-    (HoldReason.OVER_BUDGET, line(), host(FULL, memory_total_bytes=GIB), CALM, Policy(), SOON),
-    (HoldReason.RESERVE, line(), host(FULL, memory_available_bytes=GIB), CALM, Policy(), SOON),
-    (HoldReason.AT_CEILING, line(), FULL_HOST, CALM, Policy(max_limit=LIMIT), SOON),
-    (HoldReason.FLOOD, line(), host(table(LIMIT, flooded=True)), CALM, HOLD_FLOODS, SOON),
-    # no sample tells, and a step was made 10 s ago
-    (HoldReason.UNSAMPLED, line(), FULL_HOST, State(last_raise_seconds=NOW - 10.0), HOLD_FLOODS, NOW + 0.25),
+    (HoldReason.OVER_BUDGET, message(), host(FULL, memory_total_bytes=GIB), CALM, Policy(), SOON),
+    (HoldReason.RESERVE, message(), host(FULL, memory_available_bytes=GIB), CALM, Policy(), SOON),
+    (HoldReason.AT_CEILING, message(), FULL_HOST, CALM, Policy(max_limit=LIMIT), SOON),
+    (HoldReason.FLOOD, message(), host(table(LIMIT, flooded=True)), CALM, HOLD_FLOODS, SOON),
+    # no sample, and a step was made 10 s ago
+    (HoldReason.UNSAMPLED, message(), FULL_HOST, State(last_raise_seconds=NOW - 10.0), HOLD_FLOODS, NOW + 0.25),
     # 2 × 262,144 ÷ 16,384 = 32 already
-    (HoldReason.CHAINS, line(), host(FULL, buckets=16_384), CALM, Policy(), SOON),
+    (HoldReason.CHAINS, message(), host(FULL, buckets=16_384), CALM, Policy(), SOON),
     (
         HoldReason.INT_MAX,
-        line(),
+        message(),
         host(
             table(INT_MAX), limit=INT_MAX, memory_total_bytes=HUGE, memory_available_bytes=HUGE // 2, buckets=None
         ),
@@ -165,15 +174,15 @@ def test_every_reason_has_its_row() -> None:
         (host(table(LIMIT, flooded=True), table(230_000, OTHER, flooded=False)), HOLD_FLOODS, 393_216),
         # a flood in a namespace that any user can make hides no need of the host's own
         (host(FULL, table(LIMIT, OTHER, flooded=True, user_owned=True)), HOLD_FLOODS, 393_216),
-        # no sample tells: one plain step, whatever the growth
+        # no sample: one plain step, whatever the growth
         (host(table(LIMIT, demand_per_second=20_000.0)), HOLD_FLOODS, 393_216),
-        # a part: the ceiling leaves 5 % of the limit and no less
+        # a part: the `max_limit` leaves 5 % of the limit and no less
         (FULL_HOST, Policy(max_limit=275_252), 275_252),
     ],
 )
 def test_how_far(seen: Observation, policy: Policy, target: int) -> None:
-    """The largest of factor, least step, runway and what the fullest table needs; then what fits."""
-    decision = decide(line(), seen, CALM, policy)
+    """The largest of factor, least step, lookahead and what the fullest table needs; then what fits."""
+    decision = decide(message(), seen, CALM, policy)
     assert isinstance(decision, Raise)
     assert (decision.target, decision.corroboration) == (target, Corroboration.CONFIRMED)
 
@@ -203,7 +212,7 @@ def test_a_pause_holds_a_restore_too() -> None:
 
 def test_a_part_below_five_percent_is_not_worth_a_write() -> None:
     """262,144 × 1.05 = 275,251.2: one entry below that is a hold, and names the bound."""
-    decision = decide(line(), FULL_HOST, CALM, Policy(max_limit=275_251))
+    decision = decide(message(), FULL_HOST, CALM, Policy(max_limit=275_251))
     assert isinstance(decision, Hold)
     assert decision.reason is HoldReason.AT_CEILING
     assert decision.arithmetic is not None
@@ -212,7 +221,7 @@ def test_a_part_below_five_percent_is_not_worth_a_write() -> None:
 
 def test_a_part_says_what_kept_it_small() -> None:
     """A partial step is taken, with advice that names the bound."""
-    decision = decide(line(), FULL_HOST, CALM, Policy(budget=Share(bytes=200_000_000)))
+    decision = decide(message(), FULL_HOST, CALM, Policy(budget=Share(bytes=200_000_000)))
     assert isinstance(decision, Raise)
     assert decision.target == 339_940  # (200,000,000 − 4,194,304) ÷ 576 = 339,940.4
     assert "budget" in decision.advice[0]
@@ -224,38 +233,38 @@ def test_a_flood_beside_a_need_does_not_size_the_step() -> None:
         table(230_000, demand_per_second=100.0, flooded=False),
         table(LIMIT, OTHER, demand_per_second=50_000.0, flooded=True),
     )
-    decision = decide(line(OTHER), seen, CALM, HOLD_FLOODS)
+    decision = decide(message(OTHER), seen, CALM, HOLD_FLOODS)
     assert isinstance(decision, Raise)
     assert decision.target == 393_216
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_a_flood_tells_nothing_of_a_table_out_of_reach(*, complete: bool) -> None:
-    """A line that nothing confirms gets its plain step, whatever fills another table."""
+def test_a_flood_does_not_explain_an_unreadable_table(*, complete: bool) -> None:
+    """A message that nothing confirms gets its plain step, whatever fills another table."""
     seen = host(table(230_000, OTHER, flooded=True, demand_per_second=1_000.0), complete=complete)
-    decision = decide(line(WEB), seen, CALM, HOLD_FLOODS)
+    decision = decide(message(WEB), seen, CALM, HOLD_FLOODS)
     assert isinstance(decision, Raise)
     assert decision.corroboration is Corroboration.UNKNOWN
 
 
-def test_a_plain_step_without_a_sample_is_said() -> None:
+def test_a_plain_step_without_a_sample_has_advice() -> None:
     """And made again after 30 s where no sample can be had: what nobody can look into is not left dropping."""
     raised = State(last_raise_seconds=NOW - 30.0)
-    decision = decide(line(), FULL_HOST, raised, HOLD_FLOODS)
+    decision = decide(message(), FULL_HOST, raised, HOLD_FLOODS)
     assert isinstance(decision, Raise)
     assert any("a sample after it" in advice for advice in decision.advice)
 
 
 UNKNOWABLE: list[Any] = [
-    pytest.param(line(WEB), host(table(10, OTHER)), id="the named namespace is gone"),
-    pytest.param(line(WEB), host(table(10, dropped=None, demand_per_second=9e5)), id="too new to compare"),
-    pytest.param(line(None), host(table(10, OTHER), complete=False), id="something can't be read"),
+    pytest.param(message(WEB), host(table(10, OTHER)), id="the named namespace is gone"),
+    pytest.param(message(WEB), host(table(10, dropped=None, demand_per_second=9e5)), id="too new to compare"),
+    pytest.param(message(None), host(table(10, OTHER), complete=False), id="something can't be read"),
 ]
 
 
 @pytest.mark.parametrize(("trigger", "seen"), UNKNOWABLE)
 def test_what_cannot_be_judged_gets_one_plain_step(trigger: Trigger, seen: Observation) -> None:
-    """Unknown: one step without a demand, charged as one full table more, and said."""
+    """Unknown: one step without a demand, charged as one more full table, with advice."""
     decision = decide(trigger, seen, CALM, Policy())
     assert isinstance(decision, Raise)
     assert decision.corroboration is Corroboration.UNKNOWN
@@ -267,10 +276,10 @@ def test_what_cannot_be_judged_gets_one_plain_step(trigger: Trigger, seen: Obser
 
 
 @pytest.mark.parametrize(("after", "reason"), [(0.1, HoldReason.SUPERSEDED), (0.3, HoldReason.COOLDOWN)])
-def test_an_unknown_line_just_after_a_raise(after: float, reason: HoldReason) -> None:
+def test_an_unknown_message_just_after_a_raise(after: float, reason: HoldReason) -> None:
     """A raise answers the burst that led to it; what comes later may be the same table, full again, and is looked at again."""
     raised = State(last_raise_seconds=NOW - 1.0)
-    decision = decide(line(message_seconds=NOW - 1.0 + after), host(complete=False), raised, Policy())
+    decision = decide(message(message_seconds=NOW - 1.0 + after), host(complete=False), raised, Policy())
     assert isinstance(decision, Hold)
     assert decision.reason is reason
 
@@ -278,17 +287,17 @@ def test_an_unknown_line_just_after_a_raise(after: float, reason: HoldReason) ->
 def test_one_unknown_step_in_a_window() -> None:
     """What no table ever confirms can't climb: the next plain step waits for the window to pass."""
     gone = host(table(10, OTHER))
-    assert isinstance(decide(line(), gone, State(unknown_seconds=NOW - 600.0), Policy()), Raise)
-    assert isinstance(decide(line(), FULL_HOST, State(unknown_seconds=NOW - 100.0), Policy()), Raise)
+    assert isinstance(decide(message(), gone, State(unknown_seconds=NOW - 600.0), Policy()), Raise)
+    assert isinstance(decide(message(), FULL_HOST, State(unknown_seconds=NOW - 100.0), Policy()), Raise)
 
 
-def test_a_line_without_a_number_is_about_the_table_that_dropped() -> None:
+def test_a_message_without_a_number_is_about_the_table_that_dropped() -> None:
     """It is judged for trust and charged in full, though it has emptied since (a flush, short timeouts)."""
     emptied = table(10, OTHER, dropped=5)
-    decision = decide(line(None), host(emptied), CALM, Policy())
+    decision = decide(message(None), host(emptied), CALM, Policy())
     assert isinstance(decision, Raise)
     assert decision.arithmetic.full_tables == 1
-    held = decide(line(None), host(replace(emptied, user_owned=True)), CALM, Policy())
+    held = decide(message(None), host(replace(emptied, user_owned=True)), CALM, Policy())
     assert isinstance(held, Hold)
     assert held.reason is HoldReason.UNTRUSTED_NAMESPACE
 
@@ -296,24 +305,24 @@ def test_a_line_without_a_number_is_about_the_table_that_dropped() -> None:
 def test_user_namespaces_are_charged_and_not_raised_for() -> None:
     """Any user can make such a table: it costs, but neither its need nor its demand raises the limit."""
     theirs = table(LIMIT, OTHER, user_owned=True, demand_per_second=1e6)
-    decision = decide(line(None), host(theirs, FULL), CALM, Policy())
+    decision = decide(message(None), host(theirs, FULL), CALM, Policy())
     assert isinstance(decision, Raise)
     assert decision.target == 393_216  # our own full table's step, not the demand of theirs
     assert decision.arithmetic.full_tables == 2
-    trusted = decide(line(OTHER), host(theirs), CALM, Policy(trust_user_namespaces=True))
+    trusted = decide(message(OTHER), host(theirs), CALM, Policy(trust_user_namespaces=True))
     assert isinstance(trusted, Raise)
     assert trusted.target == 1_048_576
 
 
-@pytest.mark.parametrize("trigger", [line(), PRESSURE], ids=["line", "pressure"])
-def test_the_allowance_never_holds_a_table_that_drops(trigger: Trigger) -> None:
+@pytest.mark.parametrize("trigger", [message(), PRESSURE], ids=["message", "filling up"])
+def test_the_rate_limit_never_holds_a_table_that_drops(trigger: Trigger) -> None:
     """Twenty raises in ten minutes hold pressure, but not a table that is full or drops now."""
     spent = State(raise_seconds=RAISED_20_TIMES)
     for dropping in (FULL, replace(BUSY, dropped=1)):
         assert isinstance(decide(trigger, host(dropping), spent, Policy()), Raise)
 
 
-def test_the_allowance_comes_back() -> None:
+def test_the_rate_limit_recovers() -> None:
     """A raise older than the window no longer counts."""
     gone = tuple(at - 10.0 for at in RAISED_20_TIMES[:1]) + RAISED_20_TIMES[1:]
     assert isinstance(decide(PRESSURE, host(BUSY), State(raise_seconds=gone), Policy()), Raise)
@@ -328,9 +337,9 @@ def test_the_allowance_comes_back() -> None:
         ((NOW - 3, NOW - 2, NOW - 1), 0, True),  # 0 = never
     ],
 )
-def test_standoff(fights: tuple[float, ...], conflict_limit: int, *, raises: bool) -> None:
-    """After three foreign lowerings within a day the guard stops raising, unless told never to."""
-    decision = decide(line(), FULL_HOST, State(conflict_seconds=fights), Policy(conflict_limit=conflict_limit))
+def test_conflict(fights: tuple[float, ...], conflict_limit: int, *, raises: bool) -> None:
+    """After three foreign lowerings within a day the guard stops raising, unless `conflict_limit` is 0."""
+    decision = decide(message(), FULL_HOST, State(conflict_seconds=fights), Policy(conflict_limit=conflict_limit))
     assert isinstance(decision, Raise) is raises
 
 
@@ -372,16 +381,16 @@ def test_pressure_elsewhere_begins_at_the_threshold() -> None:
 )
 def test_what_ends_a_back_off(refusal: Refusal) -> None:
     """A refused write is tried again when its time comes, or at once after a change of limit."""
-    assert isinstance(decide(line(), FULL_HOST, State(refusal=refusal), Policy()), Raise)
+    assert isinstance(decide(message(), FULL_HOST, State(refusal=refusal), Policy()), Raise)
 
 
-def test_buckets_grow_with_the_limit_only_when_told() -> None:
+def test_buckets_grow_with_the_limit_only_if_set() -> None:
     """`keep` gives advice with the command to run; `match` resizes with the raise."""
     seen = host(FULL, buckets=65_536)  # 2 × 393,216 ÷ 65,536 = 12
-    kept = decide(line(), seen, CALM, Policy())
+    kept = decide(message(), seen, CALM, Policy())
     assert isinstance(kept, Raise)
     assert kept.buckets_target is None
     assert "nf_conntrack_buckets=393216" in kept.advice[0]
-    matched = decide(line(), seen, CALM, Policy(buckets=Buckets.MATCH))
+    matched = decide(message(), seen, CALM, Policy(buckets=Buckets.MATCH))
     assert isinstance(matched, Raise)
     assert matched.buckets_target == 98_304  # 2 × 393,216 ÷ 8

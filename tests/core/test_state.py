@@ -50,7 +50,7 @@ RAISED = replace(BUSY, last_raise_seconds=NOW, raise_seconds=(1.0, NOW), set_lim
 
 
 @pytest.mark.parametrize(
-    ("told", "after"),
+    ("record", "after"),
     [
         (record(RAISE, OutcomeKind.APPLIED, after=393_216), RAISED),
         (record(RAISE, OutcomeKind.REHEARSED, after=393_216), RAISED),
@@ -71,17 +71,17 @@ RAISED = replace(BUSY, last_raise_seconds=NOW, raise_seconds=(1.0, NOW), set_lim
         (record(Override(kind=OverrideKind.RESUME)), replace(BUSY, conflict_seconds=(), refusal=None)),
     ],
 )
-def test_advance(told: Record, after: State) -> None:
+def test_advance(record: Record, after: State) -> None:
     """The state after each kind of record."""
-    assert advance(BUSY, told) == after
+    assert advance(BUSY, record) == after
 
 
-def test_a_lowering_of_what_the_guard_never_set_is_no_fight() -> None:
+def test_a_lowering_of_what_the_guard_never_set_is_no_conflict() -> None:
     """Only a value of the guard's own can be fought over."""
     assert advance(State(), hold(HoldReason.LIMIT_LOWERED, 1)) == State()
 
 
-def test_one_lowering_is_one_fight() -> None:
+def test_one_lowering_is_one_conflict() -> None:
     """After a fight the guard owns no limit, until it raises again."""
     state = advance(advance(BUSY, hold(HoldReason.LIMIT_LOWERED, 5)), hold(HoldReason.LIMIT_LOWERED, 4))
     assert state.conflict_seconds == (2.0, NOW)
@@ -99,7 +99,7 @@ def test_a_refused_write_backs_off_from_one_second_to_five_minutes() -> None:
 
 
 @pytest.mark.parametrize(("errno", "limit"), [(13, LIMIT), (30, LIMIT + 1)])
-def test_another_refusal_begins_anew(errno: int, limit: int) -> None:
+def test_another_refusal_starts_again(errno: int, limit: int) -> None:
     """Another error or another limit is another matter."""
     state = advance(BUSY, record(RAISE, OutcomeKind.REJECTED, errno=errno, limit=limit))
     assert state.refusal == Refusal(errno=errno, limit=limit, count=1, until_seconds=NOW + 1)

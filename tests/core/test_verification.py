@@ -133,7 +133,7 @@ def test_a_verification_ends_after_ten_seconds() -> None:
             watched((0.25, 65_536, 12), (10.0, 66_536, 12)),
             (
                 "Drops ended 0.25 s after the raise to 98,304 (12 more packets). "
-                "At the average growth since (101/s) the table would be full in 5min 14s."
+                "At the average growth since that raise (101/s), the table would be full in 5min 14s."
             ),
         ),
         (
@@ -155,7 +155,7 @@ def test_a_verification_ends_after_ten_seconds() -> None:
             watched((10.0, 65_538, 0)),
             (
                 "No packets were dropped after the raise to 98,304 within 10 s. "
-                "At the average growth since (0.2/s) the table would be full in 1d 22h."
+                "At the average growth since that raise (0.2/s), the table would be full in 1d 22h."
             ),
         ),
     ],

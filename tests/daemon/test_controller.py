@@ -1,4 +1,4 @@
-"""What a decision knows of other writers, orders and a host that fails, whichever comes first."""
+"""Decisions with other writers, overrides and a failing host."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 from dataclasses import replace
 
 import pytest
-from testbed.guarded import LIMIT, Guarded, Host, an_order
+from testbed.guarded import LIMIT, Guarded, Host, an_override
 
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
@@ -18,8 +18,8 @@ STEP = 98_304
 """65,536 × 1.5."""
 
 
-def test_a_lowering_that_a_line_tells_of_first_is_a_fight(host: Host) -> None:
-    """Another writer lowers the limit under a busy table: the line comes milliseconds later, before the next tick."""
+def test_a_lowering_that_a_message_reveals_counts_as_a_conflict(host: Host) -> None:
+    """Another writer lowers the limit under a busy table: the message comes milliseconds later, before the next tick."""
     guarded = Guarded(host, Policy(conflict_limit=2))
     for _ in range(2):
         host.table(host.limit)
@@ -30,7 +30,7 @@ def test_a_lowering_that_a_line_tells_of_first_is_a_fight(host: Host) -> None:
         guarded.message()
         guarded.turn(0.003)
     assert len(guarded.state.conflict_seconds) == 2
-    assert host.limit == LIMIT  # two fights are a stand-off here
+    assert host.limit == LIMIT  # two lowerings are a conflict here
     assert guarded.reasons()[-2:] == ["hold limit_lowered none", "hold conflict none"]
     guarded.stop()
 
@@ -52,50 +52,50 @@ def test_a_lowering_while_the_guard_was_down_is_noticed_at_start(host: Host) -> 
     second.stop()
 
 
-def with_an_order(host: Host) -> Guarded:
+def with_an_override(host: Host) -> Guarded:
     """Return a guard that has raised, with the file of a revert that has not written the limit."""
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
     guarded.turn()
     host.table(10)
-    record = an_order(guarded, OverrideKind.REVERT, LIMIT)
-    guarded.runtime_dir.put_override(record.key, encode(record))
+    record = an_override(guarded, OverrideKind.REVERT, LIMIT)
+    guarded.runtime_dir.overrides.put(record.key, encode(record))
     return guarded
 
 
-def test_an_order_that_is_not_in_force_yet_is_waited_for(host: Host) -> None:
+def test_an_override_that_is_not_in_force_yet_is_waited_for(host: Host) -> None:
     """A revert leaves its file before it writes: until the limit is there, nothing is known of it."""
-    guarded = with_an_order(host)
+    guarded = with_an_override(host)
     guarded.turn(3.0)
     assert guarded.state.set_limit == STEP
     host.limit = LIMIT
     guarded.turn(0.25)
     assert guarded.state.set_limit is None
     assert guarded.reasons()[1:] == ["override revert applied"]
-    assert guarded.runtime_dir.overrides() == []
+    assert guarded.runtime_dir.overrides.all() == []
     guarded.stop()
 
 
-def test_an_order_that_was_cut_short_is_said_and_not_believed(host: Host) -> None:
+def test_an_interrupted_override_is_reported_and_not_believed(host: Host) -> None:
     """A revert that was killed before its write is no revert."""
-    guarded = with_an_order(host)
+    guarded = with_an_override(host)
     guarded.turn(11.0)
     assert guarded.state.set_limit == STEP
-    assert guarded.runtime_dir.overrides() == []
+    assert guarded.runtime_dir.overrides.all() == []
     guarded.written()
     assert any("not carried out" in line["message"] for line in guarded.logged("guard.info"))
     guarded.stop()
 
 
-def test_an_order_that_can_not_be_read_ends_nothing(host: Host) -> None:
-    """Whatever stands in an order's file, the loop goes on."""
+def test_an_override_that_can_not_be_read_ends_nothing(host: Host) -> None:
+    """An unreadable override does not stop the loop."""
     guarded = Guarded(host)
-    guarded.runtime_dir.put_override("odd", {"verdict": [], "decision": {"verdict": []}})
+    guarded.runtime_dir.overrides.put("odd", {"verdict": [], "decision": {"verdict": []}})
     guarded.turn(3.0)
     guarded.written()
     assert "odd" in guarded.logged("guard.error")[0]["message"]
-    assert guarded.runtime_dir.overrides() == []
+    assert guarded.runtime_dir.overrides.all() == []
     guarded.stop()
 
 
@@ -104,7 +104,7 @@ def test_a_full_table_waits_no_five_seconds_for_a_small_change(host: Host) -> No
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
-    guarded.runtime_dir.meanwhile = [lambda: setattr(host, "limit", LIMIT + 1)]
+    guarded.intents_folder.meanwhile = [lambda: setattr(host, "limit", LIMIT + 1)]
     guarded.turn()
     host.table(LIMIT + 1)
     guarded.turn(0.25)
@@ -140,7 +140,7 @@ def test_buckets_that_are_refused_are_not_counted_on(host: Host) -> None:
 
 @pytest.mark.parametrize("error", [OSError(errno.ENFILE, "too many"), RuntimeError("can't start new thread")])
 def test_a_host_out_of_everything_is_waited_out(host: Host, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No descriptor, no thread: said once, tried again every two seconds without spinning, and then raised for."""
+    """No descriptor, no thread: reported once, retried every two seconds without spinning, and then raised for."""
     guarded = Guarded(host)
     observer = guarded.observer
     looks = 0
@@ -164,7 +164,7 @@ def test_a_host_out_of_everything_is_waited_out(host: Host, error: Exception, mo
     guarded.stop()
 
 
-def test_a_failing_host_is_not_asked_without_a_pause(host: Host) -> None:
+def test_a_failing_host_is_read_with_pauses(host: Host) -> None:
     """With an episode that is due and a limit that can't be read, the loop waits."""
     guarded = Guarded(host)
     guarded.message()
@@ -187,7 +187,7 @@ def test_unlimited_closes_what_was_open(host: Host) -> None:
 
 
 def test_a_crowd_of_namespaces_leaves_a_small_record(host: Host) -> None:
-    """What any user can make by the thousand is told as a sum."""
+    """Tables that any user can make by the thousand are recorded as a sum."""
     for pid in range(300, 400):
         host.namespace(str(pid), 20)
     guarded = Guarded(host)
@@ -196,16 +196,16 @@ def test_a_crowd_of_namespaces_leaves_a_small_record(host: Host) -> None:
     guarded.turn()
     (row,) = guarded.rows()
     with guarded.history() as history:
-        told = detail(history, row.id)
-    assert told is not None
-    seen = told.record.observation
+        found = detail(history, row.id)
+    assert found is not None
+    seen = found.record.observation
     assert (len(seen.tables) + seen.small_tables, seen.small_entries) == (101, 20 * (100 - 31))
-    assert told.record.outcome.kind is OutcomeKind.APPLIED
+    assert found.record.outcome.kind is OutcomeKind.APPLIED
     guarded.stop()
 
 
 def test_the_error_of_a_read_names_the_next_step(host: Host) -> None:
-    """A HostError of the loop is told as it is, with what happens next."""
+    """A HostError of the loop is logged with the next step."""
     guarded = Guarded(host)
     guarded.kernel.limit_in_force = lambda: (_ for _ in ()).throw(
         HostError("read", "the limit", OSError(errno.EIO, "bad"), "Look at the disk.")
@@ -227,7 +227,7 @@ def test_policies_in_rows_are_those_decided_with(host: Host) -> None:
     guarded.turn()
     (row,) = guarded.rows()
     with guarded.history() as history:
-        told = detail(history, row.id)
-    assert told is not None
-    assert told.policy == replace(policy, buckets=Buckets.KEEP)
+        found = detail(history, row.id)
+    assert found is not None
+    assert found.policy == replace(policy, buckets=Buckets.KEEP)
     guarded.stop()

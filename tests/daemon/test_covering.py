@@ -1,4 +1,4 @@
-"""How far the lines are taken in is never said ahead of a decision on them."""
+"""The journal cursor never passes a message before its decision."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from testbed.guarded import LIMIT, Guarded, Host
 from conntrackd_guard.core.configuration import Policy
 
 
-def test_a_row_covers_no_line_that_waits(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two namespaces' lines in one turn: the position goes with the second decision, or a kill between loses a line."""
+def test_a_row_covers_no_message_that_waits(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two namespaces' messages in one turn: the position goes with the second decision, so a kill between loses no message."""
     guarded = Guarded(host, Policy(raise_early=False, max_limit=LIMIT))
     positions: list[bool] = []
     submit = guarded.recorder.submit

@@ -38,9 +38,9 @@ def test_a_flood_that_was_sampled_before_is_held(host: Host) -> None:
     assert guarded.reasons() == ["hold flood none"]
     assert host.limit == LIMIT
     with guarded.history() as history:
-        told = detail(history, 1)
-    assert told is not None
-    assert told.record.decision.arithmetic.on_flood == HOLD.on_flood  # type: ignore[union-attr]
+        found = detail(history, 1)
+    assert found is not None
+    assert found.record.decision.arithmetic.on_flood == HOLD.on_flood  # type: ignore[union-attr]
     guarded.stop()
 
 
@@ -95,7 +95,7 @@ def test_another_table_that_fills_just_after_waits_for_its_sample_alone(host: Ho
 
 
 def test_a_reload_switches_it_on_and_off(host: Host) -> None:
-    """What the samples take is loaded by the reload, and what they told counts no more once it is off."""
+    """A reload loads the sampler, and its samples stop counting once `on_flood` is off."""
     fill_with(host, answered=0, unanswered=1000)
     host.table(NEAR)
     guarded = Guarded(host)

@@ -1,4 +1,4 @@
-"""Turns of the loop on a made-up host: what a line or a filling table does to the limit, and what is told of it."""
+"""Turns of the loop on a made-up host: the effect of a message or a filling table on the limit, and the log."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ STEP = 98_304
 """65,536 × 1.5."""
 
 
-def test_one_turn_raises_and_tells(host: Host) -> None:
-    """A line with a full table: raised within one turn, persisted, recorded, logged, and the intent goes."""
+def test_one_turn_raises_and_logs(host: Host) -> None:
+    """A message about a full table: one turn raises the limit; it is persisted, recorded and logged, and the intent goes."""
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
@@ -35,8 +35,8 @@ def test_one_turn_raises_and_tells(host: Host) -> None:
     guarded.stop()
 
 
-def test_a_burst_of_ten_lines_is_one_raise(host: Host) -> None:
-    """Ten lines of a millisecond never multiply."""
+def test_a_burst_of_ten_messages_is_one_raise(host: Host) -> None:
+    """Ten messages within a millisecond lead to one raise."""
     guarded = Guarded(host)
     host.table(LIMIT)
     for _ in range(10):
@@ -88,7 +88,7 @@ def test_another_namespace_under_the_same_number_has_drops_of_its_own(host: Host
 
 
 def test_its_drops_are_the_past_after_ten_quiet_seconds(host: Host) -> None:
-    """As with any other table: they confirm no line that comes later."""
+    """As with any other table: they confirm no message that comes later."""
     host.table(0, drop=500, pid="200")
     guarded = Guarded(host)
     guarded.turn()
@@ -101,8 +101,8 @@ def test_its_drops_are_the_past_after_ten_quiet_seconds(host: Host) -> None:
     guarded.stop()
 
 
-def test_a_line_that_the_tables_contradict_is_held(host: Host) -> None:
-    """A forged line raises nothing, however often it comes, and fills no history."""
+def test_a_message_that_the_tables_contradict_is_held(host: Host) -> None:
+    """A forged message raises nothing, however often it comes, and fills no history."""
     guarded = Guarded(host)
     for _ in range(5):
         guarded.message(host.container)
@@ -121,8 +121,8 @@ def test_a_line_that_the_tables_contradict_is_held(host: Host) -> None:
         (MessageKind.SUPPRESSED, True, "suppressed"),
     ],
 )
-def test_other_lines_are_recorded(host: Host, kind: MessageKind, reason: str, *, live: bool) -> None:
-    """The past and the siblings of the line are recorded and never raised for."""
+def test_other_messages_are_recorded(host: Host, kind: MessageKind, reason: str, *, live: bool) -> None:
+    """Historical messages and those of other tables are recorded and raise nothing."""
     guarded = Guarded(host)
     guarded.message(kind=kind, live=live)
     guarded.turn()
@@ -131,7 +131,7 @@ def test_other_lines_are_recorded(host: Host, kind: MessageKind, reason: str, *,
     guarded.stop()
 
 
-def test_a_full_table_comes_before_other_lines(host: Host) -> None:
+def test_a_full_table_comes_before_other_messages(host: Host) -> None:
     """The kernel often says `callbacks suppressed` just before: nobody's packet waits for that to be recorded."""
     guarded = Guarded(host)
     guarded.turn()  # a tick, so that the next is not due at once
@@ -143,8 +143,8 @@ def test_a_full_table_comes_before_other_lines(host: Host) -> None:
     guarded.stop()
 
 
-def test_other_lines_wait_for_a_host_that_can_be_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of descriptors, a line is kept and recorded later, with all that came meanwhile."""
+def test_other_messages_wait_for_a_host_that_can_be_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of descriptors, a message is kept and recorded later, with all that came meanwhile."""
     guarded = Guarded(host)
     with monkeypatch.context() as patched:
         patched.setattr(guarded.kernel, "limit", lambda: os.open("/nowhere", os.O_RDONLY))
@@ -156,7 +156,7 @@ def test_other_lines_wait_for_a_host_that_can_be_read(host: Host, monkeypatch: p
     guarded.stop()
 
 
-def test_pressure_without_a_line(host: Host) -> None:
+def test_pressure_without_a_message(host: Host) -> None:
     """A table that fills up is raised for before it drops."""
     guarded = Guarded(host)
     for count in (50_000, 53_000, 56_000):
@@ -167,8 +167,8 @@ def test_pressure_without_a_line(host: Host) -> None:
     guarded.stop()
 
 
-def test_a_table_that_fills_again_needs_no_new_line(host: Host) -> None:
-    """After one line, the watch raises again 200 ms later where the table is full again."""
+def test_a_table_that_fills_again_needs_no_new_message(host: Host) -> None:
+    """After one message, the watch raises again 200 ms later where the table is full again."""
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
@@ -182,7 +182,7 @@ def test_a_table_that_fills_again_needs_no_new_line(host: Host) -> None:
 
 
 def test_a_refused_write_backs_off(host: Host) -> None:
-    """Writes are tried after 1, 2, 4 … s, 300 s at most, without a new line; the first refusal is recorded."""
+    """Writes are tried after 1, 2, 4 … s, 300 s at most, without a new message; the first refusal is recorded."""
     guarded = Guarded(host)
     guarded.kernel.refusing = errno.EROFS
     host.table(LIMIT)
@@ -201,7 +201,7 @@ def test_a_refused_write_backs_off(host: Host) -> None:
 
 
 def test_a_change_of_limit_ends_the_back_off(host: Host) -> None:
-    """What refused the write has moved on: the next tick tries again, without a new line."""
+    """The refusal was about the old limit: the next tick tries again, without a new message."""
     guarded = Guarded(host)
     guarded.kernel.refusing = errno.EROFS
     host.table(LIMIT)
@@ -216,8 +216,8 @@ def test_a_change_of_limit_ends_the_back_off(host: Host) -> None:
     guarded.stop()
 
 
-def test_memory_that_breaks_the_promise_is_said_once(host: Host) -> None:
-    """What is held is compared with the reserve once a second; a breach is one error record until it is over."""
+def test_memory_that_breaks_the_promise_is_reported_once(host: Host) -> None:
+    """What is held is compared with `min_available` once a second; a breach is one error record until it is over."""
     guarded = Guarded(host)
     host.table(10_000)
     meminfo = host.root / "proc/meminfo"
@@ -229,8 +229,8 @@ def test_memory_that_breaks_the_promise_is_said_once(host: Host) -> None:
     guarded.stop()
 
 
-def test_an_unreadable_limit_is_said_once_and_ends_no_loop(host: Host) -> None:
-    """A host that can't be read is said once; when it can be read again, the guard works on."""
+def test_an_unreadable_limit_is_reported_once_and_ends_no_loop(host: Host) -> None:
+    """An unreadable host is reported once; when it is readable again, the guard continues."""
     guarded = Guarded(host)
     limit = host.root / "proc/sys/net/netfilter/nf_conntrack_max"
     limit.write_text("many\n")
@@ -270,11 +270,11 @@ def test_every_row_is_decided_again_from_the_database_alone(host: Host) -> None:
     seen = set()
     with History(guarded.paths.history, mode="reader") as history:
         for row in rows:
-            told = detail(history, row.id)
-            assert told is not None
-            record = told.record
-            assert told.policy == policy
-            assert decide(record.trigger, record.observation, record.state, told.policy) == record.decision
+            found = detail(history, row.id)
+            assert found is not None
+            record = found.record
+            assert found.policy == policy
+            assert decide(record.trigger, record.observation, record.state, found.policy) == record.decision
             seen.add(f"{row.verdict} {row.reason}")
     assert {
         "raise kernel_message confirmed",
@@ -292,8 +292,8 @@ def test_a_record_keeps_the_state_it_was_decided_with(host: Host) -> None:
     guarded.message()
     guarded.turn()
     with History(guarded.paths.history, mode="reader") as history:
-        told = detail(history, guarded.rows()[0].id)
-    assert told is not None
-    assert told.record.state == State()
+        found = detail(history, guarded.rows()[0].id)
+    assert found is not None
+    assert found.record.state == State()
     assert guarded.state == replace(State(), last_raise_seconds=1_000.0, raise_seconds=(1_000.0,), set_limit=STEP)
     guarded.stop()

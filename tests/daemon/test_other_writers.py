@@ -1,9 +1,9 @@
-"""Others who write the limit, and operators who order: who wins, and what counts as a fight."""
+"""Other writers of the limit and the operator's overrides: precedence, and what counts as a conflict."""
 
 from __future__ import annotations
 
 import pytest
-from testbed.guarded import LIMIT, Guarded, Host, an_order
+from testbed.guarded import LIMIT, Guarded, Host, an_override
 
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
@@ -19,7 +19,7 @@ def test_lowered_while_deciding(host: Host, times: int) -> None:
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
-    guarded.runtime_dir.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, times + 1)]  # type: ignore[misc]
+    guarded.intents_folder.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, times + 1)]  # type: ignore[misc]
     guarded.turn()
     assert host.limit == -(-(LIMIT - times) * 3 // 2)
     assert guarded.reasons()[-1] == "raise kernel_message confirmed applied"
@@ -29,12 +29,12 @@ def test_lowered_while_deciding(host: Host, times: int) -> None:
 
 
 def test_lowered_again_and_again_while_deciding(host: Host) -> None:
-    """The fourth time the guard holds, and decides again a tick later without a new line."""
+    """The fourth time the guard holds, and decides again a tick later without a new message."""
     host.table(LIMIT)  # before the first look: no growth is seen
     guarded = Guarded(host, Policy(raise_early=False))
     guarded.turn()  # a tick, so that the next is not due at once
     guarded.message()
-    guarded.runtime_dir.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, 5)]  # type: ignore[misc]
+    guarded.intents_folder.meanwhile = [lambda n=n: setattr(host, "limit", LIMIT - n) for n in range(1, 5)]  # type: ignore[misc]
     guarded.turn()
     assert host.limit == LIMIT - 4
     assert guarded.reasons()[-1] == "hold changed_under_us none"
@@ -49,7 +49,7 @@ def test_raised_while_deciding(host: Host) -> None:
     guarded.turn()  # a tick, so that the next is not due at once
     host.table(LIMIT)
     guarded.message()
-    guarded.runtime_dir.meanwhile = [lambda: setattr(host, "limit", 4 * LIMIT)]
+    guarded.intents_folder.meanwhile = [lambda: setattr(host, "limit", 4 * LIMIT)]
     guarded.turn()
     assert host.limit == 4 * LIMIT
     assert guarded.kernel.writes == []
@@ -58,26 +58,26 @@ def test_raised_while_deciding(host: Host) -> None:
     guarded.stop()
 
 
-def test_an_ordered_lowering_is_no_fight(host: Host) -> None:
+def test_a_revert_is_no_conflict(host: Host) -> None:
     """A revert that lowers the limit is taken from its file before the change of limit is judged."""
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
     guarded.turn()
     host.table(10)
-    record = an_order(guarded, OverrideKind.REVERT, LIMIT)
+    record = an_override(guarded, OverrideKind.REVERT, LIMIT)
     host.limit = LIMIT
-    guarded.runtime_dir.put_override(record.key, encode(record))
+    guarded.runtime_dir.overrides.put(record.key, encode(record))
     guarded.turn(5.0)
     assert guarded.state.conflict_seconds == ()
     assert guarded.state.set_limit is None
-    assert guarded.runtime_dir.overrides() == []
+    assert guarded.runtime_dir.overrides.all() == []
     assert "hold limit_lowered none" not in guarded.reasons()
     guarded.stop()
 
 
-def test_three_foreign_lowerings_are_a_standoff_until_resume(host: Host) -> None:
-    """Each lowering of the guard's own value is a fight; after three it stops, says so, and an order starts it anew."""
+def test_three_foreign_lowerings_are_a_conflict_until_resume(host: Host) -> None:
+    """The third foreign lowering stops raising, with a report; `guard resume` restarts it."""
     guarded = Guarded(host)
     for _ in range(3):
         host.table(host.limit)
@@ -96,8 +96,8 @@ def test_three_foreign_lowerings_are_a_standoff_until_resume(host: Host) -> None
     status = guarded.runtime_dir.status()
     assert status is not None
     assert status["conflict"] is True
-    resume = an_order(guarded, OverrideKind.RESUME)
-    guarded.runtime_dir.put_override(resume.key, encode(resume))
+    resume = an_override(guarded, OverrideKind.RESUME)
+    guarded.runtime_dir.overrides.put(resume.key, encode(resume))
     guarded.turn(5.0)
     guarded.turn(5.0)
     assert host.limit == STEP
@@ -116,5 +116,5 @@ def test_a_pause_holds_and_its_end_raises(host: Host) -> None:
     for _ in range(24):
         guarded.turn(0.25)
     assert host.limit == STEP
-    assert guarded.reasons().count("hold paused none") == 2  # for the line, and for the pressure
+    assert guarded.reasons().count("hold paused none") == 2  # for the message, and for the pressure
     guarded.stop()

@@ -57,7 +57,7 @@ def killed_after_write(host: Host) -> Guarded:
 def test_an_open_intent_is_closed_by_what_the_kernel_shows(  # noqa: PLR0913, PLR0917 - a row of the table
     host: Host, found: int, outcome: str, limit_after: int | None, persisted: int | None, raises: int
 ) -> None:
-    """The limit at start tells whether the write was made, was not, or can't be told; each is a row, and the intent goes."""
+    """The limit at start shows if the write was made, was not, or is unknown; each is a row, and the intent goes."""
     before = killed_after_write(host)
     host.limit = found
     guarded = again(before)
@@ -75,7 +75,7 @@ def test_killed_before_the_write(host: Host) -> None:
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
-    guarded.runtime_dir.meanwhile = [die]
+    guarded.intents_folder.meanwhile = [die]
     with pytest.raises(Killed):
         guarded.turn()
     guarded.stop()
@@ -89,7 +89,7 @@ def test_killed_before_the_write(host: Host) -> None:
 def test_killed_between_row_and_intent(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that was written is not written again, nor folded twice; the intent goes."""
     guarded = Guarded(host)
-    monkeypatch.setattr(guarded.runtime_dir, "drop_intent", lambda _: None)
+    monkeypatch.setattr(guarded.runtime_dir.intents, "drop", lambda _: None)
     host.table(LIMIT)
     guarded.message()
     guarded.turn()
@@ -110,9 +110,9 @@ def test_a_redelivered_record_does_no_harm(host: Host) -> None:
     guarded.turn()
     guarded.written()
     with guarded.paths.history.open("rb"):
-        told = guarded.recorder.call(lambda worker: worker.past("boot-1").records).result(5.0)
-    assert told
-    guarded.recorder.submit(told[0], guarded.policy)
+        records = guarded.recorder.call(lambda worker: worker.past("boot-1").records).result(5.0)
+    assert records
+    guarded.recorder.submit(records[0], guarded.policy)
     assert len(guarded.rows()) == 1
     guarded.stop()
 
@@ -188,8 +188,8 @@ def test_twenty_kills_reach_nothing_that_one_run_does_not(
     killed.stop()
 
 
-def test_a_lost_history_paces_with_half_the_allowance(host: Host) -> None:
-    """A history that can't be read is set aside and said; settle runs from now, and half the raises are spent."""
+def test_a_lost_history_starts_with_half_of_the_rate_limit(host: Host) -> None:
+    """A history that can't be read is set aside and reported; the cooldown starts now, and half of the raises are used up."""
     history = host.root / "var/lib/conntrackd-guard/history.db"
     history.parent.mkdir()
     history.write_bytes(b"this is no database" * 1000)
@@ -220,7 +220,7 @@ def test_a_disk_that_stalls_at_start_keeps_no_table_waiting(host: Host, monkeypa
     monkeypatch.setattr(History, "records", stalled)
     monkeypatch.setattr(recovery, "HISTORY_SECONDS", 0.05)
     guarded = again(before)
-    assert len(guarded.recovered.state.raise_seconds) == 11  # half the allowance, and the open intent
+    assert len(guarded.recovered.state.raise_seconds) == 11  # half of the rate limit, and the open intent
     host.table(host.limit)
     guarded.message()
     guarded.turn(0.25)
@@ -230,8 +230,8 @@ def test_a_disk_that_stalls_at_start_keeps_no_table_waiting(host: Host, monkeypa
     guarded.stop()
 
 
-def test_an_order_given_while_no_guard_ran_is_known(host: Host) -> None:
-    """A resume between two runs ends the standoff, and its file goes."""
+def test_an_override_given_while_no_guard_ran_is_known(host: Host) -> None:
+    """A resume between two runs ends the conflict, and its file goes."""
     guarded = Guarded(host)
     for _ in range(3):
         host.table(LIMIT)
@@ -251,16 +251,16 @@ def test_an_order_given_while_no_guard_ran_is_known(host: Host) -> None:
         decision=Override(kind=OverrideKind.RESUME),
         outcome=Outcome(kind=OutcomeKind.NONE),
     )
-    guarded.runtime_dir.put_override(record.key, encode(record))
+    guarded.runtime_dir.overrides.put(record.key, encode(record))
     after = again(guarded)
     assert after.recovered.state.conflict_seconds == ()
-    assert after.runtime_dir.overrides() == []
+    assert after.runtime_dir.overrides.all() == []
     assert after.reasons()[-1] == "override resume none"
     after.stop()
 
 
 @pytest.mark.parametrize("folder", ["intents", "overrides"])
-def test_a_file_that_cannot_be_read_is_said_and_goes(host: Host, folder: str) -> None:
+def test_an_unreadable_file_is_reported_and_removed(host: Host, folder: str) -> None:
     """Half a file, or one of another program, keeps no guard from starting."""
     first = Guarded(host)
     first.stop()

@@ -34,7 +34,7 @@ def raised_once(host: Host) -> Guarded:
 
 
 def says_over_budget(guarded: Guarded) -> bool:
-    """Return what the guard last said of itself."""
+    """Return the newest status line of the guard."""
     status = guarded.runtime_dir.status()
     assert status is not None
     return bool(status["over_budget"])
@@ -72,16 +72,16 @@ def test_another_value_is_somebodys(host: Host) -> None:
     second.stop()
 
 
-def test_a_host_with_less_memory_is_told_and_not_lowered(host: Host) -> None:
+def test_less_memory_is_reported_and_the_limit_stays(host: Host) -> None:
     """Half the memory, or a copied disk: the limit stays, status is degraded, and the log names the way back."""
     raised_once(host)
     (host.root / "proc/meminfo").write_text("MemTotal: 500000 kB\nMemAvailable: 400000 kB\n")
     second = rebooted(host)
     assert host.limit == STEP
     assert second.reasons()[-1] == "hold over_budget_at_start none"
-    (told,) = second.logged("guard.hold")
-    assert told["level"] == "error"
-    assert "guard revert --all" in told["message"]
+    (hold,) = second.logged("guard.hold")
+    assert hold["level"] == "error"
+    assert "guard revert --all" in hold["message"]
     assert says_over_budget(second)
     second.stop()
 
@@ -89,7 +89,7 @@ def test_a_host_with_less_memory_is_told_and_not_lowered(host: Host) -> None:
 @pytest.mark.parametrize(
     ("limit", "over"), [(None, False), (LIMIT, False), (STEP - 1, True)], ids=["revert", "another writer", "too little"]
 )
-def test_less_memory_is_told_until_the_limit_can_be_borne(host: Host, limit: int | None, *, over: bool) -> None:
+def test_less_memory_is_reported_until_the_limit_is_affordable(host: Host, limit: int | None, *, over: bool) -> None:
     """Whoever lowers it, by the command that the log names or otherwise."""
     raised_once(host)
     (host.root / "proc/meminfo").write_text("MemTotal: 500000 kB\nMemAvailable: 400000 kB\n")
@@ -142,7 +142,7 @@ def test_what_only_partly_fits_is_put_back_in_part(host: Host) -> None:
 
 
 @pytest.mark.parametrize("broken", ["", "net.netfilter.nf_conntrack_max = many\n", "# boot_id=\n"])
-def test_a_file_without_our_line_keeps_nothing(host: Host, broken: str) -> None:
+def test_a_file_without_our_line_persists_nothing(host: Host, broken: str) -> None:
     """Whatever stands there, a start goes on."""
     raised_once(host)
     (host.root / "etc/sysctl.d/99-zz-conntrackd-guard.conf").write_text(broken)

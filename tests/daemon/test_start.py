@@ -1,4 +1,4 @@
-"""A start on a disk that stalls or refuses: nothing of the past is lost, and a write is told by all it left."""
+"""A start on a disk that stalls or refuses: no decision is lost, and an interrupted write is recognized by all its traces."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FakeJournal(JournalFollower):
     def begin(self, cursor: str | None) -> None:
         """Note the cursor."""
         self.begun.append(cursor)
-        self.newest_cursor = cursor
+        self._taken_to = cursor
 
     def await_end(self, seconds: float) -> None:
         """Stand at the end already."""
@@ -45,7 +45,7 @@ class FakeRing(RingBuffer):
     """A ring buffer with messages of these stamps at start, then those of `later`."""
 
     def __init__(self, *held: int) -> None:
-        self.held, self.later, self.overruns = held, list[int](), 0
+        self.held, self.later, self.overruns, self.is_drained = held, list[int](), 0, True
 
     def catch_up(self) -> tuple[list[KernelEvent], int | None]:
         """Return what it holds."""
@@ -85,7 +85,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def before(host: Host) -> Guarded:
-    """Give a guard that ran, took lines in up to a position, and ended."""
+    """Give a guard that ran, took messages in up to a position, and ended."""
     guarded = Guarded(host)
     guarded.recorder.note_position(STORED)
     guarded.stop()
@@ -194,7 +194,7 @@ def test_an_older_drop_in_of_the_same_limit_proves_nothing(host: Host) -> None:
     guarded.turn(20.0)
     host.table(LIMIT)
     guarded.message()
-    guarded.runtime_dir.meanwhile = [die]
+    guarded.intents_folder.meanwhile = [die]
     with pytest.raises(Killed):
         guarded.turn()
     guarded.stop()

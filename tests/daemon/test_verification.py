@@ -1,4 +1,4 @@
-"""Proof of cure: after a raise, history tells whether the drops ended and how long the new limit lasts."""
+"""Verification: after a raise, history shows whether the drops ended and how long the new limit lasts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from testbed.disks import until
-from testbed.guarded import LIMIT, Guarded, Host, an_order
+from testbed.guarded import LIMIT, Guarded, Host, an_override
 
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.codec import encode
@@ -28,7 +28,7 @@ def raised(host: Host) -> Guarded:
 
 
 def verifications(guarded: Guarded) -> list[Verification | None]:
-    """Return what came of each raise, oldest first."""
+    """Return the verification of each raise, oldest first."""
     return [row.verification for row in guarded.rows() if row.verdict == "raise"]
 
 
@@ -46,8 +46,8 @@ def test_drops_that_ended_are_proved(host: Host) -> None:
     guarded.stop()
 
 
-def test_drops_that_continuing_are_told(host: Host) -> None:
-    """A raise that cured nothing is recorded as such, and said once."""
+def test_continuing_drops_are_reported(host: Host) -> None:
+    """A raise without effect is recorded as such, and reported once."""
     guarded = raised(host)
     for tenth in range(1, 110):
         host.table(70_000, drop=5 + tenth)  # allocations fail, say: no limit cures that
@@ -60,7 +60,7 @@ def test_drops_that_continuing_are_told(host: Host) -> None:
 
 
 def test_a_raise_again_ends_the_watch_on_the_one_before(host: Host) -> None:
-    """Each raise is told for the time that it was the last one."""
+    """Each raise is verified while it is the last one."""
     guarded = raised(host)
     host.table(STEP, drop=400)
     guarded.turn(1.5)
@@ -72,7 +72,7 @@ def test_a_raise_again_ends_the_watch_on_the_one_before(host: Host) -> None:
 
 
 def test_a_limit_that_is_changed_ends_the_watch(host: Host) -> None:
-    """By another writer, or by an order: what comes then is not the raise's doing."""
+    """By another writer, or by an override: what comes then is not the raise's doing."""
     guarded = raised(host)
     host.limit = 2 * STEP
     guarded.turn(0.5)
@@ -82,11 +82,11 @@ def test_a_limit_that_is_changed_ends_the_watch(host: Host) -> None:
     guarded.stop()
 
 
-def test_an_order_to_revert_ends_it_too(host: Host) -> None:
+def test_an_override_to_revert_ends_it_too(host: Host) -> None:
     """A revert is no failure of the raise."""
     guarded = raised(host)
-    order = an_order(guarded, OverrideKind.REVERT, LIMIT)
-    guarded.runtime_dir.put_override(order.key, encode(order))
+    order = an_override(guarded, OverrideKind.REVERT, LIMIT)
+    guarded.runtime_dir.overrides.put(order.key, encode(order))
     host.limit = LIMIT
     host.table(1000, drop=5)
     guarded.turn(0.5)
@@ -113,7 +113,7 @@ def test_a_limit_that_is_gone_ends_it_at_once(host: Host, gone: int | None) -> N
 
 
 def test_drops_that_only_the_next_raise_saw_count(host: Host) -> None:
-    """A line comes between two looks of the watch: what it tells of belongs to the raise before."""
+    """A message between two readings of the watch belongs to the raise before."""
     guarded = raised(host)
     host.table(STEP, drop=405)
     guarded.message()
@@ -125,7 +125,7 @@ def test_drops_that_only_the_next_raise_saw_count(host: Host) -> None:
 
 
 def test_a_table_that_nobody_can_read_is_no_proof(host: Host) -> None:
-    """The line names a namespace that is out of reach: that all others drop nothing says nothing of it."""
+    """The message names a namespace that is out of reach: that all others drop nothing proves nothing about it."""
     guarded = Guarded(host)
     host.table(1000)
     guarded.message(namespace=999)
@@ -154,15 +154,15 @@ def test_a_history_that_refuses_keeps_no_warning_back(host: Host, refusing: thre
 
 
 def test_history_show_and_json_tell_it(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever looks at a raise sees what came of it."""
+    """Every view of a raise shows its verification."""
     guarded = raised(host)
     for _ in range(41):
         guarded.turn(0.25)
     guarded.written()
-    told = "No packets were dropped after the raise to 98,304 within 10 s. No table grew."
+    sentence = "No packets were dropped after the raise to 98,304 within 10 s. No table grew."
     for command in (["history"], ["show", "1"]):
         main([*command, "--no-dry-run"], guarded.paths)
-        assert told in capsys.readouterr().out
+        assert sentence in capsys.readouterr().out
     main(["history", "--json", "--no-dry-run"], guarded.paths)
     (decision,) = json.loads(capsys.readouterr().out)["decisions"]
     assert decision["verification"]["drops"] == "none"
@@ -171,7 +171,7 @@ def test_history_show_and_json_tell_it(host: Host, capsys: pytest.CaptureFixture
     guarded.stop()
 
 
-def test_a_guard_that_ended_before_tells_nothing(host: Host) -> None:
+def test_a_guard_that_stopped_early_reports_nothing(host: Host) -> None:
     """No proof is no proof."""
     guarded = raised(host)
     assert verifications(guarded) == [None]

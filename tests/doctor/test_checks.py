@@ -26,7 +26,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
     """A healthy host whose kernel logged a warning at 7 µs that has reached the journal."""
     monkeypatch.setattr(checks, "JOURNAL_SECONDS", 0.0)
     monkeypatch.setattr(checks, "_newest_warning", lambda _: 7)
-    monkeypatch.setattr(checks, "newest_line", lambda _: (True, BOOT, 7))
+    monkeypatch.setattr(checks, "newest_message", lambda _: (True, BOOT, 7))
     return FakeHost(tmp_path)
 
 
@@ -167,7 +167,7 @@ def test_the_guards_sandbox_counts(host: FakeHost) -> None:
 
 def test_kernel_messages_of_another_boot_do_not_count(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal with messages of an earlier boot only has none of this one, whatever their stamps."""
-    monkeypatch.setattr(checks, "newest_line", lambda _: (True, "earlier", 10**12))
+    monkeypatch.setattr(checks, "newest_message", lambda _: (True, "earlier", 10**12))
     assert "without kernel messages of this boot" in host.examine()["journal"].evidence
 
 
@@ -176,13 +176,13 @@ def test_the_journal_gets_time_to_store_a_message(host: FakeHost, monkeypatch: p
     monkeypatch.setattr(checks, "JOURNAL_SECONDS", 5.0)
     monkeypatch.setattr("conntrackd_guard.doctor.checks.time.sleep", lambda _: None)
     stamps = iter([5, 6, 7])
-    monkeypatch.setattr(checks, "newest_line", lambda _: (True, BOOT, next(stamps)))
+    monkeypatch.setattr(checks, "newest_message", lambda _: (True, BOOT, next(stamps)))
     assert host.examine()["journal"].verdict.value == "good"
 
 
 def test_a_damaged_journal_is_unknown(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next step is the command that names the damaged file."""
-    monkeypatch.setattr(checks, "newest_line", _damaged)
+    monkeypatch.setattr(checks, "newest_message", _damaged)
     found = host.examine()["journal"]
     assert (found.verdict.value, "journalctl --verify" in found.next_step) == ("unknown", True)
 
@@ -243,7 +243,7 @@ def test_without_rights_other_checks_still_run(host: FakeHost, monkeypatch: pyte
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(facts, "open_error", lambda _path, _flags: denied)
     monkeypatch.setattr(checks, "_newest_warning", lambda _: None)
-    monkeypatch.setattr(checks, "newest_line", lambda _: (False, "", None))
+    monkeypatch.setattr(checks, "newest_message", lambda _: (False, "", None))
     monkeypatch.setattr(facts, "History", _unreadable)
     found = host.examine(running=False)
     unknown = {name: check for name, check in found.items() if check.verdict.value == "unknown"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conntrackd_guard.doctor.module_loading import module_loading
+from conntrackd_guard.doctor import module_loading
 
 RULE = 'ACTION=="add", SUBSYSTEM=="module", KERNEL=="nf_conntrack", \\\n  RUN+="/usr/lib/systemd/systemd-sysctl"\n'
 
@@ -17,13 +17,13 @@ def put(path: Path, content: str) -> None:
     path.write_text(content)
 
 
-def test_built_in_and_loaded_are_told_apart(tmp_path: Path) -> None:
+def test_built_in_and_loaded_differ(tmp_path: Path) -> None:
     """A loaded module has a state, a built-in one has none."""
-    assert module_loading(tmp_path).built_in is None
+    assert module_loading.built_in(tmp_path) is None
     put(tmp_path / "sys/module/nf_conntrack/parameters/hashsize", "1")
-    assert module_loading(tmp_path).built_in is True
+    assert module_loading.built_in(tmp_path) is True
     put(tmp_path / "sys/module/nf_conntrack/initstate", "live")
-    assert module_loading(tmp_path).built_in is False
+    assert module_loading.built_in(tmp_path) is False
 
 
 @pytest.mark.parametrize(
@@ -40,17 +40,17 @@ def test_a_udev_rule_closes_it(tmp_path: Path, content: str, closes: bool) -> No
     """A rule on the module that runs a sysctl program counts, also over several lines; a comment does not."""
     path = tmp_path / "etc/udev/rules.d/60-conntrackd-guard.rules"
     put(path, content)
-    assert module_loading(tmp_path).rule == (str(path) if closes else "")
+    assert module_loading.udev_rule(tmp_path) == (str(path) if closes else "")
 
 
 def test_a_masked_rule_does_not_count(tmp_path: Path) -> None:
     """A link to /dev/null in /etc takes a vendor's rule out of force."""
     put(tmp_path / "usr/lib/udev/rules.d/60-x.rules", RULE)
-    assert module_loading(tmp_path).rule
+    assert module_loading.udev_rule(tmp_path)
     (tmp_path / "etc/udev/rules.d").mkdir(parents=True)
     (tmp_path / "etc/udev/rules.d/60-x.rules").symlink_to("/dev/null")
     put(tmp_path / "etc/udev/rules.d/.61-hidden.rules", RULE)
-    assert not module_loading(tmp_path).rule
+    assert not module_loading.udev_rule(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_a_masked_rule_does_not_count(tmp_path: Path) -> None:
 def test_a_list_of_modules_closes_it(tmp_path: Path, content: str, line: int | None) -> None:
     """A line with the module's name counts; /etc/modules is read through Debian's link."""
     put(tmp_path / "etc/modules", content)
-    assert not module_loading(tmp_path).listed
+    assert not module_loading.listed(tmp_path)
     (tmp_path / "etc/modules-load.d").mkdir()
     (tmp_path / "etc/modules-load.d/modules.conf").symlink_to("../modules")
-    found = module_loading(tmp_path).listed
+    found = module_loading.listed(tmp_path)
     assert found == ("" if line is None else f"{tmp_path}/etc/modules-load.d/modules.conf:{line}")

@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 
 from conntrackd_guard.core import tuning
-from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import Pause, State
 from conntrackd_guard.core.sysctl_precedence import SysctlFile, Tool
 from conntrackd_guard.doctor import verdicts, verdicts_boot, verdicts_guard
 from conntrackd_guard.doctor.verdicts import Check, Verdict
-from conntrackd_guard.doctor.verdicts_guard import Lowerings
 from conntrackd_guard.host.other_writers import Writer
 
 SAVED = "sysctl.d/99-zz-conntrackd-guard.conf"
@@ -257,37 +255,35 @@ def test_pause() -> None:
 
 
 KUBE = Writer(evidence="kube-proxy runs", next_step="Set maxPerCore.")
-CONFLICTS = Lowerings(count=2, window_seconds=86400.0, stopped=False)
-NO_CONFLICT = Lowerings(count=0, window_seconds=86400.0, stopped=False)
 
 
 @pytest.mark.parametrize(
     ("found", "lowered", "unseen", "verdict", "text"),
     [
-        ([], NO_CONFLICT, "", "good", "no kube-proxy"),
+        ([], 0, "", "good", "no kube-proxy"),
         ([], None, "the history can't be read", "unknown", "none found, but the history can't be read"),
-        ([KUBE], NO_CONFLICT, "", "note", "kube-proxy runs -> Set maxPerCore."),
+        ([KUBE], 0, "", "note", "kube-proxy runs -> Set maxPerCore."),
         ([KUBE], None, "hidden", "note", "kube-proxy runs"),
-        ([KUBE], CONFLICTS, "", "wrong", "was lowered 2 times in 1d; kube-proxy runs -> Set maxPerCore."),
-        ([], CONFLICTS, "", "wrong", "by an unknown program"),
-        ([], Lowerings(count=3, window_seconds=60.0, stopped=True), "", "wrong", "stopped raising"),
-        ([Writer(evidence="ufw", next_step="Take it out.", number=9)], NO_CONFLICT, "", "wrong", "ufw -> Take it out."),
-        ([Writer(evidence="ufw", next_step="Take it out.", number=500)], NO_CONFLICT, "", "note", "ufw"),
+        ([KUBE], 2, "", "wrong", "was lowered 2 times in 1d; kube-proxy runs -> Set maxPerCore."),
+        ([], 2, "", "wrong", "by an unknown program"),
+        ([], 3, "", "wrong", "stopped raising"),
+        ([Writer(evidence="ufw", next_step="Take it out.", number=9)], 0, "", "wrong", "ufw -> Take it out."),
+        ([Writer(evidence="ufw", next_step="Take it out.", number=500)], 0, "", "note", "ufw"),
     ],
 )
-def test_other_writers(found: list[Writer], lowered: Lowerings | None, unseen: str, verdict: str, text: str) -> None:
+def test_other_writers(found: list[Writer], lowered: int | None, unseen: str, verdict: str, text: str) -> None:
     """A trace is a note; a conflict, or another final value, fails."""
-    check = shown(verdicts_guard.other_writers(found, lowered, 500, unseen=unseen))
+    check = shown(verdicts_guard.other_writers(found, lowered, 500, conflict_limit=3, unseen=unseen))
     assert check[0] == verdict
     assert text in check[1]
 
 
 def test_only_lowerings_within_the_window_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Older ones are ignored; at `conflict_limit` the guard has stopped; with 0 it never stops."""
+    """Older ones are ignored; with a `conflict_limit` of 0 the guard never stops."""
     monkeypatch.setattr(tuning, "CONFLICT_WINDOW_SECONDS", 500.0)
     state = State(conflict_seconds=(10.0, 1000.0, 1001.0, 1002.0))
-    assert verdicts_guard.lowerings(state, Policy(), 1100.0) == Lowerings(count=3, window_seconds=500.0, stopped=True)
-    assert not verdicts_guard.lowerings(state, Policy(conflict_limit=0), 1100.0).stopped
+    assert verdicts_guard.conflicts(state, 1100.0) == 3
+    assert "stopped" not in verdicts_guard.other_writers([], 3, 500, conflict_limit=0, unseen="").evidence
 
 
 @pytest.mark.parametrize(

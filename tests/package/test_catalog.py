@@ -107,3 +107,9 @@ def test_every_outcome_of_a_raise_is_explained() -> None:
     """Applied or not, and its meaning for the packets."""
     outcomes = {word for line in re.findall(r"(?m)^ ([a-z_, ]+):", entry("guard.raise")) for word in line.split(", ")}
     assert outcomes == {str(kind) for kind in OutcomeKind} - {OutcomeKind.NONE}
+
+
+@pytest.mark.parametrize("reason", [HoldReason.COOLDOWN, HoldReason.STABLE, HoldReason.RESOLVED, HoldReason.SUPERSEDED])
+def test_a_hold_that_passes_without_action_is_logged_at_debug(reason: HoldReason) -> None:
+    """The journal of an incident has raises, holds that last, and results."""
+    assert level_of(a_record("1", Hold(reason=reason))) == "debug"

@@ -153,7 +153,7 @@ class KilledAndContinuous(RuleBasedStateMachine):
 
     @rule(trigger=st.sampled_from([LINE, PRESSURE]), refused=st.sampled_from([None, None, None, 13, 30]))
     def decide(self, trigger: Trigger, refused: int | None) -> None:
-        """A line or the watch asks; the kernel may refuse the write."""
+        """A message or the watch asks; the kernel may refuse the write."""
         self.both(trigger, refused)
 
     @rule(share=st.sampled_from([0.5, 0.9, 1.5]))
@@ -165,8 +165,8 @@ class KilledAndContinuous(RuleBasedStateMachine):
             world.ask(Trigger(kind=TriggerKind.OTHER_WRITER, was=was), seen)
 
     @rule(kind=st.sampled_from([OverrideKind.RESUME, OverrideKind.PAUSE, OverrideKind.REVERT]))
-    def an_operator_orders(self, kind: OverrideKind) -> None:
-        """An order is taken into the state of both."""
+    def an_operator_overrides(self, kind: OverrideKind) -> None:
+        """An override is taken into the state of both."""
         outcome = Outcome(kind=OutcomeKind.APPLIED if kind is OverrideKind.REVERT else OutcomeKind.NONE)
         for world in (self.continuous, self.killed):
             seen = world.observe(self.now, self.count, self.demand, self.dropped)

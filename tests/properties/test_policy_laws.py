@@ -34,7 +34,7 @@ CALM = State()
 @MANY
 @given(triggers, observations(), states, policies)
 def test_a_raise_stays_within_every_bound(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
-    """A raise is upwards, and never over ceiling, budget, reserve or INT_MAX, for any settings."""
+    """A raise is upwards, and never over `max_limit`, budget, `min_available` or INT_MAX, for any settings."""
     decision = decide(trigger, seen, state, policy)
     if not isinstance(decision, Raise):
         return
@@ -84,18 +84,18 @@ def test_a_flood_alone_never_raises_beyond_on_flood(
 
 @MANY
 @given(triggers, crowds(), states, policies)
-def test_a_crowd_told_as_a_sum_changes_no_decision(
+def test_condensing_a_crowd_changes_no_decision(
     trigger: Trigger, seen: Observation, state: State, policy: Policy
 ) -> None:
     """Condensing keeps verdict, reason and every term of a sum that reaches the limit, and keeps a record small."""
     condensed = condense(seen, trigger.namespace)
-    whole, told = decide(trigger, seen, state, policy), decide(trigger, condensed, state, policy)
+    whole, reduced = decide(trigger, seen, state, policy), decide(trigger, condensed, state, policy)
     if whole.arithmetic is not None and whole.arithmetic.target < (seen.limit or 0):
         assert isinstance(whole, Hold)
-        assert isinstance(told, Hold)
-        assert told.reason is whole.reason
+        assert isinstance(reduced, Hold)
+        assert reduced.reason is whole.reason
     else:
-        assert told == whole
+        assert reduced == whole
     assert len([table for table in condensed.tables if 2 * table.count <= (seen.limit or 0)]) <= NAMED_ONE_BY_ONE + 4
 
 
@@ -182,7 +182,7 @@ def test_the_kernel_clock_changes_nothing(
 @MANY
 @given(triggers, observations(), states, policies)
 def test_a_switched_off_trigger_never_raises(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
-    """Kernel line and pressure can each be switched off alone."""
+    """Kernel message and pressure can each be switched off alone."""
     by_line = trigger.kind is TriggerKind.KERNEL_MESSAGE
     off = replace(policy, kernel_message=not by_line, raise_early=by_line)
     decision = decide(trigger, seen, state, off)

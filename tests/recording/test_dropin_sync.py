@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from testbed.disks import until
-from testbed.guarded import BARRIER_SECONDS, LIMIT, Guarded, Host, again, an_order
+from testbed.guarded import BARRIER_SECONDS, LIMIT, Guarded, Host, again, an_override
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
@@ -46,13 +46,13 @@ def raised(host: Host) -> Guarded:
 def revert(guarded: Guarded) -> None:
     """Revert limit and drop-in as the command does, and have the running guard read the override."""
     guarded.clock.now += 1.0
-    order = an_order(guarded, OverrideKind.REVERT, LIMIT)
-    guarded.runtime_dir.put_override(order.key, encode(order))
+    order = an_override(guarded, OverrideKind.REVERT, LIMIT)
+    guarded.runtime_dir.overrides.put(order.key, encode(order))
     guarded.host.limit = LIMIT
     with suppress(HostError):  # the folder may refuse it
         SysctlDropIn(guarded.paths).override(None, guarded.clock.now)
     guarded.turn(5.0)
-    assert guarded.runtime_dir.overrides() == []
+    assert guarded.runtime_dir.overrides.all() == []
 
 
 @pytest.mark.parametrize("limit", [1_000_000, 0])
@@ -196,7 +196,7 @@ def test_a_failed_revert_voids_nothing(host: Host) -> None:
     folder = host.root / "etc/sysctl.d"
     folder.write_text("no folder")
     guarded = raised(host)
-    order = an_order(guarded, OverrideKind.REVERT, LIMIT)
+    order = an_override(guarded, OverrideKind.REVERT, LIMIT)
     guarded.recorder.submit(replace(order, outcome=Outcome(kind=OutcomeKind.REJECTED, errno=30)), guarded.policy)
     guarded.written()
     folder.unlink()
@@ -225,7 +225,7 @@ def test_a_revert_voids_raises_that_wait(host: Host, stalled: threading.Event) -
 def test_an_override_recorded_twice_is_one_row(host: Host) -> None:
     """The command and the running guard both record it, in either order."""
     guarded = raised(host)
-    order = an_order(guarded, OverrideKind.REVERT, LIMIT)
+    order = an_override(guarded, OverrideKind.REVERT, LIMIT)
     for _ in range(2):
         guarded.recorder.submit(order, guarded.policy)
     assert guarded.reasons().count("override revert applied") == 1

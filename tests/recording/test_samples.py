@@ -70,7 +70,7 @@ def test_a_raise_has_a_sample_of_its_table(flooded: Host) -> None:
     assert [finding.cause for finding in found.findings] == [Cause.FLOOD]
     (logged,) = guarded.logged("guard.sample")
     assert (logged["cause"], logged["seen"]) == ("flood", 500)
-    assert "is filling with unanswered connections (flood): 100.0 %" in logged["message"]
+    assert "is filling with unanswered connections: 100.0 %" in logged["message"]
     assert "Raising the limit feeds it" in logged["message"]
     guarded.stop()
 

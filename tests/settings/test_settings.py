@@ -146,7 +146,7 @@ def test_former_names_lead_to_present_ones() -> None:
         ("metrics_file", "none", "/a b/ü.prom", ["guard.prom", "/x.txt", "/.prom", "/x/.prom", "/x.prom/"]),
         ("metrics_http", "1024", "65535", ["0", "80", "65536", "0.0.0.0:9786", ":9786", "auto"]),
         ("history_retention", "1d", "3650d", ["23h", "3651d"]),
-        ("mode", "act", "dry-run", ["dry_run", "ACT", "rehearse"]),
+        ("mode", "act", "dry-run", ["dry_run", "ACT", "audit"]),
         ("persist", "yes", "no", ["maybe", "1", "null", "~"]),
         ("notify", "none", "/a '' \"b  c\"", ["mail ops", "./a", "/a | b", "/a > b", '/a "b', "None", '""']),
     ],

@@ -1,4 +1,4 @@
-"""A whole guard on a made-up host: a tree of files for /proc, /sys, /run, /etc and /var, and a clock that is told."""
+"""A whole guard on a made-up host: a tree of files for /proc, /sys, /run, /etc and /var, and a manual clock."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RuntimeDir
+from conntrackd_guard.host.runtime_dir import JsonFolder, RuntimeDir
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 from conntrackd_guard.host.systemd_notify import Service
 from conntrackd_guard.recording.recorder import Recorder
@@ -117,8 +117,8 @@ class Host:
         path.write_text(content)
 
 
-class ToldClock(Clock):
-    """A clock that stands still until told."""
+class ManualClock(Clock):
+    """A clock that only the test moves."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -155,28 +155,28 @@ class FaultyKernel(LiveKernel):
         return self._write_buckets(target)
 
 
-class EventfulRunFiles(RuntimeDir):
-    """Files of /run; `meanwhile` holds what others do between a decision and its write, one each time."""
+class EventfulIntents(JsonFolder):
+    """`meanwhile` holds what others do between a decision and its write, one each time."""
 
-    def __init__(self, paths: Paths) -> None:
-        super().__init__(paths)
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.meanwhile: list[Callable[[], None]] = []
 
-    def put_intent(self, key: str, content: dict[str, Any]) -> None:
+    def put(self, key: str, content: dict[str, Any]) -> None:
         """Note the intent; then something else happens."""
-        super().put_intent(key, content)
+        super().put(key, content)
         if self.meanwhile:
             self.meanwhile.pop(0)()
 
 
 class ToldIntake(LogSources):
-    """Kernel lines as the test gives them."""
+    """Kernel messages as the test gives them."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[KernelEvent, bool]] = []
 
     def take(self) -> list[tuple[KernelEvent, bool]]:
-        """Return the lines given since."""
+        """Return the messages given since."""
         taken, self.lines = self.lines, []
         return taken
 
@@ -196,10 +196,11 @@ class Guarded:
     sampling = Sampling()
     log_level = "info"
 
-    def __init__(self, host: Host, policy: Policy | None = None, clock: ToldClock | None = None) -> None:
-        self.host, self.policy, self.clock = host, policy or Policy(), clock or ToldClock()
+    def __init__(self, host: Host, policy: Policy | None = None, clock: ManualClock | None = None) -> None:
+        self.host, self.policy, self.clock = host, policy or Policy(), clock or ManualClock()
         self.paths = Paths(host.root)
-        self.runtime_dir = EventfulRunFiles(self.paths)
+        self.runtime_dir = RuntimeDir(self.paths)
+        self.runtime_dir.intents = self.intents_folder = EventfulIntents(self.paths.intents)
         self.runtime_dir.prepare()
         self.kernel = FaultyKernel(self.paths)
         self.log_sources = ToldIntake()
@@ -247,9 +248,9 @@ class Guarded:
     def message(
         self, namespace: int | None = None, kind: MessageKind = MessageKind.TABLE_FULL, *, live: bool = True
     ) -> None:
-        """Have the kernel print a line."""
-        told = KernelMessage(kind=kind, namespace=namespace, text="nf_conntrack: table full, dropping packet")
-        event = KernelEvent(message=told, stamp_us=int(self.clock.now * 1e6), boot_id="boot-1", source="ring buffer")
+        """Have the kernel print a message."""
+        message = KernelMessage(kind=kind, namespace=namespace, text="nf_conntrack: table full, dropping packet")
+        event = KernelEvent(message=message, stamp_us=int(self.clock.now * 1e6), boot_id="boot-1", source="ring buffer")
         self.log_sources.lines.append((event, live))
 
     def turn(self, seconds: float = 0.0) -> None:
@@ -281,21 +282,21 @@ class Guarded:
         return [f"{row.verdict} {row.reason} {row.outcome}" for row in self.rows()]
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        """Return the log's lines of one event."""
+        """Return the log's messages of one event."""
         lines = map(json.loads, self.log.getvalue().splitlines())
         return [line for line in lines if line["event"] == event]
 
     def intents(self) -> int:
         """Return how many writes are not explained yet."""
-        return len(self.runtime_dir.intents())
+        return len(self.runtime_dir.intents.all())
 
     def stop(self) -> None:
         """End the recorder."""
         assert self.recorder.close(BARRIER_SECONDS)
 
 
-def an_order(guarded: Guarded, kind: OverrideKind, limit: int | None = None) -> Record:
-    """Return the record of an order, as the command that gave it writes it."""
+def an_override(guarded: Guarded, kind: OverrideKind, limit: int | None = None) -> Record:
+    """Return an override's record, as the operator's command writes it."""
     seen = guarded.observer.observe()
     return Record(
         key=f"order-{kind}",

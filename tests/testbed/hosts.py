@@ -32,12 +32,12 @@ def host(*tables: Table, **more: Any) -> Observation:
         "memory_total_bytes": 24 * GIB,
         "memory_available_bytes": 20 * GIB,
     }
-    told = plain | more
-    return Observation(**{"kernel_limit": told["limit"], **told})
+    values = plain | more
+    return Observation(**{"kernel_limit": values["limit"], **values})
 
 
-def line(namespace: int | None = WEB, **more: Any) -> Trigger:
-    """Return a live "table full" line that has just come."""
+def message(namespace: int | None = WEB, **more: Any) -> Trigger:
+    """Return a live "table full" message that has just come."""
     plain = {
         "kind": TriggerKind.KERNEL_MESSAGE,
         "message_kind": MessageKind.TABLE_FULL,

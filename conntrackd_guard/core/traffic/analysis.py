@@ -1,7 +1,5 @@
 """One table at one moment: its owner, a sample of its entries, and the diagnosis. Pure."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from conntrackd_guard.core.model import Table
@@ -63,4 +61,4 @@ class TableAnalysis:
     def summary(self, name: str) -> str:
         """Return the diagnosis for the log; `name` is the table's, safe to print."""
         first = self.findings[0]
-        return f"{name} {DESCRIPTIONS[first.cause]} ({first.cause}): {'; '.join(first.figures)}. {first.meaning}"
+        return f"{name} {DESCRIPTIONS[first.cause]}: {'; '.join(first.figures)}. {first.meaning}"

@@ -4,16 +4,14 @@
 kernel configuration, or in a namespace without a process) root may enter the namespace, and use netlink.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from socket import AF_INET, inet_pton
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.traffic.entry import Batch, Entry, state_by_flags
@@ -39,15 +37,16 @@ _LINE = re.compile(
 """A line of the listing, net/netfilter/nf_conntrack_standalone.c, unchanged from 2.6.28 to 6.18."""
 
 
-class Listing:
+class Listing(ExitStack):
     """An open listing of one table. Iterate `entries` once, then close."""
 
     def __init__(self, source: str, batches: Iterator[Batch], close: Callable[[], object]) -> None:
+        super().__init__()
+        self.callback(close)
         self.source = source
         self.skipped = 0
         """Lines or messages that could not be parsed so far."""
         self._batches = batches
-        self._close = close
 
     def entries(self, *, most: int, seconds: float) -> Iterator[Entry]:
         """Yield up to `most` entries; start no read after `seconds`. Ends early instead of raising."""
@@ -62,16 +61,6 @@ class Listing:
                     return
         except OSError:  # the namespace ended, or the netlink dump was interrupted
             return
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 class EntryReader:
@@ -90,14 +79,13 @@ class EntryReader:
         for pid in ("self",) if netns.initial else netns.pids:
             try:
                 with process_of(netns, self._proc, pid) as folder:
-                    return _text_listing(
-                        os.open(_LISTING, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), "listing in /proc"
-                    )
+                    descriptor = os.open(_LISTING, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+                    return _text_listing(descriptor, "listing in /proc")
             except OSError as error:
                 cause = error
         if self._may_enter:
             try:
-                return self._entered(netns)
+                return _own_listing() if netns.initial else run_in_netns(netns, _own_listing)
             except OSError as error:
                 cause = error
         raise self._refusal(netns, cause) from cause
@@ -110,18 +98,14 @@ class EntryReader:
         step = step if os.geteuid() == 0 else "Run this as root."
         return HostError(f"read the entries of {netns.label} in", path, cause, step)
 
-    @staticmethod
-    def _entered(netns: NetNamespace) -> Listing:
-        """Open the listing inside the namespace; the descriptor keeps its namespace outside."""
 
-        def listing() -> Listing:
-            try:
-                descriptor = os.open(f"/proc/thread-self/{_LISTING}", os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return Listing("netlink", *entries_netlink.listing())
-            return _text_listing(descriptor, "listing in /proc, entered")
-
-        return listing() if netns.initial else run_in_netns(netns, listing)
+def _own_listing() -> Listing:
+    """Open the listing of the calling thread's namespace; the descriptor stays with it elsewhere. Raises OSError."""
+    try:
+        descriptor = os.open(f"/proc/thread-self/{_LISTING}", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Listing("netlink", *entries_netlink.listing())
+    return _text_listing(descriptor, "listing in /proc, entered")
 
 
 def _text_listing(descriptor: int, source: str) -> Listing:
@@ -144,28 +128,16 @@ def parse(lines: bytes) -> Batch:
     entries = []
     for match in _LINE.finditer(lines):
         try:
-            entries.append(_entry(*match.groups()))
+            entries.append(_entry(match.groups()))
         except (ValueError, OSError):  # not an address
             continue
     return entries, lines.count(b"\n") - len(entries)
 
 
-def _entry(  # noqa: PLR0913, PLR0917 - fields of a line
-    version: bytes,
-    number: bytes,
-    remaining: bytes | None,
-    state: bytes | None,
-    source: bytes,
-    destination: bytes,
-    source_port: bytes | None,
-    destination_port: bytes | None,
-    unreplied: bytes | None,
-    reply_source: bytes,
-    reply_destination: bytes,
-    reply_source_port: bytes | None,
-    reply_destination_port: bytes | None,
-    mark: bytes | None,
-) -> Entry:
+def _entry(fields: Sequence[Any]) -> Entry:
+    """Return the entry of a line's groups, None for those that it lacks. Raises OSError or ValueError."""
+    version, number, remaining, state, source, destination, source_port, destination_port, *rest = fields
+    unreplied, reply_source, reply_destination, reply_source_port, reply_destination_port, mark = rest
     address = _ipv4 if version == b"4" else _ipv6
     offloaded, assured, replied = mark is not None and mark != b"ASSURED", mark is not None, unreplied is None
     return Entry(

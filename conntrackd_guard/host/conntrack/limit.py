@@ -1,14 +1,11 @@
 """The kernel's limit and buckets: read, written, and in a dry run rehearsed."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path
 from typing import Protocol
 
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 
 _NEXT_STEPS = {
@@ -26,7 +23,7 @@ class Kernel(Protocol):
     rehearsing: bool
 
     def limit(self) -> int | None:
-        """Return the limit that decisions are made with, None where the kernel tracks no connections."""
+        """Return the limit that decisions are made with, None if the kernel tracks no connections."""
 
     def limit_in_force(self) -> int | None:
         """Return the limit that the kernel applies."""
@@ -50,7 +47,8 @@ class Sysctl:
     def read(self) -> int | None:
         """Return the number; None if the sysctl doesn't exist."""
         try:
-            return int(files.read(self._path))
+            with open(self._path, "rb", buffering=0) as file:
+                return int(file.read())
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -103,7 +101,7 @@ class RehearsingKernel:
         self._rehearsed_buckets: int | None = None
 
     def limit(self) -> int | None:
-        """Return the rehearsed limit, or the one in force where nothing was rehearsed."""
+        """Return the rehearsed limit, or the one in force if there is none."""
         in_force = self._kernel.limit()
         if in_force != self._base:
             self._base, self._rehearsed, self._rehearsed_buckets = in_force, None, None

@@ -1,7 +1,5 @@
 """Everything read from the host, at one moment: the watch that is cheap, and the observation that is whole."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Collection, Iterable
@@ -112,7 +110,6 @@ class Observer:
             unread=unread,
             complete=complete,
             buckets=self._kernel.buckets(),
-            bucket_arrays=memory.bucket_arrays,
             entry_slab_bytes=memory.entry_slab_bytes,
             memory_total_bytes=memory.total_bytes,
             memory_hugetlb_bytes=memory.hugetlb_bytes,

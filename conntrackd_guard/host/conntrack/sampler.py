@@ -1,7 +1,5 @@
 """Sample and analyze tables, for `guard top` and for the recorder after a raise."""
 
-from __future__ import annotations
-
 import errno
 import time
 from dataclasses import dataclass, replace
@@ -60,7 +58,7 @@ class Sampler:
         self._tables = TableReader(paths)
         self._entries = EntryReader(paths, enter=enter)
         self._owners = OwnerReader(paths)
-        self._last: dict[int, tuple[float, LossCounters]] = {}
+        self._last: dict[int, LossCounters] = {}
 
     def find(self) -> list[Found]:
         """Return every readable table, fullest first."""
@@ -86,17 +84,13 @@ class Sampler:
         """Sample and diagnose one table; `among` is all tables, which share the hash table. Raises HostError."""
         limit, buckets = self._kernel.limit_in_force(), self._kernel.buckets()
         if limit is None:
-            raise HostError(
-                "read",
-                self._paths.limit,
-                OSError(errno.ENOENT, "no connection tracking"),
-                "Nothing is tracked here.",
-            )
+            cause = OSError(errno.ENOENT, "no connection tracking")
+            raise HostError("read", self._paths.limit, cause, "Nothing is tracked here.")
         began = time.monotonic()
         before = self._before(one.netns)
         sample, source = self._sample(one)
         took = time.monotonic() - began
-        after = self._read_losses(one.netns)
+        after = read_losses(one.netns, self._paths, enter=self._enter)
         if after is not None:
             self._last[one.netns.key] = after
         evidence = Evidence(
@@ -118,14 +112,14 @@ class Sampler:
             took_seconds=took,
         )
 
-    def _before(self, netns: NetNamespace) -> tuple[float, LossCounters] | None:
+    def _before(self, netns: NetNamespace) -> LossCounters | None:
         """Return the last reading of the counters if it is recent, or a new one."""
         if len(self._last) > _MOST_REMEMBERED:
             self._last.clear()
         last = self._last.get(netns.key)
-        return (
-            last if last is not None and time.monotonic() - last[0] <= _REMEMBERED_SECONDS else self._read_losses(netns)
-        )
+        if last is not None and time.monotonic() - last.at_seconds <= _REMEMBERED_SECONDS:
+            return last
+        return read_losses(netns, self._paths, enter=self._enter)
 
     def _sample(self, one: Found) -> tuple[Sample, str]:
         with self._entries.open(one.netns) as listing:
@@ -137,10 +131,6 @@ class Sampler:
                 established_seconds=established_seconds(one.netns, self._paths, enter=self._enter),
             )
             return replace(sample, skipped=listing.skipped), listing.source
-
-    def _read_losses(self, netns: NetNamespace) -> tuple[float, LossCounters] | None:
-        counters = read_losses(netns, self._paths, enter=self._enter)
-        return None if counters is None else (time.monotonic(), counters)
 
 
 def choose(found: list[Found], wanted: str | None) -> Found:
@@ -155,11 +145,11 @@ def choose(found: list[Found], wanted: str | None) -> Found:
     raise AnswerIsNo(f"No table of namespace {wanted} can be read. `guard status` lists the tables with entries.")
 
 
-def _increase(before: tuple[float, LossCounters] | None, after: tuple[float, LossCounters] | None) -> Losses:
+def _increase(before: LossCounters | None, after: LossCounters | None) -> Losses:
     if before is None or after is None:
         return NO_LOSSES
     return Losses(
-        seconds=after[0] - before[0],
-        insert_failed=risen(before[1].insert_failed, after[1].insert_failed),
-        chain_too_long=risen(before[1].chain_too_long, after[1].chain_too_long),
+        seconds=after.at_seconds - before.at_seconds,
+        insert_failed=risen(before.insert_failed, after.insert_failed),
+        chain_too_long=risen(before.chain_too_long, after.chain_too_long),
     )

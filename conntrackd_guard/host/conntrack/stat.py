@@ -1,9 +1,8 @@
 """Counters of tables, read without entering the namespace where possible, and the kernel memory behind them."""
 
-from __future__ import annotations
-
 import contextlib
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -40,7 +39,8 @@ def read_statistics(folders: Iterable[str], key: int | None, source: str = "stat
             # Pids are reused: the inode shows whether the process is still in this namespace.
             if key is not None and os.stat(folder + "net/stat").st_ino != key:
                 continue
-            header, *rows = files.read(folder + _STAT).splitlines()
+            with open(folder + _STAT, "rb", buffering=0) as file:
+                header, *rows = file.read().splitlines()
             names = header.split()
             entries, drop, early = names.index(b"entries"), names.index(b"drop"), names.index(b"early_drop")
             count = dropped = early_dropped = 0
@@ -95,6 +95,8 @@ def _entered() -> Counters:
 class LossCounters:
     """Packets lost while the table is not full. Cumulative, summed over CPUs."""
 
+    at_seconds: float
+    """time.monotonic()."""
     insert_failed: int
     chain_too_long: int
 
@@ -125,6 +127,7 @@ def parse_losses(content: bytes) -> LossCounters:
     if any(len(row) < len(names) for row in figures):
         raise ValueError("a row with missing columns")
     return LossCounters(
+        at_seconds=time.monotonic(),
         insert_failed=sum(int(row[failed], 16) for row in figures),
         chain_too_long=sum(int(row[column], 16) for row in figures for column in chains),
     )
@@ -157,12 +160,11 @@ class Memory:
     entry_slab_bytes: int | None
     allocated_entries: int | None
     """An upper bound on the entries of all namespaces."""
-    bucket_arrays: int
     unread: tuple[str, ...]
 
 
 class MemoryReader:
-    """Reads /proc/meminfo, the entries' slab cache and whether NAT keeps a second bucket array."""
+    """Reads /proc/meminfo and the entries' slab cache."""
 
     def __init__(self, paths: Paths) -> None:
         self._meminfo = str(paths.proc / "meminfo")
@@ -177,7 +179,8 @@ class MemoryReader:
         allocated = None
         total = hugetlb = available = 0
         try:
-            rows = [row.split(None, 2) for row in files.read(self._meminfo).splitlines()]
+            with open(self._meminfo, "rb", buffering=0) as file:
+                rows = [row.split(None, 2) for row in file.read().splitlines()]
             figures = {row[0]: int(row[1]) for row in rows}
             total, available = figures[b"MemTotal:"] * _KIB, figures[b"MemAvailable:"] * _KIB
             hugetlb = figures.get(b"Hugetlb:", 0) * _KIB
@@ -188,16 +191,14 @@ class MemoryReader:
                 self._entry_slab_bytes = files.read_number(self._slab_size)
             except (OSError, ValueError) as error:
                 unread.append(f"{self._slab_size} ({_short(error)}): assuming 640 bytes an entry")
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            allocated = int(files.read(self._total_objects).split(None, 1)[0])
+        with contextlib.suppress(OSError, ValueError, IndexError), open(self._total_objects, "rb", buffering=0) as file:
+            allocated = int(file.read().split(None, 1)[0])
         return Memory(
             total_bytes=total,
             hugetlb_bytes=hugetlb,
             available_bytes=available,
             entry_slab_bytes=self._entry_slab_bytes,
             allocated_entries=allocated,
-            # Nothing shows whether NAT is built in, so its array always counts: 8 bytes a bucket.
-            bucket_arrays=2,
             unread=tuple(unread),
         )
 

@@ -4,8 +4,6 @@ The files are memory-mapped from a disk that may stall, so they are read on a th
 one takes the events from a queue, woken by an eventfd.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import threading
@@ -68,8 +66,7 @@ class JournalBacklog:
         """Boot id and newest stamp that the journal held at start; None until its end was reached once."""
         self._caught_up = threading.Event()
         self._failures = 0
-        self.newest_cursor: str | None = None
-        """Where to resume so that nothing is missed: after the newest entry that `take` returned or passed over."""
+        self._taken_to: str | None = None
         self.reopens = self.skipped = self.lost_places = 0
 
     @property
@@ -83,9 +80,16 @@ class JournalBacklog:
         text = ", ".join(f"{count} {what}" for count, what in counts if count)
         return f"{self._condition} ({text})" if text else self._condition
 
+    @property
+    def newest_cursor(self) -> str | None:
+        """Where to resume so that nothing is missed: the cursor in front of the oldest event that waits."""
+        while self._queue and isinstance(self._queue[0], str):
+            self._taken_to = str(self._queue.popleft())
+        return self._taken_to
+
     def begin(self, cursor: str | None) -> None:
         """Set where the first reading starts: after `cursor`, or with the entries to come if it is None."""
-        self._cursor = self.newest_cursor = cursor
+        self._cursor = self._taken_to = cursor
 
     def await_end(self, seconds: float) -> None:
         """Wait until what the journal held at start is read, or there is none: later entries are new."""
@@ -104,7 +108,7 @@ class JournalBacklog:
             entry = self._queue.popleft()
             if isinstance(entry, KernelEvent):
                 events.append(entry)
-            self.newest_cursor = (entry.cursor if isinstance(entry, KernelEvent) else entry) or self.newest_cursor
+            self._taken_to = (entry.cursor if isinstance(entry, KernelEvent) else entry) or self._taken_to
         return events
 
     def stop(self) -> None:
@@ -163,7 +167,7 @@ class JournalBacklog:
         return self._drain(journal, unread=self._place(journal))
 
     def _drain(self, journal: KernelJournal, *, unread: bool) -> float:
-        """Read to the end, or until something is full; `unread`: the entry stood on is still to be read."""
+        """Read to the end, or until something is full; `unread`: begin with the current entry."""
         while True:
             drained = journal.drain(MOST_A_TURN, this_one_first=unread)
             unread = False
@@ -180,7 +184,7 @@ class JournalBacklog:
                 return 0.0
 
     def _place(self, journal: KernelJournal) -> bool:
-        """Stand where reading goes on; return whether the entry stood on is still to be read."""
+        """Move to where reading goes on; return whether the current entry is still to be read."""
         if self._failures >= FAILURES_BEFORE_SKIPPING:
             self._cursor, self._opened_before, self._failures = None, False, 0
             self.lost_places += 1

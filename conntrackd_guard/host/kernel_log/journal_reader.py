@@ -1,10 +1,8 @@
-"""The kernel's lines in journal files, through python-systemd's C reader; the only module that touches it.
+"""Read the kernel's messages in journal files with python-systemd's C reader. No other module uses it.
 
-`systemd._reader` is what `systemd.journal.Reader` is built on: without that class the daemon is 2.4 MB
-smaller, and an entry costs 2 µs instead of 16.
+`systemd.journal.Reader` is built on `systemd._reader`. Without that class the daemon is 2.4 MB smaller, and reading an
+entry takes 2 µs instead of 16.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +10,20 @@ from typing import Self
 
 from systemd import _reader
 
-from conntrackd_guard.core.kernel_messages import KernelEvent, recognise, worth_reading
+from conntrackd_guard.core.kernel_messages import MARKS, KernelEvent, recognise
 
 READ_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
-"""What reading damaged, vanishing or foreign files raises; UnicodeDecodeError is a ValueError."""
+"""Raised for damaged, vanishing or foreign files. UnicodeDecodeError is a ValueError."""
 
 _MATCHES = ("_TRANSPORT=kernel", "SYSLOG_FACILITY=0")
-"""Both are needed: text that root writes to /dev/kmsg has the transport too, but never facility 0."""
+"""Both are needed: messages that root writes to /dev/kmsg have the transport, too, but never facility 0."""
 
 _NO_BOOT = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drained:
-    """What one turn read. `ended`: nothing is left for now; `skipped`: entries that could not be read."""
+    """The result of one turn. `ended`: nothing is left for now; `skipped`: unreadable entries."""
 
     entries: int
     skipped: int
@@ -35,7 +33,7 @@ class Drained:
 
 
 class KernelJournal:
-    """An open journal that shows the kernel's own lines only. Methods raise READ_ERRORS."""
+    """An open journal with the kernel's own messages only. Methods raise READ_ERRORS."""
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
@@ -68,15 +66,14 @@ class KernelJournal:
         return self._reader.has_runtime_files() or self._reader.has_persistent_files()
 
     def process(self) -> None:
-        """Take in that files were added, removed or rotated. Without it a follower spins, or goes deaf."""
+        """Process that files were added, removed or rotated. Without it a follower misses everything after a rotation."""
         self._reader.process()
 
     def place_after(self, cursor: str) -> bool | None:
-        """Stand so that the next entry is the first after `cursor`.
+        """Move so that the next entry is the first after `cursor`; return whether the current entry is itself new.
 
-        True: the entry stood on is itself new (the saved one was vacuumed), so read it first. None: there is
-        nothing at or after the cursor; it comes from the future (a clock set back) or another journal.
-        Raises ValueError where it is no cursor.
+        It is if the saved one was vacuumed: read it first. None: there is nothing at or after the cursor, which is from
+        the future (a clock set back) or another journal. Raises ValueError for a malformed cursor.
         """
         self._reader.seek_cursor(cursor)
         if not self._reader._next():  # noqa: SLF001
@@ -84,33 +81,33 @@ class KernelJournal:
         return not self._reader.test_cursor(cursor)
 
     def place_at_end(self) -> None:
-        """Stand on the newest entry, so that the next one is the first to come."""
+        """Move to the newest entry, so that the next one is the first to come."""
         self._reader.seek_tail()
         if not self._reader._previous():  # noqa: SLF001
-            self._reader.seek_head()  # without this a reader of systemd 257 that found nothing stays deaf
+            self._reader.seek_head()  # else a reader of systemd 257 that found nothing never finds anything
 
     def place_at_start(self) -> None:
-        """Stand before the oldest entry."""
+        """Move before the oldest entry."""
         self._reader.seek_head()
 
     def here(self) -> tuple[str, int | None]:
-        """Return boot id and kernel stamp (µs) of the entry stood on; empty and None where there is none."""
+        """Return boot id and kernel timestamp (µs) of the current entry; empty and None if there is none."""
         try:
             return _dashed(self._get("_BOOT_ID") or b""), _number(self._get("_SOURCE_MONOTONIC_TIMESTAMP"))
         except READ_ERRORS:
             return _NO_BOOT, None
 
     def cursor(self) -> str | None:
-        """Return the cursor of the entry stood on, None where there is none or it can't be read."""
+        """Return the cursor of the current entry, None if there is none or it can't be read."""
         try:
             return self._reader._get_cursor()  # noqa: SLF001
         except READ_ERRORS:
             return None
 
     def drain(self, most: int, *, this_one_first: bool = False) -> Drained:
-        """Read up to `most` entries; `this_one_first` begins with the one stood on.
+        """Read up to `most` entries; `this_one_first` begins with the current one.
 
-        Raises where the first step fails; a later failure only ends the turn.
+        Raises if the first step fails; a later failure only ends the turn.
         """
         entries = skipped = 0
         events: list[KernelEvent] = []
@@ -122,7 +119,7 @@ class KernelJournal:
                     break
             except READ_ERRORS:
                 if entries:
-                    break  # what was read counts; the next turn meets the damage again
+                    break  # the next turn meets the damage again
                 raise
             entries += 1
             try:
@@ -136,33 +133,35 @@ class KernelJournal:
         return Drained(entries=entries, skipped=skipped, events=tuple(events), cursor=cursor, ended=ended)
 
     def _event(self) -> KernelEvent | None:
-        """Return the entry stood on as an event, None where it is not the guard's business."""
+        """Return the current entry as an event, None if it doesn't concern the guard."""
         message = self._get("MESSAGE")
-        if message is None or not worth_reading(message):
+        if message is None or not any(mark in message for mark in MARKS):
             return None
-        line = recognise(message.decode("utf-8", "replace"))
-        if line is None:
+        recognised = recognise(message.decode("utf-8", "replace"))
+        if recognised is None:
             return None
         boot_id, stamp_us = self.here()
-        return KernelEvent(message=line, stamp_us=stamp_us, boot_id=boot_id, source="journal", cursor=self.cursor())
+        return KernelEvent(
+            message=recognised, stamp_us=stamp_us, boot_id=boot_id, source="journal", cursor=self.cursor()
+        )
 
     def _get(self, field: str) -> bytes | None:
-        """Return a field of the entry stood on (the first, where it is repeated), None where it is absent."""
+        """Return a field of the current entry (the first, if it is repeated), None if it is absent."""
         try:
             return self._reader._get(field)  # noqa: SLF001
         except KeyError:
             return None
 
     def _open_descriptor(self) -> int | None:
-        """Return the descriptor that becomes readable with news; None where the host is out of inotify instances."""
+        """Return the inotify descriptor; None if the host is out of inotify instances."""
         try:
             return self._reader.fileno()
         except OSError:
             return None
 
 
-def newest_line(directory: Path | None) -> tuple[bool, str, int | None]:
-    """Return whether there is a journal, and boot id and kernel stamp (µs) of the newest kernel line in it.
+def newest_message(directory: Path | None) -> tuple[bool, str, int | None]:
+    """Return whether there is a journal, and boot id and kernel timestamp (µs) of the newest kernel message in it.
 
     Raises READ_ERRORS.
     """
@@ -178,6 +177,6 @@ def _number(content: bytes | None) -> int | None:
 
 
 def _dashed(content: bytes) -> str:
-    """Return a boot id as /proc/sys/kernel/random/boot_id writes it; the journal leaves the dashes out."""
+    """Return a boot id as in /proc/sys/kernel/random/boot_id; the journal omits the dashes."""
     text = content.decode("ascii", "replace")
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

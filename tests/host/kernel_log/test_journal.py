@@ -1,4 +1,4 @@
-"""What a follower tells of real journal files."""
+"""Followers on real journal files."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from testbed.journal_files import (
     write,
 )
 
-from conntrackd_guard.host.kernel_log.journal_reader import newest_line
+from conntrackd_guard.host.kernel_log.journal_reader import newest_message
 
 __all__ = ["start"]
 
 pytestmark = pytest.mark.skipif(not os.path.exists(REMOTE), reason="needs the package systemd-journal-remote")
 
 
-def test_only_what_comes_after_the_start_is_told(tmp_path: Path, start: Start) -> None:
-    """Without a cursor the follower begins at the end, and its descriptor says when there is something."""
+def test_without_a_cursor_only_later_entries_are_taken(tmp_path: Path, start: Start) -> None:
+    """The follower begins at the end; its descriptor is readable while events wait."""
     write(tmp_path, "a", entry(1), entry(2))
     follower = start(tmp_path)
     assert follower.take() == []
@@ -43,8 +43,8 @@ def test_only_what_comes_after_the_start_is_told(tmp_path: Path, start: Start) -
     assert not select.select([follower], [], [], 0)[0]
 
 
-def test_an_empty_journal_is_not_followed_deaf(tmp_path: Path, start: Start) -> None:
-    """A journal without a kernel line at the start tells the first one that comes."""
+def test_the_first_kernel_message_of_a_journal_is_taken(tmp_path: Path, start: Start) -> None:
+    """A journal without any kernel message at the start is followed like others."""
     write(tmp_path, "a", entry(1, _TRANSPORT="syslog"))
     follower = start(tmp_path)
     write(tmp_path, "a", entry(2))
@@ -52,7 +52,7 @@ def test_an_empty_journal_is_not_followed_deaf(tmp_path: Path, start: Start) -> 
 
 
 def test_resuming_at_a_cursor_misses_nothing_and_repeats_nothing(tmp_path: Path, start: Start) -> None:
-    """What came while no one listened is told, as the past; then what comes."""
+    """Entries from between two runs are taken as held at start; later ones are not."""
     write(tmp_path, "a", entry(1))
     first = start(tmp_path)
     write(tmp_path, "a", entry(2))
@@ -67,8 +67,8 @@ def test_resuming_at_a_cursor_misses_nothing_and_repeats_nothing(tmp_path: Path,
     assert (event.message.namespace, event.held_at_start) == (5, False)
 
 
-def test_the_entry_after_a_vacuumed_cursor_is_new(tmp_path: Path, start: Start) -> None:
-    """When the saved entry is gone, the one found in its place is told, not skipped."""
+def test_the_entry_after_a_vacuumed_cursor_is_taken(tmp_path: Path, start: Start) -> None:
+    """If the saved entry is gone, the next one is not skipped."""
     old = write(tmp_path, "old", entry(1))
     cursor = read_to_end(start, tmp_path)
     write(tmp_path, "new", entry(2), entry(3))
@@ -77,7 +77,7 @@ def test_the_entry_after_a_vacuumed_cursor_is_new(tmp_path: Path, start: Start) 
 
 
 def test_a_cursor_from_the_future_or_no_cursor_at_all_falls_back_to_the_end(tmp_path: Path, start: Start) -> None:
-    """A clock set back must not make the follower wait for years; what comes is told, and the loss is said."""
+    """After a clock was set back, later entries are taken, and the state counts the lost cursor."""
     write(tmp_path, "a", entry(1))
     future = f"s={'0' * 31}1;i=ffffff;b={'f' * 32};m=ffffffffff;t=7fffffffffffff;x=1"
     for cursor in (future, "no cursor"):
@@ -88,8 +88,8 @@ def test_a_cursor_from_the_future_or_no_cursor_at_all_falls_back_to_the_end(tmp_
         assert numbers(take(follower, 1)) == [number]
 
 
-def test_only_the_kernels_own_lines_are_told(tmp_path: Path, start: Start) -> None:
-    """Text of processes, of other facilities, around the line, or in several lines is not the kernel's line."""
+def test_only_the_kernels_own_messages_are_taken(tmp_path: Path, start: Start) -> None:
+    """Other transports and facilities, text around the message, and several lines don't match."""
     write(tmp_path, "a", entry(1))
     follower = start(tmp_path)
     forged = (
@@ -106,24 +106,24 @@ def test_only_the_kernels_own_lines_are_told(tmp_path: Path, start: Start) -> No
     assert numbers(take(follower, 1)) == [10]
 
 
-def test_a_line_without_stamp_or_boot_is_told_as_such(tmp_path: Path, start: Start) -> None:
-    """A missing or strange stamp is None; deciding what that means is not the follower's business."""
+def test_a_message_without_a_timestamp_is_taken(tmp_path: Path, start: Start) -> None:
+    """A missing or malformed timestamp is None."""
     write(tmp_path, "a", entry(1))
     follower = start(tmp_path)
     write(tmp_path, "a", entry(2, _SOURCE_MONOTONIC_TIMESTAMP=None), entry(3, _SOURCE_MONOTONIC_TIMESTAMP="x"))
     assert [event.stamp_us for event in take(follower, 2)] == [None, None]
 
 
-def test_lines_that_come_late_with_old_stamps_count_as_held(tmp_path: Path, start: Start) -> None:
-    """A journald that reads the ring buffer again gives old lines a fresh receive time; their stamps tell."""
+def test_late_entries_with_old_timestamps_count_as_held_at_start(tmp_path: Path, start: Start) -> None:
+    """A journald that reads the ring buffer again logs old messages with a new time of receipt."""
     write(tmp_path, "a", entry(50))
     follower = start(tmp_path)
     write(tmp_path, "a", entry(60, _SOURCE_MONOTONIC_TIMESTAMP="49"), entry(61))
     assert [event.held_at_start for event in take(follower, 2)] == [True, False]
 
 
-def test_the_cursor_moves_on_with_lines_that_are_not_the_guards(tmp_path: Path, start: Start) -> None:
-    """A position saved now and then is near the end, even where the table never fills; it wakes no one."""
+def test_the_cursor_moves_on_with_other_kernel_messages(tmp_path: Path, start: Start) -> None:
+    """A saved position is near the end even if no table ever fills; the loop is not woken."""
     write(tmp_path, "a", entry(1))
     follower = start(tmp_path)
     before = follower.newest_cursor
@@ -141,7 +141,7 @@ def test_the_cursor_moves_on_with_lines_that_are_not_the_guards(tmp_path: Path, 
 
 
 def test_a_cursor_never_passes_events_that_were_not_taken(tmp_path: Path, start: Start) -> None:
-    """Killed with events still waiting, the next run gets them."""
+    """After a kill with events still waiting, the next run takes them."""
     write(tmp_path, "a", entry(1))
     first = start(tmp_path)
     saved = first.take() or first.newest_cursor
@@ -153,8 +153,8 @@ def test_a_cursor_never_passes_events_that_were_not_taken(tmp_path: Path, start:
     assert numbers(take(start(tmp_path, first.newest_cursor), 1)) == [2]
 
 
-def test_the_newest_kernel_line_is_told_with_its_boot(tmp_path: Path) -> None:
-    """Lines of others don't count; a folder without a journal has none."""
-    assert newest_line(tmp_path) == (False, "", None)
+def test_the_newest_kernel_message_is_returned_with_its_boot(tmp_path: Path) -> None:
+    """Messages of processes don't count; a folder without a journal has none."""
+    assert newest_message(tmp_path) == (False, "", None)
     write(tmp_path, "a", entry(5), entry(7), entry(9, _TRANSPORT="syslog"))
-    assert newest_line(tmp_path) == (True, BOOT, 7)
+    assert newest_message(tmp_path) == (True, BOOT, 7)

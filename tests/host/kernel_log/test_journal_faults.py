@@ -1,4 +1,4 @@
-"""A follower survives backlogs, damage, missing journals and an ill-treated journald."""
+"""A follower survives backlogs, damage, missing journals and a journald that is killed and rotated."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_backlog_is_read_within_bounds_and_closed(
 
 
 def test_a_missing_journal_is_waited_for(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No journald is a state, not an end; the journal is followed once it is there."""
+    """Without a journal the follower goes on, and follows it once it is there."""
     monkeypatch.setattr(followed, "ABSENT_SECONDS", 0.3)
     follower = start(tmp_path / "later", state="not found on this host")
     (tmp_path / "later").mkdir()
@@ -107,7 +107,7 @@ def test_a_missing_journal_is_waited_for(tmp_path: Path, start: Start, monkeypat
 
 
 def test_damage_is_waited_out_and_skipped(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A place that fails for ever is retried within bounds, then given up for the end; what comes is told."""
+    """A place that always fails is retried within bounds, then skipped to the end; later entries are taken."""
     monkeypatch.setattr(followed, "RETRY_SECONDS", 0.01)
     write(tmp_path, "a", entry(1))
     cursor = read_to_end(start, tmp_path)
@@ -130,7 +130,7 @@ def test_damage_is_waited_out_and_skipped(tmp_path: Path, start: Start, monkeypa
 
 
 def test_a_file_of_noise_beside_good_ones_is_survived(tmp_path: Path, start: Start) -> None:
-    """A truncated file and one that is no journal don't keep the good one from being followed."""
+    """Beside a truncated file and one that is no journal, the good one is followed."""
     whole = write(tmp_path, "cut", *(entry(number) for number in range(1, 500))).read_bytes()
     (tmp_path / "cut.journal").write_bytes(whole[: len(whole) // 64])
     (tmp_path / "noise.journal").write_bytes(os.urandom(1 << 16))
@@ -140,10 +140,10 @@ def test_a_file_of_noise_beside_good_ones_is_survived(tmp_path: Path, start: Sta
     assert 1001 in numbers(take(follower, 1))
 
 
-def test_without_inotify_lines_come_and_no_processor_is_burnt(
+def test_without_inotify_messages_come_and_no_core_is_busy(
     tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A host that is out of inotify instances is looked at a few times a second."""
+    """On a host that is out of inotify instances the journal is read a few times a second."""
     write(tmp_path, "a", entry(1))
     monkeypatch.setattr(KernelJournal, "_open_descriptor", lambda _self: None)
     follower = start(tmp_path, state="following without inotify")
@@ -155,7 +155,7 @@ def test_without_inotify_lines_come_and_no_processor_is_burnt(
 
 
 def test_stopping_is_prompt_and_can_be_done_before_the_start(tmp_path: Path, start: Start) -> None:
-    """Neither a long wait nor a thread that never ran holds the end up."""
+    """Neither a pause nor a thread that never ran delays the end."""
     JournalFollower(tmp_path).stop()
     write(tmp_path, "a", entry(1))
     follower = start(tmp_path)
@@ -166,7 +166,7 @@ def test_stopping_is_prompt_and_can_be_done_before_the_start(tmp_path: Path, sta
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root")
 def test_a_journald_that_is_killed_rotated_and_vacuumed_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    """60 random steps on a real journald: every line once, in order, and no deleted file held open."""
+    """60 random steps on a real journald: every message once, in order, and no deleted file held open."""
     private = """
         mount -n -t tmpfs tmpfs /run; mkdir -p /var/log/journal /run/systemd/journal /run/log/journal
         mount -n -t tmpfs tmpfs /var/log/journal; mount -n -t tmpfs tmpfs /etc/systemd

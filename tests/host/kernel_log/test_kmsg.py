@@ -1,4 +1,4 @@
-"""The ring buffer: records parsed, overruns survived, forgeries ignored."""
+"""The ring buffer: records are parsed, overruns survived, forgeries ignored."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 
 DEVICE = Path("/dev/kmsg")
-LINE = "nf_conntrack: nf_conntrack: table full in netns 4026532316, dropping packet"
+MESSAGE = "nf_conntrack: nf_conntrack: table full in netns 4026532316, dropping packet"
 Records = list[bytes | int]
 
 
 def ring(monkeypatch: pytest.MonkeyPatch, records: Records) -> RingBuffer:
-    """A ring buffer whose reads return the records, or fail with the numbers, one after the other."""
+    """Return a ring buffer whose reads return these records one by one, or fail with these errnos."""
     left: Iterator[bytes | int] = iter(records)
 
     def read(_descriptor: int, _most: int) -> bytes:
@@ -35,13 +35,13 @@ def ring(monkeypatch: pytest.MonkeyPatch, records: Records) -> RingBuffer:
 @pytest.mark.parametrize(
     "record",
     [
-        f"4,351,7156682430,-;{LINE}\n",
-        f"4,351,7156682430,-,caller=T1234;{LINE}\n",
-        f"4,351,7156682430,-;{LINE}\n SUBSYSTEM=net\n DEVICE=+x\\x0ay\n",
+        f"4,351,7156682430,-;{MESSAGE}\n",
+        f"4,351,7156682430,-,caller=T1234;{MESSAGE}\n",
+        f"4,351,7156682430,-;{MESSAGE}\n SUBSYSTEM=net\n DEVICE=+x\\x0ay\n",
     ],
 )
-def test_a_kernel_line_is_read_with_its_stamp(monkeypatch: pytest.MonkeyPatch, record: str) -> None:
-    """Header fields that newer kernels add, and dictionary lines, change nothing."""
+def test_a_kernel_message_is_read_with_its_timestamp(monkeypatch: pytest.MonkeyPatch, record: str) -> None:
+    """Further header fields of newer kernels, and dictionary lines, change nothing."""
     (event,) = ring(monkeypatch, [record.encode()]).read()
     assert (event.message.namespace, event.stamp_us, event.source) == (4026532316, 7156682430, "ring buffer")
     assert event.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -50,69 +50,71 @@ def test_a_kernel_line_is_read_with_its_stamp(monkeypatch: pytest.MonkeyPatch, r
 @pytest.mark.parametrize(
     "record",
     [
-        f"12,351,7156682430,-;{LINE}\n",
-        f"8,351,7156682430,-;{LINE}\n",
-        f"4,351,7156682430,-;x {LINE}\n",
-        f"4,351,7156682430,-;{LINE}\\x0aIN=lo\n",
-        f"4,351,7156682430,-;other\n MESSAGE={LINE}\n",
-        f"-4,351,7156682430,-;{LINE}\n",
-        f"{LINE}\n",
+        f"12,351,7156682430,-;{MESSAGE}\n",
+        f"8,351,7156682430,-;{MESSAGE}\n",
+        f"4,351,7156682430,-;x {MESSAGE}\n",
+        f"4,351,7156682430,-;{MESSAGE}\\x0aIN=lo\n",
+        f"4,351,7156682430,-;other\n MESSAGE={MESSAGE}\n",
+        f"-4,351,7156682430,-;{MESSAGE}\n",
+        f"{MESSAGE}\n",
         "table full;",
         "",
     ],
 )
 def test_forged_and_broken_records_are_ignored(monkeypatch: pytest.MonkeyPatch, record: str) -> None:
-    """Another facility, text around the line, a line in the dictionary, no header: none is the kernel's line."""
+    """Another facility, text around the message, a message in the dictionary, no header: none is the kernel's."""
     assert ring(monkeypatch, [record.encode() or b"\n"]).read() == []
 
 
 def test_an_overrun_is_counted_and_read_past(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was overwritten is counted, and the lines after it are heard; an oversized record is stepped over."""
-    source = ring(monkeypatch, [errno.EPIPE, f"4,9,5,-;{LINE}\n".encode(), errno.EINVAL, f"4,11,7,-;{LINE}\n".encode()])
+    """Overruns are counted and later messages are read; an oversized record is skipped."""
+    source = ring(
+        monkeypatch, [errno.EPIPE, f"4,9,5,-;{MESSAGE}\n".encode(), errno.EINVAL, f"4,11,7,-;{MESSAGE}\n".encode()]
+    )
     assert [event.stamp_us for event in source.read()] == [5, 7]
     assert source.overruns == 1
 
 
-def test_catching_up_notes_the_newest_stamp_of_any_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every record's stamp is the kernel's own clock, a process's record too."""
-    events, newest = ring(monkeypatch, [f"4,1,5,-;{LINE}\n".encode(), b"12,2,9,-;hello\n"]).catch_up()
+def test_catching_up_returns_the_newest_timestamp_of_any_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel stamps every record with its own clock, those of processes too."""
+    events, newest = ring(monkeypatch, [f"4,1,5,-;{MESSAGE}\n".encode(), b"12,2,9,-;hello\n"]).catch_up()
     assert ([event.stamp_us for event in events], newest) == ([5], 9)
 
 
-def test_an_empty_buffer_has_no_newest_stamp(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A buffer that was never written to divides nothing."""
+def test_an_empty_buffer_has_no_newest_timestamp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without records there is no timestamp to compare with."""
     assert ring(monkeypatch, []).catch_up() == ([], None)
 
 
 def test_a_turn_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flood does not keep the loop from its other work."""
-    source = ring(monkeypatch, [f"4,1,{stamp},-;{LINE}\n".encode() for stamp in range(30)])
+    """A flood leaves the loop time for its other work."""
+    source = ring(monkeypatch, [f"4,1,{stamp},-;{MESSAGE}\n".encode() for stamp in range(30)])
     assert [len(source.read(most=20)), len(source.read(most=20))] == [20, 10]
 
 
-def test_a_refused_read_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any other error is the project's own, with the path."""
+def test_a_refused_read_has_a_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any other error becomes a HostError with the path."""
     with pytest.raises(HostError, match=r"read fake: .*journal"):
         ring(monkeypatch, [errno.EPERM]).read()
 
 
 def test_only_the_device_is_adopted(tmp_path: Path) -> None:
-    """Another file handed in by mistake is refused; so is a path that does not open."""
+    """Another file passed by mistake is refused; so is a path that does not open."""
     with pytest.raises(HostError, match="open"):
         RingBuffer.open(tmp_path / "kmsg")
     descriptor = os.open("/dev/null", os.O_RDONLY)
     try:
-        assert not RingBuffer.is_one(descriptor)
-        with pytest.raises(HostError, match="Hand in /dev/kmsg"):
+        assert not RingBuffer.is_kmsg(descriptor)
+        with pytest.raises(HostError, match="Pass /dev/kmsg"):
             RingBuffer.adopt(descriptor)
     finally:
         os.close(descriptor)
-    assert not RingBuffer.is_one(descriptor)
+    assert not RingBuffer.is_kmsg(descriptor)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: /dev/kmsg")
-def test_the_real_device_opened_or_handed_in_ignores_what_processes_write() -> None:
-    """A line that root writes to /dev/kmsg moves the newest stamp and is no event; both ways in see the same."""
+def test_messages_of_processes_in_the_real_device_are_ignored() -> None:
+    """A message that root writes to /dev/kmsg moves the newest timestamp and is no event, opened or adopted."""
     opened = RingBuffer.open(DEVICE)
     adopted = RingBuffer.adopt(os.open(DEVICE, os.O_RDONLY))
     try:
@@ -135,11 +137,11 @@ def test_the_real_device_opened_or_handed_in_ignores_what_processes_write() -> N
 
 
 def test_the_newest_warning_is_the_kernels_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Warnings and worse of facility 0 count, not information and not what a process wrote."""
+    """Warnings and worse of facility 0 count; information and messages of processes do not."""
     records: Records = [b"4,1,5,-;a\n", b"3,2,6,-;b\n", errno.EPIPE, b"6,3,7,-;c\n", b"12,4,8,-;d\n", b"junk"]
     assert ring(monkeypatch, records).newest_warning() == 6
 
 
 def test_a_buffer_may_hold_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel has nothing to complain of, there is no newest warning."""
+    """Without a warning there is no newest one."""
     assert ring(monkeypatch, [b"6,3,7,-;c\n"]).newest_warning() is None

@@ -165,7 +165,7 @@ def less_memory_is_reported_and_the_limit_stays() -> str:
 
 def status_shows_over_budget() -> str:
     """The status is degraded and names the command that reverts."""
-    until(lambda: "over budget" in shown(GUARD, "StatusText"), 30, "the status line shows it")
+    until(lambda: "over the memory budget" in shown(GUARD, "StatusText"), 30, "the status line shows it")
     equal(json.loads(run("guard", "status", "--json", fails=True))["degraded"], True)  # noqa: FBT003 - JSON's own word
     text = run("guard", "status", fails=True)
     holds(text, "over budget", "guard revert --all")
@@ -180,7 +180,7 @@ def the_named_command_reverts() -> str:
     """The command restores the limit from before the first raise, and removes the drop-in."""
     output = run("guard", "revert", "--all")
     equal([path for path in (DROP_IN,) if path.exists()], [])
-    until(lambda: "over budget" not in shown(GUARD, "StatusText"), 30, "the status line shows no problem")
+    until(lambda: "over the memory budget" not in shown(GUARD, "StatusText"), 30, "the status line shows no problem")
     run("guard", "status")
     return output.strip().replace("\n", " ")
 

@@ -1,5 +1,5 @@
-/* Yardstick: look PID MILLISECONDS: looks so often at the table of PID's network namespace, and multiplies the limit
- * by 1.5 while the table is 80 % full. */
+/* Yardstick: poll PID MILLISECONDS: reads the table of PID's network namespace at that interval, and multiplies the
+ * limit by 1.5 while the table is 80 % full. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sched.h>
