@@ -34,7 +34,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.rows import decision_document
+from conntrackd_guard.history.documents import decision_document
 from conntrackd_guard.settings.keys import BY_NAME, FIXED
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,8 +4,6 @@ A decision leaves the queue when the command succeeds, or after a day of failure
 process waits between retries: if it ended while decisions are queued, systemd's path unit would start it again at once.
 """
 
-from __future__ import annotations
-
 import subprocess
 import time
 from collections.abc import Callable

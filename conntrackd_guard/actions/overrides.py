@@ -4,8 +4,6 @@ They run in the command's own process, with or without a running daemon. The dae
 file under /run into its state, so it does not mistake the new limit for a conflict.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time
@@ -75,15 +73,13 @@ class Overrides:
         until = None if seconds is None else self._clock.boottime() + seconds
         override = Override(kind=OverrideKind.PAUSE, until_seconds=until, reason=reason, **_who())
         self._runtime_dir.put_pause(Pause(by="guard pause", reason=reason, until_seconds=until))
-        return self._record(override, Outcome(kind=OutcomeKind.APPLIED))
+        return self._record(override)
 
     def resume(self, reason: str = "") -> tuple[Record, Pause | None]:
         """End a pause and a conflict; return the record, and the pause that a fleet file still demands."""
         self._runtime_dir.prepare()
         self._runtime_dir.drop_pause()
-        record = self._record(
-            Override(kind=OverrideKind.RESUME, reason=reason, **_who()), Outcome(kind=OutcomeKind.APPLIED)
-        )
+        record = self._record(Override(kind=OverrideKind.RESUME, reason=reason, **_who()))
         return record, self._runtime_dir.pause(self._clock.boottime())
 
     def plan(self, row_id: int | None, *, whole: bool) -> Plan:
@@ -112,9 +108,8 @@ class Overrides:
         """Carry a plan out: pause, write, read back, drop-in, history. After a failure the pauses are as before."""
         self._runtime_dir.prepare()
         now = self._clock.boottime()
-        own = Pause(
-            by="guard revert", reason=reason or "the limit was reverted", until_seconds=now + REVERT_PAUSE_SECONDS
-        )
+        why = reason or "the limit was reverted"
+        own = Pause(by="guard revert", reason=why, until_seconds=now + REVERT_PAUSE_SECONDS)
         earlier = self._runtime_dir.operator_pause(now)
         until = (plan.paused or own).until_seconds
         override = Override(kind=OverrideKind.REVERT, target=plan.target, until_seconds=until, reason=reason, **_who())
@@ -131,9 +126,8 @@ class Overrides:
                 self._runtime_dir.overrides.drop(planned.key)
                 if plan.paused is None:
                     self._put_back(earlier)
-            self._store(
-                replace(planned, outcome=Outcome(kind=OutcomeKind.REJECTED, errno=error.errno, detail=str(error)))
-            )
+            failed = Outcome(kind=OutcomeKind.REJECTED, errno=error.errno, detail=str(error))
+            self._store(replace(planned, outcome=failed))
             raise
         return self._store(replace(planned, outcome=replace(applied, limit_after=after, detail=detail)))
 
@@ -157,7 +151,6 @@ class Overrides:
         return pause
 
     def _put_back(self, earlier: Pause | None) -> None:
-        """Restore the pause that was in force before, or none."""
         if earlier is None:
             self._runtime_dir.drop_pause()
         else:
@@ -173,9 +166,10 @@ class Overrides:
             return f"The drop-in does not follow yet: {error}"
         return ""
 
-    def _record(self, override: Override, outcome: Outcome) -> Record:
+    def _record(self, override: Override) -> Record:
         """Record an override that wrote no limit, and leave it for a running daemon."""
-        record = replace(self._planned(override, self._observer.observe()), outcome=outcome)
+        planned = self._planned(override, self._observer.observe())
+        record = replace(planned, outcome=Outcome(kind=OutcomeKind.APPLIED))
         self._runtime_dir.overrides.put(record.key, encode(record))
         return self._store(record)
 
@@ -195,12 +189,8 @@ class Overrides:
         """Write an override to history; if that fails, the override stands, and the returned record has why in its detail."""
         try:
             with History(self._paths.history, mode="writer") as history:
-                history.add(
-                    record,
-                    policy=self._policy,
-                    sentence=sentence(record, self._policy),
-                    kernel_release=os.uname().release,
-                )
+                text, release = sentence(record, self._policy), os.uname().release
+                history.add(record, policy=self._policy, sentence=text, kernel_release=release)
         except GuardError as error:
             detail = "; ".join(filter(None, [record.outcome.detail, f"not in history yet: {error}"]))
             return replace(record, outcome=replace(record.outcome, detail=detail))

@@ -1,9 +1,7 @@
 """What a revert can undo: the raises that led, without a break, to the limit in force."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.model import Raise, Record, TriggerKind
@@ -13,8 +11,7 @@ from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(NamedTuple):
     """One change of the limit."""
 
     id: int | None
@@ -59,9 +56,7 @@ def _steps(paths: Paths) -> Iterator[Step]:
                 yield step
         for row in history.steps():
             foreign = row.trigger == TriggerKind.OTHER_WRITER and row.boot_id == boot_id
-            yield Step(
-                id=row.id, verdict=row.verdict, before=row.from_limit or 0, after=row.limit_after, foreign=foreign
-            )
+            yield Step(row.id, row.verdict, row.from_limit or 0, row.limit_after, foreign=foreign)
 
 
 def _intended(content: object) -> Step | None:
@@ -72,4 +67,4 @@ def _intended(content: object) -> Step | None:
         return None
     if not isinstance(record.decision, Raise):
         return None
-    return Step(id=None, verdict="raise", before=record.observation.limit or 0, after=record.decision.target)
+    return Step(None, "raise", record.observation.limit or 0, record.decision.target)

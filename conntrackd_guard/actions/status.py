@@ -1,7 +1,5 @@
 """The status of this host: with or without a running daemon, as root or with what this user may read."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from dataclasses import dataclass, replace
@@ -15,7 +13,7 @@ from conntrackd_guard.core.model import Hold, MessageKind, Observation, Raise, S
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.state import advance, rehearsed_limit
 from conntrackd_guard.history.database import History, Row
-from conntrackd_guard.history.rows import decision_document
+from conntrackd_guard.history.documents import decision_document
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer

@@ -1,7 +1,5 @@
 """What a command returns to `cli.main`, which prints it."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable
 from typing import NamedTuple

@@ -4,8 +4,6 @@ Imports argparse and units only: help texts and shell completions cost no comman
 the function named after the command in `cli/commands/<module>.py`. Times are parsed by the commands that take them.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Callable

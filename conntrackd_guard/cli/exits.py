@@ -1,7 +1,5 @@
 """The exit codes of every command; the documents list them from here."""
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 

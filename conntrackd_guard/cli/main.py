@@ -1,7 +1,5 @@
 """The `guard` command: parse, run the command, print its answer, end the process with an exit code."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys
@@ -19,6 +17,8 @@ from conntrackd_guard.host.paths import Paths
 
 _LEAN = frozenset({"run", "notify"})
 """Long-running commands: they start without the libraries that `daemon.import_stubs` replaces."""
+
+_EXITS = {NotPermitted: Exit.NOT_PERMITTED, AnswerIsNo: Exit.NO}
 
 
 def entry() -> None:
@@ -51,17 +51,7 @@ def main(arguments: list[str], paths: Paths) -> Exit:
         return Exit.BAD_SETTINGS
     except GuardError as error:
         sys.stderr.write(f"guard: {error}\n")
-        return _exit_code(error)
-
-
-def _exit_code(error: GuardError) -> Exit:
-    match error:
-        case NotPermitted():
-            return Exit.NOT_PERMITTED
-        case AnswerIsNo():
-            return Exit.NO
-        case _:
-            return Exit.FAILED
+        return _EXITS.get(type(error), Exit.FAILED)
 
 
 def _carry_out(args: Namespace, paths: Paths) -> Exit:
@@ -78,11 +68,13 @@ def _carry_out(args: Namespace, paths: Paths) -> Exit:
 
 
 def _looked_at(dry_run: bool | None, paths: Paths) -> Paths:  # noqa: FBT001 - the option's value
-    """Return the paths of the dry run or of the acting daemon; None: as `mode` in the settings."""
+    """Return the paths of the dry run or of the acting daemon; None: as `mode` in the settings, `act` if they are bad."""
+    mode = Mode.DRY_RUN if dry_run else Mode.ACT
     if dry_run is None:
-        configured: Paths = _load("cli.mode", "configured")(paths)  # yaml costs 17 ms
-        return configured
-    return Paths(paths.root, Mode.DRY_RUN if dry_run else Mode.ACT)
+        load_settings = _load("settings.files", "load_settings")  # yaml costs 17 ms
+        with suppress(SettingsError):
+            mode = load_settings(paths.settings_file, paths.settings_folder).mode
+    return Paths(paths.root, mode)
 
 
 def _print(answer: Answer | Exit, *, as_json: bool) -> Exit:
@@ -97,7 +89,8 @@ def _print(answer: Answer | Exit, *, as_json: bool) -> Exit:
     else:
         screen = _load("cli.render.console", "screen")
         with screen(paged=answer.paged) as console:
-            _load(f"cli.render.{answer.view}".rpartition(".")[0], answer.view.rpartition(".")[2])(console, answer.value)
+            module, name = answer.view.split(".")
+            _load(f"cli.render.{module}", name)(console, answer.value)
     return answer.code
 
 

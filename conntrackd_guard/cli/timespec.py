@@ -3,8 +3,6 @@
 Pure: the current time and the time zone are arguments.
 """
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, date, datetime, timedelta, tzinfo
 
@@ -16,8 +14,7 @@ EXPECTED = (
 )
 
 _DAYS = {"yesterday": -1, "today": 0, "tomorrow": 1}
-_WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_WEEKDAY_NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _CENTURY_PIVOT = 69
 """Two digits mean 1969 to 2068, as for strptime(3) and so for journalctl."""
 
@@ -37,9 +34,11 @@ def parse_time(text: str, *, now_seconds: float, zone: tzinfo) -> float:
     When summer time ends and an hour repeats, the first one counts.
     """
     try:
-        return _in_range(max(0.0, _seconds(text.strip(), now_seconds, zone)))
+        seconds = max(0.0, _seconds(text.strip(), now_seconds, zone))
+        datetime.fromtimestamp(seconds + 86_400, UTC)  # fails where no calendar reaches (year 9999), in any zone
     except (ValueError, OverflowError) as error:
         raise ValueError(EXPECTED) from error
+    return seconds
 
 
 def _seconds(text: str, now: float, zone: tzinfo) -> float:
@@ -70,7 +69,8 @@ def _point(text: str, now: float, zone: tzinfo) -> float:
     home = _zone(match["zone"], zone)
     day = _date(match["year"], int(match["month"]), int(match["day"])) if has_date else None
     day = day or datetime.fromtimestamp(now, home).date()
-    if match["weekday"] and match["weekday"].lower() not in (_WEEKDAYS[day.weekday()], _WEEKDAY_NAMES[day.weekday()]):
+    weekday = _WEEKDAYS[day.weekday()]
+    if match["weekday"] and match["weekday"].lower() not in (weekday, weekday[:3]):
         raise ValueError(text)
     if not has_time:
         return _midnight(day, home).timestamp()
@@ -95,16 +95,9 @@ def _zone(text: str | None, zone: tzinfo) -> tzinfo:
         return zone
     if text.strip() in ("Z", "UTC"):
         return UTC
-    parsed = datetime.strptime(text.strip(), "%z").tzinfo
-    return parsed or zone
+    return datetime.strptime(text.strip(), "%z").tzinfo or zone
 
 
 def _midnight(day: date, zone: tzinfo) -> datetime:
     """Return the day's first moment by the clock on the wall."""
     return datetime(day.year, day.month, day.day, tzinfo=zone)
-
-
-def _in_range(seconds: float) -> float:
-    """Return the seconds, or raise where no calendar reaches (year 9999), in any zone: none is a day ahead."""
-    datetime.fromtimestamp(seconds + 86_400, UTC)
-    return seconds

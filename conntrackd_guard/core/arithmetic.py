@@ -1,7 +1,5 @@
 """The values of a calculated raise. Units stand in the names; limits, counts and targets are in entries."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 

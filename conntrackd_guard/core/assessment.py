@@ -5,8 +5,6 @@ about it. A message without a number (every kernel before 6.17, and the initial 
 be about any table.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from conntrackd_guard.core.configuration import FloodAction, Policy

@@ -4,8 +4,6 @@ Pure. Decoding follows the declared types of the fields. Unknown fields (of a ne
 (of an older guard) take their default. A decision has its class as `verdict`, and a hold's reason is its code.
 """
 
-from __future__ import annotations
-
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache

@@ -1,7 +1,5 @@
 """The values that an operator can set and that decisions and records depend on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 

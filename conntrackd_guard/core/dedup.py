@@ -4,8 +4,6 @@ Kernel stamps are compared with kernel stamps of the same boot only: they drift 
 clock, and run ahead by minutes after a suspend.
 """
 
-from __future__ import annotations
-
 from enum import Enum
 
 from conntrackd_guard.core.kernel_messages import KernelEvent

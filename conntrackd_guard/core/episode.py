@@ -4,8 +4,6 @@ The kernel may print ten messages in a millisecond and then none for five second
 level, not an edge: an episode stays open and is decided again at `due_seconds`, without a new message.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 

@@ -3,8 +3,6 @@
 Each message has what failed, where, and the next step; `cli` prints it unchanged.
 """
 
-from __future__ import annotations
-
 
 class GuardError(Exception):
     """Base class; `str()` is a message for people."""

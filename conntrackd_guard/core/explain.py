@@ -1,7 +1,5 @@
 """The sentence of a record: why, with the figures. The same text stands in log, history and `guard show`."""
 
-from __future__ import annotations
-
 from typing import assert_never
 
 from conntrackd_guard.core.configuration import Policy

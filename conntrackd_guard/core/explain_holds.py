@@ -1,7 +1,5 @@
 """The sentences of holds: what was not done and why, with the figures of the record."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import assert_never
 

@@ -1,7 +1,5 @@
 """The reasons for a hold, each with its code, its label and its explanation."""
 
-from __future__ import annotations
-
 from enum import Enum
 
 

@@ -4,8 +4,6 @@ The whole message has to match: a firewall's log prefix can begin with the same 
 too. /dev/kmsg escapes no character of these wordings, so a raw record need not be unescaped first.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The MESSAGE_IDs of the log's events, one for each hold reason. `share/catalog` explains each in `journalctl -x`."""
 
-from __future__ import annotations
-
 import hashlib
 
 from conntrackd_guard.core.hold_reasons import HoldReason

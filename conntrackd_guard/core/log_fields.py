@@ -1,7 +1,5 @@
 """A record as one log message: its event, its level, and its fields with the whole arithmetic."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 from typing import Any, assert_never
 

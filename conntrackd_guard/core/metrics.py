@@ -4,8 +4,6 @@ Every name begins with `guard_` and ends in its unit. The values of labels come 
 of the fullest tables. No label contains an address.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum

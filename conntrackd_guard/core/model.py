@@ -4,8 +4,6 @@ All are frozen, with no behaviour beyond what their own fields imply. Units stan
 `_seconds` (CLOCK_BOOTTIME unless noted). Limits, counts and targets are in entries of the connection-tracking table.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self

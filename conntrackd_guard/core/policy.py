@@ -8,8 +8,6 @@ INT_MAX, and never makes two raises within the cooldown.
 does, `fit` takes as much of the step as the host can bear.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

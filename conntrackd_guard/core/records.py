@@ -4,8 +4,6 @@ Pure. Figures are no part of a fingerprint: a table that stays at its ceiling fo
 count moves.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import assert_never
 

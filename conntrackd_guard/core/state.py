@@ -1,7 +1,5 @@
 """The guard's memory. Pure: `advance` folded over this boot's records is the whole state."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import assert_never
 

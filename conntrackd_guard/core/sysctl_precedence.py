@@ -5,8 +5,6 @@ compares this module with the programs themselves. Keys are assumed to exist, as
 a glob (systemd only) and `..` in a key are not supported.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Make untrusted text safe to print."""
 
-from __future__ import annotations
-
 LONGEST_NAME = 64
 """Length of a container's id."""
 

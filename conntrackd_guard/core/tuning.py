@@ -3,8 +3,6 @@
 Read them as `tuning.NAME`, so that a test can replace one.
 """
 
-from __future__ import annotations
-
 MIN_STEP = 8192
 """Entries that a raise adds at least, so that small limits grow in useful steps.
 

@@ -4,8 +4,6 @@ Every `parse_*` raises ValueError with the expected form. Only ASCII digits are 
 negative or unbounded.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from datetime import UTC, datetime

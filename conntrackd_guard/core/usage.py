@@ -1,7 +1,5 @@
 """The watch's constants and the arithmetic of counters. Pure."""
 
-from __future__ import annotations
-
 import math
 
 URGENT_SECONDS = 1.0

@@ -4,8 +4,6 @@ It begins with the raise, each reading of the tables adds to it, and it ends aft
 raise or another limit, because later drops say nothing about this raise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum

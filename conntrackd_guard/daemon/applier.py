@@ -1,7 +1,5 @@
 """The order of effects: intent, re-read, write, read back. `recovery` reconciles the intents that a kill leaves."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from conntrackd_guard.core.codec import encode

@@ -4,8 +4,6 @@ Everything that reads the state, the policy or the limit is here. Nothing that t
 comes before it: another writer's change counts in memory for the decision, and its record follows.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Sequence

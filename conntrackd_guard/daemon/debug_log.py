@@ -1,7 +1,5 @@
 """Debug messages of the main loop (`guard run --log-level debug`): what it reads, and why nothing happens."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 from conntrackd_guard.core.configuration import Policy

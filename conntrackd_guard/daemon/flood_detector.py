@@ -4,8 +4,6 @@ A thread of its own takes them, because a sample may take 50 ms and the loop nev
 /proc only: a disk that stalls must not delay these samples, as it delays those for the history.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

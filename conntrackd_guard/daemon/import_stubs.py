@@ -6,8 +6,6 @@ own), asyncio (2 MB, by structlog for logging from coroutines; there are none), 
 for IPv6 in URLs), and pickle (0.2 MB, by structlog for the name of an exception).
 """
 
-from __future__ import annotations
-
 import sys
 from types import ModuleType
 

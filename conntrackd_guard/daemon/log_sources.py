@@ -1,10 +1,9 @@
 """Join the sources of kernel messages: each message is taken once, and is new or historical."""
 
-from __future__ import annotations
-
 import time
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 from conntrackd_guard.core.dedup import Deduplicator, MessageStatus
@@ -43,6 +42,8 @@ class LogSources:
         """Set if the level of the log is debug."""
         self._notes = notes
         """Why a source is missing, for status."""
+        self._answered: list[KernelEvent] = []
+        """Messages of the ring buffer that are remembered once they are decided."""
         self._caught_up: list[KernelEvent] = []
         newest = None
         if ring is not None:
@@ -65,28 +66,28 @@ class LogSources:
     def take(self) -> list[tuple[KernelEvent, bool]]:
         """Return messages not taken yet, each with whether it is new. One that both sources have comes once.
 
-        The journal's come only in a call for which the ring buffer has none: an overflow is answered first.
+        The journal's come only in a call for which the ring buffer has none: an overflow is answered first. So the
+        journal never runs ahead, and each message that is read in the ring buffer is new.
         """
-        if not self._recalled:
-            self._recall()
-        events: list[KernelEvent] = []
+        self._remember_answered()
+        self._recall()
+        events = [] if self._ring is None else self._read_ring(self._ring)
+        if self._ring is not None and events:
+            self._answered = events
+            return list(zip(events, repeat(object=True), strict=False))
+        if self._ring is not None and not self._ring.is_drained:
+            return []
         if self._recalled:
-            events, self._caught_up = self._caught_up, []
-        if self._ring is not None:
-            events += self._read_ring(self._ring)
-        if not events:
-            events = self._journal.take()
-        taken = []
-        for event in events:
-            status = self._dedup.judge(event)
-            if self.debug is not None:
-                self.debug.message(event, status)
-            if status is not MessageStatus.DUPLICATE:
-                taken.append((event, status is MessageStatus.NEW))
-        return taken
+            events, self._caught_up = self._caught_up + events, []
+        events = events or self._journal.take()
+        judged = [(event, self._judge(event)) for event in events]
+        return [
+            (event, status is MessageStatus.NEW) for event, status in judged if status is not MessageStatus.DUPLICATE
+        ]
 
     def position(self) -> Position | None:
         """Return how far messages were taken; None until the position of an earlier run is known."""
+        self._remember_answered()
         self._recall()
         if not self._recalled:
             return None
@@ -109,6 +110,18 @@ class LogSources:
     def close(self) -> None:
         """Stop following."""
         self._journal.stop()
+
+    def _remember_answered(self) -> None:
+        """Remember the ring buffer's messages, so that the journal's copies are duplicates."""
+        answered, self._answered = self._answered, []
+        for event in answered:
+            self._judge(event)
+
+    def _judge(self, event: KernelEvent) -> MessageStatus:
+        status = self._dedup.judge(event)
+        if self.debug is not None:
+            self.debug.message(event, status)
+        return status
 
     def _recall(self) -> None:
         """Learn where an earlier run stood, once the history can be read, and begin to read the journal there.

@@ -5,8 +5,6 @@ tick is due, decides the episodes that this opened, and records the other messag
 only /proc, /sys and /run; the recorder's thread waits for disks and logs.
 """
 
-from __future__ import annotations
-
 import select
 import time
 from collections.abc import Callable

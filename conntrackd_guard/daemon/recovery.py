@@ -1,7 +1,5 @@
 """The state at start: fold this boot's history, and reconcile the writes that a kill left open."""
 
-from __future__ import annotations
-
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any

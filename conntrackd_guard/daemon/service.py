@@ -1,7 +1,5 @@
 """Build the daemon from its settings and run it: start-up, signals, reload, shutdown."""
 
-from __future__ import annotations
-
 import gc
 import signal
 import socket
@@ -81,7 +79,8 @@ class Daemon:
         self._runtime_dir = RuntimeDir(paths)
         self._runtime_dir.prepare()
         self._runtime_dir.take_lock()
-        self._drop_in = _drop_in(paths, persist=settings.persist)
+        writes_dropin = settings.persist and paths.mode is Mode.ACT
+        self._drop_in = SysctlDropIn(paths) if writes_dropin else NoDropIn(paths, reads=settings.persist)
         self._worker = Worker(
             paths=paths,
             drop_in=self._drop_in,
@@ -198,9 +197,8 @@ def check(paths: Paths, log: Log) -> None:
     journal.read_once()
     sources = {"ring_buffer": "absent" if ring is None else "following", "journal": journal.state}
     seen = Observer(paths, LiveKernel(paths), Clock(), runtime_dir).observe(rescan=True)
-    log.emit(
-        "guard.info", "info", f"Checked ({_mode_and_limit(paths.mode, seen.kernel_limit)}): {sources_text(sources)}."
-    )
+    about = _mode_and_limit(paths.mode, seen.kernel_limit)
+    log.emit("guard.info", "info", f"Checked ({about}): {sources_text(sources)}.")
     for text in (*notes, *seen.unread):
         log.emit("guard.info", "warning", f"Not read: {text}")
     if holder := runtime_dir.holder():
@@ -225,11 +223,6 @@ def _open_ring_buffer(paths: Paths) -> tuple[RingBuffer | None, tuple[str, ...]]
         return (RingBuffer.adopt(0) if RingBuffer.is_kmsg(0) else RingBuffer.open(paths.kmsg)), ()
     except HostError as error:
         return None, (str(error),)
-
-
-def _drop_in(paths: Paths, *, persist: bool) -> SysctlDropIn:
-    """Return the drop-in to write. A dry run writes none, and reads that of the acting daemon."""
-    return SysctlDropIn(paths) if persist and paths.mode is Mode.ACT else NoDropIn(paths, reads=persist)
 
 
 def _notify_spool(paths: Paths, settings: Settings) -> NotifySpool | None:

@@ -1,7 +1,5 @@
 """The status that the daemon publishes, for `guard status` and for the service manager."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any

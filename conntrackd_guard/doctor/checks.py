@@ -1,7 +1,5 @@
 """The checks of `guard doctor`. Each reads the host, as root or as far as this user may, and changes nothing."""
 
-from __future__ import annotations
-
 import errno
 import os
 import time

@@ -1,7 +1,5 @@
 """Facts about the host that several checks of `guard doctor` need, read once without changing anything."""
 
-from __future__ import annotations
-
 import errno
 import os
 from dataclasses import dataclass

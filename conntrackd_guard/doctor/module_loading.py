@@ -4,8 +4,6 @@ systemd-sysctl runs early. If the module loads after it, the limit's key does no
 the line that sets it without a message.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from conntrackd_guard.host import conf_dirs

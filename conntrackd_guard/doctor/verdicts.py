@@ -1,7 +1,5 @@
 """Verdicts of `guard doctor` on the kernel, its tables, the journal, the clock and the disk. Pure."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """Verdicts of `guard doctor` on the next boot: the saved limit, sysctl files that override it, module loading. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from conntrackd_guard.core.sysctl_precedence import Assignment, SysctlFile, Tool, final_assignment, named, reading_order

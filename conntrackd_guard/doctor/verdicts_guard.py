@@ -1,7 +1,5 @@
 """Verdicts of `guard doctor` on the guard itself and on other programs that set the limit. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ returns; positions and repeats alone wait for the next decision's sync, because 
 makes harmless.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import sqlite3
@@ -26,17 +24,17 @@ from conntrackd_guard.core.verification import Verification
 from conntrackd_guard.history import file, series
 from conntrackd_guard.history.file import HistoryDamaged, translate_errors
 from conntrackd_guard.history.rows import (
+    COLUMNS,
     Position,
     Row,
-    columns,
     compact,
     evidence,
+    first_row,
     hashed,
     record_of,
-    storable,
     verification_of,
 )
-from conntrackd_guard.history.schema import FOLDED, SUMMARY, VERIFICATION
+from conntrackd_guard.history.schema import FOLDED
 from conntrackd_guard.history.series import Point
 
 if TYPE_CHECKING:
@@ -46,8 +44,10 @@ __all__ = ["History", "HistoryDamaged", "Position", "Row"]
 
 PRUNE_AT_ONCE: Final = 1000
 """Rows deleted a transaction: each then holds the write lock for some 20 ms only."""
-_FIRST: Final = frozenset({"key", "at", "at_seconds", "boottime_seconds"})
-"""The columns that a repeat does not change."""
+_FIRST: Final = frozenset({"id", "key", "at", "at_seconds", "boottime_seconds", "repeats"})
+"""The columns that a repeat does not change, or counts."""
+_SUMMARY: Final = ", ".join(COLUMNS)
+_VERIFICATION: Final = "(SELECT json FROM verifications WHERE id = decisions.id)"
 
 
 class History:
@@ -107,7 +107,7 @@ class History:
         `again` is the row that it repeats: that one counts it, keeps its key and first time, and takes all else from it.
         """
         policy_hash, policy_json = hashed(policy)
-        row = columns(record, policy_hash=policy_hash, sentence=sentence, kernel_release=kernel_release)
+        row = first_row(record, 0, policy=policy, sentence=sentence, kernel_release=kernel_release)
         with self._transaction("write a decision to", durable=True) as database:
             database.execute("INSERT OR IGNORE INTO policies VALUES (?, ?)", (policy_hash, policy_json))
             row_id = _insert(database, row) if again is None else _renew(database, again, row)
@@ -150,7 +150,7 @@ class History:
         with translate_errors("read", self.path):
             return series.held(self._database, int(since), int(until), step)
 
-    def add_analysis(self, key: str, analysis: TableAnalysis) -> None:
+    def add_analysis(self, key: str, analysis: "TableAnalysis") -> None:
         """Write a table's analysis beside the decision with that key (nothing without one); not synced."""
         values = (analysis.wall_seconds, analysis.findings[0].cause.value, compact(encode(analysis)), key)
         with self._transaction("write a sample to", durable=False) as database:
@@ -191,7 +191,7 @@ class History:
 
     def records(self, boot_id: str) -> Iterator[Record]:
         """Yield that boot's records that can change the state, oldest first, each as often as it came: no plain holds."""
-        query = f"SELECT {SUMMARY} FROM decisions WHERE boot_id = ? AND {FOLDED} ORDER BY id"  # noqa: S608 - constants
+        query = f"SELECT {_SUMMARY} FROM decisions WHERE boot_id = ? AND {FOLDED} ORDER BY id"  # noqa: S608 - constants
         for found in self._all(query, (boot_id,)):
             row = Row(*found)
             yield from repeat(self.record(row), row.repeats)
@@ -207,7 +207,7 @@ class History:
     ) -> Iterator[Row]:
         """Yield decisions, newest first, that came (or came again) between two wall times, both included."""
         sums = "(SELECT arithmetic FROM evidence WHERE id = decisions.id)" if arithmetic else "NULL"
-        query = f"""SELECT {SUMMARY}, {sums}, {VERIFICATION} FROM decisions
+        query = f"""SELECT {_SUMMARY}, {sums}, {_VERIFICATION} FROM decisions
             WHERE last_seconds >= ? AND at_seconds <= ? AND coalesce(verdict = ?, TRUE)
             ORDER BY id DESC LIMIT ?"""  # noqa: S608 - constants
         low, high = (-1e18 if since is None else since), (1e18 if until is None else until)
@@ -217,7 +217,7 @@ class History:
 
     def steps(self) -> Iterator[Row]:
         """Yield what moved the limit, newest first: applied raises and reverts, and what other writers did."""
-        query = f"""SELECT {SUMMARY} FROM decisions WHERE trigger = 'other_writer'
+        query = f"""SELECT {_SUMMARY} FROM decisions WHERE trigger = 'other_writer'
             OR (outcome = 'applied' AND (verdict = 'raise' OR reason = 'revert')) ORDER BY id DESC"""  # noqa: S608 - constants
         with translate_errors("read", self.path):
             for found in self._database.execute(query):
@@ -225,7 +225,7 @@ class History:
 
     def row(self, row_id: int) -> Row | None:
         """Return the decision with that id, None where there is none."""
-        found = self._all(f"SELECT {SUMMARY}, NULL, {VERIFICATION} FROM decisions WHERE id = ?", (row_id,))  # noqa: S608
+        found = self._all(f"SELECT {_SUMMARY}, NULL, {_VERIFICATION} FROM decisions WHERE id = ?", (row_id,))  # noqa: S608
         return _row(found[0]) if found else None
 
     def record(self, row: Row) -> Record:
@@ -305,17 +305,18 @@ def _row(found: tuple[Any, ...]) -> Row:
     return Row(*values)
 
 
-def _insert(database: sqlite3.Connection, row: dict[str, object]) -> int | None:
+def _insert(database: sqlite3.Connection, row: Row) -> int | None:
     """Insert a decision and return its id, None where its key is known."""
-    query = f"INSERT INTO decisions ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608 - constants
-    values = [storable(value) for value in row.values()]
+    names = COLUMNS[1:]  # all but the id
+    query = f"INSERT INTO decisions ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608 - constants
+    values = [getattr(row, name) for name in names]
     found = database.execute(f"{query} ON CONFLICT (key) DO NOTHING RETURNING id", values).fetchall()
     return found[0][0] if found else None
 
 
-def _renew(database: sqlite3.Connection, row_id: int, row: dict[str, object]) -> int:
+def _renew(database: sqlite3.Connection, row_id: int, row: Row) -> int:
     """Count a repeat in a decision and take over its evidence."""
-    newer = {name: storable(value) for name, value in row.items() if name not in _FIRST}
+    newer = {name: getattr(row, name) for name in COLUMNS if name not in _FIRST}
     changes = ", ".join(f"{name} = ?" for name in newer)
     query = f"UPDATE decisions SET {changes}, repeats = repeats + 1 WHERE id = ?"  # noqa: S608 - constants
     database.execute(query, (*newer.values(), row_id))

@@ -3,8 +3,6 @@
 The analysis of tables comes with it: 0.6 MB and 12 ms that the daemon and a list of decisions do without.
 """
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +13,8 @@ from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import Record
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.rows import Row, decision_document, document
+from conntrackd_guard.history.documents import decision_document, document
+from conntrackd_guard.history.rows import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,24 +1,45 @@
-"""What commands print with `--json`: one versioned document each. Fields may be added; none changes its meaning."""
+"""JSON for programs: one versioned document each. Fields may be added; none changes its meaning.
 
-from __future__ import annotations
+ASCII, so that no terminal can be fooled.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
-from conntrackd_guard.history.rows import VERSION, Row, decision_document, document
+from conntrackd_guard.core.codec import encode
+from conntrackd_guard.history.rows import COLUMNS, Row
 
-__all__ = ["document", "history", "line"]
+VERSION: Final = 1
+_LEFT_OUT: Final = frozenset({"key", "at_seconds", "boottime_seconds", "last_seconds", "fingerprint"})
+_RENAMED: Final = {"from_limit": "from", "to_limit": "to"}
+_NAMES: Final = {name: _RENAMED.get(name, name) for name in (*COLUMNS, "arithmetic") if name not in _LEFT_OUT}
+
+
+def decision_document(row: Row) -> dict[str, Any]:
+    """Return one decision as JSON shows it."""
+    shown = {name: getattr(row, field) for field, name in _NAMES.items()}
+    return shown | {"verification": encode(row.verification)}
+
+
+def notify_document(row: Row) -> str:
+    """Return one decision as a document for the `notify` command; an id of 0 (not in history yet) becomes null."""
+    return document({"decision": decision_document(row) | {"id": row.id or None}})
+
+
+def document(content: dict[str, Any]) -> str:
+    """Return `content` as one versioned document, indented for people."""
+    return json.dumps({"version": VERSION, **content}, indent=2) + "\n"
 
 
 def history(rows: Iterable[Row]) -> Iterator[str]:
     """Yield the pieces of one document, a decision a line, so that a long history needs no memory."""
     yield f'{{"version":{VERSION},"decisions":['
     for number, row in enumerate(rows):
-        yield ("," if number else "") + "\n" + json.dumps(decision_document(row), ensure_ascii=True)
+        yield ("," if number else "") + "\n" + json.dumps(decision_document(row))
     yield "\n]}\n"
 
 
 def line(content: dict[str, Any]) -> str:
     """Return `content` as one versioned line of a stream."""
-    return json.dumps({"version": VERSION, **content}, ensure_ascii=True) + "\n"
+    return json.dumps({"version": VERSION, **content}) + "\n"

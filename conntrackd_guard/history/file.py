@@ -1,7 +1,5 @@
 """Open a history file: folders, rights, migrations, damage, and readers without write permission."""
 
-from __future__ import annotations
-
 import grp
 import os
 import sqlite3

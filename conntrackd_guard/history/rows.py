@@ -1,12 +1,10 @@
-"""A record as the rows of a history, and back; and a row as the JSON that `--json` and `notify` show."""
-
-from __future__ import annotations
+"""A record as the rows of a history, and back."""
 
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Final
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import decode, decode_decision, encode, verdict
@@ -15,9 +13,6 @@ from conntrackd_guard.core.model import Observation, Outcome, OutcomeKind, Overr
 from conntrackd_guard.core.records import fingerprint, reason
 from conntrackd_guard.core.units import rfc3339
 from conntrackd_guard.core.verification import Verification
-
-VERSION = 1
-"""Of every JSON document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,77 +31,79 @@ class Row:
     """One decision as a list shows it. `at` and `last_at` are RFC 3339, UTC; the seconds are wall time."""
 
     id: int
-    key: str
     at: str
-    at_seconds: float
-    boottime_seconds: float
-    boot_id: str
-    mode: str
     trigger: str
-    namespace: int | None
-    message: str
     verdict: str
     reason: str
+    """A hold's code; a raise's trigger and corroboration; an override's kind."""
     from_limit: int | None
     to_limit: int | None
     outcome: str
     limit_after: int | None
     errno: int | None
     detail: str
-    sentence: str
-    fingerprint: str
-    policy_hash: str
-    guard_version: str
-    kernel_release: str
-    uid: int | None
-    login_uid: int | None
+    mode: str
+    namespace: int | None
+    message: str
     repeats: int
     """Kernel messages with this result, and decisions without a new message; 1 where it did not come again."""
     last_at: str
+    sentence: str
+    boot_id: str
+    uid: int | None
+    login_uid: int | None
+    policy_hash: str
+    guard_version: str
+    kernel_release: str
+    key: str
+    at_seconds: float
+    boottime_seconds: float
     last_seconds: float
+    fingerprint: str
     arithmetic: dict[str, Any] | None = None
     verification: Verification | None = None
     """Raises only."""
 
 
-def columns(record: Record, *, policy_hash: str, sentence: str, kernel_release: str) -> dict[str, Any]:
-    """Return the columns of `decisions` for a record."""
-    observation, decision, outcome = record.observation, record.decision, record.outcome
-    return {
-        "key": record.key,
-        "at": rfc3339(observation.wall_seconds),
-        "at_seconds": observation.wall_seconds,
-        "boottime_seconds": observation.boottime_seconds,
-        "boot_id": observation.boot_id,
-        "mode": record.mode.value,
-        "trigger": record.trigger.kind.value,
-        "namespace": record.trigger.namespace,
-        "message": record.trigger.message,
-        "verdict": verdict(decision),
-        "reason": reason(record),
-        "from_limit": observation.limit,
-        "to_limit": decision.target if isinstance(decision, Raise | Override) else None,
-        "outcome": outcome.kind.value,
-        "limit_after": outcome.limit_after,
-        "errno": outcome.errno,
-        "detail": outcome.detail,
-        "fingerprint": fingerprint(record),
-        "uid": decision.uid if isinstance(decision, Override) else None,
-        "login_uid": decision.login_uid if isinstance(decision, Override) else None,
-        "last_at": rfc3339(observation.wall_seconds),
-        "last_seconds": observation.wall_seconds,
-        "sentence": sentence,
-        "policy_hash": policy_hash,
-        "guard_version": __version__,
-        "kernel_release": kernel_release,
-    }
+COLUMNS: Final = tuple(field.name for field in fields(Row) if field.default is MISSING)
+"""Those of the table `decisions`."""
 
 
 def first_row(record: Record, row_id: int, *, policy: Policy, sentence: str, kernel_release: str) -> Row:
     """Return the row that a record becomes, with its arithmetic."""
-    found = columns(record, policy_hash=hashed(policy)[0], sentence=sentence, kernel_release=kernel_release)
-    values: dict[str, Any] = {name: storable(value) for name, value in found.items()}
-    return Row(id=row_id, **values, repeats=1, arithmetic=encode(getattr(record.decision, "arithmetic", None)))
+    observation, decision, outcome = record.observation, record.decision, record.outcome
+    by = decision if isinstance(decision, Override) else None
+    return Row(
+        id=row_id,
+        at=rfc3339(observation.wall_seconds),
+        trigger=record.trigger.kind.value,
+        verdict=verdict(decision),
+        reason=reason(record),
+        from_limit=observation.limit,
+        to_limit=decision.target if isinstance(decision, Raise | Override) else None,
+        outcome=outcome.kind.value,
+        limit_after=outcome.limit_after,
+        errno=outcome.errno,
+        detail=_storable(outcome.detail),
+        mode=record.mode.value,
+        namespace=record.trigger.namespace,
+        message=_storable(record.trigger.message),
+        repeats=1,
+        last_at=rfc3339(observation.wall_seconds),
+        sentence=_storable(sentence),
+        boot_id=observation.boot_id,
+        uid=by.uid if by else None,
+        login_uid=by.login_uid if by else None,
+        policy_hash=hashed(policy)[0],
+        guard_version=__version__,
+        kernel_release=kernel_release,
+        key=record.key,
+        at_seconds=observation.wall_seconds,
+        boottime_seconds=observation.boottime_seconds,
+        last_seconds=observation.wall_seconds,
+        fingerprint=_storable(fingerprint(record)),
+        arithmetic=encode(getattr(decision, "arithmetic", None)),
+    )
 
 
 def hashed(policy: Policy) -> tuple[str, str]:
@@ -124,7 +121,7 @@ def evidence(record: Record) -> tuple[str | None, ...]:
 
 
 def record_of(row: Row, *texts: str | None) -> Record:
-    """Return the record that `columns` and `evidence` made a row of; ValueError where it is damaged."""
+    """Return the record that `first_row` and `evidence` made a row of; ValueError where it is damaged."""
     parts: list[Any] = [None if text is None else json.loads(text) for text in texts]
     trigger, observation, state, decision, arithmetic = parts
     outcome = Outcome(kind=OutcomeKind(row.outcome), limit_after=row.limit_after, errno=row.errno, detail=row.detail)
@@ -151,50 +148,6 @@ def compact(data: object) -> str:
     return json.dumps(data, separators=(",", ":"), sort_keys=True)
 
 
-def storable(value: object) -> object:
+def _storable(text: str) -> str:
     """Return text as SQLite takes it: bytes that were no UTF-8 in the journal become visible escapes."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
-def decision_document(row: Row) -> dict[str, Any]:
-    """Return one decision as JSON shows it.
-
-    `reason`: a hold's code; a raise's trigger and corroboration; an override's kind.
-    """
-    return {
-        "id": row.id,
-        "at": row.at,
-        "trigger": row.trigger,
-        "verdict": row.verdict,
-        "reason": row.reason,
-        "from": row.from_limit,
-        "to": row.to_limit,
-        "outcome": row.outcome,
-        "limit_after": row.limit_after,
-        "errno": row.errno,
-        "detail": row.detail,
-        "mode": row.mode,
-        "namespace": row.namespace,
-        "message": row.message,
-        "repeats": row.repeats,
-        "last_at": row.last_at,
-        "sentence": row.sentence,
-        "arithmetic": row.arithmetic,
-        "verification": encode(row.verification),
-        "boot_id": row.boot_id,
-        "uid": row.uid,
-        "login_uid": row.login_uid,
-        "policy_hash": row.policy_hash,
-        "guard_version": row.guard_version,
-        "kernel_release": row.kernel_release,
-    }
-
-
-def notify_document(row: Row) -> str:
-    """Return one decision as a document for the `notify` command; an id of 0 (not in history yet) becomes null."""
-    return document({"decision": decision_document(row) | {"id": row.id or None}})
-
-
-def document(content: dict[str, Any]) -> str:
-    """Return `content` as one versioned document, indented for people. ASCII, so that no terminal can be fooled."""
-    return json.dumps({"version": VERSION, **content}, indent=2, ensure_ascii=True) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -5,8 +5,6 @@ without reading a hundred megabytes of JSON. `samples` holds analyses of the tab
 raises. `history.series` has the time series.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 from conntrackd_guard.history.series import TABLES
@@ -43,13 +41,3 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     ),
 )
 """Migration N brings a file from `user_version` N to N + 1. Append only, once a version is released."""
-
-SUMMARY: Final = (
-    "id, key, at, at_seconds, boottime_seconds, boot_id, mode, trigger, namespace, message, verdict, reason,"
-    " from_limit, to_limit, outcome, limit_after, errno, detail, sentence, fingerprint, policy_hash, guard_version,"
-    " kernel_release, uid, login_uid, repeats, last_at, last_seconds"
-)
-"""The columns of `decisions`, in the order of `rows.Row`'s fields."""
-
-VERIFICATION: Final = "(SELECT json FROM verifications WHERE id = decisions.id)"
-"""A raise's verification, NULL without one."""

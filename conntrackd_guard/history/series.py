@@ -5,15 +5,14 @@ bounded, however many namespaces come and go: 21 tables in 3,600 + 10,080 + 8,76
 35 bytes, and MOST_NAMES names: a quarter of 64 MiB (a test fills it).
 """
 
-from __future__ import annotations
-
+import heapq
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Point:
     """One table (or all `others`, as a sum) over the step that begins at `at`."""
 
@@ -95,22 +94,15 @@ def add(database: sqlite3.Connection, points: Iterable[Point]) -> None:
     for point in found:
         if point.name != THE_OTHERS:
             peaks[point.name] = max(peaks.get(point.name, 0), point.count)
-    ids = _ids(database, sorted(peaks, key=lambda name: peaks[name], reverse=True)[:MOST_TABLES])
+    ids = _ids(database, heapq.nlargest(MOST_TABLES, peaks, key=lambda name: peaks[name]))
     others: dict[int, Point] = {}
     for point in found:
         if point.name in ids:
             _put(database, ids[point.name], point)
-            continue
-        sum_ = others.get(point.at)
-        others[point.at] = Point(
-            at=point.at,
-            namespace=0,
-            label=OTHERS,
-            limit=point.limit,
-            count=point.count + (sum_.count if sum_ else 0),
-            dropped=point.dropped + (sum_.dropped if sum_ else 0),
-            evicted=point.evicted + (sum_.evicted if sum_ else 0),
-        )
+        else:
+            sum_ = others.get(point.at, Point(point.at, *THE_OTHERS, limit=0, count=0))
+            counts = {name: getattr(sum_, name) + getattr(point, name) for name in ("count", "dropped", "evicted")}
+            others[point.at] = replace(sum_, limit=point.limit, **counts)
     for point in others.values():
         _put(database, _OTHERS_ID, point)
 
@@ -142,22 +134,13 @@ def forget_names(database: sqlite3.Connection) -> None:
 
 def read(database: sqlite3.Connection, since: int, until: int, step: int) -> Iterator[Point]:
     """Yield the points between two wall times, oldest first, joined to steps of at least `step` seconds."""
+    # in the order of Point's fields
     query = f"""SELECT at - at % max(step, :wide) AS slot, namespace, label, max("limit"), max(count),
             sum(dropped), sum(evicted), max(max(step, :wide))
         FROM series JOIN series_names ON series_names.id = series.name
         WHERE {_WITHIN} GROUP BY slot, name ORDER BY slot, namespace"""  # noqa: S608 - a constant
     for row in database.execute(query, {"wide": step, "since": since, "until": until}):
-        at, namespace, label, limit, count, dropped, evicted, wide = row
-        yield Point(
-            at=at,
-            namespace=namespace,
-            label=label,
-            limit=limit,
-            count=count,
-            dropped=dropped,
-            evicted=evicted,
-            step=wide,
-        )
+        yield Point(*row)
 
 
 def held(database: sqlite3.Connection, since: int, until: int, step: int) -> list[tuple[int, int]]:

@@ -1,7 +1,5 @@
 """Two clocks: one for intervals, one for people."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from functools import partial

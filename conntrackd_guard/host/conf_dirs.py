@@ -1,7 +1,5 @@
 """Configuration in several folders (`*.d`): a file in an earlier folder masks a file of the same name in a later one."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -6,8 +6,6 @@ decision that the drop-in follows. The override file carries what a revert wants
 the lock: whoever holds the lock reads it again after its own write.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json

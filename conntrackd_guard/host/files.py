@@ -1,7 +1,5 @@
 """Read small files whole, replace files atomically."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import stat

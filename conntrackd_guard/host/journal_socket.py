@@ -4,8 +4,6 @@
 Protocol: https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import socket

@@ -1,7 +1,5 @@
 """The log: text for people, JSON for collectors, native fields for the journal. It never blocks and never raises."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import deque

@@ -1,7 +1,5 @@
 """The file that node_exporter's textfile collector reads."""
 
-from __future__ import annotations
-
 import errno
 from pathlib import Path
 

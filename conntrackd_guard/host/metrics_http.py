@@ -3,8 +3,6 @@
 Built on `socketserver`: `http.server` would add 1.7 MiB to the daemon, and bounds neither a request's time nor its size.
 """
 
-from __future__ import annotations
-
 import errno
 import socket
 import socketserver
@@ -35,15 +33,18 @@ class Endpoint:
 
     def show(self, text: str) -> None:
         """Serve `text` from now on; the first call opens the port. Raises HostError."""
-        if self._server is None:
-            try:
-                self._server = _Server((ADDRESS, self.port), socketserver.BaseRequestHandler)
-            except OSError as error:
-                step = _NEXT_STEPS.get(error.errno or 0, "Check `metrics_http`.")
-                raise HostError("listen on", f"{ADDRESS}:{self.port}", error, step) from error
-            threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
         body = text.encode()
-        self._server.answer = _HEADERS.format(len(body)).encode() + body
+        answer = _HEADERS.format(len(body)).encode() + body
+        if self._server is not None:
+            self._server.answer = answer
+            return
+        try:
+            self._server = _Server((ADDRESS, self.port), socketserver.BaseRequestHandler)
+        except OSError as error:
+            step = _NEXT_STEPS.get(error.errno or 0, "Check `metrics_http`.")
+            raise HostError("listen on", f"{ADDRESS}:{self.port}", error, step) from error
+        self._server.answer = answer  # before the first request is read
+        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 
     def close(self) -> None:
         """Close the port, within half a second."""
@@ -57,7 +58,7 @@ class _Server(socketserver.TCPServer):
     """Answers in one thread: clients can't make it use more threads or memory."""
 
     allow_reuse_address = True
-    answer = _HEADERS.format(0).encode()
+    answer = b""
 
     def finish_request(self, request: socket.socket | tuple[bytes, socket.socket], _: object) -> None:
         """Answer one client; close the connection if its request is not complete in time."""

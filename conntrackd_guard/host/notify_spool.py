@@ -4,8 +4,6 @@ Only root may enter the folder. A name that begins with a dot is not queued (sys
 too): a file being written, or one set aside.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -4,8 +4,6 @@ A trace is no proof that the program wrote the limit. Files in the sysctl folder
 known order (`host.conf_dirs`).
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

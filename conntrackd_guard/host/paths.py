@@ -1,7 +1,5 @@
 """Every path that the guard uses, below one root that tests can replace."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from conntrackd_guard.core.configuration import Mode

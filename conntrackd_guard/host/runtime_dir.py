@@ -4,8 +4,6 @@ They are in memory, so a stalled disk does not affect them. They survive kill -9
 survive a reboot. Only root may write to the folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

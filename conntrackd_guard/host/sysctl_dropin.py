@@ -1,7 +1,5 @@
 """The drop-in: the sysctl.d file that persists the limit. `host.dropin_lock` orders its writers."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 from dataclasses import asdict, dataclass

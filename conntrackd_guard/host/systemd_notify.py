@@ -1,7 +1,5 @@
 """Notify the service manager (sd_notify): ready, status, reloading, stopping, watchdog."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

@@ -1,7 +1,5 @@
 """Make the drop-in follow the limit. A write that fails stays due until it works, or until a newer decision voids it."""
 
-from __future__ import annotations
-
 from conntrackd_guard.core.model import OutcomeKind, Override, OverrideKind, Raise, Record, TriggerKind
 from conntrackd_guard.host.sysctl_dropin import Persisted, SysctlDropIn
 from conntrackd_guard.recording.items import Item, Log

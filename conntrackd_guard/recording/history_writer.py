@@ -1,7 +1,5 @@
 """Write records to the history: a row for each, a count for repeats, and the journal position behind both."""
 
-from __future__ import annotations
-
 import platform
 import time
 from collections import OrderedDict
@@ -87,7 +85,7 @@ class HistoryWriter:
     def row_id(self, record: Record) -> int:
         """Return the id of the row with this record's fingerprint, 0 without one."""
         known = self._known.get(fingerprint(record))
-        return 0 if known is None else known.row_id
+        return known.row_id if known else 0
 
     def flush(self) -> None:
         """Write the repeats counted in memory, then the position: it never runs ahead of what it covers."""
@@ -141,9 +139,8 @@ class HistoryWriter:
     def _remember(self, wanted: str, known: _Known) -> None:
         self._known[wanted] = known
         if len(self._known) > _KNOWN_MAX:
-            oldest = next(iter(self._known))
-            self._write_repeats(self._known[oldest])
-            del self._known[oldest]
+            self._write_repeats(next(iter(self._known.values())))
+            self._known.popitem(last=False)
 
     def _add(self, item: Item, again: int | None) -> int:
         """Write the row with its position, after the repeats that this position covers too."""

@@ -1,7 +1,5 @@
 """What travels in the recorder's queue. Frozen: how far the work on an item got is the worker's knowledge alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 The figures are read from the host for each export. The state of the main loop comes from its status under /run.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

@@ -4,8 +4,6 @@ The main loop only appends to the queue and never waits. Raises are never droppe
 changes the state; beyond a bound they are only counted. A position travels in the queue behind all that it covers.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque

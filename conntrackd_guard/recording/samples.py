@@ -1,7 +1,5 @@
 """Sample the table that a decision is about, just after it: on the recorder's thread, never in the main loop."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -58,9 +56,8 @@ class TableSampler:
         try:
             one = next((one for one in found if one.table.namespace == table.namespace), None)
             if one is None:
-                self._log(
-                    "guard.info", "info", f"No sample of {name}: its table can't be read any more.", key=record.key
-                )
+                text = f"No sample of {name}: its table can't be read any more."
+                self._log("guard.info", "info", text, key=record.key)
                 return
             analysis = sampler.analyze(one, found)
         except GuardError as error:
@@ -73,7 +70,7 @@ class TableSampler:
         """Delete samples older than their retention."""
         self._history_writer.history().prune_samples(time.time() - sampling.retention_seconds)
 
-    def _log_cause(self, record: Record, table: Table, analysis: TableAnalysis) -> None:
+    def _log_cause(self, record: Record, table: Table, analysis: "TableAnalysis") -> None:
         """Log what fills the table: at level info once an incident, and when the cause changes."""
         first, now = analysis.findings[0], record.observation.boottime_seconds
         cause, seconds = self._logged.get(table.namespace, ("", 0.0))
@@ -90,7 +87,7 @@ class TableSampler:
             took_ms=round(1000 * analysis.took_seconds),
         )
 
-    def _sampler_for(self, sampling: Sampling) -> Sampler:
+    def _sampler_for(self, sampling: Sampling) -> "Sampler":
         if self._sampler is None or sampling != self._made_for:
             # 0.8 MiB of 24 that a daemon does without until a table fills
             from conntrackd_guard.host.conntrack.sampler import Sampler  # noqa: PLC0415

@@ -4,8 +4,6 @@ Nothing is read for it, but for one reading a minute while no table is near its 
 the others count as they were last read. While the disk stalls, the oldest points are dropped.
 """
 
-from __future__ import annotations
-
 import heapq
 from collections import deque
 from collections.abc import Sequence
@@ -76,10 +74,7 @@ class SeriesCollector:
 
     def take(self) -> list[Point]:
         """Return the points since the last call, without the current second."""
-        points = []
-        while self._closed:
-            points.append(self._closed.popleft())
-        return points
+        return [self._closed.popleft() for _ in range(len(self._closed))]
 
     def _close_second(self) -> None:
         """Add points for the fullest tables, and one for the sum of the others."""
@@ -92,12 +87,5 @@ class SeriesCollector:
             known.peak, known.dropped, known.evicted = known.count, 0, 0
 
     def _point(self, namespace: int, label: str, tables: Sequence[_Known]) -> Point:
-        return Point(
-            at=self._second,
-            namespace=namespace,
-            label=label,
-            limit=self._limit,
-            count=sum(known.peak for known in tables),
-            dropped=sum(known.dropped for known in tables),
-            evicted=sum(known.evicted for known in tables),
-        )
+        sums = [sum(getattr(known, name) for known in tables) for name in ("peak", "dropped", "evicted")]
+        return Point(self._second, namespace, label, self._limit, *sums)

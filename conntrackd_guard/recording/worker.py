@@ -4,8 +4,6 @@ A failed step is retried until it works, and holds up only what depends on it: a
 neither drop-in nor log message.
 """
 
-from __future__ import annotations
-
 import platform
 import time
 from collections.abc import Callable
@@ -14,14 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from conntrackd_guard.core import explain
-from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
 from conntrackd_guard.core.model import Raise, Record, TriggerKind
 from conntrackd_guard.core.records import needs_operator
 from conntrackd_guard.core.verification import Verification
 from conntrackd_guard.history.database import HistoryDamaged, Position
-from conntrackd_guard.history.rows import first_row, notify_document
+from conntrackd_guard.history.documents import notify_document
+from conntrackd_guard.history.rows import first_row
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import MAX_QUEUED, NotifySpool
 from conntrackd_guard.host.other_writers import attribute_change
@@ -89,9 +87,8 @@ class Worker:
         """Of records that are not stored yet, by key."""
         self._stored_raises: set[str] = set()
         """Raises whose row is written and whose intent is open."""
-        self._persist_seconds = self._flush_seconds = 0.0
+        self._persist_seconds = self._flush_seconds = self._prune_seconds = 0.0
         self._series_seconds = time.monotonic() + SERIES_SECONDS
-        self._prune_seconds = 0.0
         self._wall_offset = self._steady_since = 0.0
         self._errors: dict[str, str] = {}
 
@@ -112,27 +109,20 @@ class Worker:
 
     def process(self, item: Item) -> bool:
         """Do what is left to do for a record; return False where it has to be retried."""
-        key = item.record.key
-        progress = self._progress.pop(key, None) or self._begin(item)
-        item = replace(item, record=progress.record, sentence=progress.sentence)
-        self._persist(item, progress)
+        item, progress = self._persisted(item)
         stored_now = not progress.is_stored and self.attempt("history", self._store, item, progress)
         self._log_record(item, progress)
         if stored_now:
             self.attempt("sample", self._sampler.analyze, item.record, self.sampling)
-        if not progress.is_stored:
-            self._progress[key] = progress
-        elif isinstance(item.record.decision, Raise):
-            self._stored_raises.add(key)
+        if progress.is_stored:
+            del self._progress[item.record.key]
+            if isinstance(item.record.decision, Raise):
+                self._stored_raises.add(item.record.key)
         return progress.is_stored
 
     def process_without_history(self, item: Item) -> None:
         """Persist and log a record that waits behind one that the history refuses."""
-        key = item.record.key
-        progress = self._progress[key] = self._progress.get(key) or self._begin(item)
-        item = replace(item, record=progress.record, sentence=progress.sentence)
-        self._persist(item, progress)
-        self._log_record(item, progress)
+        self._log_record(*self._persisted(item))
 
     def record_verification(self, found: Verification) -> None:
         """Store a raise's verification. Raises HostError."""
@@ -212,12 +202,16 @@ class Worker:
             record, explain.sentence(record, item.policy), is_stored=item.is_stored, is_logged=item.is_stored
         )
 
-    def _persist(self, item: Item, progress: _Progress) -> None:
-        """Have the drop-in follow a record; what fails is retried, and does not hold up the row."""
+    def _persisted(self, item: Item) -> tuple[Item, _Progress]:
+        """Return the completed item after the drop-in followed it; a failure is retried, and does not hold up the row."""
+        progress = self._progress.get(item.record.key) or self._begin(item)
+        self._progress[item.record.key] = progress
+        item = replace(item, record=progress.record, sentence=progress.sentence)
         if not progress.is_persisted:
             progress.is_persisted = True
             if self._dropin_sync.follow(item):
                 self._flush_dropin()
+        return item, progress
 
     def _store(self, item: Item, progress: _Progress) -> None:
         is_news = self._history_writer.write(item)
@@ -225,20 +219,16 @@ class Worker:
         self._exporter.count(item.record, item.times)
 
     def _log_record(self, item: Item, progress: _Progress) -> None:
+        """Log a record once, and leave it for the `notify` command if it needs an operator."""
         if progress.is_logged:
             return
         progress.is_logged = True
         record = item.record
         self._log.emit(event_of(record), level_of(record), item.sentence, **fields_of(record))
-        if needs_operator(record):
-            self._notify(record, item.policy, item.sentence)
-
-    def _notify(self, record: Record, policy: Policy, sentence: str) -> None:
-        """Leave a decision for the `notify` command, whenever it is logged."""
-        if self.notices is None:
+        if self.notices is None or not needs_operator(record):
             return
-        row_id = self._history_writer.row_id(record)
-        row = first_row(record, row_id, policy=policy, sentence=sentence, kernel_release=platform.release())
+        row_id, release = self._history_writer.row_id(record), platform.release()
+        row = first_row(record, row_id, policy=item.policy, sentence=item.sentence, kernel_release=release)
         try:
             dropped = self.notices.put(record.key, notify_document(row))
         except GuardError as error:

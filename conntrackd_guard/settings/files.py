@@ -3,8 +3,6 @@
 YAML is read as nodes: every value is its text, so no tag, date or number rule of YAML applies.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 A default stands once: in `core.model.Policy` for the settings that affect decisions, else in `Settings`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from conntrackd_guard.core import tuning

@@ -3,8 +3,6 @@
 Pure: the texts come from `settings.files`. A later entry overrides an earlier one for the same key.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 The text of a kind's `write` gives the same value through its `read`.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -40,10 +40,11 @@ class Ring(RingBuffer):
         """Have the kernel log messages that name these namespaces, stamped with the same numbers."""
         self.records += [f"4,1,{number},-;{MESSAGE.format(number)}\n".encode() for number in numbers]
 
-    def _records(self, most: int) -> Iterator[bytes]:  # noqa: ARG002
+    def _records(self, most: int) -> Iterator[bytes]:
         if self.is_broken:
             raise HostError("read", "fake", OSError(errno.EIO, "I/O error"), "Restart the guard.")
-        while self.records:
+        self.is_drained = len(self.records) < most
+        for _ in range(min(most, len(self.records))):
             yield self.records.pop(0)
 
 
@@ -126,6 +127,23 @@ def test_an_overrun_has_the_journal_read_at_once(folder: Path, ring: Ring, guard
     write(folder, "a", entry(3))
     assert take(sources, 1) == [(3, True)]
     assert sources.report()["ring_buffer_overruns"] == 1
+    guarded.stop()
+
+
+def test_the_journal_never_runs_ahead_of_the_ring_buffer(folder: Path, ring: Ring, guarded: Guarded) -> None:
+    """Behind 1,000 records of others waits a message that the journal has already: it is new once, and comes once."""
+    sources = LogSources(ring, guarded.recorder, known(), BOOT)
+    guarded.written()
+    assert numbers(sources.take()) == []
+    ring.records = [b"4,1,6,-;IN=eth0 OUT= SRC=192.0.2.7\n"] * 1000
+    ring.log(7)
+    write(folder, "a", entry(7))
+    sources._read_journal(at_once=True)
+    guarded.written()
+    assert sources.take() == []
+    assert numbers(sources.take()) == [(7, True)]
+    assert sources.take() == []
+    until(lambda: sources.take() == [] and sources.position() is not None)
     guarded.stop()
 
 

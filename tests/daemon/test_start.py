@@ -45,7 +45,7 @@ class FakeRing(RingBuffer):
     """A ring buffer with messages of these stamps at start, then those of `later`."""
 
     def __init__(self, *held: int) -> None:
-        self.held, self.later, self.overruns = held, list[int](), 0
+        self.held, self.later, self.overruns, self.is_drained = held, list[int](), 0, True
 
     def catch_up(self) -> tuple[list[KernelEvent], int | None]:
         """Return what it holds."""

@@ -14,7 +14,7 @@ from testbed.guarded import LIMIT, Guarded, Host
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.history.database import History
-from conntrackd_guard.history.rows import decision_document
+from conntrackd_guard.history.documents import decision_document
 from conntrackd_guard.host import notify_spool
 from conntrackd_guard.host.notify_spool import NotifySpool
 from conntrackd_guard.recording import history_writer

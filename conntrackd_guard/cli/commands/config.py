@@ -1,21 +1,17 @@
 """`guard config check | show | example`: check, show and explain the settings."""
 
-from __future__ import annotations
-
 import argparse
-import json
 import os
 import textwrap
-from typing import Any
 
 from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.history.documents import document
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.files import load_settings
 from conntrackd_guard.settings.keys import KEYS, Key, Settings
 from conntrackd_guard.settings.settings import DEFAULT
 
-JSON_VERSION = 1
 _WIDTH = 100
 
 
@@ -29,7 +25,9 @@ def config(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
     if args.action == "check":
         note(_verdict(settings))
         return Exit.DONE
-    return Answer(value=_table(settings), json=lambda: [_document(settings)])
+    rows = [(key.name, key.value_text(settings), settings.origins[key.name]) for key in KEYS]
+    values = {name: {"value": value, "from": origin} for name, value, origin in rows}
+    return Answer(value=_table(rows), json=lambda: [document({"settings": values})])
 
 
 def example() -> str:
@@ -62,16 +60,7 @@ def _verdict(settings: Settings) -> str:
     return f"Settings OK: {len(places)} set in {files} file{'s' * (files != 1)}, the rest are defaults."
 
 
-def _table(settings: Settings) -> str:
+def _table(rows: list[tuple[str, str, str]]) -> str:
     """Return every value and its origin in columns."""
-    rows = [(key.name, key.value_text(settings), settings.origins[key.name]) for key in KEYS]
     name_width, value_width = (max(len(row[column]) for row in rows) for column in (0, 1))
     return "".join(f"{name:<{name_width}}  {value:<{value_width}}  {origin}\n" for name, value, origin in rows)
-
-
-def _document(settings: Settings) -> str:
-    """Return every value and its origin as one JSON document, the values as an operator would write them."""
-    values: dict[str, Any] = {
-        key.name: {"value": key.value_text(settings), "from": settings.origins[key.name]} for key in KEYS
-    }
-    return json.dumps({"version": JSON_VERSION, "settings": values}, indent=2) + "\n"

@@ -1,7 +1,5 @@
 """`guard doctor`: check this host for problems."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

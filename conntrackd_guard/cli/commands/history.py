@@ -1,7 +1,5 @@
 """`guard history`: list decisions."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import time

@@ -1,7 +1,5 @@
 """`guard notify`: run the operator's command for each queued decision."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 

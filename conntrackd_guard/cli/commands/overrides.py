@@ -1,7 +1,5 @@
 """`guard pause`, `guard resume`, `guard revert`: the operator overrides the policy."""
 
-from __future__ import annotations
-
 import argparse
 
 from conntrackd_guard.actions.overrides import Overrides, Plan

@@ -1,7 +1,5 @@
 """`guard report`: a time on this host as one page."""
 
-from __future__ import annotations
-
 import argparse
 import platform
 import time
@@ -55,9 +53,8 @@ def _write(output: Path, content: bytes) -> None:
         else:
             output.write_bytes(content)
     except OSError as error:
-        raise HostError(
-            "write the report to", output, error, "Name a file in a directory that you may write to."
-        ) from error
+        next_step = "Name a file in a directory that you may write to."
+        raise HostError("write the report to", output, error, next_step) from error
 
 
 def _gathered(history: History, since: float, until: float) -> Report:

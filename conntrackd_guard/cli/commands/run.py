@@ -1,7 +1,5 @@
 """`guard run`: the daemon, in the foreground."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """`guard show`: one decision with its evidence."""
 
-from __future__ import annotations
-
 import argparse
 
 from conntrackd_guard.cli.answer import Answer

@@ -1,7 +1,5 @@
 """`guard status`: limit, use, memory, next step and the state of the daemon."""
 
-from __future__ import annotations
-
 import argparse
 
 from conntrackd_guard.actions.status import document, gather

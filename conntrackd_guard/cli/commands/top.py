@@ -1,7 +1,5 @@
 """`guard top`: what fills a table now."""
 
-from __future__ import annotations
-
 import argparse
 import errno
 import sys

@@ -1,6 +1,6 @@
-"""The analysis of a table for people: lines of (name, text), the same in `guard top` and `guard show`."""
+"""The analysis of a table for people: lines of (name, text), the same in `top`, `show` and `report`."""
 
-from __future__ import annotations
+from collections.abc import Iterator
 
 from conntrackd_guard.cli.render.console import COMMAND, Line
 from conntrackd_guard.core.records import table_name
@@ -14,6 +14,18 @@ _TITLES = {
     "port": "By port",
     "state": "By protocol and state",
 }
+_GROUPS_SHOWN = 5
+"""Of each kind; all that are in the sample are in --json."""
+
+
+def breakdown(sample: Sample) -> Iterator[tuple[str, list[Line]]]:
+    """Yield the rankings and the totals of a sample as (heading, lines)."""
+    for kind in ("state", "destination", "source"):
+        title, lines = ranking_lines(sample, kind, _GROUPS_SHOWN)
+        if lines:
+            yield title, lines
+    if sample.seen:
+        yield "Totals", _mix_lines(sample)
 
 
 def head_lines(analysis: TableAnalysis, *, steps: bool = True) -> list[Line]:
@@ -24,8 +36,9 @@ def head_lines(analysis: TableAnalysis, *, steps: bool = True) -> list[Line]:
     lines = [("table", f"{table_name(table)}: {table.count:,} of {limit} entries{share}")]
     if analysis.owner.text:
         lines.append(("owner", analysis.owner.text))
+    margin = f"each share ± {100 * sample.margin:.1f} points" if sample.margin else "all there are"
     odd = f"; {sample.skipped:,} could not be parsed" if sample.skipped else ""
-    lines.append(("sample", f"{sample.seen:,} entries, {_margin(sample)}{odd}"))
+    lines.append(("sample", f"{sample.seen:,} entries, {margin}{odd}"))
     for number, finding in enumerate(analysis.findings):
         lines.append(("also" if number else "diagnosis", f"{finding.cause}: {finding.meaning}"))
         lines += [("", figure) for figure in finding.figures]
@@ -35,10 +48,8 @@ def head_lines(analysis: TableAnalysis, *, steps: bool = True) -> list[Line]:
     return [(name, printable(text)) for name, text in lines]
 
 
-def mix_lines(sample: Sample) -> list[Line]:
+def _mix_lines(sample: Sample) -> list[Line]:
     """Return protocols, address families, NAT and lifetimes, a line each."""
-    if not sample.seen:
-        return []
     there, back = (_plain(sample, moved) for moved in (sample.destination_translated, sample.source_translated))
     return [
         ("protocols", _in_one_line(sample, sample.protocols)),
@@ -53,7 +64,7 @@ def ranking_lines(sample: Sample, kind: str, most: int) -> tuple[str, list[Line]
 
     Of more than `most` only those that chance can't explain: the next sample would name others.
     """
-    ranking = _ranking(sample, kind)
+    ranking: Ranking = getattr(sample, f"{kind}s")
     top = ranking.top[:most]
     if ranking.distinct <= most:
         return _TITLES[kind], [_row(sample, group) for group in top]
@@ -68,22 +79,6 @@ def _row(sample: Sample, group: Group) -> Line:
     about = round(sample.share(group.entries) * max(sample.table_entries, sample.seen))
     moved = f"  (NAT: {100 * group.translated / group.entries:.0f} %)" if group.translated else ""
     return _percent(sample, group.entries), f"{about:>11,}  {printable(group.name)}{moved}"
-
-
-def _ranking(sample: Sample, kind: str) -> Ranking:
-    match kind:
-        case "source":
-            return sample.sources
-        case "destination":
-            return sample.destinations
-        case "port":
-            return sample.ports
-        case _:
-            return sample.states
-
-
-def _margin(sample: Sample) -> str:
-    return f"each share ± {100 * sample.margin:.1f} points" if sample.margin else "all there are"
 
 
 def _percent(sample: Sample, entries: int) -> str:

@@ -1,7 +1,5 @@
 """The memory calculation of a decision, line by line, so that a reader can redo it by hand."""
 
-from __future__ import annotations
-
 from conntrackd_guard.cli.render.labels import BOUNDS
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.arithmetic import Arithmetic
@@ -13,6 +11,9 @@ def calculation_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str,
     """Return (name, calculation) for every term, with the figures that the decision was based on."""
     a = arithmetic
     left = a.memory_available_bytes - a.new_bytes
+    tables = "full table" if a.full_tables == 1 else "full tables"
+    charged = f"{a.full_tables} {tables} × {a.target:,} + {a.other_entries:,} for the others"
+    not_held = f"({a.charged_entries:,} − {a.held_entries:,})"
     estimate = " (counts are estimates of need)" if a.estimate else ""
     lines = [
         ("limit", f"{a.current:,}"),
@@ -20,12 +21,12 @@ def calculation_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str,
         ("wanted", f"{_wanted(a, policy)} = {a.wanted:,}"),
         ("allowed", f"{a.target:,} ({BOUNDS[a.bound]})"),
         ("bytes per entry", f"{a.bytes_source} → {a.bytes_per_entry:,} (rounded up to 64 bytes)"),
-        ("planned for", f"{_charged(a)} = {a.charged_entries:,} entries, {a.held_entries:,} of them already in memory"),
+        ("planned for", f"{charged} = {a.charged_entries:,} entries, {a.held_entries:,} of them already in memory"),
         ("hash table", _buckets(a)),
         ("cost", f"{a.bytes_per_entry:,} × {a.charged_entries:,} + {a.bucket_bytes:,} = {_bytes(a.cost_bytes)}"),
         ("budget", f"{_share(policy.budget, a, hugetlb=True)} = {_bytes(a.budget_bytes)}"),
         ("", _verdict(a.cost_bytes <= a.budget_bytes, "cost ≤ budget", "the cost is over the budget")),
-        ("new memory", f"{a.bytes_per_entry:,} × {_not_held(a)} + {a.new_bucket_bytes:,} = {_bytes(a.new_bytes)}"),
+        ("new memory", f"{a.bytes_per_entry:,} × {not_held} + {a.new_bucket_bytes:,} = {_bytes(a.new_bytes)}"),
         ("left available", f"{a.memory_available_bytes:,} − {a.new_bytes:,} = {_bytes(left)}"),
         ("min_available", f"{_min_available(a, policy)} = {_bytes(a.min_available_bytes)}"),
         ("", _verdict(left >= a.min_available_bytes, "left ≥ min_available", "less than min_available would be left")),
@@ -47,15 +48,6 @@ def _wanted(a: Arithmetic, policy: Policy) -> str:
         f"{a.current:,} + {a.demand_per_second:,.0f}/s × {tuning.LOOKAHEAD_SECONDS:g} s (at most 4 × {a.current:,}); "
         f"{a.largest_count:,} ÷ {policy.threshold:g}, up to the next whole"
     )
-
-
-def _charged(a: Arithmetic) -> str:
-    tables = "full table" if a.full_tables == 1 else "full tables"
-    return f"{a.full_tables} {tables} × {a.target:,} + {a.other_entries:,} for the others"
-
-
-def _not_held(a: Arithmetic) -> str:
-    return f"({a.charged_entries:,} − {a.held_entries:,})"
 
 
 def _buckets(a: Arithmetic) -> str:

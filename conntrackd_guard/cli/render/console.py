@@ -3,8 +3,6 @@
 `cli.main` imports it late: rich costs 42 ms and 7 MB.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import shlex

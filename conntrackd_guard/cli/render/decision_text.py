@@ -1,7 +1,5 @@
 """`guard history` for people."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -34,15 +32,13 @@ def print_history(console: Console, rows: Iterable[Row]) -> None:
 
 def head(row: Row) -> Text:
     """Return the first line of a decision."""
-    limit = "-" if row.from_limit is None else f"{row.from_limit:,}"
-    step = limit if row.to_limit is None else f"{limit} → {row.to_limit:,}"
     text = Text(f"{row.id:>5}  {local(row.at_seconds)}  ")
     text.append(f"{row.verdict:8}", _STYLES.get(row.verdict, ""))
+    text.append(f"  {labels.step(row):18}  ")
     if row.outcome in _BAD_OUTCOMES:
-        text.append(f"  {step:18}  {labels.trigger(row)}, ")
-        text.append(labels.OUTCOMES.get(row.outcome, row.outcome), "bold red")
+        text.append(f"{labels.trigger(row)}, ").append(labels.outcome(row), "bold red")
     else:
-        text.append(f"  {step:18}  {labels.why(row)}")
+        text.append(labels.why(row))
     if row.repeats > 1:
         text.append(f"  ×{row.repeats:,} until {local(row.last_seconds)}", "cyan")
     return text

@@ -1,12 +1,10 @@
 """`guard show` for people."""
 
-from __future__ import annotations
-
 from rich.console import Console
 from rich.text import Text
 
 from conntrackd_guard.cli.render import labels
-from conntrackd_guard.cli.render.analysis_text import head_lines, mix_lines, ranking_lines
+from conntrackd_guard.cli.render.analysis_text import breakdown, head_lines
 from conntrackd_guard.cli.render.arithmetic_text import calculation_lines
 from conntrackd_guard.cli.render.console import Line, local, print_indented, print_line, section
 from conntrackd_guard.cli.render.decision_text import head
@@ -20,8 +18,6 @@ from conntrackd_guard.history.details import DecisionDetail
 from conntrackd_guard.history.rows import Row
 
 _TABLES_SHOWN = 20
-_GROUPS_SHOWN = 5
-"""Of each kind; all that were kept are in --json."""
 
 
 def print_detail(console: Console, detail: DecisionDetail) -> None:
@@ -37,42 +33,29 @@ def print_detail(console: Console, detail: DecisionDetail) -> None:
         _print_analysis(console, detail.analysis)
     section(console, "Decision", _decision(record))
     section(console, "Result", _result(row))
-    section(
-        console,
-        "By",
-        [
-            ("guard", f"{row.guard_version}, mode {row.mode}, policy {row.policy_hash} (in full with --json)"),
-            ("kernel", f"{printable(row.kernel_release)}, boot {printable(row.boot_id)}"),
-        ],
-    )
+    guard = f"{row.guard_version}, mode {row.mode}, policy {row.policy_hash} (in full with --json)"
+    kernel = f"{printable(row.kernel_release)}, boot {printable(row.boot_id)}"
+    section(console, "By", [("guard", guard), ("kernel", kernel)])
 
 
 def _print_analysis(console: Console, analysis: TableAnalysis) -> None:
     """Print what the table was full of just after the decision."""
     section(console, "What filled it", [("at", local(analysis.wall_seconds)), *head_lines(analysis)])
-    for kind in ("state", "destination", "source"):
-        title, lines = ranking_lines(analysis.sample, kind, _GROUPS_SHOWN)
-        if lines:
-            section(console, title, lines)
-    section(console, "Totals", mix_lines(analysis.sample))
+    for title, lines in breakdown(analysis.sample):
+        section(console, title, lines)
 
 
 def _inputs(record: Record) -> list[Line]:
     """Return what the decision was based on."""
     observation, trigger = record.observation, record.trigger
-    lines = [("trigger", f"{trigger.kind.label}{'' if trigger.live else ' (historical)'}")]
+    lines = [("trigger", trigger.kind.label + ("" if trigger.live else " (historical)"))]
     if trigger.message:
-        lines.append(
-            (
-                "message",
-                f"{printable(trigger.message)}{f'  ×{trigger.message_count}' * (trigger.message_count > 1)}",
-            )
-        )
+        count = f"  ×{trigger.message_count}" if trigger.message_count > 1 else ""
+        lines.append(("message", printable(trigger.message) + count))
     limit = "no conntrack" if observation.limit is None else f"{observation.limit:,}"
     forced = "" if observation.kernel_limit == observation.limit else f" (in force: {observation.kernel_limit})"
     lines.append(("limit", limit + forced))
-    tables = fullest_first(observation)
-    about = concerned(record)
+    tables, about = fullest_first(observation), concerned(record)
     for table in tables[:_TABLES_SHOWN]:
         dropped = f", {table.dropped:,} dropped" if table.dropped else ""
         mark = "  ← this one" if table is about and len(tables) > 1 else ""
@@ -91,8 +74,7 @@ def _inputs(record: Record) -> list[Line]:
 
 def _decision(record: Record) -> list[Line]:
     """Return the verdict, its reason and its advice."""
-    decision = record.decision
-    match decision:
+    match decision := record.decision:
         case Raise():
             lines = [("raise", f"to {decision.target:,}; evidence: {labels.EVIDENCE[decision.corroboration]}")]
             if decision.buckets_target:
@@ -101,7 +83,8 @@ def _decision(record: Record) -> list[Line]:
             lines = [("hold", f"{decision.reason.label}: {decision.reason.sentence}")]
         case Override():
             who = "" if decision.uid is None else f" by uid {decision.uid} (login uid {decision.login_uid})"
-            return [("override", f"{decision.kind}{who}{f': {printable(decision.reason)}' if decision.reason else ''}")]
+            why = f": {printable(decision.reason)}" if decision.reason else ""
+            return [("override", f"{decision.kind}{who}{why}")]
     return lines + [("advice", advice) for advice in decision.advice]
 
 
@@ -109,7 +92,7 @@ def _result(row: Row) -> list[Line]:
     """Return the outcome of the write, and what was seen after it."""
     after = "" if row.limit_after is None else f"; the limit then read {row.limit_after:,}"
     number = "" if row.errno is None else f" (errno {row.errno})"
-    lines = [("outcome", f"{labels.OUTCOMES.get(row.outcome, row.outcome)}{number}{after}")]
+    lines = [("outcome", f"{labels.outcome(row)}{number}{after}")]
     if row.detail:
         lines.append(("detail", printable(row.detail)))
     if row.verification is not None:

@@ -1,7 +1,5 @@
 """`guard doctor` for people."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from rich.console import Console
@@ -12,12 +10,7 @@ from conntrackd_guard.core.text import printable
 from conntrackd_guard.doctor.checks import Examination
 from conntrackd_guard.doctor.verdicts import Check, Verdict
 
-_STYLES = {
-    Verdict.GOOD: "green",
-    Verdict.NOTE: "yellow",
-    Verdict.WRONG: "bold red",
-    Verdict.UNKNOWN: "magenta",
-}
+_STYLES = {Verdict.GOOD: "green", Verdict.NOTE: "yellow", Verdict.WRONG: "bold red", Verdict.UNKNOWN: "magenta"}
 _VERDICT, _NAME = 7, 21
 """Columns of the two words before the evidence."""
 
@@ -27,10 +20,8 @@ def print_examination(console: Console, found: Examination) -> None:
     for check in found.checks:
         _print_check(console, check)
     counted = Counter(check.verdict for check in found.checks)
-    total = Text(
-        ", ".join(f"{counted[verdict]} {verdict.label}" for verdict in Verdict if counted[verdict]) + ".", style="bold"
-    )
-    print_line(console, total)
+    total = ", ".join(f"{counted[verdict]} {verdict.label}" for verdict in Verdict if counted[verdict])
+    print_line(console, Text(f"{total}.", style="bold"))
 
 
 def _print_check(console: Console, check: Check) -> None:

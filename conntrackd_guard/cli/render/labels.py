@@ -1,7 +1,5 @@
 """Labels for people in place of the codes that history, JSON and metrics keep."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from conntrackd_guard.core.arithmetic import Bound
@@ -25,8 +23,19 @@ BOUNDS: Final = {
     Bound.CHAINS: "held back by the length of hash chains",
     Bound.INT_MAX: "the kernel accepts no more",
 }
-OUTCOMES: Final = {"none": "nothing written", "rehearsed": "dry run", "not_applied": "not applied"}
+_OUTCOMES: Final = {"none": "nothing written", "rehearsed": "dry run", "not_applied": "not applied"}
 """Where the code is no plain English."""
+
+
+def step(row: Row) -> str:
+    """Return the limit before and, if it is to change, after: `262,144 → 393,216`."""
+    limit = "-" if row.from_limit is None else f"{row.from_limit:,}"
+    return limit if row.to_limit is None else f"{limit} → {row.to_limit:,}"
+
+
+def outcome(row: Row) -> str:
+    """Return how the write ended."""
+    return _OUTCOMES.get(row.outcome, row.outcome)
 
 
 def trigger(row: Row) -> str:

@@ -1,9 +1,8 @@
 """`guard status --watch`: the status, redrawn in place until Ctrl-C. Fits 80 columns."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final, Literal
@@ -107,23 +106,19 @@ class LiveView:
         for at, use in self._uses.get(namespace, ()):
             cell = _SPARK_CELLS - 1 - int((now - at) / width)
             highest[cell] = max(highest.get(cell, 0.0), use)
-        return "".join(_block(highest[cell]) if cell in highest else " " for cell in range(_SPARK_CELLS))
-
-
-def _block(use: float) -> str:
-    return _SPARKS[max(0, min(len(_SPARKS) - 1, int(use * len(_SPARKS))))]
+        return "".join(
+            _SPARKS[min(len(_SPARKS) - 1, int(highest[cell] * len(_SPARKS)))] if cell in highest else " "
+            for cell in range(_SPARK_CELLS)
+        )
 
 
 def watch(console: Console, paths: Paths) -> None:
     """Redraw until interrupted. Raises AnswerIsNo for a terminal that can't."""
     if not console.is_terminal or console.is_dumb_terminal:
-        text = (
-            "`guard status --watch` needs a terminal that can redraw in place; `guard status --json` is for programs."
-        )
+        text = "`guard status --watch` needs a terminal that can redraw; `guard status --json` is for programs."
         raise AnswerIsNo(text)
     live = LiveView()
-    for point, age in _past(paths):
-        live.remember(point[0], age, point[1])
+    _remember_history(live, paths)
     while True:
         found = status.gather(paths)
         live.add(found)
@@ -133,13 +128,12 @@ def watch(console: Console, paths: Paths) -> None:
         time.sleep(REFRESH_SECONDS - status.LOOK_SECONDS)
 
 
-def _past(paths: Paths) -> list[tuple[tuple[int, float], float]]:
-    """Return the last 5 min from history as ((namespace, use), wall time); nothing if it can't be read."""
+def _remember_history(live: LiveView, paths: Paths) -> None:
+    """Begin the sparklines with the last 5 min in history; with nothing if it can't be read."""
     now = time.time()
     with suppress(GuardError), History(paths.history, mode="reader") as history:
-        points = history.points(now - SPARK_SECONDS, now, 5)
-        return [((point.namespace, point.count / (point.limit or 1)), float(point.at)) for point in points]
-    return []
+        for point in history.points(now - SPARK_SECONDS, now, 5):
+            live.remember(point.namespace, point.at, point.count / (point.limit or 1))
 
 
 def _last(paths: Paths) -> list[Row]:
@@ -154,18 +148,14 @@ def view(found: Status, live: LiveView, last: list[Row], console: Console) -> Re
     seen, most = found.observation, 3 if console.height >= _TALL else 1
     text, style = status_text.summary(live.with_drops(found))
     above = _wrapped(console, f"{local(seen.wall_seconds)}  {text}", 2, style)
-    text, style = status_text.daemon_text(found)
-    lines = [("daemon", text, style), *(line for line in status_text.daemon_lines(found) if line[2])]
+    lines = [
+        ("daemon", *status_text.daemon_text(found)),
+        *filter(lambda line: line[2], status_text.daemon_lines(found)),
+    ]
     lines.append(("limit", status_text.limit_text(found), ""))
-    for name, text, style in lines:
-        above += _named(console, name, text, 1, style)
-    below: list[Text] = []
-    for name, text, style in status_text.outlook_lines(found):
-        below += _named(console, name, text, 2, style)
-    below.append(Text())
-    below += _decisions(console, last, most)
-    for text in found.unread[:2]:
-        below += _named(console, "note", text, most, "yellow")
+    above += _named(console, lines, 1)
+    below = [*_named(console, status_text.outlook_lines(found), 2), Text(), *_decisions(console, last, most)]
+    below += _named(console, [("note", text, "yellow") for text in found.unread[:2]], most)
     below += _wrapped(console, "Ctrl-C ends. Growth is net: entries added minus entries removed.", 1, "dim")
     room = console.height - 1 - len(above) - len(below) - _TABLE_FRAME
     return Group(*above, Text(), _tables(found, live, max(1, room), console.width), Text(), *below)
@@ -203,16 +193,13 @@ def _tables(found: Status, live: LiveView, most: int, width: int) -> RenderableT
 
 def _row(table: Table, limit: int, live: LiveView, now: float) -> list[Text]:
     use = table.count / limit if limit else 0.0
-    rates = live.rates(table)
-    growth, lost = rates if rates is not None else (None, None)
+    growth, lost = live.rates(table) or (None, None)
     wanted = None if growth is None or lost is None else growth + lost
     left = usage.seconds_to_full(table.count, limit, wanted) if wanted and wanted > 0 and limit else None
     style = status_text.use_style(use, dropping=bool(lost))
-    filled = min(_BAR_CELLS, round(use * _BAR_CELLS))
-    bar = Text("█" * filled, style=style) + Text("░" * (_BAR_CELLS - filled), style="dim")
     return [
         Text(short(table.label) or f"netns {table.namespace}"),
-        bar,
+        status_text.bar(use, _BAR_CELLS, style),
         Text(f"{100 * use:.0f} %", style=style),
         Text(f"{table.count:,}"),
         Text(live.spark(table.namespace, now), style=style),
@@ -222,8 +209,9 @@ def _row(table: Table, limit: int, live: LiveView, now: float) -> list[Text]:
     ]
 
 
-def _named(console: Console, name: str, text: str, most: int, style: str = "") -> list[Text]:
-    return _wrapped(console, f"{name:9}  {text}", most, style)
+def _named(console: Console, lines: Iterable[tuple[str, str, str]], most: int) -> list[Text]:
+    """Return lines of (name, text, style), each wrapped."""
+    return [text for name, line, style in lines for text in _wrapped(console, f"{name:9}  {line}", most, style)]
 
 
 def _wrapped(console: Console, text: str, most: int, style: str = "") -> list[Text]:

@@ -1,7 +1,5 @@
 """`guard status` for people."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rich.console import Console
@@ -108,9 +106,8 @@ def daemon_lines(status: Status) -> list[tuple[str, str, str]]:
         lines += [("", str(note), "yellow") for note in sources.get("notes") or []]
         lines += [("error", str(text), "bold red") for text in (live.get("recorder") or {}).get("trouble") or []]
     if live.get("conflict"):
-        lines.append(
-            ("conflict", "another program keeps lowering the limit; `guard resume` allows raises again", "bold red")
-        )
+        text = "another program keeps lowering the limit; `guard resume` allows raises again"
+        lines.append(("conflict", text, "bold red"))
     if live.get("over_budget"):
         text = "a full table would exceed the memory budget; `guard revert --all` restores the original limit"
         lines.append(("over budget", text, "bold red"))
@@ -170,12 +167,17 @@ def use_style(share: float, *, dropping: bool) -> str:
     return "bold red" if share >= 0.95 or dropping else "yellow" if share >= 0.8 else "green"  # noqa: PLR2004
 
 
+def bar(share: float, cells: int, style: str) -> Text:
+    """Return a bar filled to `share`."""
+    filled = min(cells, round(share * cells))
+    return Text("█" * filled, style=style) + Text("░" * (cells - filled), style="dim")
+
+
 def _table(table: Table, limit: int, cells: int) -> Text:
     """Return one table as a bar, its share, count, drops and name."""
     share = table.count / limit if limit else 0.0
     style = use_style(share, dropping=bool(table.dropped))
-    filled = min(cells, round(share * cells))
-    text = Text("█" * filled, style=style) + Text("░" * (cells - filled), style="dim")
+    text = bar(share, cells, style)
     drops = "drops unknown" if table.drop is None else f"{table.drop:,} dropped so far"
     text.append(f" {100 * share:5.1f} %  {table.count:>9,}  {drops}")
     if table.dropped:

@@ -1,20 +1,15 @@
 """`guard top` for people."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator
 
 from rich.console import Console
 
-from conntrackd_guard.cli.render import analysis_text
+from conntrackd_guard.cli.render.analysis_text import breakdown, head_lines, ranking_lines
 from conntrackd_guard.cli.render.console import redraw, section
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 
 _ROWS = 10
-_SHOWN = ("state", "destination", "source")
-_FEW = 5
-"""Rows of each ranking if all three are shown."""
 
 
 def print_analyses(console: Console, value: tuple[argparse.Namespace, Iterator[TableAnalysis]]) -> None:
@@ -33,10 +28,7 @@ def print_analyses(console: Console, value: tuple[argparse.Namespace, Iterator[T
 
 def print_analysis(console: Console, analysis: TableAnalysis, by: str | None, *, steps: bool = True) -> None:
     """Print one analysis: whose table it is, what fills it, with `steps` what to do, and the rankings."""
-    section(console, "What fills it", analysis_text.head_lines(analysis, steps=steps))
-    for kind in (by,) if by else _SHOWN:
-        title, lines = analysis_text.ranking_lines(analysis.sample, kind, _ROWS if by else _FEW)
+    section(console, "What fills it", head_lines(analysis, steps=steps))
+    for title, lines in [ranking_lines(analysis.sample, by, _ROWS)] if by else breakdown(analysis.sample):
         if lines:
             section(console, title, lines)
-    if not by and analysis.sample.seen:
-        section(console, "Totals", analysis_text.mix_lines(analysis.sample))

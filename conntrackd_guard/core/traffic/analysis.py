@@ -1,7 +1,5 @@
 """One table at one moment: its owner, a sample of its entries, and the diagnosis. Pure."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from conntrackd_guard.core.model import Table

@@ -1,7 +1,5 @@
 """What fills a table, and whether raising the limit would help. Pure: rules over a sample and counters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """One entry of a table, independent of how it was read. Pure."""
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Steps against each cause, with commands that can be pasted unchanged. Pure."""
 
-from __future__ import annotations
-
 import math
 from typing import assert_never
 

@@ -4,8 +4,6 @@ The kernel lists a table in the order of its hash, which is keyed with a secret 
 listing are therefore a random sample: their shares are the table's, within a margin.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping

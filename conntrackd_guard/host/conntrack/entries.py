@@ -4,8 +4,6 @@
 kernel configuration, or in a namespace without a process) root may enter the namespace, and use netlink.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re

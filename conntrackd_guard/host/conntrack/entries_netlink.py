@@ -3,8 +3,6 @@
 Message and attribute numbers are those of linux/netlink.h, linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import struct

@@ -1,7 +1,5 @@
 """The kernel's limit and buckets: read, written, and in a dry run rehearsed."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Find network namespaces and the ways to read each of them."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re

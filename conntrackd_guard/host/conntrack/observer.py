@@ -1,7 +1,5 @@
 """Everything read from the host, at one moment: the watch that is cheap, and the observation that is whole."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Collection, Iterable

@@ -5,8 +5,6 @@ cgroup path is read from the outside in, up to the first container, which contro
 started by a user is in that user's unit; both are returned.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import replace

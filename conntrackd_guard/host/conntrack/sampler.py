@@ -1,7 +1,5 @@
 """Sample and analyze tables, for `guard top` and for the recorder after a raise."""
 
-from __future__ import annotations
-
 import errno
 import time
 from dataclasses import dataclass, replace

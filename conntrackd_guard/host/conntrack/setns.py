@@ -1,7 +1,5 @@
 """Read from another network namespace: through the files of a process in it, or by entering it."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shlex

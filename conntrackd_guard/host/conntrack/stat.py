@@ -1,7 +1,5 @@
 """Counters of tables, read without entering the namespace where possible, and the kernel memory behind them."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

@@ -4,8 +4,6 @@ The files are memory-mapped from a disk that may stall, so they are read on a th
 one takes the events from a queue, woken by an eventfd.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import threading

@@ -4,8 +4,6 @@
 entry takes 2 µs instead of 16.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self

@@ -4,8 +4,6 @@ One read returns one record: `priority,sequence,timestamp,flags[,caller=…];mes
 ` KEY=value`. A record that a process wrote never has facility 0, whatever the process requested.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import stat
@@ -44,6 +42,8 @@ class RingBuffer:
     ) -> None:
         self._descriptor, self._path = descriptor, path
         self._boot_id = files.read(boot_id_path).decode("ascii").strip()
+        self.is_drained = True
+        """Whether the last read came to the end."""
         self.overruns = 0
         """How often the kernel overwrote records before they were read; the journal may still have them."""
 
@@ -126,11 +126,12 @@ class RingBuffer:
 
     def _records(self, most: int) -> Iterator[bytes]:
         """Yield the next records, after up to `most` reads none."""
+        self.is_drained = False
         for _ in range(most):
             try:
                 record = os.read(self._descriptor, _RECORD_BYTES)
             except BlockingIOError:
-                return
+                break
             except OSError as error:
                 if error.errno == errno.EPIPE:  # the next read returns the oldest record that is left
                     self.overruns += 1
@@ -139,8 +140,11 @@ class RingBuffer:
                     raise HostError("read", self._path, error, next_step) from error
                 continue
             if not record:
-                return
+                break
             yield record
+        else:
+            return
+        self.is_drained = True
 
     def _event(self, record: bytes) -> KernelEvent | None:
         """Return the event in a raw record, None if it isn't the kernel's own or doesn't concern the guard."""

@@ -1,9 +1,8 @@
 """Charts of the report: geometry for inline SVG that stretches with the page. All text stands beside it as HTML."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 WIDTH, HEIGHT = 1000, 100
 """Of the drawing, in its own units: it is stretched to the page."""
@@ -31,16 +30,14 @@ class Span:
         return WIDTH * min(1.0, max(0.0, share))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
+class Curve(NamedTuple):
     """A line of a chart: its name in the legend, and its SVG path."""
 
     name: str
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class Mark(NamedTuple):
     """A moment on the time axis that links to a decision."""
 
     left: str
@@ -49,8 +46,7 @@ class Mark:
     sign: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chart:
+class Chart(NamedTuple):
     """Curves below a bound, or bars."""
 
     title: str
@@ -79,7 +75,7 @@ def curve(span: Span, name: str, dots: Dots, highest: float, *, steps: bool = Fa
         before = at
     if steps and dots:
         parts.append(f"H{WIDTH}")
-    return Curve(name=name, path="".join(parts))
+    return Curve(name, "".join(parts))
 
 
 def bars(span: Span, dots: Dots, highest: float) -> list[tuple[float, float, float]]:

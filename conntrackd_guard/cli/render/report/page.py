@@ -1,7 +1,5 @@
 """A time on this host as one page. `page.html.j2` holds the elements; this module works out what they show."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from conntrackd_guard.cli.render import labels
-from conntrackd_guard.cli.render.analysis_text import head_lines, mix_lines, ranking_lines
+from conntrackd_guard.cli.render.analysis_text import breakdown, head_lines
 from conntrackd_guard.cli.render.arithmetic_text import calculation_lines
 from conntrackd_guard.cli.render.console import COMMAND, Line, local
 from conntrackd_guard.cli.render.report.chart import HEIGHT, MOST_CURVES, WIDTH, Chart, Dots, Mark, Span, bars, curve
@@ -34,8 +32,6 @@ _MOST_MARKS = 100
 """Links below the chart; the table has every decision."""
 _MOST_TABLES = 21
 """As many as the time series keeps apart at a time, and the sum of the others."""
-_GROUPS_SHOWN = 5
-"""Of each kind, as `guard show`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,20 +61,17 @@ def page(report: Report) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, keep_trailing_newline=True, finalize=_finalize
     )
     environment.filters |= {
-        "local": local, "step": _step, "why": labels.why, "tone": _tone, "result": explain.verification,
-        "calculation": _calculation, "analysis": _analysis,
+        "local": local, "step": labels.step, "why": labels.why, "outcome": labels.outcome, "tone": _tone,
+        "result": explain.verification, "calculation": _calculation, "analysis": _analysis,
     }  # fmt: skip
-    memory = _memory(report) if report.points else None
-    charts = [_use(report), _drops(report), *([memory] if memory else [])] if report.points else []
+    charts = [chart for draw in (_use, _drops, _memory) if report.points and (chart := draw(report))]
     return environment.get_template("page.html.j2").render(
         report=report,
         facts=_facts(report),
         charts=charts,
-        has_memory=memory is not None,
         tables=_tables(report),
         most_tables=_MOST_TABLES,
         signs=_SIGNS,
-        outcomes=labels.OUTCOMES,
         command=COMMAND,
         width=WIDTH,
         height=HEIGHT,
@@ -87,12 +80,6 @@ def page(report: Report) -> str:
 
 def _finalize(value: object) -> object:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _step(row: Row) -> str:
-    """Return the limit before and, if it is to change, after: `262,144 → 393,216`."""
-    limit = "-" if row.from_limit is None else f"{row.from_limit:,}"
-    return limit if row.to_limit is None else f"{limit} → {row.to_limit:,}"
 
 
 def _tone(found: Verification | Finding) -> str:
@@ -114,11 +101,7 @@ def _calculation(detail: DecisionDetail) -> list[Line]:
 def _analysis(analysis: TableAnalysis) -> Iterator[tuple[str, list[Line]]]:
     """Yield the parts of an analysis as (heading, lines)."""
     yield "", head_lines(analysis)
-    for kind in ("state", "destination", "source"):
-        title, lines = ranking_lines(analysis.sample, kind, _GROUPS_SHOWN)
-        if lines:
-            yield title, lines
-    yield "Totals", mix_lines(analysis.sample)
+    yield from breakdown(analysis.sample)
 
 
 def _facts(report: Report) -> list[Line]:
@@ -146,14 +129,15 @@ def _shares(report: Report) -> Iterator[float]:
 
 def _use(report: Report) -> Chart:
     """Return the entries of the fullest tables against the limit, with a link to each raise and override."""
-    span = Span(since=report.since, until=report.until, step=report.step)
-    tables = _by_table(report.points)
-    limits = _limit_dots(report)
+    span, limits = _span(report), _limit_dots(report)
+    tables = [(_name(*who), [(point.at, point.count) for point in found]) for who, found in _grouped(report.points)]
     highest = max(value for _, dots in [("", limits), *tables] for _, value in dots)
     most = max(count for _, count in tables[0][1])
     first, last = limits[0][1], limits[-1][1]
     change = f"from {first:,.0f} to {last:,.0f}" if first != last else f"at {last:,.0f} at both ends"
-    words = f"The limit, {change}, and the entries of {_those(len(tables))}: at most {most:,.0f}, in {tables[0][0]}."
+    those = f"the {MOST_CURVES} fullest of {len(tables):,}" if len(tables) > MOST_CURVES else f"all {len(tables)}"
+    those = "the only table seen" if len(tables) == 1 else f"{those} tables"
+    words = f"The limit, {change}, and the entries of {those}: at most {most:,.0f}, in {tables[0][0]}."
     steps = [detail.row for detail in report.entries if detail.row.verdict != "hold"]
     if steps:
         which = f" (the last {_MOST_MARKS})" if len(steps) > _MOST_MARKS else ""
@@ -168,31 +152,27 @@ def _use(report: Report) -> Chart:
     )
 
 
+def _span(report: Report) -> Span:
+    return Span(since=report.since, until=report.until, step=report.step)
+
+
 def _mark(span: Span, row: Row) -> Mark:
-    label = f"{local(row.at_seconds)}: {row.verdict} {_step(row)}"
-    left = f"{span.x(row.at_seconds) / WIDTH:.2%}"
-    return Mark(left=left, target=row.id, label=label, sign=_SIGNS.get(row.verdict, "●"))
-
-
-def _those(tables: int) -> str:
-    if tables == 1:
-        return "the only table seen"
-    return f"the {MOST_CURVES} fullest of {tables:,} tables" if tables > MOST_CURVES else f"all {tables} tables"
+    label = f"{local(row.at_seconds)}: {row.verdict} {labels.step(row)}"
+    return Mark(f"{span.x(row.at_seconds) / WIDTH:.2%}", row.id, label, _SIGNS.get(row.verdict, "●"))
 
 
 def _drops(report: Report) -> Chart:
     lost: dict[float, float] = defaultdict(float)
     for point in report.points:
         lost[point.at] += point.dropped + point.evicted
-    dropped, evicted = (sum(getattr(point, name) for point in report.points) for name in ("dropped", "evicted"))
+    dropped, evicted = _losses(report.points)
     highest = max(lost.values())
     most = f": at most {highest:,.0f} in {format_duration(report.step)}" if dropped + evicted else ""
-    span = Span(since=report.since, until=report.until, step=report.step)
     return Chart(
         title="Drops and evictions.",
         words=f"{dropped:,} packets dropped, {evicted:,} entries evicted early{most}.",
         top=f"{highest:,.0f}",
-        bars=bars(span, sorted(lost.items()), highest),
+        bars=bars(_span(report), sorted(lost.items()), highest),
     )
 
 
@@ -204,7 +184,7 @@ def _memory(report: Report) -> Chart | None:
     dots = [(at, count * arithmetic.bytes_per_entry + arithmetic.bucket_bytes) for at, count in report.held]
     most, budget = max(value for _, value in dots), arithmetic.budget_bytes
     highest = max(most, budget)
-    span = Span(since=report.since, until=report.until, step=report.step)
+    span = _span(report)
     size = f"{format_bytes(round(most))} of a budget of {format_bytes(budget)}"
     return Chart(
         title="Memory of the tables.",
@@ -219,13 +199,8 @@ def _grouped(points: Iterable[Point]) -> list[tuple[tuple[int, str], list[Point]
     """Return the points of each table, the highest peak first."""
     found: dict[tuple[int, str], list[Point]] = defaultdict(list)
     for point in points:
-        found[point.namespace, point.label].append(point)
+        found[point.name].append(point)
     return sorted(found.items(), key=lambda item: max(point.count for point in item[1]), reverse=True)
-
-
-def _by_table(points: Iterable[Point]) -> list[tuple[str, Dots]]:
-    """Return each table's entries over time, the highest peak first."""
-    return [(_name(*who), [(point.at, point.count) for point in found]) for who, found in _grouped(points)]
 
 
 def _limit_dots(report: Report) -> Dots:
@@ -252,9 +227,14 @@ def _tables(report: Report) -> list[tuple[str, ...]]:
         most = max(point.count for point in points)
         share = max(point.count / point.limit if point.limit else 0.0 for point in points)
         use = "" if who == THE_OTHERS else f"{100 * share:.0f} %"
-        dropped, evicted = sum(point.dropped for point in points), sum(point.evicted for point in points)
+        dropped, evicted = _losses(points)
         rows.append((_name(*who), f"{most:,}", use, f"{dropped:,}", f"{evicted:,}"))
     return rows
+
+
+def _losses(points: Sequence[Point]) -> tuple[int, int]:
+    """Return (dropped, evicted)."""
+    return sum(point.dropped for point in points), sum(point.evicted for point in points)
 
 
 def _name(namespace: int, label: str) -> str:
