@@ -77,13 +77,17 @@ def _measure(
         others=others,
         rsyslog=rsyslog,
     )
-    rows = []
-    for name, source in _row_sources(ground, reaction, others, options).items():
-        if _is_wanted(name, options):
-            for row in source():
-                progress(f"{row.what}: {row.who}: {row.figure}")
-                rows.append(row)
-    print(render(rows))
+    rows: list[Row] = []
+    try:
+        for name, source in _row_sources(ground, reaction, others, options).items():
+            if _is_wanted(name, options):
+                for row in source():
+                    progress(f"{row.what}: {row.who}: {row.figure}")
+                    rows.append(row)
+    except RefusedError as error:  # another namespace has begun to track connections
+        return _refuse(str(error), 1)
+    finally:
+        print(render(rows))
     return 1 if any(row.met is False for row in rows) else 0
 
 

@@ -115,7 +115,7 @@ def _ring_buffer(host: HostFacts) -> Check:
         return good(f"{path} can be read")
     if error.errno in DENIED and not host.root:
         return unknown(f"this user can't read {path} (CAP_SYSLOG)", _as_root(host))
-    evidence = f"{path}: {error.strerror}; kernel messages come from the journal only, 250 to 500 ms late"
+    evidence = f"{path}: {error.strerror}; kernel messages come from the journal only, up to 0.2 s late"
     return note(evidence, "Pass it in: StandardInput=file:/dev/kmsg in the guard's unit.")
 
 
