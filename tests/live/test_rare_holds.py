@@ -160,7 +160,7 @@ def test_a_message_soon_after_a_refused_write_waits(stage: Stage) -> None:
 @NUMBERED_ONLY
 def test_a_limit_that_keeps_changing_is_not_written(stage: Stage, tmp_path: Path) -> None:
     """The limit is lowered between each reading and write of the guard: it holds, and raises later."""
-    guard = stage.start(LINE_ONLY)
+    guard = stage.start(LINE_ONLY, "--log-level", "debug")
     stage.table.fill(LIMIT)
     steps = iter(range(LIMIT - 1, 0, -1))
 

@@ -103,7 +103,7 @@ class Observer:
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),
             boot_id=self.boot_id,
-            limit=self._kernel.limit(),
+            limit=self._kernel.limit() if self._kernel.rehearsing else limit,  # not a second, perhaps another limit
             kernel_limit=limit,
             tables=tuple(kept),
             idle_tables=len(tables) - len(kept),
