@@ -310,14 +310,10 @@ class Controller:
 
     def _check_memory(self) -> None:
         """Record once that the entries that exist break the budget or `min_available`, until they no longer do."""
-        broken = (
-            budget.is_broken(
-                assess(Trigger(kind=TriggerKind.MEMORY), self._p.observer.observe(), self.policy), self.policy
-            )
-            is not None
-        )
+        trigger = Trigger(kind=TriggerKind.MEMORY)
+        broken = budget.is_broken(assess(trigger, self._p.observer.observe(), self.policy), self.policy) is not None
         if broken and not self._memory_broken:
-            self.decide(Trigger(kind=TriggerKind.MEMORY))
+            self.decide(trigger)
         self._memory_broken = broken
 
     def _verify(self, tables: Sequence[Table], now: float) -> None:

@@ -27,12 +27,9 @@ class JsonFolder:
 
     def put(self, key: str, content: dict[str, Any]) -> None:
         """Write or replace a file. Raises HostError."""
-        path, temporary = f"{self._folder}/{key}.json", f"{self._folder}/.{key}.new"
+        path = f"{self._folder}/{key}.json"
         try:
-            with open(temporary, "wb") as file:
-                os.fchmod(file.fileno(), 0o644)
-                file.write(json.dumps(content).encode())
-            os.rename(temporary, path)
+            files.replace(path, json.dumps(content).encode(), durable=False)
         except OSError as error:
             raise HostError("write", path, error, _NO_ROOM) from error
 
