@@ -25,7 +25,14 @@ def breakdown(sample: Sample) -> Iterator[tuple[str, list[Line]]]:
         if lines:
             yield title, lines
     if sample.seen:
-        yield "Totals", _mix_lines(sample)
+        there, back = (_plain(sample, moved) for moved in (sample.destination_translated, sample.source_translated))
+        totals = [
+            ("protocols", _in_one_line(sample, sample.protocols)),
+            ("IPv6", _plain(sample, sample.ipv6)),
+            ("NAT", f"{there} to another destination, {back} from another source"),
+            ("time left", _in_one_line(sample, sample.lifetimes)),
+        ]
+        yield "Totals", totals
 
 
 def head_lines(analysis: TableAnalysis, *, steps: bool = True) -> list[Line]:
@@ -46,17 +53,6 @@ def head_lines(analysis: TableAnalysis, *, steps: bool = True) -> list[Line]:
             lines.append(("to do", step.why))
             lines += [(COMMAND, step.command)] * bool(step.command)
     return [(name, printable(text)) for name, text in lines]
-
-
-def _mix_lines(sample: Sample) -> list[Line]:
-    """Return protocols, address families, NAT and lifetimes, a line each."""
-    there, back = (_plain(sample, moved) for moved in (sample.destination_translated, sample.source_translated))
-    return [
-        ("protocols", _in_one_line(sample, sample.protocols)),
-        ("IPv6", _plain(sample, sample.ipv6)),
-        ("NAT", f"{there} to another destination, {back} from another source"),
-        ("time left", _in_one_line(sample, sample.lifetimes)),
-    ]
 
 
 def ranking_lines(sample: Sample, kind: str, most: int) -> tuple[str, list[Line]]:
