@@ -64,15 +64,13 @@ class LiveView:
     def __init__(self) -> None:
         self._before: dict[int, Table] = {}
         self._now: dict[int, Table] = {}
-        self._elapsed = 0.0
-        self._at: float | None = None
+        self._at = self._elapsed = 0.0
         self._uses: dict[int, deque[tuple[float, float]]] = {}
 
     def add(self, found: Status) -> None:
         """Add one status."""
         seen = found.observation
-        self._elapsed = 0.0 if self._at is None else seen.boottime_seconds - self._at
-        self._at = seen.boottime_seconds
+        self._elapsed, self._at = seen.boottime_seconds - self._at, seen.boottime_seconds
         self._before, self._now = self._now, {table.namespace: table for table in seen.tables}
         for table in fullest_first(seen)[:_MOST_TABLES]:
             self.remember(table.namespace, seen.wall_seconds, table.count / (seen.limit or 1))
