@@ -87,8 +87,7 @@ def _print(answer: Answer | Exit, *, as_json: bool) -> Exit:
     elif isinstance(answer.value, str):
         sys.stdout.write(answer.value)
     else:
-        screen = _load("cli.render.console", "screen")
-        with screen(paged=answer.paged) as console:
+        with _load("cli.render.console", "screen")(paged=answer.paged) as console:
             module, name = answer.view.split(".")
             _load(f"cli.render.{module}", name)(console, answer.value)
     return answer.code

@@ -4,7 +4,7 @@ Pure: the current time and the time zone are arguments.
 """
 
 import re
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
 from conntrackd_guard.core.units import parse_duration, parse_number
 
@@ -53,8 +53,8 @@ def _seconds(text: str, now: float, zone: tzinfo) -> float:
     word, _, rest = text.partition(" ")
     if word in _DAYS and rest.strip() in ("", "UTC"):
         home = UTC if rest else zone
-        today = datetime.fromtimestamp(now, home).date()
-        return _midnight(today + timedelta(days=_DAYS[word]), home).timestamp()
+        day = datetime.fromtimestamp(now, home).date() + timedelta(days=_DAYS[word])
+        return datetime.combine(day, time.min, home).timestamp()
     return _point(text, now, zone)
 
 
@@ -66,38 +66,21 @@ def _point(text: str, now: float, zone: tzinfo) -> float:
     has_date, has_time = match["year"] is not None, match["hour"] is not None
     if not (has_date or has_time) or bool(match["between"]) != (has_date and has_time):
         raise ValueError(text)
-    home = _zone(match["zone"], zone)
-    day = _date(match["year"], int(match["month"]), int(match["day"])) if has_date else None
-    day = day or datetime.fromtimestamp(now, home).date()
+    home = zone
+    if match["zone"]:
+        named = match["zone"].strip()
+        home = UTC if named in ("Z", "UTC") else datetime.strptime(named, "%z").tzinfo or zone
+    day = datetime.fromtimestamp(now, home).date()
+    if has_date:
+        year = int(match["year"])
+        if len(match["year"]) == 2:  # noqa: PLR2004
+            year += 1900 if year >= _CENTURY_PIVOT else 2000
+        day = date(year, int(match["month"]), int(match["day"]))
     weekday = _WEEKDAYS[day.weekday()]
     if match["weekday"] and match["weekday"].lower() not in (weekday, weekday[:3]):
         raise ValueError(text)
-    if not has_time:
-        return _midnight(day, home).timestamp()
     second = float(match["second"] or 0)
     if second >= 61:  # noqa: PLR2004 - 60 is a leap second, which RFC 3339 and systemd accept
         raise ValueError(text)
-    moment = _midnight(day, home).replace(hour=int(match["hour"]), minute=int(match["minute"]))
-    return moment.timestamp() + second
-
-
-def _date(year: str, month: int, day: int) -> date:
-    """Return the date; a year of two digits is the one nearest to our time."""
-    number = int(year)
-    if len(year) == 2:  # noqa: PLR2004
-        number += 1900 if number >= _CENTURY_PIVOT else 2000
-    return date(number, month, day)
-
-
-def _zone(text: str | None, zone: tzinfo) -> tzinfo:
-    """Return the zone that the text names, or the one that holds where it names none."""
-    if text is None:
-        return zone
-    if text.strip() in ("Z", "UTC"):
-        return UTC
-    return datetime.strptime(text.strip(), "%z").tzinfo or zone
-
-
-def _midnight(day: date, zone: tzinfo) -> datetime:
-    """Return the day's first moment by the clock on the wall."""
-    return datetime(day.year, day.month, day.day, tzinfo=zone)
+    clock = time(int(match["hour"] or 0), int(match["minute"] or 0))
+    return datetime.combine(day, clock, home).timestamp() + second

@@ -21,19 +21,9 @@ from conntrackd_guard.core.errors import HostError, NotPermitted
 from conntrackd_guard.core.model import Record
 from conntrackd_guard.core.units import rfc3339
 from conntrackd_guard.core.verification import Verification
-from conntrackd_guard.history import file, series
+from conntrackd_guard.history import file, rows, series
 from conntrackd_guard.history.file import HistoryDamaged, translate_errors
-from conntrackd_guard.history.rows import (
-    COLUMNS,
-    Position,
-    Row,
-    compact,
-    evidence,
-    first_row,
-    hashed,
-    record_of,
-    verification_of,
-)
+from conntrackd_guard.history.rows import COLUMNS, Position, Row
 from conntrackd_guard.history.schema import FOLDED
 from conntrackd_guard.history.series import Point
 
@@ -106,13 +96,12 @@ class History:
 
         `again` is the row that it repeats: that one counts it, keeps its key and first time, and takes all else from it.
         """
-        policy_hash, policy_json = hashed(policy)
-        row = first_row(record, 0, policy=policy, sentence=sentence, kernel_release=kernel_release)
+        row = rows.first_row(record, 0, policy=policy, sentence=sentence, kernel_release=kernel_release)
         with self._transaction("write a decision to", durable=True) as database:
-            database.execute("INSERT OR IGNORE INTO policies VALUES (?, ?)", (policy_hash, policy_json))
+            database.execute("INSERT OR IGNORE INTO policies VALUES (?, ?)", rows.hashed(policy))
             row_id = _insert(database, row) if again is None else _renew(database, again, row)
             if row_id is not None:
-                database.execute("REPLACE INTO evidence VALUES (?, ?, ?, ?, ?, ?)", (row_id, *evidence(record)))
+                database.execute("REPLACE INTO evidence VALUES (?, ?, ?, ?, ?, ?)", (row_id, *rows.evidence(record)))
             else:
                 (row_id,) = database.execute("SELECT id FROM decisions WHERE key = ?", (record.key,)).fetchone()
             _put_position(database, position)
@@ -131,7 +120,7 @@ class History:
         """Write a raise's verification (nothing where its row is gone); not synced."""
         with self._transaction("write a verification to", durable=False) as database:
             query = "REPLACE INTO verifications SELECT id, ? FROM decisions WHERE key = ?"
-            database.execute(query, (compact(encode(verification)), verification.key))
+            database.execute(query, (rows.compact(encode(verification)), verification.key))
 
     def add_points(self, points: Sequence[Point], *, thin: bool = True) -> None:
         """Write points of one second into the time series, the newest last, and `thin` it; not synced."""
@@ -152,7 +141,7 @@ class History:
 
     def add_analysis(self, key: str, analysis: "TableAnalysis") -> None:
         """Write a table's analysis beside the decision with that key (nothing without one); not synced."""
-        values = (analysis.wall_seconds, analysis.findings[0].cause.value, compact(encode(analysis)), key)
+        values = (analysis.wall_seconds, analysis.findings[0].cause.value, rows.compact(encode(analysis)), key)
         with self._transaction("write a sample to", durable=False) as database:
             database.execute("REPLACE INTO samples SELECT id, ?, ?, ? FROM decisions WHERE key = ?", values)
 
@@ -213,7 +202,7 @@ class History:
         low, high = (-1e18 if since is None else since), (1e18 if until is None else until)
         with translate_errors("read", self.path):
             for found in self._database.execute(query, (low, high, verdict, -1 if last is None else last)):
-                yield _row(found)
+                yield rows.row_of(found)
 
     def steps(self) -> Iterator[Row]:
         """Yield what moved the limit, newest first: applied raises and reverts, and what other writers did."""
@@ -226,13 +215,13 @@ class History:
     def row(self, row_id: int) -> Row | None:
         """Return the decision with that id, None where there is none."""
         found = self._all(f"SELECT {_SUMMARY}, NULL, {_VERIFICATION} FROM decisions WHERE id = ?", (row_id,))  # noqa: S608
-        return _row(found[0]) if found else None
+        return rows.row_of(found[0]) if found else None
 
     def record(self, row: Row) -> Record:
         """Return the record behind a row."""
         query = "SELECT trigger, observation, state, decision, arithmetic FROM evidence WHERE id = ?"
         try:
-            return record_of(row, *self._all(query, (row.id,))[0])
+            return rows.record_of(row, *self._all(query, (row.id,))[0])
         except (ValueError, LookupError, TypeError) as error:
             cause, next_step = OSError(None, str(error)), "If a newer guard wrote it, use that one to read it."
             raise HostError(f"understand decision {row.id} of", self.path, cause, next_step) from error
@@ -298,13 +287,6 @@ class History:
                 raise
 
 
-def _row(found: tuple[Any, ...]) -> Row:
-    """Return a row with its arithmetic and verification, which stand as JSON behind the summary."""
-    *summary, arithmetic, verification = found
-    values: list[Any] = [*summary, json.loads(arithmetic) if arithmetic else None, verification_of(verification)]
-    return Row(*values)
-
-
 def _insert(database: sqlite3.Connection, row: Row) -> int | None:
     """Insert a decision and return its id, None where its key is known."""
     names = COLUMNS[1:]  # all but the id
@@ -325,4 +307,4 @@ def _renew(database: sqlite3.Connection, row_id: int, row: Row) -> int:
 
 def _put_position(database: sqlite3.Connection, position: Position | None) -> None:
     if position is not None:
-        database.execute("REPLACE INTO meta VALUES ('position', ?)", (compact(encode(position)),))
+        database.execute("REPLACE INTO meta VALUES ('position', ?)", (rows.compact(encode(position)),))

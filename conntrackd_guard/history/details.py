@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from conntrackd_guard.core.arithmetic import Arithmetic
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import Record
@@ -27,6 +28,11 @@ class DecisionDetail:
     analysis: TableAnalysis | None = None
     """Of the table it is about, just after it."""
 
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """The memory calculation; holds and overrides may be without one."""
+        return getattr(self.record.decision, "arithmetic", None)
+
 
 def detail(history: History, row_id: int) -> DecisionDetail | None:
     """Return the decision with that id and all its evidence, None where there is none. Raises HostError."""
@@ -43,10 +49,9 @@ def detail(history: History, row_id: int) -> DecisionDetail | None:
 def show(found: DecisionDetail) -> str:
     """Return one decision with all its evidence as a document."""
     record = found.record
-    arithmetic = getattr(record.decision, "arithmetic", None)
     full = {
         **decision_document(found.row),
-        "arithmetic": encode(arithmetic),
+        "arithmetic": encode(found.arithmetic),
         "advice": list(getattr(record.decision, "advice", ())),
         "trigger_evidence": encode(record.trigger),
         "observation": encode(record.observation),

@@ -27,9 +27,9 @@ def notify_document(row: Row) -> str:
     return document({"decision": decision_document(row) | {"id": row.id or None}})
 
 
-def document(content: dict[str, Any]) -> str:
-    """Return `content` as one versioned document, indented for people."""
-    return json.dumps({"version": VERSION, **content}, indent=2) + "\n"
+def document(content: dict[str, Any], *, indent: int | None = 2) -> str:
+    """Return `content` as one versioned document, indented for people; without `indent` as one line of a stream."""
+    return json.dumps({"version": VERSION, **content}, indent=indent) + "\n"
 
 
 def history(rows: Iterable[Row]) -> Iterator[str]:
@@ -38,8 +38,3 @@ def history(rows: Iterable[Row]) -> Iterator[str]:
     for number, row in enumerate(rows):
         yield ("," if number else "") + "\n" + json.dumps(decision_document(row))
     yield "\n]}\n"
-
-
-def line(content: dict[str, Any]) -> str:
-    """Return `content` as one versioned line of a stream."""
-    return json.dumps({"version": VERSION, **content}) + "\n"

@@ -52,9 +52,8 @@ def translate_errors(action: str, path: Path) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
         cause = OSError(None, str(error))
         if code in _DAMAGE:
-            raise HistoryDamaged(
-                action, path, cause, "It is set aside when the guard starts or next writes."
-            ) from error
+            next_step = "It is set aside when the guard starts or next writes."
+            raise HistoryDamaged(action, path, cause, next_step) from error
         raise HostError(action, path, cause, _NEXT_STEPS.get(code, "See the message of SQLite.")) from error
     except OSError as error:
         denied = isinstance(error, PermissionError)
@@ -132,7 +131,8 @@ def check_pages(database: sqlite3.Connection, path: Path, seconds: float = float
 def _reader(path: Path, *, traceless: bool) -> tuple[sqlite3.Connection, str]:
     """Open for reading; if SQLite may not create its -shm file, read the file alone, without the WAL."""
     os.close(os.open(path, os.O_RDONLY))  # names "not there" and "not permitted" better than SQLite
-    if traceless and not path.with_name(path.name + "-wal").exists():
+    wal = path.with_name(path.name + "-wal")
+    if traceless and not wal.exists():
         return _open(path, "ro&immutable=1"), ""  # nobody has it open, so the file is complete
     database = _open(path, "ro")
     try:
@@ -141,7 +141,6 @@ def _reader(path: Path, *, traceless: bool) -> tuple[sqlite3.Connection, str]:
         database.close()
         if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise
-        wal = path.with_name(path.name + "-wal")
         behind = wal.exists() and wal.stat().st_size > 0
         note = f"The newest decisions are in {wal}, which only root can read here." if behind else ""
         return _open(path, "ro&immutable=1"), note

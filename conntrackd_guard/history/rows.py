@@ -136,11 +136,13 @@ def record_of(row: Row, *texts: str | None) -> Record:
     )
 
 
-def verification_of(text: str | None) -> Verification | None:
-    """Return a raise's verification; None without one, or where it is damaged."""
+def row_of(columns: tuple[Any, ...]) -> Row:
+    """Return a row from its columns and, as JSON, its arithmetic and its verification, which may be damaged."""
+    *summary, arithmetic, verification = columns
+    values: list[Any] = [*summary, json.loads(arithmetic) if arithmetic else None]
     with suppress(ValueError):
-        return None if text is None else decode(Verification, json.loads(text))
-    return None
+        values.append(decode(Verification, json.loads(verification)) if verification else None)
+    return Row(*values)
 
 
 def compact(data: object) -> str:

@@ -95,16 +95,18 @@ def add(database: sqlite3.Connection, points: Iterable[Point]) -> None:
         if point.name != THE_OTHERS:
             peaks[point.name] = max(peaks.get(point.name, 0), point.count)
     ids = _ids(database, heapq.nlargest(MOST_TABLES, peaks, key=lambda name: peaks[name]))
+    put: list[tuple[int, Point]] = []
     others: dict[int, Point] = {}
     for point in found:
         if point.name in ids:
-            _put(database, ids[point.name], point)
+            put.append((ids[point.name], point))
         else:
             sum_ = others.get(point.at, Point(point.at, *THE_OTHERS, limit=0, count=0))
             counts = {name: getattr(sum_, name) + getattr(point, name) for name in ("count", "dropped", "evicted")}
             others[point.at] = replace(sum_, limit=point.limit, **counts)
-    for point in others.values():
-        _put(database, _OTHERS_ID, point)
+    put += [(_OTHERS_ID, point) for point in others.values()]
+    rows = ((p.step, p.at, name, p.limit, p.count, p.dropped, p.evicted) for name, p in put)
+    database.executemany(_PUT, rows)
 
 
 def thin(database: sqlite3.Connection, now: int) -> None:
@@ -167,8 +169,3 @@ def _ids(database: sqlite3.Connection, names: Iterable[tuple[int, str]]) -> dict
         if found is not None:
             ids[name] = int(found[0])
     return ids
-
-
-def _put(database: sqlite3.Connection, name: int, point: Point) -> None:
-    values = (point.step, point.at, name, point.limit, point.count, point.dropped, point.evicted)
-    database.execute(_PUT, values)

@@ -19,6 +19,7 @@ from conntrackd_guard.cli.commands import report
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.cli.render.report import page as view
+from conntrackd_guard.cli.render.report.chart import Span
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.details import DecisionDetail, detail
@@ -120,7 +121,7 @@ def test_the_page_shows_the_diagnosis_and_what_filled_the_table(page: str) -> No
 def a_report(points: Sequence[Point] = (), entries: Sequence[DecisionDetail] = (), **more: Any) -> str:
     """Return the page of a report of 100 s with these."""
     plain: dict[str, Any] = {
-        "host": "<i>", "version": "1", "made_seconds": 0.0, "since": 0.0, "until": 100.0, "step": 10,
+        "host": "<i>", "version": "1", "made_seconds": 0.0, "span": Span(since=0.0, until=100.0, step=10),
         "held": [(point.at, point.count) for point in points],
         "counts": Counter(decisions=len(entries)),
     }  # fmt: skip
@@ -155,7 +156,7 @@ def test_a_raise_within_a_step_is_no_peak_of_the_limit(scene: Path) -> None:
     assert found is not None
     at = found.row.at_seconds
     points = [Point(at=int(at) - 5 + n, namespace=1, label="initial", limit=393_216, count=1, step=10) for n in (0, 10)]
-    text = a_report(points, [found], since=at - 10, until=at + 90)
+    text = a_report(points, [found], span=Span(since=at - 10, until=at + 90, step=10))
     (line,) = re.findall(r'<path class="bound" d="([^"]{20,})"', text)
     heights = [float(y) for y in re.findall(r"[V ]([0-9.]+)", line)]
     assert heights == sorted(heights, reverse=True)

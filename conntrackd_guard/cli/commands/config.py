@@ -27,7 +27,9 @@ def config(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
         return Exit.DONE
     rows = [(key.name, key.value_text(settings), settings.origins[key.name]) for key in KEYS]
     values = {name: {"value": value, "from": origin} for name, value, origin in rows}
-    return Answer(value=_table(rows), json=lambda: [document({"settings": values})])
+    name_width, value_width = (max(len(row[column]) for row in rows) for column in (0, 1))
+    table = "".join(f"{name:<{name_width}}  {value:<{value_width}}  {origin}\n" for name, value, origin in rows)
+    return Answer(value=table, json=lambda: [document({"settings": values})])
 
 
 def example() -> str:
@@ -60,9 +62,3 @@ def _verdict(settings: Settings) -> str:
         return "Settings OK: all are defaults."
     files = len({place.rpartition(":")[0] for place in places})
     return f"Settings OK: {len(places)} set in {files} file{'s' * (files != 1)}, the rest are defaults."
-
-
-def _table(rows: list[tuple[str, str, str]]) -> str:
-    """Return every value and its origin in columns."""
-    name_width, value_width = (max(len(row[column]) for row in rows) for column in (0, 1))
-    return "".join(f"{name:<{name_width}}  {value:<{value_width}}  {origin}\n" for name, value, origin in rows)

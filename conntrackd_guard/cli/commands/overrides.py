@@ -2,7 +2,7 @@
 
 import argparse
 
-from conntrackd_guard.actions.overrides import Overrides, Plan
+from conntrackd_guard.actions.overrides import Overrides
 from conntrackd_guard.cli.answer import note
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.core import units
@@ -47,7 +47,13 @@ def revert(args: argparse.Namespace, paths: Paths) -> Exit:
         return Exit.NO if plan.squeezed else Exit.DONE
     if plan.squeezed and not args.force:
         raise AnswerIsNo("Refused, because new connections would drop. Use --force if that is meant.")
-    return _carry_out(overrides, plan, args.reason)
+    record = overrides.revert(plan, args.reason)
+    _note_detail(record)
+    if record.outcome.limit_after != plan.target:
+        note(f"The limit reads {record.outcome.limit_after}, not {plan.target}: another program changed it.")
+        return Exit.FAILED
+    note(f"The limit is {plan.target:,}. `guard resume` allows raises again before the pause ends.")
+    return Exit.DONE
 
 
 def _overrides(paths: Paths) -> Overrides:
@@ -58,16 +64,6 @@ def _overrides(paths: Paths) -> Overrides:
         note(f"The settings can't be used; the override is recorded with the defaults:\n{error}")
         policy = Policy()
     return Overrides(paths, LiveKernel(paths), SysctlDropIn(paths), policy)
-
-
-def _carry_out(overrides: Overrides, plan: Plan, reason: str) -> Exit:
-    record = overrides.revert(plan, reason)
-    _note_detail(record)
-    if record.outcome.limit_after != plan.target:
-        note(f"The limit reads {record.outcome.limit_after}, not {plan.target}: another program changed it.")
-        return Exit.FAILED
-    note(f"The limit is {plan.target:,}. `guard resume` allows raises again before the pause ends.")
-    return Exit.DONE
 
 
 def _note_detail(record: Record) -> None:

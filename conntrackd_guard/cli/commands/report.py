@@ -10,6 +10,7 @@ from conntrackd_guard import __version__
 from conntrackd_guard.cli.answer import note
 from conntrackd_guard.cli.commands.history import open_history, time_option
 from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.render.report.chart import Span
 from conntrackd_guard.cli.render.report.page import Report, page
 from conntrackd_guard.core.errors import AnswerIsNo, HostError
 from conntrackd_guard.core.verification import Drops
@@ -69,16 +70,14 @@ def _gathered(history: History, since: float, until: float) -> Report:
         counted["continuing"] += row.verification is not None and row.verification.drops is Drops.CONTINUING
         if len(newest) < _MOST_DECISIONS:
             newest.append(row.id)
-    step = max(1, round((until - since) / _DOTS))
+    span = Span(since=since, until=until, step=max(1, round((until - since) / _DOTS)))
     return Report(
         host=platform.node(),
         version=__version__,
         made_seconds=time.time(),
-        since=since,
-        until=until,
-        step=step,
-        points=history.points(since, until, step),
-        held=history.held(since, until, step),
+        span=span,
+        points=history.points(since, until, span.step),
+        held=history.held(since, until, span.step),
         entries=[found for number in newest if (found := details.detail(history, number)) is not None],
         counts=counted,
     )

@@ -39,6 +39,5 @@ def _analyses(args: argparse.Namespace, paths: Paths) -> Iterator[TableAnalysis]
 
 def _lines(args: argparse.Namespace, analyses: Iterator[TableAnalysis]) -> Iterator[str]:
     for analysis in analyses:
-        content = details.analysis(analysis)
-        yield documents.line(content) if args.watch else documents.document(content)
+        yield documents.document(details.analysis(analysis), indent=None if args.watch else 2)
         sys.stdout.flush()

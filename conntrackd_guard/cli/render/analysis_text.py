@@ -25,7 +25,14 @@ def breakdown(sample: Sample) -> Iterator[tuple[str, list[Line]]]:
         if lines:
             yield title, lines
     if sample.seen:
-        yield "Totals", _mix_lines(sample)
+        there, back = (_percent(sample, moved) for moved in (sample.destination_translated, sample.source_translated))
+        totals = [
+            ("protocols", _in_one_line(sample, sample.protocols)),
+            ("IPv6", _percent(sample, sample.ipv6)),
+            ("NAT", f"{there} to another destination, {back} from another source"),
+            ("time left", _in_one_line(sample, sample.lifetimes)),
+        ]
+        yield "Totals", totals
 
 
 def head_lines(analysis: TableAnalysis, *, steps: bool = True) -> list[Line]:
@@ -48,17 +55,6 @@ def head_lines(analysis: TableAnalysis, *, steps: bool = True) -> list[Line]:
     return [(name, printable(text)) for name, text in lines]
 
 
-def _mix_lines(sample: Sample) -> list[Line]:
-    """Return protocols, address families, NAT and lifetimes, a line each."""
-    there, back = (_plain(sample, moved) for moved in (sample.destination_translated, sample.source_translated))
-    return [
-        ("protocols", _in_one_line(sample, sample.protocols)),
-        ("IPv6", _plain(sample, sample.ipv6)),
-        ("NAT", f"{there} to another destination, {back} from another source"),
-        ("time left", _in_one_line(sample, sample.lifetimes)),
-    ]
-
-
 def ranking_lines(sample: Sample, kind: str, most: int) -> tuple[str, list[Line]]:
     """Return a heading, and the largest groups of a kind: share, entries of the table, and name.
 
@@ -78,16 +74,12 @@ def ranking_lines(sample: Sample, kind: str, most: int) -> tuple[str, list[Line]
 def _row(sample: Sample, group: Group) -> Line:
     about = round(sample.share(group.entries) * max(sample.table_entries, sample.seen))
     moved = f"  (NAT: {100 * group.translated / group.entries:.0f} %)" if group.translated else ""
-    return _percent(sample, group.entries), f"{about:>11,}  {printable(group.name)}{moved}"
+    return f"{_percent(sample, group.entries):>7}", f"{about:>11,}  {printable(group.name)}{moved}"
 
 
 def _percent(sample: Sample, entries: int) -> str:
-    return f"{100 * sample.share(entries):5.1f} %"
-
-
-def _plain(sample: Sample, entries: int) -> str:
-    return _percent(sample, entries).lstrip()
+    return f"{100 * sample.share(entries):.1f} %"
 
 
 def _in_one_line(sample: Sample, ranking: Ranking) -> str:
-    return ", ".join(f"{group.name} {_plain(sample, group.entries)}" for group in ranking.top)
+    return ", ".join(f"{group.name} {_percent(sample, group.entries)}" for group in ranking.top)

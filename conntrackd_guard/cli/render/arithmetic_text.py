@@ -1,10 +1,19 @@
 """The memory calculation of a decision, line by line, so that a reader can redo it by hand."""
 
-from conntrackd_guard.cli.render.labels import BOUNDS
 from conntrackd_guard.core import tuning
-from conntrackd_guard.core.arithmetic import Arithmetic
+from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.configuration import Policy, Share
 from conntrackd_guard.core.units import format_bytes, format_percentage
+
+_BOUNDS = {
+    Bound.TARGET: "nothing held it back",
+    Bound.MAX_LIMIT: "held back by max_limit",
+    Bound.FLOOD: "held back by on_flood",
+    Bound.BUDGET: "held back by the memory budget",
+    Bound.MIN_AVAILABLE: "held back by min_available",
+    Bound.CHAINS: "held back by the length of hash chains",
+    Bound.INT_MAX: "the kernel accepts no more",
+}
 
 
 def calculation_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str, str]]:
@@ -19,7 +28,7 @@ def calculation_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str,
         ("limit", f"{a.current:,}"),
         ("in use", f"{a.in_use:,} entries in all namespaces, {a.largest_count:,} in the fullest{estimate}"),
         ("wanted", f"{_wanted(a, policy)} = {a.wanted:,}"),
-        ("allowed", f"{a.target:,} ({BOUNDS[a.bound]})"),
+        ("allowed", f"{a.target:,} ({_BOUNDS[a.bound]})"),
         ("bytes per entry", f"{a.bytes_source} → {a.bytes_per_entry:,} (rounded up to 64 bytes)"),
         ("planned for", f"{charged} = {a.charged_entries:,} entries, {a.held_entries:,} of them already in memory"),
         ("hash table", _buckets(a)),

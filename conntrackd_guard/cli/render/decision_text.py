@@ -5,14 +5,19 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.text import Text
 
-from conntrackd_guard.cli.render import labels
 from conntrackd_guard.cli.render.console import local, print_indented, print_line
 from conntrackd_guard.core import explain
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Corroboration, TriggerKind
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.verification import Drops, Verification
 from conntrackd_guard.history.rows import Row
 
 _STYLES = {"raise": "bold green", "hold": "yellow", "override": "bold cyan"}
+_HOLDS = {reason.code: reason.label for reason in HoldReason}
+_TRIGGERS = {kind.value: kind.label for kind in TriggerKind}
+_OUTCOMES = {"none": "nothing written", "rehearsed": "dry run", "not_applied": "not applied"}
+"""Where the code is no plain English."""
 _BAD_OUTCOMES = frozenset({"rejected", "not_applied", "unknown"})
 
 
@@ -34,11 +39,11 @@ def head(row: Row) -> Text:
     """Return the first line of a decision."""
     text = Text(f"{row.id:>5}  {local(row.at_seconds)}  ")
     text.append(f"{row.verdict:8}", _STYLES.get(row.verdict, ""))
-    text.append(f"  {labels.step(row):18}  ")
+    text.append(f"  {step(row):18}  ")
     if row.outcome in _BAD_OUTCOMES:
-        text.append(f"{labels.trigger(row)}, ").append(labels.outcome(row), "bold red")
+        text.append(f"{trigger(row)}, ").append(outcome(row), "bold red")
     else:
-        text.append(labels.why(row))
+        text.append(why(row))
     if row.repeats > 1:
         text.append(f"  ×{row.repeats:,} until {local(row.last_seconds)}", "cyan")
     return text
@@ -48,3 +53,33 @@ def result_text(verification: Verification) -> Text:
     """Return the verification of a raise, in red if packets were still dropped."""
     style = {Drops.CONTINUING: "bold red", Drops.UNKNOWN: ""}.get(verification.drops, "green")
     return Text(f"Result: {explain.verification(verification)}", style=style)
+
+
+def step(row: Row) -> str:
+    """Return the limit before and, if it is to change, after: `262,144 → 393,216`."""
+    limit = "-" if row.from_limit is None else f"{row.from_limit:,}"
+    return limit if row.to_limit is None else f"{limit} → {row.to_limit:,}"
+
+
+def outcome(row: Row) -> str:
+    """Return how the write ended."""
+    return _OUTCOMES.get(row.outcome, row.outcome)
+
+
+def trigger(row: Row) -> str:
+    """Return what led to a decision."""
+    return _TRIGGERS.get(row.trigger, row.trigger)
+
+
+def why(row: Row) -> str:
+    """Return the reason of a decision; a code that this version does not know is shown as it is."""
+    match row.verdict:
+        case "hold":
+            return _HOLDS.get(row.reason, row.reason)
+        case "raise" if row.reason == "restore":
+            return "restored after boot"
+        case "raise":
+            unchecked = " (unchecked)" if row.reason.endswith(Corroboration.UNKNOWN) else ""
+            return f"{trigger(row)}{unchecked}"
+        case _:
+            return row.reason

@@ -3,21 +3,24 @@
 from rich.console import Console
 from rich.text import Text
 
-from conntrackd_guard.cli.render import labels
 from conntrackd_guard.cli.render.analysis_text import breakdown, head_lines
 from conntrackd_guard.cli.render.arithmetic_text import calculation_lines
 from conntrackd_guard.cli.render.console import Line, local, print_indented, print_line, section
-from conntrackd_guard.cli.render.decision_text import head
+from conntrackd_guard.cli.render.decision_text import head, outcome
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.budget import fullest_first
-from conntrackd_guard.core.model import Hold, Override, Raise, Record
+from conntrackd_guard.core.model import Corroboration, Hold, Override, Raise, Record
 from conntrackd_guard.core.records import concerned, table_name
 from conntrackd_guard.core.text import printable
-from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.history.details import DecisionDetail
 from conntrackd_guard.history.rows import Row
 
 _TABLES_SHOWN = 20
+_EVIDENCE = {
+    Corroboration.CONFIRMED: "counters agree",
+    Corroboration.CONTRADICTED: "counters disagree",
+    Corroboration.UNKNOWN: "could not be checked",
+}
 
 
 def print_detail(console: Console, detail: DecisionDetail) -> None:
@@ -26,23 +29,17 @@ def print_detail(console: Console, detail: DecisionDetail) -> None:
     print_line(console, head(row))
     print_indented(console, Text(printable(row.sentence)))
     section(console, "Inputs", _inputs(record))
-    arithmetic = getattr(record.decision, "arithmetic", None)
-    if arithmetic is not None:
-        section(console, "Calculation", calculation_lines(arithmetic, detail.policy))
+    if detail.arithmetic is not None:
+        section(console, "Calculation", calculation_lines(detail.arithmetic, detail.policy))
     if detail.analysis is not None:
-        _print_analysis(console, detail.analysis)
+        about = [("at", local(detail.analysis.wall_seconds)), *head_lines(detail.analysis)]
+        for title, lines in [("What filled it", about), *breakdown(detail.analysis.sample)]:
+            section(console, title, lines)
     section(console, "Decision", _decision(record))
     section(console, "Result", _result(row))
     guard = f"{row.guard_version}, mode {row.mode}, policy {row.policy_hash} (in full with --json)"
     kernel = f"{printable(row.kernel_release)}, boot {printable(row.boot_id)}"
     section(console, "By", [("guard", guard), ("kernel", kernel)])
-
-
-def _print_analysis(console: Console, analysis: TableAnalysis) -> None:
-    """Print what the table was full of just after the decision."""
-    section(console, "What filled it", [("at", local(analysis.wall_seconds)), *head_lines(analysis)])
-    for title, lines in breakdown(analysis.sample):
-        section(console, title, lines)
 
 
 def _inputs(record: Record) -> list[Line]:
@@ -76,7 +73,7 @@ def _decision(record: Record) -> list[Line]:
     """Return the verdict, its reason and its advice."""
     match decision := record.decision:
         case Raise():
-            lines = [("raise", f"to {decision.target:,}; evidence: {labels.EVIDENCE[decision.corroboration]}")]
+            lines = [("raise", f"to {decision.target:,}; evidence: {_EVIDENCE[decision.corroboration]}")]
             if decision.buckets_target:
                 lines.append(("buckets", f"to {decision.buckets_target:,}"))
         case Hold():
@@ -92,7 +89,7 @@ def _result(row: Row) -> list[Line]:
     """Return the outcome of the write, and what was seen after it."""
     after = "" if row.limit_after is None else f"; the limit then read {row.limit_after:,}"
     number = "" if row.errno is None else f" (errno {row.errno})"
-    lines = [("outcome", f"{labels.outcome(row)}{number}{after}")]
+    lines = [("outcome", f"{outcome(row)}{number}{after}")]
     if row.detail:
         lines.append(("detail", printable(row.detail)))
     if row.verification is not None:

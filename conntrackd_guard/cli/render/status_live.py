@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import compress
 from typing import Final, Literal
 
 from rich.console import Console, Group, RenderableType
@@ -63,15 +64,13 @@ class LiveView:
     def __init__(self) -> None:
         self._before: dict[int, Table] = {}
         self._now: dict[int, Table] = {}
-        self._elapsed = 0.0
-        self._at: float | None = None
+        self._at = self._elapsed = 0.0
         self._uses: dict[int, deque[tuple[float, float]]] = {}
 
     def add(self, found: Status) -> None:
         """Add one status."""
         seen = found.observation
-        self._elapsed = 0.0 if self._at is None else seen.boottime_seconds - self._at
-        self._at = seen.boottime_seconds
+        self._elapsed, self._at = seen.boottime_seconds - self._at, seen.boottime_seconds
         self._before, self._now = self._now, {table.namespace: table for table in seen.tables}
         for table in fullest_first(seen)[:_MOST_TABLES]:
             self.remember(table.namespace, seen.wall_seconds, table.count / (seen.limit or 1))
@@ -117,30 +116,20 @@ def watch(console: Console, paths: Paths) -> None:
     if not console.is_terminal or console.is_dumb_terminal:
         text = "`guard status --watch` needs a terminal that can redraw; `guard status --json` is for programs."
         raise AnswerIsNo(text)
-    live = LiveView()
-    _remember_history(live, paths)
+    live, now = LiveView(), time.time()
+    with suppress(GuardError), History(paths.history, mode="reader") as history:  # sparklines begin with what it has
+        for point in history.points(now - SPARK_SECONDS, now, 5):
+            live.remember(point.namespace, point.at, point.count / (point.limit or 1))
     while True:
         found = status.gather(paths)
         live.add(found)
+        last: list[Row] = []
+        with suppress(GuardError), History(paths.history, mode="reader") as history:  # `Status.unread` has the error
+            last = list(history.rows(last=_DECISIONS))
         with console.capture() as drawn:
-            console.print(view(found, live, _last(paths), console))
+            console.print(view(found, live, last, console))
         terminal.redraw(console, drawn.get())
         time.sleep(REFRESH_SECONDS - status.LOOK_SECONDS)
-
-
-def _remember_history(live: LiveView, paths: Paths) -> None:
-    """Begin the sparklines with the last 5 min in history; with nothing if it can't be read."""
-    now = time.time()
-    with suppress(GuardError), History(paths.history, mode="reader") as history:
-        for point in history.points(now - SPARK_SECONDS, now, 5):
-            live.remember(point.namespace, point.at, point.count / (point.limit or 1))
-
-
-def _last(paths: Paths) -> list[Row]:
-    """Return the last decisions; none if they can't be read, which `Status.unread` reports."""
-    with suppress(GuardError), History(paths.history, mode="reader") as history:
-        return list(history.rows(last=_DECISIONS))
-    return []
 
 
 def view(found: Status, live: LiveView, last: list[Row], console: Console) -> RenderableType:
@@ -175,18 +164,17 @@ def _decisions(console: Console, last: list[Row], most: int) -> list[Text]:
 def _tables(found: Status, live: LiveView, most: int, width: int) -> RenderableType:
     """Return a row for each of the fullest tables; a narrow terminal gets fewer columns."""
     seen, limit = found.observation, found.observation.limit or 0
-    columns = _COLUMNS if width >= _WIDE else [column for column in _COLUMNS if column[0] in _FEW]
+    shown = [width >= _WIDE or name in _FEW for name, _, _ in _COLUMNS]
     grid = Grid.grid(padding=(0, 1, 0, 0), expand=True)
-    for _, size, justify in columns:
+    for _, size, justify in compress(_COLUMNS, shown):
         if size:
             grid.add_column(width=size, justify=justify, no_wrap=True)
         else:
             grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis", min_width=10)
-    grid.add_row(*(Text(name, style="bold") for name, _, _ in columns))
+    grid.add_row(*(Text(name, style="bold") for name, _, _ in compress(_COLUMNS, shown)))
     tables = fullest_first(seen)
     for table in tables[:most]:
-        cells = dict(zip((name for name, _, _ in _COLUMNS), _row(table, limit, live, seen.wall_seconds), strict=True))
-        grid.add_row(*(cells[name] for name, _, _ in columns))
+        grid.add_row(*compress(_row(table, limit, live, seen.wall_seconds), shown))
     rest = status_text.hidden_text(max(0, len(tables) - most), seen.idle_tables)
     return Group(grid, Text(rest, style="dim")) if rest else grid
 

@@ -25,23 +25,23 @@ _NAME = 14
 def print_status(console: Console, status: Status) -> None:
     """Print the status: the summary first, then the daemon, the tables and memory; last what could not be read."""
     seen = status.observation
-    lines = [("summary", *summary(status)), ("daemon", *daemon_text(status)), *daemon_lines(status)]
-    for name, text, style in [*lines, ("limit", limit_text(status), "bold")]:
-        _line(console, name, Text(printable(text), style=style))
+    above = [("summary", *summary(status)), ("daemon", *daemon_text(status)), *daemon_lines(status)]
+    lines = [(name, Text(printable(text), style)) for name, text, style in above]
+    lines.append(("limit", Text(limit_text(status), "bold")))
     tables = fullest_first(seen)
     cells = _BAR_CELLS // 2 if console.is_terminal and console.width < _NARROW else _BAR_CELLS
     for number, table in enumerate(tables[:_TABLES_SHOWN]):
-        _line(console, "" if number else "tables", _table(table, seen.limit or 0, cells))
+        lines.append(("" if number else "tables", _table(table, seen.limit or 0, cells)))
     if hidden := hidden_text(max(0, len(tables) - _TABLES_SHOWN), seen.idle_tables):
-        _line(console, "", Text(hidden))
-    for name, text, style in outlook_lines(status):
-        _line(console, name, Text(text, style=style))
+        lines.append(("", Text(hidden)))
+    lines += [(name, Text(text, style)) for name, text, style in outlook_lines(status)]
     last = "none recorded"
     if status.last is not None:
         last = f"{local(status.last.last_seconds)}  #{status.last.id}  {printable(status.last.sentence)}"
-    _line(console, "last decision", Text(last))
-    for text in status.unread:
-        _line(console, "note", Text(printable(text), style="yellow"))
+    lines.append(("last decision", Text(last)))
+    lines += [("note", Text(printable(text), "yellow")) for text in status.unread]
+    for name, text in lines:
+        print_beside(console, Text(f"{name:>{_NAME}}{':' if name else ' '} ", "cyan"), text)
 
 
 def summary(status: Status) -> tuple[str, str]:
@@ -205,7 +205,3 @@ def outlook_lines(status: Status) -> list[tuple[str, str, str]]:
         ("headroom", f"{free} for entries ({available} available, {reserved} of it reserved)", ""),
         ("next step", step, style),
     ]
-
-
-def _line(console: Console, name: str, text: Text) -> None:
-    print_beside(console, Text(f"{name:>{_NAME}}: " if name else " " * (_NAME + 2), style="cyan"), text)

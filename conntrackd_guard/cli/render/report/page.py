@@ -10,15 +10,13 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from conntrackd_guard.cli.render import labels
+from conntrackd_guard.cli.render import decision_text
 from conntrackd_guard.cli.render.analysis_text import breakdown, head_lines
 from conntrackd_guard.cli.render.arithmetic_text import calculation_lines
 from conntrackd_guard.cli.render.console import COMMAND, Line, local
 from conntrackd_guard.cli.render.report.chart import HEIGHT, MOST_CURVES, WIDTH, Chart, Dots, Mark, Span, bars, curve
 from conntrackd_guard.core import explain
-from conntrackd_guard.core.arithmetic import Arithmetic
 from conntrackd_guard.core.text import printable, short
-from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Cause, Finding
 from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.core.verification import Drops, Verification
@@ -41,9 +39,7 @@ class Report:
     host: str
     version: str
     made_seconds: float
-    since: float
-    until: float
-    step: int
+    span: Span
     points: Sequence[Point]
     held: Dots
     """The most entries in all tables together, over time."""
@@ -61,8 +57,9 @@ def page(report: Report) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, keep_trailing_newline=True, finalize=_finalize
     )
     environment.filters |= {
-        "local": local, "step": labels.step, "why": labels.why, "outcome": labels.outcome, "tone": _tone,
-        "result": explain.verification, "calculation": _calculation, "analysis": _analysis,
+        "local": local, "step": decision_text.step, "why": decision_text.why, "outcome": decision_text.outcome,
+        "tone": _tone, "result": explain.verification, "calculation": calculation_lines, "diagnosis": head_lines,
+        "breakdown": breakdown,
     }  # fmt: skip
     charts = [chart for draw in (_use, _drops, _memory) if report.points and (chart := draw(report))]
     return environment.get_template("page.html.j2").render(
@@ -87,21 +84,6 @@ def _tone(found: Verification | Finding) -> str:
     if isinstance(found, Verification):
         return _TONES.get(found.drops, "good")
     return _TONES.get(found.cause, "bad")
-
-
-def _arithmetic(detail: DecisionDetail) -> Arithmetic | None:
-    return getattr(detail.record.decision, "arithmetic", None)
-
-
-def _calculation(detail: DecisionDetail) -> list[Line]:
-    arithmetic = _arithmetic(detail)
-    return [] if arithmetic is None else calculation_lines(arithmetic, detail.policy)
-
-
-def _analysis(analysis: TableAnalysis) -> Iterator[tuple[str, list[Line]]]:
-    """Yield the parts of an analysis as (heading, lines)."""
-    yield "", head_lines(analysis)
-    yield from breakdown(analysis.sample)
 
 
 def _facts(report: Report) -> list[Line]:
@@ -129,7 +111,7 @@ def _shares(report: Report) -> Iterator[float]:
 
 def _use(report: Report) -> Chart:
     """Return the entries of the fullest tables against the limit, with a link to each raise and override."""
-    span, limits = _span(report), _limit_dots(report)
+    span, limits = report.span, _limit_dots(report)
     tables = [(_name(*who), [(point.at, point.count) for point in found]) for who, found in _grouped(report.points)]
     highest = max(value for _, dots in [("", limits), *tables] for _, value in dots)
     most = max(count for _, count in tables[0][1])
@@ -152,12 +134,8 @@ def _use(report: Report) -> Chart:
     )
 
 
-def _span(report: Report) -> Span:
-    return Span(since=report.since, until=report.until, step=report.step)
-
-
 def _mark(span: Span, row: Row) -> Mark:
-    label = f"{local(row.at_seconds)}: {row.verdict} {labels.step(row)}"
+    label = f"{local(row.at_seconds)}: {row.verdict} {decision_text.step(row)}"
     return Mark(f"{span.x(row.at_seconds) / WIDTH:.2%}", row.id, label, _SIGNS.get(row.verdict, "●"))
 
 
@@ -167,31 +145,30 @@ def _drops(report: Report) -> Chart:
         lost[point.at] += point.dropped + point.evicted
     dropped, evicted = _losses(report.points)
     highest = max(lost.values())
-    most = f": at most {highest:,.0f} in {format_duration(report.step)}" if dropped + evicted else ""
+    most = f": at most {highest:,.0f} in {format_duration(report.span.step)}" if dropped + evicted else ""
     return Chart(
         title="Drops and evictions.",
         words=f"{dropped:,} packets dropped, {evicted:,} entries evicted early{most}.",
         top=f"{highest:,.0f}",
-        bars=bars(_span(report), sorted(lost.items()), highest),
+        bars=bars(report.span, sorted(lost.items()), highest),
     )
 
 
 def _memory(report: Report) -> Chart | None:
     """Return what the entries take against the budget, by the newest calculation of that time; None without one."""
-    arithmetic = next(filter(None, map(_arithmetic, report.entries)), None)
+    arithmetic = next(filter(None, (detail.arithmetic for detail in report.entries)), None)
     if arithmetic is None:
         return None
     dots = [(at, count * arithmetic.bytes_per_entry + arithmetic.bucket_bytes) for at, count in report.held]
     most, budget = max(value for _, value in dots), arithmetic.budget_bytes
     highest = max(most, budget)
-    span = _span(report)
     size = f"{format_bytes(round(most))} of a budget of {format_bytes(budget)}"
     return Chart(
         title="Memory of the tables.",
         words=f"At most {size}, at {arithmetic.bytes_per_entry} bytes an entry.",
         top=format_bytes(round(highest)),
-        bound=curve(span, "budget", [(report.since, float(budget))], highest, steps=True),
-        curves=[curve(span, "entries and buckets", dots, highest)],
+        bound=curve(report.span, "budget", [(report.span.since, float(budget))], highest, steps=True),
+        curves=[curve(report.span, "entries and buckets", dots, highest)],
     )
 
 
@@ -210,7 +187,7 @@ def _limit_dots(report: Report) -> Dots:
     """
     dots: dict[float, float] = {}
     for row in (detail.row for detail in report.entries):
-        if report.since <= row.at_seconds <= report.until and row.from_limit is not None:
+        if report.span.since <= row.at_seconds <= report.span.until and row.from_limit is not None:
             dots[row.at_seconds] = row.from_limit
             dots[row.at_seconds + 1e-3] = row.from_limit if row.limit_after is None else row.limit_after
     decided = sorted(dots)
