@@ -27,11 +27,12 @@ class DropInSync:
 
     def follow(self, item: Item) -> bool:
         """Note what the drop-in has to say after a record; return whether that changes anything."""
-        record = item.record
+        record, decision = item.record, item.record.decision
+        reverts = isinstance(decision, Override) and decision.kind is OverrideKind.REVERT
         if _limit_set_by(record) is not None:
             self._due = item
-        elif _is_reverted(record):
-            self._due, self._override_due = None, True
+        elif reverts and record.outcome.kind is OutcomeKind.APPLIED:
+            self._due, self._override_due = None, True  # the command has left what the drop-in has to say
         elif record.trigger.kind is TriggerKind.OTHER_WRITER and self._is_passed_by(record.observation.limit):
             self._due = item
         else:
@@ -70,10 +71,3 @@ def _limit_set_by(record: Record) -> int | None:
     """Return the limit that a raise left in force, or would have in a dry run; None for any other record."""
     done = record.outcome.kind in {OutcomeKind.APPLIED, OutcomeKind.REHEARSED}
     return record.outcome.limit_after if done and isinstance(record.decision, Raise) else None
-
-
-def _is_reverted(record: Record) -> bool:
-    """Return whether an operator reverted the limit: the command has left what the drop-in has to say."""
-    decision = record.decision
-    reverts = isinstance(decision, Override) and decision.kind is OverrideKind.REVERT
-    return reverts and record.outcome.kind is OutcomeKind.APPLIED

@@ -139,8 +139,8 @@ class HistoryWriter:
     def _remember(self, wanted: str, known: _Known) -> None:
         self._known[wanted] = known
         if len(self._known) > _KNOWN_MAX:
-            oldest = next(iter(self._known))
-            self._write_repeats(self._known[oldest])
+            oldest, forgotten = next(iter(self._known.items()))
+            self._write_repeats(forgotten)
             del self._known[oldest]
 
     def _add(self, item: Item, again: int | None) -> int:
