@@ -56,11 +56,6 @@ class DropInSync:
             self._log.emit("guard.info", "warning", text)
         self._due = None
 
-    def written_by(self) -> str | None:
-        """Return the key of the record that wrote the drop-in, None without one. Raises HostError."""
-        kept = self._drop_in.persisted()
-        return None if kept is None else kept.decision
-
     def _is_passed_by(self, limit: int | None) -> bool:
         """Return whether another program's limit voids what is due: it is above the raise to persist."""
         due = None if self._due is None else _limit_set_by(self._due.record)

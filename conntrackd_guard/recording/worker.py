@@ -67,7 +67,7 @@ class Worker:
         retention_seconds: float,
         max_rows: int,
     ) -> None:
-        self.log, self._runtime_dir, self._root = log, runtime_dir, paths.root
+        self.log, self._runtime_dir, self._root, self._drop_in = log, runtime_dir, paths.root, drop_in
         self.notices: NotifySpool | None = None
         """Where decisions are left for the `notify` command; None without one. A reload sets it."""
         self.outlets = Outlets()
@@ -95,11 +95,11 @@ class Worker:
         records: list[Record] = []
         whole = self.attempt("history", lambda: records.extend(self.history_writer.history().records(boot_id)))
         position = self.history_writer.history().position()
-        persisted = None
+        kept = None
         with suppress(GuardError):  # recovery goes by the limit alone then
-            persisted = self._dropin_sync.written_by()
-        known = whole and not self.history_writer.was_damaged
-        return Past(records=records if known else None, position=position, persisted=persisted)
+            kept = self._drop_in.persisted()
+        known = records if whole and not self.history_writer.was_damaged else None
+        return Past(records=known, position=position, persisted=kept.decision if kept is not None else None)
 
     def note_position(self, position: Position) -> None:
         """Write the position with the next flush: all that it covers was handled."""
@@ -175,7 +175,7 @@ class Worker:
         return flushed
 
     def _persisted(self, item: Item) -> tuple[Item, _Progress]:
-        """Return the item with its record completed; the drop-in followed it, or will: that does not hold up the row."""
+        """Complete an item's record, once, and have the drop-in follow it; a failure there does not hold up the row."""
         progress = self._progress.get(item.record.key)
         if progress is not None:
             return replace(item, record=progress.record, sentence=progress.sentence), progress
