@@ -56,12 +56,10 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
         known = {record.key for record in past.records}
     persisted = None if past is None else past.persisted
     for record in [*_reconciled(runtime_dir, kernel, recorder, persisted), *_overrides(runtime_dir, kernel, recorder)]:
-        if record.key in known:  # the kill came after the row was written
-            recorder.resume(record, policy)
-            runtime_dir.overrides.drop(record.key)
-            continue
-        state = states.advance(state, record)
-        recorder.submit(record, policy)
+        is_stored = record.key in known  # the kill came after the row was written
+        if not is_stored:
+            state = states.advance(state, record)
+        recorder.submit(record, policy, is_stored=is_stored)
         runtime_dir.overrides.drop(record.key)
     return Recovered(state=state, past=future)
 
