@@ -4,6 +4,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.core.units import format_bytes
-from conntrackd_guard.doctor import facts, module_loading, verdicts, verdicts_boot, verdicts_guard
+from conntrackd_guard.doctor import facts, module_loading, verdicts
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
 from conntrackd_guard.host.conf_dirs import sysctl_files
@@ -67,7 +68,7 @@ def _as_root(host: HostFacts) -> str:
 def _guard(host: HostFacts) -> Check:
     age = None if host.live is None else host.wall_seconds - host.paths.status_file.stat().st_mtime
     dry_run = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
-    return verdicts_guard.guard(host.live, age, running=host.running, dry_run=dry_run)
+    return verdicts.guard(host.live, age, running=host.running, dry_run=dry_run)
 
 
 def _settings(host: HostFacts) -> Check:
@@ -136,10 +137,8 @@ def _newest_warning(paths: Paths) -> int | None:
         ring = RingBuffer.open(paths.kmsg)
     except HostError:
         return None
-    try:
+    with closing(ring):
         return ring.newest_warning()
-    finally:
-        ring.close()
 
 
 def _newest_in_journal(host: HostFacts) -> tuple[bool, int | None]:
@@ -159,16 +158,16 @@ def _drop_in(host: HostFacts) -> Check:
     if host.saved is None and host.state is None:
         return unknown("no limit is saved, and this boot's history can't be read", _as_root(host))
     raised_to = host.state.set_limit if host.state else None
-    return verdicts_boot.drop_in(str(host.paths.drop_in), host.saved, host.limit, raised_to, persist=host.persist)
+    return verdicts.drop_in(str(host.paths.drop_in), host.saved, host.limit, raised_to, persist=host.persist)
 
 
 def _order(host: HostFacts, tool: Tool) -> Check:
-    return verdicts_boot.order(sysctl_files(host.paths.root), tool, str(host.paths.drop_in), host.saved)
+    return verdicts.order(sysctl_files(host.paths.root), tool, str(host.paths.drop_in), host.saved)
 
 
 def _boot_trap(host: HostFacts) -> Check:
     root = host.paths.root
-    return verdicts_boot.boot_trap(
+    return verdicts.boot_trap(
         built_in=module_loading.built_in(root),
         rule=module_loading.udev_rule(root),
         listed=module_loading.listed(root),
@@ -178,11 +177,11 @@ def _boot_trap(host: HostFacts) -> Check:
 
 def _other_writers(host: HostFacts) -> Check:
     found = other_writers(host.paths.root, os.cpu_count() or 1)
-    lowered = None if host.state is None else verdicts_guard.conflicts(host.state, host.now)
+    lowered = None if host.state is None else verdicts.conflicts(host.state, host.now)
     unseen = "" if sees_processes(host.paths.root) else "other users' processes are hidden"
     unseen = unseen if lowered is not None else "the history can't be read"
     limit = host.limit if host.saved is None else host.saved
-    return verdicts_guard.other_writers(found, lowered, limit, conflict_limit=host.policy.conflict_limit, unseen=unseen)
+    return verdicts.other_writers(found, lowered, limit, conflict_limit=host.policy.conflict_limit, unseen=unseen)
 
 
 def _history(host: HostFacts) -> Check:
@@ -210,7 +209,7 @@ def _disk(host: HostFacts) -> Check:
 _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "guard": _guard,
     "settings": _settings,
-    "pause": lambda host: verdicts_guard.pause(host.runtime_dir.pause(host.now), host.now),
+    "pause": lambda host: verdicts.pause(host.runtime_dir.pause(host.now), host.now),
     "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets),
     "namespace": _namespace,
     "writable": _writable,

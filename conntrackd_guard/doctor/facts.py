@@ -2,7 +2,9 @@
 
 import errno
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 from conntrackd_guard.core.configuration import Mode, Policy
@@ -45,7 +47,11 @@ class HostFacts:
         self.running = self.runtime_dir.is_running()
         self.live = self.runtime_dir.status() if self.running else None
         self.boot_id = files.read_id(paths.boot_id)
-        self.limit, self.buckets = self._of_kernel()
+        self.limit: int | None = None
+        self.buckets: int | None = None
+        with suppress(HostError):
+            kernel = LiveKernel(self.paths)
+            self.limit, self.buckets = kernel.limit(), kernel.buckets()
         self.state: State | None = None
         """State after this boot's history; None if it can't be read."""
         self.newest: Row | None = None
@@ -72,21 +78,11 @@ class HostFacts:
         inside = self.paths.proc / str(self.pid) / "root" / path.relative_to(self.paths.root)
         return inside if inside.exists() else path
 
-    def _of_kernel(self) -> tuple[int | None, int | None]:
-        kernel = LiveKernel(self.paths)
-        try:
-            return kernel.limit(), kernel.buckets()
-        except HostError:
-            return None, None
-
     def _read_history(self) -> None:
         try:
             with History(self.paths.history, mode="reader", traceless=True) as history:
                 self.newest = next(history.rows(last=1), None)
-                state = State()
-                for record in history.records(self.boot_id or ""):
-                    state = advance(state, record)
-                self.state = state
+                self.state = reduce(advance, history.records(self.boot_id or ""), State())
                 self.history_checked = history.check(CHECK_SECONDS)
         except HostError as error:
             self.history_error = error
