@@ -128,10 +128,8 @@ class RuntimeDir:
     def put_pause(self, pause: Pause) -> None:
         """Pause raising."""
         content = {"version": 1, "by": pause.by, "reason": pause.reason, "until_seconds": pause.until_seconds}
-        try:
+        with files.translate_errors("write", self._paths.pause, _NO_ROOM):
             files.replace(self._paths.pause, json.dumps(content).encode(), durable=False)
-        except OSError as error:
-            raise HostError("write", self._paths.pause, error, _NO_ROOM) from error
 
     def drop_pause(self) -> None:
         """End an operator's pause."""
@@ -178,7 +176,5 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _drop(path: Path) -> None:
-    try:
+    with files.translate_errors("remove", path, "Check that /run is writable."):
         path.unlink(missing_ok=True)
-    except OSError as error:
-        raise HostError("remove", path, error, "Check that /run is writable.") from error
