@@ -2,9 +2,10 @@
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,8 +87,16 @@ def _settings(host: HostFacts) -> Check:
 
 
 def _namespace(host: HostFacts) -> Check:
-    beside = None if host.pid is None else facts.same_namespace(host.paths.proc, host.pid)
-    return verdicts.namespace(initial=facts.is_initial(host.paths.limit), guard_beside=beside)
+    initial: bool | None = None
+    beside: bool | None = None
+    with suppress(FileNotFoundError):  # connection tracking is not loaded
+        mode = host.paths.limit.stat().st_mode
+        initial = bool(mode & stat.S_IWUSR)  # in every other namespace the file is read-only even for its owner
+    if host.pid is not None:
+        with suppress(OSError):  # the guard has ended
+            here, there = (os.stat(host.paths.proc / process / "net/stat") for process in ("self", str(host.pid)))
+            beside = here.st_ino == there.st_ino
+    return verdicts.namespace(initial=initial, guard_beside=beside)
 
 
 def _writable(host: HostFacts) -> Check:

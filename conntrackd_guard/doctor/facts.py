@@ -24,7 +24,6 @@ from conntrackd_guard.settings.keys import Settings
 CHECK_SECONDS = 5.0
 """Time to check the history's pages: enough for some 2 GiB from memory, less from a slow disk."""
 DENIED = (errno.EACCES, errno.EPERM)
-_WRITE_BIT = 0o200
 
 
 class HostFacts:
@@ -46,6 +45,9 @@ class HostFacts:
         self.runtime_dir = RuntimeDir(self.paths)
         self.running = self.runtime_dir.is_running()
         self.live = self.runtime_dir.status() if self.running else None
+        pid = (self.live or {}).get("pid")
+        self.pid = pid if isinstance(pid, int) else None
+        """The running guard's."""
         self.boot_id = files.read_id(paths.boot_id)
         self.limit: int | None = None
         self.buckets: int | None = None
@@ -64,12 +66,6 @@ class HostFacts:
     def saved(self) -> int | None:
         """The limit in the drop-in. Raises HostError."""
         return SysctlDropIn(self.paths).limit()
-
-    @property
-    def pid(self) -> int | None:
-        """The running guard's pid."""
-        pid = (self.live or {}).get("pid")
-        return pid if isinstance(pid, int) else None
 
     def seen_by_guard(self, path: Path) -> Path:
         """Return `path` inside the running guard's sandbox, if this user can access that."""
@@ -118,22 +114,3 @@ def free_space(path: Path) -> FreeSpace:
         inodes_left=found.f_files == 0 or found.f_favail > 0,  # 0: a file system without a fixed number
         writable=not found.f_flag & os.ST_RDONLY,
     )
-
-
-def is_initial(limit: Path) -> bool | None:
-    """Return whether this is the initial network namespace; None without connection tracking. Raises OSError.
-
-    In every other namespace the limit's file is read-only even for its owner.
-    """
-    try:
-        return bool(limit.stat().st_mode & _WRITE_BIT)
-    except FileNotFoundError:
-        return None
-
-
-def same_namespace(proc: Path, pid: int) -> bool | None:
-    """Return whether a process is in this network namespace; None if unknown. Never raises."""
-    try:
-        return os.stat(proc / str(pid) / "net/stat").st_ino == os.stat(proc / "self/net/stat").st_ino
-    except OSError:
-        return None

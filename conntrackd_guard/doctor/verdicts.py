@@ -242,7 +242,8 @@ def order(files: Sequence[SysctlFile], tool: Tool, ours: str, saved: int | None)
     evidence = f"sets {word.value} ({_place(word)}), which overrides {saved:,} in {ours}"
     if (word.number or 0) > saved:
         return note(evidence)
-    return wrong(evidence, f"Remove line {word.line} from {_edited(word)}: it undoes the saved limit.")
+    edited = f"{word.link} ({word.path} is a link to it)" if word.link else word.path
+    return wrong(evidence, f"Remove line {word.line} from {edited}: it undoes the saved limit.")
 
 
 def boot_trap(*, built_in: bool | None, rule: str, listed: str, saved: bool) -> Check:
@@ -332,11 +333,6 @@ def _boot_time(stamp_us: int) -> str:
 
 def _place(line: Assignment) -> str:
     return f"{line.path}:{line.line}{f', a link to {line.link}' if line.link else ''}"
-
-
-def _edited(line: Assignment) -> str:
-    """Return the file to edit."""
-    return f"{line.link} ({line.path} is a link to it)" if line.link else line.path
 
 
 def _listed(lines: Sequence[Assignment]) -> str:
