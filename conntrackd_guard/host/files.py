@@ -5,7 +5,6 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from conntrackd_guard.core.errors import HostError
 
@@ -15,9 +14,7 @@ _NUMBER_BYTES = 64
 
 
 @contextlib.contextmanager
-def translate_errors(
-    action: str, path: object, next_step: str, by_errno: Mapping[int, str] = MappingProxyType({})
-) -> Iterator[None]:
+def translate_errors(action: str, path: object, next_step: str, by_errno: Mapping[int, str] = {}) -> Iterator[None]:
     """Turn the system's errors into HostError; `by_errno` has other next steps for some of them."""
     try:
         yield

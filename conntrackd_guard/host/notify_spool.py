@@ -109,6 +109,5 @@ def _parse(file: str, content: bytes) -> QueuedDecision:
         raise NoDecision("no object `decision`")
     number, sentence = decision.get("id"), decision.get("sentence")
     name = str(number) if isinstance(number, int) else file.removesuffix(".json")
-    return QueuedDecision(
-        name=printable(name), sentence=printable(sentence) if isinstance(sentence, str) else "", content=content
-    )
+    sentence = printable(sentence) if isinstance(sentence, str) else ""
+    return QueuedDecision(name=printable(name), sentence=sentence, content=content)

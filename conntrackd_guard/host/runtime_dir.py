@@ -80,24 +80,18 @@ class RuntimeDir:
     def take_lock(self) -> None:
         """Lock out other guards of this mode until this process ends. Raises AnswerIsNo if one is running."""
         path = self._paths.lock
-        try:
+        with files.translate_errors("lock", path, "Check /run."):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.fchmod(descriptor, 0o600)  # anyone who can open it could lock it
             try:
-                os.fchmod(descriptor, 0o600)  # anyone who can open it could lock it
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError as error:
                 os.close(descriptor)
-                raise
-        except BlockingIOError as error:
-            holder = files.read(path).decode("ascii", "replace").strip()
-            raise AnswerIsNo(
-                f"A guard is already running (process {holder or 'unknown'} holds {path}). "
-                "Stop it first, or see `guard status`."
-            ) from error
-        except OSError as error:
-            raise HostError("lock", path, error, "Check /run.") from error
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, b"%d\n" % os.getpid())
+                holder = files.read_id(path) or "unknown"
+                message = f"A guard is already running (process {holder} holds {path})."
+                raise AnswerIsNo(f"{message} Stop it first, or see `guard status`.") from error
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, b"%d\n" % os.getpid())
         self._lock = descriptor
 
     def holder(self) -> int | None:
@@ -146,11 +140,8 @@ class RuntimeDir:
         try:
             content = json.loads(files.read(self.pause_files[1]))
             until = content["until_seconds"]
-            pause = Pause(
-                by=str(content["by"]),
-                reason=str(content["reason"]),
-                until_seconds=None if until is None else float(until),
-            )
+            until = None if until is None else float(until)
+            pause = Pause(by=str(content["by"]), reason=str(content["reason"]), until_seconds=until)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
