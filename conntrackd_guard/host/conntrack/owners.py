@@ -5,6 +5,7 @@ cgroup path is read from the outside in, up to the first container, which contro
 started by a user is in that user's unit; both are returned.
 """
 
+import contextlib
 import os
 import re
 from dataclasses import replace
@@ -34,31 +35,19 @@ _RUNTIMES = {
 """By the prefix of a container's scope, or without one by the parent folder (containerd: its namespace)."""
 
 
-class OwnerReader:
-    """Reads the owners of network namespaces."""
-
-    def __init__(self, paths: Paths) -> None:
-        self._proc = str(paths.proc)
-
-    def owner(self, netns: NetNamespace) -> Owner:
-        """Return the owner, from the first process still in the namespace. Never raises or blocks."""
-        if netns.initial:
-            return Owner()
-        for pid in netns.pids:
-            try:
-                return self._of_process(pid, netns)
-            except OSError:
-                continue
-        return Owner()
-
-    def _of_process(self, pid: int, netns: NetNamespace) -> Owner:
-        with process_of(netns, self._proc, pid) as folder:
-            name = printable(_read("comm", folder, _COMM_BYTES).decode("utf-8", "replace").removesuffix("\n"))
-            try:
-                owner = by_cgroup(_read("cgroup", folder, _CGROUP_BYTES))
-            except OSError:  # without cgroups
+def find_owner(netns: NetNamespace, paths: Paths) -> Owner:
+    """Return the owner, from the first process still in the namespace. Never raises or blocks."""
+    for pid in () if netns.initial else netns.pids:
+        try:
+            with process_of(netns, str(paths.proc), pid) as folder:
+                name = printable(_read("comm", folder, _COMM_BYTES).decode("utf-8", "replace").removesuffix("\n"))
                 owner = Owner()
-        return replace(owner, pid=pid, process=name)
+                with contextlib.suppress(OSError):  # without cgroups
+                    owner = by_cgroup(_read("cgroup", folder, _CGROUP_BYTES))
+                return replace(owner, pid=pid, process=name)
+        except OSError:
+            continue
+    return Owner()
 
 
 def by_cgroup(content: bytes) -> Owner:
