@@ -6,20 +6,16 @@ started by a user is in that user's unit; both are returned.
 """
 
 import contextlib
-import os
 import re
 from dataclasses import replace
 
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.traffic.analysis import Owner
+from conntrackd_guard.host import files
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import process_of
 from conntrackd_guard.host.paths import Paths
 
-_COMM_BYTES = 64
-"""TASK_COMM_LEN is 16."""
-_CGROUP_BYTES = 16 * 1024
-"""A path has up to 4,096 bytes, and version 1 a dozen of them; more is cut."""
 _POD = re.compile(r"(?:.*-)?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?")
 """kubelet: `pod<uid>`, or `kubepods-burstable-pod<uid with _>.slice`; a static pod's uid has 32 hex digits."""
 _CONTAINER = re.compile(r"(?:(docker|cri-containerd|crio|libpod|nerdctl)-)?([0-9a-f]{64})(?:\.scope)?")
@@ -40,10 +36,10 @@ def find_owner(netns: NetNamespace, paths: Paths) -> Owner:
     for pid in () if netns.initial else netns.pids:
         try:
             with process_of(netns, str(paths.proc), pid) as folder:
-                name = printable(_read("comm", folder, _COMM_BYTES).decode("utf-8", "replace").removesuffix("\n"))
+                name = printable(files.read(f"{folder}/comm").decode("utf-8", "replace").removesuffix("\n"))
                 owner = Owner()
                 with contextlib.suppress(OSError):  # without cgroups
-                    owner = by_cgroup(_read("cgroup", folder, _CGROUP_BYTES))
+                    owner = by_cgroup(files.read(f"{folder}/cgroup"))
                 return replace(owner, pid=pid, process=name)
         except OSError:
             continue
@@ -77,11 +73,3 @@ def _by_path(path: str) -> Owner:
             unit = printable(part)
         above = part
     return Owner(unit=unit, pod=pod)
-
-
-def _read(name: str, folder: int, most: int) -> bytes:
-    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
-    try:
-        return os.read(descriptor, most)
-    finally:
-        os.close(descriptor)
