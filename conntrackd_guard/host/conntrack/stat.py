@@ -80,8 +80,7 @@ class TableReader:
 
     def read(self, netns: NetNamespace) -> Counters | None:
         """Return the counters of one table, None if its namespace can no longer be reached."""
-        counters = read_statistics(self.folders(netns), netns.key)
-        return self.read_without_process(netns) if counters is None else counters
+        return read_statistics(self.folders(netns), netns.key) or self.read_without_process(netns)
 
     def read_without_process(self, netns: NetNamespace) -> Counters | None:
         """Return the counters that no process's statistics file shows: the initial count alone, or from inside."""
