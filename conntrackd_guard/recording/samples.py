@@ -92,7 +92,7 @@ class TableSampler:
             # 0.8 MiB of 24 that a daemon does without until a table fills
             from conntrackd_guard.host.conntrack.sampler import Sampler  # noqa: PLC0415
 
-            self._sampler = Sampler(self._paths, enter=True, entries=sampling.entries, addresses=sampling.addresses)
+            self._sampler = Sampler(self._paths, entries=sampling.entries, addresses=sampling.addresses)
             self._made_for = sampling
         return self._sampler
 
