@@ -118,15 +118,14 @@ class Daemon:
             self._manager.ready()
             return None
         self._configure_worker(settings)
-        self._recorder.log("guard.info", "info", f"Settings reloaded.{self._restart_note(settings)}")
-        self._manager.ready()
-        return settings.policy
-
-    def _restart_note(self, settings: Settings) -> str:
-        """Return which changed settings take effect after a restart only."""
         changed = {name for name in _AFTER_RESTART if getattr(settings, name) != getattr(self._settings, name)}
         names = ", ".join(f"`{key.name}`" for key in KEYS if key.field in changed)
-        return f" Changed too, but in effect only after `systemctl restart conntrackd-guard`: {names}." if names else ""
+        later = (
+            f" Changed too, but in effect only after `systemctl restart conntrackd-guard`: {names}." if names else ""
+        )
+        self._recorder.log("guard.info", "info", f"Settings reloaded.{later}")
+        self._manager.ready()
+        return settings.policy
 
     def _start(self) -> tuple[Dependencies, Loop]:
         """Recover the state, open the sources, and build the loop."""
@@ -179,9 +178,11 @@ class Daemon:
             return None
 
     def _configure_worker(self, settings: Settings) -> None:
-        """Give the recorder's thread what a reload may change."""
-        self._worker.notices = _notify_spool(self._paths, settings)
-        self._worker.outlets = _outlets(self._paths, settings)
+        """Give the recorder's thread what a reload may change. A dry run notifies nobody and exports no metrics."""
+        file, port = settings.metrics_file, settings.metrics_port
+        if self._paths.mode is Mode.ACT:
+            self._worker.notices = None if settings.notify is None else NotifySpool(self._paths)
+            self._worker.outlets = Outlets(file=Path(file) if file else None, port=port)
         self._worker.sampling = Sampling(
             entries=tuning.SAMPLE_ENTRIES,
             addresses=settings.sample_addresses,
@@ -223,15 +224,3 @@ def _open_ring_buffer(paths: Paths) -> tuple[RingBuffer | None, tuple[str, ...]]
         return (RingBuffer.adopt(0) if RingBuffer.is_kmsg(0) else RingBuffer.open(paths.kmsg)), ()
     except HostError as error:
         return None, (str(error),)
-
-
-def _notify_spool(paths: Paths, settings: Settings) -> NotifySpool | None:
-    """Return the queue of the `notify` command; None without a command, and in a dry run: it notifies nobody."""
-    return None if settings.notify is None or paths.mode is Mode.DRY_RUN else NotifySpool(paths)
-
-
-def _outlets(paths: Paths, settings: Settings) -> Outlets:
-    """Return where metrics go: nowhere in a dry run, as one beside the acting daemon would take its place."""
-    if paths.mode is Mode.DRY_RUN:
-        return Outlets()
-    return Outlets(file=Path(settings.metrics_file) if settings.metrics_file else None, port=settings.metrics_port)
