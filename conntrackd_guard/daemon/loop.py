@@ -15,7 +15,8 @@ from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.episode import Episode
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import MessageKind, Trigger, TriggerKind
-from conntrackd_guard.daemon.controller import WAITING_SECONDS, Controller, Dependencies
+from conntrackd_guard.daemon.controller import WAITING_SECONDS, Controller
+from conntrackd_guard.daemon.dependencies import Dependencies
 
 STATUS_SECONDS = 2.0
 BUSY_WAKES = 100
@@ -53,7 +54,7 @@ class Loop:
                 if "stop" in signals:
                     return
                 if "reload" in signals and (policy := reload()) is not None:
-                    self._controller.reload(policy)
+                    self._controller.policy = policy
             self._rest(woken)
             self.turn(readable=bool(woken))
             self._service.watchdog()

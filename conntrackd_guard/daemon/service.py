@@ -14,13 +14,14 @@ from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.daemon.applier import Applier
-from conntrackd_guard.daemon.controller import Controller, Dependencies
+from conntrackd_guard.daemon.controller import Controller
 from conntrackd_guard.daemon.debug_log import DebugLog
+from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop
 from conntrackd_guard.daemon.recovery import recover
-from conntrackd_guard.daemon.status_file import limit_text, sources_text
+from conntrackd_guard.daemon.status_line import limit_text, sources_text
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
