@@ -55,7 +55,8 @@ class Loop:
                     return
                 if "reload" in signals and (policy := reload()) is not None:
                     self._controller.policy = policy
-            self._rest(woken)
+            if woken:
+                self._rest()
             self.turn(readable=bool(woken))
             self._service.watchdog()
 
@@ -109,10 +110,8 @@ class Loop:
         next_at = max(self._blind_until, min([self._tick_at, *due]))
         return max(0.0, min(next_at, self._status_at) - now) * 1000 + 0.5  # poll rounds down
 
-    def _rest(self, woken: set[int]) -> None:
+    def _rest(self) -> None:
         """Above BUSY_WAKES a second, rest so that one read takes several messages."""
-        if not woken:
-            return
         second, count = self._wakes
         now = int(time.monotonic())
         self._wakes = (now, count + 1 if now == second else count // 2 if count > BUSY_WAKES else 0)

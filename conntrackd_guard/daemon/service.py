@@ -161,7 +161,7 @@ class Daemon:
         recorder.log(
             "guard.ready",
             "info",
-            f"Watching ({_mode_and_limit(paths.mode, live.limit())}): {sources_text(sources)}.",
+            f"Watching (mode {paths.mode}, {limit_text(live.limit())}): {sources_text(sources)}.",
             version=__version__,
             mode=paths.mode.value,
             sources=sources,
@@ -199,16 +199,12 @@ def check(paths: Paths, log: Log) -> None:
     journal.read_once()
     sources = {"ring_buffer": "absent" if ring is None else "following", "journal": journal.state}
     seen = Observer(paths, LiveKernel(paths), Clock(), runtime_dir).observe(rescan=True)
-    about = _mode_and_limit(paths.mode, seen.kernel_limit)
+    about = f"mode {paths.mode}, {limit_text(seen.kernel_limit)}"
     log.emit("guard.info", "info", f"Checked ({about}): {sources_text(sources)}.")
     for text in (*notes, *seen.unread):
         log.emit("guard.info", "warning", f"Not read: {text}")
     if holder := runtime_dir.holder():
         log.emit("guard.info", "info", f"A guard in this mode runs already, as process {holder}.")
-
-
-def _mode_and_limit(mode: Mode, limit: int | None) -> str:
-    return f"mode {mode}, {limit_text(limit)}"
 
 
 def _farewell(limit: int | None, persisted: PersistedLimit | None) -> str:
