@@ -121,10 +121,10 @@ class Daemon:
         self._configure_worker(settings)
         changed = {name for name in _AFTER_RESTART if getattr(settings, name) != getattr(self._settings, name)}
         names = ", ".join(f"`{key.name}`" for key in KEYS if key.field in changed)
-        later = (
-            f" Changed too, but in effect only after `systemctl restart conntrackd-guard`: {names}." if names else ""
-        )
-        self._recorder.log("guard.info", "info", f"Settings reloaded.{later}")
+        text = "Settings reloaded."
+        if names:
+            text += f" Changed too, but in effect only after `systemctl restart conntrackd-guard`: {names}."
+        self._recorder.log("guard.info", "info", text)
         self._manager.ready()
         return settings.policy
 
