@@ -5,6 +5,8 @@ import os
 import stat
 from pathlib import Path
 
+from conntrackd_guard.core.errors import HostError
+
 _CHUNK_BYTES = 16 * 1024
 _NUMBER_BYTES = 64
 """The kernel allocates a buffer of the size of a sysctl read: 1 MiB takes 0.35 ms, this takes 5 µs."""
@@ -55,6 +57,15 @@ def read_id(path: Path) -> str | None:
         return read(path).decode("ascii", "replace").strip() or None
     except OSError:
         return None
+
+
+def read_boot_id(path: Path) -> str:
+    """Return the id of this boot. Raises HostError."""
+    try:
+        return read(path).decode("ascii", "replace").strip()
+    except OSError as error:
+        step = "Mount /proc (`mount -t proc proc /proc` in a chroot), or run this on the host itself."
+        raise HostError("read", path, error, step) from error
 
 
 def replace(path: Path | str, content: bytes, *, mode: int = 0o644, durable: bool) -> None:
