@@ -165,7 +165,7 @@ _COMMANDS = {  # in the order of the help text
         description="Run the command of the `notify` setting for each queued decision, until the queue is empty."),
     "config": _Command("config", "check, show or explain the settings",
         "guard config check && sudo systemctl reload conntrackd-guard", actions={
-            "check": _Command("config", "list every problem in the settings",
+            "check": _Command("config", "list every problem in the settings, and warn of those that can't work here",
                 "guard config check --config ./guard.yaml", (_CONFIG,)),
             "show": _Command("config", "print each value in effect and its origin", "guard config show --json",
                 (_CONFIG, _JSON)),
