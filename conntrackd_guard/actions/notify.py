@@ -13,7 +13,7 @@ from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.log import Log
-from conntrackd_guard.host.notify_spool import NoDecision, NotifySpool, QueuedDecision
+from conntrackd_guard.host.notify_spool import NoDecision, NotifySpool
 
 TIME_LIMIT_SECONDS = 30.0
 """Judgement: mail servers greet up to 20 s late to deter spam, web hooks answer within a few."""
@@ -64,7 +64,7 @@ class Messenger:
                 self._sleep(_POLL_SECONDS)
 
     def _deliver(self, file: str) -> None:
-        """Try one file: remove it, or schedule its next try."""
+        """Try one file: remove it once it is delivered or given up, or schedule its next try."""
         try:
             queued = self._spool.read(file)
         except NoDecision as error:
@@ -74,31 +74,22 @@ class Messenger:
         if queued is None:
             return
         command = self._command()
-        if command is None:
-            self._spool.drop(file)
-            self._emit("warning", f"Decision {queued.name} not delivered: `notify` is none now.")
-            return
-        failure = _run(command, queued.content)
-        if failure:
-            self._retry_later(file, queued, failure)
+        failure = "" if command is None else _run(command, queued.content)
+        now, retries, decision = self._clock.boottime(), self._retries[file], f"Decision {queued.name}"
+        if failure and now - retries.since_seconds < GIVE_UP_SECONDS:
+            wait = format_duration(retries.wait_seconds)
+            self._emit("warning", f"{decision} not delivered: {failure}. Next try in {wait}.")
+            retries.next_seconds = now + retries.wait_seconds
+            retries.wait_seconds = min(2 * retries.wait_seconds, MAX_RETRY_SECONDS)
             return
         self._spool.drop(file)
-        self._emit("info", f"Decision {queued.name} delivered.")
-
-    def _retry_later(self, file: str, queued: QueuedDecision, failure: str) -> None:
-        """Schedule the next try, or give up."""
-        now, retries = self._clock.boottime(), self._retries[file]
-        if now - retries.since_seconds >= GIVE_UP_SECONDS:
-            self._spool.drop(file)
+        if command is None:
+            self._emit("warning", f"{decision} not delivered: `notify` is none now.")
+        elif failure:
             span = format_duration(GIVE_UP_SECONDS)
-            self._emit(
-                "error", f"Decision {queued.name} not delivered for {span}, giving up: {failure}. {queued.sentence}"
-            )
-            return
-        wait = format_duration(retries.wait_seconds)
-        self._emit("warning", f"Decision {queued.name} not delivered: {failure}. Next try in {wait}.")
-        retries.next_seconds = now + retries.wait_seconds
-        retries.wait_seconds = min(2 * retries.wait_seconds, MAX_RETRY_SECONDS)
+            self._emit("error", f"{decision} not delivered for {span}, giving up: {failure}. {queued.sentence}")
+        else:
+            self._emit("info", f"{decision} delivered.")
 
     def _emit(self, level: str, message: str) -> None:
         self._log.emit("guard.info" if level == "info" else "guard.error", level, message, subject="notify")

@@ -75,11 +75,11 @@ class Overrides:
         self._runtime_dir.put_pause(Pause(by="guard pause", reason=reason, until_seconds=until))
         return self._record(override)
 
-    def resume(self, reason: str = "") -> tuple[Record, Pause | None]:
+    def resume(self) -> tuple[Record, Pause | None]:
         """End a pause and a conflict; return the record, and the pause that a fleet file still demands."""
         self._runtime_dir.prepare()
         self._runtime_dir.drop_pause()
-        record = self._record(Override(kind=OverrideKind.RESUME, reason=reason, **_who()))
+        record = self._record(Override(kind=OverrideKind.RESUME, reason="", **_who()))
         return record, self._runtime_dir.pause(self._clock.boottime())
 
     def plan(self, row_id: int | None, *, whole: bool) -> Plan:
@@ -94,13 +94,15 @@ class Overrides:
                 "what did; `sysctl -w net.netfilter.nf_conntrack_max=N` sets another."
             )
         target = (raises[-1] if whole else _chosen(raises, row_id)).before
-        observation = self._observer.observe(rescan=True)
+        observation, now = self._observer.observe(rescan=True), self._clock.boottime()
+        pause = self._runtime_dir.operator_pause(now)
+        lasts = pause is not None and (pause.until_seconds is None or pause.until_seconds >= now + REVERT_PAUSE_SECONDS)
         return Plan(
             current=current,
             target=target,
             original=target == raises[-1].before,
             squeezed=tuple((t.label, t.count) for t in observation.tables if t.count > target),
-            paused=self._lasting_pause(),
+            paused=pause if lasts else None,
             observation=observation,
         )
 
@@ -113,7 +115,7 @@ class Overrides:
         earlier = self._runtime_dir.operator_pause(now)
         until = (plan.paused or own).until_seconds
         override = Override(kind=OverrideKind.REVERT, target=plan.target, until_seconds=until, reason=reason, **_who())
-        planned = self._planned(override, plan.observation)
+        planned = self._planned(override, plan.observation, OutcomeKind.NONE)
         applied = Outcome(kind=OutcomeKind.APPLIED, limit_after=plan.target)
         try:
             if plan.paused is None:
@@ -121,60 +123,41 @@ class Overrides:
             self._runtime_dir.overrides.put(planned.key, encode(replace(planned, outcome=applied)))
             decided = self._clock.boottime()  # after the pause: a raise that read none was decided earlier
             after, detail = self._write(planned, plan, decided)
+            time.sleep(_IN_FLIGHT_SECONDS)
+            if self._kernel.limit_in_force() != plan.target:  # a raise came between
+                after, detail = self._write(planned, plan, decided)
         except HostError as error:
             with contextlib.suppress(HostError):  # /run itself may be what fails
                 self._runtime_dir.overrides.drop(planned.key)
                 if plan.paused is None:
-                    self._put_back(earlier)
+                    if earlier is None:
+                        self._runtime_dir.drop_pause()
+                    else:
+                        self._runtime_dir.put_pause(earlier)
             failed = Outcome(kind=OutcomeKind.REJECTED, errno=error.errno, detail=str(error))
             self._store(replace(planned, outcome=failed))
             raise
         return self._store(replace(planned, outcome=replace(applied, limit_after=after, detail=detail)))
 
     def _write(self, planned: Record, plan: Plan, decided: float) -> tuple[int, str]:
-        """Write the limit, then the drop-in, and both again if a raise came between.
-
-        Return the limit read back, and why the drop-in could not be written.
-        """
-        after, detail = self._kernel.set_limit(plan.target), self._follow(planned, plan, decided)
-        time.sleep(_IN_FLIGHT_SECONDS)
-        if self._kernel.limit_in_force() != plan.target:
-            after, detail = self._kernel.set_limit(plan.target), self._follow(planned, plan, decided)
-        return after, detail
-
-    def _lasting_pause(self) -> Pause | None:
-        """Return an operator's pause if it lasts longer than a revert's own."""
-        now = self._clock.boottime()
-        pause = self._runtime_dir.operator_pause(now)
-        if pause is None or (pause.until_seconds is not None and pause.until_seconds < now + REVERT_PAUSE_SECONDS):
-            return None
-        return pause
-
-    def _put_back(self, earlier: Pause | None) -> None:
-        if earlier is None:
-            self._runtime_dir.drop_pause()
-        else:
-            self._runtime_dir.put_pause(earlier)
-
-    def _follow(self, planned: Record, plan: Plan, decided: float) -> str:
-        """Have the drop-in follow; return why it could not be written."""
+        """Write the limit, then the drop-in; return the limit read back, and why the drop-in could not be written."""
+        after = self._kernel.set_limit(plan.target)
         try:
             none = plan.original or self._drop_in.limit() is None
             persisted = Persisted.from_record(planned, plan.target, sentence(planned, self._policy))
             self._drop_in.override(None if none else persisted, decided)
         except GuardError as error:
-            return f"The drop-in does not follow yet: {error}"
-        return ""
+            return after, f"The drop-in does not follow yet: {error}"
+        return after, ""
 
     def _record(self, override: Override) -> Record:
         """Record an override that wrote no limit, and leave it for a running daemon."""
-        planned = self._planned(override, self._observer.observe())
-        record = replace(planned, outcome=Outcome(kind=OutcomeKind.APPLIED))
+        record = self._planned(override, self._observer.observe(), OutcomeKind.APPLIED)
         self._runtime_dir.overrides.put(record.key, encode(record))
         return self._store(record)
 
     @staticmethod
-    def _planned(override: Override, observation: Observation) -> Record:
+    def _planned(override: Override, observation: Observation, outcome: OutcomeKind) -> Record:
         return Record(
             key=f"{int(observation.boottime_seconds * 1e6)}-{os.getpid()}-{override.kind}",
             mode=Mode.ACT,
@@ -182,7 +165,7 @@ class Overrides:
             observation=condense(observation, None),
             state=State(),
             decision=override,
-            outcome=Outcome(kind=OutcomeKind.NONE),
+            outcome=Outcome(kind=outcome),
         )
 
     def _store(self, record: Record) -> Record:

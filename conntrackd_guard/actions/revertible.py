@@ -1,6 +1,7 @@
 """What a revert can undo: the raises that led, without a break, to the limit in force."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from conntrackd_guard.core.codec import decode
@@ -51,20 +52,10 @@ def _steps(paths: Paths) -> Iterator[Step]:
         return
     with history:
         for key, content in reversed(open_intents):
-            step = _intended(content)
-            if step is not None and history.find_key(key) is None:
-                yield step
+            with suppress(ValueError):  # one that can't be read is for the next start to report
+                record = decode(Record, content)
+                if isinstance(record.decision, Raise) and history.find_key(key) is None:
+                    yield Step(None, "raise", record.observation.limit or 0, record.decision.target)
         for row in history.steps():
             foreign = row.trigger == TriggerKind.OTHER_WRITER and row.boot_id == boot_id
             yield Step(row.id, row.verdict, row.from_limit or 0, row.limit_after, foreign=foreign)
-
-
-def _intended(content: object) -> Step | None:
-    """Return an intent's raise, None where it can't be read."""
-    try:
-        record = decode(Record, content)
-    except ValueError:
-        return None
-    if not isinstance(record.decision, Raise):
-        return None
-    return Step(None, "raise", record.observation.limit or 0, record.decision.target)

@@ -3,12 +3,13 @@
 import contextlib
 import time
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 from conntrackd_guard.core.budget import Cost, cost_of, filled, fullest_first
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.configuration import FloodResponse, Mode, Policy
-from conntrackd_guard.core.errors import GuardError, HostError
+from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Hold, MessageKind, Observation, Raise, State, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.state import advance, rehearsed_limit
@@ -146,18 +147,14 @@ def preview(observation: Observation, state: State, policy: Policy) -> Raise | H
 
 def _past(paths: Paths, unread: list[str]) -> tuple[State, Row | None]:
     """Return this boot's state and the last decision from history; note in `unread` why if they can't be read."""
-    state = State()
+    boot_id = paths.boot_id.read_text(encoding="ascii").strip()
     try:
-        boot_id = paths.boot_id.read_text(encoding="ascii").strip()
-        with History(paths.history, mode="reader") as history:
-            for record in history.records(boot_id):
-                state = advance(state, record)
-            return state, next(history.rows(last=1), None)
-    except FileNotFoundError:
-        pass
+        history = History.existing(paths.history)
+        if history is not None:
+            with history:
+                return reduce(advance, history.records(boot_id), State()), next(history.rows(last=1), None)
     except GuardError as error:
-        if not isinstance(error, HostError) or not isinstance(error.__cause__, FileNotFoundError):
-            unread.append(f"history ({error}): rate limit and conflicts are not considered")
+        unread.append(f"history ({error}): rate limit and conflicts are not considered")
     return State(), None
 
 

@@ -21,6 +21,15 @@ from conntrackd_guard.core.verification import Drops, End, Verification
 
 _WHOLE_FROM = 10
 """A growth of 0.2/s is not shown as 0."""
+_RAISES = {
+    OutcomeKind.APPLIED: ("Raised {step}", ""),
+    OutcomeKind.NONE: ("Raised {step}", ""),
+    OutcomeKind.REHEARSED: ("Would raise {step} (dry run)", ""),
+    OutcomeKind.REJECTED: ("Could not raise {step} ({why})", "the kernel refused the write"),
+    OutcomeKind.NOT_APPLIED: ("Did not raise {step} ({why})", "the write never happened"),
+    OutcomeKind.UNKNOWN: ("May have raised {step} ({why})", "it is not known whether the write happened"),
+}
+"""What was done, and the reason where the outcome has no detail."""
 _ENDS = {
     End.WATCHED: "",
     End.RAISED_AGAIN: ", until the next raise",
@@ -49,20 +58,8 @@ def verification(found: Verification) -> str:
 
 def _raise_sentence(record: Record, decision: Raise) -> str:
     outcome, arithmetic = record.outcome, decision.arithmetic
-    step = f"{arithmetic.current:,} → {decision.target:,}"
-    match outcome.kind:
-        case OutcomeKind.APPLIED | OutcomeKind.NONE:
-            done = f"Raised {step}"
-        case OutcomeKind.REHEARSED:
-            done = f"Would raise {step} (dry run)"
-        case OutcomeKind.REJECTED:
-            done = f"Could not raise {step} ({outcome.detail or 'the kernel refused the write'})"
-        case OutcomeKind.NOT_APPLIED:
-            done = f"Did not raise {step} ({outcome.detail or 'the write never happened'})"
-        case OutcomeKind.UNKNOWN:
-            done = f"May have raised {step} ({outcome.detail or 'it is not known whether the write happened'})"
-        case _:
-            assert_never(outcome.kind)
+    done, why = _RAISES[outcome.kind]
+    done = done.format(step=f"{arithmetic.current:,} → {decision.target:,}", why=outcome.detail or why)
     left = format_bytes(arithmetic.memory_available_bytes - arithmetic.new_bytes)
     most, budget = format_bytes(arithmetic.cost_bytes), format_bytes(arithmetic.budget_bytes)
     cost = f"the worst case costs {most} of a {budget} budget and leaves {left} available"

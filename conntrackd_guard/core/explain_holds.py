@@ -1,13 +1,10 @@
 """The sentences of holds: what was not done and why, with the figures of the record."""
 
-from collections.abc import Callable
-from typing import assert_never
-
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import Hold, MessageKind, Record, Table
+from conntrackd_guard.core.model import Hold, MessageKind, Pause, Record, Table
 from conntrackd_guard.core.records import concerned, table_name
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.core.units import format_bytes, format_duration, format_span
@@ -30,6 +27,15 @@ _MESSAGES = {
     MessageKind.NEIGHBOUR_FULL: "neighbour table overflow",
     MessageKind.SUPPRESSED: "callbacks suppressed",
 }
+_BOUNDS = {
+    Bound.MAX_LIMIT: "`max_limit` allows",
+    Bound.FLOOD: "`on_flood` allows",
+    Bound.BUDGET: "the budget of {budget} allows",
+    Bound.MIN_AVAILABLE: "`min_available` of {least} ({available} is available) allows",
+    Bound.CHAINS: "{buckets:,} buckets allow",
+    Bound.INT_MAX: "the kernel allows",
+}
+"""What held a step back, before the figure that it allows."""
 UNKNOWN_WRITER = "by unknown"
 """The detail of an outcome where nothing shows who changed the limit."""
 
@@ -37,8 +43,7 @@ UNKNOWN_WRITER = "by unknown"
 def hold_sentence(record: Record, decision: Hold, policy: Policy) -> str:
     """Return why nothing is raised, and what to do next."""
     reason, limit = decision.reason, record.observation.limit
-    composed = _COMPOSED.get(reason, _plain)(record, decision, policy)
-    text = composed or reason.sentence
+    text = _statement(record, decision, policy)
     if reason not in _STATEMENTS:
         head = "Not raised" if limit is None else f"Not raised (limit {limit:,})"
         text = f"{head}: {text[0].lower()}{text[1:]}"
@@ -46,10 +51,11 @@ def hold_sentence(record: Record, decision: Hold, policy: Policy) -> str:
     if reason in _ABOUT_A_TABLE and table is not None and limit:
         full = f"{table.count:,} of {limit:,} entries ({100 * table.count / limit:.0f} %)"
         parts.append(f"The table of {table_name(table)} holds {', '.join([full, *counters(table)])}.")
-    if decision.arithmetic is not None:
+    if decision.arithmetic is not None and decision.arithmetic.bound is not Bound.TARGET:
         parts.append(_bounds(decision.arithmetic))
-    advised = reason is not HoldReason.PAUSED or not composed  # which says itself how to end the pause
-    return " ".join(filter(None, [*parts, *(decision.advice if advised else ())]))
+    if reason is not HoldReason.PAUSED or record.observation.pause is None:  # a pause's statement says how to end it
+        parts += decision.advice
+    return " ".join(filter(None, parts))
 
 
 def counters(table: Table) -> list[str]:
@@ -59,28 +65,51 @@ def counters(table: Table) -> list[str]:
     return dropped + ([f"{demand:,.0f} new entries/s"] if demand >= 1 else [])
 
 
-def _plain(_record: Record, _decision: Hold, _policy: Policy) -> str:
-    return ""
+def _statement(  # noqa: C901, PLR0911 - one return a reason
+    record: Record, decision: Hold, policy: Policy
+) -> str:
+    """Return the reason with its figures; its own sentence if it has none, or if the record lacks them."""
+    trigger, observation, retry = record.trigger, record.observation, decision.retry_seconds
+    match decision.reason:
+        case HoldReason.HISTORICAL if trigger.message_kind is not None:
+            where = f" in netns {trigger.namespace}" if trigger.namespace else ""
+            plural = "" if trigger.message_count == 1 else "s"
+            found = f'{trigger.message_count} "{_MESSAGES[trigger.message_kind]}" message{plural}{where}'
+            return f"Found {found} from before this start. Not acted on: current table usage decides."
+        case HoldReason.LIMIT_RAISED | HoldReason.LIMIT_LOWERED if trigger.was is not None:
+            return _foreign_write(record, trigger.was, policy)
+        case HoldReason.COOLDOWN if retry is not None:
+            return f"Waiting up to {_wait(record, retry)} after the last raise before the next."
+        case HoldReason.UNSAMPLED if retry is not None:
+            return f"{decision.reason.sentence} Next try in {_wait(record, retry)}."
+        case HoldReason.RATE_LIMITED:
+            window = format_duration(tuning.MAX_RAISES_WINDOW_SECONDS)
+            return f"Rate limit reached: {tuning.MAX_RAISES} raises within {window}."
+        case HoldReason.PAUSED if observation.pause is not None:
+            return _paused(record, observation.pause)
+        case HoldReason.WRITE_REFUSED if (refusal := record.state.refusal) is not None:
+            tries = "once" if refusal.count == 1 else f"{refusal.count} times"
+            wait = _wait(record, refusal.until_seconds)
+            return f"The kernel refused the write {tries} (errno {refusal.errno}). Next try in {wait}."
+        case HoldReason.SET_ELSEWHERE if observation.limit is not None and trigger.persisted is not None:
+            return (
+                f"The limit ({observation.limit:,}) is lower than the {trigger.persisted.limit:,} saved for this boot "
+                "and isn't a kernel default. Someone set it on purpose, so it stays."
+            )
+        case HoldReason.RESOLVED if observation.limit and (table := concerned(record)) is not None:
+            name, use = table_name(table), f"{table.count:,} of {observation.limit:,}"
+            return f"{name[0].upper()}{name[1:]}: the condition is over ({use}). Nothing to do."
+        case HoldReason.RESERVE_BROKEN if decision.arithmetic is not None:
+            return _broken(decision.arithmetic) or decision.reason.sentence
+        case reason:
+            return reason.sentence
 
 
-def _historical(record: Record, _decision: Hold, _policy: Policy) -> str:
-    trigger = record.trigger
-    if trigger.message_kind is None:
-        return ""
-    where = f" in netns {trigger.namespace}" if trigger.namespace else ""
-    plural = "" if trigger.message_count == 1 else "s"
-    found = f'{trigger.message_count} "{_MESSAGES[trigger.message_kind]}" message{plural}{where}'
-    return f"Found {found} from before this start. Not acted on: current table usage decides."
-
-
-def _foreign_write(record: Record, _decision: Hold, policy: Policy) -> str:
+def _foreign_write(record: Record, was: int, policy: Policy) -> str:
     """Return what another program did to the limit, and after how many lowerings the guard stops raising."""
-    if record.trigger.was is None:
-        return ""
     detail, now = record.outcome.detail.removeprefix("by "), record.observation.boottime_seconds
     who = f"probably {detail}" if detail and record.outcome.detail != UNKNOWN_WRITER else "not known what"
-    change = f"from {record.trigger.was:,} to {record.observation.limit or 0:,}"
-    text = f"Something else set nf_conntrack_max {change} ({who})."
+    text = f"Something else set nf_conntrack_max from {was:,} to {record.observation.limit or 0:,} ({who})."
     after = advance(record.state, record).conflict_seconds
     if after == record.state.conflict_seconds or not policy.conflict_limit:
         return text
@@ -90,67 +119,16 @@ def _foreign_write(record: Record, _decision: Hold, policy: Policy) -> str:
     return f"{text} {count} of {most} in {window / 3600:.0f} h: {stops}."
 
 
-def _cooldown(record: Record, decision: Hold, _policy: Policy) -> str:
-    if decision.retry_seconds is None:
-        return ""
-    return f"Waiting up to {_wait(record, decision.retry_seconds)} after the last raise before the next."
-
-
-def _unsampled(record: Record, decision: Hold, _policy: Policy) -> str:
-    if decision.retry_seconds is None:
-        return ""
-    return f"{decision.reason.sentence} Next try in {_wait(record, decision.retry_seconds)}."
-
-
-def _rate_limited(_record: Record, _decision: Hold, _policy: Policy) -> str:
-    return f"Rate limit reached: {tuning.MAX_RAISES} raises within {format_duration(tuning.MAX_RAISES_WINDOW_SECONDS)}."
-
-
-def _paused(record: Record, _decision: Hold, _policy: Policy) -> str:
-    pause = record.observation.pause
-    if pause is None:
-        return ""
+def _paused(record: Record, pause: Pause) -> str:
     if pause.by.startswith("/"):
         return f"Raising is paused: {pause.by} exists. Remove it to resume."
     why = f' ("{pause.reason}")' if pause.reason else ""
-    until = ""
-    if pause.until_seconds is not None:
-        until = f" for another {_wait(record, pause.until_seconds)}"
+    until = "" if pause.until_seconds is None else f" for another {_wait(record, pause.until_seconds)}"
     return f"Raising is paused by `{pause.by}`{why}{until}. End it: `guard resume`."
 
 
-def _write_refused(record: Record, _decision: Hold, _policy: Policy) -> str:
-    refusal = record.state.refusal
-    if refusal is None:
-        return ""
-    tries = "once" if refusal.count == 1 else f"{refusal.count} times"
-    wait = _wait(record, refusal.until_seconds)
-    return f"The kernel refused the write {tries} (errno {refusal.errno}). Next try in {wait}."
-
-
-def _set_elsewhere(record: Record, _decision: Hold, _policy: Policy) -> str:
-    limit, persisted = record.observation.limit, record.trigger.persisted
-    if limit is None or persisted is None:
-        return ""
-    return (
-        f"The limit ({limit:,}) is lower than the {persisted.limit:,} saved for this boot and isn't a kernel default. "
-        "Someone set it on purpose, so it stays."
-    )
-
-
-def _resolved(record: Record, _decision: Hold, _policy: Policy) -> str:
-    table, limit = concerned(record), record.observation.limit
-    if table is None or not limit:
-        return ""
-    name = table_name(table)
-    return f"{name[0].upper()}{name[1:]}: the condition is over ({table.count:,} of {limit:,}). Nothing to do."
-
-
-def _broken(_record: Record, decision: Hold, _policy: Policy) -> str:
+def _broken(arithmetic: Arithmetic) -> str:
     """Return which is broken: the budget, by the tables, or `min_available`, by whoever took the memory."""
-    arithmetic = decision.arithmetic
-    if arithmetic is None:
-        return ""
     used = f"{arithmetic.in_use:,} entries take {format_bytes(arithmetic.cost_bytes)}"
     budget, least = format_bytes(arithmetic.budget_bytes), format_bytes(arithmetic.min_available_bytes)
     over = arithmetic.cost_bytes > arithmetic.budget_bytes
@@ -164,44 +142,15 @@ def _broken(_record: Record, decision: Hold, _policy: Policy) -> str:
 
 def _bounds(arithmetic: Arithmetic) -> str:
     """Return the figures of the bound that held the step back."""
-    match arithmetic.bound:
-        case Bound.TARGET:
-            return ""
-        case Bound.MAX_LIMIT:
-            bound = "`max_limit` allows"
-        case Bound.FLOOD:
-            bound = "`on_flood` allows"
-        case Bound.BUDGET:
-            bound = f"the budget of {format_bytes(arithmetic.budget_bytes)} allows"
-        case Bound.MIN_AVAILABLE:
-            available = format_bytes(arithmetic.memory_available_bytes)
-            least = format_bytes(arithmetic.min_available_bytes)
-            bound = f"`min_available` of {least} ({available} is available) allows"
-        case Bound.CHAINS:
-            bound = f"{arithmetic.buckets or 0:,} buckets allow"
-        case Bound.INT_MAX:
-            bound = "the kernel allows"
-        case _:
-            assert_never(arithmetic.bound)
+    bound = _BOUNDS[arithmetic.bound].format(
+        budget=format_bytes(arithmetic.budget_bytes),
+        least=format_bytes(arithmetic.min_available_bytes),
+        available=format_bytes(arithmetic.memory_available_bytes),
+        buckets=arithmetic.buckets or 0,
+    )
     return f"Wanted {arithmetic.wanted:,}; {bound} {arithmetic.target:,}."
 
 
 def _wait(record: Record, until_seconds: float) -> str:
     """Return the time from a record until then (CLOCK_BOOTTIME)."""
     return format_span(max(0.0, until_seconds - record.observation.boottime_seconds))
-
-
-_COMPOSED: dict[HoldReason, Callable[[Record, Hold, Policy], str]] = {
-    HoldReason.HISTORICAL: _historical,
-    HoldReason.LIMIT_RAISED: _foreign_write,
-    HoldReason.LIMIT_LOWERED: _foreign_write,
-    HoldReason.COOLDOWN: _cooldown,
-    HoldReason.UNSAMPLED: _unsampled,
-    HoldReason.RATE_LIMITED: _rate_limited,
-    HoldReason.PAUSED: _paused,
-    HoldReason.WRITE_REFUSED: _write_refused,
-    HoldReason.SET_ELSEWHERE: _set_elsewhere,
-    HoldReason.RESOLVED: _resolved,
-    HoldReason.RESERVE_BROKEN: _broken,
-}
-"""Reasons with figures; an empty text where the record lacks them. The others are their reason's own sentence."""

@@ -1,7 +1,6 @@
 """The guard's memory. Pure: `advance` folded over this boot's records is the whole state."""
 
 from dataclasses import replace
-from typing import assert_never
 
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.hold_reasons import HoldReason
@@ -20,32 +19,40 @@ from conntrackd_guard.core.model import (
 
 FIRST_REFUSAL_SECONDS = 1.0
 LONGEST_REFUSAL_SECONDS = 300.0
+_RAISED = frozenset({OutcomeKind.APPLIED, OutcomeKind.REHEARSED, OutcomeKind.UNKNOWN})
+"""Outcomes that count as a raise: an unknown one may have been."""
 _RAISES_KEPT = 1000
 _CONFLICTS_KEPT = 100
 """More than any policy counts; a bound on the size of the state."""
 
 
-def advance(state: State, record: Record) -> State:
+def advance(state: State, record: Record) -> State:  # noqa: PLR0911 - one return a case
     """Return the state after `record`. A record that changes nothing returns the state itself."""
-    now = record.observation.boottime_seconds
-    decision = record.decision
-    match decision:
-        case Raise():
-            after = _after_raise(state, record.outcome, record.observation.limit or 0, now)
-            unknown = decision.corroboration is Corroboration.UNKNOWN and after.last_raise_seconds == now
-            return replace(after, unknown_seconds=now) if unknown else after
+    now, outcome = record.observation.boottime_seconds, record.outcome
+    match record.decision:
+        case Raise(corroboration=truth) if outcome.kind in _RAISED:
+            return replace(
+                state,
+                last_raise_seconds=now,
+                raise_seconds=(*state.raise_seconds, now)[-_RAISES_KEPT:],
+                set_limit=outcome.limit_after,
+                refusal=None,
+                unknown_seconds=now if truth is Corroboration.UNKNOWN else state.unknown_seconds,
+            )
+        case Raise() if outcome.kind is OutcomeKind.REJECTED:
+            return replace(state, refusal=_refused(state.refusal, outcome, record.observation.limit or 0, now))
         case Hold(reason=HoldReason.LIMIT_LOWERED):
             is_conflict = state.set_limit is not None and (record.observation.limit or 0) < state.set_limit
             conflicts = (*state.conflict_seconds, now)[-_CONFLICTS_KEPT:] if is_conflict else state.conflict_seconds
             return replace(state, set_limit=None, conflict_seconds=conflicts)
         case Hold(reason=HoldReason.LIMIT_RAISED):
             return replace(state, set_limit=None)
-        case Hold():
-            return state
-        case Override():
-            return _after_override(state, decision, record.outcome)
+        case Override(kind=OverrideKind.REVERT) if outcome.kind is OutcomeKind.APPLIED:
+            return replace(state, set_limit=None, refusal=None)
+        case Override(kind=OverrideKind.RESUME):
+            return replace(state, conflict_seconds=(), refusal=None)
         case _:
-            assert_never(decision)
+            return state
 
 
 def lost(now: float) -> State:
@@ -58,39 +65,9 @@ def rehearsed_limit(state: State, in_force: int | None) -> int | None:
     return state.set_limit if in_force and (state.set_limit or 0) > in_force else None
 
 
-def _after_raise(state: State, outcome: Outcome, limit: int, now: float) -> State:
-    match outcome.kind:
-        case OutcomeKind.APPLIED | OutcomeKind.REHEARSED | OutcomeKind.UNKNOWN:
-            return replace(
-                state,
-                last_raise_seconds=now,
-                raise_seconds=(*state.raise_seconds, now)[-_RAISES_KEPT:],
-                set_limit=outcome.limit_after,
-                refusal=None,
-            )
-        case OutcomeKind.REJECTED:
-            return replace(state, refusal=_refused(state.refusal, outcome, limit, now))
-        case OutcomeKind.NONE | OutcomeKind.NOT_APPLIED:
-            return state
-        case _:
-            assert_never(outcome.kind)
-
-
 def _refused(before: Refusal | None, outcome: Outcome, limit: int, now: float) -> Refusal:
     """Back off from 1 s to 5 min; another limit or another error starts again."""
     same = before is not None and before.limit == limit and before.errno == (outcome.errno or 0)
     count = before.count + 1 if before is not None and same else 1
     wait = min(FIRST_REFUSAL_SECONDS * 2 ** min(count - 1, 16), LONGEST_REFUSAL_SECONDS)
     return Refusal(errno=outcome.errno or 0, limit=limit, count=count, until_seconds=now + wait)
-
-
-def _after_override(state: State, override: Override, outcome: Outcome) -> State:
-    match override.kind:
-        case OverrideKind.REVERT:
-            return replace(state, set_limit=None, refusal=None) if outcome.kind is OutcomeKind.APPLIED else state
-        case OverrideKind.RESUME:
-            return replace(state, conflict_seconds=(), refusal=None)
-        case OverrideKind.PAUSE:
-            return state
-        case _:
-            assert_never(override.kind)

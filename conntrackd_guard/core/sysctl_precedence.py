@@ -21,8 +21,8 @@ LAST_FOLDER, LAST_NAME = "/etc", "sysctl.conf"
 LIMIT_KEYS = ("net/netfilter/nf_conntrack_max", "net/nf_conntrack_max")
 """The second is an alias of the same variable."""
 
-_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+)(?![^ \t])")
-"""The kernel reads the first number of a value, followed by white space or nothing."""
+_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|(0[0-7]*)|[1-9][0-9]{0,9})(?![^ \t])")
+"""The kernel reads the first number of a value, followed by white space or nothing; more digits exceed INT_MAX."""
 
 
 class Tool(StrEnum):
@@ -61,11 +61,7 @@ class Assignment:
         found = _NUMBER.match(self.value)
         if found is None:
             return None
-        text = found[1]
-        try:
-            number = int(text, 8 if text.isdigit() and text[0] == "0" else 0)
-        except ValueError:  # 09, or too many digits
-            return None
+        number = int(found[1], 8 if found[2] else 0)
         return number if number <= INT_MAX else None
 
 
@@ -81,13 +77,12 @@ class _Setting(NamedTuple):
 
 def final_assignment(files: Iterable[SysctlFile], tool: Tool) -> Assignment | None:
     """Return the line that finally sets the limit, None if the tool leaves it unset."""
-    taken = [written for written in writes(files, tool) if written.number is not None]
-    return taken[-1] if taken else None
+    return next((written for written in reversed(writes(files, tool)) if written.number is not None), None)
 
 
 def writes(files: Iterable[SysctlFile], tool: Tool, keys: tuple[str, ...] = LIMIT_KEYS) -> tuple[Assignment, ...]:
     """Return the lines that the tool writes to any of `keys` (`net/…`), in its order."""
-    settings = [setting for file in reading_order(files, tool) for setting in _settings(file, tool)]
+    settings = list(_settings(files, tool))
     if tool is Tool.SYSTEMD:
         settings = _last_per_key(settings)
     named = {setting.key for setting in settings}
@@ -101,12 +96,7 @@ def writes(files: Iterable[SysctlFile], tool: Tool, keys: tuple[str, ...] = LIMI
 
 def named(files: Iterable[SysctlFile], tool: Tool) -> tuple[Assignment, ...]:
     """Return every line that names the limit without a wildcard, in reading order; without `=` its value is ""."""
-    return tuple(
-        setting.assignment
-        for file in reading_order(files, tool)
-        for setting in _settings(file, tool)
-        if _plain(setting.key) in LIMIT_KEYS
-    )
+    return tuple(setting.assignment for setting in _settings(files, tool) if _plain(setting.key) in LIMIT_KEYS)
 
 
 def reading_order(files: Iterable[SysctlFile], tool: Tool) -> list[SysctlFile]:
@@ -122,20 +112,21 @@ def reading_order(files: Iterable[SysctlFile], tool: Tool) -> list[SysctlFile]:
     return [by_name[name] for name in sorted(by_name, key=lambda name: name.encode("utf-8", "surrogateescape"))] + last
 
 
-def _settings(file: SysctlFile, tool: Tool) -> Iterator[_Setting]:
-    """Yield the parsed lines of a file, without comments and invalid lines."""
+def _settings(files: Iterable[SysctlFile], tool: Tool) -> Iterator[_Setting]:
+    """Yield the parsed lines of the files in reading order, without comments and invalid lines."""
     space = " \t\r\n" if tool is Tool.SYSTEMD else " \t\r\n\v\f"
-    for number, row in enumerate((file.content or "").split("\n"), start=1):
-        text = row.strip(space)
-        name, equals, value = text.partition("=")
-        if text.startswith(("#", ";")) or not (equals or text.startswith("-")):
-            continue
-        name = name.removeprefix("-").rstrip(space)
-        if tool is Tool.SYSTEMD:
-            name = name.lstrip(space)  # procps keeps the space as part of the name
-        key = _path(name) if tool is Tool.PROCPS else _plain(_path(name))
-        assignment = Assignment(path=file.path, line=number, value=value.strip(space), link=file.link)
-        yield _Setting(key, assignment, bool(equals))
+    for file in reading_order(files, tool):
+        for number, row in enumerate((file.content or "").split("\n"), start=1):
+            text = row.strip(space)
+            name, equals, value = text.partition("=")
+            if text.startswith(("#", ";")) or not (equals or text.startswith("-")):
+                continue
+            name = name.removeprefix("-").rstrip(space)
+            if tool is Tool.SYSTEMD:
+                name = name.lstrip(space)  # procps keeps the space as part of the name
+            key = _path(name) if tool is Tool.PROCPS else _plain(_path(name))
+            assignment = Assignment(path=file.path, line=number, value=value.strip(space), link=file.link)
+            yield _Setting(key, assignment, bool(equals))
 
 
 def _path(name: str) -> str:

@@ -26,7 +26,9 @@ _SIZE_UNITS = {"": 1, "k": 2**10, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _PERCENTAGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
 _COUNT = re.compile(r"0|[1-9][0-9]*|[1-9][0-9]{0,2}(?:_[0-9]{3})+")
-_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z\u00b5\u03bc]*)\s*")
+_SPAN = re.compile(r"([0-9]++(?:\.[0-9]++)?|\.[0-9]++)\s*+([A-Za-z\u00b5\u03bc]*+)\s*+")
+_SPANS = re.compile(f"(?:{_SPAN.pattern})++")
+"""Possessive: without it, a long row of digits could be split into spans in any way."""
 
 _MICROSECONDS_OF = {
     name: microseconds
@@ -45,7 +47,7 @@ _MICROSECONDS_OF = {
 }
 """Names and lengths as in systemd.time(7): a month is 30.44 days, a year 365.25."""
 
-_PRINTED_UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000), ("ms", 1000))
+_UNITS = (("d", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000), ("ms", 1000), ("us", 1))
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -80,14 +82,11 @@ def parse_percentage(text: str) -> float:
 def parse_duration(text: str) -> float:
     """Return a duration in seconds. The grammar is systemd's: `200ms`, `1h 30min`, `1.5h`; a bare number is seconds."""
     expected = "expected a duration such as 200ms, 2s, 10min, 1h 30min or 30d"
-    short = _short(text, expected)
-    at, microseconds = 0, 0.0
-    while at < len(short) or not short:
-        match = _SPAN.match(short, at)
-        if match is None or (match[2] and match[2] not in _MICROSECONDS_OF):
+    microseconds = 0.0
+    for number, unit in _SPAN.findall(_match(_SPANS, text, expected)[0]):
+        if unit and unit not in _MICROSECONDS_OF:
             raise ValueError(expected)
-        microseconds += float(match[1]) * _MICROSECONDS_OF[match[2] or "s"]
-        at = match.end()
+        microseconds += float(number) * _MICROSECONDS_OF[unit or "s"]
     if microseconds > MOST_SECONDS * 1_000_000:
         raise ValueError(f"{expected}, at most 100 years")
     return microseconds / 1_000_000
@@ -148,30 +147,25 @@ def format_duration(seconds: float, *, parts: int = 2) -> str:
         return str(seconds)
     if seconds < 0:
         return "-" + format_duration(-seconds, parts=parts)
-    units = (*_PRINTED_UNITS, ("us", 1))
     left = round(seconds * 1_000_000)
-    largest = next((i for i, (_, size) in enumerate(units) if left >= size), len(units) - 1)
-    smallest = units[min(largest + parts, len(units)) - 1][1]
+    largest = next((i for i, (_, size) in enumerate(_UNITS) if left >= size), len(_UNITS) - 1)
+    smallest = _UNITS[min(largest + parts, len(_UNITS)) - 1][1]
     if parts <= 2 and left >= 10_000_000:  # noqa: PLR2004 - for people, milliseconds matter below 10 s only
         smallest = max(smallest, 1_000_000)
     left = (left + smallest // 2) // smallest * smallest
     printed = ""
-    for name, size in units:
+    for name, size in _UNITS:
         whole, left = divmod(left, size)
         printed += f" {whole}{name}" if whole else ""
     return printed.strip() or "0s"
 
 
-def _short(text: str, expected: str) -> str:
-    """Return the stripped text. Raises ValueError if it is longer than any value."""
+def _match(pattern: re.Pattern[str], text: str, expected: str) -> re.Match[str]:
+    """Return the match of the whole stripped text. Raises ValueError if there is none, or if it is longer than any value."""
     stripped = text.strip()
     if len(stripped) > _LONGEST_TEXT:
         raise ValueError(f"{expected} (at most {_LONGEST_TEXT} characters)")
-    return stripped
-
-
-def _match(pattern: re.Pattern[str], text: str, expected: str) -> re.Match[str]:
-    match = pattern.fullmatch(_short(text, expected))
+    match = pattern.fullmatch(stripped)
     if match is None:
         raise ValueError(expected)
     return match

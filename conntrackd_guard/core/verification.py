@@ -75,15 +75,16 @@ class _Seen:
 class PendingVerification:
     """A raise under verification."""
 
-    key: str
+    record: Record
     limit: int
-    raised_seconds: float
+    """The one that the raise left in force."""
     tables: dict[int, _Seen]
-    unconfirmed: bool = False
-    """No table confirmed the message that led to it."""
-    namespace: int | None = None
-    """The one that it was made for; None if the message named none."""
     last_drop_seconds: float | None = None
+
+    @property
+    def raised_seconds(self) -> float:
+        """When the limit was raised."""
+        return self.record.observation.boottime_seconds
 
 
 def begin(record: Record, limit: int) -> PendingVerification:
@@ -93,15 +94,7 @@ def begin(record: Record, limit: int) -> PendingVerification:
         table.namespace: _Seen(first=table, first_seconds=now, last=table, last_seconds=now)
         for table in record.observation.tables
     }
-    decision = record.decision
-    return PendingVerification(
-        key=record.key,
-        limit=limit,
-        raised_seconds=now,
-        tables=tables,
-        unconfirmed=isinstance(decision, Raise) and decision.corroboration is Corroboration.UNKNOWN,
-        namespace=record.trigger.namespace,
-    )
+    return PendingVerification(record=record, limit=limit, tables=tables)
 
 
 def seen(after: PendingVerification, tables: Sequence[Table], now: float) -> PendingVerification:
@@ -151,7 +144,7 @@ def conclude(after: PendingVerification, end: End, now: float) -> Verification:
     lasts = [(max(0, after.limit - count) / rate, rate) for rate, count in growths if round(rate, 1) > 0]
     full, growth = min(lasts, default=(None, 0.0 if growths else None))
     return Verification(
-        key=after.key,
+        key=after.record.key,
         limit=after.limit,
         seconds=round(seconds, 3),
         end=end,
@@ -172,8 +165,9 @@ def _drops(after: PendingVerification, seconds: float) -> Drops:
     if after.last_drop_seconds is not None and after.last_drop_seconds > seconds / 2:
         return Drops.CONTINUING
     counted = {name for name, table in after.tables.items() if table.dropped is not None}
-    is_seen = not after.unconfirmed if after.namespace is None else after.namespace in counted
-    if not counted or not is_seen:
+    decision, number = after.record.decision, after.record.trigger.namespace
+    is_confirmed = not isinstance(decision, Raise) or decision.corroboration is not Corroboration.UNKNOWN
+    if not counted or not (is_confirmed if number is None else number in counted):
         return Drops.UNKNOWN
     return Drops.NONE if after.last_drop_seconds is None else Drops.ENDED
 

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.core.units import format_bytes
-from conntrackd_guard.doctor import facts, module_loading, verdicts, verdicts_boot, verdicts_guard
+from conntrackd_guard.doctor import facts, module_loading, verdicts
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
 from conntrackd_guard.doctor.settings_warnings import warnings
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
@@ -68,7 +70,7 @@ def _as_root(host: HostFacts) -> str:
 def _guard(host: HostFacts) -> Check:
     age = None if host.live is None else host.wall_seconds - host.paths.status_file.stat().st_mtime
     dry_run = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
-    return verdicts_guard.guard(host.live, age, running=host.running, dry_run=dry_run)
+    return verdicts.guard(host.live, age, running=host.running, dry_run=dry_run)
 
 
 def _settings(host: HostFacts) -> Check:
@@ -87,8 +89,16 @@ def _settings(host: HostFacts) -> Check:
 
 
 def _namespace(host: HostFacts) -> Check:
-    beside = None if host.pid is None else facts.same_namespace(host.paths.proc, host.pid)
-    return verdicts.namespace(initial=facts.is_initial(host.paths.limit), guard_beside=beside)
+    initial: bool | None = None
+    beside: bool | None = None
+    with suppress(FileNotFoundError):  # connection tracking is not loaded
+        mode = host.paths.limit.stat().st_mode
+        initial = bool(mode & stat.S_IWUSR)  # in every other namespace the file is read-only even for its owner
+    if host.pid is not None:
+        with suppress(OSError):  # the guard has ended
+            here, there = (os.stat(host.paths.proc / process / "net/stat") for process in ("self", str(host.pid)))
+            beside = here.st_ino == there.st_ino
+    return verdicts.namespace(initial=initial, guard_beside=beside)
 
 
 def _writable(host: HostFacts) -> Check:
@@ -138,10 +148,8 @@ def _newest_warning(paths: Paths) -> int | None:
         ring = RingBuffer.open(paths.kmsg)
     except HostError:
         return None
-    try:
+    with closing(ring):
         return ring.newest_warning()
-    finally:
-        ring.close()
 
 
 def _newest_in_journal(host: HostFacts) -> tuple[bool, int | None]:
@@ -161,16 +169,16 @@ def _drop_in(host: HostFacts) -> Check:
     if host.saved is None and host.state is None:
         return unknown("no limit is saved, and this boot's history can't be read", _as_root(host))
     raised_to = host.state.set_limit if host.state else None
-    return verdicts_boot.drop_in(str(host.paths.drop_in), host.saved, host.limit, raised_to, persist=host.persist)
+    return verdicts.drop_in(str(host.paths.drop_in), host.saved, host.limit, raised_to, persist=host.persist)
 
 
 def _order(host: HostFacts, tool: Tool) -> Check:
-    return verdicts_boot.order(sysctl_files(host.paths.root), tool, str(host.paths.drop_in), host.saved)
+    return verdicts.order(sysctl_files(host.paths.root), tool, str(host.paths.drop_in), host.saved)
 
 
 def _boot_trap(host: HostFacts) -> Check:
     root = host.paths.root
-    return verdicts_boot.boot_trap(
+    return verdicts.boot_trap(
         built_in=module_loading.built_in(root),
         rule=module_loading.udev_rule(root),
         listed=module_loading.listed(root),
@@ -180,11 +188,11 @@ def _boot_trap(host: HostFacts) -> Check:
 
 def _other_writers(host: HostFacts) -> Check:
     found = other_writers(host.paths.root, os.cpu_count() or 1)
-    lowered = None if host.state is None else verdicts_guard.conflicts(host.state, host.now)
+    lowered = None if host.state is None else verdicts.conflicts(host.state, host.now)
     unseen = "" if sees_processes(host.paths.root) else "other users' processes are hidden"
     unseen = unseen if lowered is not None else "the history can't be read"
     limit = host.limit if host.saved is None else host.saved
-    return verdicts_guard.other_writers(found, lowered, limit, conflict_limit=host.policy.conflict_limit, unseen=unseen)
+    return verdicts.other_writers(found, lowered, limit, conflict_limit=host.policy.conflict_limit, unseen=unseen)
 
 
 def _history(host: HostFacts) -> Check:
@@ -212,7 +220,7 @@ def _disk(host: HostFacts) -> Check:
 _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "guard": _guard,
     "settings": _settings,
-    "pause": lambda host: verdicts_guard.pause(host.runtime_dir.pause(host.now), host.now),
+    "pause": lambda host: verdicts.pause(host.runtime_dir.pause(host.now), host.now),
     "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets),
     "namespace": _namespace,
     "writable": _writable,

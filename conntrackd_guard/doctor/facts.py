@@ -2,7 +2,9 @@
 
 import errno
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 from conntrackd_guard.core.configuration import Mode, Policy
@@ -22,7 +24,6 @@ from conntrackd_guard.settings.keys import Settings
 CHECK_SECONDS = 5.0
 """Time to check the history's pages: enough for some 2 GiB from memory, less from a slow disk."""
 DENIED = (errno.EACCES, errno.EPERM)
-_WRITE_BIT = 0o200
 
 
 class HostFacts:
@@ -44,8 +45,15 @@ class HostFacts:
         self.runtime_dir = RuntimeDir(self.paths)
         self.running = self.runtime_dir.is_running()
         self.live = self.runtime_dir.status() if self.running else None
+        pid = (self.live or {}).get("pid")
+        self.pid = pid if isinstance(pid, int) else None
+        """The running guard's."""
         self.boot_id = files.read_id(paths.boot_id)
-        self.limit, self.buckets = self._of_kernel()
+        self.limit: int | None = None
+        self.buckets: int | None = None
+        with suppress(HostError):
+            kernel = LiveKernel(self.paths)
+            self.limit, self.buckets = kernel.limit(), kernel.buckets()
         self.state: State | None = None
         """State after this boot's history; None if it can't be read."""
         self.newest: Row | None = None
@@ -59,12 +67,6 @@ class HostFacts:
         """The limit in the drop-in. Raises HostError."""
         return SysctlDropIn(self.paths).limit()
 
-    @property
-    def pid(self) -> int | None:
-        """The running guard's pid."""
-        pid = (self.live or {}).get("pid")
-        return pid if isinstance(pid, int) else None
-
     def seen_by_guard(self, path: Path) -> Path:
         """Return `path` inside the running guard's sandbox, if this user can access that."""
         if not self.root or self.pid is None:
@@ -72,21 +74,11 @@ class HostFacts:
         inside = self.paths.proc / str(self.pid) / "root" / path.relative_to(self.paths.root)
         return inside if inside.exists() else path
 
-    def _of_kernel(self) -> tuple[int | None, int | None]:
-        kernel = LiveKernel(self.paths)
-        try:
-            return kernel.limit(), kernel.buckets()
-        except HostError:
-            return None, None
-
     def _read_history(self) -> None:
         try:
             with History(self.paths.history, mode="reader", traceless=True) as history:
                 self.newest = next(history.rows(last=1), None)
-                state = State()
-                for record in history.records(self.boot_id or ""):
-                    state = advance(state, record)
-                self.state = state
+                self.state = reduce(advance, history.records(self.boot_id or ""), State())
                 self.history_checked = history.check(CHECK_SECONDS)
         except HostError as error:
             self.history_error = error
@@ -122,22 +114,3 @@ def free_space(path: Path) -> FreeSpace:
         inodes_left=found.f_files == 0 or found.f_favail > 0,  # 0: a file system without a fixed number
         writable=not found.f_flag & os.ST_RDONLY,
     )
-
-
-def is_initial(limit: Path) -> bool | None:
-    """Return whether this is the initial network namespace; None without connection tracking. Raises OSError.
-
-    In every other namespace the limit's file is read-only even for its owner.
-    """
-    try:
-        return bool(limit.stat().st_mode & _WRITE_BIT)
-    except FileNotFoundError:
-        return None
-
-
-def same_namespace(proc: Path, pid: int) -> bool | None:
-    """Return whether a process is in this network namespace; None if unknown. Never raises."""
-    try:
-        return os.stat(proc / str(pid) / "net/stat").st_ino == os.stat(proc / "self/net/stat").st_ino
-    except OSError:
-        return None

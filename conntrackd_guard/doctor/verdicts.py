@@ -1,13 +1,25 @@
-"""Verdicts of `guard doctor` on the kernel, its tables, the journal, the clock and the disk. Pure."""
+"""Verdicts of `guard doctor`: from facts to a check with its evidence and next step. Pure.
 
+They are in the order of the checks: the guard, the kernel and its log, the next boot, other programs, disk and clock.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
+from typing import Any
 
-from conntrackd_guard.core import budget
+from conntrackd_guard.core import budget, tuning
+from conntrackd_guard.core.model import Pause, State
+from conntrackd_guard.core.sysctl_precedence import Assignment, SysctlFile, Tool, final_assignment, named, reading_order
 from conntrackd_guard.core.units import format_bytes, format_duration
+from conntrackd_guard.host.other_writers import Writer
 
+SILENT_SECONDS = 90.0
+"""A guard publishes its status every 2 s, or every 60 s after a failed write."""
+STUCK_SECONDS = 10.0
+"""A step of the recorder takes milliseconds, and less than this on any disk that works."""
 OLDEST_WALL_SECONDS = datetime(2023, 6, 1, tzinfo=UTC).timestamp()
 """Release of Debian 12, the oldest supported host: a clock before that was never set."""
 CLOCK_SLACK_SECONDS = 60.0
@@ -24,6 +36,8 @@ _LABELS = {
 }
 _JOURNALD = "See `systemctl status systemd-journald`, and ReadKMsg= and MaxLevelStore= in journald.conf."
 _UNRECORDED = "Until then raises go on, but are not recorded."
+_LOGS = "See `journalctl -u conntrackd-guard`."
+_OTHERS_SHOWN = 2
 
 
 class Verdict(StrEnum):
@@ -62,6 +76,62 @@ good = partial(Check, Verdict.GOOD)
 note = partial(Check, Verdict.NOTE)
 wrong = partial(Check, Verdict.WRONG)
 unknown = partial(Check, Verdict.UNKNOWN)
+
+
+def guard(live: Mapping[str, Any] | None, age_seconds: float | None, *, running: bool | None, dry_run: bool) -> Check:
+    """Check the running guard by its status, which is `age_seconds` old. `dry_run`: whether a dry run is running."""
+    if running is None:
+        return unknown("this user can't see whether it runs")
+    if not running:
+        beside = " (only a dry run is)" if dry_run else ""
+        return wrong(f"not running{beside}: nothing is raised", f"`systemctl start conntrackd-guard`. {_LOGS}")
+    if live is None or age_seconds is None:
+        return note("running, but without a status yet", f"Try again. {_LOGS}")
+    who = f"pid {live.get('pid')}, mode {live.get('mode')}"
+    if age_seconds > SILENT_SECONDS:
+        evidence = f"running ({who}) but unresponsive for {format_duration(age_seconds)}"
+        return wrong(evidence, f"`systemctl restart conntrackd-guard`. {_LOGS}")
+    return _condition(live, f"running ({who})")
+
+
+def _condition(live: Mapping[str, Any], running: str) -> Check:
+    """Judge the status of a responsive guard."""
+    recorder, sources = live.get("recorder") or {}, live.get("sources") or {}
+    problems = [str(text) for text in recorder.get("trouble") or []]
+    steps = ["Raises go on. Fix the cause; pending records are then written."] if problems else []
+    stuck = _number(recorder.get("stuck_seconds"))
+    if stuck > STUCK_SECONDS:
+        problems.append(f"the recorder has been stuck for {format_duration(stuck)}")
+        steps.append("Check the disk. Raises go on, and are recorded once it responds.")
+    if live.get("over_budget"):
+        problems.append("the persisted limit is active, but a full table would exceed this host's memory budget")
+        steps.append("`guard revert --all` undoes the raises; `guard status` shows the calculation.")
+    if problems:
+        return wrong(f"{running}: {'; '.join(problems)}", " ".join(steps))
+    notes = [
+        f"{number:,.0f} {what}"
+        for key, what in (("lost_lines", "log messages not delivered"), ("lost_holds", "holds not recorded"))
+        if (number := _number(recorder.get(key)))
+    ]
+    if sources.get("ring_buffer") != "following":
+        notes.append("; ".join(map(str, sources.get("notes") or ["no ring buffer"])))
+    journal = str(sources.get("journal", "absent"))
+    if journal.startswith(("absent", "not ", "stopped")):
+        notes.append(f"journal {journal}")
+    if notes:
+        return note(f"{running}: {'; '.join(notes)}", _LOGS)
+    return good(f"{running}, follows ring buffer and journal")
+
+
+def pause(found: Pause | None, now_seconds: float) -> Check:
+    """Check that raising is not paused. `now_seconds` is CLOCK_BOOTTIME."""
+    if found is None:
+        return good("raising is not paused")
+    reason = f" ({found.reason})" if found.reason else ""
+    left = "" if found.until_seconds is None else f" for {format_duration(found.until_seconds - now_seconds)} more"
+    evidence = f"raising is paused by {found.by}{reason}{left}: a full table drops new connections"
+    step = f"To resume, remove {found.by}." if found.by.startswith("/etc/") else "To resume: `guard resume`."
+    return note(evidence, step)
 
 
 def conntrack(limit: int | None, buckets: int | None) -> Check:
@@ -133,19 +203,94 @@ def journal(newest: int | None, *, exists: bool, permitted: bool, behind: int | 
     return good(f"readable; newest kernel message at {_boot_time(newest)}")
 
 
-def clock(boot_id: str | None, wall_seconds: float, newest_seconds: float | None) -> Check:
-    """Check that boot id and wall clock can order decisions."""
-    if boot_id is None:
-        evidence = "the boot id can't be read, so boots can't be distinguished"
-        return wrong(evidence, "Make /proc/sys/kernel/random/boot_id readable.")
-    now = datetime.fromtimestamp(wall_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    step = "Set the clock (`timedatectl`). Raises don't depend on it; `--since` and history_retention do."
-    if wall_seconds < OLDEST_WALL_SECONDS:
-        return wrong(f"never set: {now}", step)
-    ahead = (newest_seconds or 0.0) - wall_seconds
-    if ahead > CLOCK_SLACK_SECONDS:
-        return wrong(f"set back: it is {now}, and the newest decision is {format_duration(ahead)} later", step)
-    return good(f"{now}, boot {boot_id[:8]}")
+def drop_in(path: str, saved: int | None, in_force: int | None, raised_to: int | None, *, persist: bool) -> Check:
+    """Check that the limit in force is saved for the next boot. `raised_to`: the guard's last raise in this boot."""
+    status = "`guard status` shows why the file is not written."
+    if saved is None:
+        if persist and raised_to is not None and raised_to == in_force:
+            return wrong(f"the guard raised the limit to {raised_to:,}, but {path} is missing", status)
+        why = "no raise is in force" if persist else "`persist: false`, or a dry run"
+        return good(f"no limit is saved: {why}")
+    where = f"{saved:,} is saved in {path}"
+    if in_force is None:
+        return unknown(f"{where}; no limit is in force")
+    if saved == in_force:
+        return good(f"{where} and in force")
+    if saved > in_force or raised_to == in_force:
+        apply = (
+            f"To apply it: `sysctl -w net.netfilter.nf_conntrack_max={saved}`. To keep {in_force:,}: remove the file."
+        )
+        return wrong(f"{where}, but {in_force:,} is in force", apply if saved > in_force else status)
+    evidence = f"{where}; another program has set {in_force:,}, which the next boot loses"
+    return note(evidence, f"To save {in_force:,} too, put it into a sysctl file of your own.")
+
+
+def order(files: Sequence[SysctlFile], tool: Tool, ours: str, saved: int | None) -> Check:
+    """Check that `tool`, applying the sysctl files, ends with the saved limit. `ours` is the drop-in's path."""
+    unread = [file.path for file in reading_order(files, tool) if file.content is None]
+    if unread:
+        return unknown(f"can't read {', '.join(unread[:_OTHERS_SHOWN])}", "Run this as root.")
+    word = final_assignment(files, tool)
+    if saved is None:
+        return good("no sysctl file sets the limit" if word is None else f"sets {word.value} ({_place(word)})")
+    others = [line for line in named(files, tool) if line.path != ours]
+    if word is None:
+        by = "".join(f": {_place(line)} overrides it with {line.value or 'an empty value'}" for line in others[-1:])
+        return wrong(f"leaves the limit unset{by}", f"Remove that line, so that {ours} sets {saved:,}.")
+    if word.number == saved:
+        return good(f"sets {saved:,} ({_place(word)}){f', over {_listed(others)}' if others else ''}")
+    evidence = f"sets {word.value} ({_place(word)}), which overrides {saved:,} in {ours}"
+    if (word.number or 0) > saved:
+        return note(evidence)
+    edited = f"{word.link} ({word.path} is a link to it)" if word.link else word.path
+    return wrong(evidence, f"Remove line {word.line} from {edited}: it undoes the saved limit.")
+
+
+def boot_trap(*, built_in: bool | None, rule: str, listed: str, saved: bool) -> Check:
+    """Check that the module is loaded when sysctl files are applied at boot. `saved`: a limit is, or may be, saved."""
+    if built_in:
+        return good("connection tracking is built into this kernel")
+    if rule:
+        return good(f"{rule} applies the sysctl files when the module loads")
+    if listed:
+        return good(f"{listed} loads the module before the sysctl files are applied")
+    evidence = "the module loads after the sysctl files are applied, so a saved limit is lost at boot"
+    step = "`echo nf_conntrack > /etc/modules-load.d/conntrackd-guard.conf`"
+    return wrong(evidence, step) if saved else note(evidence, step)
+
+
+def conflicts(state: State, now_seconds: float) -> int:
+    """Return the number of conflicts within the window. `now_seconds` is CLOCK_BOOTTIME."""
+    return sum(at > now_seconds - tuning.CONFLICT_WINDOW_SECONDS for at in state.conflict_seconds)
+
+
+def other_writers(
+    found: Sequence[Writer], lowered: int | None, limit: int | None, *, conflict_limit: int, unseen: str
+) -> Check:
+    """Check that no other program sets another limit than `limit`.
+
+    `lowered` counts the conflicts, None if the history can't be read; `unseen` names what could not be checked.
+    """
+    evidence = [writer.evidence for writer in found]
+    steps = [writer.next_step for writer in found if writer.next_step]
+    failed = any(writer.number is not None and limit is not None and writer.number != limit for writer in found)
+    if lowered:
+        failed = True
+        raising_stopped = 0 < conflict_limit <= lowered
+        window = format_duration(tuning.CONFLICT_WINDOW_SECONDS)
+        stopped = ", so the guard has stopped raising" if raising_stopped else ""
+        evidence.insert(0, f"the guard's limit was lowered {lowered} times in {window}{stopped}")
+        if not found:
+            evidence.append("by an unknown program")
+            steps.append("Find the program that sets it at those times (`guard history`), and change it there.")
+        if raising_stopped:
+            steps.append("Then `guard resume`.")
+    if evidence:
+        text, step = "; ".join(evidence), " ".join(dict.fromkeys(steps))
+        return wrong(text, step) if failed else note(text, step)
+    if unseen:
+        return unknown(f"none found, but {unseen}", "Run this as root, and see the check `history`.")
+    return good("no kube-proxy, tuned, ufw or start script sets the limit; no conflict in this boot")
 
 
 def disk(folder: str, free_bytes: int, *, inodes_left: bool, writable: bool) -> Check:
@@ -162,6 +307,35 @@ def disk(folder: str, free_bytes: int, *, inodes_left: bool, writable: bool) -> 
     return good(free)
 
 
+def clock(boot_id: str | None, wall_seconds: float, newest_seconds: float | None) -> Check:
+    """Check that boot id and wall clock can order decisions."""
+    if boot_id is None:
+        evidence = "the boot id can't be read, so boots can't be distinguished"
+        return wrong(evidence, "Make /proc/sys/kernel/random/boot_id readable.")
+    now = datetime.fromtimestamp(wall_seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    step = "Set the clock (`timedatectl`). Raises don't depend on it; `--since` and history_retention do."
+    if wall_seconds < OLDEST_WALL_SECONDS:
+        return wrong(f"never set: {now}", step)
+    ahead = (newest_seconds or 0.0) - wall_seconds
+    if ahead > CLOCK_SLACK_SECONDS:
+        return wrong(f"set back: it is {now}, and the newest decision is {format_duration(ahead)} later", step)
+    return good(f"{now}, boot {boot_id[:8]}")
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
 def _boot_time(stamp_us: int) -> str:
     """Return a kernel stamp as `dmesg` prints it."""
     return f"[{stamp_us / 1e6:.6f}]"
+
+
+def _place(line: Assignment) -> str:
+    return f"{line.path}:{line.line}{f', a link to {line.link}' if line.link else ''}"
+
+
+def _listed(lines: Sequence[Assignment]) -> str:
+    shown = ", ".join(f"{line.value or 'nothing'} in {_place(line)}" for line in lines[-_OTHERS_SHOWN:])
+    more = len(lines) - _OTHERS_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown

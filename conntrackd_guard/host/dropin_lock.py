@@ -47,11 +47,9 @@ class DropInLock:
         """Have the holder of the lock, now and later, follow `override`. Raises HostError."""
         path = self._paths.drop_in_override
         content = {"boot_id": self._boot_id, "decided_us": override.decided_us, "content": override.content}
-        try:
+        with files.translate_errors("write", path, "Check that /run has room and is writable."):
             path.parent.mkdir(parents=True, exist_ok=True)
             files.replace(path, json.dumps(content).encode(), mode=0o600, durable=False)
-        except OSError as error:
-            raise HostError("write", path, error, "Check that /run has room and is writable.") from error
 
     def pending_override(self) -> DropInOverride | None:
         """Return the override that the drop-in does not follow yet. Never raises."""
@@ -73,11 +71,9 @@ class DropInLock:
     def held(self) -> Iterator[None]:
         """Hold the lock. Raises HostError if another process has it for WAIT_SECONDS; a killed holder frees it."""
         path = self._paths.drop_in_lock
-        try:
+        with files.translate_errors("lock", path, "Check /run."):
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise HostError("lock", path, error, "Check /run.") from error
         try:
             self._wait(descriptor)
             self.follow(self.followed_us())  # notes this process as the holder
@@ -88,11 +84,9 @@ class DropInLock:
     def follow(self, decided_us: int) -> None:
         """Note the decision that the drop-in follows now. For the holder. Raises HostError."""
         content = f"{os.getpid()} {self._boot_id} {decided_us}".ljust(_CONTENT_BYTES - 1) + "\n"
-        try:
-            with self._paths.drop_in_lock.open("r+b", buffering=0) as file:
-                file.write(content.encode())
-        except OSError as error:
-            raise HostError("write", self._paths.drop_in_lock, error, "Check /run.") from error
+        path = self._paths.drop_in_lock
+        with files.translate_errors("write", path, "Check /run."), path.open("r+b", buffering=0) as file:
+            file.write(content.encode())
 
     def _wait(self, descriptor: int) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
@@ -105,9 +99,8 @@ class DropInLock:
             time.sleep(_POLL_SECONDS)
         holder = os.pread(descriptor, _CONTENT_BYTES, 0).decode("ascii", "replace").partition(" ")[0]
         busy = OSError(errno.EBUSY, f"process {holder or 'unknown'} is still writing it, so the disk may be stalled")
-        raise HostError(
-            "write", self._paths.drop_in, busy, "The file follows the newest decision as soon as that write ends."
-        )
+        next_step = "The file follows the newest decision as soon as that write ends."
+        raise HostError("write", self._paths.drop_in, busy, next_step)
 
     @property
     def _boot_id(self) -> str:

@@ -52,13 +52,8 @@ class JournalSender:
 
     def _connected(self) -> socket.socket:
         if self._socket is None:
-            made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            try:
-                made.connect(self._path)
-            except OSError:
-                made.close()
-                raise
-            self._socket = made
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            self._socket.connect(self._path)  # `send` closes it if that fails
         return self._socket
 
 

@@ -3,7 +3,8 @@
 import json
 import os
 from collections import deque
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
+from functools import partial
 from typing import Any, NoReturn, TextIO
 
 import structlog
@@ -34,15 +35,12 @@ class Log:
         form = ("journal" if _is_journal(stream) else "text") if form == "auto" else form
         coloured = stream.isatty() and "NO_COLOR" not in os.environ
         stamped = structlog.processors.TimeStamper(fmt="iso", utc=True)
-        processors: list[Any]  # the last of each chain takes what the one before it made
-        match form:
-            case "json":
-                processors = [stamped, structlog.processors.JSONRenderer(default=str), self._print]
-            case "journal":
-                processors = [_native, self._to_journal]
-            case _:
-                processors = [stamped, _text(coloured=coloured), self._print]
-        self._log = structlog.wrap_logger(None, processors=processors, wrapper_class=structlog.BoundLogger)
+        chains: dict[str, list[Any]] = {  # the last processor of each takes what the one before it made
+            "json": [stamped, structlog.processors.JSONRenderer(default=str), self._print],
+            "journal": [_native, self._to_journal],
+            "text": [stamped, partial(_text, coloured=coloured), self._print],
+        }
+        self._log = structlog.wrap_logger(None, processors=chains[form], wrapper_class=structlog.BoundLogger)
 
     def logs(self, level: str) -> bool:
         """Return whether messages of this level are emitted."""
@@ -104,21 +102,15 @@ def _native(_logger: object, _method: str, event: Event) -> dict[str, str | int]
         "GUARD_EVENT": name,
     }
     for key, value in event.items():
-        shown = (
-            value if isinstance(value, int | str) and not isinstance(value, bool) else json.dumps(value, default=str)
-        )
-        fields[f"GUARD_{key.upper()}"] = shown
+        plain = isinstance(value, int | str) and not isinstance(value, bool)
+        fields[f"GUARD_{key.upper()}"] = value if plain else json.dumps(value, default=str)
     return fields
 
 
-def _text(*, coloured: bool) -> Callable[[object, str, Event], str]:
-    """Return a renderer of one line for people."""
-
-    def render(_logger: object, _method: str, event: Event) -> str:
-        level = event["level"]
-        shown = "  ".join(f"{name}={printable(str(event[name]))}" for name in _SHOWN if event.get(name))
-        line = f"{event['timestamp']} {level:<7} {event['event']:<13} {printable(event['message'])}"
-        line = f"{line}  {shown}" if shown else line
-        return f"{_COLOURS[level]}{line}\x1b[0m" if coloured and _COLOURS[level] else line
-
-    return render
+def _text(_logger: object, _method: str, event: Event, *, coloured: bool) -> str:
+    """Return one line for people."""
+    level = event["level"]
+    shown = "  ".join(f"{name}={printable(str(event[name]))}" for name in _SHOWN if event.get(name))
+    line = f"{event['timestamp']} {level:<7} {event['event']:<13} {printable(event['message'])}"
+    line = f"{line}  {shown}" if shown else line
+    return f"{_COLOURS[level]}{line}\x1b[0m" if coloured and _COLOURS[level] else line

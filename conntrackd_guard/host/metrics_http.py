@@ -9,7 +9,7 @@ import socketserver
 import threading
 import time
 
-from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.host import files
 
 ADDRESS = "127.0.0.1"
 REQUEST_SECONDS = 2.0
@@ -38,11 +38,8 @@ class Endpoint:
         if self._server is not None:
             self._server.answer = answer
             return
-        try:
+        with files.translate_errors("listen on", f"{ADDRESS}:{self.port}", "Check `metrics_http`.", _NEXT_STEPS):
             self._server = _Server((ADDRESS, self.port), socketserver.BaseRequestHandler)
-        except OSError as error:
-            step = _NEXT_STEPS.get(error.errno or 0, "Check `metrics_http`.")
-            raise HostError("listen on", f"{ADDRESS}:{self.port}", error, step) from error
         self._server.answer = answer  # before the first request is read
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 

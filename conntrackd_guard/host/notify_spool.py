@@ -47,14 +47,12 @@ class NotifySpool:
     def put(self, key: str, document: str) -> list[str]:
         """Queue a decision; drop the oldest beyond MAX_QUEUED and return their keys."""
         path = self.folder / f"{key}.json"
-        try:
+        with files.translate_errors("write", path, f"No notification for this decision. {_CHECK}"):
             self.folder.mkdir(mode=0o700, exist_ok=True)
             dropped = self.files()[: 1 - MAX_QUEUED]
             for file in dropped:
                 (self.folder / file).unlink(missing_ok=True)
             files.replace(path, document.encode(), mode=0o600, durable=False)
-        except OSError as error:
-            raise HostError("write", path, error, f"No notification for this decision. {_CHECK}") from error
         return [file.removesuffix(".json") for file in dropped]
 
     def files(self) -> list[str]:
@@ -89,18 +87,14 @@ class NotifySpool:
 
     def drop(self, file: str) -> None:
         """Remove a decision from the queue."""
-        try:
+        with files.translate_errors("remove", self.folder / file, _CHECK):
             (self.folder / file).unlink(missing_ok=True)
-        except OSError as error:
-            raise HostError("remove", self.folder / file, error, _CHECK) from error
 
     def set_aside(self, file: str) -> str:
         """Rename a file so that it is no longer queued, and return its path, safe to print."""
         aside = self.folder / f".set-aside-{file[:_NAME_CHARACTERS]}"
-        try:
+        with files.translate_errors("set aside", self.folder / file, "Remove it by hand."):
             os.replace(self.folder / file, aside)
-        except OSError as error:
-            raise HostError("set aside", self.folder / file, error, "Remove it by hand.") from error
         return printable(str(aside))
 
 
@@ -115,6 +109,5 @@ def _parse(file: str, content: bytes) -> QueuedDecision:
         raise NoDecision("no object `decision`")
     number, sentence = decision.get("id"), decision.get("sentence")
     name = str(number) if isinstance(number, int) else file.removesuffix(".json")
-    return QueuedDecision(
-        name=printable(name), sentence=printable(sentence) if isinstance(sentence, str) else "", content=content
-    )
+    sentence = printable(sentence) if isinstance(sentence, str) else ""
+    return QueuedDecision(name=printable(name), sentence=sentence, content=content)

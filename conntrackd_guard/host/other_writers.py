@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 from conntrackd_guard.core.sysctl_precedence import FOLDERS, Assignment, SysctlFile, Tool, writes
@@ -52,9 +52,8 @@ class Writer:
 def other_writers(root: Path, cores: int) -> list[Writer]:
     """Return the programs whose traces are found. Never raises."""
     running = _running(root / "proc", {*_KUBE_PROXIES, "tuned"})
-    proxies = [name for name in _KUBE_PROXIES if name in running]
-    found = [writer for name in proxies for writer in _kube_proxy(root, name, running[name], cores)]
-    return [*found, *_tuned(root, running.get("tuned")), *_ufw(root), *_scripts(root)]
+    proxies = (_kube_proxy(root, name, running[name], cores) for name in _KUBE_PROXIES if name in running)
+    return [*chain.from_iterable(proxies), *_tuned(root, running.get("tuned")), *_ufw(root), *_scripts(root)]
 
 
 def attribute_change(root: Path, limit: int, seen_seconds: float) -> str:
@@ -128,7 +127,7 @@ def _tuned(root: Path, pid: int | None) -> Iterator[Writer]:
     """Yield the lines that set the limit in tuned's active profile and in the profiles it includes."""
     waiting = (conf_dirs.read_text(root / "etc/tuned/active_profile") or "").split()
     seen: set[str] = set()
-    main = dict(_pairs(root / "etc/tuned/tuned-main.conf"))
+    main = _pairs(root / "etc/tuned/tuned-main.conf")
     reapplied = main.get("reapply_sysctl", "1").lower() in {"1", "true", "yes", "y", "on"}
     state = f"pid {pid}" if pid else "not running"
     how = "then applies the sysctl files" if reapplied else "overrides the sysctl files (reapply_sysctl = 0)"
@@ -142,7 +141,7 @@ def _tuned(root: Path, pid: int | None) -> Iterator[Writer]:
         path = next((path for path in paths if path.is_file()), None)
         if path is None:
             continue
-        waiting += re.split(r"[\s,;]+", dict(_pairs(path)).get("include", ""))
+        waiting += re.split(r"[\s,;]+", _pairs(path).get("include", ""))
         for line in _assignments(path):
             yield Writer(
                 evidence=f"tuned ({state}, profile {match[1]}) sets {line.value} ({line.path}:{line.line}); it {how}",
@@ -155,9 +154,9 @@ def _tuned(root: Path, pid: int | None) -> Iterator[Writer]:
 
 def _ufw(root: Path) -> Iterator[Writer]:
     """Yield ufw if it is enabled and its own sysctl file sets the limit; it is applied after all others."""
-    if dict(_pairs(root / "etc/ufw/ufw.conf")).get("ENABLED", "").lower() != "yes":
+    if _pairs(root / "etc/ufw/ufw.conf").get("ENABLED", "").lower() != "yes":
         return
-    path = dict(_pairs(root / "etc/default/ufw")).get("IPT_SYSCTL", "").strip("\"'")
+    path = _pairs(root / "etc/default/ufw").get("IPT_SYSCTL", "").strip("\"'")
     for line in _assignments(root / path.lstrip("/"))[-1:] if path else ():
         yield Writer(
             evidence=f"ufw is enabled and sets {line.value} at each start ({line.path}:{line.line})",
@@ -176,12 +175,10 @@ def _scripts(root: Path) -> Iterator[Writer]:
                 break
 
 
-def _pairs(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield each `name = value` of a file."""
-    for _, line in conf_dirs.read_lines(path):
-        name, equals, value = line.partition("=")
-        if equals:
-            yield name.strip(), value.strip()
+def _pairs(path: Path) -> dict[str, str]:
+    """Return each `name = value` of a file, the last one of a name."""
+    parts = (line.partition("=") for _, line in conf_dirs.read_lines(path))
+    return {name.strip(): value.strip() for name, equals, value in parts if equals}
 
 
 def _assignments(path: Path) -> tuple[Assignment, ...]:

@@ -80,24 +80,18 @@ class RuntimeDir:
     def take_lock(self) -> None:
         """Lock out other guards of this mode until this process ends. Raises AnswerIsNo if one is running."""
         path = self._paths.lock
-        try:
+        with files.translate_errors("lock", path, "Check /run."):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.fchmod(descriptor, 0o600)  # anyone who can open it could lock it
             try:
-                os.fchmod(descriptor, 0o600)  # anyone who can open it could lock it
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError as error:
                 os.close(descriptor)
-                raise
-        except BlockingIOError as error:
-            holder = files.read(path).decode("ascii", "replace").strip()
-            raise AnswerIsNo(
-                f"A guard is already running (process {holder or 'unknown'} holds {path}). "
-                "Stop it first, or see `guard status`."
-            ) from error
-        except OSError as error:
-            raise HostError("lock", path, error, "Check /run.") from error
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, b"%d\n" % os.getpid())
+                holder = files.read_id(path) or "unknown"
+                message = f"A guard is already running (process {holder} holds {path})."
+                raise AnswerIsNo(f"{message} Stop it first, or see `guard status`.") from error
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, b"%d\n" % os.getpid())
         self._lock = descriptor
 
     def holder(self) -> int | None:
@@ -128,10 +122,8 @@ class RuntimeDir:
     def put_pause(self, pause: Pause) -> None:
         """Pause raising."""
         content = {"version": 1, "by": pause.by, "reason": pause.reason, "until_seconds": pause.until_seconds}
-        try:
+        with files.translate_errors("write", self._paths.pause, _NO_ROOM):
             files.replace(self._paths.pause, json.dumps(content).encode(), durable=False)
-        except OSError as error:
-            raise HostError("write", self._paths.pause, error, _NO_ROOM) from error
 
     def drop_pause(self) -> None:
         """End an operator's pause."""
@@ -148,11 +140,8 @@ class RuntimeDir:
         try:
             content = json.loads(files.read(self.pause_files[1]))
             until = content["until_seconds"]
-            pause = Pause(
-                by=str(content["by"]),
-                reason=str(content["reason"]),
-                until_seconds=None if until is None else float(until),
-            )
+            until = None if until is None else float(until)
+            pause = Pause(by=str(content["by"]), reason=str(content["reason"]), until_seconds=until)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
@@ -178,7 +167,5 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _drop(path: Path) -> None:
-    try:
+    with files.translate_errors("remove", path, "Check that /run is writable."):
         path.unlink(missing_ok=True)
-    except OSError as error:
-        raise HostError("remove", path, error, "Check that /run is writable.") from error

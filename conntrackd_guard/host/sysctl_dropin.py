@@ -3,7 +3,7 @@
 import contextlib
 import re
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Any, Self
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.errors import HostError
@@ -16,7 +16,8 @@ from conntrackd_guard.host.paths import Paths
 
 _SETTING = re.compile(rb"^net\.netfilter\.nf_conntrack_max = (\d+)$", re.MULTILINE)
 _DECISION = re.compile(rb"^# When: .* Decision: `guard show ([^`]{1,64})`$", re.MULTILINE)
-_ORIGIN = re.compile(rb"\b(boot_id|machine_id|memory_total_bytes|budget_bytes)=([0-9a-f-]{1,64})\b")
+_ID = re.compile(rb"\b(boot_id|machine_id)=([0-9a-f-]{1,64})\b")
+_SIZE = re.compile(rb"\b(memory_total_bytes|budget_bytes)=(\d{1,64})(?!\S)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,53 +134,40 @@ class SysctlDropIn:
         setting = _SETTING.search(content)
         if setting is None:
             return None
-        origin = {name.decode(): value.decode("ascii") for name, value in _ORIGIN.findall(content)}
-        decision = _DECISION.search(content)
-        return PersistedLimit(
-            limit=int(setting[1]),
-            decision=decision[1].decode("ascii", "replace") if decision else "",
-            boot_id=origin.get("boot_id", ""),
-            machine_id=origin.get("machine_id", ""),
-            memory_total_bytes=_number(origin.get("memory_total_bytes", "")),
-            budget_bytes=_number(origin.get("budget_bytes", "")),
-        )
+        origin: dict[str, Any] = {name.decode(): value.decode() for name, value in _ID.findall(content)}
+        origin |= {name.decode(): int(value) for name, value in _SIZE.findall(content)}
+        if decision := _DECISION.search(content):
+            origin["decision"] = decision[1].decode("ascii", "replace")
+        return PersistedLimit(limit=int(setting[1]), **origin)
 
     def _write(self, persisted: Persisted) -> None:
         path = self._paths.drop_in
-        try:
+        next_step = "Until this works, the limit falls back at the next boot; it is tried again."
+        with files.translate_errors("write", path, next_step):
             path.parent.mkdir(parents=True, exist_ok=True)
             files.replace(path, self._text(persisted).encode(), durable=True)
-        except OSError as error:
-            raise HostError(
-                "write", path, error, "Until this works, the limit falls back at the next boot; it is tried again."
-            ) from error
 
     def _remove(self) -> None:
         path = self._paths.drop_in
-        try:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                path.unlink()
-                files.sync_folder(path.parent)
-        except OSError as error:
-            raise HostError("remove", path, error, "Remove it by hand.") from error
+        missing = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+        with files.translate_errors("remove", path, "Remove it by hand."), missing:
+            path.unlink()
+            files.sync_folder(path.parent)
 
     def _text(self, persisted: Persisted) -> str:
         others = [found for found in assignments(self._paths.root) if found.path != str(self._paths.drop_in)]
         overridden = [_printable(f"{found.path}:{found.line} ({found.value})") for found in others]
         machine = files.read_id(self._paths.machine_id) or "unknown"
-        return "\n".join(
-            [
-                f"# Written by conntrackd-guard {persisted.version}; the next raise replaces this file.",
-                f"# When: {persisted.at}   Decision: `guard show {persisted.decision}`",
-                f"# Why: {persisted.why}",
-                f"# Overrides: {', '.join(overridden) or 'nothing'}",
-                "# To go back: `guard revert --all`. To remove: delete this file; the running limit stays until a reboot.",
-                f"# boot_id={persisted.boot_id} machine_id={_printable(machine)}",
-                f"# memory_total_bytes={persisted.memory_total_bytes} budget_bytes={persisted.budget_bytes}",
-                f"net.netfilter.nf_conntrack_max = {persisted.limit}",
-                "",
-            ]
-        )
+        return f"""\
+# Written by conntrackd-guard {persisted.version}; the next raise replaces this file.
+# When: {persisted.at}   Decision: `guard show {persisted.decision}`
+# Why: {persisted.why}
+# Overrides: {", ".join(overridden) or "nothing"}
+# To go back: `guard revert --all`. To remove: delete this file; the running limit stays until a reboot.
+# boot_id={persisted.boot_id} machine_id={_printable(machine)}
+# memory_total_bytes={persisted.memory_total_bytes} budget_bytes={persisted.budget_bytes}
+net.netfilter.nf_conntrack_max = {persisted.limit}
+"""
 
 
 class NoDropIn(SysctlDropIn):
@@ -193,17 +181,10 @@ class NoDropIn(SysctlDropIn):
         """Return the acting guard's persisted limit."""
         return super().persisted() if self._reads else None
 
-    def put(self, persisted: Persisted, decided_seconds: float) -> None:
-        """Write nothing."""
+    def _write_nothing(self, *_: object, **__: object) -> None:
+        """Ignore a change."""
 
-    def release(self, limit: int) -> None:
-        """Remove nothing."""
-
-    def override(self, persisted: Persisted | None, decided_seconds: float) -> None:
-        """Write nothing."""
-
-    def follow_override(self) -> None:
-        """Write nothing."""
+    put = release = override = follow_override = _write_nothing
 
 
 def _wanted(override: DropInOverride) -> Persisted | None:
@@ -211,10 +192,6 @@ def _wanted(override: DropInOverride) -> Persisted | None:
     with contextlib.suppress(TypeError):
         return None if override.content is None else Persisted(**override.content)
     return None
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
 
 
 def _printable(text: str) -> str:

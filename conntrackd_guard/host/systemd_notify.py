@@ -13,7 +13,6 @@ class Service:
     """Does nothing without a service manager (NOTIFY_SOCKET)."""
 
     def __init__(self) -> None:
-        self._listens = "NOTIFY_SOCKET" in os.environ
         microseconds = os.environ.get("WATCHDOG_USEC", "")
         ours = os.environ.get("WATCHDOG_PID") in {None, str(os.getpid())}
         self._every = int(microseconds) / 1e6 / 3 if microseconds.isdecimal() and int(microseconds) and ours else None
@@ -46,6 +45,5 @@ class Service:
             self._send("WATCHDOG=1")
 
     def _send(self, text: str) -> None:
-        if self._listens:
-            with contextlib.suppress(OSError):  # the service manager is being re-executed
-                daemon.notify(text)
+        with contextlib.suppress(OSError):  # the service manager is being re-executed
+            daemon.notify(text)

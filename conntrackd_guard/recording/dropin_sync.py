@@ -1,8 +1,9 @@
 """Make the drop-in follow the limit. A write that fails stays due until it works, or until a newer decision voids it."""
 
 from conntrackd_guard.core.model import OutcomeKind, Override, OverrideKind, Raise, Record, TriggerKind
+from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.sysctl_dropin import Persisted, SysctlDropIn
-from conntrackd_guard.recording.items import Item, Log
+from conntrackd_guard.recording.items import Item
 
 
 class DropInSync:
@@ -26,11 +27,12 @@ class DropInSync:
 
     def follow(self, item: Item) -> bool:
         """Note what the drop-in has to say after a record; return whether that changes anything."""
-        record = item.record
+        record, decision = item.record, item.record.decision
+        reverts = isinstance(decision, Override) and decision.kind is OverrideKind.REVERT
         if _limit_set_by(record) is not None:
             self._due = item
-        elif _is_reverted(record):
-            self._due, self._override_due = None, True
+        elif reverts and record.outcome.kind is OutcomeKind.APPLIED:
+            self._due, self._override_due = None, True  # the command has left what the drop-in has to say
         elif record.trigger.kind is TriggerKind.OTHER_WRITER and self._is_passed_by(record.observation.limit):
             self._due = item
         else:
@@ -44,25 +46,15 @@ class DropInSync:
             self._override_due = False
         if self._due is None:
             return
-        record, limit = self._due.record, _limit_set_by(self._due.record)
-        if limit is not None:
-            persisted = Persisted.from_record(record, limit, self._due.sentence)
+        record, raised_to, limit = self._due.record, _limit_set_by(self._due.record), self._due.record.observation.limit
+        if raised_to is not None:
+            persisted = Persisted.from_record(record, raised_to, self._due.sentence)
             self._drop_in.put(persisted, record.observation.boottime_seconds)
-        elif record.observation.limit is not None:
-            self._release(record.observation.limit)
-        self._due = None
-
-    def written_by(self) -> str | None:
-        """Return the key of the record that wrote the drop-in, None without one. Raises HostError."""
-        kept = self._drop_in.persisted()
-        return None if kept is None else kept.decision
-
-    def _release(self, limit: int) -> None:
-        removed = self._drop_in.release(limit)
-        if removed is not None:
+        elif limit is not None and (removed := self._drop_in.release(limit)) is not None:
             now = f"{limit:,}" if limit else "0 (unlimited)"
             text = f"Removed the {removed:,} saved for the next boot: the limit is now {now}, and it would have lowered it."
-            self._log("guard.info", "warning", text)
+            self._log.emit("guard.info", "warning", text)
+        self._due = None
 
     def _is_passed_by(self, limit: int | None) -> bool:
         """Return whether another program's limit voids what is due: it is above the raise to persist."""
@@ -74,10 +66,3 @@ def _limit_set_by(record: Record) -> int | None:
     """Return the limit that a raise left in force, or would have in a dry run; None for any other record."""
     done = record.outcome.kind in {OutcomeKind.APPLIED, OutcomeKind.REHEARSED}
     return record.outcome.limit_after if done and isinstance(record.decision, Raise) else None
-
-
-def _is_reverted(record: Record) -> bool:
-    """Return whether an operator reverted the limit: the command has left what the drop-in has to say."""
-    decision = record.decision
-    reverts = isinstance(decision, Override) and decision.kind is OverrideKind.REVERT
-    return reverts and record.outcome.kind is OutcomeKind.APPLIED

@@ -2,7 +2,6 @@
 
 import platform
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from conntrackd_guard.core.model import Hold, Record
 from conntrackd_guard.core.records import changes_state, concerned, fingerprint, is_refused, merges
 from conntrackd_guard.history import file
 from conntrackd_guard.history.database import History, HistoryDamaged, Position
-from conntrackd_guard.recording.items import Item, Log
+from conntrackd_guard.host.log import Log
+from conntrackd_guard.recording.items import Item
 
 _KNOWN_MAX = 500
 LOG_AGAIN_SECONDS = 3600.0
@@ -36,8 +36,8 @@ class HistoryWriter:
         self._path, self._log = path, log
         self._retention_seconds, self._max_rows = retention_seconds, max_rows
         self._history: History | None = None
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._logged: OrderedDict[str, float] = OrderedDict()
+        self._known: dict[str, _Known] = {}
+        self._logged: dict[str, float] = {}
         """When holds were last logged (CLOCK_BOOTTIME), by `_subject`."""
         self.position: Position | None = None
         """The position to write with the next `flush`, None where it is written."""
@@ -50,7 +50,7 @@ class HistoryWriter:
             self._history, note = History.open_or_set_aside(self._path, time.time())
             if note:
                 self.was_damaged = True
-                self._log("guard.error", "error", note, subject="history")
+                self._log.emit("guard.error", "error", note, subject="history")
         return self._history
 
     def set_aside(self, damage: HistoryDamaged) -> None:
@@ -59,7 +59,7 @@ class HistoryWriter:
         self._known.clear()
         self._logged.clear()
         self.was_damaged = True
-        self._log("guard.error", "error", file.set_aside(self._path, time.time(), damage), subject="history")
+        self._log.emit("guard.error", "error", file.set_aside(self._path, time.time(), damage), subject="history")
 
     def close(self) -> None:
         """Close the history."""
@@ -133,14 +133,15 @@ class HistoryWriter:
             return False
         self._logged[subject] = now
         if len(self._logged) > _KNOWN_MAX:
-            self._logged.popitem(last=False)
+            del self._logged[next(iter(self._logged))]
         return True
 
     def _remember(self, wanted: str, known: _Known) -> None:
         self._known[wanted] = known
         if len(self._known) > _KNOWN_MAX:
-            self._write_repeats(next(iter(self._known.values())))
-            self._known.popitem(last=False)
+            oldest, forgotten = next(iter(self._known.items()))
+            self._write_repeats(forgotten)
+            del self._known[oldest]
 
     def _add(self, item: Item, again: int | None) -> int:
         """Write the row with its position, after the repeats that this position covers too."""

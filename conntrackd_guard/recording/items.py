@@ -1,6 +1,5 @@
 """What travels in the recorder's queue. Frozen: how far the work on an item got is the worker's knowledge alone."""
 
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,13 +27,6 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """How far the kernel's messages were read when all before it in the queue was handed over."""
-
-    position: Position
-
-
-@dataclass(frozen=True, slots=True)
 class LogMessage:
     """A log message that is no decision."""
 
@@ -54,11 +46,8 @@ class Call:
     """Keep trying until the host allows it; all behind it waits."""
 
 
-Entry = Item | LogMessage | Mark | Call
-
-
-Log = Callable[..., None]
-"""`Worker.log`: takes event, level, message, and fields by name."""
+Entry = Item | LogMessage | Position | Call
+"""A position is how far the kernel's messages were read when all before it in the queue was handed over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

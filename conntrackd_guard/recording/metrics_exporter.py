@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.budget import cost_of, highest_affordable
@@ -106,7 +105,15 @@ class Exporter:
         if live.get("pid") != os.getpid():
             return ""
         try:
-            loop, policy = _loop(live), decode(Policy, live.get("policy"))
+            sources = live["sources"]
+            loop = LoopStatus(
+                at_seconds=float(live["at"]),
+                sources={name: str(sources[name]) for name in ("ring_buffer", "journal") if name in sources},
+                conflict=bool(live["conflict"]),
+                over_budget=bool(live["over_budget"]),
+                recorder_errors=len(live["recorder"]["trouble"]),
+            )
+            policy = decode(Policy, live.get("policy"))
         except (KeyError, TypeError, ValueError) as error:
             cause = OSError(None, f"{error!r}")
             raise HostError("parse", self._paths.status_file, cause, "The guard rewrites it within seconds.") from error
@@ -130,14 +137,3 @@ class Exporter:
             loop=loop,
         )
         return exposition(families(figures))
-
-
-def _loop(live: dict[str, Any]) -> LoopStatus:
-    """Return the status of the main loop. Raises KeyError, TypeError or ValueError."""
-    return LoopStatus(
-        at_seconds=float(live["at"]),
-        sources={name: str(live["sources"][name]) for name in ("ring_buffer", "journal") if name in live["sources"]},
-        conflict=bool(live["conflict"]),
-        over_budget=bool(live["over_budget"]),
-        recorder_errors=len(live["recorder"]["trouble"]),
-    )

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar, assert_never
 
 from conntrackd_guard.core import explain
@@ -20,7 +20,7 @@ from conntrackd_guard.core.model import Hold, Record
 from conntrackd_guard.core.records import fingerprint, merges
 from conntrackd_guard.core.verification import Drops, End, Verification
 from conntrackd_guard.history.database import Position
-from conntrackd_guard.recording.items import Call, Entry, Item, LogMessage, Mark
+from conntrackd_guard.recording.items import Call, Entry, Item, LogMessage
 from conntrackd_guard.recording.worker import Worker
 
 MOST_HOLDS_QUEUED = 1000
@@ -32,15 +32,6 @@ _TURN_SECONDS = 1.0
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class _Repeats:
-    """Equal holds that joined one in the queue."""
-
-    item: Item
-    times: int = 0
-    last_wall_seconds: float = 0.0
-
-
 class Recorder:
     """Queue and thread. Every method but `close` returns at once."""
 
@@ -49,8 +40,8 @@ class Recorder:
         self.series_collector = worker.series_collector
         """Takes what the main loop reads, for the time series."""
         self._queue: deque[Entry] = deque()
-        self._joinable: dict[str, _Repeats] = {}
-        """Holds in the queue that an equal one may still join, by fingerprint."""
+        self._joinable: dict[str, Item] = {}
+        """Holds in the queue that an equal one may still join, with those that did, by fingerprint."""
         self._holds = 0
         self._noted: Position | None = None
         self._changed = threading.Condition()
@@ -64,50 +55,67 @@ class Recorder:
         """Start the thread."""
         self._thread.start()
 
-    def submit(self, record: Record, policy: Policy, position: Position | None = None, *, times: int = 1) -> None:
-        """Record a decision; equal holds that still wait become one."""
+    def submit(
+        self,
+        record: Record,
+        policy: Policy,
+        position: Position | None = None,
+        *,
+        times: int = 1,
+        is_stored: bool = False,
+    ) -> None:
+        """Record a decision; equal holds that still wait become one. With `is_stored`, an earlier run wrote its row."""
         last = record.observation.wall_seconds
-        item = Item(record=record, policy=policy, position=position, times=times, last_wall_seconds=last)
+        item = Item(
+            record=record, policy=policy, position=position, times=times, last_wall_seconds=last, is_stored=is_stored
+        )
         with self._changed:
-            if isinstance(record.decision, Hold) and not self._takes_hold(item):
-                return
+            if isinstance(record.decision, Hold):
+                name = fingerprint(record)
+                if (waiting := self._joinable.get(name)) is not None:
+                    self._joinable[name] = replace(waiting, times=waiting.times + times, last_wall_seconds=last)
+                    self.note_position(position)  # not the first one's: others that wait are covered too
+                    return
+                if self._holds >= MOST_HOLDS_QUEUED:
+                    self.lost_holds += times
+                    return
+                self._holds += 1
+                self._joinable[name] = item
             if not merges(record):
                 self._joinable.clear()  # nothing joins what waits before it, and nothing joins it
             self._noted = position or self._noted
             self._append(item)
 
-    def resume(self, record: Record, policy: Policy) -> None:
-        """Finish a record whose row an earlier run has written: persist it and close its intent."""
-        last = record.observation.wall_seconds
-        with self._changed:
-            self._append(Item(record=record, policy=policy, last_wall_seconds=last, is_stored=True))
-
     def log(self, event: str, level: str, message: str, **fields: Any) -> None:
         """Log a message that is no decision."""
-        with self._changed:
-            self._append(LogMessage(event, level, message, fields))
+        self._append(LogMessage(event, level, message, fields))
 
     def note_position(self, position: Position | None) -> None:
-        """Remember how far the kernel's messages were read, once all handed over before is written."""
-        if position is not None:
-            with self._changed:
-                self._mark(position)
+        """Remember how far the kernel's messages were read, once all handed over before is written.
+
+        The position replaces one that waits at the queue's end, and wakes nobody.
+        """
+        with self._changed:
+            if position is None or position == self._noted:
+                return
+            self._noted = position
+            if len(self._queue) > 1 and isinstance(self._queue[-1], Position):  # the only one may be at work
+                self._queue.pop()
+            self._queue.append(position)
 
     def record_verification(self, found: Verification) -> None:
         """Store a raise's verification after its row, and log that of an incident's last raise: it ends the incident."""
-        self.call(lambda worker: worker.record_verification(found), retry=True)
+        self.call(lambda worker: worker.history_writer.history().add_verification(found), retry=True)
         if found.end is not End.WATCHED:
             return
-        if found.drops is Drops.CONTINUING:
-            self.log("guard.drops_continue", "warning", explain.verification(found), **encode(found))
-        else:
-            self.log("guard.info", "info", explain.verification(found), **encode(found))
+        continuing = found.drops is Drops.CONTINUING
+        event, level = ("guard.drops_continue", "warning") if continuing else ("guard.info", "info")
+        self.log(event, level, explain.verification(found), **encode(found))
 
     def call(self, work: Callable[[Worker], T], *, retry: bool = False) -> Future[T]:
         """Run `work` on the recorder's thread. With `retry`, keep trying until the host allows it."""
         call = Call(work, Future(), retry)
-        with self._changed:
-            self._append(call)
+        self._append(call)
         return call.future
 
     def close(self, seconds: float) -> bool:
@@ -120,48 +128,23 @@ class Recorder:
 
     def report(self) -> dict[str, Any]:
         """Return the recorder's part of the status."""
-        since, errors = self._busy_since, self._worker.errors()
+        since, errors = self._busy_since, [*self._worker.errors.values()]
         if self._thread.ident is not None and not self._thread.is_alive() and not self._stopping:
             errors.append("The recorder has ended: nothing is recorded, logged or persisted until a restart.")
         with self._changed:
-            backlog = sum(not isinstance(entry, Mark) for entry in self._queue)
+            backlog = sum(not isinstance(entry, Position) for entry in self._queue)
         return {
             "backlog": backlog,
             "stuck_seconds": 0.0 if since is None else round(time.monotonic() - since, 1),
             "lost_holds": self.lost_holds,
-            "lost_lines": self._worker.lost_messages(),
+            "lost_lines": self._worker.log.lost,
             "trouble": errors,
         }
 
     def _append(self, entry: Entry) -> None:
-        self._queue.append(entry)
-        self._changed.notify()
-
-    def _takes_hold(self, item: Item) -> bool:
-        """Return whether a hold gets a place of its own: False if it joined an equal one, or is one too many."""
-        name = fingerprint(item.record)
-        repeats = self._joinable.get(name)
-        if repeats is not None:
-            repeats.times += item.times
-            repeats.last_wall_seconds = item.last_wall_seconds
-            if item.position is not None:
-                self._mark(item.position)  # not the first one's: others that wait are covered too
-            return False
-        if self._holds >= MOST_HOLDS_QUEUED:
-            self.lost_holds += item.times
-            return False
-        self._holds += 1
-        self._joinable[name] = _Repeats(item)
-        return True
-
-    def _mark(self, position: Position) -> None:
-        """Put a position at the queue's end, replacing one that waits there. It wakes nobody."""
-        if position == self._noted:
-            return
-        self._noted = position
-        if len(self._queue) > 1 and isinstance(self._queue[-1], Mark):  # the only one may be at work
-            self._queue.pop()
-        self._queue.append(Mark(position))
+        with self._changed:
+            self._queue.append(entry)
+            self._changed.notify()
 
     def _run(self) -> None:
         """Take the queue's head, do it, and only then remove it."""
@@ -175,7 +158,10 @@ class Recorder:
             self._step("upkeep", self._worker.run_periodic)
             if finished:
                 wait = _FIRST_RETRY_SECONDS
-                self._remove(head)
+                with self._changed:
+                    if head is not None:
+                        self._queue.popleft()
+                    self._holds -= isinstance(head, Item) and isinstance(head.record.decision, Hold)
                 continue
             if self._stopping:
                 return  # what is left is recovered at the next start by the intents
@@ -188,22 +174,12 @@ class Recorder:
             if not self._queue and not self._stopping:
                 self._changed.wait(_TURN_SECONDS)
             head = self._queue[0] if self._queue else None
-            if not isinstance(head, Item):
-                return head
-            repeats = self._joinable.get(fingerprint(head.record))
-            if repeats is not None and repeats.item is head:
-                del self._joinable[fingerprint(head.record)]
-                if repeats.times:
-                    times = head.times + repeats.times
-                    head = replace(head, times=times, last_wall_seconds=repeats.last_wall_seconds)
-                    self._queue[0] = head
+            if isinstance(head, Item):
+                name = fingerprint(head.record)
+                joined = self._joinable.get(name)
+                if joined is not None and joined.record is head.record:
+                    self._queue[0] = head = self._joinable.pop(name)
             return head
-
-    def _remove(self, head: Entry | None) -> None:
-        with self._changed:
-            if head is not None:
-                self._queue.popleft()
-            self._holds -= isinstance(head, Item) and isinstance(head.record.decision, Hold)
 
     def _continue_without_history(self, seconds: float) -> None:
         """Until the head is retried, do what needs no history: drop-ins and log messages."""
@@ -238,10 +214,10 @@ class Recorder:
         match head:
             case Item():
                 return self._worker.process(head)
-            case Mark(position):
-                self._worker.note_position(position)
+            case Position():
+                self._worker.note_position(head)
             case LogMessage(event, level, message, fields):
-                self._worker.log(event, level, message, **fields)
+                self._worker.log.emit(event, level, message, **fields)
             case Call():
                 return self._worker.attempt("history", self._answer, head) or not head.retry
             case None:

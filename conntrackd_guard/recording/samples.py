@@ -8,9 +8,9 @@ from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import OutcomeKind, Raise, Record, Table, TriggerKind
 from conntrackd_guard.core.records import concerned, needs_operator, table_name
+from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.recording.history_writer import HistoryWriter
-from conntrackd_guard.recording.items import Log
 
 if TYPE_CHECKING:
     from conntrackd_guard.core.traffic.analysis import TableAnalysis
@@ -57,11 +57,11 @@ class TableSampler:
             one = next((one for one in found if one.table.namespace == table.namespace), None)
             if one is None:
                 text = f"No sample of {name}: its table can't be read any more."
-                self._log("guard.info", "info", text, key=record.key)
+                self._log.emit("guard.info", "info", text, key=record.key)
                 return
             analysis = sampler.analyze(one, found)
         except GuardError as error:
-            self._log("guard.info", "info", f"No sample of {name}. {error}", key=record.key)
+            self._log.emit("guard.info", "info", f"No sample of {name}. {error}", key=record.key)
             return
         self._history_writer.history().add_analysis(record.key, analysis)
         self._log_cause(record, table, analysis)
@@ -77,7 +77,7 @@ class TableSampler:
         is_news = first.cause != cause or now - seconds >= INCIDENT_SECONDS
         self._logged = {name: known for name, known in self._logged.items() if now - known[1] < INCIDENT_SECONDS}
         self._logged[table.namespace] = (first.cause, now)
-        self._log(
+        self._log.emit(
             "guard.sample",
             "info" if is_news else "debug",
             analysis.summary(table_name(table)),
@@ -92,7 +92,7 @@ class TableSampler:
             # 0.8 MiB of 24 that a daemon does without until a table fills
             from conntrackd_guard.host.conntrack.sampler import Sampler  # noqa: PLC0415
 
-            self._sampler = Sampler(self._paths, enter=True, entries=sampling.entries, addresses=sampling.addresses)
+            self._sampler = Sampler(self._paths, entries=sampling.entries, addresses=sampling.addresses)
             self._made_for = sampling
         return self._sampler
 

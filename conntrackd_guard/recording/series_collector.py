@@ -79,13 +79,11 @@ class SeriesCollector:
     def _close_second(self) -> None:
         """Add points for the fullest tables, and one for the sum of the others."""
         fullest = dict(heapq.nlargest(MOST_TABLES, self._known.items(), key=lambda item: item[1].peak))
-        others = [known for name, known in self._known.items() if name not in fullest]
-        self._closed.extend(self._point(name, known.label, [known]) for name, known in fullest.items())
-        if others:
-            self._closed.append(self._point(0, OTHERS, others))
+        groups = [(name, known.label, [known]) for name, known in fullest.items()]
+        if others := [known for name, known in self._known.items() if name not in fullest]:
+            groups.append((0, OTHERS, others))
+        for namespace, label, tables in groups:
+            sums = [sum(getattr(known, name) for known in tables) for name in ("peak", "dropped", "evicted")]
+            self._closed.append(Point(self._second, namespace, label, self._limit, *sums))
         for known in self._known.values():
             known.peak, known.dropped, known.evicted = known.count, 0, 0
-
-    def _point(self, namespace: int, label: str, tables: Sequence[_Known]) -> Point:
-        sums = [sum(getattr(known, name) for known in tables) for name in ("peak", "dropped", "evicted")]
-        return Point(self._second, namespace, label, self._limit, *sums)

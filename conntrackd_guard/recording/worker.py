@@ -9,14 +9,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
 from conntrackd_guard.core.model import Raise, Record, TriggerKind
 from conntrackd_guard.core.records import needs_operator
-from conntrackd_guard.core.verification import Verification
 from conntrackd_guard.history.database import HistoryDamaged, Position
 from conntrackd_guard.history.documents import notify_document
 from conntrackd_guard.history.rows import first_row
@@ -52,13 +50,12 @@ class _Progress:
 
     record: Record
     sentence: str
-    is_persisted: bool = False
-    is_stored: bool = False
-    is_logged: bool = False
+    is_stored: bool
+    is_logged: bool
 
 
 class Worker:
-    """Used by the recorder's thread only, but for `errors` and `lost_messages` (status), and what a reload sets."""
+    """Used by the recorder's thread only, but for `errors` and `log.lost` (status), and what a reload sets."""
 
     def __init__(  # noqa: PLR0913 - wiring
         self,
@@ -70,7 +67,7 @@ class Worker:
         retention_seconds: float,
         max_rows: int,
     ) -> None:
-        self._log, self._runtime_dir, self._root = log, runtime_dir, paths.root
+        self.log, self._runtime_dir, self._root, self._drop_in = log, runtime_dir, paths.root, drop_in
         self.notices: NotifySpool | None = None
         """Where decisions are left for the `notify` command; None without one. A reload sets it."""
         self.outlets = Outlets()
@@ -80,9 +77,9 @@ class Worker:
         """How decisions' tables are sampled. A reload sets it."""
         self.series_collector = SeriesCollector()
         """The main loop adds to it, this thread takes from it."""
-        self._history_writer = HistoryWriter(paths.history, retention_seconds, max_rows, self.log)
-        self._sampler = TableSampler(paths, self._history_writer, self.log)
-        self._dropin_sync = DropInSync(drop_in, self.log)
+        self.history_writer = HistoryWriter(paths.history, retention_seconds, max_rows, log)
+        self._sampler = TableSampler(paths, self.history_writer, log)
+        self._dropin_sync = DropInSync(drop_in, log)
         self._progress: dict[str, _Progress] = {}
         """Of records that are not stored yet, by key."""
         self._stored_raises: set[str] = set()
@@ -90,22 +87,23 @@ class Worker:
         self._persist_seconds = self._flush_seconds = self._prune_seconds = 0.0
         self._series_seconds = time.monotonic() + SERIES_SECONDS
         self._wall_offset = self._steady_since = 0.0
-        self._errors: dict[str, str] = {}
+        self.errors: dict[str, str] = {}
+        """The current errors, by subject."""
 
     def past(self, boot_id: str) -> Past:
         """Return what earlier runs left. Raises HostError where the history can't be opened."""
         records: list[Record] = []
-        whole = self.attempt("history", lambda: records.extend(self._history_writer.history().records(boot_id)))
-        position = self._history_writer.history().position()
-        persisted = None
+        whole = self.attempt("history", lambda: records.extend(self.history_writer.history().records(boot_id)))
+        position = self.history_writer.history().position()
+        kept = None
         with suppress(GuardError):  # recovery goes by the limit alone then
-            persisted = self._dropin_sync.written_by()
-        known = whole and not self._history_writer.was_damaged
-        return Past(records=records if known else None, position=position, persisted=persisted)
+            kept = self._drop_in.persisted()
+        known = records if whole and not self.history_writer.was_damaged else None
+        return Past(records=known, position=position, persisted=kept.decision if kept is not None else None)
 
     def note_position(self, position: Position) -> None:
         """Write the position with the next flush: all that it covers was handled."""
-        self._history_writer.position = position
+        self.history_writer.position = position
 
     def process(self, item: Item) -> bool:
         """Do what is left to do for a record; return False where it has to be retried."""
@@ -124,14 +122,6 @@ class Worker:
         """Persist and log a record that waits behind one that the history refuses."""
         self._log_record(*self._persisted(item))
 
-    def record_verification(self, found: Verification) -> None:
-        """Store a raise's verification. Raises HostError."""
-        self._history_writer.history().add_verification(found)
-
-    def log(self, event: str, level: str, message: str, **fields: Any) -> None:
-        """Log a message that is no decision."""
-        self._log.emit(event, level, message, **fields)
-
     def attempt(self, subject: str, work: Callable[..., object], *arguments: object) -> bool:
         """Do `work`; return False where it returned False or the host refused it. Refused work may be retried.
 
@@ -140,45 +130,37 @@ class Worker:
         try:
             done = work(*arguments) is not False
         except HistoryDamaged as damage:
-            self.attempt("history", self._history_writer.set_aside, damage)
+            self.attempt("history", self.history_writer.set_aside, damage)
             return False
         except GuardError as error:
             self.report_failure(subject, error)
             return False
-        self._errors.pop(subject, None)
+        self.errors.pop(subject, None)
         return done
 
     def report_failure(self, subject: str, error: Exception) -> None:
         """Log an error, once until the subject's work succeeds or fails in another way."""
         text = str(error) or type(error).__name__
-        if self._errors.get(subject) != text:
-            self._errors[subject] = text
-            self._log.emit("guard.error", "error", text, subject=subject)
-
-    def errors(self) -> list[str]:
-        """Return the current errors."""
-        return list(self._errors.values())
-
-    def lost_messages(self) -> int:
-        """Return how many log messages could not be delivered."""
-        return self._log.lost
+        if self.errors.get(subject) != text:
+            self.errors[subject] = text
+            self.log.emit("guard.error", "error", text, subject=subject)
 
     def run_periodic(self) -> None:
         """Do what is due: close intents, write repeats, position and time series, retry the drop-in, prune, export."""
         now = time.monotonic()
-        self._log.flush()
+        self.log.flush()
         if self._dropin_sync.is_due and now - self._persist_seconds >= _RETRY_SECONDS:
             self._flush_dropin()
         self.attempt("intents", self._close_intents)
         if now - self._flush_seconds >= FLUSH_SECONDS:
             self._flush_seconds = now
-            self.attempt("repeats", self._history_writer.flush)
+            self.attempt("repeats", self.history_writer.flush)
         if now >= self._series_seconds:
             self._series_seconds = now + SERIES_SECONDS
             self.attempt("time series", self._write_series)
         if self._is_steady() and now >= self._prune_seconds:
             self._prune_seconds = now + PRUNE_SECONDS
-            self.attempt("prune", self._history_writer.prune)
+            self.attempt("prune", self.history_writer.prune)
             self.attempt("samples", self._sampler.prune, self.sampling)
         self._exporter.turn(self.outlets)
 
@@ -186,35 +168,30 @@ class Worker:
         """Write what is held in memory and close; return whether all rows are written."""
         self._flush_dropin()
         self.attempt("intents", self._close_intents)
-        flushed = self.attempt("repeats", self._history_writer.flush)
+        flushed = self.attempt("repeats", self.history_writer.flush)
         self.attempt("time series", self._write_series)
-        self._history_writer.close()
-        self._log.flush()
+        self.history_writer.close()
+        self.log.flush()
         return flushed
 
-    def _begin(self, item: Item) -> _Progress:
-        """Complete a record with what a look at all processes shows, too slow for the main loop, and compose its sentence."""
+    def _persisted(self, item: Item) -> tuple[Item, _Progress]:
+        """Complete an item's record, once, and have the drop-in follow it; a failure there does not hold up the row."""
+        progress = self._progress.get(item.record.key)
+        if progress is not None:
+            return replace(item, record=progress.record, sentence=progress.sentence), progress
         record, limit = item.record, item.record.observation.limit
         if record.trigger.kind is TriggerKind.OTHER_WRITER and limit is not None and not record.outcome.detail:
-            found = attribute_change(self._root, limit, record.observation.boottime_seconds)
+            found = attribute_change(self._root, limit, record.observation.boottime_seconds)  # looks at all processes
             record = replace(record, outcome=replace(record.outcome, detail=f"by {found}"))
-        return _Progress(
-            record, explain.sentence(record, item.policy), is_stored=item.is_stored, is_logged=item.is_stored
-        )
-
-    def _persisted(self, item: Item) -> tuple[Item, _Progress]:
-        """Return the completed item after the drop-in followed it; a failure is retried, and does not hold up the row."""
-        progress = self._progress.get(item.record.key) or self._begin(item)
-        self._progress[item.record.key] = progress
-        item = replace(item, record=progress.record, sentence=progress.sentence)
-        if not progress.is_persisted:
-            progress.is_persisted = True
-            if self._dropin_sync.follow(item):
-                self._flush_dropin()
+        item = replace(item, record=record, sentence=explain.sentence(record, item.policy))
+        progress = _Progress(record, item.sentence, is_stored=item.is_stored, is_logged=item.is_stored)
+        self._progress[record.key] = progress
+        if self._dropin_sync.follow(item):
+            self._flush_dropin()
         return item, progress
 
     def _store(self, item: Item, progress: _Progress) -> None:
-        is_news = self._history_writer.write(item)
+        is_news = self.history_writer.write(item)
         progress.is_stored, progress.is_logged = True, progress.is_logged or not is_news
         self._exporter.count(item.record, item.times)
 
@@ -224,19 +201,19 @@ class Worker:
             return
         progress.is_logged = True
         record = item.record
-        self._log.emit(event_of(record), level_of(record), item.sentence, **fields_of(record))
+        self.log.emit(event_of(record), level_of(record), item.sentence, **fields_of(record))
         if self.notices is None or not needs_operator(record):
             return
-        row_id, release = self._history_writer.row_id(record), platform.release()
+        row_id, release = self.history_writer.row_id(record), platform.release()
         row = first_row(record, row_id, policy=item.policy, sentence=item.sentence, kernel_release=release)
         try:
             dropped = self.notices.put(record.key, notify_document(row))
         except GuardError as error:
-            self._log.emit("guard.error", "error", str(error), subject="notify", key=record.key)
+            self.log.emit("guard.error", "error", str(error), subject="notify", key=record.key)
             return
         for key in dropped:
             text = f"Notify queue full ({MAX_QUEUED}). Dropped the oldest notification."
-            self._log.emit("guard.error", "error", text, subject="notify", key=key)
+            self.log.emit("guard.error", "error", text, subject="notify", key=key)
 
     def _flush_dropin(self) -> None:
         self._persist_seconds = time.monotonic()
@@ -251,7 +228,7 @@ class Worker:
     def _write_series(self) -> None:
         """Write the points of the time series; those that the history refuses are dropped."""
         if points := self.series_collector.take():
-            self._history_writer.history().add_points(points, thin=self._is_steady())
+            self.history_writer.history().add_points(points, thin=self._is_steady())
 
     def _is_steady(self) -> bool:
         """Return whether the wall clock can be trusted for the age of rows."""

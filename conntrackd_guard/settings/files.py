@@ -46,17 +46,13 @@ def _items(settings_file: Path, settings_folder: Path, only: Path | None, owner:
     yield from _file(settings_file, owner, required=False)
     folder = str(settings_folder)
     try:
-        descriptor = os.open(settings_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        problem = _untrusted(os.stat(settings_folder), owner)
+        names = sorted(name for name in os.listdir(settings_folder) if not name.startswith("."))
     except FileNotFoundError:
         return
     except OSError as error:
         yield Problem(place=folder, text=f"can't be opened: {error.strerror}; make it a folder or remove it")
         return
-    try:
-        problem = _untrusted(os.fstat(descriptor), owner)
-        names = sorted(name for name in os.listdir(descriptor) if not name.startswith("."))
-    finally:
-        os.close(descriptor)
     if problem:
         yield Problem(place=folder, text=problem)
     for name in names:

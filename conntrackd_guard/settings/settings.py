@@ -45,12 +45,12 @@ def read_settings(items: Iterable[Entry | Problem] = ()) -> Settings:
     in_policy: dict[str, Any] = {}
     others: dict[str, Any] = {}
     origins = {key.name: DEFAULT for key in KEYS}
-    problems: list[Problem] = []
+    problems: list[str] = []
     for item in items:
         if isinstance(item, Problem):
-            problems.append(item)
+            problems.append(f"{item.place}: {item.text}")
         elif item.key not in BY_NAME:
-            problems.append(Problem(place=item.place, text=_unknown(item.key)))
+            problems.append(f"{item.place}: {_unknown(item.key)}")
         else:
             key = BY_NAME[item.key]
             try:
@@ -58,10 +58,9 @@ def read_settings(items: Iterable[Entry | Problem] = ()) -> Settings:
                 origins[key.name] = item.place
             except ValueError:
                 found = shown(item.value) if item.value.strip() else "nothing"
-                text = f"{key.name}: found {found}, expected {key.kind.expected}"
-                problems.append(Problem(place=item.place, text=text))
+                problems.append(f"{item.place}: {key.name}: found {found}, expected {key.kind.expected}")
     if problems:
-        raise SettingsError("\n".join(f"{problem.place}: {problem.text}" for problem in problems))
+        raise SettingsError("\n".join(problems))
     return Settings(policy=Policy(**in_policy), origins=origins, **others)
 
 

@@ -34,19 +34,23 @@ def choice(words: type[StrEnum]) -> Kind:
     return Kind(expected=" or ".join(words), read=words, write=str)
 
 
-def percentage(low: str, high: str) -> Kind:
-    """Return the kind of a percentage, stored as a fraction."""
-    return _ranged("a percentage", units.parse_percentage, units.format_percentage, low, high)
+def _ranged(what: str, parse: Callable[[str], Any], write: Callable[[Any], str], low: str, high: str) -> Kind:
+    """Return a kind with inclusive bounds, written as an operator would write them."""
+    lowest, highest = parse(low), parse(high)
+
+    def read(text: str) -> Any:
+        value = parse(text)
+        if not lowest <= value <= highest:
+            raise ValueError(f"{text} is outside {low} to {high}")
+        return value
+
+    return Kind(expected=f"{what} from {low} to {high}", read=read, write=write)
 
 
-def count(low: str, high: str) -> Kind:
-    """Return the kind of a whole number."""
-    return _ranged("a whole number", units.parse_count, "{:_}".format, low, high)
-
-
-def number(low: str, high: str) -> Kind:
-    """Return the kind of a decimal number."""
-    return _ranged("a number", units.parse_number, "{:.15g}".format, low, high)
+count = partial(_ranged, "a whole number", units.parse_count, "{:_}".format)
+number = partial(_ranged, "a number", units.parse_number, "{:.15g}".format)
+percentage = partial(_ranged, "a percentage", units.parse_percentage, units.format_percentage)
+"""Kinds with two bounds as arguments; a percentage is stored as a fraction."""
 
 
 def duration(low: str, high: str) -> Kind:
@@ -107,19 +111,6 @@ def optional(word: str, kind: Kind) -> Kind:
         read=lambda text: None if text.strip() == word else kind.read(text),
         write=lambda value: word if value is None else kind.write(value),
     )
-
-
-def _ranged(what: str, parse: Callable[[str], Any], write: Callable[[Any], str], low: str, high: str) -> Kind:
-    """Return a kind with inclusive bounds, written as an operator would write them."""
-    lowest, highest = parse(low), parse(high)
-
-    def read(text: str) -> Any:
-        value = parse(text)
-        if not lowest <= value <= highest:
-            raise ValueError(f"{text} is outside {low} to {high}")
-        return value
-
-    return Kind(expected=f"{what} from {low} to {high}", read=read, write=write)
 
 
 BOOLEAN = Kind(expected="true or false", read=units.parse_boolean, write=lambda value: str(value).lower())

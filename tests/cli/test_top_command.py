@@ -177,7 +177,7 @@ def test_a_redrawn_screen_fits_and_keeps_nothing_old() -> None:
 
 def on_a_terminal(host: CrowdedHost, *, steps: bool) -> tuple[list[str], list[str]]:
     """Return the lines that a terminal of 80 columns shows of the fullest table, and the commands among them."""
-    taker = Sampler(host.paths, enter=False)
+    taker = Sampler(host.paths)
     found = taker.find()
     portrait = taker.analyze(found[0], found)
     shown = io.StringIO()

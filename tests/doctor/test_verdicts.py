@@ -9,7 +9,7 @@ import pytest
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.model import Pause, State
 from conntrackd_guard.core.sysctl_precedence import SysctlFile, Tool
-from conntrackd_guard.doctor import verdicts, verdicts_boot, verdicts_guard
+from conntrackd_guard.doctor import verdicts
 from conntrackd_guard.doctor.verdicts import Check, Verdict
 from conntrackd_guard.host.other_writers import Writer
 
@@ -121,14 +121,14 @@ def test_clock(boot_id: str | None, wall: float, newest: float | None, verdict: 
 )
 def test_drop_in(saved: int | None, in_force: int | None, raised_to: int | None, verdict: str, text: str) -> None:
     """The guard's raise must be saved, and the saved limit must be in force."""
-    found = shown(verdicts_boot.drop_in(OURS, saved, in_force, raised_to, persist=True))
+    found = shown(verdicts.drop_in(OURS, saved, in_force, raised_to, persist=True))
     assert found[0] == verdict
     assert text in found[1]
 
 
 def test_persist_false_saves_nothing() -> None:
     """With `persist: false` an unsaved raise is no fault."""
-    assert shown(verdicts_boot.drop_in(OURS, None, 100, 100, persist=False))[0] == "good"
+    assert shown(verdicts.drop_in(OURS, None, 100, 100, persist=False))[0] == "good"
 
 
 @pytest.mark.parametrize(
@@ -164,15 +164,15 @@ def test_order(others: dict[str, str | None], systemd: tuple[str, str], procps: 
     """Each tool's final value is named with file and line; a lower one than ours, or none, fails."""
     found = files({SAVED: f"{SETS} = 500", **others})
     for tool, (verdict, text) in ((Tool.SYSTEMD, systemd), (Tool.PROCPS, procps)):
-        check = shown(verdicts_boot.order(found, tool, OURS, 500))
+        check = shown(verdicts.order(found, tool, OURS, 500))
         assert check[0] == verdict
         assert text in check[1]
 
 
 def test_order_without_a_saved_limit() -> None:
     """Without a saved limit any value is the operator's choice."""
-    assert shown(verdicts_boot.order([], Tool.SYSTEMD, OURS, None)) == ("good", "no sysctl file sets the limit -> ")
-    check = verdicts_boot.order(files({"sysctl.d/50-x.conf": f"{SETS} = 9"}), Tool.SYSTEMD, OURS, None)
+    assert shown(verdicts.order([], Tool.SYSTEMD, OURS, None)) == ("good", "no sysctl file sets the limit -> ")
+    check = verdicts.order(files({"sysctl.d/50-x.conf": f"{SETS} = 9"}), Tool.SYSTEMD, OURS, None)
     assert check.verdict is Verdict.GOOD
     assert "sets 9 (/etc/sysctl.d/50-x.conf:1)" in check.evidence
 
@@ -183,7 +183,7 @@ def test_a_link_is_named_with_the_file_to_edit() -> None:
         folder="/etc/sysctl.d", name="99-zzz.conf", path="/etc/sysctl.d/99-zzz.conf", content=f"{SETS} = 9", link="../sysctl.conf"
     )  # fmt: skip
     found = [*files({SAVED: f"{SETS} = 500"}), link]
-    step = verdicts_boot.order(found, Tool.SYSTEMD, OURS, 500).next_step
+    step = verdicts.order(found, Tool.SYSTEMD, OURS, 500).next_step
     assert step.startswith("Remove line 1 from ../sysctl.conf (/etc/sysctl.d/99-zzz.conf is a link to it)")
 
 
@@ -199,7 +199,7 @@ def test_a_link_is_named_with_the_file_to_edit() -> None:
 )
 def test_boot_trap(built_in: bool | None, rule: str, listed: str, saved: bool, verdict: str, text: str) -> None:  # noqa: FBT001, PLR0913, PLR0917
     """A built-in module, a udev rule or modules-load.d passes; otherwise a saved limit is lost."""
-    found = shown(verdicts_boot.boot_trap(built_in=built_in, rule=rule, listed=listed, saved=saved))
+    found = shown(verdicts.boot_trap(built_in=built_in, rule=rule, listed=listed, saved=saved))
     assert found[0] == verdict
     assert text in found[1]
 
@@ -223,7 +223,7 @@ def test_boot_trap(built_in: bool | None, rule: str, listed: str, saved: bool, v
 )  # fmt: skip
 def test_a_running_guard(changed: dict[str, Any], age: float, verdict: str, text: str) -> None:
     """An unresponsive guard and recorder errors fail; a missing source is a note."""
-    found = shown(verdicts_guard.guard({**HEALTHY, **changed}, age, running=True, dry_run=False))
+    found = shown(verdicts.guard({**HEALTHY, **changed}, age, running=True, dry_run=False))
     assert found[0] == verdict
     assert text in found[1]
 
@@ -239,18 +239,18 @@ def test_a_running_guard(changed: dict[str, Any], age: float, verdict: str, text
 )
 def test_a_guard_without_a_status(running: bool | None, dry_run: bool, verdict: str, text: str) -> None:  # noqa: FBT001
     """Without a running guard the check fails."""
-    found = shown(verdicts_guard.guard(None, None, running=running, dry_run=dry_run))
+    found = shown(verdicts.guard(None, None, running=running, dry_run=dry_run))
     assert found[0] == verdict
     assert text in found[1]
 
 
 def test_pause() -> None:
     """A pause is a note with its origin, reason and remaining time."""
-    assert verdicts_guard.pause(None, 0.0).verdict is Verdict.GOOD
-    found = shown(verdicts_guard.pause(Pause(by="guard pause", reason="load test", until_seconds=160.0), 100.0))
+    assert verdicts.pause(None, 0.0).verdict is Verdict.GOOD
+    found = shown(verdicts.pause(Pause(by="guard pause", reason="load test", until_seconds=160.0), 100.0))
     assert found[0] == "note"
     assert "paused by guard pause (load test) for 1min more" in found[1]
-    fleet = verdicts_guard.pause(Pause(by="/etc/conntrackd-guard/pause", reason="the file exists"), 0.0)
+    fleet = verdicts.pause(Pause(by="/etc/conntrackd-guard/pause", reason="the file exists"), 0.0)
     assert fleet.next_step == "To resume, remove /etc/conntrackd-guard/pause."
 
 
@@ -273,7 +273,7 @@ KUBE = Writer(evidence="kube-proxy runs", next_step="Set maxPerCore.")
 )
 def test_other_writers(found: list[Writer], lowered: int | None, unseen: str, verdict: str, text: str) -> None:
     """A trace is a note; a conflict, or another final value, fails."""
-    check = shown(verdicts_guard.other_writers(found, lowered, 500, conflict_limit=3, unseen=unseen))
+    check = shown(verdicts.other_writers(found, lowered, 500, conflict_limit=3, unseen=unseen))
     assert check[0] == verdict
     assert text in check[1]
 
@@ -282,8 +282,8 @@ def test_only_lowerings_within_the_window_count(monkeypatch: pytest.MonkeyPatch)
     """Older ones are ignored; with a `conflict_limit` of 0 the guard never stops."""
     monkeypatch.setattr(tuning, "CONFLICT_WINDOW_SECONDS", 500.0)
     state = State(conflict_seconds=(10.0, 1000.0, 1001.0, 1002.0))
-    assert verdicts_guard.conflicts(state, 1100.0) == 3
-    assert "stopped" not in verdicts_guard.other_writers([], 3, 500, conflict_limit=0, unseen="").evidence
+    assert verdicts.conflicts(state, 1100.0) == 3
+    assert "stopped" not in verdicts.other_writers([], 3, 500, conflict_limit=0, unseen="").evidence
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ class Recording:
             retention_seconds=400 * DAY,
             max_rows=1000,
         )
-        add(self.worker._history_writer.history(), raised("new", wall_seconds=began))
+        add(self.worker.history_writer.history(), raised("new", wall_seconds=began))
 
     def work(self, seconds: float) -> None:
         """Have the worker do its periodic work for that long, reading tables once a second."""

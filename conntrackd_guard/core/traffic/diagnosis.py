@@ -1,6 +1,5 @@
 """What fills a table, and whether raising the limit would help. Pure: rules over a sample and counters."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,7 +13,10 @@ MOST = 0.5
 
 
 class Cause(StrEnum):
-    """What fills a table, or drops packets before it is full; in the order of the rules."""
+    """What fills a table, or drops packets before it is full.
+
+    Most serious first: causes that speak against raising come before the one that speaks for it.
+    """
 
     FLOOD = "flood"
     CHAINS = "chains"
@@ -98,78 +100,43 @@ class Finding:
     steps: tuple[Step, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """One cause, found if `measure` is at least `least`. A measure is 0 if unknown."""
+def figures(evidence: Evidence) -> dict[Cause, tuple[str, ...]]:
+    """Return the figures of every cause found, most serious first; for `unclear`, if none is, those of all shares.
 
-    cause: Cause
-    measure: Callable[[Evidence], float]
-    least: float = 1.0
-    figure: Callable[[Evidence], str]
-    of_sample: bool = False
-    """Whether it measures a share of the entries, not counters."""
-
-
-def _share_rule(cause: Cause, count: Callable[[Sample], int], what: str) -> Rule:
-    """Return the rule for entries that are more than half of a table: without them, usage would be less than half."""
-
-    def measure(evidence: Evidence) -> float:
-        sample = evidence.sample
-        return 0.0 if sample.seen < LEAST_SEEN else sample.share(count(sample)) - sample.margin
-
-    def figure(evidence: Evidence) -> str:
-        sample = evidence.sample
-        points = f" (± {100 * sample.margin:.1f} points)" if sample.margin else ""
-        return f"{100 * sample.share(count(sample)):.1f} %{points} of the entries {what}"
-
-    return Rule(cause=cause, measure=measure, least=MOST, figure=figure, of_sample=True)
-
-
-def _long_chains(evidence: Evidence) -> float:
-    return 1.0 if evidence.losses.chain_too_long else (evidence.chain or 0.0) / CHAIN_HOLD
-
-
-def _chains_figure(evidence: Evidence) -> str:
-    lost = evidence.losses.chain_too_long
-    dropped = f"{lost:,} packets lost to long chains between two readings; " if lost else ""
-    chain = "unknown" if evidence.chain is None else f"{evidence.chain:.1f}"
-    return f"{dropped}average chain {chain} (drops begin at {CHAIN_HOLD})"
-
-
-def _failed_a_second(evidence: Evidence) -> float:
-    losses = evidence.losses
-    return losses.insert_failed / losses.seconds if losses.seconds > 0 else 0.0
-
-
-def _races_figure(evidence: Evidence) -> str:
-    losses = evidence.losses
-    return f"insert_failed rose by {losses.insert_failed:,} within {format_duration(losses.seconds)}"
-
-
-_IDLE = f"are established TCP connections without a packet for {format_duration(IDLE_SECONDS)} or more"
-
-RULES = (
-    _share_rule(Cause.FLOOD, lambda sample: sample.unanswered, "are unanswered or half-open"),
+    A share counts only if it is more than half even at the lower end of the margin: without those entries, usage would
+    be less than half.
+    """
+    sample, losses, chain = evidence.sample, evidence.losses, evidence.chain
+    idle = f"are established TCP connections without a packet for {format_duration(IDLE_SECONDS)} or more"
+    points = f" (± {100 * sample.margin:.1f} points)" if sample.margin else ""
+    found: dict[Cause, str] = {}
+    shares = []
+    for cause, count, what in (
+        (Cause.FLOOD, sample.unanswered, "are unanswered or half-open"),
+        (Cause.LEAK, sample.idle, idle),
+        (Cause.DNS, sample.dns, "are UDP to port 53"),
+        (Cause.GROW, sample.assured - sample.idle, "are assured and not idle"),
+    ):
+        share = sample.share(count)
+        shares.append(f"{100 * share:.1f} %{points} of the entries {what}")
+        if sample.seen >= LEAST_SEEN and share - sample.margin >= MOST:
+            found[cause] = shares[-1]
     # Each chaintoolong is a lost packet; from an average of 24 on, inserts are lost (1e-7).
-    Rule(cause=Cause.CHAINS, measure=_long_chains, figure=_chains_figure),
-    _share_rule(Cause.LEAK, lambda sample: sample.idle, _IDLE),
-    _share_rule(Cause.DNS, lambda sample: sample.dns, "are UDP to port 53"),
+    lost = losses.chain_too_long
+    if lost or (chain is not None and chain >= CHAIN_HOLD):
+        dropped = f"{lost:,} packets lost to long chains between two readings; " if lost else ""
+        average = "unknown" if chain is None else f"{chain:.1f}"
+        found[Cause.CHAINS] = f"{dropped}average chain {average} (drops begin at {CHAIN_HOLD})"
     # Judgement: each lost packet may cost a resolver its timeout of 5 s.
-    Rule(cause=Cause.RACES, measure=_failed_a_second, figure=_races_figure),
-    _share_rule(Cause.GROW, lambda sample: sample.assured - sample.idle, "are assured and not idle"),
-)
-"""Most serious first: causes that speak against raising come before the one that speaks for it."""
+    if losses.seconds > 0 and losses.insert_failed / losses.seconds >= 1:
+        within = format_duration(losses.seconds)
+        found[Cause.RACES] = f"insert_failed rose by {losses.insert_failed:,} within {within}"
+    if found:
+        return {cause: (found[cause],) for cause in Cause if cause in found}
+    few = f"{sample.seen} entries are too few ({LEAST_SEEN} needed)"
+    return {Cause.UNCLEAR: (few,) if sample.seen < LEAST_SEEN else tuple(shares)}
 
 
 def causes(evidence: Evidence) -> tuple[Cause, ...]:
     """Return every cause found, most serious first; `unclear` if none is."""
-    return tuple(rule.cause for rule in RULES if rule.measure(evidence) >= rule.least) or (Cause.UNCLEAR,)
-
-
-def figures(cause: Cause, evidence: Evidence) -> tuple[str, ...]:
-    """Return the figures of a cause; for `unclear` every share, as none is large enough."""
-    if cause is not Cause.UNCLEAR:
-        return tuple(rule.figure(evidence) for rule in RULES if rule.cause is cause)
-    if evidence.sample.seen < LEAST_SEEN:
-        return (f"{evidence.sample.seen} entries are too few ({LEAST_SEEN} needed)",)
-    return tuple(rule.figure(evidence) for rule in RULES if rule.of_sample)
+    return tuple(figures(evidence))

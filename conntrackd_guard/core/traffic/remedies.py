@@ -4,7 +4,7 @@ import math
 from typing import assert_never
 
 from conntrackd_guard.core.budget import BUCKETS_ROUNDED_TO, CHAIN_ADVISE
-from conntrackd_guard.core.traffic.diagnosis import MEANINGS, MOST, Cause, Evidence, Finding, Step, causes, figures
+from conntrackd_guard.core.traffic.diagnosis import MEANINGS, MOST, Cause, Evidence, Finding, Step, figures
 from conntrackd_guard.core.traffic.sample import IDLE_SECONDS
 
 _ONE_SOURCE = 0.10
@@ -23,8 +23,8 @@ _HANDSHAKES = (
 def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
     """Return the causes with figures and steps, most serious first; never empty."""
     return tuple(
-        Finding(cause=cause, meaning=MEANINGS[cause], figures=figures(cause, evidence), steps=_steps(cause, evidence))
-        for cause in causes(evidence)
+        Finding(cause=cause, meaning=MEANINGS[cause], figures=found, steps=_steps(cause, evidence))
+        for cause, found in figures(evidence).items()
     )
 
 

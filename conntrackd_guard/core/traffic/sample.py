@@ -145,6 +145,7 @@ def count_entries(
             masqueraded += 1
         if protocol == TCP and state == _ESTABLISHED and left is not None:
             established.append(left)
+    by_destination, by_source = _by_address(destinations, translated, sources, unanswered, addresses)
     return Sample(
         table_entries=table_entries,
         seen=states.total(),
@@ -160,8 +161,8 @@ def count_entries(
         protocols=_ranking(states, lambda key: key[0], protocol_name),
         states=_ranking(states, lambda key: key[:2], lambda key: f"{protocol_name(key[0])} {key[1]}"),
         ports=_ranking(destinations, lambda key: (key[0], key[2]), _port_name),
-        destinations=_destinations(destinations, translated, addresses),
-        sources=_sources(sources, unanswered, addresses),
+        destinations=by_destination,
+        sources=by_source,
         lifetimes=_lifetimes(remaining),
     )
 
@@ -181,57 +182,40 @@ def _to_dns(counts: Mapping[_Destination, int]) -> int:
     return sum(count for (protocol, _, port), count in counts.items() if protocol == UDP and port == DNS_PORT)
 
 
-def _destinations(counts: Counter[_Destination], translated: Counter[_Destination], how: Addresses) -> Ranking:
-    if how is Addresses.OFF:
-        return Ranking()
+def _by_address(
+    destinations: Counter[_Destination],
+    translated: Counter[_Destination],
+    sources: Counter[bytes],
+    unanswered: Counter[bytes],
+    addresses: Addresses,
+) -> tuple[Ranking, Ranking]:
+    """Return the largest destinations and sources, by addresses as they may be stored: whole, or their network only."""
+    if addresses is Addresses.OFF:
+        return Ranking(), Ranking()
+    is_prefix = addresses is Addresses.PREFIX
 
-    def kept(key: _Destination) -> _Destination:
-        return key[0], _kept(key[1], how), key[2]
+    def kept(address: bytes) -> bytes:
+        return address[: _PREFIX_BYTES[len(address)]].ljust(len(address), b"\0") if is_prefix else address
 
-    def name(key: _Destination) -> str:
+    def name(address: bytes) -> str:
+        return address_text(address) + (f"/{8 * _PREFIX_BYTES[len(address)]}" if is_prefix else "")
+
+    def with_port(key: _Destination) -> str:
         protocol, address, port = key
-        text = _address_name(address, how)
+        text = name(address)
         if port:
             text = f"{text}:{port}" if len(address) == IPV4_BYTES else f"[{text}]:{port}"
         return f"{protocol_name(protocol)} {text}"
 
-    return _ranking(counts, kept, name, translated=translated)
-
-
-def _sources(counts: Counter[bytes], unanswered: Counter[bytes], how: Addresses) -> Ranking:
-    if how is Addresses.OFF:
-        return Ranking()
-    return _ranking(
-        counts,
-        lambda address: _kept(address, how),
-        lambda address: _address_name(address, how),
-        unanswered=unanswered,
+    by_destination = _ranking(
+        destinations, lambda key: (key[0], kept(key[1]), key[2]), with_port, translated=translated
     )
-
-
-def _kept(address: bytes, how: Addresses) -> bytes:
-    """Return an address as it may be stored: whole, or its network only."""
-    if how is not Addresses.PREFIX:
-        return address
-    length = _PREFIX_BYTES[len(address)]
-    return address[:length] + bytes(len(address) - length)
-
-
-def _address_name(address: bytes, how: Addresses) -> str:
-    length = f"/{8 * _PREFIX_BYTES[len(address)]}" if how is Addresses.PREFIX else ""
-    return address_text(address) + length
+    return by_destination, _ranking(sources, kept, name, unanswered=unanswered)
 
 
 def _port_name(key: tuple[int, int]) -> str:
     protocol, port = key
     return f"{protocol_name(protocol)} {port}" if port else protocol_name(protocol)
-
-
-def _merged(counts: Mapping[K, int], group: Callable[[K], L]) -> Counter[L]:
-    merged: Counter[L] = Counter()
-    for key, count in counts.items():
-        merged[group(key)] += count
-    return merged
 
 
 def _ranking(
@@ -243,7 +227,10 @@ def _ranking(
     unanswered: Mapping[K, int] = MappingProxyType({}),
 ) -> Ranking:
     """Return the largest groups by `key`; naming them all would take longest."""
-    groups, changed, silent = (_merged(each, key) for each in (counts, translated, unanswered))
+    groups, changed, silent = Counter[L](), Counter[L](), Counter[L]()
+    for merged, each in ((groups, counts), (changed, translated), (silent, unanswered)):
+        for item, count in each.items():
+            merged[key(item)] += count
     top = tuple(
         Group(name=name(group), entries=count, translated=changed[group], unanswered=silent[group])
         for group, count in groups.most_common(TOP)

@@ -10,7 +10,8 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from socket import AF_INET, inet_pton
+from functools import partial
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any
 
 from conntrackd_guard.core.errors import HostError
@@ -79,8 +80,7 @@ class EntryReader:
         for pid in ("self",) if netns.initial else netns.pids:
             try:
                 with process_of(netns, self._proc, pid) as folder:
-                    descriptor = os.open(_LISTING, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
-                    return _text_listing(descriptor, "listing in /proc")
+                    return _text_listing(f"{folder}/{_LISTING}", "listing in /proc")
             except OSError as error:
                 cause = error
         if self._may_enter:
@@ -94,21 +94,20 @@ class EntryReader:
         if netns.pids and not any(os.path.exists(f"{self._proc}/{pid}") for pid in netns.pids):
             return HostError("read the entries of", netns.label, OSError(errno.ESRCH, "its processes have ended"), "")
         path = f"{self._proc}/{netns.pids[0] if netns.pids else 'PID'}/{_LISTING}"
-        step = "" if self._may_enter else "`guard top` can enter the namespace."
-        step = step if os.geteuid() == 0 else "Run this as root."
+        step = "" if os.geteuid() == 0 else "Run this as root."
         return HostError(f"read the entries of {netns.label} in", path, cause, step)
 
 
 def _own_listing() -> Listing:
     """Open the listing of the calling thread's namespace; the descriptor stays with it elsewhere. Raises OSError."""
     try:
-        descriptor = os.open(f"/proc/thread-self/{_LISTING}", os.O_RDONLY | os.O_CLOEXEC)
+        return _text_listing(f"/proc/thread-self/{_LISTING}", "listing in /proc, entered")
     except FileNotFoundError:
         return Listing("netlink", *entries_netlink.listing())
-    return _text_listing(descriptor, "listing in /proc, entered")
 
 
-def _text_listing(descriptor: int, source: str) -> Listing:
+def _text_listing(path: str, source: str) -> Listing:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     return Listing(source, _batches(descriptor), lambda: os.close(descriptor))
 
 
@@ -129,41 +128,29 @@ def parse(lines: bytes) -> Batch:
     for match in _LINE.finditer(lines):
         try:
             entries.append(_entry(match.groups()))
-        except (ValueError, OSError):  # not an address
+        except OSError:  # not an address
             continue
     return entries, lines.count(b"\n") - len(entries)
 
 
 def _entry(fields: Sequence[Any]) -> Entry:
-    """Return the entry of a line's groups, None for those that it lacks. Raises OSError or ValueError."""
+    """Return the entry of a line's groups, None for those that it lacks. Raises OSError."""
     version, number, remaining, state, source, destination, source_port, destination_port, *rest = fields
     unreplied, reply_source, reply_destination, reply_source_port, reply_destination_port, mark = rest
-    address = _ipv4 if version == b"4" else _ipv6
+    address = partial(inet_pton, AF_INET if version == b"4" else AF_INET6)
     offloaded, assured, replied = mark is not None and mark != b"ASSURED", mark is not None, unreplied is None
     return Entry(
         int(number),
         state.decode() if state else state_by_flags(offloaded=offloaded, assured=assured, replied=replied),
         assured,
         replied,
-        address(source),
-        address(destination),
+        address(source.decode()),
+        address(destination.decode()),
         int(source_port or 0),
         int(destination_port or 0),
-        address(reply_source),
-        address(reply_destination),
+        address(reply_source.decode()),
+        address(reply_destination.decode()),
         int(reply_source_port or 0),
         int(reply_destination_port or 0),
         None if remaining is None else int(remaining),
     )
-
-
-def _ipv4(text: bytes) -> bytes:
-    return inet_pton(AF_INET, text.decode())
-
-
-def _ipv6(text: bytes) -> bytes:
-    """Parse an IPv6 address; the kernel prints all eight groups with all zeros."""
-    packed = bytes.fromhex(text.replace(b":", b"").decode())
-    if len(packed) != 16:  # noqa: PLR2004 - bytes of an IPv6 address
-        raise ValueError("not an IPv6 address")
-    return packed

@@ -41,8 +41,6 @@ _BUFFER_BYTES = 32 * 1024
 _PATIENCE_SECONDS = 1.0
 """The kernel prepares each part of a dump on request; only a broken kernel takes this long."""
 
-Attributes = dict[int, bytes]
-
 
 def listing() -> tuple[Iterator[Batch], Callable[[], object]]:
     """Request the entries of the calling thread's namespace; return batches and a close function. Raises OSError."""
@@ -90,7 +88,7 @@ def _batches(connection: socket.socket, first: bytes) -> Iterator[Batch]:
         datagram = connection.recv(_BUFFER_BYTES)
 
 
-def _entry(found: Attributes) -> Entry:
+def _entry(found: dict[int, bytes]) -> Entry:
     original, reply = _tuple(found[_ORIGINAL]), _tuple(found[_REPLY])
     protocol = original[0]
     status = int.from_bytes(found[_STATUS], "big")
@@ -117,18 +115,11 @@ def _tuple(data: bytes) -> tuple[int, bytes, bytes, int, int]:
         head_1, source, head_2, destination, head_3, number, head_4, port, head_5, to_port = form.unpack(data)
         if (head_1, head_2, head_3, head_4, head_5) == heads and number in WITH_PORTS:
             return number, source, destination, port, to_port
-    return _any_tuple(data)
-
-
-def _any_tuple(data: bytes) -> tuple[int, bytes, bytes, int, int]:
-    """Return the same for a tuple of any layout."""
     parts = _attributes(data)
     ip, protocol = _attributes(parts[_IP]), _attributes(parts[_PROTOCOL])
     number = protocol[_PROTOCOL_NUMBER][0]
-    if _IPV4_SOURCE in ip:
-        source, destination = ip[_IPV4_SOURCE], ip[_IPV4_DESTINATION]
-    else:
-        source, destination = ip[_IPV6_SOURCE], ip[_IPV6_DESTINATION]
+    source = ip.get(_IPV4_SOURCE) or ip[_IPV6_SOURCE]
+    destination = ip.get(_IPV4_DESTINATION) or ip[_IPV6_DESTINATION]
     if {len(source), len(destination)} not in ({4}, {16}):
         raise ValueError("addresses of different length")
     if number not in WITH_PORTS:  # GRE uses the same numbers for its keys
@@ -173,7 +164,7 @@ def _own_state(protocol: int, info: bytes) -> str:
     return names[_attributes(_attributes(info)[attribute])[_STATE][0]]
 
 
-def _attributes(data: bytes) -> Attributes:
+def _attributes(data: bytes) -> dict[int, bytes]:
     """Return attributes by type. Raises struct.error or ValueError for invalid lengths."""
     found = {}
     at, end, header = 0, len(data), _ATTRIBUTE.unpack_from  # bound once: most of a sample's time is spent here

@@ -96,6 +96,7 @@ class RehearsingKernel:
 
     def __init__(self, kernel: Kernel, rehearsed: int | None = None) -> None:
         self._kernel = kernel
+        self.limit_in_force = kernel.limit
         self._base = kernel.limit()
         self._rehearsed = rehearsed
         self._rehearsed_buckets: int | None = None
@@ -106,10 +107,6 @@ class RehearsingKernel:
         if in_force != self._base:
             self._base, self._rehearsed, self._rehearsed_buckets = in_force, None, None
         return in_force if self._rehearsed is None else self._rehearsed
-
-    def limit_in_force(self) -> int | None:
-        """Return the limit that the kernel applies."""
-        return self._kernel.limit()
 
     def set_limit(self, target: int) -> int:
         """Remember `target`."""

@@ -1,5 +1,6 @@
 """Find network namespaces and the ways to read each of them."""
 
+import contextlib
 import fcntl
 import os
 import re
@@ -12,7 +13,7 @@ from conntrackd_guard.host.paths import Paths
 _NS_GET_USERNS = 0xB701  # _IO(0xb7, 1), linux/nsfs.h
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO, linux/proc_ns.h
 _WHOLE_MAP = [b"0", b"0", b"4294967295"]
-_MOUNTED = re.compile(r"\S+ \S+ \S+ net:\[(\d+)\] (\S+) ")
+_MOUNTED = re.compile(r"^\S+ \S+ \S+ net:\[(\d+)\] (\S+) ", re.MULTILINE)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 """/proc/PID/mountinfo, proc(5): the root of a mounted namespace is its number; blanks in a path are octal."""
 _PIDS_KEPT = 4
@@ -50,18 +51,19 @@ class NamespaceScanner:
 
     def scan(self) -> tuple[list[NetNamespace], bool]:
         """Return every readable namespace, and whether none was unreadable. Never raises."""
-        own = self._key("self")
+        own = None
+        with contextlib.suppress(OSError):
+            own = os.stat(f"{self._proc}/self/net/stat").st_ino
         pids, complete = self._pids_by_key()
         found = []
         for key, members in pids.items():
             # Read at each scan: the kernel reuses a freed inode number for the next namespace at once.
             namespace, user_owned = self._identify(["self"] if key == own else [str(pid) for pid in members])
-            label = "initial" if key == own else f"process {members[0]}"
             found.append(
                 NetNamespace(
                     key=key,
                     namespace=namespace,
-                    label=label,
+                    label="initial" if key == own else f"process {members[0]}",
                     initial=key == own,
                     pids=tuple(members),
                     enter=f"{self._proc}/{members[0]}/ns/net",
@@ -76,12 +78,6 @@ class NamespaceScanner:
             return frozenset(os.listdir(self._named))
         except OSError:
             return frozenset()
-
-    def _key(self, pid: str) -> int | None:
-        try:
-            return os.stat(f"{self._proc}/{pid}/net/stat").st_ino
-        except OSError:
-            return None
 
     def _pids_by_key(self) -> tuple[dict[int, list[int]], bool]:
         found: dict[int, list[int]] = {}
@@ -114,22 +110,12 @@ class NamespaceScanner:
         user_owned = None
         for pid in pids:
             try:
-                descriptor = os.open(f"{self._proc}/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                return _inspect(f"{self._proc}/{pid}/ns/net")
             except OSError:
-                user_owned = self._outside_initial_user_namespace(pid) if user_owned is None else user_owned
-                continue
-            try:
-                return os.fstat(descriptor).st_ino, _user_owned(descriptor)
-            finally:
-                os.close(descriptor)
+                if user_owned is None:  # without ptrace rights: by the id map of a process in it
+                    with contextlib.suppress(OSError):
+                        user_owned = files.read(f"{self._proc}/{pid}/uid_map").split() != _WHOLE_MAP
         return None, user_owned is not False
-
-    def _outside_initial_user_namespace(self, pid: str) -> bool | None:
-        """Without ptrace rights: return the same for a process in it, by its id map; None if it has ended."""
-        try:
-            return files.read(f"{self._proc}/{pid}/uid_map").split() != _WHOLE_MAP
-        except OSError:
-            return None
 
     def _with_mounted(self, found: list[NetNamespace]) -> list[NetNamespace]:
         """Add names from mounts (`ip netns`, Docker), and namespaces without a process."""
@@ -139,12 +125,9 @@ class NamespaceScanner:
             index = by_number.get(number)
             if index is None:
                 try:
-                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                    _, user_owned = _inspect(path)
                 except OSError:
                     user_owned = True
-                else:
-                    user_owned = _user_owned(descriptor)
-                    os.close(descriptor)
                 by_number[number] = len(found)
                 found.append(NetNamespace(key=number, namespace=number, label=label, enter=path, user_owned=user_owned))
             elif found[index].label.startswith("process "):
@@ -154,16 +137,23 @@ class NamespaceScanner:
     def _mounted(self) -> list[tuple[int, str]]:
         """Return number and path of each mounted network namespace, those of `ip netns` first."""
         try:
-            rows = files.read(f"{self._proc}/self/mountinfo").decode("utf-8", "replace").splitlines()
+            mounts = files.read(f"{self._proc}/self/mountinfo").decode("utf-8", "replace")
         except OSError:
             return []
-        found = []
-        for row in rows:
-            match = _MOUNTED.match(row)
-            if match is not None:
-                path = self._root + _OCTAL.sub(lambda escaped: chr(int(escaped[1], 8)), match[2])
-                found.append((int(match[1]), path))
+        found = [
+            (int(number), self._root + _OCTAL.sub(lambda escaped: chr(int(escaped[1], 8)), path))
+            for number, path in _MOUNTED.findall(mounts)
+        ]
         return sorted(found, key=lambda mounted: (not mounted[1].startswith(self._named), mounted))
+
+
+def _inspect(path: str) -> tuple[int, bool]:
+    """Return a namespace's number, and whether another user namespace than the initial one owns it. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return os.fstat(descriptor).st_ino, _user_owned(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _user_owned(descriptor: int) -> bool:

@@ -156,9 +156,8 @@ class Observer:
 
     def _some(self) -> list[_Track]:
         """Return those never read, then the fullest, and the others in turn."""
-        fullest = sorted(
-            (track for track in self._tracks.values() if not track.out_of_reach), key=_expected_count, reverse=True
-        )
+        fullest = [track for track in self._tracks.values() if not track.out_of_reach]
+        fullest.sort(key=lambda track: math.inf if track.growth.count is None else track.growth.count, reverse=True)
         half = _TABLES_A_TICK // 2
         rest = fullest[half:]
         self._turn = (self._turn + half) % max(1, len(rest))
@@ -194,8 +193,3 @@ class Observer:
             )
             tables.append(table)
         return tables
-
-
-def _expected_count(track: _Track) -> int:
-    """Return the count at the last look; a namespace never looked at comes first."""
-    return 1 << 31 if track.growth.count is None else track.growth.count

@@ -5,20 +5,17 @@ cgroup path is read from the outside in, up to the first container, which contro
 started by a user is in that user's unit; both are returned.
 """
 
-import os
+import contextlib
 import re
 from dataclasses import replace
 
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.traffic.analysis import Owner
+from conntrackd_guard.host import files
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import process_of
 from conntrackd_guard.host.paths import Paths
 
-_COMM_BYTES = 64
-"""TASK_COMM_LEN is 16."""
-_CGROUP_BYTES = 16 * 1024
-"""A path has up to 4,096 bytes, and version 1 a dozen of them; more is cut."""
 _POD = re.compile(r"(?:.*-)?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?")
 """kubelet: `pod<uid>`, or `kubepods-burstable-pod<uid with _>.slice`; a static pod's uid has 32 hex digits."""
 _CONTAINER = re.compile(r"(?:(docker|cri-containerd|crio|libpod|nerdctl)-)?([0-9a-f]{64})(?:\.scope)?")
@@ -34,31 +31,19 @@ _RUNTIMES = {
 """By the prefix of a container's scope, or without one by the parent folder (containerd: its namespace)."""
 
 
-class OwnerReader:
-    """Reads the owners of network namespaces."""
-
-    def __init__(self, paths: Paths) -> None:
-        self._proc = str(paths.proc)
-
-    def owner(self, netns: NetNamespace) -> Owner:
-        """Return the owner, from the first process still in the namespace. Never raises or blocks."""
-        if netns.initial:
-            return Owner()
-        for pid in netns.pids:
-            try:
-                return self._of_process(pid, netns)
-            except OSError:
-                continue
-        return Owner()
-
-    def _of_process(self, pid: int, netns: NetNamespace) -> Owner:
-        with process_of(netns, self._proc, pid) as folder:
-            name = printable(_read("comm", folder, _COMM_BYTES).decode("utf-8", "replace").removesuffix("\n"))
-            try:
-                owner = by_cgroup(_read("cgroup", folder, _CGROUP_BYTES))
-            except OSError:  # without cgroups
+def find_owner(netns: NetNamespace, paths: Paths) -> Owner:
+    """Return the owner, from the first process still in the namespace. Never raises or blocks."""
+    for pid in () if netns.initial else netns.pids:
+        try:
+            with process_of(netns, str(paths.proc), pid) as folder:
+                name = printable(files.read(f"{folder}/comm").decode("utf-8", "replace").removesuffix("\n"))
                 owner = Owner()
-        return replace(owner, pid=pid, process=name)
+                with contextlib.suppress(OSError):  # without cgroups
+                    owner = by_cgroup(files.read(f"{folder}/cgroup"))
+                return replace(owner, pid=pid, process=name)
+        except OSError:
+            continue
+    return Owner()
 
 
 def by_cgroup(content: bytes) -> Owner:
@@ -88,11 +73,3 @@ def _by_path(path: str) -> Owner:
             unit = printable(part)
         above = part
     return Owner(unit=unit, pod=pod)
-
-
-def _read(name: str, folder: int, most: int) -> bytes:
-    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
-    try:
-        return os.read(descriptor, most)
-    finally:
-        os.close(descriptor)

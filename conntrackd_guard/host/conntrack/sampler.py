@@ -16,15 +16,18 @@ from conntrackd_guard.core.usage import risen
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
-from conntrackd_guard.host.conntrack.owners import OwnerReader
+from conntrackd_guard.host.conntrack.owners import find_owner
 from conntrackd_guard.host.conntrack.setns import nsenter_prefix
-from conntrackd_guard.host.conntrack.stat import LossCounters, TableReader, established_seconds, read_losses
+from conntrackd_guard.host.conntrack.stat import Counters, TableReader
 from conntrackd_guard.host.paths import Paths
 
 LONGEST_SECONDS = 0.1
 """Three times what 5,000 entries take; on a slower host the sample is smaller and its margin larger."""
 _REMEMBERED_SECONDS = 600.0
 _MOST_REMEMBERED = 1000
+
+Reading = tuple[float, Counters]
+"""A table's counters, after the time.monotonic() at which they were read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,32 +36,23 @@ class Found:
 
     netns: NetNamespace
     table: Table
+    reading: Reading
 
 
 class Sampler:
-    """Finds and analyzes tables. Keeps the loss counters from one analysis to the next.
-
-    `enter` allows entering a namespace if /proc has no listing; the daemon's unit forbids that.
-    """
+    """Finds and analyzes tables. Keeps the counters from one analysis to the next."""
 
     def __init__(
-        self,
-        paths: Paths,
-        *,
-        enter: bool,
-        entries: int = tuning.SAMPLE_ENTRIES,
-        addresses: Addresses = Addresses.FULL,
+        self, paths: Paths, *, entries: int = tuning.SAMPLE_ENTRIES, addresses: Addresses = Addresses.FULL
     ) -> None:
         self._paths = paths
-        self._enter = enter
         self._most = entries
         self._addresses = addresses
         self._kernel = LiveKernel(paths)
         self._scanner = NamespaceScanner(paths)
         self._tables = TableReader(paths)
-        self._entries = EntryReader(paths, enter=enter)
-        self._owners = OwnerReader(paths)
-        self._last: dict[int, LossCounters] = {}
+        self._entries = EntryReader(paths, enter=True)  # which the daemon's unit forbids
+        self._last: dict[int, Reading] = {}
 
     def find(self) -> list[Found]:
         """Return every readable table, fullest first."""
@@ -77,7 +71,7 @@ class Sampler:
                     user_owned=netns.user_owned,
                     source=counters.source,
                 )
-                found.append(Found(netns=netns, table=table))
+                found.append(Found(netns=netns, table=table, reading=(time.monotonic(), counters)))
         return sorted(found, key=lambda one: (-one.table.count, not one.table.initial, one.table.namespace))
 
     def analyze(self, one: Found, among: list[Found]) -> TableAnalysis:
@@ -87,15 +81,24 @@ class Sampler:
             cause = OSError(errno.ENOENT, "no connection tracking")
             raise HostError("read", self._paths.limit, cause, "Nothing is tracked here.")
         began = time.monotonic()
-        before = self._before(one.netns)
+        then, before = self._last.get(one.netns.key, one.reading)
+        if began - then > _REMEMBERED_SECONDS:
+            then, before = one.reading
         sample, source = self._sample(one)
         took = time.monotonic() - began
-        after = read_losses(one.netns, self._paths, enter=self._enter)
+        losses, now, after = NO_LOSSES, time.monotonic(), self._tables.read(one.netns)
         if after is not None:
-            self._last[one.netns.key] = after
+            losses = Losses(
+                seconds=now - then,
+                insert_failed=risen(before.insert_failed, after.insert_failed),
+                chain_too_long=risen(before.chain_too_long, after.chain_too_long),
+            )
+            if len(self._last) > _MOST_REMEMBERED:
+                self._last.clear()
+            self._last[one.netns.key] = now, after
         evidence = Evidence(
             sample=sample,
-            losses=_increase(before, after),
+            losses=losses,
             in_use=sum(found.table.count for found in among),
             buckets=buckets,
             inside=nsenter_prefix(one.netns, self._paths),
@@ -105,21 +108,12 @@ class Sampler:
             wall_seconds=time.time(),
             limit=limit,
             table=one.table,
-            owner=self._owners.owner(one.netns),
+            owner=find_owner(one.netns, self._paths),
             sample=sample,
             findings=diagnose(evidence),
             source=source,
             took_seconds=took,
         )
-
-    def _before(self, netns: NetNamespace) -> LossCounters | None:
-        """Return the last reading of the counters if it is recent, or a new one."""
-        if len(self._last) > _MOST_REMEMBERED:
-            self._last.clear()
-        last = self._last.get(netns.key)
-        if last is not None and time.monotonic() - last.at_seconds <= _REMEMBERED_SECONDS:
-            return last
-        return read_losses(netns, self._paths, enter=self._enter)
 
     def _sample(self, one: Found) -> tuple[Sample, str]:
         with self._entries.open(one.netns) as listing:
@@ -128,7 +122,7 @@ class Sampler:
                 entries,
                 table_entries=one.table.count,
                 addresses=self._addresses,
-                established_seconds=established_seconds(one.netns, self._paths, enter=self._enter),
+                established_seconds=self._tables.established_seconds(one.netns),
             )
             return replace(sample, skipped=listing.skipped), listing.source
 
@@ -143,13 +137,3 @@ def choose(found: list[Found], wanted: str | None) -> Found:
         if wanted in {str(one.table.namespace), one.table.label}:
             return one
     raise AnswerIsNo(f"No table of namespace {wanted} can be read. `guard status` lists the tables with entries.")
-
-
-def _increase(before: LossCounters | None, after: LossCounters | None) -> Losses:
-    if before is None or after is None:
-        return NO_LOSSES
-    return Losses(
-        seconds=after.at_seconds - before.at_seconds,
-        insert_failed=risen(before.insert_failed, after.insert_failed),
-        chain_too_long=risen(before.chain_too_long, after.chain_too_long),
-    )

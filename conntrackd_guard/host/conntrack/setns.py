@@ -18,18 +18,19 @@ T = TypeVar("T")
 
 
 @contextmanager
-def process_of(netns: NetNamespace, proc: str, pid: int | str) -> Iterator[int]:
-    """Open /proc/PID for `dir_fd`; while it is open, the pid can't be reused under it.
+def process_of(netns: NetNamespace, proc: str, pid: int | str) -> Iterator[str]:
+    """Return a path to /proc/PID for a `with`; while it is open, the pid can't be reused under it.
 
     Raises OSError: ESTALE if the process has left the namespace.
     """
-    folder = os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = f"/proc/self/fd/{descriptor}"
     try:
-        if os.stat("net/stat", dir_fd=folder).st_ino != netns.key:
+        if os.stat(f"{folder}/net/stat").st_ino != netns.key:
             raise OSError(errno.ESTALE, "the namespace has changed")
         yield folder
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def run_in_netns(netns: NetNamespace, call: Callable[[], T]) -> T:

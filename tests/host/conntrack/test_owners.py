@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from conntrackd_guard.core.traffic.analysis import Owner
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
-from conntrackd_guard.host.conntrack.owners import OwnerReader, by_cgroup
+from conntrackd_guard.host.conntrack.owners import by_cgroup, find_owner
 from conntrackd_guard.host.conntrack.setns import nsenter_prefix
 from conntrackd_guard.host.paths import Paths
 
@@ -101,7 +101,7 @@ def a_tree(root: Path, pid: int, *, cgroup: str | None, name: bytes = b"nginx\n"
 def test_a_process_and_its_pod(tmp_path: Path) -> None:
     """The text for people goes from the pod to the process."""
     netns = a_tree(tmp_path, 4242, cgroup=f"0::/kubepods.slice/{SLICE}/cri-containerd-{ID}.scope\n")
-    owner = OwnerReader(Paths(tmp_path)).owner(netns)
+    owner = find_owner(netns, Paths(tmp_path))
     assert owner.text == f"pod {POD}, container 0123456789ab (containerd), process nginx (4242)"
 
 
@@ -110,16 +110,15 @@ def test_a_process_and_its_pod(tmp_path: Path) -> None:
 )
 def test_a_hostile_name_is_made_printable(tmp_path: Path, name: bytes, shown: str) -> None:
     """A process can choose its name; without cgroups only the process is returned."""
-    owner = OwnerReader(Paths(tmp_path)).owner(a_tree(tmp_path, 5, cgroup=None, name=name))
+    owner = find_owner(a_tree(tmp_path, 5, cgroup=None, name=name), Paths(tmp_path))
     assert owner.text == f"process {shown} (5)"
 
 
 def test_a_process_in_another_namespace_is_not_the_owner(tmp_path: Path) -> None:
     """An ended namespace, a reused pid and a namespace without a process have no owner."""
     netns = a_tree(tmp_path, 5, cgroup="0::/system.slice/nginx.service\n")
-    reader = OwnerReader(Paths(tmp_path))
-    assert reader.owner(NetNamespace(key=netns.key + 1, namespace=7, label="web", pids=(5,))) == Owner()
-    assert reader.owner(NetNamespace(key=7, namespace=7, label="web", enter="/run/netns/web")) == Owner()
+    assert find_owner(NetNamespace(key=netns.key + 1, namespace=7, label="web", pids=(5,)), Paths(tmp_path)) == Owner()
+    assert find_owner(NetNamespace(key=7, namespace=7, label="web", enter="/run/netns/web"), Paths(tmp_path)) == Owner()
     assert Owner().text == ""
 
 
@@ -128,7 +127,7 @@ def test_a_live_process() -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         try:
             key = os.stat(f"/proc/{child.pid}/net/stat").st_ino
-            owner = OwnerReader(Paths()).owner(NetNamespace(key=key, namespace=None, label="", pids=(child.pid,)))
+            owner = find_owner(NetNamespace(key=key, namespace=None, label="", pids=(child.pid,)), Paths())
         finally:
             child.kill()
     assert (owner.pid, owner.process in {"sleep", "python3"}) == (child.pid, True)

@@ -12,7 +12,7 @@ from conntrackd_guard.core.errors import AnswerIsNo, HostError
 from conntrackd_guard.core.traffic.diagnosis import Cause
 from conntrackd_guard.host.conntrack import sampler
 from conntrackd_guard.host.conntrack.sampler import Sampler, choose
-from conntrackd_guard.host.conntrack.stat import parse_losses
+from conntrackd_guard.host.conntrack.stat import Counters, read_statistics
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CrowdedHost:
 
 def test_the_fullest_table_is_the_default(host: CrowdedHost) -> None:
     """Others are chosen by number, by name, or as `initial`."""
-    found = Sampler(host.paths, enter=False).find()
+    found = Sampler(host.paths).find()
     assert [(one.table.label, one.table.count) for one in found] == [
         ("process 201", 9000),
         ("process 200", 300),
@@ -44,7 +44,7 @@ def test_the_fullest_table_is_the_default(host: CrowdedHost) -> None:
 
 def test_an_analysis_has_owner_sample_and_diagnosis(host: CrowdedHost) -> None:
     """The sample of a large table is bounded."""
-    taker = Sampler(host.paths, enter=False, entries=1000, addresses=Addresses.OFF)
+    taker = Sampler(host.paths, entries=1000, addresses=Addresses.OFF)
     found = taker.find()
     grown = taker.analyze(found[0], found)
     assert (grown.limit, grown.owner.unit, grown.owner.process) == (65536, "quic.service", "quic")
@@ -62,7 +62,7 @@ def test_a_leak_is_found_by_the_timeout_of_the_namespace(host: CrowdedHost) -> N
     back = "src=10.2.0.1 dst=10.9.0.{n} sport=443 dport=4000"
     line = f"ipv4     2 tcp      6 259200 ESTABLISHED {flow} {back} [ASSURED] mark=0 use=1\n"
     host.namespace(1, "systemd", 400, "".join(line.format(n=n % 250) for n in range(400)))
-    taker = Sampler(host.paths, enter=False)
+    taker = Sampler(host.paths)
     found = taker.find()
     initial = choose(found, "initial")
     assert [finding.cause for finding in taker.analyze(initial, found).findings] == [Cause.GROW]  # it can't be read
@@ -72,7 +72,7 @@ def test_a_leak_is_found_by_the_timeout_of_the_namespace(host: CrowdedHost) -> N
 
 def test_losses_are_counted_from_the_first_reading(host: CrowdedHost) -> None:
     """Losses before the first reading don't count, a later increase does."""
-    taker = Sampler(host.paths, enter=False)
+    taker = Sampler(host.paths)
     host.count(201, 9000, insert_failed=5, chain_too_long=9)
     found = taker.find()
     assert [finding.cause for finding in taker.analyze(found[0], found).findings] == [Cause.GROW]
@@ -84,7 +84,7 @@ def test_losses_are_counted_from_the_first_reading(host: CrowdedHost) -> None:
 def test_chains_contain_the_entries_of_all_tables(host: CrowdedHost) -> None:
     """All namespaces share one hash table: 16,384 buckets are enough for 196,608 entries."""
     host.namespace(202, "more", 190_000, listing(1, answered=True))
-    taker = Sampler(host.paths, enter=False)
+    taker = Sampler(host.paths)
     found = taker.find()
     quic = choose(found, "process 201")
     assert Cause.CHAINS in [finding.cause for finding in taker.analyze(quic, found).findings]
@@ -94,7 +94,7 @@ def test_chains_contain_the_entries_of_all_tables(host: CrowdedHost) -> None:
 def test_an_unreadable_table_is_an_error(host: CrowdedHost) -> None:
     """A namespace that has ended, and a kernel without connection tracking."""
     host.namespace(203, "hidden", 99_999, None)
-    taker = Sampler(host.paths, enter=False)
+    taker = Sampler(host.paths)
     found = taker.find()
     with pytest.raises(HostError, match="read the entries of process 203"):
         taker.analyze(found[0], found)
@@ -106,19 +106,36 @@ def test_an_unreadable_table_is_an_error(host: CrowdedHost) -> None:
 @pytest.mark.parametrize(
     ("content", "insert_failed", "chain_too_long"),
     [
-        ("entries insert_failed chainlength\n5 2 1\n5 a 0\n", 12, 1),
-        ("entries chaintoolong insert_failed\n5 3 2\n", 2, 3),
-        ("entries searched insert_failed\n5 3 2\n", 2, 0),
+        ("entries drop early_drop insert_failed chainlength\n5 0 0 2 1\n5 0 0 a 0\n", 12, 1),
+        ("entries chaintoolong drop early_drop insert_failed\n5 3 0 0 2\n", 2, 3),
+        ("entries searched insert_failed drop early_drop\n5 3 2 0 0\n", 2, 0),
     ],
 )
-def test_loss_counters_by_their_header(content: str, insert_failed: int, chain_too_long: int) -> None:
+def test_loss_counters_by_their_header(tmp_path: Path, content: str, insert_failed: int, chain_too_long: int) -> None:
     """Columns differ by kernel; a missing column counts as 0."""
-    found = parse_losses(content.encode())
+    found = counters(tmp_path, content)
+    assert found is not None
     assert (found.insert_failed, found.chain_too_long) == (insert_failed, chain_too_long)
 
 
-@pytest.mark.parametrize("content", ["", "entries drop\n5 2\n", "entries insert_failed\n5\n", "insert_failed\nzebra\n"])
-def test_other_content_is_refused(content: str) -> None:
-    """Content without the columns raises ValueError."""
-    with pytest.raises(ValueError):
-        parse_losses(content.encode())
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "entries drop\n5 2\n",
+        "entries insert_failed\n5\n",
+        "insert_failed\nzebra\n",
+        "entries drop early_drop insert_failed\n5 2 0\n",
+        "entries drop early_drop insert_failed\n5 2 0 zebra\n",
+    ],
+)
+def test_other_content_is_refused(tmp_path: Path, content: str) -> None:
+    """Content without the columns is no statistics file."""
+    assert counters(tmp_path, content) is None
+
+
+def counters(root: Path, content: str) -> Counters | None:
+    """Return the counters of a statistics file."""
+    (root / "net/stat").mkdir(parents=True)
+    (root / "net/stat/nf_conntrack").write_text(content)
+    return read_statistics((f"{root}/",), (root / "net/stat").stat().st_ino)
