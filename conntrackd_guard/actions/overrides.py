@@ -40,6 +40,7 @@ REVERT_PAUSE_SECONDS = 3600.0
 _IN_FLIGHT_SECONDS = 0.1
 """A daemon that read no pause just before writes its raise within this time; then the revert checks once more."""
 _NO_LOGIN = 0xFFFFFFFF
+_ARTICLES = {"hold": "a", "override": "an"}
 _NAMED = 10
 """Raises listed to choose from."""
 
@@ -87,6 +88,8 @@ class Overrides:
         current = self._kernel.limit_in_force()
         if not current:
             raise AnswerIsNo("The kernel has no limit to revert (no conntrack, or 0 for unlimited).")
+        if row_id is not None:
+            self._expect_raise(row_id)
         raises = revertible_raises(self._paths, current)
         if not raises:
             raise AnswerIsNo(
@@ -105,6 +108,21 @@ class Overrides:
             paused=pause if lasts else None,
             observation=observation,
         )
+
+    def _expect_raise(self, row_id: int) -> None:
+        """Raise AnswerIsNo if there is no decision with that id, or if it is no raise."""
+        history, row, step = (
+            History.existing(self._paths.history),
+            None,
+            "`guard history --verdict raise` lists the raises.",
+        )
+        if history is not None:
+            with history:
+                row = history.row(row_id)
+        if row is None:
+            raise AnswerIsNo(f"There is no decision {row_id}. {step}")
+        if row.verdict != "raise":
+            raise AnswerIsNo(f"Decision {row_id} is no raise but {_ARTICLES[row.verdict]} {row.verdict}. {step}")
 
     def revert(self, plan: Plan, reason: str) -> Record:
         """Carry a plan out: pause, write, read back, drop-in, history. After a failure the pauses are as before."""

@@ -69,7 +69,9 @@ def _of_bounds(policy: Policy, paths: Paths) -> Iterator[tuple[str, str]]:
     allowed = budget.highest_affordable(empty, policy)
     name = _KEYS.get(allowed.bound) if allowed is not None else None
     if allowed is not None and name not in {None, "max_limit"} and allowed.target <= (limit or 0):
-        text = f"allows {allowed.target:,} entries on this host, and the limit in force is {limit:,}: nothing is raised."
+        text = (
+            f"allows {allowed.target:,} entries on this host, and the limit in force is {limit:,}: nothing is raised."
+        )
         yield str(name), f"{text} `guard status` has the figures."
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from testbed.records import a_record, raised
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.cli.render.decision_text import print_history
+from conntrackd_guard.cli.render.detail_text import print_detail
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.explain import sentence
-from conntrackd_guard.core.model import Observation, Outcome, OutcomeKind
+from conntrackd_guard.core.model import Observation, Outcome, OutcomeKind, Override, OverrideKind, TriggerKind
+from conntrackd_guard.history import details
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings import files
@@ -155,6 +161,50 @@ def test_show_of_an_unknown_number_ends_with_3(paths: Paths, capsys: pytest.Capt
     """An unknown number ends with exit code 3 and names the command that lists the known ones."""
     assert main(["show", "99"], paths) is Exit.NO
     assert "There is no decision 99. `guard history` lists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 81, 100, 120])
+def test_no_date_is_broken_on_a_terminal(paths: Paths, width: int) -> None:
+    """Whatever the width: neither the time of a head, nor that of a repeat, nor one in a sentence."""
+    many = "".join(f"{word} until 2026-11-29 20:10:03, " for word in ("ab", "abcdefg", "abcdefghijkl", "x" * 17))
+    with History(paths.history, mode="writer") as history:
+        number = history.add(a_record("many"), policy=Policy(), sentence=many, kernel_release="6.1")
+        history.merge(number, 123_456, 1500.0)
+        rows = list(history.rows())
+        shown = details.detail(history, number)
+    assert shown is not None
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=width, color_system=None)
+    print_history(console, rows)
+    print_detail(console, shown)
+    lines = stream.getvalue().splitlines()
+    dates = re.findall(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}", stream.getvalue())
+    assert len(re.findall("[0-9]{4}-[0-9]{2}-[0-9]{2}", stream.getvalue())) == len(dates) > len(rows) + 8
+    of_dates = [line for line in lines if re.search(r"[0-9]{4}-[0-9]{2}-[0-9]{2} ", line)]
+    heads = {line for line in of_dates if re.match(" *[0-9]+  [0-9]{4}-", line)}
+    assert max(len(line.rstrip()) for line in of_dates if line not in heads) <= width
+    assert all(len(line.rstrip()) <= width for line in heads if "×" in line)
+
+
+@pytest.mark.parametrize(
+    ("login", "shown"), [(None, "pause by uid 0: tests"), (1000, "pause by uid 0 (login uid 1000): tests")]
+)
+def test_an_override_names_who_is_known(
+    paths: Paths, capsys: pytest.CaptureFixture[str], login: int | None, shown: str
+) -> None:
+    """A login that the kernel doesn't know is not printed as None."""
+    order = Override(kind=OverrideKind.PAUSE, reason="tests", uid=0, login_uid=login)
+    record = a_record("order", order, trigger=TriggerKind.OVERRIDE)
+    with History(paths.history, mode="writer") as history:
+        number = history.add(record, policy=Policy(), sentence="why", kernel_release="6.1")
+    assert main(["show", str(number)], paths) is Exit.DONE
+    assert f"override         {shown}\n" in capsys.readouterr().out
+
+
+def test_without_a_history_show_says_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """That there is no decision of that number follows from it."""
+    assert main(["show", "1"], Paths(tmp_path)) is Exit.NO
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_fresh_host_has_no_history(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

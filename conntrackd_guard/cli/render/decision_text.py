@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.text import Text
 
-from conntrackd_guard.cli.render.console import local, print_indented, print_line
+from conntrackd_guard.cli.render.console import local, print_head, print_indented, print_line
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Corroboration, TriggerKind
@@ -29,14 +29,14 @@ def print_history(console: Console, rows: Iterable[Row]) -> None:
             heading = f"{'ID':>5}  {'TIME':19}  {'WHAT':8}  {'LIMIT':18}  WHY"
             print_line(console, Text(heading, style="bold"))
             printed = True
-        print_line(console, head(row))
+        print_head(console, head(row), repeats(row))
         print_indented(console, Text(printable(row.sentence), style="dim" if row.verdict == "hold" else ""))
         if row.verification is not None:
             print_indented(console, result_text(row.verification))
 
 
 def head(row: Row) -> Text:
-    """Return the first line of a decision."""
+    """Return the first line of a decision, without its `repeats`."""
     text = Text(f"{row.id:>5}  {local(row.at_seconds)}  ")
     text.append(f"{row.verdict:8}", _STYLES.get(row.verdict, ""))
     text.append(f"  {step(row):18}  ")
@@ -44,9 +44,12 @@ def head(row: Row) -> Text:
         text.append(f"{trigger(row)}, ").append(outcome(row), "bold red")
     else:
         text.append(why(row))
-    if row.repeats > 1:
-        text.append(f"  ×{row.repeats:,} until {local(row.last_seconds)}", "cyan")
     return text
+
+
+def repeats(row: Row) -> Text:
+    """Return how often a decision came, and until when; nothing for one that came once."""
+    return Text(f"×{row.repeats:,} until {local(row.last_seconds)}" if row.repeats > 1 else "", "cyan")
 
 
 def result_text(verification: Verification) -> Text:
