@@ -110,15 +110,12 @@ class Overrides:
         )
 
     def _expect_raise(self, row_id: int) -> None:
-        """Raise AnswerIsNo if there is no decision with that id, or if it is no raise."""
-        history, row, step = (
-            History.existing(self._paths.history),
-            None,
-            "`guard history --verdict raise` lists the raises.",
-        )
-        if history is not None:
-            with history:
-                row = history.row(row_id)
+        """Raise AnswerIsNo if the history has no decision with that id, or another one than a raise."""
+        history, step = History.existing(self._paths.history), "`guard history --verdict raise` lists the raises."
+        if history is None:
+            return
+        with history:
+            row = history.row(row_id)
         if row is None:
             raise AnswerIsNo(f"There is no decision {row_id}. {step}")
         if row.verdict != "raise":
