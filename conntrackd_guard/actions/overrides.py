@@ -6,8 +6,10 @@ file under /run into its state, so it does not mistake the new limit for a confl
 
 import contextlib
 import os
+import pwd
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 from conntrackd_guard.actions.revertible import Step, revertible_raises
 from conntrackd_guard.core.codec import encode
@@ -206,9 +208,17 @@ def _chosen(raises: list[Step], row_id: int | None) -> Step:
     return named
 
 
-def _who() -> dict[str, int | None]:
-    """Return who runs the command: the user id, and the login behind sudo where the kernel audits logins."""
-    login: int | None = None
+def _who() -> dict[str, Any]:
+    """Return who runs the command: the user, and the login behind sudo where the kernel audits logins, with their names."""
+    uid, login = os.getuid(), None
     with contextlib.suppress(OSError, ValueError), open("/proc/self/loginuid", encoding="ascii") as file:
         login = int(file.read())
-    return {"uid": os.getuid(), "login_uid": None if login == _NO_LOGIN else login}
+    login = None if login == _NO_LOGIN else login
+    return {"uid": uid, "user": _name(uid), "login_uid": login, "login": "" if login is None else _name(login)}
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""

@@ -71,11 +71,9 @@ def read_id(path: Path) -> str | None:
 
 def read_boot_id(path: Path) -> str:
     """Return the id of this boot. Raises HostError."""
-    try:
+    step = "Mount /proc (`mount -t proc proc /proc` in a chroot), or run this on the host itself."
+    with translate_errors("read", path, step):
         return read(path).decode("ascii", "replace").strip()
-    except OSError as error:
-        step = "Mount /proc (`mount -t proc proc /proc` in a chroot), or run this on the host itself."
-        raise HostError("read", path, error, step) from error
 
 
 def replace(path: Path | str, content: bytes, *, mode: int = 0o644, durable: bool) -> None:

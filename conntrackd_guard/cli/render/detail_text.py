@@ -79,10 +79,9 @@ def _decision(record: Record) -> list[Line]:
         case Hold():
             lines = [("hold", f"{decision.reason.label}: {decision.reason.sentence}")]
         case Override():
-            who = "" if decision.uid is None else f" by uid {decision.uid}"
-            who += "" if decision.login_uid is None else f" (login uid {decision.login_uid})"
-            why = f": {printable(decision.reason)}" if decision.reason else ""
-            return [("override", f"{decision.kind}{who}{why}")]
+            who = "" if decision.uid is None else f" by {explain.operator(decision)}"
+            why = f": {decision.reason}" if decision.reason else ""
+            return [("override", printable(f"{decision.kind}{who}{why}"))]
     return lines + [("advice", advice) for advice in decision.advice]
 
 
