@@ -139,7 +139,7 @@ def in_a_process(root: Path, *arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="scripts/run needs root")
-def test_the_script_runs_where_packages_are_not_debians(tmp_path: Path) -> None:
+def test_the_script_runs_without_apt(tmp_path: Path) -> None:
     """Without apt-get it installs nothing, and the guard itself says what is missing."""
     for name in ("bash", "dirname", "env", "readlink"):
         (tmp_path / name).symlink_to(f"/usr/bin/{name}")
