@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from conntrackd_guard.core import explain
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
@@ -24,7 +25,7 @@ from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import MAX_QUEUED, NotifySpool
 from conntrackd_guard.host.other_writers import STARTED_SECONDS, attribute_change
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RuntimeDir
+from conntrackd_guard.host.runtime_dir import RuntimeDir, acting_guard
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 from conntrackd_guard.recording.dropin_sync import DropInSync
 from conntrackd_guard.recording.history_writer import HistoryWriter
@@ -185,7 +186,7 @@ class Worker:
         progress = self._progress.get(item.record.key)
         if progress is not None:
             return replace(item, record=progress.record, sentence=progress.sentence), progress
-        record, limit = item.record, item.record.observation.limit
+        record, limit = item.record, item.record.observation.kernel_limit
         if limit is not None and not record.outcome.detail and isinstance(record.decision, Hold):
             record = self._attributed(record, record.decision.reason, limit)
         item = replace(item, record=record, sentence=explain.sentence(record, item.policy))
@@ -200,7 +201,8 @@ class Worker:
         trigger, seen = record.trigger, record.observation
         if reason not in _BY_OTHERS:
             return record
-        by = attribute_change(  # looks at all processes
+        by = acting_guard(self._root, limit) if record.mode is Mode.DRY_RUN else ""
+        by = by or attribute_change(  # looks at all processes
             self._root,
             limit,
             seen.boottime_seconds,

@@ -269,7 +269,7 @@ ON = {PVE_CLUSTER: "[OPTIONS]\nenable: 1\n"}
         (ON | {PVE_HOST: "[OPTIONS]\nnf_conntrack_max: 100000\n"}, "sets 262,144 (106,496 in old versions)"),
         (ON | {PVE_HOST: "[OPTIONS]\nnf_conntrack_max: ٣\n"}, "sets 262,144 (65,536"),
         (ON | {PVE_HOST: "[OPTIONS]\nnftables: 1\n"}, None),
-        (ON | {PVE_HOST: f"[OPTIONS]\nnftables: 1\n{MAX} 300000\n"}, "proxmox-firewall is running (pid 901) and sets 300,000 every"),
+        (ON | {PVE_HOST: f"[OPTIONS]\nnftables: 1\n{MAX} 300000\n"}, "proxmox-firewall is running (pid 901) and sets 300,000"),
     ],
 )  # fmt: skip
 def test_proxmox(tmp_path: Path, files: dict[str, str], text: str | None) -> None:
