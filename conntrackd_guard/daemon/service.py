@@ -142,7 +142,7 @@ class Daemon:
         ring, notes = _open_ring_buffer(paths)
         log_sources = LogSources(ring, recorder, recovered.past, observer.boot_id, notes)
         log_sources.debug = self._debug
-        observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
+        seen = observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
         parts = Dependencies(
             mode=paths.mode,
             kernel=kernel,
@@ -167,6 +167,8 @@ class Daemon:
             sources=sources,
             settings=sorted({origin.split(":")[0] for origin in self._settings.origins.values()}),
         )
+        for text in seen.unread:
+            recorder.log("guard.info", "warning", f"Not read: {text}.")
         controller = Controller(parts, self._settings.policy, recovered.state)
         return parts, Loop(parts, controller, self._signals.take)
 
