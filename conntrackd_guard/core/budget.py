@@ -155,7 +155,7 @@ def calculate(  # noqa: PLR0913, PLR0917 - the calculation has as many terms
         max_limit=policy.max_limit,
         on_flood=flood,
         chain=round(2 * entries / after, 2) if after else None,
-        unread_tables=seen.unread_tables,
+        unread_tables=min(seen.unread_tables, charges.full),
         memory_zfs_bytes=seen.memory_zfs_bytes,
         memory_is_low=seen.memory_is_low,
         estimate=seen.estimate,
