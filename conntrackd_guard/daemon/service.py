@@ -20,6 +20,7 @@ from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop
+from conntrackd_guard.daemon.outlook import outlook
 from conntrackd_guard.daemon.recovery import recover
 from conntrackd_guard.daemon.status_line import limit_text, sources_text
 from conntrackd_guard.host.clock import Clock
@@ -169,6 +170,8 @@ class Daemon:
         )
         for text in seen.unread:
             recorder.log("guard.info", "warning", f"Not read: {text}.")
+        for text in outlook(seen, self._settings.policy, paths.root) if rehearsing is not None else ():
+            recorder.log("guard.info", "info", text)
         controller = Controller(parts, self._settings.policy, recovered.state)
         return parts, Loop(parts, controller, self._signals.take)
 
