@@ -199,7 +199,7 @@ def broken(**terms: Any) -> Record:
                 a_record("a", Hold(reason=HoldReason.SET_ELSEWHERE)),
                 trigger=Trigger(kind=TriggerKind.START, persisted=PersistedLimit(limit=300_000)),
             ),
-            "The limit (65,536) is lower than the 300,000 saved for this boot and isn't a kernel default. Someone set it",
+            "The limit (65,536) is lower than the 300,000 saved for this boot and isn't the kernel's default. Someone set it",
         ),
         (
             a_record("a", Hold(reason=HoldReason.PAUSED), pause=Pause(by="/etc/x/pause", reason="the file exists")),
