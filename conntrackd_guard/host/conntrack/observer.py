@@ -50,6 +50,8 @@ class Observer:
         self._tracks: dict[int, _Track] = {}
         self.present: frozenset[int] = frozenset()
         """The namespaces found by the last scan, as tables name them."""
+        self.unread: tuple[str, ...] = ()
+        """What the last observation could not read, each with the safe default used instead."""
         self._complete = False
         self._scanned_seconds = -RESCAN_SECONDS
         self._names: frozenset[str] = frozenset()
@@ -99,6 +101,7 @@ class Observer:
             unread = (*unread, "some network namespaces can't be read: counted as one more full table")
         elif hidden >= usage.CONFIRM_USE * (limit or math.inf):
             complete, unread = False, (*unread, _HIDDEN)
+        self.unread = unread
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),
