@@ -67,9 +67,7 @@ class Health:
         return cls(level=ordered[0].level if ordered else Level.HEALTHY, reasons=ordered)
 
 
-def of_host(
-    document: Mapping[str, Any] | None, *, running: bool | None, now_seconds: float, mode: Mode
-) -> Health:
+def of_host(document: Mapping[str, Any] | None, *, running: bool | None, now_seconds: float, mode: Mode) -> Health:
     """Return the health as another process sees it. `document`: the daemon's status, None before it published one.
 
     `running` is None if this user can't see whether it runs; `now_seconds` is CLOCK_BOOTTIME.
@@ -79,7 +77,9 @@ def of_host(
         text = "no guard is running: nothing is raised" if mode is Mode.ACT else "no dry run is running"
         return Health.of([Reason(level=Level.DOWN, code="not_running", text=text, next_step=f"`{start}`.")])
     if document is None:
-        text = "it can't be seen whether the guard runs" if running is None else "the guard has not published a status yet"
+        text = (
+            "it can't be seen whether the guard runs" if running is None else "the guard has not published a status yet"
+        )
         step = "Run this as root." if running is None else "Try again in some seconds."
         return Health.of([Reason(level=Level.DEGRADED, code="unseen", text=text, next_step=step)])
     silent = silent_seconds(document, now_seconds)
@@ -107,8 +107,8 @@ def _actions(document: Mapping[str, Any]) -> Iterator[Reason]:
     def reason(code: str, text: str, step: str) -> Reason:
         return Reason(level=Level.ACTION_REQUIRED, code=code, text=text, next_step=step)
 
-    if why := document.get("not_writable"):
-        yield reason("not_writable", f"the limit can't be written: {why}", "`guard doctor` tells what to change.")
+    if refused := _mapping(document, "not_writable"):
+        yield reason("not_writable", f"can't write {refused.get('why')}", str(refused.get("next_step")))
     elif why := document.get("write_refused"):
         yield reason("write_refused", f"the kernel refused to write the limit: {why}", "`guard doctor` tells more.")
     if document.get("conflict"):

@@ -7,6 +7,7 @@ from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.episode import Episode, Episodes
+from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Pause, State
 from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.daemon.dependencies import Dependencies
@@ -25,10 +26,18 @@ class Publisher:
         self._p = parts
         self._since_seconds = parts.clock.wall()
         self._read_at = 0.0
-        self._not_writable: str | None = None
+        self._logged = False
+        """Whether the log has it that the limit can't be written."""
 
-    def publish(
-        self, limit: int | None, policy: Policy, state: State, episodes: Episodes, *, over_budget: bool, memory_exceeded: bool
+    def publish(  # noqa: PLR0913 - what only the controller knows
+        self,
+        limit: int | None,
+        policy: Policy,
+        state: State,
+        episodes: Episodes,
+        *,
+        over_budget: bool,
+        memory_exceeded: bool,
     ) -> None:
         """Publish the status. Raises HostError if it can't be written."""
         now, wall = self._p.clock.boottime(), self._p.clock.wall()
@@ -53,7 +62,7 @@ class Publisher:
             "conflict": 0 < policy.conflict_limit <= conflicts,
             "over_budget": over_budget,
             "memory_exceeded": memory_exceeded,
-            "not_writable": self._why_not_writable(),
+            "not_writable": self._refused(),
             "write_refused": os.strerror(refusal.errno) if refusal is not None and refusal.limit == limit else None,
             "needs": len(needs),
             "unmet": [self._unmet(need) for need in needs if need.reason in ACTIONABLE],
@@ -62,18 +71,23 @@ class Publisher:
         self._p.service.status(status_line(document))
         self._p.runtime_dir.put_status(document)
 
-    def _why_not_writable(self) -> str | None:
+    def _refused(self) -> dict[str, str] | None:
         """Return why the limit can't be written, None if it can; log when that begins."""
-        why = self._p.kernel.why_not_writable()
-        if why is not None and self._not_writable is None:
-            self._p.recorder.log("guard.error", "error", f"No raise is possible: {why}")
-        self._not_writable = why
-        return why
+        error = self._p.kernel.not_writable()
+        if error is not None and not self._logged:
+            self._p.recorder.log("guard.error", "error", f"No raise is possible: {error}")
+        self._logged = error is not None
+        return None if error is None else not_writable(error)
 
     def _unmet(self, need: Episode) -> dict[str, str]:
         netns = None if need.namespace is None else self._p.observer.netns(need.namespace)
         table = "a table" if need.namespace is None else f"netns {need.namespace}" if netns is None else netns.label
         return {"table": table, "reason": "" if need.reason is None else need.reason.code}
+
+
+def not_writable(error: HostError) -> dict[str, str]:
+    """Return the document's entry for a limit that can't be written."""
+    return {"why": f"{error.path}: {error.cause}", "next_step": error.next_step}
 
 
 def paused(pause: Pause, boot_wall_seconds: float) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop
-from conntrackd_guard.daemon.publisher import paused
+from conntrackd_guard.daemon.publisher import not_writable, paused
 from conntrackd_guard.daemon.recovery import recover
 from conntrackd_guard.daemon.status_line import limit_text, sources_text
 from conntrackd_guard.host.clock import Clock
@@ -210,7 +210,7 @@ def check(paths: Paths, log: Log) -> bool:
     log.emit("guard.info", "info", f"Checked ({about}): {sources_text(sources)}.")
     document = {
         "sources": sources,
-        "not_writable": kernel.why_not_writable(),
+        "not_writable": None if (error := kernel.not_writable()) is None else not_writable(error),
         "unread": list(seen.unread),
         "paused": None if seen.pause is None else paused(seen.pause, clock.wall() - clock.boottime()),
     }

@@ -13,12 +13,12 @@ _HEADS = {Level.ACTION_REQUIRED: "ACTION NEEDED: ", Level.DEGRADED: "degraded: "
 def status_line(document: Mapping[str, Any]) -> str:
     """Return a published status as the line in `systemctl status`: the gravest problem first, then the limit."""
     found, needs = health.of_document(document), document["needs"]
-    words = "watching" if document["mode"] == Mode.ACT.value else "dry run"
+    words = "watching: " if document["mode"] == Mode.ACT.value else "dry run: "
     if found.reasons:
         more = f" and {len(found.reasons) - 1} more" if len(found.reasons) > 1 else ""
-        words = f"{_HEADS[found.level]}{found.reasons[0].text}{more}"
+        words = f"{_HEADS[found.level]}{found.reasons[0].text}{more}; "
     filling = f", {needs} full or filling up" if needs else ""
-    return f"{words}; {limit_text(document['limit'])}{filling}{'; see `guard status`' if found.reasons else ''}"
+    return f"{words}{limit_text(document['limit'])}{filling}{'; see `guard status`' if found.reasons else ''}"
 
 
 def limit_text(limit: int | None) -> str:

@@ -16,8 +16,8 @@ from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.doctor import facts, module_loading, verdicts
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
-from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.clock import Clock
+from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_message

@@ -88,7 +88,9 @@ def guard(found: Health, live: Mapping[str, Any] | None, *, dry_run: bool) -> Ch
         return good(f"running ({who}), answers")
     beside = " (only a dry run is running)" if dry_run and reason.code == "not_running" else ""
     verdict = {Level.DOWN: wrong, Level.DEGRADED: unknown}.get(reason.level, note)
-    return verdict(f"{reason.text}{beside}", f"{reason.next_step} {_LOGS}" if reason.level is Level.DOWN else reason.next_step)
+    return verdict(
+        f"{reason.text}{beside}", f"{reason.next_step} {_LOGS}" if reason.code == "not_running" else reason.next_step
+    )
 
 
 def health(found: Health, live: Mapping[str, Any] | None) -> Check:
@@ -126,7 +128,9 @@ def tables(seen: Observation | None) -> Check:
     ]
     if bad:
         more = f"; and {len(bad) - _TABLES_SHOWN} more" if len(bad) > _TABLES_SHOWN else ""
-        return wrong("; ".join(bad[:_TABLES_SHOWN]) + more, "`guard top` shows what fills it, `guard history` what was done.")
+        return wrong(
+            "; ".join(bad[:_TABLES_SHOWN]) + more, "`guard top` shows what fills it, `guard history` what was done."
+        )
     fullest = next(iter(fullest_first(seen)), None)
     if fullest is None:
         return unknown("no table could be read")

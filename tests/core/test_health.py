@@ -18,7 +18,7 @@ WELL: dict[str, Any] = {
     "sources": {"ring_buffer": "following", "journal": "read once a minute", "notes": []}, "recorder": {"trouble": []},
 }  # fmt: skip
 CONDITIONS: list[tuple[dict[str, Any], Level, str]] = [
-    ({"not_writable": "read-only"}, Level.ACTION_REQUIRED, "not_writable"),
+    ({"not_writable": {"why": "/proc/x: read-only", "next_step": "Mount it."}}, Level.ACTION_REQUIRED, "not_writable"),
     ({"write_refused": "Permission denied"}, Level.ACTION_REQUIRED, "write_refused"),
     ({"conflict": True}, Level.ACTION_REQUIRED, "conflict"),
     ({"over_budget": True}, Level.ACTION_REQUIRED, "over_budget"),
@@ -49,7 +49,7 @@ def test_each_condition_has_its_level(changed: dict[str, Any], level: Level, cod
 def test_a_guard_with_nothing_wrong_is_healthy() -> None:
     """Its line has no more than the limit; an unknown or damaged field reports nothing wrong."""
     assert health.of_document(WELL).level is Level.HEALTHY
-    assert status_line(WELL) == "watching; limit 65,536"
+    assert status_line(WELL) == "watching: limit 65,536"
     odd = {"unmet": "x", "unread": 5, "paused": "yes", "recorder": [], "sources": None, "new": 1}
     assert health.of_document(WELL | odd).level is Level.HEALTHY
 

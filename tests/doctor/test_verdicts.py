@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from testbed.records import a_record
 
 from conntrackd_guard.core import tuning
-from conntrackd_guard.core.model import Pause, State
+from conntrackd_guard.core.configuration import Mode
+from conntrackd_guard.core.health import Health, of_host
+from conntrackd_guard.core.model import Pause, State, Table
 from conntrackd_guard.core.sysctl_precedence import SysctlFile, Tool
 from conntrackd_guard.doctor import verdicts
 from conntrackd_guard.doctor.verdicts import Check, Verdict
@@ -217,7 +221,7 @@ def of_document(changed: dict[str, Any], age: float) -> tuple[Health, dict[str, 
         ({"recorder": {"trouble": ["disk full"]}}, "note", "disk full"),
         ({"recorder": {"stuck_seconds": 11.0}}, "note", "stuck for 11s"),
         ({"over_budget": True}, "wrong", "`guard revert --all` restores"),
-        ({"not_writable": "read-only"}, "wrong", "can't be written: read-only"),
+        ({"not_writable": {"why": "/x: read-only", "next_step": "Mount it."}}, "wrong", "can't write /x: read-only -> Mount it."),
         ({"unmet": [{"table": "web", "reason": "at_ceiling"}]}, "wrong", "web is full, and can't be raised further (at max_limit)"),
         ({"recorder": {"lost_lines": 7}}, "note", "7 log messages not delivered"),
         ({"recorder": {"lost_holds": 1200}}, "note", "1,200 holds not recorded"),
@@ -235,7 +239,9 @@ def test_the_health_of_a_running_guard(changed: dict[str, Any], verdict: str, te
     assert text in found[1]
 
 
-@pytest.mark.parametrize(("age", "verdict", "text"), [(9.0, "good", "answers"), (29.0, "wrong", "not answered for 29s")])
+@pytest.mark.parametrize(
+    ("age", "verdict", "text"), [(9.0, "good", "answers"), (29.0, "wrong", "not answered for 29s")]
+)
 def test_a_guard_that_answers(age: float, verdict: str, text: str) -> None:
     """A guard that was stopped half a minute ago is not good, and its old status is no evidence of health."""
     found, document = of_document({}, age)
@@ -272,7 +278,7 @@ def test_a_guard_without_a_status(running: bool | None, dry_run: bool, verdict: 
         ({"count": 97, "dropped": 3}, "wrong", "dropped 3 packets just now"),
     ],
 )
-def test_full_tables(table: dict[str, int], verdict: str, text: str) -> None:
+def test_full_tables(table: dict[str, Any], verdict: str, text: str) -> None:
     """A table that is full or drops packets now fails."""
     seen = a_record("k", limit=100, tables=(Table(namespace=7, label="web", **table),)).observation
     found = shown(verdicts.tables(seen))
