@@ -9,11 +9,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from conntrackd_guard.core import budget, episode, usage, verification
+from conntrackd_guard.core import budget, episode, incident, usage, verification
 from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.incident import Incidents
 from conntrackd_guard.core.model import (
     Decision,
     Hold,
@@ -60,6 +61,7 @@ class Controller:
         self._pending: PendingVerification | None = None
         self._changes: list[Record] = []
         """Other writers' changes that are in the state and still to be submitted: nothing delays a write."""
+        self._incidents: Incidents = {}
         self._limit_changed = self._memory_broken = False
         self._memory_at = 0.0
         self._keys = 0
@@ -85,6 +87,8 @@ class Controller:
         series.note(tables, self._p.observer.present, limit, wall)
         self._verify(tables, now)
         after = episode.on_tables(episodes, tables, limit, self.limit or 0, self.policy, now)
+        if self._incidents:
+            self._end_incidents(tables, after, limit, now)
         self._p.floods.look(tables, limit, self.policy, now)
         if tables and now >= self._memory_at:
             self._memory_at = now + MEMORY_SECONDS
@@ -183,6 +187,7 @@ class Controller:
             self._p.observer.rebase()
             if outcome.kind is OutcomeKind.APPLIED:
                 self._begin_verification(record, outcome.limit_after)
+        self._incidents = incident.on_record(self._incidents, record)
         position = self._p.log_sources.position() if covers() else None
         self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.message_count))
         if isinstance(decision, Raise) or (isinstance(decision, Hold) and decision.reason is HoldReason.UNSAMPLED):
@@ -257,6 +262,16 @@ class Controller:
         if broken and not self._memory_broken:
             self.decide(trigger)
         self._memory_broken = broken
+
+    def _end_incidents(self, tables: Sequence[Table], episodes: Episodes, limit: int, now: float) -> None:
+        """Log the end of each incident that mattered, once its table has had no need for a while."""
+        self._incidents = incident.on_tables(self._incidents, tables)
+        for namespace, over in self._incidents.items() if None not in episodes else ():
+            if namespace not in episodes:
+                self._incidents = {name: known for name, known in self._incidents.items() if name != namespace}
+                if over.matters:
+                    text = incident.sentence(over, limit, now, dry_run=self._p.kernel.rehearsing)
+                    self._p.recorder.log("guard.incident_over", "info", text, namespace=namespace, dropped=over.dropped)
 
     def _verify(self, tables: Sequence[Table], now: float) -> None:
         """Add a look at the tables to the verification of the last raise, and hand it over once it is complete."""

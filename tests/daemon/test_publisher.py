@@ -50,11 +50,11 @@ def test_a_limit_that_cannot_be_written_is_an_error_line(host: Host) -> None:
     """It is logged once, published each time, and over when the limit can be written."""
     guarded = Guarded(host)
     error = HostError("write", "/proc/x", OSError(30, "Read-only file system"), "Mount it.")
-    guarded.kernel.not_writable = lambda: error  # type: ignore[method-assign]
+    guarded.kernel.not_writable = lambda: error
     for _ in range(2):
         guarded.controller.publish({})
     assert level_of(guarded) == (Level.ACTION_REQUIRED, ["not_writable"])
-    guarded.kernel.not_writable = lambda: None  # type: ignore[method-assign]
+    guarded.kernel.not_writable = lambda: None
     guarded.controller.publish({})
     assert level_of(guarded) == (Level.HEALTHY, [])
     guarded.stop()
