@@ -22,6 +22,9 @@ _TABLES_A_TICK = 16
 _UNEXPLAINED_SHARE = 0.10
 """Entries that no known table holds, as a share of the limit, from which the watch scans for another namespace."""
 _NO_FILE = "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS): drops can't be read"
+_NO_LIMIT = (
+    "connections are tracked, but nf_conntrack_max is hidden here, as in a container: `guard doctor` has the cure"
+)
 _HIDDEN = "entries exist in a network namespace that no process or name leads to: counted as one more full table"
 
 
@@ -103,6 +106,8 @@ class Observer:
         if not complete or not self._has_statistics or hidden >= usage.CONFIRM_USE * (limit or math.inf):
             unread_tables, missing = self._missing(memory, hidden, limit or 0)
             complete, unread = complete and not unread_tables, unread + missing
+        if limit is None and tables:
+            unread = (*unread, _NO_LIMIT)
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),

@@ -156,3 +156,13 @@ def test_another_process_of_an_ended_namespace(host: Host) -> None:
         (host.root / "proc" / path).rmdir()
     seen = eyes.observe()
     assert (seen.complete, seen.unread_tables, seen.unread) == (True, 0, ())
+
+
+def test_a_hidden_limit_is_named(host: Host) -> None:
+    """In a user namespace of an older kernel tables can be read and the limit can't; without tracking there are none."""
+    (host.root / "proc/sys/net/netfilter/nf_conntrack_max").unlink()
+    assert ["nf_conntrack_max is hidden" in text for text in observe(host).unread] == [True]
+    for file in host.root.glob("proc/*/net/stat/nf_conntrack"):
+        file.unlink()
+    seen = observe(host)
+    assert (seen.limit, [text for text in seen.unread if "hidden" in text]) == (None, [])
