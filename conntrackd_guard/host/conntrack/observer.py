@@ -54,6 +54,8 @@ class Observer:
         self._tracks: dict[int, _Track] = {}
         self.present: frozenset[int] = frozenset()
         """The namespaces found by the last scan, as tables name them."""
+        self.unread: tuple[str, ...] = ()
+        """What the last observation could not read, but for tables that this kernel never shows."""
         self._complete = False
         self._has_statistics = True
         self._scanned_seconds = -RESCAN_SECONDS
@@ -108,6 +110,7 @@ class Observer:
             complete, unread = complete and not unread_tables, unread + missing
         if limit is None and tables:
             unread = (*unread, _NO_LIMIT)
+        self.unread = unread if self._has_statistics or limit is None else memory.unread
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),

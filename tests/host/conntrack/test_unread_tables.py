@@ -65,13 +65,16 @@ def host(tmp_path: Path) -> Host:
 def test_without_statistics_files(host: Host) -> None:
     """The initial namespace's count is known, the container's table is charged, and one text says both."""
     without_statistics(host, 60_000)
-    seen = observe(host)
+    eyes = observer(host)
+    eyes.observe(rescan=True)
+    seen = eyes.observe()
     assert [(table.initial, table.count, table.dropped) for table in seen.tables] == [(True, 60_000, None)]
     assert (seen.has_statistics, seen.complete, seen.unread_tables) == (False, False, 1)
     assert [text.partition(" (")[0] for text in seen.unread] == [
         "this kernel has no /proc/net/stat/nf_conntrack",
         "the tables of a network namespace can't be read: counted as 1 full table",
     ]
+    assert eyes.unread == ()  # the guard is healthy: this lasts as long as the kernel
 
 
 def test_an_unread_table_is_charged_in_every_sum(host: Host) -> None:
