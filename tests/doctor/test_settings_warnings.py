@@ -56,8 +56,8 @@ def found(paths: Paths, text: str) -> list[str]:
             "f:2: min_available: budget (3 GiB) and min_available (2 GiB) are more than this host's 4 GiB",
         ),
         (
-            "budget: 3800MiB",
-            "f:1: budget: budget (3.7 GiB) and min_available (409.6 MiB) are more than this host's 4 GiB:",
+            "budget: 90%\nmin_available: 11%",
+            "f:2: min_available: budget (3.6 GiB) and min_available (450.6 MiB) are more than this host's 4 GiB:",
         ),
         (
             "budget: 10MiB",
