@@ -22,6 +22,9 @@ _TABLES_A_TICK = 16
 _UNEXPLAINED_SHARE = 0.10
 """Entries that no known table holds, as a share of the limit, from which the watch scans for another namespace."""
 _NO_FILE = "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS): drops can't be read"
+_NO_LIMIT = (
+    "connections are tracked, but nf_conntrack_max is hidden here, as in a container: `guard doctor` has the cure"
+)
 _HIDDEN = "entries exist in a network namespace that no process or name leads to: counted as one more full table"
 
 
@@ -52,7 +55,7 @@ class Observer:
         self.present: frozenset[int] = frozenset()
         """The namespaces found by the last scan, as tables name them."""
         self.unread: tuple[str, ...] = ()
-        """What the last observation could not read, but for what this kernel lacks for good."""
+        """What the last observation could not read, but for tables that this kernel never shows."""
         self._complete = False
         self._has_statistics = True
         self._scanned_seconds = -RESCAN_SECONDS
@@ -105,7 +108,9 @@ class Observer:
         if not complete or not self._has_statistics or hidden >= usage.CONFIRM_USE * (limit or math.inf):
             unread_tables, missing = self._missing(memory, hidden, limit or 0)
             complete, unread = complete and not unread_tables, unread + missing
-        self.unread = tuple(text for text in unread if text != _NO_FILE)
+        if limit is None and tables:
+            unread = (*unread, _NO_LIMIT)
+        self.unread = unread if self._has_statistics or limit is None else memory.unread
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),
