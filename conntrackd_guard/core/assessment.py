@@ -5,6 +5,7 @@ about it. A message without a number (every kernel before 6.17, and the initial 
 be about any table.
 """
 
+import math
 from dataclasses import dataclass
 
 from conntrackd_guard.core.configuration import FloodAction, Policy
@@ -26,8 +27,8 @@ _WINDOW_SECONDS = 1.0
 _SHORTEST_SECONDS = 0.02
 """Two readings closer together than this give no rate."""
 _LOOKS_KEPT_SECONDS = 2.0
-_SLACK_SECONDS = 1e-6
-"""For sums of floating-point numbers."""
+_STEEPER = 2.0
+"""Growth since the last look stands apart from demand if it is this many times as steep."""
 
 
 class Growth:
@@ -40,11 +41,11 @@ class Growth:
         self.count: int | None = None
         """Entries at the last look, None before the first."""
         self.demand_per_second: float | None = None
-        """Growth that lasted: measured over SUSTAINED_SECONDS at least, or in two successive intervals. None before that."""
+        """Growth that lasted: the steepest of the last second without its steepest short interval. None before two."""
         self.demand_seconds: float | None = None
         """The time that it was measured over."""
         self.burst_per_second: float | None = None
-        """Growth since the last look, if it is steeper: it may be over already."""
+        """Growth since the last look, if that is far steeper: it may be over already."""
         self.burst_seconds: float | None = None
         self.dropped = 0
         """Drops while the table stands near the limit: 0 after any change of that limit, and after a quiet spell."""
@@ -71,12 +72,12 @@ class Growth:
         rise = rise if rise < U32 // 2 else 0  # a counter that fell is another namespace's, under the same number
         evicted = 0 if early_drop is None or self._early_drop is None else (early_drop - self._early_drop) % U32
         evicted = evicted if evicted < U32 // 2 else 0
-        is_near = bool(limit) and count >= NEAR_USE * (limit or 0)
+        is_near = limit is not None and 0 < NEAR_USE * limit <= count
         if is_near or self._was_near:
             self._refused += rise + evicted
         looks = [look for look in self._looks if now - look[0] <= _LOOKS_KEPT_SECONDS]
         if not is_near or limit != self._limit:
-            self.restart()
+            self.dropped = self.dropped_since_raise = 0
         elif rise and looks:  # after a longer time nobody knows when
             self.dropped, self.dropped_since_raise = self.dropped + rise, self.dropped_since_raise + rise
             self._dropped_at = now
@@ -88,21 +89,24 @@ class Growth:
         wanted = count + self._refused
         self._looks = [*looks, (now, wanted)]
         self.demand_per_second = self.demand_seconds = self.burst_per_second = self.burst_seconds = None
-        looks = [look for look in looks if now - look[0] >= _SHORTEST_SECONDS]
-        if not looks:
-            return
-        at, earlier = looks[-1]
-        burst, seconds, rates = (wanted - earlier) / (now - at), now - at, list[tuple[float, float]]()
-        for began, before in [look for look in looks if at - look[0] >= _SHORTEST_SECONDS][-1:]:
-            rates.append((min(burst, (earlier - before) / (at - began)), now - began))  # what both intervals show
-        longer = [look for look in looks if now - look[0] >= SUSTAINED_SECONDS - _SLACK_SECONDS]
-        for at, earlier in longer[-1:] + [look for look in longer if now - look[0] <= _WINDOW_SECONDS + _SLACK_SECONDS][:1]:
-            rates.append(((wanted - earlier) / (now - at), now - at))
-        if rates:
-            rate, self.demand_seconds = max(rates)
-            self.demand_per_second = max(0.0, rate)
-        if burst > (self.demand_per_second or 0.0):
-            self.burst_per_second, self.burst_seconds = burst, seconds
+        at, until, seconds, grown, steepest, spike = now, wanted, 0.0, 0, -math.inf, (0, 0.0)
+        for began, before in reversed(looks):
+            length, growth = at - began, until - before
+            if length < _SHORTEST_SECONDS:
+                continue
+            if seconds and seconds + length > _WINDOW_SECONDS:
+                break
+            if not seconds:
+                self.burst_per_second, self.burst_seconds = growth / length, length
+            at, until, seconds, grown = began, before, seconds + length, grown + growth
+            if length < SUSTAINED_SECONDS and growth / length > steepest:
+                steepest, spike = growth / length, (growth, length)
+            if seconds > spike[1]:  # one short interval may be a burst, so the steepest of them counts for nothing
+                rate = max(0.0, (grown - spike[0]) / (seconds - spike[1]))
+                if self.demand_per_second is None or rate > self.demand_per_second:
+                    self.demand_per_second, self.demand_seconds = rate, seconds
+        if (self.burst_per_second or 0.0) <= _STEEPER * (self.demand_per_second or 0.0):
+            self.burst_per_second = self.burst_seconds = None
 
     def restart(self) -> None:
         """Begin to count drops again: what was dropped until now belongs to the old limit."""

@@ -230,7 +230,8 @@ START_GATES: tuple[Gate, ...] = (unanswerable, unrestorable)
 def fit(case: Assessment, policy: Policy) -> Raise | Hold:
     """Return a raise to as much of the step as every bound allows; a hold if that isn't worth a write."""
     persisted, truth, limit = case.trigger.persisted, case.corroboration, case.observation.limit or 0
-    ahead, demand, seconds, factor = limit, 0.0, None, LOOKAHEAD_FACTOR
+    ahead, demand, factor = limit, 0.0, LOOKAHEAD_FACTOR
+    seconds: float | None = None
     if case.flooded is not None and truth is not Corroboration.UNKNOWN and persisted is None:
         for table in case.trusted:
             if policy.on_flood.action is not FloodAction.RAISE and table.flooded and not case.flooded:

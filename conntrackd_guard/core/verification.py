@@ -76,10 +76,10 @@ class _Seen:
     dropped: int | None = None
     """All drops since the raise; None while no reading has them."""
 
-    def growth(self, seconds: float) -> float | None:
-        """Return the entries wanted a second in the last `seconds` or a little longer, None if watched for less."""
+    def last_growth(self) -> float | None:
+        """Return the entries wanted a second in the last second, None without a reading just before it."""
         now, wanted = self.looks[-1]
-        earlier = [look for look in self.looks if now - look[0] >= seconds]
+        earlier = [look for look in self.looks if _LAST_SECONDS <= now - look[0] <= 2 * _LAST_SECONDS]
         return (wanted - earlier[-1][1]) / (now - earlier[-1][0]) if earlier else None
 
 
@@ -173,11 +173,13 @@ def conclude(after: PendingVerification, end: End, now: float) -> Verification:
         # A namespace without a reading in the later half has ended: it fills no limit.
         if last - first >= _SHORTEST_SECONDS and last - after.raised_seconds >= seconds / 2:
             growths.append((wanted / (last - first), table))
-    growth, full, last_growth = 0.0 if growths else None, None, None
+    growth: float | None = 0.0 if growths else None
+    full: float | None = None
+    last_growth: float | None = None
     growing = [(max(0, after.limit - table.count) / rate, rate, table) for rate, table in growths if round(rate, 1) > 0]
     if growing:
         full, growth, table = min(growing, key=lambda found: found[:2])
-        last_growth = table.growth(_LAST_SECONDS)
+        last_growth = table.last_growth()
     return Verification(
         key=after.record.key,
         limit=after.limit,

@@ -3,7 +3,7 @@
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.configuration import Policy, Share
-from conntrackd_guard.core.units import format_bytes, format_percentage
+from conntrackd_guard.core.units import format_bytes, format_percentage, format_span
 
 _BOUNDS = {
     Bound.TARGET: "nothing held it back",
@@ -52,9 +52,11 @@ def calculation_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str,
 
 def _wanted(a: Arithmetic, policy: Policy) -> str:
     """Return the terms of which the largest is wanted."""
+    over = "" if a.demand_seconds is None else f" (measured over {format_span(a.demand_seconds)})"
     return (
         f"the largest of {a.current:,} × {policy.growth_factor:g}; {a.current:,} + {tuning.MIN_STEP:,}; "
-        f"{a.current:,} + {a.demand_per_second:,.0f}/s × {tuning.LOOKAHEAD_SECONDS:g} s (at most 4 × {a.current:,}); "
+        f"{a.current:,} + {a.demand_per_second:,.0f}/s{over} × {tuning.LOOKAHEAD_SECONDS:g} s "
+        f"(at most {a.demand_factor} × {a.current:,}); "
         f"{a.largest_count:,} ÷ {policy.threshold:g}, up to the next whole"
     )
 
