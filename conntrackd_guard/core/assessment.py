@@ -60,7 +60,7 @@ class Growth:
         self._looks: list[tuple[float, int]] = []
         """When, and the entries wanted until then: those held, and those refused since the first look."""
 
-    def look(
+    def look(  # noqa: C901 - one call, because packets may drop until it returns
         self, now: float, count: int, drop: int | None = None, early_drop: int | None = None, limit: int | None = None
     ) -> None:
         """Take in one look (CLOCK_BOOTTIME). The counters are sums of u32 counters that wrap; `limit` is in force.

@@ -100,7 +100,8 @@ def on_decision(episode: Episode, decision: Raise | Hold) -> Episode:
 def on_limit_change(episodes: Episodes, now: float) -> dict[int | None, Episode]:
     """Make due whatever waits: a refused write, a bound or a cooldown was about the old limit."""
     return {
-        name: known if known.due_seconds is None else replace(known, due_seconds=now) for name, known in episodes.items()
+        name: known if known.due_seconds is None else replace(known, due_seconds=now)
+        for name, known in episodes.items()
     }
 
 

@@ -61,7 +61,10 @@ def hold_sentence(record: Record, decision: Hold, policy: Policy) -> str:
 def counters(table: Table) -> list[str]:
     """Return drops and growth where there are any: `1,204 dropped`, `300 new entries/s measured over 1 s`."""
     texts = [f"{table.dropped:,} dropped"] if table.dropped else []
-    for rate, seconds in ((table.demand_per_second, table.demand_seconds), (table.burst_per_second, table.burst_seconds)):
+    for rate, seconds in (
+        (table.demand_per_second, table.demand_seconds),
+        (table.burst_per_second, table.burst_seconds),
+    ):
         if rate is not None and rate >= 1:
             texts.append(format_rate(rate, seconds))
     return texts

@@ -230,23 +230,20 @@ START_GATES: tuple[Gate, ...] = (unanswerable, unrestorable)
 def fit(case: Assessment, policy: Policy) -> Raise | Hold:
     """Return a raise to as much of the step as every bound allows; a hold if that isn't worth a write."""
     persisted, truth, limit = case.trigger.persisted, case.corroboration, case.observation.limit or 0
-    ahead, demand, factor = limit, 0.0, LOOKAHEAD_FACTOR
-    seconds: float | None = None
+    rates: list[tuple[float, float | None, int]] = [(0.0, None, LOOKAHEAD_FACTOR)]
     if case.flooded is not None and truth is not Corroboration.UNKNOWN and persisted is None:
         for table in case.trusted:
             if policy.on_flood.action is not FloodAction.RAISE and table.flooded and not case.flooded:
                 continue  # a flood beside a need
-            rates = [(table.demand_per_second, table.demand_seconds, LOOKAHEAD_FACTOR)]
+            rates.append((table.demand_per_second or 0.0, table.demand_seconds, LOOKAHEAD_FACTOR))
             if table.count >= BRIM_USE * limit:
-                rates.append((table.burst_per_second, table.burst_seconds, BURST_FACTOR))
-            for rate, over, most in rates:
-                entries = min(math.ceil(limit + (rate or 0.0) * tuning.LOOKAHEAD_SECONDS), most * limit)
-                if entries > ahead:
-                    ahead, demand, seconds, factor = entries, rate or 0.0, over, most
+                rates.append((table.burst_per_second or 0.0, table.burst_seconds, BURST_FACTOR))
+    ahead = tuning.LOOKAHEAD_SECONDS
+    demand, seconds, factor = max(rates, key=lambda rate: min(rate[0] * ahead, (rate[2] - 1) * limit))
     wanted = max(
         math.ceil(limit * policy.growth_factor),
         limit + tuning.MIN_STEP,
-        ahead,
+        min(math.ceil(limit + demand * ahead), factor * limit),
         math.floor(case.largest_count / policy.threshold) + 1,  # brings every table below the threshold
     )
     if persisted is not None:

@@ -125,9 +125,7 @@ def seen(after: PendingVerification, tables: Sequence[Table], now: float) -> Pen
 
 
 def _first(table: Table, now: float, dropped: int | None) -> _Seen:
-    return _Seen(
-        count=table.count, drop=table.drop, early_drop=table.early_drop, looks=((now, 0),), dropped=dropped
-    )
+    return _Seen(count=table.count, drop=table.drop, early_drop=table.early_drop, looks=((now, 0),), dropped=dropped)
 
 
 def _next(before: _Seen, table: Table, limit: int, now: float) -> _Seen:

@@ -69,8 +69,9 @@ def test_a_message_without_a_number_concerns_every_full_table() -> None:
 
 def test_needy_tables() -> None:
     """The named table and those that press; a filling-up trigger keeps its own table 5 points longer."""
-    growing = {"demand_per_second": 5_000.0}
-    seen = host(table(200_000, **growing), table(210_000, OTHER, **growing), table(10, 7))  # 76 %, 80.1 %
+    one = table(200_000, demand_per_second=5_000.0)  # 76 %
+    other = table(210_000, OTHER, demand_per_second=5_000.0)  # 80.1 %
+    seen = host(one, other, table(10, 7))
     assert [found.namespace for found in assess(message(7), seen, Policy()).needy] == [OTHER, 7]
     assert [found.namespace for found in assess(PRESSURE, seen, Policy()).needy] == [WEB, OTHER]
     assert assess(PRESSURE, seen, Policy()).concerned == ()

@@ -172,7 +172,11 @@ def test_every_reason_has_its_row() -> None:
         ),
         (host(table(LIMIT, flooded=False)), HOLD_FLOODS, 393_216),
         # one that is no flood needs the step as well
-        (host(table(LIMIT, flooded=True), table(230_000, OTHER, flooded=False, demand_per_second=1_000.0)), HOLD_FLOODS, 393_216),
+        (
+            host(table(LIMIT, flooded=True), table(230_000, OTHER, flooded=False, demand_per_second=1_000.0)),
+            HOLD_FLOODS,
+            393_216,
+        ),
         # a flood in a namespace that any user can make hides no need of the host's own
         (host(FULL, table(LIMIT, OTHER, flooded=True, user_owned=True)), HOLD_FLOODS, 393_216),
         # no sample: one plain step, whatever the growth

@@ -105,7 +105,9 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         pairs = [(a, b) for index, a in enumerate(wanted) for b in wanted[index + 1 :] if b[0] - a[0] >= 0.0199]
         return max(((b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs), default=0.0)
 
-    @rule(pid=st.sampled_from([INITIAL, INITIAL, ROOTLESS]), share=st.sampled_from([0.05, 0.5, 0.74, 0.79, 0.85, 0.96, 1]))
+    @rule(
+        pid=st.sampled_from([INITIAL, INITIAL, ROOTLESS]), share=st.sampled_from([0.05, 0.5, 0.74, 0.79, 0.85, 0.96, 1])
+    )
     def entries_come_and_go(self, pid: str, share: float) -> None:
         """A table holds any share of the limit."""
         if pid in self.counts:
