@@ -206,8 +206,8 @@ def assess(trigger: Trigger, observation: Observation, policy: Policy) -> Assess
     truth = Corroboration.CONFIRMED
     if by_message and not is_confirmed:
         truth = Corroboration.UNKNOWN if is_unknown or not is_judged else Corroboration.CONTRADICTED
-    if truth is Corroboration.UNKNOWN or (at_start and not needy):
-        full += 1  # a table that can't be judged
+    # The table that can't be judged may be one of the unread.
+    full += max(observation.unread_tables, truth is Corroboration.UNKNOWN or (at_start and not needy))
     flooded: bool | None = False
     is_need = filling_up or (by_message and truth is not Corroboration.UNKNOWN)  # no sample is of an unknown table
     if is_need and policy.on_flood.action is not FloodAction.RAISE:

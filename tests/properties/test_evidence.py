@@ -44,7 +44,7 @@ class Scene:
         patch.setattr(namespaces, "_user_owned", lambda at: f"/{THEIRS}/" in os.readlink(f"/proc/self/fd/{at}"))
         self.host = Host(folder)
         self.guarded = Guarded(self.host, policy)
-        self.counts, self.drops, self.hidden = {OURS: 0, THEIRS: 0}, {OURS: 0, THEIRS: 0}, 0
+        self.counts, self.drops = {OURS: 0, THEIRS: 0}, {OURS: 0, THEIRS: 0}
         self.turns = [(self.guarded.clock.now, 0, 0, False)]
         """Time, entries and drops of our table, and whether it stood near the limit, at each turn."""
         self.raised: list[Record] = []
@@ -92,16 +92,14 @@ class Scene:
                     self.happen("holds", THEIRS, 1.0)
                     self.happen("message", who, None)
                     self.turn(0.05)
-                self.host.end(THEIRS)
-                count, _ = self.counts.pop(THEIRS), self.drops.pop(THEIRS)
-                self.hidden = count * figure  # its entries are freed late, or at once
+                self.host.end(THEIRS, memory_is_kept=figure)
+                del self.counts[THEIRS], self.drops[THEIRS]
             case "ends":
-                self.hidden = 0
+                self.host.end(THEIRS, memory_is_kept=False)
             case _:
                 return
         for pid, count in self.counts.items():
             self.host.table(count, drop=self.drops[pid], pid=pid)
-        self.host.leave(self.hidden)
 
     def turn(self, seconds: float) -> None:
         """Have the loop do a turn after that time, and judge every raise in it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +38,7 @@ from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack import namespaces
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.observer import Observer
+from conntrackd_guard.host.load_facts import load_facts
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import JsonFolder, RuntimeDir
@@ -101,21 +101,21 @@ class Host:
         self._write(f"proc/{pid}/ns/net", "")
         self.table(count, pid=pid)
 
+    def end(self, pid: str, *, memory_is_kept: bool) -> None:
+        """End a container; its entries' memory is kept for now, or given back."""
+        if (running := self.root / f"proc/{pid}").exists():
+            running.rename(self.root / f"ended-{pid}")  # no other one gets its inode numbers
+        self._counts[pid] *= memory_is_kept
+        self._allocate()
+
     def table(self, count: int, drop: int = 0, pid: str = "1") -> None:
         """Have a namespace's table hold `count` and have dropped `drop`."""
         self._write(f"proc/{pid}/net/stat/nf_conntrack", f"entries drop early_drop\n{count:08x} {drop:08x} 00000000\n")
         self._counts[pid] = count
-        self.leave(0)
+        self._allocate()
 
-    def end(self, pid: str) -> None:
-        """End the last process of a container. Its entries are freed at once, see `leave`."""
-        shutil.rmtree(self.root / "proc" / pid)
-        del self._counts[pid]
-        self.leave(0)
-
-    def leave(self, entries: int) -> None:
-        """Have so many entries allocated that no table shows."""
-        allocated = sum(self._counts.values()) + LIMIT // 2 + entries  # the gate stands open
+    def _allocate(self) -> None:
+        allocated = sum(self._counts.values()) + LIMIT // 2  # the gate stands open
         self._write("sys/kernel/slab/nf_conntrack/total_objects", f"{allocated} N0={allocated}\n")
 
     @property
@@ -186,6 +186,7 @@ class ToldIntake(LogSources):
 
     def __init__(self) -> None:
         self.lines: list[tuple[KernelEvent, bool]] = []
+        self.past_wall_seconds: dict[MessageKind, float] = {}
 
     def take(self) -> list[tuple[KernelEvent, bool]]:
         """Return the messages given since."""
@@ -228,8 +229,9 @@ class Guarded:
         worker.sampling = self.sampling
         self.recorder = Recorder(worker)
         self.recorder.start()
+        boot_id = self.paths.boot_id.read_text("ascii").strip()
         self.recovered: Recovered = recover(
-            self.recorder, self.runtime_dir, self.kernel, self.clock, "boot-1", self.policy
+            self.recorder, self.runtime_dir, self.kernel, self.clock, boot_id, self.policy
         )
         self.kept = SysctlDropIn(self.paths).persisted()
         self.observer = Observer(self.paths, self.kernel, self.clock, self.runtime_dir)
@@ -247,6 +249,7 @@ class Guarded:
             clock=self.clock,
             service=Service(),
             kept=self.kept,
+            load=load_facts(self.paths),
             debug=DebugLog(self.recorder) if self.log_level == "debug" else None,
         )
         self.controller = Controller(parts, self.policy, self.recovered.state)
