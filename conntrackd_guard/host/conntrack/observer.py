@@ -191,14 +191,15 @@ class Observer:
     def _missing(self, memory: Memory, hidden: int, limit: int) -> tuple[int, tuple[str, ...]]:
         """Return how many tables are charged as full although they can't be read, and in words what can't be read.
 
-        `hidden` entries are in no table that was read. Twice as many bound the charge, as with other tables.
+        `hidden` entries are in no table that was read. As with other tables, twice as many are charged at most, and one
+        full table more: nobody sees these grow.
         """
         unreadable = sum(track.out_of_reach for track in self._tracks.values())
         charged = unreadable + (not self._complete)
         texts = [] if self._has_statistics else [_NO_FILE]
         if charged:
             if memory.allocated_entries is not None and limit:
-                charged = min(charged, max(1, math.ceil(2 * hidden / limit)))
+                charged = min(charged, 1 + math.ceil(2 * max(0, hidden) / limit))
             which = "some network namespaces" if not self._complete else f"{unreadable:,} network namespaces"
             which = "a network namespace" if self._complete and unreadable == 1 else which
             texts.append(f"the tables of {which} can't be read: counted as {charged} full table{'s'[charged == 1 :]}")
