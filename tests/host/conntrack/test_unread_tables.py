@@ -70,10 +70,11 @@ def test_without_statistics_files(host: Host) -> None:
     seen = eyes.observe()
     assert [(table.initial, table.count, table.dropped) for table in seen.tables] == [(True, 60_000, None)]
     assert (seen.has_statistics, seen.complete, seen.unread_tables) == (False, False, 1)
-    assert [text.partition(" (")[0] for text in seen.unread] == [
-        "this kernel has no /proc/net/stat/nf_conntrack",
-        "the tables of a network namespace can't be read: counted as 1 full table",
-    ]
+    (text,) = seen.unread
+    assert text == (
+        "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS): drops can't be read, "
+        "and the tables of a network namespace can't be read: counted as 1 full table"
+    )
     assert eyes.unread == ()  # the guard is healthy: this lasts as long as the kernel
 
 
@@ -104,10 +105,10 @@ def test_an_unread_table_is_charged_in_every_sum(host: Host) -> None:
 
 @pytest.mark.parametrize(
     ("hidden", "charged"),
-    [(0, 1), (LIMIT // 2, 1), (LIMIT // 2 + 1, 2), (2 * LIMIT, 4), (50 * LIMIT, 21), (None, 21)],
+    [(-500, 1), (0, 1), (1, 2), (LIMIT // 2, 2), (LIMIT // 2 + 1, 3), (2 * LIMIT, 5), (50 * LIMIT, 21), (None, 21)],
 )
 def test_the_slab_bounds_the_charge(host: Host, hidden: int | None, charged: int) -> None:
-    """Of 21 tables that can't be read, as many are charged as twice the entries that no other table holds could fill."""
+    """Of 21 tables that can't be read, one is charged, and as many as twice the entries that no other holds could fill."""
     for pid in range(201, 221):
         host.namespace(str(pid), 0)
     without_statistics(host, 1_000)
@@ -126,6 +127,8 @@ def test_the_slab_bounds_the_charge(host: Host, hidden: int | None, charged: int
         (392, 28, False),  # measured on 7.3, 4 processors: all but these are free objects in slabs that sheaves pin
         (4_470, 28, False),  # full sheaves of 2 memory nodes: (10 × 2 + 2 × 4) × 28 = 784, and 90 % of 4,096 = 3,686.4
         (4_471, 28, True),
+        (5_680, 1_000_000, True),  # impossible, so not believed
+        (5_680, -28, True),
         (3_000, None, False),  # fragments, before there were sheaves
         (5_680, None, True),
         (None, None, True),
@@ -159,6 +162,16 @@ def test_another_process_of_an_ended_namespace(host: Host) -> None:
         (host.root / "proc" / path).rmdir()
     seen = eyes.observe()
     assert (seen.complete, seen.unread_tables, seen.unread) == (True, 0, ())
+
+
+def test_nothing_is_missing_while_nothing_is_tracked(host: Host) -> None:
+    """Before the module is loaded no namespace has a table that could be unreadable."""
+    (host.root / "proc/sys/net/netfilter/nf_conntrack_max").unlink()
+    for file in host.root.glob("proc/*/net/stat/nf_conntrack"):
+        file.unlink()
+    (host.root / SLAB / "total_objects").unlink()
+    seen = observe(host)
+    assert (seen.limit, seen.complete, seen.unread_tables, seen.unread) == (None, True, 0, ())
 
 
 def test_a_hidden_limit_is_named(host: Host) -> None:
