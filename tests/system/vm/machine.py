@@ -18,7 +18,7 @@ SYSCTL = Path("/proc/sys/net/netfilter")
 DROP_IN = Path("/etc/sysctl.d/99-zz-conntrackd-guard.conf")
 RULE = Path("/etc/udev/rules.d/60-conntrackd-guard.rules")
 FIREWALL = "firewall.service"
-_WAIT_SECONDS = 30
+_WAIT_SECONDS = 60
 """An emulated machine on a busy host takes a hundred times the milliseconds of real hardware."""
 _LAST = 50
 """Entries that packets create; the machine's own traffic creates a few at the same time."""
@@ -50,17 +50,17 @@ def limit() -> int | None:
         return None
 
 
-def default_limit() -> int:
-    """Return the default of this kernel: one entry a bucket, since 5.15."""
-    return int((SYSCTL / "nf_conntrack_buckets").read_text("ascii"))
-
-
 def persisted() -> int:
     """Return the persisted limit from the drop-in."""
     (value,) = (
         row.partition(" = ")[2] for row in DROP_IN.read_text("utf-8").splitlines() if row.startswith("net.netfilter.")
     )
     return int(value)
+
+
+def slab_objects() -> int:
+    """Return the entries of all namespaces that memory is taken for, including free ones that the kernel keeps."""
+    return int(Path("/sys/kernel/slab/nf_conntrack/total_objects").read_text("ascii").split()[0])
 
 
 def boot_id() -> str:
