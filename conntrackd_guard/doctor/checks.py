@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -15,9 +14,12 @@ from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.doctor import facts, module_loading, verdicts
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
+from conntrackd_guard.doctor.settings_warnings import warnings
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
+from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_message
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.other_writers import other_writers, sees_processes
@@ -27,6 +29,8 @@ from conntrackd_guard.settings.settings import DEFAULT
 
 JOURNAL_SECONDS = 1.0
 """journald stores a kernel message within milliseconds; after this it won't."""
+LOOK_SECONDS = 0.25
+"""Between two readings of the tables, as between two ticks of the daemon."""
 _MAX_PROBLEMS = 3
 
 
@@ -67,16 +71,23 @@ def _as_root(host: HostFacts) -> str:
 
 
 def _guard(host: HostFacts) -> Check:
-    age = None if host.live is None else host.wall_seconds - host.paths.status_file.stat().st_mtime
     dry_run = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
-    return verdicts.guard(host.live, age, running=host.running, dry_run=dry_run)
+    return verdicts.guard(host.health, host.live, dry_run=dry_run)
+
+
+def _tables(host: HostFacts) -> Check:
+    observer = Observer(host.paths, LiveKernel(host.paths), Clock(), host.runtime_dir)
+    observer.observe(rescan=True)
+    time.sleep(LOOK_SECONDS)  # drops are a difference
+    return verdicts.tables(observer.observe())
 
 
 def _settings(host: HostFacts) -> Check:
     if host.settings is not None:
         files = {place.rpartition(":")[0] for place in host.settings.origins.values() if place != DEFAULT}
         source = f"from {', '.join(sorted(files))}" if files else "defaults only"
-        return good(f"valid, {source}; mode {host.paths.mode}")
+        evidence, warned = f"valid, {source}; mode {host.paths.mode}", warnings(host.settings, host.paths)
+        return note("; ".join([evidence, *warned]), "`guard config check` lists them.") if warned else good(evidence)
     problems = host.settings_problems
     if not host.root and any("Permission denied" in problem for problem in problems):
         return unknown(problems[0], _as_root(host))
@@ -87,33 +98,35 @@ def _settings(host: HostFacts) -> Check:
 
 
 def _namespace(host: HostFacts) -> Check:
-    initial: bool | None = None
     beside: bool | None = None
-    with suppress(FileNotFoundError):  # connection tracking is not loaded
-        mode = host.paths.limit.stat().st_mode
-        initial = bool(mode & stat.S_IWUSR)  # in every other namespace the file is read-only even for its owner
     if host.pid is not None:
         with suppress(OSError):  # the guard has ended
             here, there = (os.stat(host.paths.proc / process / "net/stat") for process in ("self", str(host.pid)))
             beside = here.st_ino == there.st_ino
-    return verdicts.namespace(initial=initial, guard_beside=beside)
+    return verdicts.namespace(host.place, guard_beside=beside)
 
 
 def _writable(host: HostFacts) -> Check:
     path = host.paths.limit
     if host.limit is None:
-        return unknown("no limit to write yet")
+        return unknown("no limit to write: see `conntrack`" if host.place.tracks else "no limit to write yet")
     error = facts.open_error(host.seen_by_guard(path), os.O_WRONLY)
     refused = host.state.refusal if host.state else None
     if error is not None and error.errno in DENIED and not host.root:
         return unknown(f"this user can't write {path}", _as_root(host))
     if error is not None:
-        step = "Allow it in the guard's unit (ReadWritePaths=/proc/sys/net/netfilter), or run the guard on the host."
-        return wrong(f"the guard can't write {path}: {error.strerror}", step)
+        is_here = facts.open_error(path, os.O_WRONLY) is not None
+        return verdicts.unwritable(str(path), error, host.place, is_here=is_here)
     if refused is not None and host.limit == refused.limit:
         evidence = f"the kernel refused the last write: {os.strerror(refused.errno)}"
         return wrong(evidence, "`guard history --verdict raise` lists the writes.")
     return good(f"{path} can be opened for writing")
+
+
+def _figures(host: HostFacts) -> Check:
+    if host.limit is None:
+        return unknown("nothing to read yet")
+    return verdicts.figures(host.observation, as_root=host.root)
 
 
 def _ring_buffer(host: HostFacts) -> Check:
@@ -217,11 +230,15 @@ def _disk(host: HostFacts) -> Check:
 
 _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "guard": _guard,
+    "health": lambda host: verdicts.health(host.health, host.live),
+    "tables": _tables,
     "settings": _settings,
     "pause": lambda host: verdicts.pause(host.runtime_dir.pause(host.now), host.now),
-    "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets),
+    "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets, host.place),
     "namespace": _namespace,
     "writable": _writable,
+    "figures": _figures,
+    "memory": lambda host: verdicts.memory(host.observation, host.policy),
     "buckets": lambda host: verdicts.buckets(host.limit, host.buckets),
     "ring_buffer": _ring_buffer,
     "journal": _journal,

@@ -94,6 +94,15 @@ def test_bad_settings(host: FakeHost) -> None:
     assert "guard.yaml:2: 'modus'" in found.evidence
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to own settings: warnings were NOT tested")
+def test_settings_that_switch_the_guard_off(host: FakeHost) -> None:
+    """They are valid, so it is a note."""
+    host.put("etc/conntrackd-guard/guard.yaml", "max_limit: 98304\n").chmod(0o644)
+    found = host.examine()["settings"]
+    assert found.verdict.value == "note"
+    assert "guard.yaml:1: max_limit: 98,304 is not above the limit in force (98,304)" in found.evidence
+
+
 def test_a_damaged_history(host: FakeHost) -> None:
     """A damaged page is found although the newest decision can be read; the other checks go on."""
     with History(host.paths.history, mode="writer") as history:
@@ -201,7 +210,10 @@ def test_a_dry_run_does_not_count_as_running(host: FakeHost) -> None:
     host.put("run/conntrackd-guard/dry-run/lock", "43\n")
     with dry_run.running():
         found = host.examine(running=False)["guard"]
-    assert (found.verdict.value, found.evidence) == ("wrong", "not running (only a dry run is): nothing is raised")
+    assert (found.verdict.value, found.evidence) == (
+        "wrong",
+        "no guard is running: nothing is raised (only a dry run is running)",
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to own settings: mode dry-run was NOT tested")
@@ -247,8 +259,8 @@ def test_without_rights_other_checks_still_run(host: FakeHost, monkeypatch: pyte
     monkeypatch.setattr(facts, "History", _unreadable)
     found = host.examine(running=False)
     unknown = {name: check for name, check in found.items() if check.verdict.value == "unknown"}
-    assert sorted(unknown) == ["history", "journal", "other_writers", "ring_buffer", "writable"]
-    assert all("root" in check.next_step for check in unknown.values())
+    assert sorted(unknown) == ["health", "history", "journal", "other_writers", "ring_buffer", "writable"]
+    assert all("root" in check.next_step for name, check in unknown.items() if name != "health")  # it needs a guard
     assert found["at_boot"].verdict.value == found["drop_in"].verdict.value == "good"
 
 
