@@ -39,6 +39,8 @@ from scratch_namespace import ScratchNamespace
 
 GOAL = 60_000
 """Entries of the initial table at the end: the limit for it exceeds the budget of 384 MiB of memory later."""
+RESCAN_SECONDS = 60.0
+"""The guard scans for network namespaces this often, unless something tells that one is missing."""
 SMALL_STEP = 8_192
 """Entries; leaves memory for the raises that follow."""
 NOTIFY = "conntrackd-guard-notify.service"
@@ -159,6 +161,22 @@ def an_untrusted_table_gets_nothing_also_when_it_is_gone() -> str:
     return f"{before:,} for 10 s after it; history: {row['sentence']}"
 
 
+def a_full_table_is_raised_for_beside_the_memory_of_one_that_is_gone() -> str:
+    """The kernel suppresses its message after the ten of the other table; and together they take no more memory."""
+    calm()
+    before, seen = limit() or 0, newest()
+    configure(f"max_limit: {before + SMALL_STEP}\n")
+    with ScratchNamespace(user_owned=True) as table:
+        table.fill(before)
+        table.overflow(200)
+    with ScratchNamespace() as table:
+        table.fill(before)
+        table.overflow(200)
+        until(lambda: (limit() or 0) > before, RESCAN_SECONDS / 2, "the limit is raised before the next regular scan")
+    (row,) = (row for row in decisions() if row["verdict"] == "raise" and row["id"] > seen)
+    return f"{before:,} → {limit():,}; history: {row['sentence']}"
+
+
 def a_full_initial_table_is_raised_for() -> str:
     """The guard raises for the initial namespace, too."""
     initial.track()
@@ -255,6 +273,7 @@ CHECKS = (
     the_limit_is_persisted,
     an_entry_takes_no_more_memory_than_planned,
     an_untrusted_table_gets_nothing_also_when_it_is_gone,
+    a_full_table_is_raised_for_beside_the_memory_of_one_that_is_gone,
     a_full_initial_table_is_raised_for,
     a_filling_table_is_raised_for_before_it_is_full,
     status_shows_it,

@@ -181,7 +181,11 @@ def the_named_command_reverts() -> str:
     """The command restores the limit from before the first raise, and removes the drop-in."""
     output = run("guard", "revert", "--all")
     equal([path for path in (DROP_IN,) if path.exists()], [])
-    until(lambda: "over the memory budget" not in shown(GUARD, "StatusText"), 60, "the status line shows no problem")
+    until(
+        lambda: "too high for this host's memory" not in shown(GUARD, "StatusText"),
+        60,
+        "the status line shows no problem",
+    )
     run("guard", "status")
     return output.strip().replace("\n", " ")
 
