@@ -248,7 +248,9 @@ class Controller:
             if limit != before:
                 self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
             return
-        resized = was_buckets is not None and seen.buckets != was_buckets and not self._p.kernel.rehearsing
+        resized = (
+            None not in {was_buckets, seen.buckets} and seen.buckets != was_buckets and not self._p.kernel.rehearsing
+        )
         if limit == before and not resized and not reloaded:
             return
         trigger = Trigger(
