@@ -110,8 +110,9 @@ class Observer:
         if not complete or not self._has_statistics or hidden >= usage.CONFIRM_USE * (limit or math.inf):
             unread_tables, missing = (0, ()) if limit is None else self._missing(memory, hidden, limit)
             complete, unread = complete and not unread_tables, unread + missing
-        if limit is None and tables:
-            unread = (*unread, _NO_LIMIT)
+        if limit is None:
+            unread = (*unread, _NO_LIMIT) if tables else ()  # not loaded: no slab cache either
+            self._tracks = self._tracks if tables else {}  # once loaded, all namespaces have a table
         self.unread = unread if self._has_statistics or limit is None else memory.unread
         return Observation(
             boottime_seconds=now,
