@@ -10,9 +10,6 @@ from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.sysctl_dropin import Persisted, SysctlDropIn
 from conntrackd_guard.recording.items import Item
 
-_FOREIGN = frozenset({TriggerKind.OTHER_WRITER, TriggerKind.START})
-"""Triggers whose record shows a limit that may be another program's."""
-
 
 class DropInSync:
     """Persists raises, and removes a persisted limit that is lower than what another program set to stay."""
@@ -49,7 +46,7 @@ class DropInSync:
             self._due, self._passed = item, None
         elif reverts and record.outcome.kind is OutcomeKind.APPLIED:
             self._due, self._passed, self._override_due = None, None, True  # the command has left what to write
-        elif limit is not None and limit != record.trigger.was and record.trigger.kind in _FOREIGN:
+        elif limit is not None and limit != record.trigger.was and _is_of_others(record):
             self._passed = (time.monotonic() + tuning.STANDING_SECONDS, limit) if self._is_passed_by(limit) else None
             return self._has_stood()
         else:
@@ -103,6 +100,15 @@ class DropInSync:
         """Return whether another program's limit voids a raise that is due; what the file holds is compared later."""
         due = None if self._due is None else _limit_set_by(self._due.record)
         return due is None or limit == 0 or limit > due
+
+
+def _is_of_others(record: Record) -> bool:
+    """Return whether another program set the limit found: just now, or before this start and since the file was written.
+
+    A boot that ends with a higher limit doesn't count: the file lowered nothing.
+    """
+    kept, boot_id = record.trigger.persisted, record.observation.boot_id
+    return record.trigger.kind is TriggerKind.OTHER_WRITER or (kept is not None and kept.boot_id == boot_id)
 
 
 def _limit_set_by(record: Record) -> int | None:
