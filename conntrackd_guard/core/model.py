@@ -150,6 +150,8 @@ class Observation:
     memory_total_bytes: int = 0
     memory_hugetlb_bytes: int = 0
     memory_available_bytes: int = 0
+    memory_unknown: str = ""
+    """Why the three figures above are unknown (the file, and what is wrong with it), "" if they are known."""
     pause: Pause | None = None
     estimate: bool = False
     """The counts are estimates of need (dry-run mode)."""

@@ -63,6 +63,8 @@ class Controller:
         """Other writers' changes that are in the state and still to be submitted: nothing delays a write."""
         self._limit_changed = self._memory_broken = False
         self._memory_at = 0.0
+        self._restore_at = math.inf
+        """When to restore the persisted limit again, after memory was unknown."""
         self._keys = 0
         self._since_seconds = parts.clock.wall()
 
@@ -90,6 +92,8 @@ class Controller:
         if tables and now >= self._memory_at:
             self._memory_at = now + MEMORY_SECONDS
             self._check_memory()
+        if now >= self._restore_at:
+            self._restore()
         left = min((usage.seconds_to_full(t.count, limit, t.demand_per_second) for t in tables), default=math.inf)
         last = self.state.last_raise_seconds
         # A step made without a measured demand can fill within the cooldown.
@@ -158,6 +162,7 @@ class Controller:
             "conflict": 0 < self.policy.conflict_limit <= conflicts,
             "over_budget": self._affordable is not None and (self.limit or 0) > self._affordable,
             "episodes": episodes,
+            "memory_total_bytes": self._p.observer.memory.total_bytes,  # for a start that can't read it
         }
         self._p.service.status(status_line(document))
         self._p.runtime_dir.put_status(document)
@@ -265,6 +270,8 @@ class Controller:
             decision = self.decide(Trigger(kind=TriggerKind.START, persisted=replace(kept, limit=ours)))
             over = isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START
             self._affordable = decision.arithmetic.target if over and decision.arithmetic else None
+            unknown = isinstance(decision, Hold) and decision.reason is HoldReason.MEMORY_UNKNOWN
+            self._restore_at = decision.retry_seconds or math.inf if unknown else math.inf
 
     # -- after the write ------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Build the daemon from its settings and run it: start-up, signals, reload, shutdown."""
 
 import gc
+import select
 import signal
 import socket
 import sys
@@ -14,7 +15,7 @@ from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.daemon.applier import Applier
-from conntrackd_guard.daemon.controller import Controller
+from conntrackd_guard.daemon.controller import WAITING_SECONDS, Controller
 from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.flood_detector import FloodDetector
@@ -97,7 +98,9 @@ class Daemon:
 
     def run(self) -> bool:
         """Work until a signal says stop; return whether everything was recorded within CLOSE_SECONDS."""
-        parts, loop = self._start()
+        if (started := self._begin()) is None:
+            return self._recorder.close(CLOSE_SECONDS)
+        parts, loop = started
         self._manager.ready()
         gc.collect()
         gc.freeze()
@@ -128,6 +131,22 @@ class Daemon:
         self._manager.ready()
         return settings.policy
 
+    def _begin(self) -> tuple[Dependencies, Loop] | None:
+        """Start, again every WAITING_SECONDS while the host can't be read; None if a signal says stop meanwhile."""
+        reported = ""
+        while True:
+            try:
+                return self._start()
+            except (GuardError, OSError) as error:
+                problem = f"Can't start yet: {error}. Retrying every {WAITING_SECONDS:g} s."
+            if problem != reported:
+                self._recorder.log("guard.error", "error", problem)
+                self._manager.ready()  # else systemd ends a start that takes long
+                reported = problem
+            self._manager.watchdog()
+            if select.select([self._signals.descriptor], [], [], WAITING_SECONDS)[0] and "stop" in self._signals.take():
+                return None
+
     def _start(self) -> tuple[Dependencies, Loop]:
         """Recover the state, open the sources, and build the loop."""
         paths, recorder, clock = self._paths, self._recorder, Clock()
@@ -135,6 +154,8 @@ class Daemon:
         rehearsing = RehearsingKernel(live) if paths.mode is Mode.DRY_RUN else None
         kernel = rehearsing or live
         observer = Observer(paths, kernel, clock, self._runtime_dir)
+        # The baseline of the drop counters, and warm code; first, as nothing can be recovered from an unreadable host.
+        observer.observe(rescan=True)
         recovered = recover(recorder, self._runtime_dir, kernel, clock, observer.boot_id, self._settings.policy)
         rehearsed = rehearsed_limit(recovered.state, live.limit())
         if rehearsing is not None and rehearsed is not None:
@@ -142,7 +163,6 @@ class Daemon:
         ring, notes = _open_ring_buffer(paths)
         log_sources = LogSources(ring, recorder, recovered.past, observer.boot_id, notes)
         log_sources.debug = self._debug
-        observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
         parts = Dependencies(
             mode=paths.mode,
             kernel=kernel,

@@ -16,8 +16,10 @@ from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.doctor import facts, module_loading, verdicts
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
+from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_message
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.other_writers import other_writers, sees_processes
@@ -84,6 +86,11 @@ def _settings(host: HostFacts) -> Check:
     evidence = "; ".join(problems[:_MAX_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
     step = "Fix them, then `guard config check`. A running guard keeps its old settings; a new one does not start."
     return wrong(evidence, step)
+
+
+def _figures(host: HostFacts) -> Check:
+    seen = Observer(host.paths, LiveKernel(host.paths), Clock(), host.runtime_dir).observe(rescan=True)
+    return verdicts.figures(seen.unread, seen.memory_unknown, root=host.root)
 
 
 def _namespace(host: HostFacts) -> Check:
@@ -220,6 +227,7 @@ _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "settings": _settings,
     "pause": lambda host: verdicts.pause(host.runtime_dir.pause(host.now), host.now),
     "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets),
+    "figures": _figures,
     "namespace": _namespace,
     "writable": _writable,
     "buckets": lambda host: verdicts.buckets(host.limit, host.buckets),

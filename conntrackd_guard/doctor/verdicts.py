@@ -146,6 +146,18 @@ def conntrack(limit: int | None, buckets: int | None) -> Check:
     return good(f"limit {limit:,} entries per namespace{size}")
 
 
+def figures(unread: Sequence[str], memory_unknown: str, *, root: bool) -> Check:
+    """Check that the guard can read what it calculates with. `unread` are the figures with their substitutes."""
+    step = "Find out what hides or changes these files: `ProcSubset=pid` in a unit, a bind mount, lxcfs."
+    if memory_unknown:
+        return wrong(f"memory is unknown, so nothing is raised: {memory_unknown}", step)
+    if unread and not root:
+        return unknown("; ".join(unread), "Run this as root.")
+    if unread:
+        return note("; ".join(unread), step)
+    return good("memory, size of an entry, buckets and all tables can be read")
+
+
 def namespace(*, initial: bool | None, guard_beside: bool | None) -> Check:
     """Check that this is the initial network namespace, and the guard's. `guard_beside`: None if unknown."""
     if initial is None:

@@ -23,7 +23,7 @@ _KUBE_PROXIES = ("kube-proxy", "k3s-server", "k3s-agent", "kubelite")
 _PER_CORE, _MIN = 32768, 131072
 """kube-proxy's defaults: entries per core, and the minimum in all."""
 _TUNED_FOLDERS = ("etc/tuned/profiles", "etc/tuned", "usr/lib/tuned/profiles", "usr/lib/tuned")
-_PROFILE = re.compile(r"-?([A-Za-z0-9_.-]+)")
+_PROFILE = re.compile(r"-?([A-Za-z0-9_.-]{1,100})")
 _MAX_PROFILES = 20
 _SCRIPTS = (
     "etc/rc.local", "etc/crontab", "etc/cron.d/*", "etc/network/interfaces", "etc/network/interfaces.d/*",
@@ -76,7 +76,9 @@ def _started_ago(root: Path, pid: int, seen_seconds: float) -> float | None:
     """Return how long before `seen_seconds` a process started; None if it has ended."""
     try:
         fields = files.read(root / "proc" / str(pid) / "stat").rpartition(b")")[2].split()
-        return seen_seconds - int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22: start time in ticks since boot
+        return seen_seconds - int(fields[19][:18]) / os.sysconf(
+            "SC_CLK_TCK"
+        )  # field 22: start time in ticks since boot
     except (OSError, ValueError, IndexError):
         return None
 

@@ -55,6 +55,28 @@ def test_buckets(limit: int | None, number: int | None, verdict: str, text: str)
     assert text in found[1]
 
 
+@pytest.mark.parametrize(
+    ("unread", "memory_unknown", "root", "verdict", "text"),
+    [
+        ((), "", True, "good", "memory, size of an entry, buckets and all tables can be read"),
+        (("/proc/x (cut): using 1",), "", True, "note", "/proc/x (cut): using 1"),
+        (("/proc/x (Permission denied): using 1",), "", False, "unknown", "Permission denied"),
+        (("a: b",), "/proc/meminfo (no valid MemTotal)", False, "wrong", "nothing is raised: /proc/meminfo (no valid"),
+    ],
+)
+def test_figures(
+    unread: tuple[str, ...],
+    memory_unknown: str,
+    root: bool,  # noqa: FBT001
+    verdict: str,
+    text: str,
+) -> None:
+    """Substitutes are named; without memory nothing is raised."""
+    check = verdicts.figures(unread, memory_unknown, root=root)
+    assert check.verdict.value == verdict
+    assert text in check.evidence
+
+
 def test_the_suggested_number_of_buckets_is_enough() -> None:
     """With that number the check passes."""
     step = verdicts.buckets(1_000_000, 4096).next_step

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from conntrackd_guard.core import usage
 from conntrackd_guard.core.assessment import Growth
+from conntrackd_guard.core.budget import BUCKET_BYTES
+from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Observation, Table
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
@@ -43,10 +45,17 @@ class Observer:
         self._kernel = kernel
         self._clock = clock
         self._runtime_dir = runtime_dir
-        self._memory = MemoryReader(paths)
+        self.memory = MemoryReader(paths, runtime_dir)
         self._scanner = NamespaceScanner(paths)
         self._reader = TableReader(paths)
-        self.boot_id = files.read(paths.boot_id).decode("ascii").strip()
+        self.boot_id = files.read_id(paths.boot_id) or ""
+        """"" if it can't be read: then nothing shows which records are of this boot."""
+        self._hashsize, self._buckets_path = paths.hashsize, paths.buckets
+        self._buckets: int | None = None
+        """The last good reading."""
+        self._unread = (
+            () if self.boot_id else (f"{paths.boot_id} (no valid id): the records of this boot are not found",)
+        )
         self._tracks: dict[int, _Track] = {}
         self.present: frozenset[int] = frozenset()
         """The namespaces found by the last scan, as tables name them."""
@@ -90,9 +99,18 @@ class Observer:
         if len(tables) < len(reached):  # one ended, or another took its place
             self.rescan()
             tables = self._read(self._tracks.values())
-        memory = self._memory.read()
+        memory = self.memory.read()
+        try:
+            buckets = self._kernel.buckets()
+        except HostError:
+            buckets = 0
+        is_valid = buckets is None or 0 < BUCKET_BYTES * buckets <= (memory.total_bytes or math.inf)
+        self._buckets = buckets if is_valid else self._buckets
         kept = [t for t in tables if t.count or t.dropped or t.initial or t.namespace in namespaces]
-        limit, now, unread = self._kernel.limit_in_force(), self._clock.boottime(), memory.unread
+        limit, now, unread = self._kernel.limit_in_force(), self._clock.boottime(), self._unread + memory.unread
+        if not is_valid:
+            buckets, source = self._substitute_buckets()
+            unread = (*unread, f"{self._buckets_path} (no valid number): {source}")
         complete = self._complete and not any(track.out_of_reach for track in self._tracks.values())
         hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in self._tracks.values())
         if not complete:
@@ -109,15 +127,24 @@ class Observer:
             idle_tables=len(tables) - len(kept),
             unread=unread,
             complete=complete,
-            buckets=self._kernel.buckets(),
+            buckets=buckets,
             entry_slab_bytes=memory.entry_slab_bytes,
             memory_total_bytes=memory.total_bytes,
             memory_hugetlb_bytes=memory.hugetlb_bytes,
             memory_available_bytes=memory.available_bytes,
+            memory_unknown=memory.unknown,
             pause=self._runtime_dir.pause(now) if any(map(os.path.lexists, self._runtime_dir.pause_files)) else None,
             estimate=self._kernel.rehearsing,
             sources={"memory": "/proc/meminfo", "entry size": "slab" if memory.entry_slab_bytes else "assumed"},
         )
+
+    def _substitute_buckets(self) -> tuple[int | None, str]:
+        """Return the number of buckets from elsewhere, and from where. The module's parameter is the same variable."""
+        try:
+            return files.read_number(self._hashsize), f"using {self._hashsize}"
+        except (OSError, ValueError):
+            last = self._buckets
+        return last, "the length of hash chains is not checked" if last is None else f"using the last reading, {last:,}"
 
     def netns(self, namespace: int) -> NetNamespace | None:
         """Return the namespace with that number as the last scan found it, None if it did not."""
@@ -146,7 +173,7 @@ class Observer:
 
     def _gate(self, now: float, limit: int) -> tuple[bool, bool]:
         """Return whether a table may be near the limit, and whether one may be soon: one cheap read for all together."""
-        allocated = self._memory.allocated_entries()
+        allocated = self.memory.allocated_entries()
         if allocated is None:
             return True, False
         self._allocated.look(now, allocated)
