@@ -45,7 +45,8 @@ sys.addaudithook(_note)  # it can't be removed, so it does nothing while nobody 
 def traced() -> Iterator[set[str]]:
     """Trace every file that this process opens to read."""
     global _opened  # noqa: PLW0603 - the hook has no other way to know
-    _opened = found = set()
+    found: set[str] = set()
+    _opened = found
     try:
         yield found
     finally:

@@ -270,8 +270,9 @@ class Controller:
             decision = self.decide(Trigger(kind=TriggerKind.START, persisted=replace(kept, limit=ours)))
             over = isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START
             self._affordable = decision.arithmetic.target if over and decision.arithmetic else None
-            unknown = isinstance(decision, Hold) and decision.reason is HoldReason.MEMORY_UNKNOWN
-            self._restore_at = decision.retry_seconds or math.inf if unknown else math.inf
+            self._restore_at = math.inf
+            if isinstance(decision, Hold) and decision.reason is HoldReason.MEMORY_UNKNOWN:
+                self._restore_at = decision.retry_seconds or math.inf
 
     # -- after the write ------------------------------------------------------------------------
 
