@@ -45,7 +45,7 @@ def revertible_raises(paths: Paths, limit: int) -> list[Step]:
 
 def _steps(paths: Paths) -> Iterator[Step]:
     """Yield every change of the limit, newest first: open intents without a row, then history."""
-    boot_id = files.read_id(paths.boot_id)
+    boot_id = files.read_boot_id(paths.boot_id)
     open_intents = RuntimeDir(paths).intents.all()  # before history: a row is written before its intent is deleted
     history = History.existing(paths.history)
     if history is None:
@@ -57,5 +57,5 @@ def _steps(paths: Paths) -> Iterator[Step]:
                 if isinstance(record.decision, Raise) and history.find_key(key) is None:
                     yield Step(None, "raise", record.observation.limit or 0, record.decision.target)
         for row in history.steps():
-            foreign = row.trigger == TriggerKind.OTHER_WRITER and boot_id in {None, row.boot_id}
+            foreign = row.trigger == TriggerKind.OTHER_WRITER and boot_id in {"", row.boot_id}
             yield Step(row.id, row.verdict, row.from_limit or 0, row.limit_after, foreign=foreign)

@@ -148,7 +148,7 @@ def preview(observation: Observation, state: State, policy: Policy) -> Raise | H
 
 def _past(paths: Paths, unread: list[str]) -> tuple[State, Row | None]:
     """Return this boot's state and the last decision from history; note in `unread` why if they can't be read."""
-    boot_id = files.read_id(paths.boot_id) or ""
+    boot_id = files.read_boot_id(paths.boot_id)
     try:
         history = History.existing(paths.history)
         if history is not None:

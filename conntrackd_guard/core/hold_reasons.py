@@ -33,7 +33,7 @@ class HoldReason(Enum):
         "The table belongs to a user namespace. Any user can create one, so the guard does not raise for it.",
     )
     PAUSED = "Raising is paused."
-    CONFLICT = "Another program keeps lowering the limit. The guard has stopped raising."
+    CONFLICT = "Another program keeps lowering the limit."
     UNLIMITED = "The limit is 0, which means unlimited."
     NO_CONNTRACK = "This kernel tracks no connections yet."
     WRITE_REFUSED = "The kernel refused the last write. Retrying later."
@@ -58,4 +58,9 @@ class HoldReason(Enum):
     OVER_BUDGET_AT_START = "The persisted limit is active, but a full table would exceed this host's memory budget."
     LIMIT_RAISED = "Another program raised the limit."
     LIMIT_LOWERED = "Another program lowered the limit."
+    BUCKETS_CHANGED = "Another program changed the number of hash buckets."
+    RELOADED = (
+        "The kernel loaded connection tracking, which sets limit and buckets to its defaults.",
+        "module loaded",
+    )
     RESERVE_BROKEN = ("The tables exceed the memory budget, or too little memory is available.", "memory exceeded")

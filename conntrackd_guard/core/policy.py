@@ -16,9 +16,11 @@ from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.configuration import FloodAction, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.kernel_default import default_limit
 from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
+    LoadFacts,
     MessageKind,
     Observation,
     Raise,
@@ -37,8 +39,6 @@ SMALLEST_PART = 0.05
 SAMPLE_SECONDS = 30.0
 """Validity of a flood sample, and of one plain step without a sample."""
 
-_DEFAULT_FACTORS = (1, 4, 8)
-"""The kernel's default limit as a multiple of the buckets: since 5.15, before, and with an explicit `hashsize=`."""
 _RESUME = "`guard resume` ends a pause; to end /etc/conntrackd-guard/pause, remove the file."
 _READABLE = (
     "See that the guard may read that file: `ProcSubset=pid` in a unit hides it. The next good reading ends this."
@@ -82,7 +82,7 @@ def resolve(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
     for gate in GATES if case.trigger.persisted is None else START_GATES:
         if (hold := gate(case, state, policy)) is not None:
             return hold
-    return fit(case, policy)
+    return fit(case, state, policy)
 
 
 def unanswerable(  # noqa: PLR0911 - one return an answer
@@ -101,8 +101,7 @@ def unanswerable(  # noqa: PLR0911 - one return an answer
         return Hold(reason=HoldReason.UNLIMITED, retry_seconds=observation.boottime_seconds + RECHECK_SECONDS)
     match trigger.kind:
         case TriggerKind.OTHER_WRITER:
-            lowered = trigger.was is None or observation.limit < trigger.was
-            return Hold(reason=HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED)
+            return Hold(reason=_change(trigger, observation.limit))
         case TriggerKind.MEMORY:
             broken = budget.is_broken(case, policy)
             return Hold(reason=HoldReason.RESERVE_BROKEN if broken else HoldReason.RESOLVED, arithmetic=broken)
@@ -113,6 +112,16 @@ def unanswerable(  # noqa: PLR0911 - one return an answer
         case TriggerKind.START | TriggerKind.OVERRIDE:
             is_on = trigger.persisted is not None
     return None if is_on else Hold(reason=HoldReason.TRIGGER_OFF)
+
+
+def _change(trigger: Trigger, limit: int) -> HoldReason:
+    """Return what changed besides the guard's own writes."""
+    if trigger.reloaded:
+        return HoldReason.RELOADED
+    if trigger.was == limit:
+        return HoldReason.BUCKETS_CHANGED
+    lowered = trigger.was is None or limit < trigger.was
+    return HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED
 
 
 def unconfirmed(  # noqa: PLR0911 - one return an answer
@@ -215,7 +224,8 @@ def unrestorable(case: Assessment, _: State, policy: Policy) -> Hold | None:
             return Hold(reason=HoldReason.ALREADY_IN_FORCE)
         step = "The guard never lowers it unasked: `guard revert --all` goes back to the limit before the first raise."
         return Hold(reason=HoldReason.OVER_BUDGET_AT_START, arithmetic=arithmetic, advice=(step,))
-    if limit not in {factor * buckets for factor in _DEFAULT_FACTORS}:
+    load = case.trigger.load or LoadFacts()
+    if limit == load.final_limit or limit != default_limit(load, buckets, observation.memory_total_bytes):
         step = "`guard doctor` names what sets it at boot. The next need raises it from there."
         return Hold(reason=HoldReason.SET_ELSEWHERE, advice=(step,))
     return None if observation.pause is None else Hold(reason=HoldReason.PAUSED, advice=(_RESUME,))
@@ -226,7 +236,7 @@ START_GATES: tuple[Gate, ...] = (unanswerable, unrestorable)
 """For the limit that was persisted for this boot."""
 
 
-def fit(case: Assessment, policy: Policy) -> Raise | Hold:
+def fit(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
     """Return a raise to as much of the step as every bound allows; a hold if that isn't worth a write."""
     persisted, truth, limit = case.trigger.persisted, case.corroboration, case.observation.limit or 0
     demand = 0.0
@@ -254,7 +264,9 @@ def fit(case: Assessment, policy: Policy) -> Raise | Hold:
             arithmetic=arithmetic,
             corroboration=truth,
             buckets_target=arithmetic.buckets_target,
-            advice=() if is_plain and (arithmetic.chain or 0) <= budget.CHAIN_ADVISE else _advice(case, arithmetic),
+            advice=()
+            if is_plain and (arithmetic.chain or 0) <= budget.CHAIN_ADVISE
+            else _advice(case, state, arithmetic),
         )
     if arithmetic.bound is Bound.CHAINS:
         reason, step = HoldReason.CHAINS, _buckets_command(arithmetic)
@@ -269,19 +281,22 @@ def fit(case: Assessment, policy: Policy) -> Raise | Hold:
     )
 
 
-def _advice(case: Assessment, arithmetic: Arithmetic) -> tuple[str, ...]:
-    """Return the steps for an operator if raising alone is no cure."""
-    advice = []
+def _advice(case: Assessment, state: State, arithmetic: Arithmetic) -> tuple[str, ...]:
+    """Return the steps for an operator if raising alone is no cure; once an incident for the buckets."""
+    advice, last = [], state.last_raise_seconds
+    entries_before = arithmetic.full_tables * arithmetic.current + arithmetic.other_entries
+    is_advised = (
+        last is not None
+        and case.observation.boottime_seconds < last + tuning.INCIDENT_SECONDS
+        and 2 * entries_before > budget.CHAIN_ADVISE * (arithmetic.buckets or 0)
+    )
     if case.corroboration is Corroboration.UNKNOWN:
         advice.append("The table could not be judged: one plain step, charged as one full table.")
     if case.flooded is None:
         advice.append("No sample shows yet whether a flood fills the table: one plain step, and a sample after it.")
-    if arithmetic.target < arithmetic.wanted and arithmetic.bound in _BOUND_HOLDS:
-        advice.append(f"Only part of the step fits. {_BOUND_HOLDS[arithmetic.bound][1]}")
-    if arithmetic.chain is not None and arithmetic.chain > budget.CHAIN_ADVISE and arithmetic.buckets_target is None:
-        advice.append(
-            f"Lookups get slow: hash chains may reach {arithmetic.chain:.0f} entries. {_buckets_command(arithmetic)}"
-        )
+    chain = 0.0 if is_advised or arithmetic.buckets_target is not None else arithmetic.chain or 0.0
+    if chain > budget.CHAIN_ADVISE:
+        advice.append(f"Lookups get slow: hash chains may reach {chain:.0f} entries. {_buckets_command(arithmetic)}")
     return tuple(advice)
 
 

@@ -5,7 +5,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from conntrackd_guard import __version__
@@ -14,6 +14,8 @@ from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
+from conntrackd_guard.core.sysctl_precedence import Assignment, Tool
+from conntrackd_guard.core.text import printable
 from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.daemon.controller import WAITING_SECONDS, Controller
 from conntrackd_guard.daemon.debug_log import DebugLog
@@ -21,13 +23,16 @@ from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop
+from conntrackd_guard.daemon.outlook import outlook
 from conntrackd_guard.daemon.recovery import recover
 from conntrackd_guard.daemon.status_line import limit_text, sources_text
+from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.kernel_log.journal import JournalBacklog, JournalFollower
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
+from conntrackd_guard.host.load_facts import load_facts
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import NotifySpool
 from conntrackd_guard.host.paths import Paths
@@ -109,7 +114,11 @@ class Daemon:
         self._manager.stopping()
         parts.log_sources.close()
         self._recorder.note_position(parts.log_sources.position())
-        self._recorder.log("guard.stopped", "info", _farewell(parts.kernel.limit_in_force(), self._persisted()))
+        self._recorder.log(
+            "guard.stopped",
+            "info",
+            _farewell(parts.kernel.limit_in_force(), self._persisted(), self._drop_in.overridden_by()),
+        )
         return self._recorder.close(CLOSE_SECONDS)
 
     def reload(self) -> Policy | None:
@@ -132,7 +141,11 @@ class Daemon:
         return settings.policy
 
     def _begin(self) -> tuple[Dependencies, Loop] | None:
-        """Start, again every WAITING_SECONDS while the host can't be read; None if a signal says stop meanwhile."""
+        """Start, again every WAITING_SECONDS while the host can't be read; None if a signal says stop meanwhile.
+
+        Raises HostError where /proc is not mounted: waiting does not help.
+        """
+        files.read_boot_id(self._paths.boot_id)
         reported = ""
         while True:
             try:
@@ -155,7 +168,7 @@ class Daemon:
         kernel = rehearsing or live
         observer = Observer(paths, kernel, clock, self._runtime_dir)
         # The baseline of the drop counters, and warm code; first, as nothing can be recovered from an unreadable host.
-        observer.observe(rescan=True)
+        seen = observer.observe(rescan=True)
         recovered = recover(recorder, self._runtime_dir, kernel, clock, observer.boot_id, self._settings.policy)
         rehearsed = rehearsed_limit(recovered.state, live.limit())
         if rehearsing is not None and rehearsed is not None:
@@ -175,6 +188,7 @@ class Daemon:
             clock=clock,
             service=self._manager,
             kept=self._persisted(),
+            load=load_facts(paths),
             debug=self._debug,
         )
         sources = log_sources.report()
@@ -187,6 +201,8 @@ class Daemon:
             sources=sources,
             settings=sorted({origin.split(":")[0] for origin in self._settings.origins.values()}),
         )
+        for text in outlook(seen, self._settings.policy, paths.root) if rehearsing is not None else ():
+            recorder.log("guard.info", "info", text)
         controller = Controller(parts, self._settings.policy, recovered.state)
         return parts, Loop(parts, controller, self._signals.take)
 
@@ -227,11 +243,16 @@ def check(paths: Paths, log: Log) -> None:
         log.emit("guard.info", "info", f"A guard in this mode runs already, as process {holder}.")
 
 
-def _farewell(limit: int | None, persisted: PersistedLimit | None) -> str:
+def _farewell(
+    limit: int | None, persisted: PersistedLimit | None, overridden: Mapping[Assignment, Sequence[Tool]]
+) -> str:
     """Return the last log message: which limit stays, and whether the next boot starts with it."""
     if limit is None:
         return "Stopped."
     saved = " (saved for the next boot)" if persisted is not None and persisted.limit == limit else ""
+    for line, tools in overridden.items():
+        if saved and Tool.SYSTEMD in tools:
+            saved = f" (saved, but {printable(line.path)}:{line.line} overrides it at the next boot)"
     return f"Stopped. nf_conntrack_max stays at {limit:,}{saved}."
 
 

@@ -116,6 +116,14 @@ def _content(descriptor: int, enough_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
+def read_boot_id(path: Path) -> str:
+    """Return the id of this boot, "" if the file has no valid one. Raises HostError where /proc is not mounted."""
+    if not os.path.lexists(path):
+        step = "Mount /proc (`mount -t proc proc /proc` in a chroot), or run this on the host itself."
+        raise HostError("read", path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), step)
+    return read_id(path) or ""
+
+
 def replace(path: Path | str, content: bytes, *, mode: int = 0o644, durable: bool) -> None:
     """Replace a file atomically: readers see the old content or the new one. `mode` ignores the umask.
 

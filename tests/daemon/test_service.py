@@ -17,6 +17,7 @@ from testbed.read_files import put
 
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.model import PersistedLimit
+from conntrackd_guard.core.sysctl_precedence import Assignment, Tool
 from conntrackd_guard.daemon import service
 from conntrackd_guard.daemon.service import Daemon
 from conntrackd_guard.host.log import Log
@@ -139,13 +140,19 @@ def test_destinations_come_from_settings(tmp_path: Path, *, dry_run: bool) -> No
 def test_the_farewell_names_the_limit_that_stays() -> None:
     """And whether the next boot begins with it."""
     kept = PersistedLimit(limit=12_288)
-    assert service._farewell(12_288, kept) == "Stopped. nf_conntrack_max stays at 12,288 (saved for the next boot)."
-    assert service._farewell(16_384, kept) == "Stopped. nf_conntrack_max stays at 16,384."
-    assert service._farewell(None, None) == "Stopped."
+    line = Assignment(path="/etc/sysctl.d/k8s.conf", line=2, value="7")
+    said = "Stopped. nf_conntrack_max stays at"
+    assert service._farewell(12_288, kept, {}) == f"{said} 12,288 (saved for the next boot)."
+    assert service._farewell(12_288, kept, {line: [Tool.PROCPS]}) == f"{said} 12,288 (saved for the next boot)."
+    overridden = f"{said} 12,288 (saved, but /etc/sysctl.d/k8s.conf:2 overrides it at the next boot)."
+    assert service._farewell(12_288, kept, {line: [Tool.SYSTEMD]}) == overridden
+    assert service._farewell(16_384, kept, {line: [Tool.SYSTEMD]}) == f"{said} 16,384."
+    assert service._farewell(None, None, {}) == "Stopped."
 
 
 def test_a_start_waits_for_a_limit_that_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is logged once with its file, and the next good reading ends it; nothing is recovered before."""
+    put(tmp_path, "proc/sys/kernel/random/boot_id", b"boot-1\n")
     put(tmp_path, "proc/sys/net/netfilter/nf_conntrack_max", b"\xff\n")
     started = Started(tmp_path)
     started.daemon._signals = cast("service.Signals", SimpleNamespace(descriptor=0, take=frozenset))
@@ -171,6 +178,7 @@ def test_a_start_waits_for_a_limit_that_can_be_read(tmp_path: Path, monkeypatch:
 
 def test_a_start_that_waits_can_be_stopped(tmp_path: Path) -> None:
     """A signal ends it at once."""
+    put(tmp_path, "proc/sys/kernel/random/boot_id", b"boot-1\n")
     put(tmp_path, "proc/sys/net/netfilter/nf_conntrack_max", b"\n")
     started = Started(tmp_path)
     readable, writable = os.pipe()

@@ -48,7 +48,7 @@ class Observer:
         self.memory = MemoryReader(paths, runtime_dir)
         self._scanner = NamespaceScanner(paths)
         self._reader = TableReader(paths)
-        self.boot_id = files.read_id(paths.boot_id) or ""
+        self.boot_id = files.read_boot_id(paths.boot_id)
         """"" if it can't be read: then nothing shows which records are of this boot."""
         self._hashsize, self._buckets_path = paths.hashsize, paths.buckets
         self._buckets: int | None = None
