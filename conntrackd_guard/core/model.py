@@ -169,6 +169,10 @@ class Observation:
     """Facts that could not be read, each with the safe default used instead."""
     complete: bool = True
     """Whether every tracking namespace was readable."""
+    unread_tables: int = 0
+    """Tables that can't be read, but must be expected: each is charged as a full one."""
+    has_statistics: bool = True
+    """Whether this kernel has statistics files: without them, drops and other namespaces' tables can't be read."""
     buckets: int | None = None
     bucket_arrays: int = 2
     """NAT has one of its own. Nothing shows whether it is built in, so it always counts."""
@@ -176,8 +180,12 @@ class Observation:
     memory_total_bytes: int = 0
     memory_hugetlb_bytes: int = 0
     memory_available_bytes: int = 0
+    memory_zfs_bytes: int = 0
+    """Of that, ZFS' cache above its minimum, which the kernel doesn't count as available."""
+    memory_is_low: bool = False
+    """Total and available are those of low memory, where a 32-bit kernel keeps entries."""
     memory_unknown: str = ""
-    """Why the three figures above are unknown (the file, and what is wrong with it), "" if they are known."""
+    """Why the figures of memory above are unknown (the file, and what is wrong with it), "" if they are known."""
     pause: Pause | None = None
     estimate: bool = False
     """The counts are estimates of need (dry-run mode)."""

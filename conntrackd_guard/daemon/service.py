@@ -201,6 +201,8 @@ class Daemon:
             sources=sources,
             settings=sorted({origin.split(":")[0] for origin in self._settings.origins.values()}),
         )
+        for text in seen.unread:
+            recorder.log("guard.info", "warning", f"Not read: {text}.")
         for text in outlook(seen, self._settings.policy, paths.root) if rehearsing is not None else ():
             recorder.log("guard.info", "info", text)
         controller = Controller(parts, self._settings.policy, recovered.state)

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -17,10 +16,8 @@ from conntrackd_guard.doctor import facts, module_loading, verdicts
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
 from conntrackd_guard.doctor.settings_warnings import warnings
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
-from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
-from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_message
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.other_writers import other_writers, sees_processes
@@ -90,39 +87,36 @@ def _settings(host: HostFacts) -> Check:
     return wrong(evidence, step)
 
 
-def _figures(host: HostFacts) -> Check:
-    seen = Observer(host.paths, LiveKernel(host.paths), Clock(), host.runtime_dir).observe(rescan=True)
-    return verdicts.figures(seen.unread, seen.memory_unknown, root=host.root)
-
-
 def _namespace(host: HostFacts) -> Check:
-    initial: bool | None = None
     beside: bool | None = None
-    with suppress(FileNotFoundError):  # connection tracking is not loaded
-        mode = host.paths.limit.stat().st_mode
-        initial = bool(mode & stat.S_IWUSR)  # in every other namespace the file is read-only even for its owner
     if host.pid is not None:
         with suppress(OSError):  # the guard has ended
             here, there = (os.stat(host.paths.proc / process / "net/stat") for process in ("self", str(host.pid)))
             beside = here.st_ino == there.st_ino
-    return verdicts.namespace(initial=initial, guard_beside=beside)
+    return verdicts.namespace(host.place, guard_beside=beside)
 
 
 def _writable(host: HostFacts) -> Check:
     path = host.paths.limit
     if host.limit is None:
-        return unknown("no limit to write yet")
+        return unknown("no limit to write: see `conntrack`" if host.place.tracks else "no limit to write yet")
     error = facts.open_error(host.seen_by_guard(path), os.O_WRONLY)
     refused = host.state.refusal if host.state else None
     if error is not None and error.errno in DENIED and not host.root:
         return unknown(f"this user can't write {path}", _as_root(host))
     if error is not None:
-        step = "Allow it in the guard's unit (ReadWritePaths=/proc/sys/net/netfilter), or run the guard on the host."
-        return wrong(f"the guard can't write {path}: {error.strerror}", step)
+        is_here = facts.open_error(path, os.O_WRONLY) is not None
+        return verdicts.unwritable(str(path), error, host.place, is_here=is_here)
     if refused is not None and host.limit == refused.limit:
         evidence = f"the kernel refused the last write: {os.strerror(refused.errno)}"
         return wrong(evidence, "`guard history --verdict raise` lists the writes.")
     return good(f"{path} can be opened for writing")
+
+
+def _figures(host: HostFacts) -> Check:
+    if host.limit is None:
+        return unknown("nothing to read yet")
+    return verdicts.figures(host.observation, as_root=host.root)
 
 
 def _ring_buffer(host: HostFacts) -> Check:
@@ -228,10 +222,11 @@ _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "guard": _guard,
     "settings": _settings,
     "pause": lambda host: verdicts.pause(host.runtime_dir.pause(host.now), host.now),
-    "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets),
-    "figures": _figures,
+    "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets, host.place),
     "namespace": _namespace,
     "writable": _writable,
+    "figures": _figures,
+    "memory": lambda host: verdicts.memory(host.observation, host.policy),
     "buckets": lambda host: verdicts.buckets(host.limit, host.buckets),
     "ring_buffer": _ring_buffer,
     "journal": _journal,

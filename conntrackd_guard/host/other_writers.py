@@ -232,7 +232,7 @@ def _proxmox(root: Path, running: dict[str, int]) -> Iterator[Writer]:
         return
     host = host or {}
     option = host.get("nf_conntrack_max", "")
-    wanted = int(option) if option.isascii() and option.isdecimal() else None
+    wanted = int(option[:18]) if option.isascii() and option.isdecimal() else None
     nftables = host.get("nftables") == "1"
     pid = running.get(_PVE_NFTABLES if nftables else _PVE)
     if pid is None or (nftables and wanted is None):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from testbed.hosts import host, table
 
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.model import Pause, State
 from conntrackd_guard.core.sysctl_precedence import SysctlFile, Tool
 from conntrackd_guard.doctor import verdicts
+from conntrackd_guard.doctor.place import Place
 from conntrackd_guard.doctor.verdicts import Check, Verdict
 from conntrackd_guard.host.other_writers import Writer
 
@@ -55,26 +57,13 @@ def test_buckets(limit: int | None, number: int | None, verdict: str, text: str)
     assert text in found[1]
 
 
-@pytest.mark.parametrize(
-    ("unread", "memory_unknown", "root", "verdict", "text"),
-    [
-        ((), "", True, "good", "memory, size of an entry, buckets and all tables can be read"),
-        (("/proc/x (cut): using 1",), "", True, "note", "/proc/x (cut): using 1"),
-        (("/proc/x (Permission denied): using 1",), "", False, "unknown", "Permission denied"),
-        (("a: b",), "/proc/meminfo (no valid MemTotal)", False, "wrong", "nothing is raised: /proc/meminfo (no valid"),
-    ],
-)
-def test_figures(
-    unread: tuple[str, ...],
-    memory_unknown: str,
-    root: bool,  # noqa: FBT001
-    verdict: str,
-    text: str,
-) -> None:
-    """Substitutes are named; without memory nothing is raised."""
-    check = verdicts.figures(unread, memory_unknown, root=root)
-    assert check.verdict.value == verdict
-    assert text in check.evidence
+def test_figures_without_memory() -> None:
+    """Nothing is raised then, so it is no note: the check fails and names the file."""
+    unknown = "/proc/meminfo (no valid MemTotal)"
+    seen = host(table(1), unread=(f"{unknown}: memory is unknown",), memory_unknown=unknown)
+    found = shown(verdicts.figures(seen, as_root=True))
+    assert found[0] == "wrong"
+    assert "nothing is raised: /proc/meminfo (no valid MemTotal)" in found[1]
 
 
 def test_the_suggested_number_of_buckets_is_enough() -> None:
@@ -343,7 +332,7 @@ def test_disk(free: int, inodes_left: bool, writable: bool, verdict: str, text: 
 )
 def test_namespace(initial: bool | None, beside: bool | None, verdict: str, text: str) -> None:  # noqa: FBT001
     """Only the initial network namespace can write the limit."""
-    found = shown(verdicts.namespace(initial=initial, guard_beside=beside))
+    found = shown(verdicts.namespace(Place(initial=initial), guard_beside=beside))
     assert found[0] == verdict
     assert text in found[1]
 
@@ -354,6 +343,6 @@ def test_namespace(initial: bool | None, beside: bool | None, verdict: str, text
 )
 def test_conntrack(limit: int | None, verdict: str, text: str) -> None:
     """Without connection tracking, or without a limit, there is nothing to raise."""
-    found = shown(verdicts.conntrack(limit, 16384))
+    found = shown(verdicts.conntrack(limit, 16384, Place(initial=None)))
     assert found[0] == verdict
     assert text in found[1]

@@ -28,7 +28,7 @@ _PROTECTION = re.compile(rb"^ +protection: \(([0-9]{1,12}(?:, [0-9]{1,12})*)\)\n
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Memory in bytes. `unread` names the figures that were replaced; `unknown` says why there are none (then all 0)."""
+    """Memory in bytes. `unread` names the figures that were replaced; `unknown` says why they are not enough."""
 
     total_bytes: int = 0
     hugetlb_bytes: int = 0
@@ -59,7 +59,7 @@ def estimate(paths: Paths, content: bytes, problem: str, last_total: Callable[[]
     if not total or available is None or available > total:
         missing = "MemAvailable or MemFree" if total else "MemTotal"
         unknown = f"{meminfo} ({problem or f'no valid {missing}'})"
-        return Estimate(unknown=unknown, unread=(f"{unknown}: memory is unknown, so nothing is raised",))
+        return Estimate(total_bytes=total, unknown=unknown, unread=(f"{unknown}: memory is unknown, so nothing is raised",))
     hugetlb = rows.get("Hugetlb", 0)
     if hugetlb > total - available or ("Hugetlb" not in rows and b"Hugetlb:" in content):
         hugetlb = total - available

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 
 from conntrackd_guard.core import usage
 from conntrackd_guard.core.assessment import Growth
-from conntrackd_guard.core.budget import BUCKET_BYTES
-from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Observation, Table
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
-from conntrackd_guard.host.conntrack.stat import MemoryReader, TableReader, read_statistics
+from conntrackd_guard.host.conntrack.stat import STATISTICS_FILE, Memory, MemoryReader, TableReader, read_statistics
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 
@@ -23,6 +21,7 @@ _TABLES_A_TICK = 16
 """Tables read in one tick, about 25 µs each: half of them the fullest, the others in turn."""
 _UNEXPLAINED_SHARE = 0.10
 """Entries that no known table holds, as a share of the limit, from which the watch scans for another namespace."""
+_NO_FILE = "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS): drops can't be read"
 _HIDDEN = "entries exist in a network namespace that no process or name leads to: counted as one more full table"
 
 
@@ -50,9 +49,6 @@ class Observer:
         self._reader = TableReader(paths)
         self.boot_id = files.read_boot_id(paths.boot_id)
         """"" if it can't be read: then nothing shows which records are of this boot."""
-        self._hashsize, self._buckets_path = paths.hashsize, paths.buckets
-        self._buckets: int | None = None
-        """The last good reading."""
         self._unread = (
             () if self.boot_id else (f"{paths.boot_id} (no valid id): the records of this boot are not found",)
         )
@@ -60,6 +56,7 @@ class Observer:
         self.present: frozenset[int] = frozenset()
         """The namespaces found by the last scan, as tables name them."""
         self._complete = False
+        self._has_statistics = True
         self._scanned_seconds = -RESCAN_SECONDS
         self._names: frozenset[str] = frozenset()
         self._unexplained = 0
@@ -102,23 +99,15 @@ class Observer:
             self.rescan()
             tables = self._read(self._tracks.values())
         memory = self.memory.read()
-        try:
-            buckets = self._kernel.buckets()
-        except HostError:
-            buckets = 0
-        is_valid = buckets is None or 0 < BUCKET_BYTES * buckets <= (memory.total_bytes or math.inf)
-        self._buckets = buckets if is_valid else self._buckets
         kept = [t for t in tables if t.count or t.dropped or t.initial or t.namespace in namespaces]
-        limit, now, unread = self._kernel.limit_in_force(), self._clock.boottime(), self._unread + memory.unread
-        if not is_valid:
-            buckets, source = self._substitute_buckets()
-            unread = (*unread, f"{self._buckets_path} (no valid number): {source}")
-        complete = self._complete and not any(track.out_of_reach for track in self._tracks.values())
-        hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in self._tracks.values())
-        if not complete:
-            unread = (*unread, "some network namespaces can't be read: counted as one more full table")
-        elif hidden >= usage.CONFIRM_USE * (limit or math.inf):
-            complete, unread = False, (*unread, _HIDDEN)
+        limit, buckets, now = self._kernel.limit_in_force(), self._kernel.buckets(), self._clock.boottime()
+        unread = (*self._unread, *self._kernel.unread.values(), *memory.unread)
+        reached = [track for track in self._tracks.values() if not track.out_of_reach]
+        complete, unread_tables = self._complete and len(reached) == len(self._tracks), 0
+        hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in reached)
+        if not complete or not self._has_statistics or hidden >= usage.CONFIRM_USE * (limit or math.inf):
+            unread_tables, missing = self._missing(memory, hidden, limit or 0)
+            complete, unread = complete and not unread_tables, unread + missing
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),
@@ -129,24 +118,20 @@ class Observer:
             idle_tables=len(tables) - len(kept),
             unread=unread,
             complete=complete,
+            unread_tables=unread_tables,
+            has_statistics=self._has_statistics,
             buckets=buckets,
             entry_slab_bytes=memory.entry_slab_bytes,
             memory_total_bytes=memory.total_bytes,
             memory_hugetlb_bytes=memory.hugetlb_bytes,
             memory_available_bytes=memory.available_bytes,
+            memory_zfs_bytes=memory.zfs_bytes,
+            memory_is_low=memory.is_low,
             memory_unknown=memory.unknown,
             pause=self._runtime_dir.pause(now) if any(map(os.path.lexists, self._runtime_dir.pause_files)) else None,
             estimate=self._kernel.rehearsing,
             sources={"memory": "/proc/meminfo", "entry size": "slab" if memory.entry_slab_bytes else "assumed"},
         )
-
-    def _substitute_buckets(self) -> tuple[int | None, str]:
-        """Return the number of buckets from elsewhere, and from where. The module's parameter is the same variable."""
-        try:
-            return files.read_number(self._hashsize), f"using {self._hashsize}"
-        except (OSError, ValueError):
-            last = self._buckets
-        return last, "the length of hash chains is not checked" if last is None else f"using the last reading, {last:,}"
 
     def netns(self, namespace: int) -> NetNamespace | None:
         """Return the namespace with that number as the last scan found it, None if it did not."""
@@ -197,6 +182,27 @@ class Observer:
         in_reach = [track.growth.count or 0 for track in self._tracks.values() if not track.out_of_reach]
         return (self._allocated.count or 0) - sum(in_reach)
 
+    def _missing(self, memory: Memory, hidden: int, limit: int) -> tuple[int, tuple[str, ...]]:
+        """Return how many tables are charged as full although they can't be read, and in words what can't be read.
+
+        `hidden` entries are in no table that was read. Twice as many bound the charge, as with other tables.
+        """
+        unreadable = sum(track.out_of_reach for track in self._tracks.values())
+        charged = unreadable + (not self._complete)
+        texts = [] if self._has_statistics or not limit else [_NO_FILE]
+        if charged:
+            if memory.allocated_entries is not None and limit:
+                charged = min(charged, max(1, math.ceil(2 * hidden / limit)))
+            which = "some network namespaces" if not self._complete else f"{unreadable:,} network namespaces"
+            which = "a network namespace" if self._complete and unreadable == 1 else which
+            texts.append(f"the tables of {which} can't be read: counted as {charged} full table{'s'[charged == 1 :]}")
+        elif hidden >= usage.CONFIRM_USE * (limit or math.inf):
+            used, shown = self.memory.used_entries(), (memory.allocated_entries or 0) - hidden
+            if used is None or used - shown >= usage.CONFIRM_USE * limit:
+                charged = 1
+                texts.append(_HIDDEN)
+        return charged, tuple(texts)
+
     def _read(self, tracks: Iterable[_Track]) -> list[Table]:
         """Read these tables; without those that can't be reached."""
         tables, rehearsing = [], self._kernel.rehearsing
@@ -206,6 +212,8 @@ class Observer:
             track.out_of_reach = counters is None
             if counters is None:
                 continue
+            if netns.initial:
+                self._has_statistics = counters.source == STATISTICS_FILE
             growth.look(now, counters.count, counters.drop, counters.early_drop)
             table = Table(
                 namespace=netns.key if netns.namespace is None else netns.namespace,

@@ -1,5 +1,6 @@
 """Counters of tables, read without entering the namespace where possible, and the kernel memory behind them."""
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 
 from conntrackd_guard.host import files
 from conntrackd_guard.host.conntrack.memory_estimate import KIB, estimate
+from conntrackd_guard.host.conntrack.memory_kinds import low_memory, zfs_reclaimable
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import run_in_netns
 from conntrackd_guard.host.paths import Paths
@@ -20,6 +22,8 @@ _MEMINFO = re.compile(rb"^(MemTotal|MemAvailable|Hugetlb): *([0-9]{1,12}) kB[ \t
 """Whole rows, to 931 TiB; the rest of the file may be anything."""
 _ENTRY_SLAB_BYTES = range(128, 4097)
 """Possible sizes: 248 to 320 bytes on kernels since 4.x, several times that with the allocator's debugging."""
+STATISTICS_FILE = "statistics file"
+"""A table's source, if its namespace's files in /proc show it."""
 
 
 @dataclass(slots=True)
@@ -38,7 +42,7 @@ class Counters:
     """Of this and `insert_failed`, packets are lost while the table is not full. Both are 0 without such a column."""
 
 
-def read_statistics(folders: Iterable[str], key: int | None, source: str = "statistics file") -> Counters | None:
+def read_statistics(folders: Iterable[str], key: int | None, source: str = STATISTICS_FILE) -> Counters | None:
     """Return the counters in the first of these /proc/PID/ folders that can be read and whose net/stat is inode `key`.
 
     /proc/net/stat/nf_conntrack has one hexadecimal row per CPU, columns are found by the header. `entries`
@@ -130,8 +134,12 @@ class Memory:
     total_bytes: int
     hugetlb_bytes: int
     available_bytes: int
+    zfs_bytes: int
+    """Of the available memory, ZFS' cache above its minimum."""
+    is_low: bool
+    """The three above are of low memory, where a 32-bit kernel keeps entries."""
     unknown: str
-    """Why the figures above are unknown (then they are 0), "" if they are known."""
+    """Why the figures of memory above are unknown (then they are 0), "" if they are known."""
     entry_slab_bytes: int | None
     allocated_entries: int | None
     """An upper bound on the entries of all namespaces."""
@@ -144,14 +152,17 @@ class MemoryReader:
     def __init__(self, paths: Paths, runtime_dir: RuntimeDir) -> None:
         self._paths, self._runtime_dir = paths, runtime_dir
         self._meminfo = str(paths.proc / "meminfo")
+        self._arcstats = str(paths.proc / "spl/kstat/zfs/arcstats")
+        self._slab = paths.slab
         self._slab_size = str(paths.slab / "slab_size")
         self._total_objects = str(paths.slab / "total_objects")
+        self._nodes = str(paths.root / "sys/devices/system/node")
         self._entry_slab_bytes: int | None = None
         """Read once: a kernel's entries have one size."""
         self.total_bytes = 0
         """The last good reading of MemTotal, 0 before the first."""
 
-    def read(self) -> Memory:
+    def read(self) -> Memory:  # noqa: C901 - each call more is a call more before a write of the limit
         """Return the figures of this moment, with safe defaults for those that can't be read. Never raises."""
         unread: tuple[str, ...] = ()
         content, problem, allocated, unknown = b"", "", None, ""
@@ -168,6 +179,23 @@ class MemoryReader:
             estimated = estimate(self._paths, content, problem, self._last_total)
             total, hugetlb, available = estimated.total_bytes, estimated.hugetlb_bytes, estimated.available_bytes
             unread, unknown = estimated.unread, estimated.unknown
+        low = None
+        if b"LowTotal:" in content and not unknown:
+            try:
+                low = low_memory(content, total, hugetlb, available)
+            except ValueError as error:
+                unknown, total, hugetlb, available = f"{self._meminfo} ({error})", 0, 0, 0
+                unread = (f"{unknown}: memory is unknown, so nothing is raised",)
+        total, hugetlb, available = low or (total, hugetlb, available)
+        zfs = 0
+        if low is None and not unknown:
+            try:
+                with open(self._arcstats, "rb", buffering=0) as file:
+                    zfs = zfs_reclaimable(file.read(), total - available)
+            except FileNotFoundError:
+                pass  # no ZFS here
+            except (OSError, ValueError) as error:
+                unread = (*unread, f"{self._arcstats} ({_short(error)}): ZFS' cache is counted as used")
         if self._entry_slab_bytes is None:
             try:
                 self._entry_slab_bytes = _entry_slab_bytes(self._slab_size)
@@ -184,7 +212,9 @@ class MemoryReader:
         return Memory(
             total_bytes=total,
             hugetlb_bytes=hugetlb,
-            available_bytes=available,
+            available_bytes=available + zfs,
+            zfs_bytes=zfs,
+            is_low=low is not None,
             unknown=unknown,
             entry_slab_bytes=self._entry_slab_bytes,
             allocated_entries=allocated,
@@ -200,6 +230,23 @@ class MemoryReader:
             return files.read_number(self._total_objects)
         except (OSError, ValueError):
             return None
+
+    def used_entries(self) -> int | None:
+        """Return an upper bound of the entries that exist; None if it can't be read.
+
+        `total_objects` also counts the free objects of slabs that fragments, or since 7.3 sheaves, keep allocated.
+        `objects` counts those in sheaves alone, up to (10 a memory node + 2 a CPU) sheaves. It walks lists under a lock.
+        """
+        try:
+            used, capacity = files.read_number(self._slab / "objects"), 0
+            with contextlib.suppress(FileNotFoundError):
+                capacity = files.read_number(self._slab / "sheaf_capacity")
+        except (OSError, ValueError):
+            return None
+        nodes = 1
+        with contextlib.suppress(OSError):
+            nodes = max(1, sum(name.startswith("node") for name in os.listdir(self._nodes)))
+        return max(0, used - (10 * nodes + 2 * (os.cpu_count() or 1)) * capacity)
 
     def _last_total(self) -> int:
         """Return the last good MemTotal of this boot: this process's, or else what a guard has published under /run."""
