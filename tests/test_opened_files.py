@@ -89,7 +89,7 @@ def test_the_daemon(host: Host) -> None:
         guarded = Guarded(host, Policy(on_flood=FloodResponse(action=FloodAction.HOLD)))
         worker = guarded.recorder._worker
         worker.notices, worker.outlets = NotifySpool(paths), Outlets(file=host.root / "run/conntrackd-guard.prom")
-        guarded.controller.publish(episodes=0)
+        guarded.controller.publish({})
         host.table(LIMIT, pid="200")
         guarded.message()
         guarded.turn(0.3)
@@ -100,7 +100,7 @@ def test_the_daemon(host: Host) -> None:
         guarded.message()
         guarded.turn(30.0)
         guarded.runtime_dir.overrides.put(record.key, {"not": "a record"})
-        guarded.controller.publish(episodes=0)
+        guarded.controller.publish({})
         put(host.root, "proc/meminfo", b"MemTotal: 25165824 kB\nMemFree: 20971520 kB\n")
         put(host.root, "proc/sys/net/netfilter/nf_conntrack_buckets", b"x\n")
         put(host.root, "proc/1/net/stat/nf_conntrack", b"\n")

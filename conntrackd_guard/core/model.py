@@ -185,7 +185,7 @@ class Observation:
     memory_is_low: bool = False
     """Total and available are those of low memory, where a 32-bit kernel keeps entries."""
     memory_unknown: str = ""
-    """Why the figures of memory above are unknown (the file, and what is wrong with it), "" if they are known."""
+    """Why the figures of memory above are not enough for a calculation (file and fault), "" if they are."""
     pause: Pause | None = None
     estimate: bool = False
     """The counts are estimates of need (dry-run mode)."""

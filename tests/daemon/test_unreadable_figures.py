@@ -126,7 +126,7 @@ def test_the_first_good_reading_ends_the_hold(host: Host) -> None:
 def test_the_last_reading_of_this_boot_outlives_the_guard(host: Host) -> None:
     """A guard that starts while the total can't be read takes the one that its predecessor published."""
     first = Guarded(host)
-    first.controller.publish(episodes=0)
+    first.controller.publish({})
     first.stop()
     put(host.root, MEMINFO, b"MemFree: 20971520 kB\nMemAvailable: 20971520 kB\n")
     guarded = Guarded(host)

@@ -65,7 +65,8 @@ def test_no_text_ends_status_or_doctor(root: Path, file: ReadFile, monkeypatch: 
 
 
 def memory(root: Path, meminfo: bytes = MEMINFO, zoneinfo: bytes | None = None) -> Memory:
-    """Return what a new reader finds; no guard has published a reading."""
+    """Return what a new reader finds, without ZFS and without a guard that has published a reading."""
+    (root / "proc/spl/kstat/zfs/arcstats").unlink(missing_ok=True)
     (root / "run/conntrackd-guard/status.json").unlink(missing_ok=True)
     put(root, "proc/meminfo", meminfo)
     if zoneinfo is not None:
@@ -142,6 +143,7 @@ def test_without_a_substitute_memory_is_unknown(root: Path) -> None:
 def test_the_total_has_an_order_of_substitutes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last good reading of this process, then that of the guard under /run, then the kernel's count of its own root."""
     paths = Paths(root)
+    memory(root)
     reader = MemoryReader(paths, RuntimeDir(paths))
     reader.read()
     put(root, "proc/meminfo", without("MemTotal"))

@@ -16,6 +16,7 @@ from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.doctor import module_loading
+from conntrackd_guard.doctor.place import find_place
 from conntrackd_guard.host import conf_dirs, files
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.limit import LiveKernel
@@ -23,6 +24,7 @@ from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetName
 from conntrackd_guard.host.conntrack.owners import find_owner
 from conntrackd_guard.host.conntrack.stat import MemoryReader, TableReader, read_statistics
 from conntrackd_guard.host.dropin_lock import DropInLock
+from conntrackd_guard.host.load_facts import load_facts
 from conntrackd_guard.host.notify_spool import NoDecision, NotifySpool
 from conntrackd_guard.host.other_writers import attribute_change, other_writers
 from conntrackd_guard.host.paths import Paths
@@ -139,6 +141,10 @@ def _container(root: Path) -> NetNamespace:
     return NetNamespace(key=(root / "proc/200/net/stat").stat().st_ino, namespace=None, label="web", pids=(200,))
 
 
+def _used(root: Path) -> object:
+    return MemoryReader(Paths(root), RuntimeDir(Paths(root))).used_entries()
+
+
 def _entries(root: Path) -> object:
     with EntryReader(Paths(root), enter=False).open(_initial(root)) as listing:
         return list(listing.entries(most=100, seconds=1.0)), listing.skipped
@@ -223,7 +229,7 @@ READ_FILES = (
         lambda root: find_owner(_container(root), Paths(root)),
         at="proc/200/cgroup",
     ),
-    ReadFile("proc/*/cmdline", b"kube-proxy\0--conntrack-min=131072\0", _writers, at="proc/300/cmdline"),
+    ReadFile("proc/*/cmdline", b"kube-proxy\0--config=/var/lib/kube-proxy/config.conf\0", _writers, at="proc/300/cmdline"),
     ReadFile(
         "proc/*/stat",
         b"300 (kube-proxy) S 1 300 300 0 -1 4194560 1 1 1 1 1 1 1 1 20 0 1 0 9000 1 1\n",
@@ -250,6 +256,38 @@ READ_FILES = (
         at="etc/sysctl.d/50-x.conf",
     ),
     ReadFile("etc/sysctl.conf", b"net.ipv4.ip_forward = 1\n", _sysctl_files),
+    ReadFile("proc/sys/kernel/osrelease", b"6.12.0-amd64\n", lambda root: load_facts(Paths(root))),
+    ReadFile("proc/cmdline", b"quiet nf_conntrack.hashsize=65536\n", lambda root: load_facts(Paths(root))),
+    ReadFile(
+        "*/modprobe.d/*.conf",
+        b"options nf_conntrack hashsize=65536\n",
+        lambda root: (load_facts(Paths(root)), _writers(root)),
+        at="etc/modprobe.d/x.conf",
+    ),
+    ReadFile(
+        "proc/spl/kstat/zfs/arcstats",
+        b"13 1 0x01 123 33456 5000 6000\nname type data\nc_min 4 522915\nsize 4 8413251\n",
+        _memory,
+    ),
+    ReadFile("sys/kernel/slab/nf_conntrack/objects", b"60000 N0=60000\n", _used),
+    ReadFile("sys/kernel/slab/nf_conntrack/sheaf_capacity", b"28\n", _used),
+    ReadFile("run/systemd/container", b"lxc\n", lambda root: find_place(Paths(root))),
+    ReadFile("etc/pve/firewall/cluster.fw", b"[OPTIONS]\nenable: 1\n", _writers),
+    ReadFile("etc/pve/local/host.fw", b"[OPTIONS]\nnf_conntrack_max: 196608\n", _writers),
+    ReadFile("etc/rancher/k3s/config.yaml", b"kube-proxy-arg:\n  - conntrack-min=131072\n", _writers),
+    ReadFile(
+        "etc/rancher/k3s/config.yaml.d/*.yaml",
+        b"kube-proxy-arg: [conntrack-max-per-core=0]\n",
+        _writers,
+        at="etc/rancher/k3s/config.yaml.d/x.yaml",
+    ),
+    ReadFile(
+        "run/*/config.json",
+        b'{"annotations": {"io.kubernetes.cri.image-name": "registry.k8s.io/kube-proxy:v1.31.2"}}\n',
+        _writers,
+        at=f"run/containerd/io.containerd.runtime.v2.task/k8s.io/{'a' * 64}/config.json",
+    ),
+    ReadFile("proc/*/root/*", b"conntrack:\n  maxPerCore: 32768\n", _writers, at="proc/300/root/var/lib/kube-proxy/config.conf"),
     ReadFile("etc/tuned/active_profile", b"virtual-guest\n", _writers),
     ReadFile("etc/tuned/tuned-main.conf", b"reapply_sysctl = 1\n", _writers),
     ReadFile(
@@ -265,8 +303,7 @@ READ_FILES = (
         ReadFile(path, b"sysctl -w net.netfilter.nf_conntrack_max=131072\n", _writers, at=path.replace("*", "x"))
         for path in (
             "etc/rc.local", "etc/crontab", "etc/cron.d/*", "etc/network/interfaces", "etc/network/interfaces.d/*",
-            "etc/network/if-pre-up.d/*", "etc/network/if-up.d/*", "etc/modprobe.d/*.conf",
-            "etc/systemd/system/*.service",
+            "etc/network/if-pre-up.d/*", "etc/network/if-up.d/*", "etc/systemd/system/*.service",
         )
     ),
     ReadFile(
@@ -311,6 +348,9 @@ def put_all(root: Path) -> None:
     for file in READ_FILES:
         put(root, file.place, file.healthy)
     put(root, "proc/200/net/stat/nf_conntrack", STATISTICS)
+    for pid, name in ((300, "kube-proxy"), (301, "k3s-server"), (302, "pve-firewall")):
+        put(root, f"proc/{pid}/comm", f"{name}\n".encode())
+    put(root, "proc/300/cgroup", f"0::/kubepods.slice/cri-containerd-{'a' * 64}.scope\n".encode())
     if not (root / "proc/self").exists():
         (root / "proc/self").symlink_to("1")
 

@@ -40,6 +40,9 @@ class Kernel(Protocol):
     def set_limit(self, target: int) -> int:
         """Write the limit and return what is read back."""
 
+    def not_writable(self) -> HostError | None:
+        """Return why the limit can't be written, None if it can or if there is none yet."""
+
     def buckets(self) -> int | None:
         """Return the number of hash buckets."""
 
@@ -57,8 +60,8 @@ class Sysctl:
     last good reading, or None.
     """
 
-    def __init__(self, path: Path, twin: Path, unread: dict[str, str], valid: range, *, required: bool) -> None:
-        self._path, self._twin, self._unread, self._valid = str(path), twin, unread, valid
+    def __init__(self, path: Path, twin: Path, valid: range, unread: dict[str, str], *, required: bool) -> None:
+        self._path, self._twin, self._valid, self._unread = str(path), twin, valid, unread
         self._required = required
         self._last: int | None = None
 
@@ -94,6 +97,16 @@ class Sysctl:
         self._unread[self._path] = f"{problem}: {last}"
         return self._last
 
+    def not_writable(self) -> HostError | None:
+        """Return why the number can't be written, None if it can or doesn't exist. Writes nothing."""
+        try:
+            os.close(os.open(self._path, os.O_WRONLY | os.O_CLOEXEC))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return HostError("write", self._path, error, _NEXT_STEPS.get(error.errno or 0, "The check is repeated."))
+        return None
+
     def write(self, target: int) -> int:
         """Write `target` in one call and return what is read back."""
         try:
@@ -119,10 +132,11 @@ class LiveKernel:
     def __init__(self, paths: Paths) -> None:
         self.unread: dict[str, str] = {}
         alias = paths.root / "proc/sys/net/nf_conntrack_max"
-        limit = Sysctl(paths.limit, alias, self.unread, _LIMITS, required=True)
-        buckets = Sysctl(paths.buckets, paths.hashsize, self.unread, _BUCKETS, required=False)
+        limit = Sysctl(paths.limit, alias, _LIMITS, self.unread, required=True)
+        buckets = Sysctl(paths.buckets, paths.hashsize, _BUCKETS, self.unread, required=False)
         self.limit = self.limit_in_force = limit.read
         self.set_limit = limit.write
+        self.not_writable = limit.not_writable
         self.buckets = buckets.read
         self.set_buckets = buckets.write
         self._module = paths.root / "sys/module/nf_conntrack"
@@ -162,6 +176,9 @@ class RehearsingKernel:
         """Remember `target`."""
         self._rehearsed = target
         return target
+
+    def not_writable(self) -> None:
+        """Return None: a dry run writes nothing."""
 
     def buckets(self) -> int | None:
         """Return the rehearsed buckets, or the real ones."""

@@ -59,7 +59,9 @@ def estimate(paths: Paths, content: bytes, problem: str, last_total: Callable[[]
     if not total or available is None or available > total:
         missing = "MemAvailable or MemFree" if total else "MemTotal"
         unknown = f"{meminfo} ({problem or f'no valid {missing}'})"
-        return Estimate(total_bytes=total, unknown=unknown, unread=(f"{unknown}: memory is unknown, so nothing is raised",))
+        return Estimate(
+            total_bytes=total, unknown=unknown, unread=(f"{unknown}: memory is unknown, so nothing is raised",)
+        )
     hugetlb = rows.get("Hugetlb", 0)
     if hugetlb > total - available or ("Hugetlb" not in rows and b"Hugetlb:" in content):
         hugetlb = total - available

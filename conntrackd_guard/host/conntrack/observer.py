@@ -55,6 +55,8 @@ class Observer:
         self._tracks: dict[int, _Track] = {}
         self.present: frozenset[int] = frozenset()
         """The namespaces found by the last scan, as tables name them."""
+        self.unread: tuple[str, ...] = ()
+        """What the last observation could not read, but for what this kernel lacks for good."""
         self._complete = False
         self._has_statistics = True
         self._scanned_seconds = -RESCAN_SECONDS
@@ -108,6 +110,7 @@ class Observer:
         if not complete or not self._has_statistics or hidden >= usage.CONFIRM_USE * (limit or math.inf):
             unread_tables, missing = self._missing(memory, hidden, limit or 0)
             complete, unread = complete and not unread_tables, unread + missing
+        self.unread = tuple(text for text in unread if text != _NO_FILE)
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),

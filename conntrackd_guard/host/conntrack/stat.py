@@ -139,7 +139,7 @@ class Memory:
     is_low: bool
     """The three above are of low memory, where a 32-bit kernel keeps entries."""
     unknown: str
-    """Why the figures of memory above are unknown (then they are 0), "" if they are known."""
+    """Why the figures of memory above are not enough for a calculation, "" if they are."""
     entry_slab_bytes: int | None
     allocated_entries: int | None
     """An upper bound on the entries of all namespaces."""
@@ -161,6 +161,8 @@ class MemoryReader:
         """Read once: a kernel's entries have one size."""
         self.total_bytes = 0
         """The last good reading of MemTotal, 0 before the first."""
+        self.unknown = ""
+        """As `Memory.unknown` of the last reading."""
 
     def read(self) -> Memory:  # noqa: C901 - each call more is a call more before a write of the limit
         """Return the figures of this moment, with safe defaults for those that can't be read. Never raises."""
@@ -209,6 +211,7 @@ class MemoryReader:
                 allocated = None  # more than the host's memory holds
         except OSError:  # only root can read it
             pass
+        self.unknown = unknown
         return Memory(
             total_bytes=total,
             hugetlb_bytes=hugetlb,
