@@ -22,6 +22,8 @@ _MEMINFO = re.compile(rb"^(MemTotal|MemAvailable|Hugetlb): *([0-9]{1,12}) kB[ \t
 """Whole rows, to 931 TiB; the rest of the file may be anything."""
 _ENTRY_SLAB_BYTES = range(128, 4097)
 """Possible sizes: 248 to 320 bytes on kernels since 4.x, several times that with the allocator's debugging."""
+_SHEAF_CAPACITY = 256
+"""No slab's sheaf holds more objects: those of entries 28 (7.3), those of the smallest objects about 60."""
 STATISTICS_FILE = "statistics file"
 """A table's source, if its namespace's files in /proc show it."""
 
@@ -246,6 +248,8 @@ class MemoryReader:
                 capacity = files.read_number(self._slab / "sheaf_capacity")
         except (OSError, ValueError):
             return None
+        if not 0 <= capacity <= _SHEAF_CAPACITY:
+            capacity = 0
         nodes = 1
         with contextlib.suppress(OSError):
             nodes = max(1, sum(name.startswith("node") for name in os.listdir(self._nodes)))
