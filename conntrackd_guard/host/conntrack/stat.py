@@ -23,7 +23,7 @@ _MEMINFO = re.compile(rb"^(MemTotal|MemAvailable|Hugetlb): *([0-9]{1,12}) kB[ \t
 _ENTRY_SLAB_BYTES = range(128, 4097)
 """Possible sizes: 248 to 320 bytes on kernels since 4.x, several times that with the allocator's debugging."""
 _SHEAF_CAPACITY = 256
-"""No slab's sheaf holds more objects: those of entries 28 (7.3), those of the smallest objects about 60."""
+"""More than any sheaf holds: those of entries hold 28 (7.3)."""
 STATISTICS_FILE = "statistics file"
 """A table's source, if its namespace's files in /proc show it."""
 
