@@ -41,6 +41,10 @@ _JOURNALD = "See `systemctl status systemd-journald`, and ReadKMsg= and MaxLevel
 _UNRECORDED = "Until then raises go on, but are not recorded."
 _LOGS = "See `journalctl -u conntrackd-guard`."
 _ON_THE_HOST = "Run the guard on the host itself: the limit is one for all namespaces, and set there."
+_OUTSIDE = (
+    "Run the guard and this command in the host's own network namespace (`nsenter -t 1 -n`); in a unit, without "
+    "PrivateNetwork= and NetworkNamespacePath=."
+)
 _OTHERS_SHOWN = 2
 _TABLES_SHOWN = 3
 _NO_ANSWER = frozenset({"not_running", "unseen", "silent"})
@@ -178,7 +182,7 @@ def namespace(place: Place, *, guard_beside: bool | None) -> Check:
             evidence = f"{where}: this kernel (before 5.12.2) lets it write the limit, which is the whole host's"
         else:
             evidence = f"{where}: the limit can't be written here"
-        return wrong(evidence, _ON_THE_HOST)
+        return wrong(evidence, _ON_THE_HOST if place.container else _OUTSIDE)
     if guard_beside is False:
         step = "Remove PrivateNetwork= and NetworkNamespacePath= from its unit: `systemctl cat conntrackd-guard`."
         return wrong("the initial network namespace, but the guard runs in another one", step)
@@ -188,9 +192,9 @@ def namespace(place: Place, *, guard_beside: bool | None) -> Check:
 def unwritable(path: str, error: OSError, place: Place, *, is_here: bool) -> Check:
     """Return why the guard can't write the limit. `is_here`: this command can't write it either."""
     if place.initial is False:
-        step = _ON_THE_HOST
+        step = _ON_THE_HOST if place.container else _OUTSIDE
     elif error.errno == errno.EROFS and place.container:
-        step = f"The container's /proc/sys is read-only. Start it privileged, or: {_ON_THE_HOST}"
+        step = "The container's /proc/sys is read-only: start it privileged, or run the guard on the host itself."
     elif error.errno == errno.EROFS and is_here:
         step = f"/proc/sys is mounted read-only here, as `findmnt -T {path}` shows. {_ON_THE_HOST}"
     else:

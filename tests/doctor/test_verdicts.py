@@ -359,7 +359,7 @@ def test_disk(free: int, inodes_left: bool, writable: bool, verdict: str, text: 
         (True, True, "good", "the guard runs in it"),
         (True, None, "good", "the initial network namespace"),
         (True, False, "wrong", "PrivateNetwork="),
-        (False, None, "wrong", "on the host itself"),
+        (False, None, "wrong", "nsenter -t 1 -n"),
         (None, None, "unknown", "once connection tracking is loaded"),
     ],
 )
