@@ -95,6 +95,12 @@ class Table:
     drop: int | None = None
     """The kernel's drop counter (cumulative), None if unreadable."""
     early_drop: int | None = None
+    insert_failed: int | None = None
+    """Entries that could not be inserted (cumulative), without those in `chain_too_long`."""
+    clash_resolved: int | None = None
+    """Insert races that lost no packet (cumulative)."""
+    chain_too_long: int | None = None
+    """Packets dropped for a long hash chain (cumulative); None if this kernel has no chain limit, or unreadable."""
     dropped: int | None = None
     """Drops since the last raise or quiet period; None before two readings."""
     demand_per_second: float | None = None

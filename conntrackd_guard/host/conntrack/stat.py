@@ -4,8 +4,10 @@ import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from conntrackd_guard.host import files
+from conntrackd_guard.host.conntrack import stat_netlink
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import run_in_netns
 from conntrackd_guard.host.paths import Paths
@@ -13,6 +15,7 @@ from conntrackd_guard.host.paths import Paths
 _KIB = 1024
 _STAT = "net/stat/nf_conntrack"
 _COUNT = "proc/sys/net/netfilter/nf_conntrack_count"
+_LIMIT = "proc/sys/net/netfilter/nf_conntrack_max"
 
 
 @dataclass(slots=True)
@@ -27,8 +30,10 @@ class Counters:
     drop: int | None = None
     early_drop: int | None = None
     insert_failed: int | None = None
+    """Entries that could not be inserted, without those in `chain_too_long`, which the kernel counts here too."""
+    clash_resolved: int | None = None
     chain_too_long: int | None = None
-    """Of this and `insert_failed`, packets are lost while the table is not full. Both are 0 without such a column."""
+    """Packets dropped for a long hash chain; None if this kernel has no chain limit (no such column, before 5.15)."""
 
 
 def read_statistics(folders: Iterable[str], key: int | None, source: str = "statistics file") -> Counters | None:
@@ -48,8 +53,9 @@ def read_statistics(folders: Iterable[str], key: int | None, source: str = "stat
             names = header.replace(b"chaintoolong", b"chainlength").split()
             entries, drop, early = names.index(b"entries"), names.index(b"drop"), names.index(b"early_drop")
             failed = names.index(b"insert_failed") if b"insert_failed" in names else None
+            clash = names.index(b"clashres") if b"clashres" in names else None
             chain = names.index(b"chainlength") if b"chainlength" in names else None
-            count = dropped = early_dropped = insert_failed = chain_too_long = 0
+            count = dropped = early_dropped = insert_failed = resolved = too_long = 0
             for row in rows:
                 figures = row.split()
                 count = int(figures[entries], 16)
@@ -57,11 +63,17 @@ def read_statistics(folders: Iterable[str], key: int | None, source: str = "stat
                 early_dropped += int(figures[early], 16)
                 if failed is not None:
                     insert_failed += int(figures[failed], 16)
+                if clash is not None:
+                    resolved += int(figures[clash], 16)
                 if chain is not None:
-                    chain_too_long += int(figures[chain], 16)
+                    too_long += int(figures[chain], 16)
         except (OSError, ValueError, IndexError):
             continue
-        return Counters(count, source, dropped, early_dropped, insert_failed, chain_too_long)
+        counters = Counters(count, source, dropped, early_dropped)
+        counters.insert_failed = None if failed is None else max(0, insert_failed - too_long)
+        counters.clash_resolved = None if clash is None else resolved
+        counters.chain_too_long = None if chain is None else too_long
+        return counters
     return None
 
 
@@ -70,7 +82,7 @@ class TableReader:
 
     def __init__(self, paths: Paths) -> None:
         self._proc = str(paths.proc)
-        self._count = str(paths.root / _COUNT)
+        self._root = paths.root
         self._established = str(paths.sysctl / "nf_conntrack_tcp_timeout_established")
 
     def folders(self, netns: NetNamespace) -> tuple[str, ...]:
@@ -86,7 +98,7 @@ class TableReader:
         """Return the counters that no process's statistics file shows: the initial count alone, or from inside."""
         try:
             if netns.initial:  # a kernel without the statistics file (CONFIG_NF_CONNTRACK_PROCFS off)
-                return Counters(files.read_number(self._count), "sysctl")
+                return _read_without_file(self._root)
             return run_in_netns(netns, _entered) if netns.enter else None
         except (OSError, ValueError):
             return None
@@ -104,7 +116,23 @@ class TableReader:
 def _entered() -> Counters:
     """Return the counters of the namespace that the calling thread is in. Raises OSError or ValueError."""
     counters = read_statistics(("/proc/thread-self/",), None, "statistics file, entered")
-    return counters or Counters(files.read_number("/" + _COUNT), "sysctl, entered")
+    return counters or _read_without_file(Path("/"), ", entered")
+
+
+def _read_without_file(root: Path, entered: str = "") -> Counters:
+    """Return the count from its sysctl, and the other counters over netlink if that answers. Raises OSError or ValueError.
+
+    Netlink knows no root: its answer is for the same tables if it has the same limit.
+    """
+    counters = Counters(files.read_number(root / _COUNT), f"sysctl{entered}")
+    with contextlib.suppress(OSError, ValueError):
+        found = stat_netlink.read_statistics()
+        if found.limit == files.read_number(root / _LIMIT):
+            counters.source = f"sysctl and netlink{entered}"
+            counters.drop, counters.early_drop = found.drop, found.early_drop
+            counters.clash_resolved, counters.chain_too_long = found.clash_resolved, found.chain_too_long
+            counters.insert_failed = max(0, found.insert_failed - (found.chain_too_long or 0))
+    return counters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
