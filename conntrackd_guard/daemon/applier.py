@@ -45,14 +45,15 @@ class Applier:
             if before != seen:
                 self._runtime_dir.intents.drop(planned.key)
                 return self._changed(planned, before, seen)
-            if (
-                decision.buckets_target is not None
-            ):  # first: a limit never stands without the buckets it was judged with
+            if decision.buckets_target is not None:  # first: no limit stands without the buckets it was judged with
                 try:
-                    notes.append(self._grow_buckets(decision, decision.buckets_target))
+                    buckets = self._kernel.set_buckets(decision.buckets_target)
                 except HostError as error:
                     self._runtime_dir.intents.drop(planned.key)
                     return BucketsRefused(str(error))
+                stall_ms = decision.arithmetic.in_use * 0.5 / 1000  # 0.5 µs an entry, all locks held
+                was = decision.arithmetic.buckets
+                notes.append(f"buckets {was} → {buckets}, traffic stalled for about {stall_ms:.0f} ms")
             after = self._kernel.set_limit(decision.target)
             if after != decision.target:
                 return _rejected(planned, None, after, f"the kernel took {decision.target} as {after}", notes)
@@ -60,12 +61,6 @@ class Applier:
             return _rejected(planned, error.errno, None, str(error), notes)
         kind = OutcomeKind.REHEARSED if self._kernel.rehearsing else OutcomeKind.APPLIED
         return replace(planned, outcome=Outcome(kind=kind, limit_after=after, detail="; ".join(notes)))
-
-    def _grow_buckets(self, decision: Raise, target: int) -> str:
-        """Resize the hash and return a note about it."""
-        stall_ms = decision.arithmetic.in_use * 0.5 / 1000  # 0.5 µs an entry, all locks held
-        after = self._kernel.set_buckets(target)
-        return f"buckets {decision.arithmetic.buckets} → {after}, traffic stalled for about {stall_ms:.0f} ms"
 
     @staticmethod
     def _changed(planned: Record, before: int | None, seen: int) -> Record | Lowered:

@@ -7,21 +7,21 @@ comes before it: another writer's change counts in memory for the decision, and 
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from conntrackd_guard.core import budget, episode, usage, verification
+from conntrackd_guard.core import budget, episode, tuning, usage, verification
 from conntrackd_guard.core.assessment import Assessment, assess
-from conntrackd_guard.core.codec import decode
-from conntrackd_guard.core.configuration import Buckets, FloodAction, Mode, Policy
+from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Decision,
     Hold,
     MessageKind,
+    Observation,
     Outcome,
     OutcomeKind,
-    PersistedLimit,
     Raise,
     Record,
     State,
@@ -33,17 +33,10 @@ from conntrackd_guard.core.policy import resolve
 from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, condense
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.core.verification import End, PendingVerification
-from conntrackd_guard.daemon.applier import LOWERED_RETRIES, Applier, BucketsRefused, Lowered
-from conntrackd_guard.daemon.debug_log import DebugLog
-from conntrackd_guard.daemon.flood_detector import FloodDetector
-from conntrackd_guard.daemon.log_sources import LogSources
-from conntrackd_guard.daemon.status_file import status_file, status_line
-from conntrackd_guard.host.clock import Clock
-from conntrackd_guard.host.conntrack.limit import Kernel
-from conntrackd_guard.host.conntrack.observer import Observer
-from conntrackd_guard.host.runtime_dir import RuntimeDir
-from conntrackd_guard.host.systemd_notify import Service
-from conntrackd_guard.recording.recorder import Recorder
+from conntrackd_guard.daemon.applier import LOWERED_RETRIES, BucketsRefused, Lowered
+from conntrackd_guard.daemon.dependencies import Dependencies
+from conntrackd_guard.daemon.recovery import queued_overrides
+from conntrackd_guard.daemon.status_line import status_line
 
 OVERRIDE_SECONDS = 10.0
 """An override that set a limit is in force within milliseconds; one that still isn't was cut short."""
@@ -51,26 +44,6 @@ WAITING_SECONDS = 2.0
 """The tick while this kernel tracks no connections, and the wait after a host error."""
 MEMORY_SECONDS = 1.0
 """Interval for comparing the entries that exist with budget and `min_available`, while tables are read."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Dependencies:
-    """What the loop and the controller work with."""
-
-    mode: Mode
-    kernel: Kernel
-    observer: Observer
-    floods: FloodDetector
-    applier: Applier
-    recorder: Recorder
-    runtime_dir: RuntimeDir
-    log_sources: LogSources
-    clock: Clock
-    service: Service
-    kept: PersistedLimit | None = None
-    """The limit persisted for this boot, as found at start."""
-    debug: DebugLog | None = None
-    """None unless the level of the log is debug: then the write must not wait for it."""
 
 
 class Controller:
@@ -86,6 +59,8 @@ class Controller:
         self._affordable: int | None = None
         """The limit that this host could bear at start, if the limit found then was higher."""
         self._pending: PendingVerification | None = None
+        self._changes: list[Record] = []
+        """Other writers' changes that are in the state and still to be submitted: nothing delays a write."""
         self._limit_changed = self._memory_broken = False
         self._memory_at = 0.0
         self._keys = 0
@@ -95,10 +70,6 @@ class Controller:
         """Take up another writer's change from before the start, then a limit that the boot has lost."""
         self._look_for_other_writers()
         self._restore()
-
-    def reload(self, policy: Policy) -> None:
-        """Use another policy from now on."""
-        self.policy = policy
 
     def tick(self, episodes: Episodes) -> tuple[dict[int | None, Episode], float]:
         """Look at the tables; return the episodes after that, and when to look again (CLOCK_BOOTTIME)."""
@@ -123,9 +94,8 @@ class Controller:
         last = self.state.last_raise_seconds
         # A step made without a measured demand can fill within the cooldown.
         just_raised = bool(episodes) and last is not None and now - last < self.policy.cooldown_seconds
-        if hurry or left < usage.HURRY_SECONDS or just_raised:
-            return after, now + usage.HURRIED_TICK_SECONDS
-        return after, now + usage.TICK_SECONDS
+        hurry = hurry or left < usage.HURRY_SECONDS or just_raised
+        return after, now + (usage.HURRIED_TICK_SECONDS if hurry else usage.TICK_SECONDS)
 
     def answer(self, known: Episode, *, covers: Callable[[], bool]) -> Episode:
         """Decide an episode that is due, and return it after that. A first decision that the need is over is no news."""
@@ -140,7 +110,7 @@ class Controller:
         Without `is_news`, a need that is over is not recorded. `covers`, called after the write: with this record,
         a decision was made about all messages taken so far.
         """
-        policy, changes = self.policy, list[Record]()
+        policy = self.policy
         named = (trigger.namespace,) if trigger.namespace is not None and trigger.live else ()
         for _ in range(LOWERED_RETRIES + 1):
             observation = self._p.observer.observe(namespaces=named)
@@ -152,7 +122,7 @@ class Controller:
             if trigger.message_kind is MessageKind.TABLE_FULL and trigger.message_count and trigger.live and not named:
                 case = self._explained(case)
             if case.observation.kernel_limit != self.limit:
-                changes += self._take_change(case)
+                self._take_change(case.observation)
             record = self._record(case, resolve(case, self.state, policy))
             if not isinstance(record.decision, Raise):
                 break
@@ -165,26 +135,30 @@ class Controller:
                 case BucketsRefused(why=why):
                     self._p.recorder.log("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
                     policy = replace(policy, buckets=Buckets.KEEP)
-        return self._finish(record, policy, case, changes, is_news=is_news, covers=covers)
+        return self._finish(record, policy, case, is_news=is_news, covers=covers)
 
     def publish(self, *, episodes: int) -> None:
         """Take new overrides, and publish the status for `guard status` and for `systemctl status`."""
         now = self._p.clock.boottime()
         self._take_overrides()
-        document = status_file(
-            mode=self._p.mode,
-            since_seconds=self._since_seconds,
-            wall_seconds=self._p.clock.wall(),
-            boottime_seconds=now,
-            limit=self.limit,
-            policy=self.policy,
-            state=self.state,
-            pause=self._p.runtime_dir.pause(now),
-            sources=self._p.log_sources.report(),
-            recorder=self._p.recorder.report(),
-            over_budget=self._affordable is not None and (self.limit or 0) > self._affordable,
-            episodes=episodes,
-        )
+        pause = self._p.runtime_dir.pause(now)
+        conflicts = sum(at > now - tuning.CONFLICT_WINDOW_SECONDS for at in self.state.conflict_seconds)
+        document = {
+            "version": 1,
+            "pid": os.getpid(),
+            "since": self._since_seconds,
+            "at": self._p.clock.wall(),
+            "boottime_seconds": now,  # by which readers measure its age
+            "mode": self._p.mode.value,
+            "limit": self.limit,
+            "policy": encode(self.policy),
+            "sources": self._p.log_sources.report(),
+            "recorder": self._p.recorder.report(),
+            "paused": None if pause is None else {"by": pause.by, "reason": pause.reason},
+            "conflict": 0 < self.policy.conflict_limit <= conflicts,
+            "over_budget": self._affordable is not None and (self.limit or 0) > self._affordable,
+            "episodes": episodes,
+        }
         self._p.service.status(status_line(document))
         self._p.runtime_dir.put_status(document)
 
@@ -209,19 +183,12 @@ class Controller:
             outcome=Outcome(kind=OutcomeKind.NONE),
         )
 
-    def _finish(  # noqa: PLR0913 - everything about one decision
-        self,
-        record: Record,
-        policy: Policy,
-        case: Assessment,
-        changes: Sequence[Record],
-        *,
-        is_news: bool,
-        covers: Callable[[], bool],
+    def _finish(
+        self, record: Record, policy: Policy, case: Assessment, *, is_news: bool, covers: Callable[[], bool]
     ) -> Raise | Hold:
         """Take a record into the state and hand it to the recorder, after those of other writers' changes."""
-        for change in changes:
-            self._p.recorder.submit(change, self.policy)
+        while self._changes:
+            self._p.recorder.submit(self._changes.pop(0), self.policy)
         if self._p.debug is not None:
             self._p.debug.decision(record, policy)
         decision, outcome = record.decision, record.outcome
@@ -248,43 +215,36 @@ class Controller:
         """Record a change of the limit that neither the guard nor an override made."""
         limit = self._p.kernel.limit_in_force()
         if self._pending is not None and limit != self._pending.limit:
-            self._conclude(self._pending, End.LIMIT_CHANGED, self._p.clock.boottime())
+            self._conclude(End.LIMIT_CHANGED, self._p.clock.boottime())
         if limit != self.limit:
             self._take_overrides()
         if limit != self.limit:
-            trigger = Trigger(kind=TriggerKind.OTHER_WRITER, was=self.limit)
-            observation = condense(self._p.floods.mark(self._p.observer.observe()), None)
-            for change in self._take_change(assess(trigger, observation, self.policy)):
-                self._p.recorder.submit(change, self.policy)
+            self._take_change(condense(self._p.floods.mark(self._p.observer.observe()), None))
+        while self._changes:
+            self._p.recorder.submit(self._changes.pop(0), self.policy)
 
-    def _take_change(self, case: Assessment) -> list[Record]:
-        """Take another writer's change of the limit into the state; return its record, still to be submitted."""
+    def _take_change(self, seen: Observation) -> None:
+        """Take another writer's change of the limit into the state; its record is still to be submitted."""
         self._take_overrides()
-        seen, before = case.observation, self.limit
-        self.limit = limit = seen.kernel_limit
+        before, limit = self.limit, seen.kernel_limit
+        self.limit = limit
         if limit == before:
-            return []
+            return
         if limit is None or before is None:
             what = "no longer tracks connections" if limit is None else f"now tracks connections, with limit {limit:,}"
             self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
             if limit is not None:
                 self._restore()  # the module has loaded late: its default hides the persisted limit
-            return []
+            return
         self._limit_changed = True
         change = assess(Trigger(kind=TriggerKind.OTHER_WRITER, was=before), seen, self.policy)
         record = self._record(change, resolve(change, self.state, self.policy))
         self.state = advance(self.state, record)
-        return [record]
+        self._changes.append(record)
 
     def _take_overrides(self) -> None:
         """Take overrides into the state, and have them recorded in case the command could not do it."""
-        for key, content in self._p.runtime_dir.overrides.all():
-            try:
-                record = decode(Record, content)
-            except ValueError:
-                self._p.recorder.log("guard.error", "error", f"Can't read the override {key}; ignored.")
-                self._p.runtime_dir.overrides.drop(key)
-                continue
+        for key, record in queued_overrides(self._p.runtime_dir, self._p.recorder):
             limit = record.outcome.limit_after
             if limit is not None and limit != self._p.kernel.limit_in_force():
                 if self._p.clock.boottime() - record.observation.boottime_seconds < OVERRIDE_SECONDS:
@@ -321,20 +281,19 @@ class Controller:
         if self._pending is not None:
             self._pending = verification.seen(self._pending, tables, now)
             if verification.is_over(self._pending, now):
-                self._conclude(self._pending, End.WATCHED, now)
+                self._conclude(End.WATCHED, now)
 
     def _begin_verification(self, record: Record, limit: int) -> None:
         """Begin to verify a raise; the verification of the one before ends."""
-        seen, pending = record.observation, self._pending
-        if pending is not None and seen.kernel_limit != pending.limit:
-            self._conclude(pending, End.LIMIT_CHANGED, seen.boottime_seconds)
-        elif pending is not None:
-            pending = verification.seen(pending, seen.tables, seen.boottime_seconds)
-            self._conclude(pending, End.RAISED_AGAIN, seen.boottime_seconds)
+        seen, end = record.observation, End.LIMIT_CHANGED
+        if self._pending is not None and seen.kernel_limit == self._pending.limit:
+            self._pending, end = verification.seen(self._pending, seen.tables, seen.boottime_seconds), End.RAISED_AGAIN
+        self._conclude(end, seen.boottime_seconds)
         if record.trigger.kind is not TriggerKind.START:  # nothing was full, and the tables aren't watched
             self._pending = verification.begin(record, limit)
 
-    def _conclude(self, pending: PendingVerification, end: End, now: float) -> None:
-        """Hand over a verification: it is written after its raise's row."""
-        self._p.recorder.record_verification(verification.conclude(pending, end, now))
-        self._pending = None
+    def _conclude(self, end: End, now: float) -> None:
+        """Hand over the verification under way, if there is one: it is written after its raise's row."""
+        if self._pending is not None:
+            self._p.recorder.record_verification(verification.conclude(self._pending, end, now))
+            self._pending = None

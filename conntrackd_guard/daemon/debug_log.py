@@ -1,6 +1,7 @@
 """Debug messages of the main loop (`guard run --log-level debug`): what it reads, and why nothing happens."""
 
 from collections.abc import Collection, Sequence
+from functools import partial
 
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.dedup import MessageStatus
@@ -18,7 +19,7 @@ class DebugLog:
     """Logs through the recorder, so that the loop never waits. Exists only if the level is debug."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+        self._log = partial(recorder.log, "guard.debug", "debug")
         self._open: frozenset[int | None] = frozenset()
 
     def message(self, event: KernelEvent, status: MessageStatus) -> None:
@@ -54,9 +55,6 @@ class DebugLog:
     def failure(self, error: Exception) -> None:
         """Log an error of the host that was logged as an error before."""
         self._log(f"Still failing: {error}.")
-
-    def _log(self, text: str) -> None:
-        self._recorder.log("guard.debug", "debug", text)
 
 
 def _netns(name: int | None) -> str:

@@ -30,12 +30,7 @@ class LogSources:
     """
 
     def __init__(
-        self,
-        ring: RingBuffer | None,
-        recorder: Recorder,
-        past: Future[Past],
-        boot_id: str,
-        notes: tuple[str, ...] = (),
+        self, ring: RingBuffer | None, recorder: Recorder, past: Future[Past], boot_id: str, notes: tuple[str, ...] = ()
     ) -> None:
         self._ring, self._recorder, self._past, self._boot_id = ring, recorder, past, boot_id
         self.debug: DebugLog | None = None
@@ -44,10 +39,7 @@ class LogSources:
         """Why a source is missing, for status."""
         self._answered: list[KernelEvent] = []
         """Messages of the ring buffer that are remembered once they are decided."""
-        self._caught_up: list[KernelEvent] = []
-        newest = None
-        if ring is not None:
-            self._caught_up, newest = ring.catch_up()
+        self._caught_up, newest = ring.catch_up() if ring is not None else ([], None)
         self._overruns = 0
         self._dedup = Deduplicator(boot_id=boot_id, newest_stamp_us=newest)
         self._recalled = False
@@ -156,11 +148,10 @@ class LogSources:
         except HostError as error:
             ring.close()
             self._ring, self._notes = None, (*self._notes, str(error))
-            events = self._journal.take()
-            follower = JournalFollower()
+            events, backlog = self._journal.take(), self._journal
+            self._journal = JournalFollower()
             if self._recalled:
-                follower.begin(self._journal.newest_cursor)
-            self._journal = follower
+                self._journal.begin(backlog.newest_cursor)
             return events
         if ring.overruns > self._overruns:
             self._overruns = ring.overruns

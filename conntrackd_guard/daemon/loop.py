@@ -8,7 +8,6 @@ only /proc, /sys and /run; the recorder's thread waits for disks and logs.
 import select
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 from conntrackd_guard.core import episode
@@ -16,7 +15,8 @@ from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.episode import Episode
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import MessageKind, Trigger, TriggerKind
-from conntrackd_guard.daemon.controller import WAITING_SECONDS, Controller, Dependencies
+from conntrackd_guard.daemon.controller import WAITING_SECONDS, Controller
+from conntrackd_guard.daemon.dependencies import Dependencies
 
 STATUS_SECONDS = 2.0
 BUSY_WAKES = 100
@@ -54,8 +54,9 @@ class Loop:
                 if "stop" in signals:
                     return
                 if "reload" in signals and (policy := reload()) is not None:
-                    self._controller.reload(policy)
-            self._rest(woken)
+                    self._controller.policy = policy
+            if woken:
+                self._rest()
             self.turn(readable=bool(woken))
             self._service.watchdog()
 
@@ -109,10 +110,8 @@ class Loop:
         next_at = max(self._blind_until, min([self._tick_at, *due]))
         return max(0.0, min(next_at, self._status_at) - now) * 1000 + 0.5  # poll rounds down
 
-    def _rest(self, woken: set[int]) -> None:
+    def _rest(self) -> None:
         """Above BUSY_WAKES a second, rest so that one read takes several messages."""
-        if not woken:
-            return
         second, count = self._wakes
         now = int(time.monotonic())
         self._wakes = (now, count + 1 if now == second else count // 2 if count > BUSY_WAKES else 0)
@@ -124,23 +123,22 @@ class Loop:
         now = self._clock.boottime()
         for event, is_new in self._log_sources.take():
             kind, namespace = event.message.kind, event.message.namespace
+            key, is_urgent = (kind, namespace, is_new), is_new and kind is MessageKind.TABLE_FULL
+            before = self._new.get(namespace) if is_urgent else self._others.get(key)
             trigger = Trigger(
                 kind=TriggerKind.KERNEL_MESSAGE,
                 message_kind=kind,
                 namespace=namespace,
                 message=event.message.text,
                 live=is_new,
-                message_count=1,
+                message_count=1 if before is None else before.message_count + 1,
                 message_seconds=now if is_new else None,
                 stamp_us=event.stamp_us,
             )
-            if is_new and kind is MessageKind.TABLE_FULL:
-                before = self._new.get(namespace)
-                self._new[namespace] = trigger if before is None else _merged(before, trigger)
+            if is_urgent:
+                self._new[namespace] = trigger
             else:
-                key = (kind, namespace, is_new)
-                other = self._others.get(key)
-                self._others[key] = trigger if other is None else _merged(other, trigger)
+                self._others[key] = trigger
 
     def _decide_due(self) -> None:
         """Decide every episode that is due."""
@@ -171,8 +169,3 @@ class Loop:
         except GuardError as error:
             self._recorder.log("guard.error", "error", str(error))
             self._status_at += 60.0
-
-
-def _merged(before: Trigger, trigger: Trigger) -> Trigger:
-    """Return the newer message with the number of both."""
-    return replace(trigger, message_count=before.message_count + trigger.message_count)

@@ -1,5 +1,6 @@
 """The state at start: fold this boot's history, and reconcile the writes that a kill left open."""
 
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,23 +46,33 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
     state, known = State(), set[str]()
     if past is None or past.records is None:
         state = states.lost(clock.boottime())
-        recorder.log(
-            "guard.info",
-            "warning",
-            "Can't read this boot's history. Starting with half of the raise rate limit used up.",
-        )
+        text = "Can't read this boot's history. Starting with half of the raise rate limit used up."
+        recorder.log("guard.info", "warning", text)
     else:
         for record in past.records:
             state = states.advance(state, record)
         known = {record.key for record in past.records}
     persisted = None if past is None else past.persisted
-    for record in [*_reconciled(runtime_dir, kernel, recorder, persisted), *_overrides(runtime_dir, kernel, recorder)]:
+    intents, limit = _reconciled(runtime_dir, kernel, recorder, persisted), kernel.limit_in_force()
+    overrides = [_as_found(record, limit) for _, record in queued_overrides(runtime_dir, recorder)]
+    for record in intents + overrides:
         is_stored = record.key in known  # the kill came after the row was written
         if not is_stored:
             state = states.advance(state, record)
         recorder.submit(record, policy, is_stored=is_stored)
         runtime_dir.overrides.drop(record.key)
     return Recovered(state=state, past=future)
+
+
+def queued_overrides(runtime_dir: RuntimeDir, recorder: Recorder) -> Iterator[tuple[str, Record]]:
+    """Yield the overrides that commands have queued, with their keys; one that can't be read is logged and removed."""
+    for key, content in runtime_dir.overrides.all():
+        record = _decoded(content)
+        if record is not None:
+            yield key, record
+        else:
+            recorder.log("guard.error", "error", f"Can't read the override {key}; ignored.")
+            runtime_dir.overrides.drop(key)
 
 
 def _reconciled(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder, persisted: str | None) -> list[Record]:
@@ -84,40 +95,27 @@ def _reconciled(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder, per
             found = "in force" if reached == target else f"in the drop-in, and {reached} in force"
             outcome = Outcome(kind=OutcomeKind.APPLIED, limit_after=target, detail=f"completed: found {found} at start")
             reached = before  # an older intent led up to here
-        elif reached == before:
-            detail = "not applied: the guard ended before the write"
-            outcome = Outcome(kind=OutcomeKind.NOT_APPLIED, limit_after=reached, detail=detail)
         else:
-            detail = f"unknown: the limit at start is neither {before} nor {target}"
-            outcome = Outcome(kind=OutcomeKind.UNKNOWN, limit_after=None, detail=detail)
+            outcome = _missed(record, target, reached, "guard")
         reconciled.append(replace(record, outcome=outcome))
     return reconciled[::-1]
 
 
-def _overrides(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder) -> list[Record]:
-    """Return the overrides of the time while no guard ran."""
-    found = []
-    limit = kernel.limit_in_force()
-    for key, content in runtime_dir.overrides.all():
-        record = _decoded(content)
-        if record is None:
-            recorder.log("guard.error", "error", f"Can't read the override {key}; ignored.")
-            runtime_dir.overrides.drop(key)
-        else:
-            found.append(_as_found(record, limit))
-    return found
-
-
 def _as_found(override: Record, limit: int | None) -> Record:
     """Return an override's record with the outcome that the limit in force shows: a revert writes its file before the limit."""
-    before, after = override.observation.limit, override.outcome.limit_after
-    if after in {None, limit}:
+    target = override.outcome.limit_after
+    if target is None or target == limit:
         return override
+    return replace(override, outcome=_missed(override, target, limit, "command"))
+
+
+def _missed(record: Record, target: int, limit: int | None, writer: str) -> Outcome:
+    """Return the outcome of a write of `target` if another limit is in force at start."""
+    before = record.observation.limit
     if limit == before:
-        detail = "not applied: the command ended before the write"
-        return replace(override, outcome=Outcome(kind=OutcomeKind.NOT_APPLIED, limit_after=limit, detail=detail))
-    detail = f"unknown: the limit at start is neither {before} nor {after}"
-    return replace(override, outcome=Outcome(kind=OutcomeKind.UNKNOWN, detail=detail))
+        detail = f"not applied: the {writer} ended before the write"
+        return Outcome(kind=OutcomeKind.NOT_APPLIED, limit_after=limit, detail=detail)
+    return Outcome(kind=OutcomeKind.UNKNOWN, detail=f"unknown: the limit at start is neither {before} nor {target}")
 
 
 def _decoded(content: dict[str, Any] | None) -> Record | None:

@@ -14,13 +14,14 @@ from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.daemon.applier import Applier
-from conntrackd_guard.daemon.controller import Controller, Dependencies
+from conntrackd_guard.daemon.controller import Controller
 from conntrackd_guard.daemon.debug_log import DebugLog
+from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop
 from conntrackd_guard.daemon.recovery import recover
-from conntrackd_guard.daemon.status_file import limit_text, sources_text
+from conntrackd_guard.daemon.status_line import limit_text, sources_text
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -118,15 +119,14 @@ class Daemon:
             self._manager.ready()
             return None
         self._configure_worker(settings)
-        self._recorder.log("guard.info", "info", f"Settings reloaded.{self._restart_note(settings)}")
-        self._manager.ready()
-        return settings.policy
-
-    def _restart_note(self, settings: Settings) -> str:
-        """Return which changed settings take effect after a restart only."""
         changed = {name for name in _AFTER_RESTART if getattr(settings, name) != getattr(self._settings, name)}
         names = ", ".join(f"`{key.name}`" for key in KEYS if key.field in changed)
-        return f" Changed too, but in effect only after `systemctl restart conntrackd-guard`: {names}." if names else ""
+        text = "Settings reloaded."
+        if names:
+            text += f" Changed too, but in effect only after `systemctl restart conntrackd-guard`: {names}."
+        self._recorder.log("guard.info", "info", text)
+        self._manager.ready()
+        return settings.policy
 
     def _start(self) -> tuple[Dependencies, Loop]:
         """Recover the state, open the sources, and build the loop."""
@@ -161,7 +161,7 @@ class Daemon:
         recorder.log(
             "guard.ready",
             "info",
-            f"Watching ({_mode_and_limit(paths.mode, live.limit())}): {sources_text(sources)}.",
+            f"Watching (mode {paths.mode}, {limit_text(live.limit())}): {sources_text(sources)}.",
             version=__version__,
             mode=paths.mode.value,
             sources=sources,
@@ -179,9 +179,11 @@ class Daemon:
             return None
 
     def _configure_worker(self, settings: Settings) -> None:
-        """Give the recorder's thread what a reload may change."""
-        self._worker.notices = _notify_spool(self._paths, settings)
-        self._worker.outlets = _outlets(self._paths, settings)
+        """Give the recorder's thread what a reload may change. A dry run notifies nobody and exports no metrics."""
+        file, port = settings.metrics_file, settings.metrics_port
+        if self._paths.mode is Mode.ACT:
+            self._worker.notices = None if settings.notify is None else NotifySpool(self._paths)
+            self._worker.outlets = Outlets(file=Path(file) if file else None, port=port)
         self._worker.sampling = Sampling(
             entries=tuning.SAMPLE_ENTRIES,
             addresses=settings.sample_addresses,
@@ -197,16 +199,12 @@ def check(paths: Paths, log: Log) -> None:
     journal.read_once()
     sources = {"ring_buffer": "absent" if ring is None else "following", "journal": journal.state}
     seen = Observer(paths, LiveKernel(paths), Clock(), runtime_dir).observe(rescan=True)
-    about = _mode_and_limit(paths.mode, seen.kernel_limit)
+    about = f"mode {paths.mode}, {limit_text(seen.kernel_limit)}"
     log.emit("guard.info", "info", f"Checked ({about}): {sources_text(sources)}.")
     for text in (*notes, *seen.unread):
         log.emit("guard.info", "warning", f"Not read: {text}")
     if holder := runtime_dir.holder():
         log.emit("guard.info", "info", f"A guard in this mode runs already, as process {holder}.")
-
-
-def _mode_and_limit(mode: Mode, limit: int | None) -> str:
-    return f"mode {mode}, {limit_text(limit)}"
 
 
 def _farewell(limit: int | None, persisted: PersistedLimit | None) -> str:
@@ -223,15 +221,3 @@ def _open_ring_buffer(paths: Paths) -> tuple[RingBuffer | None, tuple[str, ...]]
         return (RingBuffer.adopt(0) if RingBuffer.is_kmsg(0) else RingBuffer.open(paths.kmsg)), ()
     except HostError as error:
         return None, (str(error),)
-
-
-def _notify_spool(paths: Paths, settings: Settings) -> NotifySpool | None:
-    """Return the queue of the `notify` command; None without a command, and in a dry run: it notifies nobody."""
-    return None if settings.notify is None or paths.mode is Mode.DRY_RUN else NotifySpool(paths)
-
-
-def _outlets(paths: Paths, settings: Settings) -> Outlets:
-    """Return where metrics go: nowhere in a dry run, as one beside the acting daemon would take its place."""
-    if paths.mode is Mode.DRY_RUN:
-        return Outlets()
-    return Outlets(file=Path(settings.metrics_file) if settings.metrics_file else None, port=settings.metrics_port)

@@ -16,13 +16,10 @@ from conntrackd_guard.actions import notify
 from conntrackd_guard.actions.notify import Messenger
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.core.configuration import Mode
-from conntrackd_guard.daemon.service import _notify_spool
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import NotifySpool
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.settings.settings import Entry, read_settings
 
 HOUR = 3600.0
 
@@ -235,14 +232,6 @@ def settings(root: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o644)
-
-
-@pytest.mark.parametrize(("text", "left"), [("/bin/x", True), ("none", False)])
-def test_decisions_are_queued_only_with_the_setting(tmp_path: Path, text: str, left: bool) -> None:  # noqa: FBT001 - a case
-    """Without the setting, and in a dry run, nothing is queued."""
-    read = read_settings([Entry(place="guard.yaml:1", key="notify", value=text)])
-    assert (_notify_spool(Paths(tmp_path), read) is not None) == left
-    assert _notify_spool(Paths(tmp_path, Mode.DRY_RUN), read) is None
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to own settings: the command was NOT tested")

@@ -14,10 +14,11 @@ from testbed.guarded import LIMIT, Guarded, Host
 from conntrackd_guard.actions import status
 from conntrackd_guard.actions.status import Status, gather
 from conntrackd_guard.cli.render.status_text import print_status
+from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Pause, Raise, State
-from conntrackd_guard.daemon.status_file import sources_text, status_file, status_line
+from conntrackd_guard.daemon.status_line import sources_text, status_line
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
@@ -34,13 +35,12 @@ def a_quick_look(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def published(**changed: Any) -> dict[str, Any]:
     """Return the status that a daemon in this process publishes now."""
-    now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    plain: dict[str, Any] = {
-        "mode": Mode.ACT, "since_seconds": 1.0, "wall_seconds": 2.0, "boottime_seconds": now, "limit": LIMIT,
-        "policy": Policy(), "state": State(), "pause": None, "over_budget": False, "episodes": 0,
-        "sources": {"ring_buffer": "following", "journal": "following", "notes": []}, "recorder": {"trouble": []},
-    }  # fmt: skip
-    return status_file(**plain | changed)
+    return {
+        "version": 1, "pid": os.getpid(), "since": 1.0, "at": 2.0, "mode": "act", "limit": LIMIT,
+        "boottime_seconds": time.clock_gettime(time.CLOCK_BOOTTIME), "paused": None, "conflict": False,
+        "over_budget": False, "episodes": 0, "recorder": {"trouble": []},
+        "sources": {"ring_buffer": "following", "journal": "following", "notes": []}, "policy": encode(Policy()),
+    } | changed  # fmt: skip
 
 
 def a_guard_runs(host: Host, mode: Mode = Mode.ACT, document: dict[str, Any] | None = None) -> RuntimeDir:
@@ -66,15 +66,35 @@ def printed(found: Status, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+def test_the_daemon_publishes_this_status(host: Host) -> None:
+    """A pause and a conflict show in it; its keys are those of `published`."""
+    guarded = Guarded(host)
+    guarded.runtime_dir.put_pause(Pause(by="guard pause", reason="drill"))
+    guarded.controller.publish(episodes=0)
+    before = guarded.runtime_dir.status()
+    guarded.controller.state = State(conflict_seconds=(guarded.clock.now - 1.0,) * 3)
+    guarded.controller.publish(episodes=2)
+    after = guarded.runtime_dir.status()
+    assert before is not None
+    assert after is not None
+    changed = {"conflict": True, "episodes": 2, "at": after["at"], "recorder": after["recorder"]}
+    assert after == before | changed
+    assert before == published() | {
+        "since": before["since"], "at": before["at"], "boottime_seconds": guarded.clock.now, "sources": {},
+        "paused": {"by": "guard pause", "reason": "drill"}, "recorder": before["recorder"],
+    }  # fmt: skip
+    guarded.stop()
+
+
 def test_the_policy_of_the_running_daemon_counts(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     """With `--config`, or before a reload, next step and budget follow the daemon's own settings, with a note."""
     settings(host, "max_limit: 1_000_000\n")
-    kept = a_guard_runs(host, document=published(policy=Policy(max_limit=LIMIT)))
+    kept = a_guard_runs(host, document=published(policy=encode(Policy(max_limit=LIMIT))))
     found = gather(Paths(host.root))
     assert isinstance(found.next_step, Hold)
     assert found.next_step.reason is HoldReason.AT_CEILING
     assert "new settings in /etc are not in effect yet" in printed(found, capsys)
-    kept.put_status(published(policy=Policy(max_limit=1_000_000)))
+    kept.put_status(published(policy=encode(Policy(max_limit=1_000_000))))
     assert "not in effect" not in printed(gather(Paths(host.root)), capsys)
 
 
@@ -82,7 +102,7 @@ def test_with_bad_settings_those_of_the_running_daemon_count(host: Host) -> None
     """The problem is shown, and the daemon's own settings count instead of the defaults."""
     settings(host, "ceilling: 1\n")
     assert isinstance(gather(Paths(host.root)).next_step, Raise)
-    kept = a_guard_runs(host, document=published(policy=Policy(max_limit=LIMIT)))
+    kept = a_guard_runs(host, document=published(policy=encode(Policy(max_limit=LIMIT))))
     found = gather(Paths(host.root))
     assert isinstance(found.next_step, Hold)
     assert any("ceilling" in text and "those of the running daemon" in text for text in found.unread)
@@ -107,7 +127,7 @@ def test_an_unresponsive_daemon_is_degraded(host: Host, capsys: pytest.CaptureFi
     [
         ({"recorder": {"trouble": ["disk full"]}}, "error: disk full"),
         ({"over_budget": True}, "exceed the memory budget; `guard revert --all` restores the original limit"),
-        ({"state": State(conflict_seconds=(1e9,) * 3)}, "`guard resume` allows raises again"),
+        ({"conflict": True}, "`guard resume` allows raises again"),
     ],
 )
 def test_what_needs_an_operator_is_degraded(
@@ -123,7 +143,7 @@ def test_what_needs_an_operator_is_degraded(
 
 def test_the_status_of_an_earlier_daemon_is_ignored(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     """A daemon that has just started holds the lock, while the file under /run is its predecessor's."""
-    kept = a_guard_runs(host, document=published(policy=Policy(max_limit=LIMIT)) | {"pid": 1})
+    kept = a_guard_runs(host, document=published(policy=encode(Policy(max_limit=LIMIT))) | {"pid": 1})
     found = gather(Paths(host.root))
     assert (found.live, isinstance(found.next_step, Raise)) == (None, True)
     assert f"starting (pid {os.getpid()})" in printed(found, capsys)
@@ -162,17 +182,14 @@ def test_a_rehearsed_limit_counts_while_it_is_the_higher(host: Host, tmp_path: P
 def test_the_service_managers_line() -> None:
     """One line for `systemctl status`, in words where there is no limit, and with what stops the guard."""
     assert status_line(published()) == "watching: limit 65,536"
-    assert status_line(published(mode=Mode.DRY_RUN, episodes=2)) == "dry run: limit 65,536, 2 full or filling up"
+    assert status_line(published(mode="dry-run", episodes=2)) == "dry run: limit 65,536, 2 full or filling up"
     assert status_line(published(limit=None)) == "watching: no limit: this kernel tracks no connections yet"
-    now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    bad = published(
-        state=State(conflict_seconds=(now - 1.0,) * 3), recorder={"trouble": ["disk full"]}, over_budget=True
-    )
+    bad = published(conflict=True, recorder={"trouble": ["disk full"]}, over_budget=True)
     assert status_line(bad) == (
         "raising is off (another program keeps lowering the limit), limit over the memory budget, error: disk full: "
         "limit 65,536; see `guard status`"
     )
-    paused = published(pause=Pause(by="guard pause", reason="drill"))
+    paused = published(paused={"by": "guard pause", "reason": "drill"})
     assert status_line(paused) == "paused by guard pause: limit 65,536; see `guard status`"
 
 

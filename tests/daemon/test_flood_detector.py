@@ -100,13 +100,13 @@ def test_a_reload_switches_it_on_and_off(host: Host) -> None:
     host.table(NEAR)
     guarded = Guarded(host)
     guarded.turn()
-    guarded.controller.reload(HOLD)
+    guarded.controller.policy = HOLD
     guarded.turn(0.25)
     host.table(LIMIT)
     guarded.message()
     guarded.turn(0.01)
     assert guarded.reasons()[-1] == "hold flood none"
-    guarded.controller.reload(Policy())
+    guarded.controller.policy = Policy()
     guarded.message()
     guarded.turn(5.0)
     assert host.limit > LIMIT

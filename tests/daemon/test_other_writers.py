@@ -7,6 +7,7 @@ from testbed.guarded import LIMIT, Guarded, Host, an_override
 
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import OverrideKind, Pause
 
 STEP = 98_304
@@ -55,6 +56,28 @@ def test_raised_while_deciding(host: Host) -> None:
     assert guarded.kernel.writes == []
     assert guarded.reasons() == ["hold changed_under_us none"]
     assert guarded.intents() == 0
+    guarded.stop()
+
+
+def test_a_change_is_recorded_although_the_decision_that_met_it_fails(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next tick records it, once."""
+    guarded = Guarded(host)
+    guarded.turn()
+    host.table(LIMIT)
+    host.limit = LIMIT - 1
+    guarded.message()
+
+    def fail(*_: object) -> None:
+        raise HostError("read", "/proc", None, "Nothing to do.")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(guarded.parts.applier, "apply", fail)
+        guarded.turn()
+    guarded.turn(3.0)
+    assert guarded.reasons().count("hold limit_lowered none") == 1
+    assert guarded.reasons()[-1].startswith("raise")
     guarded.stop()
 
 

@@ -19,6 +19,7 @@ from conntrackd_guard.daemon import service
 from conntrackd_guard.daemon.service import Daemon
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.recording.metrics_exporter import Outlets
 from conntrackd_guard.settings import files
 from conntrackd_guard.settings.files import load_settings
 from conntrackd_guard.settings.keys import Settings
@@ -118,6 +119,19 @@ def test_a_reload_turns_notify_on_and_off(tmp_path: Path) -> None:
         found.append(started.daemon._worker.notices is not None)
     assert found == [True, True, False]
     started.logged()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_destinations_come_from_settings(tmp_path: Path, *, dry_run: bool) -> None:
+    """There are none by default, and none in a dry run: nothing is queued and nothing exported."""
+    started = Started(tmp_path, dry_run=dry_run)
+    worker = started.daemon._worker
+    assert started.logged() == []
+    assert (worker.notices, worker.outlets) == (None, Outlets())
+    started.write("metrics_file: /var/x/guard.prom\nmetrics_http: 9786\nnotify: /bin/x")
+    started.daemon._configure_worker(started.settings())
+    assert worker.outlets == (Outlets() if dry_run else Outlets(file=Path("/var/x/guard.prom"), port=9786))
+    assert (worker.notices is None) == dry_run
 
 
 def test_the_farewell_names_the_limit_that_stays() -> None:

@@ -12,12 +12,8 @@ from testbed.disks import until
 from testbed.exposition import samples
 from testbed.guarded import LIMIT, Guarded, Host, again
 
-from conntrackd_guard.core.configuration import Mode
-from conntrackd_guard.daemon import service
-from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.recording import metrics_exporter
 from conntrackd_guard.recording.metrics_exporter import Outlets
-from conntrackd_guard.settings.settings import Entry, read_settings
 
 KERNEL_MESSAGE = {"verdict": "raise", "reason": "kernel_message confirmed", "outcome": "applied"}
 
@@ -242,13 +238,3 @@ def test_large_hosts_are_read_less_often(host: Host, file: Path, monkeypatch: py
     host.table(5)
     assert exported(guarded, file) == before
     guarded.stop()
-
-
-def test_destinations_come_from_settings() -> None:
-    """There are none by default, and none in a dry run."""
-    texts = {"metrics_file": "/var/x/guard.prom", "metrics_http": "9786"}
-    settings = read_settings(Entry(place="f:1", key=key, value=text) for key, text in texts.items())
-    assert service._outlets(Paths(), settings) == Outlets(file=Path("/var/x/guard.prom"), port=9786)
-    assert (
-        service._outlets(Paths(mode=Mode.DRY_RUN), settings) == service._outlets(Paths(), read_settings()) == Outlets()
-    )

@@ -26,8 +26,9 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.daemon.applier import Applier
-from conntrackd_guard.daemon.controller import Controller, Dependencies
+from conntrackd_guard.daemon.controller import Controller
 from conntrackd_guard.daemon.debug_log import DebugLog
+from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop

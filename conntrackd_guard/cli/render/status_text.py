@@ -13,7 +13,7 @@ from conntrackd_guard.core.model import Hold, Observation, Pause, Raise, Table
 from conntrackd_guard.core.records import ACTIONABLE, table_name
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_bytes, format_duration
-from conntrackd_guard.daemon.status_file import sources_text
+from conntrackd_guard.daemon.status_line import sources_text
 
 _BAR_CELLS = 20
 _NARROW = 100

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from conntrackd_guard.core.kernel_messages import KernelEvent
-from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, Drained, KernelJournal
+from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, KernelJournal
 
 NONE_HERE = "not found on this host"
 MOST_A_TURN = 1000
@@ -142,7 +142,8 @@ class JournalBacklog:
             return max(ABSENT_SECONDS, self.pause_seconds)
         except READ_ERRORS as error:
             self.close()
-            self._condition = f"not readable, to be opened again: {_short(error)}"
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            self._condition = f"not readable, to be opened again: {reason}"
             self.reopens += 1
             self._failures += 1
             return RETRY_SECONDS
@@ -162,8 +163,7 @@ class JournalBacklog:
             self.close()
             self._was_absent = False
             return ABSENT_SECONDS
-        has_inotify = journal.descriptor is not None
-        self._reopen_at = time.monotonic() + (REOPEN_SECONDS if has_inotify else REOPEN_WITHOUT_INOTIFY_SECONDS)
+        self._reopen_at = time.monotonic() + (REOPEN_SECONDS if journal.has_inotify else REOPEN_WITHOUT_INOTIFY_SECONDS)
         return self._drain(journal, unread=self._place(journal))
 
     def _drain(self, journal: KernelJournal, *, unread: bool) -> float:
@@ -172,12 +172,16 @@ class JournalBacklog:
             drained = journal.drain(MOST_A_TURN, this_one_first=unread)
             unread = False
             self._entries += drained.entries
+            self.skipped += drained.skipped
             if drained.entries:
                 self._failures = 0
-            self._hand_over(drained)
+            self._queue.extend(replace(event, held_at_start=self._was_held(event)) for event in drained.events)
+            self._reach(drained.cursor)
+            if drained.events:  # a cursor alone wakes nobody
+                os.eventfd_write(self._news, 1)
             if drained.ended:
                 self._held = self._held or journal.here()
-                self._condition = self.at_end if journal.descriptor is not None else f"{self.at_end} without inotify"
+                self._condition = self.at_end if journal.has_inotify else f"{self.at_end} without inotify"
                 self._caught_up.set()
                 return self.pause_seconds
             if self._entries >= MOST_AN_OPENING or len(self._queue) >= MOST_QUEUED:
@@ -202,14 +206,6 @@ class JournalBacklog:
         self.lost_places += lost is not None and self._cursor is not None
         self._reach(self._cursor)
         return False
-
-    def _hand_over(self, drained: Drained) -> None:
-        """Queue what was read; wake the main loop for events only."""
-        self.skipped += drained.skipped
-        self._queue.extend(replace(event, held_at_start=self._was_held(event)) for event in drained.events)
-        self._reach(drained.cursor)
-        if drained.events:
-            os.eventfd_write(self._news, 1)
 
     def _reach(self, cursor: str | None) -> None:
         """Queue a cursor, in the place of one that nobody took and that no event follows."""
@@ -259,7 +255,3 @@ class JournalFollower(JournalBacklog):
         while not self._stopping.wait(self.read()):
             pass
         self.close()
-
-
-def _short(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

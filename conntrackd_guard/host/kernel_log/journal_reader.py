@@ -4,9 +4,9 @@
 entry takes 2 µs instead of 16.
 """
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from systemd import _reader
 
@@ -17,8 +17,6 @@ READ_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
 
 _MATCHES = ("_TRANSPORT=kernel", "SYSLOG_FACILITY=0")
 """Both are needed: messages that root writes to /dev/kmsg have the transport, too, but never facility 0."""
-
-_NO_BOOT = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +42,13 @@ class KernelJournal:
         try:
             for match in _MATCHES:  # before any seek, or the place is lost
                 self._reader.add_match(match)
-            self.descriptor = self._open_descriptor()
         except BaseException:
             self._reader.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        try:
+            self.has_inotify = self._reader.fileno() >= 0
+        except OSError:  # the host is out of inotify instances
+            self.has_inotify = False
 
     def close(self) -> None:
         """Unmap the files."""
@@ -93,9 +88,10 @@ class KernelJournal:
     def here(self) -> tuple[str, int | None]:
         """Return boot id and kernel timestamp (µs) of the current entry; empty and None if there is none."""
         try:
-            return _dashed(self._get("_BOOT_ID") or b""), _number(self._get("_SOURCE_MONOTONIC_TIMESTAMP"))
+            stamp = self._get("_SOURCE_MONOTONIC_TIMESTAMP")
+            return _dashed(self._get("_BOOT_ID")), int(stamp) if stamp.isdigit() else None
         except READ_ERRORS:
-            return _NO_BOOT, None
+            return "", None
 
     def cursor(self) -> str | None:
         """Return the cursor of the current entry, None if there is none or it can't be read."""
@@ -123,19 +119,17 @@ class KernelJournal:
                 raise
             entries += 1
             try:
-                event = self._event()
+                if (event := self._event()) is not None:
+                    events.append(event)
             except READ_ERRORS:
                 skipped += 1
-                continue
-            if event is not None:
-                events.append(event)
         cursor = self.cursor() if entries else None
         return Drained(entries=entries, skipped=skipped, events=tuple(events), cursor=cursor, ended=ended)
 
     def _event(self) -> KernelEvent | None:
         """Return the current entry as an event, None if it doesn't concern the guard."""
         message = self._get("MESSAGE")
-        if message is None or not any(mark in message for mark in MARKS):
+        if not any(mark in message for mark in MARKS):
             return None
         recognised = recognise(message.decode("utf-8", "replace"))
         if recognised is None:
@@ -145,19 +139,12 @@ class KernelJournal:
             message=recognised, stamp_us=stamp_us, boot_id=boot_id, source="journal", cursor=self.cursor()
         )
 
-    def _get(self, field: str) -> bytes | None:
-        """Return a field of the current entry (the first, if it is repeated), None if it is absent."""
+    def _get(self, field: str) -> bytes:
+        """Return a field of the current entry (the first, if it is repeated), empty if it is absent."""
         try:
             return self._reader._get(field)  # noqa: SLF001
         except KeyError:
-            return None
-
-    def _open_descriptor(self) -> int | None:
-        """Return the inotify descriptor; None if the host is out of inotify instances."""
-        try:
-            return self._reader.fileno()
-        except OSError:
-            return None
+            return b""
 
 
 def newest_message(directory: Path | None) -> tuple[bool, str, int | None]:
@@ -165,15 +152,11 @@ def newest_message(directory: Path | None) -> tuple[bool, str, int | None]:
 
     Raises READ_ERRORS.
     """
-    with KernelJournal(directory) as journal:
+    with contextlib.closing(KernelJournal(directory)) as journal:
         if not journal.exists():
-            return False, _NO_BOOT, None
+            return False, "", None
         journal.place_at_end()
         return True, *journal.here()
-
-
-def _number(content: bytes | None) -> int | None:
-    return int(content) if content is not None and content.isdigit() else None
 
 
 def _dashed(content: bytes) -> str:

@@ -37,11 +37,9 @@ _recognise = lru_cache(maxsize=16)(recognise)
 class RingBuffer:
     """The ring buffer, read through one descriptor. Methods raise HostError if the kernel refuses."""
 
-    def __init__(
-        self, descriptor: int, path: str, boot_id_path: Path = Path("/proc/sys/kernel/random/boot_id")
-    ) -> None:
+    def __init__(self, descriptor: int, path: str) -> None:
         self._descriptor, self._path = descriptor, path
-        self._boot_id = files.read(boot_id_path).decode("ascii").strip()
+        self._boot_id = files.read(Path("/proc/sys/kernel/random/boot_id")).decode("ascii").strip()
         self.is_drained = True
         """Whether the last read came to the end."""
         self.overruns = 0
@@ -57,9 +55,8 @@ class RingBuffer:
             raise HostError("open", path, error, next_step) from error
         if not cls.is_kmsg(descriptor):
             os.close(descriptor)
-            raise HostError(
-                "read kernel messages from", path, None, "This isn't the ring buffer: create device 1:11 there."
-            )
+            next_step = "This isn't the ring buffer: create device 1:11 there."
+            raise HostError("read kernel messages from", path, None, next_step)
         return cls(descriptor, str(path))
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from systemd._reader import _Reader
 from testbed.journal_files import (
     REMOTE,
     Start,
@@ -32,6 +34,14 @@ from conntrackd_guard.host.kernel_log.journal_reader import Drained, KernelJourn
 __all__ = ["start"]
 
 pytestmark = pytest.mark.skipif(not os.path.exists(REMOTE), reason="needs the package systemd-journal-remote")
+
+
+class _WithoutInotify(_Reader):
+    """A reader on a host that is out of inotify instances."""
+
+    def fileno(self) -> int:
+        """Fail as inotify_init1(2) does."""
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def test_a_long_backlog_is_read_in_turns_and_bounded(
@@ -145,7 +155,7 @@ def test_without_inotify_messages_come_and_no_core_is_busy(
 ) -> None:
     """On a host that is out of inotify instances the journal is read a few times a second."""
     write(tmp_path, "a", entry(1))
-    monkeypatch.setattr(KernelJournal, "_open_descriptor", lambda _self: None)
+    monkeypatch.setattr("systemd._reader._Reader", _WithoutInotify)
     follower = start(tmp_path, state="following without inotify")
     readings = count_readings(monkeypatch)
     time.sleep(0.5)
