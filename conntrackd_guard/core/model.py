@@ -38,6 +38,7 @@ class TriggerKind(StrEnum):
 
     KERNEL_MESSAGE = "kernel_message", "kernel: table full"
     FILLING_UP = "filling_up", "filling up"
+    CHAINS = "chains", "hash chains"
     OTHER_WRITER = "other_writer", "other program"
     MEMORY = "memory", "memory check"
     START = "start", "start"
@@ -49,6 +50,8 @@ class PersistedLimit:
     """The limit that the drop-in sets at the next boot, and the host it was calculated for."""
 
     limit: int
+    buckets: int | None = None
+    """Hash buckets that the guard raised for it; None if it raised none."""
     decision: str = ""
     """Key of the record that wrote it."""
     boot_id: str = ""
@@ -75,6 +78,8 @@ class Trigger:
     message_seconds: float | None = None
     """When the newest of those messages reached the guard."""
     stamp_us: int | None = None
+    since_seconds: float | None = None
+    """When packets began to be lost to long chains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +106,8 @@ class Table:
     """Insert races that lost no packet (cumulative)."""
     chain_too_long: int | None = None
     """Packets dropped for a long hash chain (cumulative); None if this kernel has no chain limit, or unreadable."""
+    lost_to_chains: int | None = None
+    """The rise of `chain_too_long` since `Trigger.since_seconds`; None without losses, or if nobody looked for them."""
     dropped: int | None = None
     """Drops since the last raise or quiet period; None before two readings."""
     demand_per_second: float | None = None
@@ -150,6 +157,8 @@ class Observation:
     complete: bool = True
     """Whether every tracking namespace was readable."""
     buckets: int | None = None
+    chain_limit: bool | None = None
+    """Whether this kernel drops packets for long hash chains; None if unknown, which counts as yes."""
     bucket_arrays: int = 2
     """NAT has one of its own. Nothing shows whether it is built in, so it always counts."""
     entry_slab_bytes: int | None = None
@@ -208,6 +217,8 @@ class Override:
     kind: OverrideKind
     target: int | None = None
     """The limit that a revert restores."""
+    buckets_target: int | None = None
+    """The hash buckets that it restores, None if they stay."""
     until_seconds: float | None = None
     """End of the pause; None: until resumed."""
     reason: str = ""

@@ -11,10 +11,10 @@ does, `fit` takes as much of the step as the host can bear.
 import math
 from collections.abc import Callable
 
-from conntrackd_guard.core import budget, tuning
+from conntrackd_guard.core import budget, chains, tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, assess
-from conntrackd_guard.core.configuration import FloodAction, Policy
+from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     Corroboration,
@@ -94,12 +94,14 @@ def unanswerable(  # noqa: PLR0911 - one return an answer
         return Hold(reason=reason, advice=(advice,))
     if observation.limit is None:
         return Hold(reason=HoldReason.NO_CONNTRACK)
-    if observation.limit == 0:
+    if observation.limit == 0 and trigger.kind is not TriggerKind.CHAINS:
         return Hold(reason=HoldReason.UNLIMITED, retry_seconds=observation.boottime_seconds + RECHECK_SECONDS)
     match trigger.kind:
         case TriggerKind.OTHER_WRITER:
             lowered = trigger.was is None or observation.limit < trigger.was
             return Hold(reason=HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED)
+        case TriggerKind.CHAINS:
+            return _long_chains(observation, policy)
         case TriggerKind.MEMORY:
             broken = budget.is_broken(case, policy)
             return Hold(reason=HoldReason.RESERVE_BROKEN if broken else HoldReason.RESOLVED, arithmetic=broken)
@@ -203,6 +205,8 @@ def unrestorable(case: Assessment, _: State, policy: Policy) -> Hold | None:
     if persisted is None or limit >= persisted.limit:
         counted = frozenset({Bound.BUDGET, Bound.MIN_AVAILABLE})
         arithmetic = budget.largest_target(case, limit, 0.0, policy, counted)
+        if arithmetic.bound is Bound.TARGET and persisted is not None and (persisted.buckets or 0) > buckets:
+            return Hold(reason=HoldReason.BUCKETS_LOST, advice=(_resize_advice(persisted.buckets or 0, observation),))
         if arithmetic.bound is Bound.TARGET:
             return Hold(reason=HoldReason.ALREADY_IN_FORCE)
         step = "The guard never lowers it unasked: `guard revert --all` goes back to the limit before the first raise."
@@ -245,10 +249,10 @@ def fit(case: Assessment, policy: Policy) -> Raise | Hold:
             arithmetic=arithmetic,
             corroboration=truth,
             buckets_target=arithmetic.buckets_target,
-            advice=() if is_plain and (arithmetic.chain or 0) <= budget.CHAIN_ADVISE else _advice(case, arithmetic),
+            advice=() if is_plain and (arithmetic.chain or 0) <= chains.CHAIN_ADVISE else _advice(case, arithmetic),
         )
     if arithmetic.bound is Bound.CHAINS:
-        reason, step = HoldReason.CHAINS, _buckets_command(arithmetic)
+        reason, step = HoldReason.CHAINS, _buckets_advice(case, arithmetic)
     else:
         reason, step = _BOUND_HOLDS[arithmetic.bound]
     return Hold(
@@ -269,17 +273,34 @@ def _advice(case: Assessment, arithmetic: Arithmetic) -> tuple[str, ...]:
         advice.append("No sample shows yet whether a flood fills the table: one plain step, and a sample after it.")
     if arithmetic.target < arithmetic.wanted and arithmetic.bound in _BOUND_HOLDS:
         advice.append(f"Only part of the step fits. {_BOUND_HOLDS[arithmetic.bound][1]}")
-    if arithmetic.chain is not None and arithmetic.chain > budget.CHAIN_ADVISE and arithmetic.buckets_target is None:
+    if arithmetic.chain is not None and arithmetic.chain > chains.CHAIN_ADVISE and arithmetic.buckets_target is None:
         advice.append(
-            f"Lookups get slow: hash chains may reach {arithmetic.chain:.0f} entries. {_buckets_command(arithmetic)}"
+            f"Lookups get slow: hash chains may reach {arithmetic.chain:.0f} entries. {_buckets_advice(case, arithmetic)}"
         )
     return tuple(advice)
 
 
-def _buckets_command(arithmetic: Arithmetic) -> str:
-    wanted = -(-arithmetic.wanted // budget.BUCKETS_ROUNDED_TO) * budget.BUCKETS_ROUNDED_TO
-    stall_ms = arithmetic.in_use * 0.5 / 1000  # 0.5 µs an entry, all locks held
-    return (
-        f"More buckets: `sysctl -w net.netfilter.nf_conntrack_buckets={wanted}` "
-        f"(stalls traffic for about {stall_ms:.0f} ms now), or `buckets: match`."
-    )
+def _buckets_advice(case: Assessment, arithmetic: Arithmetic) -> str:
+    """Return how to get the buckets for what was wanted, as `buckets: match` would."""
+    entries = arithmetic.full_tables * arithmetic.wanted + arithmetic.other_entries
+    return f"{_resize_advice(chains.enough_buckets(entries), case.observation)} Or set `buckets: match`."
+
+
+def _resize_advice(buckets: int, observation: Observation) -> str:
+    stall_ms, now = chains.stall_ms(chains.alive(observation)), observation.buckets
+    undo = f"; to undo: `{chains.resize_command(now)}`" if now else ""
+    return f"More buckets: `{chains.resize_command(buckets)}` (stalls traffic for about {stall_ms:.0f} ms now{undo})."
+
+
+def _long_chains(observation: Observation, policy: Policy) -> Hold:
+    """Hold while packets are lost to long chains, or the average chain is as long as that: buckets help, not the limit."""
+    entries, buckets = chains.alive(observation), observation.buckets
+    chain = chains.average(entries, buckets) or 0.0
+    lost = sum(table.lost_to_chains or 0 for table in observation.tables)
+    if observation.chain_limit is False or not (lost or chain >= chains.CHAIN_HOLD):
+        return Hold(reason=HoldReason.RESOLVED)
+    # For a full table as well. Where the average is short, the hash is uneven: twice as many halve every chain.
+    wanted = chains.enough_buckets(max(entries, observation.limit or 0))
+    advice = _resize_advice(wanted if wanted > (buckets or 0) else 2 * (buckets or 0), observation)
+    keep, match = "To keep them after a boot, put that into a file in /etc/sysctl.d.", "The next raise does that too."
+    return Hold(reason=HoldReason.LONG_CHAINS, advice=(advice, match if policy.buckets is Buckets.MATCH else keep))

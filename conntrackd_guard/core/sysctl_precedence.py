@@ -20,6 +20,7 @@ LAST_FOLDER, LAST_NAME = "/etc", "sysctl.conf"
 """/etc/sysctl.conf: procps reads it last, systemd only through a link in one of FOLDERS."""
 LIMIT_KEYS = ("net/netfilter/nf_conntrack_max", "net/nf_conntrack_max")
 """The second is an alias of the same variable."""
+BUCKETS_KEYS = ("net/netfilter/nf_conntrack_buckets",)
 
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|(0[0-7]*)|[1-9][0-9]{0,9})(?![^ \t])")
 """The kernel reads the first number of a value, followed by white space or nothing; more digits exceed INT_MAX."""

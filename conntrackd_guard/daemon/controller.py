@@ -9,8 +9,9 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from conntrackd_guard.core import budget, episode, tuning, usage, verification
+from conntrackd_guard.core import budget, chains, episode, tuning, usage, verification
 from conntrackd_guard.core.assessment import Assessment, assess
+from conntrackd_guard.core.chains import ChainLosses
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.episode import Episode, Episodes
@@ -42,6 +43,10 @@ OVERRIDE_SECONDS = 10.0
 """An override that set a limit is in force within milliseconds; one that still isn't was cut short."""
 WAITING_SECONDS = 2.0
 """The tick while this kernel tracks no connections, and the wait after a host error."""
+CHAINS_SECONDS = 1.0
+"""Interval for comparing the average hash chain with the one from which packets are lost."""
+CHAINS_AGAIN_SECONDS = 60.0
+"""Interval for deciding again about long chains: the history counts how long they last, and the log has them hourly."""
 MEMORY_SECONDS = 1.0
 """Interval for comparing the entries that exist with budget and `min_available`, while tables are read."""
 
@@ -61,8 +66,9 @@ class Controller:
         self._pending: PendingVerification | None = None
         self._changes: list[Record] = []
         """Other writers' changes that are in the state and still to be submitted: nothing delays a write."""
-        self._limit_changed = self._memory_broken = False
-        self._memory_at = 0.0
+        self._limit_changed = self._memory_broken = self._chains_long = False
+        self._memory_at = self._chains_at = self._chains_again = 0.0
+        self._chains = ChainLosses()
         self._keys = 0
         self._since_seconds = parts.clock.wall()
 
@@ -78,6 +84,8 @@ class Controller:
         if self._limit_changed:
             episodes, self._limit_changed = episode.on_limit_change(episodes, now), False
         limit = self._p.kernel.limit()
+        if limit == 0:  # unlimited: nothing but chains bounds the tables
+            self._check_chains(self._p.observer.watch(attentive=series.is_due(wall))[0], now)
         if not limit:
             return episode.on_tables(episodes, (), 0, 0, self.policy, now), now + WAITING_SECONDS
         tables, hurry = self._p.observer.watch(attentive=bool(episodes) or series.is_due(wall))
@@ -87,6 +95,7 @@ class Controller:
         self._verify(tables, now)
         after = episode.on_tables(episodes, tables, limit, self.limit or 0, self.policy, now)
         self._p.floods.look(tables, limit, self.policy, now)
+        self._check_chains(tables, now)
         if tables and now >= self._memory_at:
             self._memory_at = now + MEMORY_SECONDS
             self._check_memory()
@@ -116,6 +125,8 @@ class Controller:
             observation = self._p.observer.observe(namespaces=named)
             if policy.on_flood.action is not FloodAction.RAISE:
                 observation = self._p.floods.mark(observation)
+            if trigger.kind is TriggerKind.CHAINS:
+                observation = self._chains.mark(observation)
             if len(observation.tables) > NAMED_ONE_BY_ONE:
                 observation = condense(observation, trigger.namespace)
             case = assess(trigger, observation, policy)
@@ -135,6 +146,8 @@ class Controller:
                 case BucketsRefused(why=why):
                     self._p.recorder.log("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
                     policy = replace(policy, buckets=Buckets.KEEP)
+                    if trigger.persisted is not None:
+                        trigger = replace(trigger, persisted=replace(trigger.persisted, buckets=None))
         return self._finish(record, policy, case, is_news=is_news, covers=covers)
 
     def publish(self, *, episodes: int) -> None:
@@ -156,6 +169,8 @@ class Controller:
             "recorder": self._p.recorder.report(),
             "paused": None if pause is None else {"by": pause.by, "reason": pause.reason},
             "conflict": 0 < self.policy.conflict_limit <= conflicts,
+            "long_chains": self._chains_long,
+            "lost_to_chains": self._chains.total,
             "over_budget": self._affordable is not None and (self.limit or 0) > self._affordable,
             "episodes": episodes,
         }
@@ -275,6 +290,20 @@ class Controller:
         if broken and not self._memory_broken:
             self.decide(trigger)
         self._memory_broken = broken
+
+    def _check_chains(self, tables: Sequence[Table], now: float) -> None:
+        """Record packets lost to long hash chains, or chains as long as that; and again while it lasts."""
+        self._chains.look(tables, self._p.observer.present, now)
+        if now < self._chains_at:
+            return
+        self._chains_at = now + CHAINS_SECONDS
+        chain = chains.average(self._p.observer.entries(), self._p.observer.buckets) or 0.0
+        is_long = self._p.observer.chain_limit is not False and (self._chains.total > 0 or chain >= chains.CHAIN_HOLD)
+        if is_long and (not self._chains_long or now >= self._chains_again):
+            self._chains_again = now + CHAINS_AGAIN_SECONDS
+            trigger = Trigger(kind=TriggerKind.CHAINS, since_seconds=self._chains.since_seconds)
+            self.decide(trigger, is_news=False)
+        self._chains_long = is_long
 
     def _verify(self, tables: Sequence[Table], now: float) -> None:
         """Add a look at the tables to the verification of the last raise, and hand it over once it is complete."""

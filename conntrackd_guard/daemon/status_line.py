@@ -11,6 +11,8 @@ def status_line(document: dict[str, Any]) -> str:
     bad = []
     if document["conflict"]:
         bad.append("raising is off (another program keeps lowering the limit)")
+    if document["long_chains"]:
+        bad.append("packets are lost to long hash chains")
     if document["over_budget"]:
         bad.append("limit over the memory budget")
     if errors := document["recorder"]["trouble"]:

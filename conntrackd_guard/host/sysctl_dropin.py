@@ -1,8 +1,11 @@
-"""The drop-in: the sysctl.d file that persists the limit. `host.dropin_lock` orders its writers."""
+"""The drop-in: the sysctl.d file that persists the limit, and the buckets that were raised for it.
+
+`host.dropin_lock` orders its writers.
+"""
 
 import contextlib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from conntrackd_guard import __version__
@@ -15,6 +18,7 @@ from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
 from conntrackd_guard.host.paths import Paths
 
 _SETTING = re.compile(rb"^net\.netfilter\.nf_conntrack_max = (\d+)$", re.MULTILINE)
+_BUCKETS = re.compile(rb"^net\.netfilter\.nf_conntrack_buckets = (\d+)$", re.MULTILINE)
 _DECISION = re.compile(rb"^# When: .* Decision: `guard show ([^`]{1,64})`$", re.MULTILINE)
 _ID = re.compile(rb"\b(boot_id|machine_id)=([0-9a-f-]{1,64})\b")
 _SIZE = re.compile(rb"\b(memory_total_bytes|budget_bytes)=(\d{1,64})(?!\S)")
@@ -25,6 +29,8 @@ class Persisted:
     """Content of the file. `why` is the guard's own sentence, without text from the kernel."""
 
     limit: int
+    buckets: int | None = None
+    """Hash buckets that the guard raised; None: it raised none with this decision."""
     at: str
     version: str
     decision: str
@@ -39,6 +45,7 @@ class Persisted:
         decision, observation = record.decision, record.observation
         return cls(
             limit=limit,
+            buckets=decision.buckets_target if isinstance(decision, Raise) else None,
             at=rfc3339(observation.wall_seconds),
             version=__version__,
             decision=record.key,
@@ -73,14 +80,20 @@ class SysctlDropIn:
         wanted = _wanted(pending)
         if wanted is None:
             return None
-        return PersistedLimit(limit=wanted.limit, decision=wanted.decision, boot_id=wanted.boot_id)
+        return PersistedLimit(limit=wanted.limit, buckets=wanted.buckets, decision=wanted.decision, boot_id=wanted.boot_id)
 
-    def put(self, persisted: Persisted, decided_seconds: float) -> None:
-        """Persist a limit durably, unless a newer decision has the file already."""
+    def put(self, persisted: Persisted, decided_seconds: float, buckets: int | None = None) -> None:
+        """Persist a limit durably, unless a newer decision has the file already.
+
+        Buckets that an earlier raise persisted stay, unless more are in force by now (`buckets`): another program's.
+        """
         decided_us = int(decided_seconds * 1e6)
         with self._lock.held():
             self._obey()
             if decided_us > self._lock.followed_us():
+                before = self._read() if persisted.buckets is None else None
+                if before is not None and (before.buckets or 0) >= (buckets or 0):
+                    persisted = replace(persisted, buckets=before.buckets)
                 self._write(persisted)
                 self._lock.follow(decided_us)
             self._obey()
@@ -138,6 +151,8 @@ class SysctlDropIn:
         origin |= {name.decode(): int(value) for name, value in _SIZE.findall(content)}
         if decision := _DECISION.search(content):
             origin["decision"] = decision[1].decode("ascii", "replace")
+        if raised := _BUCKETS.search(content):
+            origin["buckets"] = int(raised[1])
         return PersistedLimit(limit=int(setting[1]), **origin)
 
     def _write(self, persisted: Persisted) -> None:
@@ -157,6 +172,7 @@ class SysctlDropIn:
     def _text(self, persisted: Persisted) -> str:
         others = [found for found in assignments(self._paths.root) if found.path != str(self._paths.drop_in)]
         overridden = [_printable(f"{found.path}:{found.line} ({found.value})") for found in others]
+        buckets = f"net.netfilter.nf_conntrack_buckets = {persisted.buckets}\n" if persisted.buckets else ""
         machine = files.read_id(self._paths.machine_id) or "unknown"
         return f"""\
 # Written by conntrackd-guard {persisted.version}; the next raise replaces this file.
@@ -166,7 +182,7 @@ class SysctlDropIn:
 # To go back: `guard revert --all`. To remove: delete this file; the running limit stays until a reboot.
 # boot_id={persisted.boot_id} machine_id={_printable(machine)}
 # memory_total_bytes={persisted.memory_total_bytes} budget_bytes={persisted.budget_bytes}
-net.netfilter.nf_conntrack_max = {persisted.limit}
+{buckets}net.netfilter.nf_conntrack_max = {persisted.limit}
 """
 
 

@@ -49,7 +49,7 @@ class DropInSync:
         record, raised_to, limit = self._due.record, _limit_set_by(self._due.record), self._due.record.observation.limit
         if raised_to is not None:
             persisted = Persisted.from_record(record, raised_to, self._due.sentence)
-            self._drop_in.put(persisted, record.observation.boottime_seconds)
+            self._drop_in.put(persisted, record.observation.boottime_seconds, record.observation.buckets)
         elif limit is not None and (removed := self._drop_in.release(limit)) is not None:
             now = f"{limit:,}" if limit else "0 (unlimited)"
             text = f"Removed the {removed:,} saved for the next boot: the limit is now {now}, and it would have lowered it."

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from conntrackd_guard.core.budget import CHAIN_HOLD
+from conntrackd_guard.core.chains import CHAIN_HOLD
 from conntrackd_guard.core.traffic.sample import IDLE_SECONDS, Sample
 from conntrackd_guard.core.units import format_duration
 

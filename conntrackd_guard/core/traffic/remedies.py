@@ -3,14 +3,12 @@
 import math
 from typing import assert_never
 
-from conntrackd_guard.core.budget import BUCKETS_ROUNDED_TO, CHAIN_ADVISE
+from conntrackd_guard.core import chains
 from conntrackd_guard.core.traffic.diagnosis import MEANINGS, MOST, Cause, Evidence, Finding, Step, figures
 from conntrackd_guard.core.traffic.sample import IDLE_SECONDS
 
 _ONE_SOURCE = 0.10
 """Judgement: from this share of all entries on, a source's unanswered ones are worth a rule of its own."""
-_RESIZE_STALL_SECONDS = 0.5e-6
-"""Time per entry for which resizing the hash table stops all traffic."""
 _HANDSHAKES = (
     ("tcp SYN_SENT", "nf_conntrack_tcp_timeout_syn_sent", 30, "unanswered handshakes (default 120 s)"),
     ("tcp SYN_RECV", "nf_conntrack_tcp_timeout_syn_recv", 30, "half-open handshakes (default 60 s)"),
@@ -83,13 +81,12 @@ def _less_dns(evidence: Evidence) -> tuple[Step, ...]:
 
 
 def _more_buckets(evidence: Evidence) -> tuple[Step, ...]:
-    entries = 2 * evidence.in_use / CHAIN_ADVISE
-    wanted = max(1, math.ceil(entries / BUCKETS_ROUNDED_TO)) * BUCKETS_ROUNDED_TO
+    wanted = chains.enough_buckets(evidence.in_use)
     if evidence.buckets is not None and wanted <= evidence.buckets:
         wanted = 2 * evidence.buckets  # packets are lost although it is large enough on average
-    stall_ms = 1000 * _RESIZE_STALL_SECONDS * evidence.in_use
+    stall_ms = chains.stall_ms(evidence.in_use)
     why = f"enlarge the hash table of all namespaces (stops traffic once, for about {stall_ms:.0f} ms)"
-    return (Step(why=why, command=f"sysctl -w net.netfilter.nf_conntrack_buckets={wanted}"),)
+    return (Step(why=why, command=chains.resize_command(wanted)),)
 
 
 def _with_growth(evidence: Evidence) -> tuple[Step, ...]:

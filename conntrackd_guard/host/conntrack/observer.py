@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from conntrackd_guard.core import usage
+from conntrackd_guard.core import chains, usage
 from conntrackd_guard.core.assessment import Growth
 from conntrackd_guard.core.model import Observation, Table
 from conntrackd_guard.host import files
@@ -57,6 +57,10 @@ class Observer:
         self._allocated = Growth()
         """Of the entries of all namespaces together."""
         self._turn = 0
+        self.buckets: int | None = None
+        """The hash buckets as the last observation found them."""
+        self.chain_limit: bool | None = None
+        """Whether this kernel drops packets for long hash chains; None until a table's counters were read."""
 
     def watch(self, *, attentive: bool) -> tuple[tuple[Table, ...], bool]:
         """Look at the tables if the gate is open, the fullest first, a bounded number. `attentive` holds it open.
@@ -90,7 +94,7 @@ class Observer:
         if len(tables) < len(reached):  # one ended, or another took its place
             self.rescan()
             tables = self._read(self._tracks.values())
-        memory = self._memory.read()
+        memory, self.buckets = self._memory.read(), self._kernel.buckets()
         kept = [t for t in tables if t.count or t.dropped or t.initial or t.namespace in namespaces]
         limit, now, unread = self._kernel.limit_in_force(), self._clock.boottime(), memory.unread
         complete = self._complete and not any(track.out_of_reach for track in self._tracks.values())
@@ -109,7 +113,8 @@ class Observer:
             idle_tables=len(tables) - len(kept),
             unread=unread,
             complete=complete,
-            buckets=self._kernel.buckets(),
+            buckets=self.buckets,
+            chain_limit=self.chain_limit,
             entry_slab_bytes=memory.entry_slab_bytes,
             memory_total_bytes=memory.total_bytes,
             memory_hugetlb_bytes=memory.hugetlb_bytes,
@@ -122,6 +127,10 @@ class Observer:
     def netns(self, namespace: int) -> NetNamespace | None:
         """Return the namespace with that number as the last scan found it, None if it did not."""
         return next((track.netns for track in self._tracks.values() if track.netns.number == namespace), None)
+
+    def entries(self) -> int:
+        """Return the entries of all tables, as they were last read."""
+        return sum(track.growth.count or 0 for track in self._tracks.values())
 
     def rebase(self) -> None:
         """Count drops again after a raise: those until now belong to the old limit."""
@@ -152,6 +161,7 @@ class Observer:
         self._allocated.look(now, allocated)
         left = usage.seconds_to_full(allocated, limit, self._allocated.demand_per_second)
         is_open = allocated >= usage.GATE_USE * limit or left <= usage.URGENT_SECONDS
+        is_open = is_open or 2 * allocated > chains.CHAIN_HOLD * (self.buckets or 0) > 0  # chains may be long at any use
         return is_open, left < usage.HURRY_SECONDS
 
     def _some(self) -> list[_Track]:
@@ -165,7 +175,7 @@ class Observer:
 
     def _hidden(self) -> int:
         """Return how many allocated entries no known table holds."""
-        return (self._allocated.count or 0) - sum(track.growth.count or 0 for track in self._tracks.values())
+        return (self._allocated.count or 0) - self.entries()
 
     def _read(self, tracks: Iterable[_Track]) -> list[Table]:
         """Read these tables; without those that can't be reached."""
@@ -176,6 +186,8 @@ class Observer:
             track.out_of_reach = counters is None
             if counters is None:
                 continue
+            if counters.drop is not None:
+                self.chain_limit = counters.chain_too_long is not None
             growth.look(now, counters.count, counters.drop, counters.early_drop)
             table = Table(
                 namespace=netns.key if netns.namespace is None else netns.namespace,
