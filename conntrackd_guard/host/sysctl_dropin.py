@@ -18,7 +18,7 @@ from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
 from conntrackd_guard.host.paths import Paths
 
 _SETTING = re.compile(rb"^net\.netfilter\.nf_conntrack_max = (\d+)$", re.MULTILINE)
-_BUCKETS = re.compile(rb"^net\.netfilter\.nf_conntrack_buckets = (\d+)$", re.MULTILINE)
+_BUCKETS = re.compile(rb"^net\.netfilter\.nf_conntrack_buckets = (\d{1,10})$", re.MULTILINE)
 _DECISION = re.compile(rb"^# When: .* Decision: `guard show ([^`]{1,64})`$", re.MULTILINE)
 _ID = re.compile(rb"\b(boot_id|machine_id)=([0-9a-f-]{1,64})\b")
 _SIZE = re.compile(rb"\b(memory_total_bytes|budget_bytes)=(\d{1,64})(?!\S)")
