@@ -4,7 +4,6 @@ Charged are full tables at the target, and every other tracking namespace at twi
 may grow, but never past the target). An entry that exists is already missing from available memory.
 """
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache

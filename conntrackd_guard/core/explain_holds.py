@@ -66,7 +66,7 @@ def counters(table: Table) -> list[str]:
     return dropped + ([f"{demand:,.0f} new entries/s"] if demand >= 1 else [])
 
 
-def _statement(  # noqa: C901, PLR0911 - one return a reason
+def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
     record: Record, decision: Hold, policy: Policy
 ) -> str:
     """Return the reason with its figures; its own sentence if it has none, or if the record lacks them."""
@@ -103,8 +103,13 @@ def _statement(  # noqa: C901, PLR0911 - one return a reason
         case HoldReason.LONG_CHAINS:
             return _long_chains(record)
         case HoldReason.BUCKETS_LOST if trigger.persisted is not None and trigger.persisted.buckets is not None:
-            limit, buckets = trigger.persisted.limit, f"{observation.buckets or 0:,} of the {trigger.persisted.buckets:,}"
-            return f"The persisted limit ({limit:,}) is in force, but with {buckets} hash buckets that were raised for it."
+            limit, buckets = (
+                trigger.persisted.limit,
+                f"{observation.buckets or 0:,} of the {trigger.persisted.buckets:,}",
+            )
+            return (
+                f"The persisted limit ({limit:,}) is in force, but with {buckets} hash buckets that were raised for it."
+            )
         case HoldReason.RESERVE_BROKEN if decision.arithmetic is not None:
             return _broken(decision.arithmetic) or decision.reason.sentence
         case reason:
@@ -129,17 +134,18 @@ def _long_chains(record: Record) -> str:
     """Return the packets lost, the table that lost most of them, and the average chain."""
     seen, entries = record.observation, chains.alive(record.observation)
     chain = chains.average(entries, seen.buckets)
-    average = "" if chain is None else f" average {chain:.1f} entries (2 × {entries:,} ÷ {seen.buckets:,} buckets)"
+    average = "" if chain is None else f" Chains average {chain:.1f} entries (2 × {entries:,} ÷ {seen.buckets:,} buckets)."
     losing = [table for table in seen.tables if table.lost_to_chains]
+    if not losing and chain is None:
+        return HoldReason.LONG_CHAINS.sentence
     if not losing:
-        return f"Hash chains{average}. From {chains.CHAIN_HOLD} on the kernel drops new connections, without a message."
+        return f"Hash chains are long.{average} From {chains.CHAIN_HOLD} on the kernel drops new connections, without a message."
     most, lost = max(losing, key=lambda table: table.lost_to_chains or 0), sum(t.lost_to_chains or 0 for t in losing)
     since, now = record.trigger.since_seconds, seen.boottime_seconds
     within = "" if since is None else f" within {format_span(max(0.0, now - since))}"
-    whose = f"{'' if len(losing) == 1 else 'most '}of {table_name(most)}"
+    whose = f"{'' if len(losing) == 1 else 'most of them '}of {table_name(most)}"
     packets = f"{lost:,} packet{'' if lost == 1 else 's'}"
-    which = f" ({whose})"
-    return f"The kernel dropped {packets}{within}{which} for long hash chains, without a message. Chains{average}."
+    return f"The kernel dropped {packets}{within} for long hash chains ({whose}), without a message.{average}"
 
 
 def _paused(record: Record, pause: Pause) -> str:

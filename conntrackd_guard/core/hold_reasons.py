@@ -51,7 +51,8 @@ class HoldReason(Enum):
     CHAINS = ("Hash chains would get so long that the kernel drops packets silently.", "long hash chains")
     INT_MAX = ("The limit is the highest that the kernel accepts.", "kernel maximum")
     LONG_CHAINS = (
-        "Hash chains are so long that the kernel drops new connections. It logs no message.", "packets lost to chains"
+        "Hash chains are so long that the kernel drops new connections. It logs no message.",
+        "lost to hash chains",
     )
     BUCKETS_LOST = "The persisted limit is in force, but without the hash buckets that were raised for it."
     ALREADY_IN_FORCE = "The persisted limit is in force."

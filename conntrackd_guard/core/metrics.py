@@ -5,7 +5,7 @@ of the fullest tables. No label contains an address.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from conntrackd_guard.core import chains
@@ -24,7 +24,11 @@ COUNTERS = ("drop", "early_drop", "insert_failed", "clash_resolved", "chain_too_
 _COUNTED = (
     ("drop", "drops_total", "Number of packets dropped because the table was full"),
     ("early_drop", "early_drop_total", "Number of dropped conntrack entries to make room for new ones"),
-    ("insert_failed", "insert_failed_total", "Number of entries that could not be inserted, without those of long chains"),
+    (
+        "insert_failed",
+        "insert_failed_total",
+        "Number of entries that could not be inserted, without those of long chains",
+    ),
     ("clash_resolved", "clash_resolved_total", "Number of insert races that lost no packet"),
     ("chain_too_long", "chain_too_long_total", "Number of packets dropped because a hash chain was too long"),
 )

@@ -82,7 +82,7 @@ def resolve(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
     return fit(case, policy)
 
 
-def unanswerable(  # noqa: PLR0911 - one return an answer
+def unanswerable(  # noqa: C901, PLR0911 - one return an answer
     case: Assessment, _: State, policy: Policy
 ) -> Hold | None:
     """Hold unless there is a limit to raise and the trigger is a reason to raise it."""

@@ -95,10 +95,10 @@ class Controller:
         self._verify(tables, now)
         after = episode.on_tables(episodes, tables, limit, self.limit or 0, self.policy, now)
         self._p.floods.look(tables, limit, self.policy, now)
-        self._check_chains(tables, now)
         if tables and now >= self._memory_at:
             self._memory_at = now + MEMORY_SECONDS
             self._check_memory()
+        self._check_chains(tables, now)
         left = min((usage.seconds_to_full(t.count, limit, t.demand_per_second) for t in tables), default=math.inf)
         last = self.state.last_raise_seconds
         # A step made without a measured demand can fill within the cooldown.
@@ -125,8 +125,6 @@ class Controller:
             observation = self._p.observer.observe(namespaces=named)
             if policy.on_flood.action is not FloodAction.RAISE:
                 observation = self._p.floods.mark(observation)
-            if trigger.kind is TriggerKind.CHAINS:
-                observation = self._chains.mark(observation)
             if len(observation.tables) > NAMED_ONE_BY_ONE:
                 observation = condense(observation, trigger.namespace)
             case = assess(trigger, observation, policy)
@@ -146,8 +144,7 @@ class Controller:
                 case BucketsRefused(why=why):
                     self._p.recorder.log("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
                     policy = replace(policy, buckets=Buckets.KEEP)
-                    if trigger.persisted is not None:
-                        trigger = replace(trigger, persisted=replace(trigger.persisted, buckets=None))
+                    trigger = _without_buckets(trigger)
         return self._finish(record, policy, case, is_news=is_news, covers=covers)
 
     def publish(self, *, episodes: int) -> None:
@@ -302,7 +299,9 @@ class Controller:
         if is_long and (not self._chains_long or now >= self._chains_again):
             self._chains_again = now + CHAINS_AGAIN_SECONDS
             trigger = Trigger(kind=TriggerKind.CHAINS, since_seconds=self._chains.since_seconds)
-            self.decide(trigger, is_news=False)
+            case = assess(trigger, condense(self._chains.mark(self._p.observer.observe()), None), self.policy)
+            record = self._record(case, resolve(case, self.state, self.policy))
+            self._finish(record, self.policy, case, is_news=False, covers=lambda: False)
         self._chains_long = is_long
 
     def _verify(self, tables: Sequence[Table], now: float) -> None:
@@ -326,3 +325,8 @@ class Controller:
         if self._pending is not None:
             self._p.recorder.record_verification(verification.conclude(self._pending, end, now))
             self._pending = None
+
+
+def _without_buckets(trigger: Trigger) -> Trigger:
+    """Return the trigger of a start without the buckets that were persisted."""
+    return replace(trigger, persisted=trigger.persisted and replace(trigger.persisted, buckets=None))

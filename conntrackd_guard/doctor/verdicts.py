@@ -263,7 +263,9 @@ def order(files: Sequence[SysctlFile], tool: Tool, ours: str, saved: int | None,
         return wrong(f"leaves the limit unset{by}", f"Remove that line, so that {ours} sets {saved:,}.")
     last = writes(files, tool, BUCKETS_KEYS)[-1:] if buckets is not None else ()
     if word.number == saved and last and last[0].number != buckets:
-        evidence = f"sets {saved:,}, but {last[0].value} hash buckets ({_place(last[0])}) instead of the {buckets:,} saved"
+        evidence = (
+            f"sets {saved:,}, but {last[0].value} hash buckets ({_place(last[0])}) instead of the {buckets:,} saved"
+        )
         return wrong(evidence, f"Remove line {last[0].line} from {last[0].path}: it undoes the saved buckets.")
     if word.number == saved:
         return good(f"sets {saved:,} ({_place(word)}){f', over {_listed(others)}' if others else ''}")
@@ -272,6 +274,15 @@ def order(files: Sequence[SysctlFile], tool: Tool, ours: str, saved: int | None,
         return note(evidence)
     edited = f"{word.link} ({word.path} is a link to it)" if word.link else word.path
     return wrong(evidence, f"Remove line {word.line} from {edited}: it undoes the saved limit.")
+
+
+def _order_of_buckets(files: Sequence[SysctlFile], tool: Tool, saved: int, buckets: int | None) -> Check | None:
+    """Return what is wrong if `tool` sets the saved limit and other buckets than those saved with it."""
+    last = next(reversed(writes(files, tool, BUCKETS_KEYS)), None)
+    if buckets is None or last is None or last.number == buckets:
+        return None
+    evidence = f"sets {saved:,}, but {last.value} hash buckets ({_place(last)}) instead of the {buckets:,} saved with it"
+    return wrong(evidence, f"Remove line {last.line} from {last.path}: it undoes the saved buckets.")
 
 
 def boot_trap(*, built_in: bool | None, rule: str, listed: str, saved: bool) -> Check:

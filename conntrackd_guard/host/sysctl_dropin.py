@@ -80,7 +80,9 @@ class SysctlDropIn:
         wanted = _wanted(pending)
         if wanted is None:
             return None
-        return PersistedLimit(limit=wanted.limit, buckets=wanted.buckets, decision=wanted.decision, boot_id=wanted.boot_id)
+        return PersistedLimit(
+            limit=wanted.limit, buckets=wanted.buckets, decision=wanted.decision, boot_id=wanted.boot_id
+        )
 
     def put(self, persisted: Persisted, decided_seconds: float, buckets: int | None = None) -> None:
         """Persist a limit durably, unless a newer decision has the file already.

@@ -51,8 +51,10 @@ def test_one_after_the_other(matched: Guarded) -> None:
     assert state(matched.host) == (LIMIT, BEFORE, None, None)
 
 
-def test_a_running_guard_takes_both_as_the_operators(matched: Guarded) -> None:
+def test_a_running_guard_takes_both_as_the_operators(matched: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its next raise starts from there."""
+    monkeypatch.setattr("conntrackd_guard.actions.overrides.Clock", lambda: matched.clock)
+    matched.clock.now += 1.0
     assert main(["revert", "--all"], matched.paths) is Exit.DONE
     matched.turn(5.0)
     assert main(["resume"], matched.paths) is Exit.DONE

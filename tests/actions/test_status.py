@@ -38,7 +38,7 @@ def published(**changed: Any) -> dict[str, Any]:
     return {
         "version": 1, "pid": os.getpid(), "since": 1.0, "at": 2.0, "mode": "act", "limit": LIMIT,
         "boottime_seconds": time.clock_gettime(time.CLOCK_BOOTTIME), "paused": None, "conflict": False,
-        "over_budget": False, "episodes": 0, "recorder": {"trouble": []},
+        "over_budget": False, "long_chains": False, "lost_to_chains": 0, "episodes": 0, "recorder": {"trouble": []},
         "sources": {"ring_buffer": "following", "journal": "following", "notes": []}, "policy": encode(Policy()),
     } | changed  # fmt: skip
 

@@ -96,7 +96,10 @@ def test_chains_have_metrics_where_the_kernel_limits_them() -> None:
 
 def test_a_counter_that_becomes_readable_starts_with_its_value() -> None:
     """Counters come one by one: netlink has them all, a bare count none."""
-    bare, whole = seen(Table(namespace=7, label="web", count=5)), seen(*tables(1), Table(namespace=7, label="web", count=5, drop=9))
+    bare, whole = (
+        seen(Table(namespace=7, label="web", count=5)),
+        seen(*tables(1), Table(namespace=7, label="web", count=5, drop=9)),
+    )
     totals = count_up(count_up(Totals(), bare), whole)
     assert series(figures(whole, totals=totals), "guard_table_drops_total")["7", "web"] == 9
     assert ("7", "web") not in series(figures(whole, totals=totals), "guard_table_chain_too_long_total")

@@ -70,10 +70,12 @@ def test_what_merges(record: Record, *, merged: bool, folded: bool) -> None:
 
 ACTIONABLE = [
     "at_ceiling",
+    "buckets_lost",
     "chains",
     "conflict",
     "flood",
     "int_max",
+    "long_chains",
     "over_budget",
     "over_budget_at_start",
     "reserve",

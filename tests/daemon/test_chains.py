@@ -8,13 +8,25 @@ from testbed.guarded import LIMIT, Guarded, Host, again
 from conntrackd_guard.core import chains
 from conntrackd_guard.core.configuration import Buckets, Policy
 from conntrackd_guard.core.policy import decide
+from conntrackd_guard.daemon import controller
 
 MATCH = Policy(buckets=Buckets.MATCH)
 
 
-def losing(guarded: Guarded, packets: int, *, seconds: float = 1.0, pid: str = "1") -> None:
-    """Have a table at 65 % of the limit lose that many packets since boot, and the guard look."""
-    guarded.host.table(LIMIT * 65 // 100, pid=pid, chains=packets)
+USED = LIMIT * 65 // 100
+
+
+def started(host: Host, *, packets: int = 0) -> Guarded:
+    """Return a guard whose table is at 65 % and has lost that many packets since boot."""
+    host.table(USED, chains=packets)
+    guarded = Guarded(host)
+    guarded.turn()
+    return guarded
+
+
+def losing(guarded: Guarded, packets: int, *, seconds: float = 1.0) -> None:
+    """Have that table have lost that many packets since boot, and the guard look."""
+    guarded.host.table(USED, chains=packets)
     guarded.turn(seconds)
 
 
@@ -29,15 +41,14 @@ def status(guarded: Guarded) -> tuple[bool, int]:
 def test_packets_lost_at_low_use_are_told(host: Host) -> None:
     """The table is at 65 %, and the kernel logs nothing: a warning names the packets and the command."""
     host.buckets = 4_096  # 20.8 on average
-    guarded = Guarded(host)
-    losing(guarded, 500)
+    guarded = started(host, packets=500)
     assert guarded.reasons() == []
     losing(guarded, 5_500)
     assert guarded.reasons() == ["hold long_chains none"]
     (line,) = guarded.logged("guard.hold")
     assert line["level"] == "warning"
     assert line["message"] == (
-        "The kernel dropped 5,000 packets within 1s (of the initial namespace) for long hash chains, without a message. "
+        "The kernel dropped 5,000 packets within 1s for long hash chains (of the initial namespace), without a message. "
         "Chains average 20.8 entries (2 × 42,598 ÷ 4,096 buckets). More buckets: `sysctl -w "
         "net.netfilter.nf_conntrack_buckets=16384` (stalls traffic for about 21 ms now; to undo: `sysctl -w "
         "net.netfilter.nf_conntrack_buckets=4096`). To keep them after a boot, put that into a file in /etc/sysctl.d."
@@ -48,8 +59,7 @@ def test_packets_lost_at_low_use_are_told(host: Host) -> None:
 
 def test_losses_that_last_are_one_row(host: Host) -> None:
     """Decided again once a minute, they are counted in it; after a quiet time they are over."""
-    guarded = Guarded(host)
-    losing(guarded, 0)
+    guarded = started(host)
     for second in range(1, 200):
         losing(guarded, 10 * second)
     (row,) = guarded.rows()
@@ -63,14 +73,14 @@ def test_losses_that_last_are_one_row(host: Host) -> None:
 def test_an_average_from_which_packets_are_lost_is_told_before_any_is(host: Host) -> None:
     """All tables count: the container's entries are in the same chains."""
     host.buckets = 5_000
-    guarded = Guarded(host)
     host.table(30_000, pid="200")
     host.table(30_000)
-    guarded.turn(1.0)
+    guarded = Guarded(host)
+    guarded.turn()
     assert guarded.reasons() == ["hold long_chains none"]
     (line,) = guarded.logged("guard.hold")
     assert line["message"].startswith(
-        "Hash chains average 24.0 entries (2 × 60,000 ÷ 5,000 buckets). From 24 on the kernel drops new connections, "
+        "Hash chains are long. Chains average 24.0 entries (2 × 60,000 ÷ 5,000 buckets). From 24 on the kernel drops new connections, "
         "without a message. More buckets: `sysctl -w net.netfilter.nf_conntrack_buckets=16384`"
     )
     assert status(guarded) == (True, 0)
@@ -82,9 +92,9 @@ def test_an_average_from_which_packets_are_lost_is_told_before_any_is(host: Host
 def test_tables_are_read_for_long_chains_at_any_use(host: Host) -> None:
     """With a limit of a million, 5 % of it are long chains in a small hash table."""
     host.buckets, host.limit = 4_000, 1_000_000
-    guarded = Guarded(host)
     host.table(50_000)
-    guarded.turn(1.0)
+    guarded = Guarded(host)
+    guarded.turn()
     assert guarded.reasons() == ["hold long_chains none"]
     guarded.stop()
 
@@ -92,9 +102,8 @@ def test_tables_are_read_for_long_chains_at_any_use(host: Host) -> None:
 def test_an_unlimited_table_is_watched_too(host: Host) -> None:
     """Nothing but its chains bounds it."""
     host.limit = 0
-    guarded = Guarded(host)
-    losing(guarded, 1)
-    losing(guarded, 7)
+    guarded = started(host, packets=1)
+    losing(guarded, 7, seconds=controller.WAITING_SECONDS)
     assert guarded.reasons()[-1] == "hold long_chains none"
     guarded.stop()
 
@@ -102,9 +111,10 @@ def test_an_unlimited_table_is_watched_too(host: Host) -> None:
 def test_nothing_is_said_on_a_kernel_without_a_chain_limit(host: Host) -> None:
     """Chains of 58 lose nothing there."""
     host.buckets = 2_048
-    guarded = Guarded(host)
     host.table(60_000, chains=None)
-    guarded.turn(1.0)
+    host.table(0, pid="200", chains=None)
+    guarded = Guarded(host)
+    guarded.turn()
     guarded.turn(1.0)
     assert "long_chains" not in " ".join(guarded.reasons())
     assert status(guarded) == (False, 0)
@@ -113,10 +123,8 @@ def test_nothing_is_said_on_a_kernel_without_a_chain_limit(host: Host) -> None:
 
 def test_packets_lost_before_the_start_are_not_told(host: Host) -> None:
     """Nobody knows when that was."""
-    host.table(100, chains=60_000)
-    guarded = Guarded(host)
-    guarded.turn(1.0)
-    guarded.turn(1.0)
+    guarded = started(host, packets=60_000)
+    losing(guarded, 60_000)
     assert guarded.reasons() == []
     guarded.stop()
 
@@ -229,9 +237,8 @@ def test_a_higher_limit_of_another_writer_releases_the_buckets_too(matched: Host
 
 def test_the_record_decides_again_the_same(host: Host) -> None:
     """A row has all that its decision needs: the losses of its tables among it."""
-    guarded = Guarded(host)
-    losing(guarded, 0)
-    losing(guarded, 9, pid="1")
+    guarded = started(host)
+    losing(guarded, 9)
     (row,) = guarded.rows()
     with guarded.history() as history:
         record = history.record(row)

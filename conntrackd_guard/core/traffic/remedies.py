@@ -1,6 +1,5 @@
 """Steps against each cause, with commands that can be pasted unchanged. Pure."""
 
-import math
 from typing import assert_never
 
 from conntrackd_guard.core import chains

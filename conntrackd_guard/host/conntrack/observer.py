@@ -161,7 +161,9 @@ class Observer:
         self._allocated.look(now, allocated)
         left = usage.seconds_to_full(allocated, limit, self._allocated.demand_per_second)
         is_open = allocated >= usage.GATE_USE * limit or left <= usage.URGENT_SECONDS
-        is_open = is_open or 2 * allocated > chains.CHAIN_HOLD * (self.buckets or 0) > 0  # chains may be long at any use
+        is_open = (
+            is_open or 2 * allocated > chains.CHAIN_HOLD * (self.buckets or 0) > 0
+        )  # chains may be long at any use
         return is_open, left < usage.HURRY_SECONDS
 
     def _some(self) -> list[_Track]:
@@ -187,7 +189,7 @@ class Observer:
             if counters is None:
                 continue
             if counters.drop is not None:
-                self.chain_limit = counters.chain_too_long is not None
+                self.chain_limit = self.chain_limit or counters.chain_too_long is not None
             growth.look(now, counters.count, counters.drop, counters.early_drop)
             table = Table(
                 namespace=netns.key if netns.namespace is None else netns.namespace,

@@ -50,7 +50,7 @@ def read_statistics() -> Statistics:
     """
     found = Statistics()
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as connection:
-        connection.setblocking(False)
+        connection.settimeout(0)
         for kind, flags in ((_STATS, _REQUEST), (_STATS_CPU, _REQUEST | _DUMP)):
             connection.send(_MESSAGE.pack(_MESSAGE.size, kind, flags, 1, 0, 0, 0, 0))
         for _ in range(_MOST_DATAGRAMS):

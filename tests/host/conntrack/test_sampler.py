@@ -111,7 +111,9 @@ def test_an_unreadable_table_is_an_error(host: CrowdedHost) -> None:
         ("entries searched insert_failed drop early_drop\n5 3 2 0 0\n", 2, None),
     ],
 )
-def test_loss_counters_by_their_header(tmp_path: Path, content: str, insert_failed: int, chain_too_long: int | None) -> None:
+def test_loss_counters_by_their_header(
+    tmp_path: Path, content: str, insert_failed: int, chain_too_long: int | None
+) -> None:
     """Columns differ by kernel; a packet lost to a long chain is in two of them and counts once."""
     found = counters(tmp_path, content)
     assert found is not None

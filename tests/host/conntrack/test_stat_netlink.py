@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conntrackd_guard.host import files
-from conntrackd_guard.host.conntrack import stat, stat_netlink
+from conntrackd_guard.host.conntrack import stat_netlink
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.stat import TableReader, read_statistics
 from conntrackd_guard.host.conntrack.stat_netlink import Statistics, take
@@ -122,7 +122,7 @@ def test_netlink_counts_where_no_file_does(
 ) -> None:
     """A packet dropped for its chain is in two counters of the kernel, and in one here."""
     answer = Statistics(limit=limit, drop=5, early_drop=3, insert_failed=11, clash_resolved=2, chain_too_long=4)
-    monkeypatch.setattr(stat.stat_netlink, "read_statistics", lambda: answer)
+    monkeypatch.setattr(stat_netlink, "read_statistics", lambda: answer)
     found = TableReader(bare).read(INITIAL)
     assert found is not None
     assert (found.count, found.source) == (99, source)
@@ -136,7 +136,7 @@ def test_a_host_that_refuses_netlink_still_has_a_count(bare: Paths, monkeypatch:
     def refuse() -> Statistics:
         raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
 
-    monkeypatch.setattr(stat.stat_netlink, "read_statistics", refuse)
+    monkeypatch.setattr(stat_netlink, "read_statistics", refuse)
     found = TableReader(bare).read(INITIAL)
     assert found is not None
     assert (found.count, found.drop, found.chain_too_long) == (99, None, None)
