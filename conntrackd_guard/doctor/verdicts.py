@@ -261,14 +261,9 @@ def order(files: Sequence[SysctlFile], tool: Tool, ours: str, saved: int | None,
     if word is None:
         by = "".join(f": {_place(line)} overrides it with {line.value or 'an empty value'}" for line in others[-1:])
         return wrong(f"leaves the limit unset{by}", f"Remove that line, so that {ours} sets {saved:,}.")
-    last = writes(files, tool, BUCKETS_KEYS)[-1:] if buckets is not None else ()
-    if word.number == saved and last and last[0].number != buckets:
-        evidence = (
-            f"sets {saved:,}, but {last[0].value} hash buckets ({_place(last[0])}) instead of the {buckets:,} saved"
-        )
-        return wrong(evidence, f"Remove line {last[0].line} from {last[0].path}: it undoes the saved buckets.")
     if word.number == saved:
-        return good(f"sets {saved:,} ({_place(word)}){f', over {_listed(others)}' if others else ''}")
+        found = good(f"sets {saved:,} ({_place(word)}){f', over {_listed(others)}' if others else ''}")
+        return _order_of_buckets(files, tool, saved, buckets) or found
     evidence = f"sets {word.value} ({_place(word)}), which overrides {saved:,} in {ours}"
     if (word.number or 0) > saved:
         return note(evidence)

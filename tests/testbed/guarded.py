@@ -100,6 +100,13 @@ class Host:
         self._write(f"proc/{pid}/ns/net", "")
         self.table(count, pid=pid)
 
+    def end(self, pid: str, *, memory_is_kept: bool) -> None:
+        """End a container; its entries' memory is kept for now, or given back."""
+        if (running := self.root / f"proc/{pid}").exists():
+            running.rename(self.root / f"ended-{pid}")  # no other one gets its inode numbers
+        self._counts[pid] *= memory_is_kept
+        self._allocate()
+
     def table(self, count: int, drop: int = 0, pid: str = "1", *, chains: int | None = 0) -> None:
         """Have a namespace's table hold `count` and have dropped `drop`, and `chains` for long chains (None: no limit)."""
         row = {"entries": count, "drop": drop, "early_drop": 0, "insert_failed": chains or 0, "clashres": 0}
@@ -107,6 +114,9 @@ class Host:
         figures = " ".join(f"{figure:08x}" for figure in row.values())
         self._write(f"proc/{pid}/net/stat/nf_conntrack", f"{' '.join(row)}\n{figures}\n")
         self._counts[pid] = count
+        self._allocate()
+
+    def _allocate(self) -> None:
         allocated = sum(self._counts.values()) + LIMIT // 2  # the gate stands open
         self._write("sys/kernel/slab/nf_conntrack/total_objects", f"{allocated} N0={allocated}\n")
 

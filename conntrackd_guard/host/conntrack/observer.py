@@ -75,7 +75,9 @@ class Observer:
         if now - self._scanned_seconds >= RESCAN_SECONDS or self._scanner.names() != self._names:
             self.rescan()
         tables = self._read(self._some())
-        if self._hidden() - self._unexplained >= _UNEXPLAINED_SHARE * limit:
+        hidden = self._hidden()
+        self._unexplained = min(self._unexplained, hidden)  # the kernel gives memory of ended ones back later
+        if hidden - self._unexplained >= _UNEXPLAINED_SHARE * limit:
             self.rescan()
             tables = self._read(self._tracks.values())  # any of them may have grown
             self._unexplained = self._hidden()
@@ -129,8 +131,8 @@ class Observer:
         return next((track.netns for track in self._tracks.values() if track.netns.number == namespace), None)
 
     def entries(self) -> int:
-        """Return the entries of all tables, as they were last read."""
-        return sum(track.growth.count or 0 for track in self._tracks.values())
+        """Return the entries of all tables in reach, as they were last read."""
+        return sum(track.growth.count or 0 for track in self._tracks.values() if not track.out_of_reach)
 
     def rebase(self) -> None:
         """Count drops again after a raise: those until now belong to the old limit."""
@@ -176,7 +178,7 @@ class Observer:
         return fullest[:half] + (rest + rest)[self._turn : self._turn + min(half, len(rest))]
 
     def _hidden(self) -> int:
-        """Return how many allocated entries no known table holds."""
+        """Return how many allocated entries no table in reach holds."""
         return (self._allocated.count or 0) - self.entries()
 
     def _read(self, tracks: Iterable[_Track]) -> list[Table]:
