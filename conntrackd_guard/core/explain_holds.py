@@ -12,8 +12,8 @@ from conntrackd_guard.core.units import format_bytes, format_duration, format_sp
 _STATEMENTS = frozenset({
     HoldReason.HISTORICAL, HoldReason.SUPPRESSED, HoldReason.RESOLVED, HoldReason.COOLDOWN, HoldReason.UNLIMITED,
     HoldReason.NO_CONNTRACK, HoldReason.ALREADY_IN_FORCE, HoldReason.SET_ELSEWHERE, HoldReason.OVER_BUDGET_AT_START,
-    HoldReason.LIMIT_RAISED, HoldReason.LIMIT_LOWERED, HoldReason.RESERVE_BROKEN, HoldReason.LONG_CHAINS,
-    HoldReason.BUCKETS_LOST,
+    HoldReason.LIMIT_RAISED, HoldReason.LIMIT_LOWERED, HoldReason.RESERVE_BROKEN, HoldReason.CHAIN_DROPS,
+    HoldReason.LONG_CHAINS, HoldReason.BUCKETS_LOST,
 })  # fmt: skip
 """Holds of which nobody expected a raise: their sentence begins without `Not raised`."""
 _ABOUT_A_TABLE = frozenset({
@@ -100,8 +100,8 @@ def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
         case HoldReason.RESOLVED if observation.limit and (table := concerned(record)) is not None:
             name, use = table_name(table), f"{table.count:,} of {observation.limit:,}"
             return f"{name[0].upper()}{name[1:]}: the condition is over ({use}). Nothing to do."
-        case HoldReason.LONG_CHAINS:
-            return _long_chains(record)
+        case HoldReason.CHAIN_DROPS | HoldReason.LONG_CHAINS:
+            return _long_chains(record) or decision.reason.sentence
         case HoldReason.BUCKETS_LOST if trigger.persisted is not None and trigger.persisted.buckets is not None:
             limit, buckets = (
                 trigger.persisted.limit,
@@ -131,15 +131,16 @@ def _foreign_write(record: Record, was: int, policy: Policy) -> str:
 
 
 def _long_chains(record: Record) -> str:
-    """Return the packets lost, the table that lost most of them, and the average chain."""
+    """Return the packets lost, the table that lost most of them, and the average chain; "" without such figures."""
     seen, entries = record.observation, chains.alive(record.observation)
     chain = chains.average(entries, seen.buckets)
-    average = "" if chain is None else f" Chains average {chain:.1f} entries (2 × {entries:,} ÷ {seen.buckets:,} buckets)."
+    average = (
+        "" if chain is None else f" Chains average {chain:.1f} entries (2 × {entries:,} ÷ {seen.buckets:,} buckets)."
+    )
     losing = [table for table in seen.tables if table.lost_to_chains]
-    if not losing and chain is None:
-        return HoldReason.LONG_CHAINS.sentence
     if not losing:
-        return f"Hash chains are long.{average} From {chains.CHAIN_HOLD} on the kernel drops new connections, without a message."
+        drops = f"From {chains.CHAIN_HOLD} on the kernel drops new connections, without a message."
+        return f"Hash chains are long.{average} {drops}" if average else ""
     most, lost = max(losing, key=lambda table: table.lost_to_chains or 0), sum(t.lost_to_chains or 0 for t in losing)
     since, now = record.trigger.since_seconds, seen.boottime_seconds
     within = "" if since is None else f" within {format_span(max(0.0, now - since))}"

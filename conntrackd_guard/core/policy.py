@@ -303,4 +303,5 @@ def _long_chains(observation: Observation, policy: Policy) -> Hold:
     wanted = chains.enough_buckets(max(entries, observation.limit or 0))
     advice = _resize_advice(wanted if wanted > (buckets or 0) else 2 * (buckets or 0), observation)
     keep, match = "To keep them after a boot, put that into a file in /etc/sysctl.d.", "The next raise does that too."
-    return Hold(reason=HoldReason.LONG_CHAINS, advice=(advice, match if policy.buckets is Buckets.MATCH else keep))
+    reason = HoldReason.CHAIN_DROPS if lost else HoldReason.LONG_CHAINS
+    return Hold(reason=reason, advice=(advice, match if policy.buckets is Buckets.MATCH else keep))

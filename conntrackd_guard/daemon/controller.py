@@ -66,7 +66,7 @@ class Controller:
         self._pending: PendingVerification | None = None
         self._changes: list[Record] = []
         """Other writers' changes that are in the state and still to be submitted: nothing delays a write."""
-        self._limit_changed = self._memory_broken = self._chains_long = False
+        self._limit_changed = self._memory_broken = self._chains_long = self._chains_losing = False
         self._memory_at = self._chains_at = self._chains_again = 0.0
         self._chains = ChainLosses()
         self._keys = 0
@@ -295,14 +295,15 @@ class Controller:
             return
         self._chains_at = now + CHAINS_SECONDS
         chain = chains.average(self._p.observer.entries(), self._p.observer.buckets) or 0.0
-        is_long = self._p.observer.chain_limit is not False and (self._chains.total > 0 or chain >= chains.CHAIN_HOLD)
-        if is_long and (not self._chains_long or now >= self._chains_again):
+        is_losing, was_losing = self._chains.since_seconds is not None, self._chains_losing
+        is_long = is_losing or (self._p.observer.chain_limit is not False and chain >= chains.CHAIN_HOLD)
+        if is_long and (not self._chains_long or is_losing != was_losing or now >= self._chains_again):
             self._chains_again = now + CHAINS_AGAIN_SECONDS
             trigger = Trigger(kind=TriggerKind.CHAINS, since_seconds=self._chains.since_seconds)
             case = assess(trigger, condense(self._chains.mark(self._p.observer.observe()), None), self.policy)
             record = self._record(case, resolve(case, self.state, self.policy))
             self._finish(record, self.policy, case, is_news=False, covers=lambda: False)
-        self._chains_long = is_long
+        self._chains_long, self._chains_losing = is_long, is_losing
 
     def _verify(self, tables: Sequence[Table], now: float) -> None:
         """Add a look at the tables to the verification of the last raise, and hand it over once it is complete."""

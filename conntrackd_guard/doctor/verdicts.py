@@ -276,7 +276,9 @@ def _order_of_buckets(files: Sequence[SysctlFile], tool: Tool, saved: int, bucke
     last = next(reversed(writes(files, tool, BUCKETS_KEYS)), None)
     if buckets is None or last is None or last.number == buckets:
         return None
-    evidence = f"sets {saved:,}, but {last.value} hash buckets ({_place(last)}) instead of the {buckets:,} saved with it"
+    evidence = (
+        f"sets {saved:,}, but {last.value} hash buckets ({_place(last)}) instead of the {buckets:,} saved with it"
+    )
     return wrong(evidence, f"Remove line {last.line} from {last.path}: it undoes the saved buckets.")
 
 

@@ -117,6 +117,7 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
         Policy(),
         SOON,
     ),
+    (HoldReason.CHAIN_DROPS, CHAINS, host(table(10, lost_to_chains=1)), CALM, Policy(), None),
     # 24 on average, in all tables together
     (HoldReason.LONG_CHAINS, CHAINS, host(table(6_000), table(6_000, OTHER), buckets=1_000), CALM, Policy(), None),
     (HoldReason.BUCKETS_LOST, start(LIMIT, LIMIT + 512), host(INITIAL), CALM, Policy(), None),

@@ -71,6 +71,7 @@ def test_what_merges(record: Record, *, merged: bool, folded: bool) -> None:
 ACTIONABLE = [
     "at_ceiling",
     "buckets_lost",
+    "chain_drops",
     "chains",
     "conflict",
     "flood",

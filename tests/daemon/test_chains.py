@@ -44,12 +44,12 @@ def test_packets_lost_at_low_use_are_told(host: Host) -> None:
     guarded = started(host, packets=500)
     assert guarded.reasons() == []
     losing(guarded, 5_500)
-    assert guarded.reasons() == ["hold long_chains none"]
+    assert guarded.reasons() == ["hold chain_drops none"]
     (line,) = guarded.logged("guard.hold")
     assert line["level"] == "warning"
     assert line["message"] == (
-        "The kernel dropped 5,000 packets within 1s for long hash chains (of the initial namespace), without a message. "
-        "Chains average 20.8 entries (2 × 42,598 ÷ 4,096 buckets). More buckets: `sysctl -w "
+        "The kernel dropped 5,000 packets within 1 s for long hash chains (of the initial namespace), without a "
+        "message. Chains average 20.8 entries (2 × 42,598 ÷ 4,096 buckets). More buckets: `sysctl -w "
         "net.netfilter.nf_conntrack_buckets=16384` (stalls traffic for about 21 ms now; to undo: `sysctl -w "
         "net.netfilter.nf_conntrack_buckets=4096`). To keep them after a boot, put that into a file in /etc/sysctl.d."
     )
@@ -62,8 +62,9 @@ def test_losses_that_last_are_one_row(host: Host) -> None:
     guarded = started(host)
     for second in range(1, 200):
         losing(guarded, 10 * second)
+    guarded.recorder.call(lambda worker: worker.history_writer.flush())
     (row,) = guarded.rows()
-    assert (row.reason, row.repeats) == ("long_chains", 4)
+    assert (row.reason, row.repeats) == ("chain_drops", 4)
     assert len(guarded.logged("guard.hold")) == 1
     guarded.turn(chains.QUIET_SECONDS)
     assert status(guarded) == (False, 0)
@@ -80,12 +81,24 @@ def test_an_average_from_which_packets_are_lost_is_told_before_any_is(host: Host
     assert guarded.reasons() == ["hold long_chains none"]
     (line,) = guarded.logged("guard.hold")
     assert line["message"].startswith(
-        "Hash chains are long. Chains average 24.0 entries (2 × 60,000 ÷ 5,000 buckets). From 24 on the kernel drops new connections, "
-        "without a message. More buckets: `sysctl -w net.netfilter.nf_conntrack_buckets=16384`"
+        "Hash chains are long. Chains average 24.0 entries (2 × 60,000 ÷ 5,000 buckets). From 24 on the kernel drops new "
+        "connections, without a message. More buckets: `sysctl -w net.netfilter.nf_conntrack_buckets=16384`"
     )
     assert status(guarded) == (True, 0)
     host.buckets = 16_384
     assert status(guarded) == (False, 0)
+    guarded.stop()
+
+
+def test_losses_are_told_although_long_chains_were(host: Host) -> None:
+    """The average was a warning; packets lost are news, at once."""
+    host.buckets = 3_000
+    guarded = started(host)
+    losing(guarded, 0)
+    losing(guarded, 60)
+    losing(guarded, 90)
+    assert guarded.reasons() == ["hold long_chains none", "hold chain_drops none"]
+    assert len(guarded.logged("guard.hold")) == 2
     guarded.stop()
 
 
@@ -104,7 +117,7 @@ def test_an_unlimited_table_is_watched_too(host: Host) -> None:
     host.limit = 0
     guarded = started(host, packets=1)
     losing(guarded, 7, seconds=controller.WAITING_SECONDS)
-    assert guarded.reasons()[-1] == "hold long_chains none"
+    assert guarded.reasons()[-1] == "hold chain_drops none"
     guarded.stop()
 
 

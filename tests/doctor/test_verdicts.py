@@ -69,7 +69,7 @@ def test_buckets_of_a_kernel_without_a_chain_limit() -> None:
         (98304, None, "good", "is saved and in force -> "),
         (98304, 98304, "good", "is saved and in force, with its 98,304 hash buckets -> "),
         (98304, 262144, "good", "is saved and in force, with its 98,304 hash buckets -> "),
-        (98304, 65536, "wrong", "only 65,536 of its 98,304 hash buckets are -> `sysctl -w net.netfilter.nf_conntrack_buckets=98304"),
+        (98304, 65536, "wrong", "only 65,536 of its 98,304 hash buckets are -> `sysctl -w net.netfilter.nf_conntrack_buckets="),
     ],
 )  # fmt: skip
 def test_a_saved_limit_is_in_force_with_its_buckets(
