@@ -5,9 +5,10 @@ from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, MessageKind, Pause, Record, Table
-from conntrackd_guard.core.records import concerned, table_name
+from conntrackd_guard.core.records import concerned, is_dropping, table_name
 from conntrackd_guard.core.state import advance
-from conntrackd_guard.core.units import format_bytes, format_duration, format_span
+from conntrackd_guard.core.units import format_bytes, format_duration, format_span, utc
+from conntrackd_guard.core.usage import CONFIRM_USE
 
 _STATEMENTS = frozenset({
     HoldReason.HISTORICAL, HoldReason.SUPPRESSED, HoldReason.RESOLVED, HoldReason.COOLDOWN, HoldReason.UNLIMITED,
@@ -22,6 +23,10 @@ _ABOUT_A_TABLE = frozenset({
     HoldReason.UNSAMPLED, HoldReason.CHAINS, HoldReason.INT_MAX, HoldReason.CONTRADICTED, HoldReason.DRY_RUN_SUFFICIENT,
 })  # fmt: skip
 """Holds whose reader needs to know how full the table is."""
+_DROPS = _ABOUT_A_TABLE - {HoldReason.STABLE, HoldReason.CONTRADICTED, HoldReason.DRY_RUN_SUFFICIENT}
+"""Holds that cost connections while they last."""
+_DROPS_NOW = "The kernel is dropping new connections."
+_DROPS_LATER = "The kernel will drop new connections once it is full."
 _MESSAGES = {
     MessageKind.TABLE_FULL: "table full",
     MessageKind.EXPECTATION_FULL: "expectation table full",
@@ -37,6 +42,8 @@ _BOUNDS = {
     Bound.INT_MAX: "the kernel allows",
 }
 """What held a step back, before the figure that it allows."""
+ACTING_GUARD = "the acting guard"
+"""The detail of an outcome of a dry run begins with it where that guard changed the limit."""
 UNKNOWN_WRITER = "by unknown"
 """The detail of an outcome where nothing shows who changed the limit."""
 
@@ -52,8 +59,10 @@ def hold_sentence(record: Record, decision: Hold, policy: Policy) -> str:
     if reason in _ABOUT_A_TABLE and table is not None and limit:
         full = f"{table.count:,} of {limit:,} entries ({100 * table.count / limit:.0f} %)"
         parts.append(f"The table of {table_name(table)} holds {', '.join([full, *counters(table)])}.")
+        if reason in _DROPS:
+            parts.append(_DROPS_NOW if is_dropping(record) else _DROPS_LATER)
     if decision.arithmetic is not None and decision.arithmetic.bound is not Bound.TARGET:
-        parts.append(_bounds(decision.arithmetic))
+        parts.append(bounds(decision.arithmetic))
     if reason is not HoldReason.PAUSED or record.observation.pause is None:  # a pause's statement says how to end it
         parts += decision.advice
     return " ".join(filter(None, parts))
@@ -73,10 +82,7 @@ def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
     trigger, observation, retry = record.trigger, record.observation, decision.retry_seconds
     match decision.reason:
         case HoldReason.HISTORICAL if trigger.message_kind is not None:
-            where = f" in netns {trigger.namespace}" if trigger.namespace else ""
-            plural = "" if trigger.message_count == 1 else "s"
-            found = f'{trigger.message_count} "{_MESSAGES[trigger.message_kind]}" message{plural}{where}'
-            return f"Found {found} from before this start. Not acted on: current table usage decides."
+            return _historical(record, _MESSAGES[trigger.message_kind])
         case HoldReason.LIMIT_RAISED | HoldReason.LIMIT_LOWERED if trigger.was is not None:
             return _foreign_write(record, trigger.was, policy)
         case HoldReason.COOLDOWN if retry is not None:
@@ -116,11 +122,30 @@ def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
             return reason.sentence
 
 
+def _historical(record: Record, kind: str) -> str:
+    """Return how many messages there are from before the start, of which namespaces, and whether a table is full now."""
+    trigger, observation = record.trigger, record.observation
+    found = f'{trigger.message_count:,} "{kind}" message{"s" * (trigger.message_count != 1)} from before this start'
+    last = "" if trigger.message_wall_seconds is None else f", the last at {utc(trigger.message_wall_seconds)}"
+    where, (first, *others) = "", trigger.namespaces or ((0, 0),)
+    more = len(others) + trigger.more_namespaces
+    if first[0]:
+        count = f" ({first[1]:,})" if more else ""
+        where = f", in netns {first[0]}{count}" + (f" and {more:,} other{'s' * (more > 1)}" if more else "")
+    fullest = max((table.count for table in observation.tables), default=0)
+    full = observation.limit and fullest >= CONFIRM_USE * observation.limit
+    now = "a full table is decided about by itself" if full else "no table is full now"
+    return f"Found {found}{last}{where}. Not acted on; {now}."
+
+
 def _foreign_write(record: Record, was: int, policy: Policy) -> str:
     """Return what another program did to the limit, and after how many lowerings the guard stops raising."""
     detail, now = record.outcome.detail.removeprefix("by "), record.observation.boottime_seconds
     who = f"probably {detail}" if detail and record.outcome.detail != UNKNOWN_WRITER else "not known what"
-    text = f"Something else set nf_conntrack_max from {was:,} to {record.observation.limit or 0:,} ({who})."
+    change = f"set nf_conntrack_max from {was:,} to {record.observation.kernel_limit or 0:,}"
+    text = f"Something else {change} ({who})."
+    if detail.startswith(ACTING_GUARD):
+        text = f"T{detail[1:]} {change}."
     after = advance(record.state, record).conflict_seconds
     if after == record.state.conflict_seconds or not policy.conflict_limit:
         return text
@@ -170,7 +195,7 @@ def _broken(arithmetic: Arithmetic) -> str:
     return " ".join(parts)
 
 
-def _bounds(arithmetic: Arithmetic) -> str:
+def bounds(arithmetic: Arithmetic) -> str:
     """Return the figures of the bound that held the step back."""
     bound = _BOUNDS[arithmetic.bound].format(
         budget=format_bytes(arithmetic.budget_bytes),

@@ -33,7 +33,7 @@ class HoldReason(Enum):
         "The table belongs to a user namespace. Any user can create one, so the guard does not raise for it.",
     )
     PAUSED = "Raising is paused."
-    CONFLICT = "Another program keeps lowering the limit. The guard has stopped raising."
+    CONFLICT = "Another program keeps lowering the limit."
     UNLIMITED = "The limit is 0, which means unlimited."
     NO_CONNTRACK = "This kernel tracks no connections yet."
     WRITE_REFUSED = "The kernel refused the last write. Retrying later."

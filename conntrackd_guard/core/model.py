@@ -80,6 +80,12 @@ class Trigger:
     stamp_us: int | None = None
     since_seconds: float | None = None
     """When packets began to be lost to long chains."""
+    message_wall_seconds: float | None = None
+    """Wall time of the newest of messages from before the start, if the journal has it."""
+    namespaces: tuple[tuple[int, int], ...] = ()
+    """Of messages from before the start: (namespace, messages) of the namespaces with the most."""
+    more_namespaces: int = 0
+    """Further ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +229,11 @@ class Override:
     """End of the pause; None: until resumed."""
     reason: str = ""
     uid: int | None = None
+    user: str = ""
+    """Name of that user, empty if unknown."""
     login_uid: int | None = None
+    login: str = ""
+    """Name of who logged in, empty if unknown."""
 
 
 Decision = Raise | Hold | Override

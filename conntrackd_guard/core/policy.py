@@ -79,7 +79,7 @@ def resolve(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
     for gate in GATES if case.trigger.persisted is None else START_GATES:
         if (hold := gate(case, state, policy)) is not None:
             return hold
-    return fit(case, policy)
+    return fit(case, state, policy)
 
 
 def unanswerable(  # noqa: C901, PLR0911 - one return an answer
@@ -222,7 +222,7 @@ START_GATES: tuple[Gate, ...] = (unanswerable, unrestorable)
 """For the limit that was persisted for this boot."""
 
 
-def fit(case: Assessment, policy: Policy) -> Raise | Hold:
+def fit(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
     """Return a raise to as much of the step as every bound allows; a hold if that isn't worth a write."""
     persisted, truth, limit = case.trigger.persisted, case.corroboration, case.observation.limit or 0
     demand = 0.0
@@ -250,7 +250,9 @@ def fit(case: Assessment, policy: Policy) -> Raise | Hold:
             arithmetic=arithmetic,
             corroboration=truth,
             buckets_target=arithmetic.buckets_target,
-            advice=() if is_plain and (arithmetic.chain or 0) <= chains.CHAIN_ADVISE else _advice(case, arithmetic),
+            advice=()
+            if is_plain and (arithmetic.chain or 0) <= chains.CHAIN_ADVISE
+            else _advice(case, state, arithmetic),
         )
     if arithmetic.bound is Bound.CHAINS:
         reason, step = HoldReason.CHAINS, _buckets_advice(case, arithmetic)
@@ -265,18 +267,23 @@ def fit(case: Assessment, policy: Policy) -> Raise | Hold:
     )
 
 
-def _advice(case: Assessment, arithmetic: Arithmetic) -> tuple[str, ...]:
-    """Return the steps for an operator if raising alone is no cure."""
-    advice = []
+def _advice(case: Assessment, state: State, arithmetic: Arithmetic) -> tuple[str, ...]:
+    """Return the steps for an operator if raising alone is no cure; once an incident for the buckets."""
+    advice, last = [], state.last_raise_seconds
+    entries_before = arithmetic.full_tables * arithmetic.current + arithmetic.other_entries
+    is_advised = (
+        last is not None
+        and case.observation.boottime_seconds < last + tuning.INCIDENT_SECONDS
+        and 2 * entries_before > chains.CHAIN_ADVISE * (arithmetic.buckets or 0)
+    )
     if case.corroboration is Corroboration.UNKNOWN:
         advice.append("The table could not be judged: one plain step, charged as one full table.")
     if case.flooded is None:
         advice.append("No sample shows yet whether a flood fills the table: one plain step, and a sample after it.")
-    if arithmetic.target < arithmetic.wanted and arithmetic.bound in _BOUND_HOLDS:
-        advice.append(f"Only part of the step fits. {_BOUND_HOLDS[arithmetic.bound][1]}")
-    if arithmetic.chain is not None and arithmetic.chain > chains.CHAIN_ADVISE and arithmetic.buckets_target is None:
+    chain = 0.0 if is_advised or arithmetic.buckets_target is not None else arithmetic.chain or 0.0
+    if chain > chains.CHAIN_ADVISE:
         advice.append(
-            f"Lookups get slow: hash chains may reach {arithmetic.chain:.0f} entries. {_buckets_advice(case, arithmetic)}"
+            f"Lookups get slow: hash chains may reach {chain:.0f} entries. {_buckets_advice(case, arithmetic)}"
         )
     return tuple(advice)
 

@@ -33,6 +33,9 @@ Judgement: 20 raises by half make the limit 3,325 times as large; more is a faul
 MAX_RAISES_WINDOW_SECONDS = 600.0
 """Judgement: longer than a burst, shorter than the time an operator needs to be called and log in."""
 
+INCIDENT_SECONDS = 600.0
+"""Judgement: decisions within this time belong to one incident, which is over within minutes."""
+
 CONFLICT_WINDOW_SECONDS = 86400.0
 """Window of `conflict_limit`. Judgement: daily runs of configuration tools are the usual other writer."""
 

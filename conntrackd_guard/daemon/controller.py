@@ -9,13 +9,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from conntrackd_guard.core import budget, chains, episode, tuning, usage, verification
+from conntrackd_guard.core import budget, chains, episode, incident, tuning, usage, verification
 from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.chains import ChainLosses
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.incident import Incidents
 from conntrackd_guard.core.model import (
     Decision,
     Hold,
@@ -66,6 +67,7 @@ class Controller:
         self._pending: PendingVerification | None = None
         self._changes: list[Record] = []
         """Other writers' changes that are in the state and still to be submitted: nothing delays a write."""
+        self._incidents: Incidents = {}
         self._limit_changed = self._memory_broken = self._chains_long = self._chains_losing = False
         self._memory_at = self._chains_at = self._chains_again = 0.0
         self._chains = ChainLosses()
@@ -94,6 +96,8 @@ class Controller:
         series.note(tables, self._p.observer.present, limit, wall)
         self._verify(tables, now)
         after = episode.on_tables(episodes, tables, limit, self.limit or 0, self.policy, now)
+        if self._incidents:
+            self._end_incidents(tables, after, limit, now)
         self._p.floods.look(tables, limit, self.policy, now)
         if tables and now >= self._memory_at:
             self._memory_at = now + MEMORY_SECONDS
@@ -213,6 +217,7 @@ class Controller:
             self._p.observer.rebase()
             if outcome.kind is OutcomeKind.APPLIED:
                 self._begin_verification(record, outcome.limit_after)
+        self._incidents = incident.on_record(self._incidents, record)
         position = self._p.log_sources.position() if covers() else None
         self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.message_count))
         if isinstance(decision, Raise) or (isinstance(decision, Hold) and decision.reason is HoldReason.UNSAMPLED):
@@ -303,7 +308,20 @@ class Controller:
             case = assess(trigger, condense(self._chains.mark(self._p.observer.observe()), None), self.policy)
             record = self._record(case, resolve(case, self.state, self.policy))
             self._finish(record, self.policy, case, is_news=False, covers=lambda: False)
+        elif self._chains_long and not is_long:
+            text = f"Hash chains are short again (average {chain:.1f}): no more packets are lost to them."
+            self._p.recorder.log("guard.info", "info", text)
         self._chains_long, self._chains_losing = is_long, is_losing
+
+    def _end_incidents(self, tables: Sequence[Table], episodes: Episodes, limit: int, now: float) -> None:
+        """Log the end of each incident that mattered, once its table has had no need for a while."""
+        self._incidents = incident.on_tables(self._incidents, tables)
+        for namespace, over in self._incidents.items() if None not in episodes else ():
+            if namespace not in episodes:
+                self._incidents = {name: known for name, known in self._incidents.items() if name != namespace}
+                if over.matters:
+                    text = incident.sentence(over, limit, now, dry_run=self._p.kernel.rehearsing)
+                    self._p.recorder.log("guard.incident_over", "info", text, namespace=namespace, dropped=over.dropped)
 
     def _verify(self, tables: Sequence[Table], now: float) -> None:
         """Add a look at the tables to the verification of the last raise, and hand it over once it is complete."""

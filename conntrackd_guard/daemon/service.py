@@ -20,6 +20,7 @@ from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop
+from conntrackd_guard.daemon.outlook import outlook
 from conntrackd_guard.daemon.recovery import recover
 from conntrackd_guard.daemon.status_line import limit_text, sources_text
 from conntrackd_guard.host.clock import Clock
@@ -142,7 +143,7 @@ class Daemon:
         ring, notes = _open_ring_buffer(paths)
         log_sources = LogSources(ring, recorder, recovered.past, observer.boot_id, notes)
         log_sources.debug = self._debug
-        observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
+        seen = observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
         parts = Dependencies(
             mode=paths.mode,
             kernel=kernel,
@@ -167,6 +168,8 @@ class Daemon:
             sources=sources,
             settings=sorted({origin.split(":")[0] for origin in self._settings.origins.values()}),
         )
+        for text in outlook(seen, self._settings.policy, paths.root) if rehearsing is not None else ():
+            recorder.log("guard.info", "info", text)
         controller = Controller(parts, self._settings.policy, recovered.state)
         return parts, Loop(parts, controller, self._signals.take)
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from conntrackd_guard.core import explain
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
 from conntrackd_guard.core.model import Raise, Record, TriggerKind
@@ -22,7 +23,7 @@ from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import MAX_QUEUED, NotifySpool
 from conntrackd_guard.host.other_writers import attribute_change
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RuntimeDir
+from conntrackd_guard.host.runtime_dir import RuntimeDir, acting_guard
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 from conntrackd_guard.recording.dropin_sync import DropInSync
 from conntrackd_guard.recording.history_writer import HistoryWriter
@@ -179,9 +180,12 @@ class Worker:
         progress = self._progress.get(item.record.key)
         if progress is not None:
             return replace(item, record=progress.record, sentence=progress.sentence), progress
-        record, limit = item.record, item.record.observation.limit
+        record, limit = item.record, item.record.observation.kernel_limit
         if record.trigger.kind is TriggerKind.OTHER_WRITER and limit is not None and not record.outcome.detail:
-            found = attribute_change(self._root, limit, record.observation.boottime_seconds)  # looks at all processes
+            found = acting_guard(self._root, limit) if record.mode is Mode.DRY_RUN else ""
+            found = found or attribute_change(
+                self._root, limit, record.observation.boottime_seconds
+            )  # looks at all processes
             record = replace(record, outcome=replace(record.outcome, detail=f"by {found}"))
         item = replace(item, record=record, sentence=explain.sentence(record, item.policy))
         progress = _Progress(record, item.sentence, is_stored=item.is_stored, is_logged=item.is_stored)

@@ -87,6 +87,8 @@ def test_an_average_from_which_packets_are_lost_is_told_before_any_is(host: Host
     assert status(guarded) == (True, 0)
     host.buckets = 16_384
     assert status(guarded) == (False, 0)
+    (line,) = guarded.logged("guard.info")
+    assert line["message"] == "Hash chains are short again (average 7.3): no more packets are lost to them."
     guarded.stop()
 
 

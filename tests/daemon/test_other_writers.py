@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host, an_override
 
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import OverrideKind, Pause
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, OverrideKind, Pause, Trigger, TriggerKind
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 STEP = 98_304
 """65,536 × 1.5."""
@@ -78,6 +82,28 @@ def test_a_change_is_recorded_although_the_decision_that_met_it_fails(
     guarded.turn(3.0)
     assert guarded.reasons().count("hold limit_lowered none") == 1
     assert guarded.reasons()[-1].startswith("raise")
+    guarded.stop()
+
+
+def test_a_dry_run_names_the_acting_guard(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its raises are no riddle in the audit beside it."""
+    guarded = Guarded(host)
+    monkeypatch.setattr(RuntimeDir, "holder", lambda _: 7)
+    guarded.runtime_dir.put_status({"limit": STEP})
+    seen = replace(guarded.observer.observe(), limit=STEP, kernel_limit=STEP)
+    record = replace(
+        an_override(guarded, OverrideKind.RESUME),
+        mode=Mode.DRY_RUN,
+        trigger=Trigger(kind=TriggerKind.OTHER_WRITER, was=LIMIT),
+        observation=seen,
+        decision=Hold(reason=HoldReason.LIMIT_RAISED),
+    )
+    guarded.recorder.submit(record, Policy())
+    guarded.recorder.submit(replace(record, key="other", observation=replace(seen, kernel_limit=1)), Policy())
+    assert [row.sentence for row in guarded.rows()] == [
+        "The acting guard (process 7) set nf_conntrack_max from 65,536 to 98,304.",
+        "Something else set nf_conntrack_max from 65,536 to 1 (not known what).",
+    ]
     guarded.stop()
 
 

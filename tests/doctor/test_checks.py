@@ -94,6 +94,15 @@ def test_bad_settings(host: FakeHost) -> None:
     assert "guard.yaml:2: 'modus'" in found.evidence
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to own settings: warnings were NOT tested")
+def test_settings_that_switch_the_guard_off(host: FakeHost) -> None:
+    """They are valid, so it is a note."""
+    host.put("etc/conntrackd-guard/guard.yaml", "max_limit: 98304\n").chmod(0o644)
+    found = host.examine()["settings"]
+    assert found.verdict.value == "note"
+    assert "guard.yaml:1: max_limit: 98,304 is not above the limit in force (98,304)" in found.evidence
+
+
 def test_a_damaged_history(host: FakeHost) -> None:
     """A damaged page is found although the newest decision can be read; the other checks go on."""
     with History(host.paths.history, mode="writer") as history:

@@ -194,6 +194,7 @@ class ToldIntake(LogSources):
 
     def __init__(self) -> None:
         self.lines: list[tuple[KernelEvent, bool]] = []
+        self.past_wall_seconds: dict[MessageKind, float] = {}
 
     def take(self) -> list[tuple[KernelEvent, bool]]:
         """Return the messages given since."""
