@@ -81,7 +81,9 @@ def _raise_sentence(record: Record, decision: Raise) -> str:
 def _need(record: Record, decision: Raise) -> str:
     """Return the condition that led to a raise."""
     if record.trigger.persisted is not None:
-        return f"{record.trigger.persisted.limit:,} was saved for this boot, and the kernel's default was in force"
+        persisted, boot = record.trigger.persisted, record.observation.boot_id
+        was = "set in this boot" if persisted.boot_id == boot else "saved for this boot"
+        return f"{persisted.limit:,} was {was}, and the kernel's default was in force"
     table, limit = concerned(record), decision.arithmetic.current
     if decision.corroboration is Corroboration.UNKNOWN or table is None:
         number = record.trigger.namespace

@@ -4,7 +4,8 @@ from conntrackd_guard.core import chains, tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import Hold, MessageKind, Pause, Record, Table
+from conntrackd_guard.core.kernel_default import default_limit
+from conntrackd_guard.core.model import Hold, LoadFacts, MessageKind, Pause, Record, Table
 from conntrackd_guard.core.records import concerned, is_dropping, table_name
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.core.units import format_bytes, format_duration, format_span, utc
@@ -13,8 +14,8 @@ from conntrackd_guard.core.usage import CONFIRM_USE
 _STATEMENTS = frozenset({
     HoldReason.HISTORICAL, HoldReason.SUPPRESSED, HoldReason.RESOLVED, HoldReason.COOLDOWN, HoldReason.UNLIMITED,
     HoldReason.NO_CONNTRACK, HoldReason.ALREADY_IN_FORCE, HoldReason.SET_ELSEWHERE, HoldReason.OVER_BUDGET_AT_START,
-    HoldReason.LIMIT_RAISED, HoldReason.LIMIT_LOWERED, HoldReason.RESERVE_BROKEN, HoldReason.CHAIN_DROPS,
-    HoldReason.LONG_CHAINS, HoldReason.BUCKETS_LOST,
+    HoldReason.LIMIT_RAISED, HoldReason.LIMIT_LOWERED, HoldReason.RESERVE_BROKEN, HoldReason.BUCKETS_CHANGED,
+    HoldReason.RELOADED, HoldReason.CHAIN_DROPS, HoldReason.LONG_CHAINS, HoldReason.BUCKETS_LOST,
 })  # fmt: skip
 """Holds of which nobody expected a raise: their sentence begins without `Not raised`."""
 _ABOUT_A_TABLE = frozenset({
@@ -83,8 +84,11 @@ def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
     match decision.reason:
         case HoldReason.HISTORICAL if trigger.message_kind is not None:
             return _historical(record, _MESSAGES[trigger.message_kind])
-        case HoldReason.LIMIT_RAISED | HoldReason.LIMIT_LOWERED if trigger.was is not None:
+        case HoldReason.LIMIT_RAISED | HoldReason.LIMIT_LOWERED | HoldReason.BUCKETS_CHANGED if trigger.was is not None:
             return _foreign_write(record, trigger.was, policy)
+        case HoldReason.RELOADED if observation.limit is not None:
+            was = "" if trigger.was is None else f" instead of {trigger.was:,}"
+            return f"{decision.reason.sentence} The limit is now {observation.limit:,}{was}. No program set it."
         case HoldReason.COOLDOWN if retry is not None:
             return f"Waiting up to {_wait(record, retry)} after the last raise before the next."
         case HoldReason.UNSAMPLED if retry is not None:
@@ -99,10 +103,7 @@ def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
             wait = _wait(record, refusal.until_seconds)
             return f"The kernel refused the write {tries} (errno {refusal.errno}). Next try in {wait}."
         case HoldReason.SET_ELSEWHERE if observation.limit is not None and trigger.persisted is not None:
-            return (
-                f"The limit ({observation.limit:,}) is lower than the {trigger.persisted.limit:,} saved for this boot "
-                "and isn't a kernel default. Someone set it on purpose, so it stays."
-            )
+            return _set_elsewhere(record, observation.limit, trigger.persisted.limit)
         case HoldReason.RESOLVED if observation.limit and (table := concerned(record)) is not None:
             name, use = table_name(table), f"{table.count:,} of {observation.limit:,}"
             return f"{name[0].upper()}{name[1:]}: the condition is over ({use}). Nothing to do."
@@ -142,12 +143,22 @@ def _foreign_write(record: Record, was: int, policy: Policy) -> str:
     """Return what another program did to the limit, and after how many lowerings the guard stops raising."""
     detail, now = record.outcome.detail.removeprefix("by "), record.observation.boottime_seconds
     who = f"probably {detail}" if detail and record.outcome.detail != UNKNOWN_WRITER else "not known what"
-    change = f"set nf_conntrack_max from {was:,} to {record.observation.kernel_limit or 0:,}"
+    limit, buckets, changes = record.observation.kernel_limit or 0, record.observation.buckets or 0, list[str]()
+    if limit != was:
+        changes.append(f"nf_conntrack_max from {was:,} to {limit:,}")
+    if record.trigger.was_buckets is not None:
+        changes.append(f"nf_conntrack_buckets from {record.trigger.was_buckets:,} to {buckets:,}")
+    change = f"set {' and '.join(changes)}"
     text = f"Something else {change} ({who})."
     if detail.startswith(ACTING_GUARD):
         text = f"T{detail[1:]} {change}."
-    after = advance(record.state, record).conflict_seconds
-    if after == record.state.conflict_seconds or not policy.conflict_limit:
+    if record.trigger.was_buckets is not None and buckets and limit:
+        text += f" A full table now means chains of {2 * limit / buckets:.1f} entries on average."
+    state = advance(record.state, record)
+    after = state.conflict_seconds
+    if record.state.replaced_limit is not None and state.set_limit == limit:
+        return f"{text} The guard had set this limit itself: what stood in between was passing, and no conflict."
+    if len(after) <= len(record.state.conflict_seconds) or not policy.conflict_limit:
         return text
     window, most = tuning.CONFLICT_WINDOW_SECONDS, policy.conflict_limit
     count = sum(at > now - window for at in after)
@@ -174,6 +185,20 @@ def _long_chains(record: Record) -> str:
     return f"The kernel dropped {packets}{within} for long hash chains ({whose}), without a message.{average}"
 
 
+def _set_elsewhere(record: Record, limit: int, persisted: int) -> str:
+    """Return why the limit found at start is somebody's: the line that sets it, or the kernel's default beside it."""
+    load, seen, detail = record.trigger.load or LoadFacts(), record.observation, record.outcome.detail
+    text = f"The limit ({limit:,}) is lower than the {persisted:,} saved for this boot"
+    if limit == load.final_limit:
+        return f"{text}: {load.final_line} sets it at boot, so it stays."
+    default = default_limit(load, seen.buckets or 0, seen.memory_total_bytes)
+    text += " and isn't the kernel's default"
+    if seen.buckets:
+        text += f" with {seen.buckets:,} buckets" + (f" ({default:,})" if default else "")
+    who = "" if detail in {"", UNKNOWN_WRITER} else f", probably {detail.removeprefix('by ')}"
+    return f"{text}. Someone set it on purpose{who}, so it stays."
+
+
 def _paused(record: Record, pause: Pause) -> str:
     if pause.by.startswith("/"):
         return f"Raising is paused: {pause.by} exists. Remove it to resume."
@@ -190,7 +215,7 @@ def _broken(arithmetic: Arithmetic) -> str:
     parts = [f"The tables exceed the memory budget: {used} of {budget}."] if over else []
     if arithmetic.memory_available_bytes < arithmetic.min_available_bytes:
         tables = "" if over else f" The tables' {used} of a budget of {budget}."
-        available = format_bytes(arithmetic.memory_available_bytes)
+        available = _available(arithmetic)
         parts.append(f"Too little memory is available: {available}, less than `min_available` ({least}).{tables}")
     return " ".join(parts)
 
@@ -200,10 +225,17 @@ def bounds(arithmetic: Arithmetic) -> str:
     bound = _BOUNDS[arithmetic.bound].format(
         budget=format_bytes(arithmetic.budget_bytes),
         least=format_bytes(arithmetic.min_available_bytes),
-        available=format_bytes(arithmetic.memory_available_bytes),
+        available=_available(arithmetic),
         buckets=arithmetic.buckets or 0,
     )
     return f"Wanted {arithmetic.wanted:,}; {bound} {arithmetic.target:,}."
+
+
+def _available(arithmetic: Arithmetic) -> str:
+    """Return the available memory: `400 MiB`, `7.7 GiB with 7.3 GiB of ZFS' cache`, `80 MiB of low memory`."""
+    low = " of low memory" if arithmetic.memory_is_low else ""
+    zfs = f" with {format_bytes(arithmetic.memory_zfs_bytes)} of ZFS' cache" if arithmetic.memory_zfs_bytes else ""
+    return f"{format_bytes(arithmetic.memory_available_bytes)}{low}{zfs}"
 
 
 def _wait(record: Record, until_seconds: float) -> str:

@@ -63,4 +63,9 @@ class HoldReason(Enum):
     OVER_BUDGET_AT_START = "The persisted limit is active, but a full table would exceed this host's memory budget."
     LIMIT_RAISED = "Another program raised the limit."
     LIMIT_LOWERED = "Another program lowered the limit."
+    BUCKETS_CHANGED = "Another program changed the number of hash buckets."
+    RELOADED = (
+        "The kernel loaded connection tracking, which sets limit and buckets to its defaults.",
+        "module loaded",
+    )
     RESERVE_BROKEN = ("The tables exceed the memory budget, or too little memory is available.", "memory exceeded")

@@ -159,7 +159,10 @@ def _of_guard(figures: Figures) -> Iterator[Family]:
     success = "Unix time of the last successful main-loop iteration."
     yield _gauge("last_success_timestamp_seconds", success, loop.at_seconds)
     yield _gauge("source_up", "Whether kernel messages can be read from this source.", readable, "source")
-    yield _gauge("tables_complete", "Whether every connection tracking table could be read.", seen.complete)
+    complete = "Whether every connection tracking table could be read, of those that this kernel shows."
+    yield _gauge("tables_complete", complete, seen.complete or not seen.has_statistics)
+    unread = "Number of tables that can't be read and are charged as full ones."
+    yield _gauge("tables_unread", unread, seen.unread_tables)
     errors = "Number of current recorder errors, which `guard status` lists."
     yield _gauge("recorder_errors", errors, loop.recorder_errors)
     yield _gauge("paused", "Whether an operator has paused raising.", seen.pause is not None)

@@ -61,6 +61,20 @@ class PersistedLimit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadFacts:
+    """What sets limit and buckets while connection tracking loads and the sysctl files are applied at boot."""
+
+    kernel_release: str = ""
+    """As in `uname -r`; "" if unreadable."""
+    hashsize: int | None = None
+    """Buckets by a `hashsize=` of the module or the kernel command line, rounded up as the kernel does."""
+    final_line: str = ""
+    """`file:line` of the sysctl line that systemd-sysctl applies last, if it is another's than the drop-in's."""
+    final_limit: int | None = None
+    """The limit that it sets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
     """The cause of a decision. One decision may answer several messages of a burst."""
 
@@ -71,8 +85,14 @@ class Trigger:
     live: bool = True
     was: int | None = None
     """The limit before another program changed it."""
+    was_buckets: int | None = None
+    """The hash buckets before another program changed them; None if it did not."""
+    reloaded: bool = False
+    """Whether connection tracking was unloaded and loaded since: the kernel set the limit, and no program."""
     persisted: PersistedLimit | None = None
     """At start: the limit that should be in force."""
+    load: LoadFacts | None = None
+    """At start: what may have set the limit found instead."""
     message_count: int = 0
     """Kernel messages that this decision answers."""
     message_seconds: float | None = None
@@ -162,6 +182,10 @@ class Observation:
     """Facts that could not be read, each with the safe default used instead."""
     complete: bool = True
     """Whether every tracking namespace was readable."""
+    unread_tables: int = 0
+    """Tables that can't be read, but must be expected: each is charged as a full one."""
+    has_statistics: bool = True
+    """Whether this kernel has statistics files: without them, drops and other namespaces' tables can't be read."""
     buckets: int | None = None
     chain_limit: bool | None = None
     """Whether this kernel drops packets for long hash chains; None if unknown, which counts as yes."""
@@ -171,6 +195,10 @@ class Observation:
     memory_total_bytes: int = 0
     memory_hugetlb_bytes: int = 0
     memory_available_bytes: int = 0
+    memory_zfs_bytes: int = 0
+    """Of that, ZFS' cache above its minimum, which the kernel doesn't count as available."""
+    memory_is_low: bool = False
+    """Total and available are those of low memory, where a 32-bit kernel keeps entries."""
     pause: Pause | None = None
     estimate: bool = False
     """The counts are estimates of need (dry-run mode)."""
@@ -278,6 +306,10 @@ class State:
     raise_seconds: tuple[float, ...] = ()
     set_limit: int | None = None
     """The limit that the guard last wrote; None after another program or an operator changed it."""
+    replaced_limit: int | None = None
+    """The limit that the guard had written, after another program changed it: it may be back within seconds."""
+    replaced_seconds: float = 0.0
+    """When that was."""
     conflict_seconds: tuple[float, ...] = ()
     refusal: Refusal | None = None
     unknown_seconds: float | None = None

@@ -16,9 +16,11 @@ from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.kernel_default import default_limit
 from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
+    LoadFacts,
     MessageKind,
     Observation,
     Raise,
@@ -37,8 +39,6 @@ SMALLEST_PART = 0.05
 SAMPLE_SECONDS = 30.0
 """Validity of a flood sample, and of one plain step without a sample."""
 
-_DEFAULT_FACTORS = (1, 4, 8)
-"""The kernel's default limit as a multiple of the buckets: since 5.15, before, and with an explicit `hashsize=`."""
 _RESUME = "`guard resume` ends a pause; to end /etc/conntrackd-guard/pause, remove the file."
 
 _SIBLINGS = {
@@ -98,8 +98,7 @@ def unanswerable(  # noqa: C901, PLR0911 - one return an answer
         return Hold(reason=HoldReason.UNLIMITED, retry_seconds=observation.boottime_seconds + RECHECK_SECONDS)
     match trigger.kind:
         case TriggerKind.OTHER_WRITER:
-            lowered = trigger.was is None or observation.limit < trigger.was
-            return Hold(reason=HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED)
+            return Hold(reason=_change(trigger, observation.limit))
         case TriggerKind.CHAINS:
             return _long_chains(observation, policy)
         case TriggerKind.MEMORY:
@@ -112,6 +111,16 @@ def unanswerable(  # noqa: C901, PLR0911 - one return an answer
         case TriggerKind.START | TriggerKind.OVERRIDE:
             is_on = trigger.persisted is not None
     return None if is_on else Hold(reason=HoldReason.TRIGGER_OFF)
+
+
+def _change(trigger: Trigger, limit: int) -> HoldReason:
+    """Return what changed besides the guard's own writes."""
+    if trigger.reloaded:
+        return HoldReason.RELOADED
+    if trigger.was == limit:
+        return HoldReason.BUCKETS_CHANGED
+    lowered = trigger.was is None or limit < trigger.was
+    return HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED
 
 
 def unconfirmed(  # noqa: PLR0911 - one return an answer
@@ -211,7 +220,8 @@ def unrestorable(case: Assessment, _: State, policy: Policy) -> Hold | None:
             return Hold(reason=HoldReason.ALREADY_IN_FORCE)
         step = "The guard never lowers it unasked: `guard revert --all` goes back to the limit before the first raise."
         return Hold(reason=HoldReason.OVER_BUDGET_AT_START, arithmetic=arithmetic, advice=(step,))
-    if limit not in {factor * buckets for factor in _DEFAULT_FACTORS}:
+    load = case.trigger.load or LoadFacts()
+    if limit == load.final_limit or limit != default_limit(load, buckets, observation.memory_total_bytes):
         step = "`guard doctor` names what sets it at boot. The next need raises it from there."
         return Hold(reason=HoldReason.SET_ELSEWHERE, advice=(step,))
     return None if observation.pause is None else Hold(reason=HoldReason.PAUSED, advice=(_RESUME,))

@@ -39,6 +39,13 @@ INCIDENT_SECONDS = 600.0
 CONFLICT_WINDOW_SECONDS = 86400.0
 """Window of `conflict_limit`. Judgement: daily runs of configuration tools are the usual other writer."""
 
+STANDING_SECONDS = 10.0
+"""Another program's value that stands for less is passing: neither a conflict nor a reason to drop the saved limit.
+
+Judgement: `sysctl --system` passes through other values within milliseconds, scripts and restarts of firewalls within
+seconds.
+"""
+
 SAMPLE_ENTRIES = 5000
 """Entries read to find what fills a table: shares are within 1.4 points, and reading takes about 35 ms (measured)."""
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -89,33 +88,35 @@ def _settings(host: HostFacts) -> Check:
 
 
 def _namespace(host: HostFacts) -> Check:
-    initial: bool | None = None
     beside: bool | None = None
-    with suppress(FileNotFoundError):  # connection tracking is not loaded
-        mode = host.paths.limit.stat().st_mode
-        initial = bool(mode & stat.S_IWUSR)  # in every other namespace the file is read-only even for its owner
     if host.pid is not None:
         with suppress(OSError):  # the guard has ended
             here, there = (os.stat(host.paths.proc / process / "net/stat") for process in ("self", str(host.pid)))
             beside = here.st_ino == there.st_ino
-    return verdicts.namespace(initial=initial, guard_beside=beside)
+    return verdicts.namespace(host.place, guard_beside=beside)
 
 
 def _writable(host: HostFacts) -> Check:
     path = host.paths.limit
     if host.limit is None:
-        return unknown("no limit to write yet")
+        return unknown("no limit to write: see `conntrack`" if host.place.tracks else "no limit to write yet")
     error = facts.open_error(host.seen_by_guard(path), os.O_WRONLY)
     refused = host.state.refusal if host.state else None
     if error is not None and error.errno in DENIED and not host.root:
         return unknown(f"this user can't write {path}", _as_root(host))
     if error is not None:
-        step = "Allow it in the guard's unit (ReadWritePaths=/proc/sys/net/netfilter), or run the guard on the host."
-        return wrong(f"the guard can't write {path}: {error.strerror}", step)
+        is_here = facts.open_error(path, os.O_WRONLY) is not None
+        return verdicts.unwritable(str(path), error, host.place, is_here=is_here)
     if refused is not None and host.limit == refused.limit:
         evidence = f"the kernel refused the last write: {os.strerror(refused.errno)}"
         return wrong(evidence, "`guard history --verdict raise` lists the writes.")
     return good(f"{path} can be opened for writing")
+
+
+def _figures(host: HostFacts) -> Check:
+    if host.limit is None:
+        return unknown("nothing to read yet")
+    return verdicts.figures(host.observation, as_root=host.root)
 
 
 def _ring_buffer(host: HostFacts) -> Check:
@@ -222,9 +223,11 @@ _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "guard": _guard,
     "settings": _settings,
     "pause": lambda host: verdicts.pause(host.runtime_dir.pause(host.now), host.now),
-    "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets),
+    "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets, host.place),
     "namespace": _namespace,
     "writable": _writable,
+    "figures": _figures,
+    "memory": lambda host: verdicts.memory(host.observation, host.policy),
     "buckets": lambda host: verdicts.buckets(host.limit, host.buckets, chain_limit=host.chain_limit),
     "ring_buffer": _ring_buffer,
     "journal": _journal,

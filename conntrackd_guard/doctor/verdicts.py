@@ -3,6 +3,7 @@
 They are in the order of the checks: the guard, the kernel and its log, the next boot, other programs, disk and clock.
 """
 
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,9 +12,11 @@ from functools import partial
 from typing import Any
 
 from conntrackd_guard.core import budget, chains, tuning
-from conntrackd_guard.core.model import Pause, State
+from conntrackd_guard.core.arithmetic import Bound
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Observation, Pause, State
 from conntrackd_guard.core.sysctl_precedence import (
-    BUCKETS_KEYS,
+    BUCKET_KEYS,
     Assignment,
     SysctlFile,
     Tool,
@@ -23,6 +26,7 @@ from conntrackd_guard.core.sysctl_precedence import (
     writes,
 )
 from conntrackd_guard.core.units import format_bytes, format_duration
+from conntrackd_guard.doctor.place import Place
 from conntrackd_guard.host.other_writers import Writer
 
 SILENT_SECONDS = 90.0
@@ -46,6 +50,7 @@ _LABELS = {
 _JOURNALD = "See `systemctl status systemd-journald`, and ReadKMsg= and MaxLevelStore= in journald.conf."
 _UNRECORDED = "Until then raises go on, but are not recorded."
 _LOGS = "See `journalctl -u conntrackd-guard`."
+_ON_THE_HOST = "Run the guard on the host itself: the limit is one for all namespaces, and set there."
 _OTHERS_SHOWN = 2
 
 
@@ -146,8 +151,11 @@ def pause(found: Pause | None, now_seconds: float) -> Check:
     return note(evidence, step)
 
 
-def conntrack(limit: int | None, buckets: int | None) -> Check:
-    """Check that connection tracking is loaded and limited."""
+def conntrack(limit: int | None, buckets: int | None, place: Place) -> Check:
+    """Check that connection tracking is loaded and limited, and that its limit can be seen."""
+    if limit is None and place.tracks:
+        evidence = "connections are tracked here, but nf_conntrack_max is hidden, as in a user namespace"
+        return wrong(f"{evidence}{_in_container(place)}", _ON_THE_HOST)
     if limit is None:
         step = "Nothing, unless a firewall rule needs connection tracking; then `modprobe nf_conntrack`."
         return note("connection tracking is not loaded; the guard waits for it", step)
@@ -158,17 +166,76 @@ def conntrack(limit: int | None, buckets: int | None) -> Check:
     return good(f"limit {limit:,} entries per namespace{size}")
 
 
-def namespace(*, initial: bool | None, guard_beside: bool | None) -> Check:
+def namespace(place: Place, *, guard_beside: bool | None) -> Check:
     """Check that this is the initial network namespace, and the guard's. `guard_beside`: None if unknown."""
-    if initial is None:
+    if place.initial is None:
         return unknown("known once connection tracking is loaded")
-    if not initial:
-        step = "Run the guard and this command on the host itself."
-        return wrong("not the initial network namespace: the limit is read-only here", step)
+    if not place.initial:
+        where = f"not the initial network namespace{_in_container(place)}"
+        if place.writable:
+            evidence = f"{where}: this kernel (before 5.12.2) lets it write the limit, which is the whole host's"
+        else:
+            evidence = f"{where}: the limit can't be written here"
+        return wrong(evidence, _ON_THE_HOST)
     if guard_beside is False:
         step = "Remove PrivateNetwork= and NetworkNamespacePath= from its unit: `systemctl cat conntrackd-guard`."
         return wrong("the initial network namespace, but the guard runs in another one", step)
     return good(f"the initial network namespace{'; the guard runs in it' if guard_beside else ''}")
+
+
+def unwritable(path: str, error: OSError, place: Place, *, is_here: bool) -> Check:
+    """Return why the guard can't write the limit. `is_here`: this command can't write it either."""
+    if place.initial is False:
+        step = _ON_THE_HOST
+    elif error.errno == errno.EROFS and place.container:
+        step = f"The container's /proc/sys is read-only. Start it privileged, or: {_ON_THE_HOST}"
+    elif error.errno == errno.EROFS and is_here:
+        step = f"/proc/sys is mounted read-only here, as `findmnt -T {path}` shows. {_ON_THE_HOST}"
+    else:
+        step = "Allow it in the guard's unit: ReadWritePaths=/proc/sys/net/netfilter."
+    return wrong(f"the guard can't write {path}: {error.strerror}{_in_container(place)}", step)
+
+
+def figures(seen: Observation, *, as_root: bool) -> Check:
+    """Check that tables and memory can be read, and name what stands for a figure that can't."""
+    entered = sum("entered" in table.source for table in seen.tables)
+    found = [*seen.unread]
+    if entered:  # with more rights than the guard's unit has
+        which = "a network namespace" if entered == 1 else f"{entered:,} network namespaces"
+        found.append(f"the guard can't enter {which} as this command does, and counts the tables as full")
+    if not found:
+        return good("all tables and memory figures can be read")
+    step = "Nothing: raises go on, calculated with what is named here." if as_root else "Run this as root."
+    if not seen.complete and seen.has_statistics and as_root:
+        step = "`lsns -t net` lists namespaces; `ip netns attach NAME PID` makes one known to the guard."
+    return note("; ".join(found), step)
+
+
+def memory(seen: Observation, policy: Policy) -> Check:
+    """Check that the host can bear a table that fills up to the limit in force, whoever set it."""
+    found = budget.at_limit(seen, policy)
+    if found is None or not seen.memory_total_bytes:
+        return unknown("needs a limit and the figures of memory")
+    full, fits = found
+    cost = f"{full.bytes_per_entry} × {full.charged_entries:,} + {full.bucket_bytes:,} = {full.cost_bytes:,}"
+    left = full.memory_available_bytes - full.new_bytes
+    evidence = f"a full table at {full.target:,} costs {cost} ({format_bytes(full.cost_bytes)})"
+    if full.bound is Bound.TARGET:
+        return good(
+            f"{evidence} of a budget of {format_bytes(full.budget_bytes)}, and leaves {format_bytes(left)} available"
+        )
+    if full.bound is Bound.BUDGET:
+        evidence += f", over the budget of {full.budget_bytes:,} ({format_bytes(full.budget_bytes)})"
+    else:
+        rest = f"{full.memory_available_bytes:,} − {full.new_bytes:,} = {left:,}"
+        evidence += f", and would leave {rest} available, less than `min_available` ({full.min_available_bytes:,})"
+    step = "Add or free memory, or give the tables more of it (`budget`, `min_available`)."
+    if fits:
+        step = (
+            f"{fits:,} fits: `sysctl -w net.netfilter.nf_conntrack_max={fits}`, and correct what sets it (see "
+            f"`boot` and `other writers`; `guard revert --all` undoes raises). Or: {step[0].lower()}{step[1:]}"
+        )
+    return wrong(evidence, step)
 
 
 def buckets(limit: int | None, number: int | None, *, chain_limit: bool | None = None) -> Check:
@@ -273,7 +340,7 @@ def order(files: Sequence[SysctlFile], tool: Tool, ours: str, saved: int | None,
 
 def _order_of_buckets(files: Sequence[SysctlFile], tool: Tool, saved: int, buckets: int | None) -> Check | None:
     """Return what is wrong if `tool` sets the saved limit and other buckets than those saved with it."""
-    last = next(reversed(writes(files, tool, BUCKETS_KEYS)), None)
+    last = next(reversed(writes(files, tool, BUCKET_KEYS)), None)
     if buckets is None or last is None or last.number == buckets:
         return None
     evidence = (
@@ -309,7 +376,7 @@ def other_writers(
     """
     evidence = [writer.evidence for writer in found]
     steps = [writer.next_step for writer in found if writer.next_step]
-    failed = any(writer.number is not None and limit is not None and writer.number != limit for writer in found)
+    failed = any(writer.is_final and writer.sets and limit is not None and limit not in writer.sets for writer in found)
     if lowered:
         failed = True
         raising_stopped = 0 < conflict_limit <= lowered
@@ -326,7 +393,7 @@ def other_writers(
         return wrong(text, step) if failed else note(text, step)
     if unseen:
         return unknown(f"none found, but {unseen}", "Run this as root, and see the check `history`.")
-    return good("no kube-proxy, tuned, ufw or start script sets the limit; no conflict in this boot")
+    return good("no kube-proxy, pve-firewall, tuned, ufw or start script sets the limit; no conflict in this boot")
 
 
 def disk(folder: str, free_bytes: int, *, inodes_left: bool, writable: bool) -> Check:
@@ -356,6 +423,10 @@ def clock(boot_id: str | None, wall_seconds: float, newest_seconds: float | None
     if ahead > CLOCK_SLACK_SECONDS:
         return wrong(f"set back: it is {now}, and the newest decision is {format_duration(ahead)} later", step)
     return good(f"{now}, boot {boot_id[:8]}")
+
+
+def _in_container(place: Place) -> str:
+    return f" (this is a container: {place.container})" if place.container else ""
 
 
 def _number(value: object) -> float:

@@ -213,7 +213,8 @@ class History:
 
     def steps(self) -> Iterator[Row]:
         """Yield what moved the limit, newest first: applied raises and reverts, and what other writers did."""
-        query = f"""SELECT {_SUMMARY}, {_ARITHMETIC}, NULL FROM decisions WHERE trigger = 'other_writer'
+        query = f"""SELECT {_SUMMARY}, {_ARITHMETIC}, NULL FROM decisions
+            WHERE (trigger = 'other_writer' AND reason != 'buckets_changed')
             OR (outcome = 'applied' AND (verdict = 'raise' OR reason = 'revert')) ORDER BY id DESC"""  # noqa: S608 - constants
         with translate_errors("read", self.path):
             for found in self._database.execute(query):

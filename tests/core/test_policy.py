@@ -15,6 +15,7 @@ from conntrackd_guard.core.model import (
     INT_MAX,
     Corroboration,
     Hold,
+    LoadFacts,
     MessageKind,
     Observation,
     Pause,
@@ -123,12 +124,14 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
     (HoldReason.LONG_CHAINS, CHAINS, host(table(6_000), table(6_000, OTHER), buckets=1_000), CALM, Policy(), None),
     (HoldReason.BUCKETS_LOST, start(LIMIT, LIMIT + 512), host(INITIAL), CALM, Policy(), None),
     (HoldReason.ALREADY_IN_FORCE, start(LIMIT), host(INITIAL), CALM, Policy(), None),
-    # 200,000 is neither 1, 4 nor 8 times the buckets
+    # 200,000 is not the number of buckets
     (HoldReason.SET_ELSEWHERE, start(393_216), host(INITIAL, limit=200_000), CALM, Policy(), None),
     # 576 × 262,144 is 144 MiB: more than a tenth of 1 GiB
     (HoldReason.OVER_BUDGET_AT_START, start(LIMIT), host(INITIAL, memory_total_bytes=GIB), CALM, Policy(), None),
     (HoldReason.LIMIT_RAISED, other_writer(65_536), host(), CALM, Policy(), None),
     (HoldReason.LIMIT_LOWERED, other_writer(393_216), host(), CALM, Policy(), None),
+    (HoldReason.BUCKETS_CHANGED, replace(other_writer(LIMIT), was_buckets=65_536), host(), CALM, Policy(), None),
+    (HoldReason.RELOADED, replace(other_writer(393_216), reloaded=True), host(), CALM, Policy(), None),
     (
         HoldReason.RESERVE_BROKEN,
         Trigger(kind=TriggerKind.MEMORY),
@@ -196,16 +199,20 @@ def test_how_far(seen: Observation, policy: Policy, target: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("default", "buckets", "target"),
+    ("default", "buckets", "load", "target"),
     [
-        (262_144, 262_144, 393_216),
-        (262_144, 65_536, 393_216),  # before 5.15: four times the buckets
-        (131_072, 16_384, 196_608),  # 8 times; chains: 24 × 16,384 ÷ 2 is what fits, and 200 for the other table
+        (262_144, 262_144, LoadFacts(), 393_216),
+        (262_144, 65_536, LoadFacts(kernel_release="5.10.0"), 393_216),
+        # chains: 24 × 16,384 ÷ 2 is what fits, and 200 for the other table
+        (131_072, 16_384, LoadFacts(hashsize=16_384), 196_608),
     ],
 )
-def test_what_a_boot_lost_is_put_back_over_a_kernel_default(default: int, buckets: int, target: int) -> None:
+def test_what_a_boot_lost_is_put_back_over_a_kernel_default(
+    default: int, buckets: int, load: LoadFacts, target: int
+) -> None:
     """The kept limit, as far as this boot's host can bear it; the table of the host itself is charged as full."""
-    decision = decide(start(393_216), host(INITIAL, limit=default, buckets=buckets), CALM, Policy())
+    trigger = replace(start(393_216), load=load)
+    decision = decide(trigger, host(INITIAL, limit=default, buckets=buckets), CALM, Policy())
     assert isinstance(decision, Raise)
     assert (decision.target, decision.arithmetic.full_tables) == (target, 1)
 

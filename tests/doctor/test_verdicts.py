@@ -10,6 +10,7 @@ from conntrackd_guard.core import tuning
 from conntrackd_guard.core.model import Pause, State
 from conntrackd_guard.core.sysctl_precedence import SysctlFile, Tool
 from conntrackd_guard.doctor import verdicts
+from conntrackd_guard.doctor.place import Place
 from conntrackd_guard.doctor.verdicts import Check, Verdict
 from conntrackd_guard.host.other_writers import Writer
 
@@ -315,8 +316,14 @@ KUBE = Writer(evidence="kube-proxy runs", next_step="Set maxPerCore.")
         ([KUBE], 2, "", "wrong", "was lowered 2 times in 1d; kube-proxy runs -> Set maxPerCore."),
         ([], 2, "", "wrong", "by an unknown program"),
         ([], 3, "", "wrong", "stopped raising"),
-        ([Writer(evidence="ufw", next_step="Take it out.", number=9)], 0, "", "wrong", "ufw -> Take it out."),
-        ([Writer(evidence="ufw", next_step="Take it out.", number=500)], 0, "", "note", "ufw"),
+        (
+            [Writer(evidence="ufw", next_step="Take it out.", sets=(9,), is_final=True)],
+            0,
+            "",
+            "wrong",
+            "ufw -> Take it out.",
+        ),
+        ([Writer(evidence="ufw", next_step="Take it out.", sets=(9, 500), is_final=True)], 0, "", "note", "ufw"),
     ],
 )
 def test_other_writers(found: list[Writer], lowered: int | None, unseen: str, verdict: str, text: str) -> None:
@@ -363,7 +370,7 @@ def test_disk(free: int, inodes_left: bool, writable: bool, verdict: str, text: 
 )
 def test_namespace(initial: bool | None, beside: bool | None, verdict: str, text: str) -> None:  # noqa: FBT001
     """Only the initial network namespace can write the limit."""
-    found = shown(verdicts.namespace(initial=initial, guard_beside=beside))
+    found = shown(verdicts.namespace(Place(initial=initial), guard_beside=beside))
     assert found[0] == verdict
     assert text in found[1]
 
@@ -374,6 +381,6 @@ def test_namespace(initial: bool | None, beside: bool | None, verdict: str, text
 )
 def test_conntrack(limit: int | None, verdict: str, text: str) -> None:
     """Without connection tracking, or without a limit, there is nothing to raise."""
-    found = shown(verdicts.conntrack(limit, 16384))
+    found = shown(verdicts.conntrack(limit, 16384, Place(initial=None)))
     assert found[0] == verdict
     assert text in found[1]

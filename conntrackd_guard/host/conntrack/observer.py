@@ -12,7 +12,7 @@ from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
-from conntrackd_guard.host.conntrack.stat import MemoryReader, TableReader, read_statistics
+from conntrackd_guard.host.conntrack.stat import Memory, MemoryReader, TableReader, read_statistics
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 
@@ -21,6 +21,7 @@ _TABLES_A_TICK = 16
 """Tables read in one tick, about 25 µs each: half of them the fullest, the others in turn."""
 _UNEXPLAINED_SHARE = 0.10
 """Entries that no known table holds, as a share of the limit, from which the watch scans for another namespace."""
+_NO_FILE = "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS): drops can't be read"
 _HIDDEN = "entries exist in a network namespace that no process or name leads to: counted as one more full table"
 
 
@@ -51,6 +52,7 @@ class Observer:
         self.present: frozenset[int] = frozenset()
         """The namespaces found by the last scan, as tables name them."""
         self._complete = False
+        self._has_statistics = True
         self._scanned_seconds = -RESCAN_SECONDS
         self._names: frozenset[str] = frozenset()
         self._unexplained = 0
@@ -99,12 +101,12 @@ class Observer:
         memory, self.buckets = self._memory.read(), self._kernel.buckets()
         kept = [t for t in tables if t.count or t.dropped or t.initial or t.namespace in namespaces]
         limit, now, unread = self._kernel.limit_in_force(), self._clock.boottime(), memory.unread
-        complete = self._complete and not any(track.out_of_reach for track in self._tracks.values())
-        hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in self._tracks.values())
-        if not complete:
-            unread = (*unread, "some network namespaces can't be read: counted as one more full table")
-        elif hidden >= usage.CONFIRM_USE * (limit or math.inf):
-            complete, unread = False, (*unread, _HIDDEN)
+        reached = [track for track in self._tracks.values() if not track.out_of_reach]
+        complete, unread_tables = self._complete and len(reached) == len(self._tracks), 0
+        hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in reached)
+        if not complete or not self._has_statistics or hidden >= usage.CONFIRM_USE * (limit or math.inf):
+            unread_tables, missing = self._missing(memory, hidden, limit or 0)
+            complete, unread = complete and not unread_tables, unread + missing
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),
@@ -115,12 +117,16 @@ class Observer:
             idle_tables=len(tables) - len(kept),
             unread=unread,
             complete=complete,
+            unread_tables=unread_tables,
+            has_statistics=self._has_statistics,
             buckets=self.buckets,
             chain_limit=self.chain_limit,
             entry_slab_bytes=memory.entry_slab_bytes,
             memory_total_bytes=memory.total_bytes,
             memory_hugetlb_bytes=memory.hugetlb_bytes,
             memory_available_bytes=memory.available_bytes,
+            memory_zfs_bytes=memory.zfs_bytes,
+            memory_is_low=memory.is_low,
             pause=self._runtime_dir.pause(now) if any(map(os.path.lexists, self._runtime_dir.pause_files)) else None,
             estimate=self._kernel.rehearsing,
             sources={"memory": "/proc/meminfo", "entry size": "slab" if memory.entry_slab_bytes else "assumed"},
@@ -181,6 +187,27 @@ class Observer:
         """Return how many allocated entries no table in reach holds."""
         return (self._allocated.count or 0) - self.entries()
 
+    def _missing(self, memory: Memory, hidden: int, limit: int) -> tuple[int, tuple[str, ...]]:
+        """Return how many tables are charged as full although they can't be read, and in words what can't be read.
+
+        `hidden` entries are in no table that was read. Twice as many bound the charge, as with other tables.
+        """
+        unreadable = sum(track.out_of_reach for track in self._tracks.values())
+        charged = unreadable + (not self._complete)
+        texts = [] if self._has_statistics or not limit else [_NO_FILE]
+        if charged:
+            if memory.allocated_entries is not None and limit:
+                charged = min(charged, max(1, math.ceil(2 * hidden / limit)))
+            which = "some network namespaces" if not self._complete else f"{unreadable:,} network namespaces"
+            which = "a network namespace" if self._complete and unreadable == 1 else which
+            texts.append(f"the tables of {which} can't be read: counted as {charged} full table{'s'[charged == 1 :]}")
+        elif hidden >= usage.CONFIRM_USE * (limit or math.inf):
+            used, shown = self._memory.used_entries(), (memory.allocated_entries or 0) - hidden
+            if used is None or used - shown >= usage.CONFIRM_USE * limit:
+                charged = 1
+                texts.append(_HIDDEN)
+        return charged, tuple(texts)
+
     def _read(self, tracks: Iterable[_Track]) -> list[Table]:
         """Read these tables; without those that can't be reached."""
         tables, rehearsing = [], self._kernel.rehearsing
@@ -192,6 +219,8 @@ class Observer:
                 continue
             if counters.drop is not None:
                 self.chain_limit = self.chain_limit or counters.chain_too_long is not None
+            if netns.initial:
+                self._has_statistics = counters.drop is not None
             growth.look(now, counters.count, counters.drop, counters.early_drop)
             table = Table(
                 namespace=netns.key if netns.namespace is None else netns.namespace,

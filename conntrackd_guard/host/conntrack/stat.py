@@ -8,6 +8,7 @@ from pathlib import Path
 
 from conntrackd_guard.host import files
 from conntrackd_guard.host.conntrack import stat_netlink
+from conntrackd_guard.host.conntrack.memory_kinds import low_memory, zfs_reclaimable
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import run_in_netns
 from conntrackd_guard.host.paths import Paths
@@ -16,6 +17,8 @@ _KIB = 1024
 _STAT = "net/stat/nf_conntrack"
 _COUNT = "proc/sys/net/netfilter/nf_conntrack_count"
 _LIMIT = "proc/sys/net/netfilter/nf_conntrack_max"
+STATISTICS_FILE = "statistics file"
+"""A table's source, if its namespace's files in /proc show it."""
 
 
 @dataclass(slots=True)
@@ -36,7 +39,7 @@ class Counters:
     """Packets dropped for a long hash chain; None if this kernel has no chain limit (no such column, before 5.15)."""
 
 
-def read_statistics(folders: Iterable[str], key: int | None, source: str = "statistics file") -> Counters | None:
+def read_statistics(folders: Iterable[str], key: int | None, source: str = STATISTICS_FILE) -> Counters | None:
     """Return the counters in the first of these /proc/PID/ folders that can be read and whose net/stat is inode `key`.
 
     /proc/net/stat/nf_conntrack has one hexadecimal row per CPU, columns are found by the header. `entries`
@@ -142,6 +145,10 @@ class Memory:
     total_bytes: int
     hugetlb_bytes: int
     available_bytes: int
+    zfs_bytes: int
+    """Of the available memory, ZFS' cache above its minimum."""
+    is_low: bool
+    """The three above are of low memory, where a 32-bit kernel keeps entries."""
     entry_slab_bytes: int | None
     allocated_entries: int | None
     """An upper bound on the entries of all namespaces."""
@@ -153,8 +160,11 @@ class MemoryReader:
 
     def __init__(self, paths: Paths) -> None:
         self._meminfo = str(paths.proc / "meminfo")
+        self._arcstats = str(paths.proc / "spl/kstat/zfs/arcstats")
+        self._slab = paths.slab
         self._slab_size = str(paths.slab / "slab_size")
         self._total_objects = str(paths.slab / "total_objects")
+        self._nodes = str(paths.root / "sys/devices/system/node")
         self._entry_slab_bytes: int | None = None
         """Read once: a kernel's entries have one size."""
 
@@ -162,15 +172,27 @@ class MemoryReader:
         """Return the figures of this moment, with safe defaults for those that can't be read. Never raises."""
         unread: list[str] = []
         allocated = None
-        total = hugetlb = available = 0
+        total = hugetlb = available = zfs = 0
+        is_low = False
         try:
             with open(self._meminfo, "rb", buffering=0) as file:
-                rows = [row.split(None, 2) for row in file.read().splitlines()]
+                content = file.read()
+            rows = [row.split(None, 2) for row in content.splitlines()]
             figures = {row[0]: int(row[1]) for row in rows}
             total, available = figures[b"MemTotal:"] * _KIB, figures[b"MemAvailable:"] * _KIB
             hugetlb = figures.get(b"Hugetlb:", 0) * _KIB
+            low = low_memory(content, total, hugetlb, available) if b"LowTotal:" in content else None
+            if low is not None:
+                (total, hugetlb, available), is_low = low, True
         except (OSError, ValueError, IndexError, KeyError) as error:
             unread.append(f"{self._meminfo} ({_short(error)}): counted as no memory available")
+        try:
+            with open(self._arcstats, "rb", buffering=0) as file:
+                zfs = 0 if is_low else zfs_reclaimable(file.read(), total - available)
+        except FileNotFoundError:
+            pass  # no ZFS here
+        except (OSError, ValueError) as error:
+            unread.append(f"{self._arcstats} ({_short(error)}): ZFS' cache is counted as used")
         if self._entry_slab_bytes is None:
             try:
                 self._entry_slab_bytes = files.read_number(self._slab_size)
@@ -181,7 +203,9 @@ class MemoryReader:
         return Memory(
             total_bytes=total,
             hugetlb_bytes=hugetlb,
-            available_bytes=available,
+            available_bytes=available + zfs,
+            zfs_bytes=zfs,
+            is_low=is_low,
             entry_slab_bytes=self._entry_slab_bytes,
             allocated_entries=allocated,
             unread=tuple(unread),
@@ -196,6 +220,23 @@ class MemoryReader:
             return files.read_number(self._total_objects)
         except (OSError, ValueError):
             return None
+
+    def used_entries(self) -> int | None:
+        """Return an upper bound of the entries that exist; None if it can't be read.
+
+        `total_objects` also counts the free objects of slabs that fragments, or since 7.3 sheaves, keep allocated.
+        `objects` counts those in sheaves alone, up to (10 a memory node + 2 a CPU) sheaves. It walks lists under a lock.
+        """
+        try:
+            used, capacity = files.read_number(self._slab / "objects"), 0
+            with contextlib.suppress(FileNotFoundError):
+                capacity = files.read_number(self._slab / "sheaf_capacity")
+        except (OSError, ValueError):
+            return None
+        nodes = 1
+        with contextlib.suppress(OSError):
+            nodes = max(1, sum(name.startswith("node") for name in os.listdir(self._nodes)))
+        return max(0, used - (10 * nodes + 2 * (os.cpu_count() or 1)) * capacity)
 
 
 def _short(error: Exception) -> str:
