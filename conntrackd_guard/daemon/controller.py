@@ -71,7 +71,7 @@ class Controller:
         self._kept = parts.kept
         """The limit to put back where a boot or a loading of the module lost it."""
         if ours is not None and (self._kept is None or self._kept.limit < ours):
-            buckets = self._kept and self._kept.buckets
+            buckets = None if self._kept is None else self._kept.buckets
             self._kept = PersistedLimit(limit=ours, buckets=buckets, boot_id=parts.observer.boot_id)
         self._restore_at: float | None = None
         """When to try again to put it back, after a pause or a refused write."""
@@ -239,10 +239,8 @@ class Controller:
                 self.limit = outcome.limit_after
             self._p.observer.rebase()
             if outcome.kind is OutcomeKind.APPLIED:
-                boot_id, buckets = (
-                    record.observation.boot_id,
-                    decision.buckets_target or (self._kept and self._kept.buckets),
-                )
+                kept, boot_id = self._kept, record.observation.boot_id
+                buckets = decision.buckets_target or (None if kept is None else kept.buckets)
                 self._kept = PersistedLimit(
                     limit=outcome.limit_after, buckets=buckets, decision=record.key, boot_id=boot_id
                 )

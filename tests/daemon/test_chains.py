@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host, again
 
-from conntrackd_guard.core import chains
+from conntrackd_guard.core import chains, tuning
 from conntrackd_guard.core.configuration import Buckets, Policy
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.daemon import controller
@@ -87,6 +87,7 @@ def test_an_average_from_which_packets_are_lost_is_told_before_any_is(host: Host
     assert status(guarded) == (True, 0)
     host.buckets = 16_384
     assert status(guarded) == (False, 0)
+    guarded.written()
     (line,) = guarded.logged("guard.info")
     assert line["message"] == "Hash chains are short again (average 7.3): no more packets are lost to them."
     guarded.stop()
@@ -198,9 +199,10 @@ def test_a_boot_that_lost_both_gets_both(matched: Host, policy: Policy) -> None:
     """The module loaded late, with the kernel's defaults; what comes back is in the file as before."""
     guarded = rebooted(matched, limit=16_384, buckets=16_384, policy=policy)
     assert guarded.reasons()[-1] == "raise restore applied"
-    assert (matched.limit, matched.buckets) == (98_304, 24_576)
+    assert matched.limit == 98_304
+    assert matched.buckets == 24_576 if policy.buckets is Buckets.KEEP else 49_152  # for a hidden table too
     guarded.written()
-    assert (matched.persisted, matched.persisted_buckets) == (98_304, 24_576)
+    assert (matched.persisted, matched.persisted_buckets) == (98_304, matched.buckets)
     guarded.stop()
 
 
@@ -239,8 +241,12 @@ def test_a_kernel_that_refuses_the_buckets_still_gets_its_limit(matched: Host) -
     guarded.stop()
 
 
-def test_a_higher_limit_of_another_writer_releases_the_buckets_too(matched: Host) -> None:
+def test_a_higher_limit_of_another_writer_releases_the_buckets_too(
+    matched: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file goes as a whole: it would lower that limit."""
+    monkeypatch.setattr(tuning, "STANDING_SECONDS", 0.0)
+    monkeypatch.setattr("conntrackd_guard.recording.worker._RETRY_SECONDS", 0.0)
     guarded = again(Guarded(matched))
     matched.limit = 1_000_000
     guarded.turn(5.0)
