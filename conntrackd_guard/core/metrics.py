@@ -12,6 +12,7 @@ from conntrackd_guard.core import chains
 from conntrackd_guard.core.arithmetic import Arithmetic
 from conntrackd_guard.core.budget import Cost
 from conntrackd_guard.core.codec import verdict
+from conntrackd_guard.core.health import READABLE, Level
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Corroboration, Observation, OverrideKind, Record, Table, TriggerKind
 from conntrackd_guard.core.records import reason
@@ -37,8 +38,6 @@ OTHERS = ("others", "")
 """Labels of that sum."""
 _NAME_CHARACTERS = 100
 """Kept of a namespace's name: names in /run/netns are short, Docker's have a dozen letters."""
-_READABLE = ("following", "read ")
-"""Prefixes of the state of a readable source."""
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 DecisionLabels = tuple[str, str, str]
@@ -92,6 +91,7 @@ class LoopStatus:
     conflict: bool
     over_budget: bool
     recorder_errors: int
+    health: Level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,9 +153,11 @@ def families(figures: Figures) -> tuple[Family, ...]:
 
 def _of_guard(figures: Figures) -> Iterator[Family]:
     loop, seen, furthest = figures.loop, figures.observation, figures.reach
-    readable = {source: float(state.startswith(_READABLE)) for source, state in loop.sources.items()}
+    readable = {source: float(state.startswith(READABLE)) for source, state in loop.sources.items()}
     highest = {} if furthest is None else {furthest.bound.value: float(furthest.target)}
     yield _gauge("build_info", "Build information; constant 1.", {figures.version: 1.0}, "version")
+    levels = {level.value: float(level is loop.health) for level in Level if level is not Level.DOWN}
+    yield _gauge("health", "Health of the guard: 1 for its present level.", levels, "level")
     success = "Unix time of the last successful main-loop iteration."
     yield _gauge("last_success_timestamp_seconds", success, loop.at_seconds)
     yield _gauge("source_up", "Whether kernel messages can be read from this source.", readable, "source")

@@ -16,8 +16,10 @@ from conntrackd_guard.doctor import facts, module_loading, verdicts
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
 from conntrackd_guard.doctor.settings_warnings import warnings
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
+from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_message
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.other_writers import other_writers, sees_processes
@@ -27,6 +29,8 @@ from conntrackd_guard.settings.settings import DEFAULT
 
 JOURNAL_SECONDS = 1.0
 """journald stores a kernel message within milliseconds; after this it won't."""
+LOOK_SECONDS = 0.25
+"""Between two readings of the tables, as between two ticks of the daemon."""
 _MAX_PROBLEMS = 3
 
 
@@ -67,9 +71,15 @@ def _as_root(host: HostFacts) -> str:
 
 
 def _guard(host: HostFacts) -> Check:
-    age = None if host.live is None else host.wall_seconds - host.paths.status_file.stat().st_mtime
     dry_run = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
-    return verdicts.guard(host.live, age, running=host.running, dry_run=dry_run)
+    return verdicts.guard(host.health, host.live, dry_run=dry_run)
+
+
+def _tables(host: HostFacts) -> Check:
+    observer = Observer(host.paths, LiveKernel(host.paths), Clock(), host.runtime_dir)
+    observer.observe(rescan=True)
+    time.sleep(LOOK_SECONDS)  # drops are a difference
+    return verdicts.tables(observer.observe())
 
 
 def _settings(host: HostFacts) -> Check:
@@ -221,6 +231,8 @@ def _disk(host: HostFacts) -> Check:
 
 _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "guard": _guard,
+    "health": lambda host: verdicts.health(host.health, host.live),
+    "tables": _tables,
     "settings": _settings,
     "pause": lambda host: verdicts.pause(host.runtime_dir.pause(host.now), host.now),
     "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets, host.place),

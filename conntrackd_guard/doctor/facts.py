@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
 
+from conntrackd_guard.core import health
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import HostError, SettingsError
 from conntrackd_guard.core.model import Observation, State
@@ -51,6 +52,7 @@ class HostFacts:
         pid = (self.live or {}).get("pid")
         self.pid = pid if isinstance(pid, int) else None
         """The running guard's."""
+        self.health = health.of_host(self.live, running=self.running, now_seconds=self.now, mode=self.paths.mode)
         self.boot_id = files.read_id(paths.boot_id)
         self.place = find_place(paths)
         self.limit: int | None = None

@@ -44,17 +44,18 @@ def find_place(paths: Paths) -> Place:
 
 
 def _container(paths: Paths) -> str:
+    kind = ""
+    for name, kind_of in ((".dockerenv", "docker"), ("run/.containerenv", "podman")):
+        kind = kind_of if (paths.root / name).exists() else kind
     with suppress(OSError):
-        kind = files.read_regular(paths.root / "run/systemd/container", _KIND_BYTES)
-        if kind is not None:
-            return printable(kind[:_KIND_BYTES].decode("utf-8", "replace").strip()) or "of unknown kind"
-    for name, kind_of in (("run/.containerenv", "podman"), (".dockerenv", "docker")):
-        if (paths.root / name).exists():
-            return kind_of
+        content = files.read_regular(paths.root / "run/systemd/container", _KIND_BYTES)
+        kind = printable((content or b"")[:_KIND_BYTES].decode("utf-8", "replace").strip()) or kind
     with suppress(OSError):
         if files.read(paths.proc / "self/uid_map").split() != _WHOLE_MAP:
-            return "a user namespace"
+            return kind or "a user namespace"
     with suppress(OSError):
         if os.stat(paths.proc / "self/ns/pid").st_ino != _INITIAL_PID_NAMESPACE:
-            return "a PID namespace"
-    return ""
+            return kind or "a PID namespace"
+        if os.path.samestat(os.stat(paths.proc / "1/root/."), os.stat(paths.root)):
+            return ""  # the host's own files: an image has left those behind
+    return kind

@@ -13,8 +13,11 @@ from typing import Any
 
 from conntrackd_guard.core import budget, chains, tuning
 from conntrackd_guard.core.arithmetic import Bound
+from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.health import Health, Level
 from conntrackd_guard.core.model import Observation, Pause, State
+from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.sysctl_precedence import (
     BUCKET_KEYS,
     Assignment,
@@ -29,10 +32,6 @@ from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.doctor.place import Place
 from conntrackd_guard.host.other_writers import Writer
 
-SILENT_SECONDS = 90.0
-"""A guard publishes its status every 2 s, or every 60 s after a failed write."""
-STUCK_SECONDS = 10.0
-"""A step of the recorder takes milliseconds, and less than this on any disk that works."""
 OLDEST_WALL_SECONDS = datetime(2023, 6, 1, tzinfo=UTC).timestamp()
 """Release of Debian 12, the oldest supported host: a clock before that was never set."""
 CLOCK_SLACK_SECONDS = 60.0
@@ -51,7 +50,14 @@ _JOURNALD = "See `systemctl status systemd-journald`, and ReadKMsg= and MaxLevel
 _UNRECORDED = "Until then raises go on, but are not recorded."
 _LOGS = "See `journalctl -u conntrackd-guard`."
 _ON_THE_HOST = "Run the guard on the host itself: the limit is one for all namespaces, and set there."
+_OUTSIDE = (
+    "Run the guard and this command in the host's own network namespace (`nsenter -t 1 -n`); in a unit, without "
+    "PrivateNetwork= and NetworkNamespacePath=."
+)
 _OTHERS_SHOWN = 2
+_TABLES_SHOWN = 3
+_NO_ANSWER = frozenset({"not_running", "unseen", "silent"})
+"""Codes of a guard that does not answer."""
 
 
 class Verdict(StrEnum):
@@ -92,39 +98,25 @@ wrong = partial(Check, Verdict.WRONG)
 unknown = partial(Check, Verdict.UNKNOWN)
 
 
-def guard(live: Mapping[str, Any] | None, age_seconds: float | None, *, running: bool | None, dry_run: bool) -> Check:
-    """Check the running guard by its status, which is `age_seconds` old. `dry_run`: whether a dry run is running."""
-    if running is None:
-        return unknown("this user can't see whether it runs")
-    if not running:
-        beside = " (only a dry run is)" if dry_run else ""
-        return wrong(f"not running{beside}: nothing is raised", f"`systemctl start conntrackd-guard`. {_LOGS}")
-    if live is None or age_seconds is None:
-        return note("running, but without a status yet", f"Try again. {_LOGS}")
-    who = f"pid {live.get('pid')}, mode {live.get('mode')}"
-    if age_seconds > SILENT_SECONDS:
-        evidence = f"running ({who}) but unresponsive for {format_duration(age_seconds)}"
-        return wrong(evidence, f"`systemctl restart conntrackd-guard`. {_LOGS}")
-    return _condition(live, f"running ({who})")
+def guard(found: Health, live: Mapping[str, Any] | None, *, dry_run: bool) -> Check:
+    """Check that the guard answers. `dry_run`: whether a dry run is running."""
+    who = f"pid {(live or {}).get('pid')}, mode {(live or {}).get('mode')}"
+    reason = next((reason for reason in found.reasons if reason.code in _NO_ANSWER), None)
+    if reason is None:
+        return good(f"running ({who}), answers")
+    beside = " (only a dry run is running)" if dry_run and reason.code == "not_running" else ""
+    verdict = {Level.DOWN: wrong, Level.DEGRADED: unknown}.get(reason.level, note)
+    return verdict(
+        f"{reason.text}{beside}", f"{reason.next_step} {_LOGS}" if reason.code == "not_running" else reason.next_step
+    )
 
 
-def _condition(live: Mapping[str, Any], running: str) -> Check:
-    """Judge the status of a responsive guard."""
+def health(found: Health, live: Mapping[str, Any] | None) -> Check:
+    """Check that the guard is healthy by its own status, as `guard status` and the metrics judge it."""
+    reasons = [reason for reason in found.reasons if reason.code not in _NO_ANSWER]
+    if live is None or len(reasons) < len(found.reasons):
+        return unknown("no guard answers")
     recorder, sources = live.get("recorder") or {}, live.get("sources") or {}
-    problems = [str(text) for text in recorder.get("trouble") or []]
-    steps = ["Raises go on. Fix the cause; pending records are then written."] if problems else []
-    stuck = _number(recorder.get("stuck_seconds"))
-    if stuck > STUCK_SECONDS:
-        problems.append(f"the recorder has been stuck for {format_duration(stuck)}")
-        steps.append("Check the disk. Raises go on, and are recorded once it responds.")
-    if live.get("over_budget"):
-        problems.append("the persisted limit is active, but a full table would exceed this host's memory budget")
-        steps.append("`guard revert --all` undoes the raises; `guard status` shows the calculation.")
-    if live.get("long_chains"):
-        problems.append("packets are lost to long hash chains")
-        steps.append("`guard history` has the command that adds hash buckets.")
-    if problems:
-        return wrong(f"{running}: {'; '.join(problems)}", " ".join(steps))
     notes = [
         f"{number:,.0f} {what}"
         for key, what in (("lost_lines", "log messages not delivered"), ("lost_holds", "holds not recorded"))
@@ -135,9 +127,32 @@ def _condition(live: Mapping[str, Any], running: str) -> Check:
     journal = str(sources.get("journal", "absent"))
     if journal.startswith(("absent", "not ", "stopped")):
         notes.append(f"journal {journal}")
-    if notes:
-        return note(f"{running}: {'; '.join(notes)}", _LOGS)
-    return good(f"{running}, follows ring buffer and journal")
+    if not reasons:
+        return note("; ".join(notes), _LOGS) if notes else good("healthy, follows ring buffer and journal")
+    evidence = "; ".join([*(reason.text for reason in reasons), *notes])
+    step = " ".join(dict.fromkeys(reason.next_step for reason in reasons))
+    return wrong(evidence, step) if found.level is Level.ACTION_REQUIRED else note(evidence, step)
+
+
+def tables(seen: Observation | None) -> Check:
+    """Check that no table is full or dropping packets now."""
+    if seen is None or not seen.limit:
+        return unknown("no limit is in force")
+    bad = [
+        f"{table_name(table)} has {table.count:,} of {seen.limit:,} entries"
+        + (f" and dropped {table.dropped:,} packets just now" if table.dropped else "")
+        for table in fullest_first(seen)
+        if table.alive >= seen.limit or table.dropped
+    ]
+    if bad:
+        more = f"; and {len(bad) - _TABLES_SHOWN} more" if len(bad) > _TABLES_SHOWN else ""
+        return wrong(
+            "; ".join(bad[:_TABLES_SHOWN]) + more, "`guard top` shows what fills it, `guard history` what was done."
+        )
+    fullest = next(iter(fullest_first(seen)), None)
+    if fullest is None:
+        return unknown("no table could be read")
+    return good(f"none is full; the fullest is {table_name(fullest)} at {100 * fullest.count / seen.limit:.0f} %")
 
 
 def pause(found: Pause | None, now_seconds: float) -> Check:
@@ -176,7 +191,7 @@ def namespace(place: Place, *, guard_beside: bool | None) -> Check:
             evidence = f"{where}: this kernel (before 5.12.2) lets it write the limit, which is the whole host's"
         else:
             evidence = f"{where}: the limit can't be written here"
-        return wrong(evidence, _ON_THE_HOST)
+        return wrong(evidence, _ON_THE_HOST if place.container else _OUTSIDE)
     if guard_beside is False:
         step = "Remove PrivateNetwork= and NetworkNamespacePath= from its unit: `systemctl cat conntrackd-guard`."
         return wrong("the initial network namespace, but the guard runs in another one", step)
@@ -186,9 +201,9 @@ def namespace(place: Place, *, guard_beside: bool | None) -> Check:
 def unwritable(path: str, error: OSError, place: Place, *, is_here: bool) -> Check:
     """Return why the guard can't write the limit. `is_here`: this command can't write it either."""
     if place.initial is False:
-        step = _ON_THE_HOST
+        step = _ON_THE_HOST if place.container else _OUTSIDE
     elif error.errno == errno.EROFS and place.container:
-        step = f"The container's /proc/sys is read-only. Start it privileged, or: {_ON_THE_HOST}"
+        step = "The container's /proc/sys is read-only: start it privileged, or run the guard on the host itself."
     elif error.errno == errno.EROFS and is_here:
         step = f"/proc/sys is mounted read-only here, as `findmnt -T {path}` shows. {_ON_THE_HOST}"
     else:

@@ -26,7 +26,7 @@ from conntrackd_guard.core.metrics import (
 from conntrackd_guard.core.model import Observation, OutcomeKind, Override, OverrideKind, Pause, Table
 
 NAMES = [
-    "guard_build_info", "guard_last_success_timestamp_seconds", "guard_source_up", "guard_tables_complete",
+    "guard_build_info", "guard_health", "guard_last_success_timestamp_seconds", "guard_source_up", "guard_tables_complete",
     "guard_tables_unread", "guard_recorder_errors", "guard_paused", "guard_conflict", "guard_decisions_total",
     "guard_limit_entries", "guard_highest_limit_entries", "guard_persisted_limit_over_budget", "guard_buckets",
     "guard_average_chain_entries", "guard_tables", "guard_table_entries", "guard_table_drops_total",

@@ -13,7 +13,7 @@ from testbed.hosts import GIB, MIB, host, table
 
 from conntrackd_guard.core.configuration import Policy, Share
 from conntrackd_guard.core.model import Observation
-from conntrackd_guard.doctor import checks, verdicts
+from conntrackd_guard.doctor import checks, place, verdicts
 from conntrackd_guard.doctor.place import Place, find_place
 
 LIMIT = "proc/sys/net/netfilter/nf_conntrack_max"
@@ -49,8 +49,8 @@ def test_the_initial_namespace_is_known(
     for name in sysctls:
         fake.put(f"proc/sys/net/core/{name}", "1000\n")
     (fake.root / LIMIT).chmod(mode)
-    place = find_place(fake.paths)
-    assert (place.initial, place.writable) == expected
+    found = find_place(fake.paths)
+    assert (found.initial, found.writable) == expected
 
 
 def test_a_hidden_limit_is_a_container(fake: FakeHost) -> None:
@@ -91,8 +91,19 @@ def test_containers_are_recognised(fake: FakeHost, path: str, content: str, kind
     assert find_place(fake.paths).container == kind
 
 
+def test_a_file_left_behind_is_no_container(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host made from a container's image: PID 1 is the host's, and its files are these; in a container they are not."""
+    fake.put(".dockerenv", "")
+    monkeypatch.setattr(place, "_INITIAL_PID_NAMESPACE", fake.put("proc/1/ns/pid", "").stat().st_ino)
+    (fake.root / "proc/1/root").mkdir()
+    assert find_place(fake.paths).container == "docker"
+    (fake.root / "proc/1/root").rmdir()
+    (fake.root / "proc/1/root").symlink_to(fake.root)
+    assert find_place(fake.paths).container == ""
+
+
 @pytest.mark.parametrize(
-    ("place", "verdict", "text"),
+    ("where", "verdict", "text"),
     [
         (ON_HOST, "good", "the initial network namespace"),
         (Place(initial=None), "unknown", "known once"),
@@ -101,26 +112,27 @@ def test_containers_are_recognised(fake: FakeHost, path: str, content: str, kind
         (Place(initial=False, container="lxc"), "wrong", "namespace (this is a container: lxc): the limit"),
     ],
 )
-def test_namespace(place: Place, verdict: str, text: str) -> None:
+def test_namespace(where: Place, verdict: str, text: str) -> None:
     """In another network namespace the limit is read-only or the host's; on the host all is well."""
-    found = verdicts.namespace(place, guard_beside=None)
+    found = verdicts.namespace(where, guard_beside=None)
     assert found.verdict.value == verdict
     assert text in found.evidence
 
 
 @pytest.mark.parametrize(
-    ("number", "place", "is_here", "step"),
+    ("number", "where", "is_here", "step"),
     [
-        (errno.EACCES, Place(initial=False), True, "Run the guard on the host itself"),
-        (errno.EROFS, replace(ON_HOST, container="docker"), True, "The container's /proc/sys is read-only. Start it privileged"),
+        (errno.EACCES, Place(initial=False), True, "`nsenter -t 1 -n`"),
+        (errno.EACCES, Place(initial=False, container="lxc"), True, "Run the guard on the host itself"),
+        (errno.EROFS, replace(ON_HOST, container="docker"), True, "The container's /proc/sys is read-only: start it privileged"),
         (errno.EROFS, ON_HOST, True, "/proc/sys is mounted read-only here"),
         (errno.EROFS, ON_HOST, False, "ReadWritePaths=/proc/sys/net/netfilter"),
         (errno.EACCES, ON_HOST, False, "ReadWritePaths=/proc/sys/net/netfilter"),
     ],
 )  # fmt: skip
-def test_each_unwritable_limit_has_its_cure(number: int, place: Place, step: str, *, is_here: bool) -> None:
+def test_each_unwritable_limit_has_its_cure(number: int, where: Place, step: str, *, is_here: bool) -> None:
     """A container, a read-only mount and a unit's sandbox each have another one."""
-    found = verdicts.unwritable("/limit", OSError(number, os.strerror(number)), place, is_here=is_here)
+    found = verdicts.unwritable("/limit", OSError(number, os.strerror(number)), where, is_here=is_here)
     assert found.verdict.value == "wrong"
     assert found.evidence.startswith(f"the guard can't write /limit: {os.strerror(number)}")
     assert step in found.next_step

@@ -22,6 +22,9 @@ _TABLES_A_TICK = 16
 _UNEXPLAINED_SHARE = 0.10
 """Entries that no known table holds, as a share of the limit, from which the watch scans for another namespace."""
 _NO_FILE = "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS): drops can't be read"
+_NO_LIMIT = (
+    "connections are tracked, but nf_conntrack_max is hidden here, as in a container: `guard doctor` has the cure"
+)
 _HIDDEN = "entries exist in a network namespace that no process or name leads to: counted as one more full table"
 
 
@@ -51,6 +54,8 @@ class Observer:
         self._tracks: dict[int, _Track] = {}
         self.present: frozenset[int] = frozenset()
         """The namespaces found by the last scan, as tables name them."""
+        self.unread: tuple[str, ...] = ()
+        """What the last observation could not read, but for tables that this kernel never shows."""
         self._complete = False
         self._has_statistics = True
         self._scanned_seconds = -RESCAN_SECONDS
@@ -102,11 +107,15 @@ class Observer:
         kept = [t for t in tables if t.count or t.dropped or t.initial or t.namespace in namespaces]
         limit, now, unread = self._kernel.limit_in_force(), self._clock.boottime(), memory.unread
         reached = [track for track in self._tracks.values() if not track.out_of_reach]
-        complete, unread_tables = self._complete and len(reached) == len(self._tracks), 0
+        # Without a limit, connection tracking is not loaded, and no namespace has a table.
+        complete, unread_tables = limit is None or (self._complete and len(reached) == len(self._tracks)), 0
         hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in reached)
         if not complete or not self._has_statistics or hidden >= usage.CONFIRM_USE * (limit or math.inf):
-            unread_tables, missing = self._missing(memory, hidden, limit or 0)
+            unread_tables, missing = (0, ()) if limit is None else self._missing(memory, hidden, limit)
             complete, unread = complete and not unread_tables, unread + missing
+        if limit is None and tables:
+            unread = (*unread, _NO_LIMIT)
+        self.unread = unread if self._has_statistics or limit is None else memory.unread
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),
@@ -194,7 +203,7 @@ class Observer:
         """
         unreadable = sum(track.out_of_reach for track in self._tracks.values())
         charged = unreadable + (not self._complete)
-        texts = [] if self._has_statistics or not limit else [_NO_FILE]
+        texts = [] if self._has_statistics else [_NO_FILE]
         if charged:
             if memory.allocated_entries is not None and limit:
                 charged = min(charged, max(1, math.ceil(2 * hidden / limit)))
@@ -206,7 +215,7 @@ class Observer:
             if used is None or used - shown >= usage.CONFIRM_USE * limit:
                 charged = 1
                 texts.append(_HIDDEN)
-        return charged, tuple(texts)
+        return charged, (", and ".join(texts),) if texts else ()
 
     def _read(self, tracks: Iterable[_Track]) -> list[Table]:
         """Read these tables; without those that can't be reached."""

@@ -65,13 +65,17 @@ def host(tmp_path: Path) -> Host:
 def test_without_statistics_files(host: Host) -> None:
     """The initial namespace's count is known, the container's table is charged, and one text says both."""
     without_statistics(host, 60_000)
-    seen = observe(host)
+    eyes = observer(host)
+    eyes.observe(rescan=True)
+    seen = eyes.observe()
     assert [(table.initial, table.count, table.dropped) for table in seen.tables] == [(True, 60_000, None)]
     assert (seen.has_statistics, seen.complete, seen.unread_tables) == (False, False, 1)
-    assert [text.partition(" (")[0] for text in seen.unread] == [
-        "this kernel has no /proc/net/stat/nf_conntrack",
-        "the tables of a network namespace can't be read: counted as 1 full table",
-    ]
+    (text,) = seen.unread
+    assert text == (
+        "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS): drops can't be read, "
+        "and the tables of a network namespace can't be read: counted as 1 full table"
+    )
+    assert eyes.unread == ()  # the guard is healthy: this lasts as long as the kernel
 
 
 def test_an_unread_table_is_charged_in_every_sum(host: Host) -> None:
@@ -121,7 +125,8 @@ def test_the_slab_bounds_the_charge(host: Host, hidden: int | None, charged: int
     ("objects", "capacity", "hidden"),
     [
         (392, 28, False),  # measured on 7.3, 4 processors: all but these are free objects in slabs that sheaves pin
-        (4_504, 28, True),  # 4,000 entries beside full sheaves: (10 + 2 × 4) × 28
+        (4_470, 28, False),  # full sheaves of 2 memory nodes: (10 × 2 + 2 × 4) × 28 = 784, and 90 % of 4,096 = 3,686.4
+        (4_471, 28, True),
         (3_000, None, False),  # fragments, before there were sheaves
         (5_680, None, True),
         (None, None, True),
@@ -134,6 +139,8 @@ def test_leftovers_are_no_hidden_namespace(
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     host.limit = 4_096
     put(host, "total_objects", 5_680)
+    for name in ("node0", "node1", "possible"):
+        (host.root / "sys/devices/system/node" / name).mkdir(parents=True)
     if objects is not None:
         put(host, "objects", objects)
     if capacity is not None:
@@ -153,3 +160,23 @@ def test_another_process_of_an_ended_namespace(host: Host) -> None:
         (host.root / "proc" / path).rmdir()
     seen = eyes.observe()
     assert (seen.complete, seen.unread_tables, seen.unread) == (True, 0, ())
+
+
+def test_nothing_is_missing_while_nothing_is_tracked(host: Host) -> None:
+    """Before the module is loaded no namespace has a table that could be unreadable."""
+    (host.root / "proc/sys/net/netfilter/nf_conntrack_max").unlink()
+    for file in host.root.glob("proc/*/net/stat/nf_conntrack"):
+        file.unlink()
+    (host.root / SLAB / "total_objects").unlink()
+    seen = observe(host)
+    assert (seen.limit, seen.complete, seen.unread_tables, seen.unread) == (None, True, 0, ())
+
+
+def test_a_hidden_limit_is_named(host: Host) -> None:
+    """In a user namespace of an older kernel tables can be read and the limit can't; without tracking there are none."""
+    (host.root / "proc/sys/net/netfilter/nf_conntrack_max").unlink()
+    assert ["nf_conntrack_max is hidden" in text for text in observe(host).unread] == [True]
+    for file in host.root.glob("proc/*/net/stat/nf_conntrack"):
+        file.unlink()
+    seen = observe(host)
+    assert (seen.limit, [text for text in seen.unread if "hidden" in text]) == (None, [])
