@@ -44,7 +44,7 @@ class Applier:
             before = self._kernel.limit()
             if before != seen:
                 self._runtime_dir.intents.drop(planned.key)
-                return self._changed(planned, before, seen)
+                return self._changed(planned, decision, before, seen)
             if decision.buckets_target is not None:  # first: no limit stands without the buckets it was judged with
                 try:
                     buckets = self._kernel.set_buckets(decision.buckets_target)
@@ -63,12 +63,13 @@ class Applier:
         return replace(planned, outcome=Outcome(kind=kind, limit_after=after, detail="; ".join(notes)))
 
     @staticmethod
-    def _changed(planned: Record, before: int | None, seen: int) -> Record | Lowered:
+    def _changed(planned: Record, decision: Raise, before: int | None, seen: int) -> Record | Lowered:
         if before is not None and before != 0 and before < seen:
             return Lowered()
         hold = Hold(
             reason=HoldReason.CHANGED_UNDER_US if before is not None else HoldReason.NO_CONNTRACK,
             retry_seconds=planned.observation.boottime_seconds + RECHECK_SECONDS,
+            corroboration=decision.corroboration,
         )
         detail = f"the limit was {seen} when observed and {before} just before the write"
         return replace(

@@ -14,7 +14,7 @@ from conntrackd_guard.core.health import Level
 from conntrackd_guard.core.model import Hold, Observation, Raise, Table
 from conntrackd_guard.core.records import ACTIONABLE, table_name
 from conntrackd_guard.core.text import printable
-from conntrackd_guard.core.units import format_bytes
+from conntrackd_guard.core.units import format_bytes, format_rate
 from conntrackd_guard.daemon.status_line import sources_text
 
 _BAR_CELLS = 20
@@ -149,7 +149,7 @@ def _table(table: Table, limit: int, cells: int) -> Text:
         text.append(f", {table.dropped:,} of them just now", "bold red")
     text.append(f"  {table_name(table)}")
     if table.demand_per_second and table.demand_per_second >= 1:
-        text.append(f"  +{table.demand_per_second:,.0f}/s", "yellow")
+        text.append(f"  {format_rate(table.demand_per_second, table.demand_seconds)}", "yellow")
     return text
 
 

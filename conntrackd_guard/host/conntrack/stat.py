@@ -17,6 +17,8 @@ _KIB = 1024
 _STAT = "net/stat/nf_conntrack"
 _COUNT = "proc/sys/net/netfilter/nf_conntrack_count"
 _LIMIT = "proc/sys/net/netfilter/nf_conntrack_max"
+_SHEAF_CAPACITY = 256
+"""No slab's sheaf holds more objects: those of entries 28 (7.3), those of the smallest objects about 60."""
 STATISTICS_FILE = "statistics file"
 """A table's source, if its namespace's files in /proc show it."""
 
@@ -233,6 +235,8 @@ class MemoryReader:
                 capacity = files.read_number(self._slab / "sheaf_capacity")
         except (OSError, ValueError):
             return None
+        if not 0 <= capacity <= _SHEAF_CAPACITY:
+            capacity = 0
         nodes = 1
         with contextlib.suppress(OSError):
             nodes = max(1, sum(name.startswith("node") for name in os.listdir(self._nodes)))
