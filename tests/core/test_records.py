@@ -77,6 +77,7 @@ ACTIONABLE = [
     "flood",
     "int_max",
     "long_chains",
+    "memory_unknown",
     "over_budget",
     "over_budget_at_start",
     "reserve",
