@@ -21,7 +21,7 @@ _TABLES_A_TICK = 16
 """Tables read in one tick, about 25 µs each: half of them the fullest, the others in turn."""
 _UNEXPLAINED_SHARE = 0.10
 """Entries that no known table holds, as a share of the limit, from which the watch scans for another namespace."""
-_NO_FILE = "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS): drops can't be read"
+_NO_FILE = "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS), and refuses netlink: drops can't be read"
 _NO_LIMIT = (
     "connections are tracked, but nf_conntrack_max is hidden here, as in a container: `guard doctor` has the cure"
 )

@@ -72,7 +72,7 @@ def test_without_statistics_files(host: Host) -> None:
     assert (seen.has_statistics, seen.complete, seen.unread_tables) == (False, False, 1)
     (text,) = seen.unread
     assert text == (
-        "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS): drops can't be read, "
+        "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS), and refuses netlink: drops can't be read, "
         "and the tables of a network namespace can't be read: counted as 1 full table"
     )
     assert eyes.unread == ()  # the guard is healthy: this lasts as long as the kernel
