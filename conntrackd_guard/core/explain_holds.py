@@ -22,6 +22,7 @@ _ABOUT_A_TABLE = frozenset({
     HoldReason.STABLE, HoldReason.UNTRUSTED_NAMESPACE, HoldReason.PAUSED, HoldReason.CONFLICT, HoldReason.WRITE_REFUSED,
     HoldReason.RATE_LIMITED, HoldReason.OVER_BUDGET, HoldReason.RESERVE, HoldReason.AT_CEILING, HoldReason.FLOOD,
     HoldReason.UNSAMPLED, HoldReason.CHAINS, HoldReason.INT_MAX, HoldReason.CONTRADICTED, HoldReason.DRY_RUN_SUFFICIENT,
+    HoldReason.MEMORY_UNKNOWN,
 })  # fmt: skip
 """Holds whose reader needs to know how full the table is."""
 _DROPS = _ABOUT_A_TABLE - {HoldReason.STABLE, HoldReason.CONTRADICTED, HoldReason.DRY_RUN_SUFFICIENT}
@@ -114,6 +115,8 @@ def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
         case HoldReason.RESOLVED if observation.limit and (table := concerned(record)) is not None:
             name, use = table_name(table), f"{table.count:,} of {observation.limit:,}"
             return f"{name[0].upper()}{name[1:]}: the condition is over ({use}). Nothing to do."
+        case HoldReason.MEMORY_UNKNOWN if unknown := observation.memory_unknown:
+            return f"The memory of this host can't be read ({unknown}), so no raise can be calculated."
         case HoldReason.RESERVE_BROKEN if decision.arithmetic is not None:
             return _broken(decision.arithmetic) or decision.reason.sentence
         case reason:
@@ -139,7 +142,7 @@ def _historical(record: Record, kind: str) -> str:
 def _foreign_write(record: Record, was: int, policy: Policy) -> str:
     """Return what another program did to the limit, and after how many lowerings the guard stops raising."""
     detail, now = record.outcome.detail.removeprefix("by "), record.observation.boottime_seconds
-    who = f"probably {detail}" if detail and record.outcome.detail != UNKNOWN_WRITER else "not known what"
+    who = f"probable cause: {detail}" if detail and record.outcome.detail != UNKNOWN_WRITER else "not known what"
     limit, buckets, changes = record.observation.kernel_limit or 0, record.observation.buckets or 0, list[str]()
     if limit != was:
         changes.append(f"nf_conntrack_max from {was:,} to {limit:,}")
@@ -173,8 +176,8 @@ def _set_elsewhere(record: Record, limit: int, persisted: int) -> str:
     text += " and isn't the kernel's default"
     if seen.buckets:
         text += f" with {seen.buckets:,} buckets" + (f" ({default:,})" if default else "")
-    who = "" if detail in {"", UNKNOWN_WRITER} else f", probably {detail.removeprefix('by ')}"
-    return f"{text}. Someone set it on purpose{who}, so it stays."
+    cause = "" if detail in {"", UNKNOWN_WRITER} else f" Probable cause: {detail.removeprefix('by ')}."
+    return f"{text}. Someone set it on purpose, so it stays.{cause}"
 
 
 def _paused(record: Record, pause: Pause) -> str:

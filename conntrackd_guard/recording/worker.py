@@ -98,14 +98,14 @@ class Worker:
         """The current errors, by subject."""
 
     def past(self, boot_id: str) -> Past:
-        """Return what earlier runs left. Raises HostError where the history can't be opened."""
+        """Return what earlier runs left; no records without a boot id. Raises HostError where the history can't be opened."""
         records: list[Record] = []
         whole = self.attempt("history", lambda: records.extend(self.history_writer.history().records(boot_id)))
         position = self.history_writer.history().position()
         kept = None
         with suppress(GuardError):  # recovery goes by the limit alone then
             kept = self._drop_in.persisted()
-        known = records if whole and not self.history_writer.was_damaged else None
+        known = records if whole and boot_id and not self.history_writer.was_damaged else None
         return Past(records=known, position=position, persisted=kept.decision if kept is not None else None)
 
     def note_position(self, position: Position) -> None:
@@ -156,7 +156,8 @@ class Worker:
         """Do what is due: close intents, write repeats, position and time series, retry the drop-in, prune, export."""
         now = time.monotonic()
         self.log.flush()
-        if self._dropin_sync.is_due and now - self._persist_seconds >= _RETRY_SECONDS:
+        is_retry = "drop-in" in self.errors
+        if self._dropin_sync.is_due and (not is_retry or now - self._persist_seconds >= _RETRY_SECONDS):
             self._flush_dropin()
         self.attempt("intents", self._close_intents)
         if now - self._flush_seconds >= FLUSH_SECONDS:
