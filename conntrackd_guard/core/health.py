@@ -140,6 +140,11 @@ def _losses(document: Mapping[str, Any]) -> Iterator[Reason]:
         by = str(pause.get("by"))
         step = f"Remove {by} to resume." if by.startswith("/") else "`guard resume` ends it."
         yield reason("paused", f"raising is paused by {by}{_until(pause.get('until'))}", step)
+    if chains := _mapping(document, "long_chains"):
+        code, text = "long_chains", "hash chains are so long that the kernel may drop packets"
+        if lost := chains.get("lost"):
+            code, text = "chain_drops", f"the kernel drops packets for long hash chains ({lost} so far)"
+        yield reason(code, text, "`guard history` has the command that adds hash buckets.")
     for text in _list(recorder, "trouble"):
         yield reason("recorder", str(text), "Raises go on. Fix the cause; pending records are then written.")
     stuck = recorder.get("stuck_seconds")
