@@ -147,6 +147,11 @@ def _losses(document: Mapping[str, Any]) -> Iterator[Reason]:
         by = str(pause.get("by"))
         step = f"Remove {by} to resume." if by.startswith("/") else "`guard resume` ends it."
         yield reason("paused", f"raising is paused by {by}{_until(pause.get('until'))}", step)
+    if chains := _mapping(document, "long_chains"):
+        code, text = "long_chains", "hash chains are so long that the kernel may drop packets"
+        if lost := chains.get("lost"):
+            code, text = "chain_drops", f"the kernel drops packets for long hash chains ({lost} so far)"
+        yield reason(code, text, "`guard history` has the command that adds hash buckets.")
     stuck = recorder.get("stuck_seconds")
     if isinstance(stuck, int | float) and stuck > STUCK_SECONDS:
         text = f"the recorder has been stuck for {format_duration(stuck)}"
