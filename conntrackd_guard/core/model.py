@@ -200,7 +200,7 @@ class Observation:
     unread_tables: int = 0
     """Tables that can't be read, but must be expected: each is charged as a full one."""
     has_statistics: bool = True
-    """Whether this kernel has statistics files: without them, drops and other namespaces' tables can't be read."""
+    """Whether this kernel has statistics files: without them it shows no other namespace's table, and drops over netlink."""
     buckets: int | None = None
     chain_limit: bool | None = None
     """Whether this kernel drops packets for long hash chains; None if unknown, which counts as yes."""

@@ -29,7 +29,7 @@ CONDITIONS: list[tuple[dict[str, Any], Level, str]] = [
         for reason in sorted(ACTIONABLE, key=lambda reason: reason.code)
     ),
     ({"paused": {"by": "guard pause", "until": 1_800_000_000.0}}, Level.DEGRADED, "paused"),
-    ({"recorder": {"trouble": ["disk full"]}}, Level.DEGRADED, "recorder"),
+    ({"recorder": {"trouble": ["disk full"]}}, Level.ACTION_REQUIRED, "recorder"),
     ({"recorder": {"trouble": [], "stuck_seconds": 11.0}}, Level.DEGRADED, "recorder_stuck"),
     ({"sources": {"ring_buffer": "absent", "journal": "absent"}}, Level.DEGRADED, "no_messages"),
     ({"unread": ["/proc/meminfo"]}, Level.DEGRADED, "unread"),

@@ -277,7 +277,7 @@ def of_document(changed: dict[str, Any], age: float) -> tuple[Health, dict[str, 
     ("changed", "verdict", "text"),
     [
         ({}, "good", "healthy, follows ring buffer and journal"),
-        ({"recorder": {"trouble": ["disk full"]}}, "note", "disk full"),
+        ({"recorder": {"trouble": ["disk full"]}}, "wrong", "disk full"),
         ({"recorder": {"stuck_seconds": 11.0}}, "note", "stuck for 11s"),
         ({"over_budget": True}, "wrong", "`guard revert --all` restores"),
         ({"not_writable": {"why": "/x: read-only", "next_step": "Mount it."}}, "wrong", "can't write /x: read-only -> Mount it."),

@@ -12,7 +12,14 @@ from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
-from conntrackd_guard.host.conntrack.stat import Memory, MemoryReader, TableReader, read_statistics
+from conntrackd_guard.host.conntrack.stat import (
+    STATISTICS_FILE,
+    Counters,
+    Memory,
+    MemoryReader,
+    TableReader,
+    read_statistics,
+)
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 
@@ -21,7 +28,7 @@ _TABLES_A_TICK = 16
 """Tables read in one tick, about 25 µs each: half of them the fullest, the others in turn."""
 _UNEXPLAINED_SHARE = 0.10
 """Entries that no known table holds, as a share of the limit, from which the watch scans for another namespace."""
-_NO_FILE = "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS), and refuses netlink: drops can't be read"
+_NO_FILE = "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS)"
 _NO_LIMIT = (
     "connections are tracked, but nf_conntrack_max is hidden here, as in a container: `guard doctor` has the cure"
 )
@@ -61,7 +68,8 @@ class Observer:
         self.unread: tuple[str, ...] = ()
         """What the last observation could not read, but for tables that this kernel never shows."""
         self._complete = False
-        self._has_statistics = True
+        self._statistics = str(paths.proc / "self/net/stat/nf_conntrack")
+        self._initial: Counters | None = None
         self._scanned_seconds = -RESCAN_SECONDS
         self._names: frozenset[str] = frozenset()
         self._unexplained = 0
@@ -117,13 +125,15 @@ class Observer:
         # Without a limit, connection tracking is not loaded, and no namespace has a table.
         complete, unread_tables = limit is None or (self._complete and len(reached) == len(self._tracks)), 0
         hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in reached)
-        if not complete or not self._has_statistics or hidden >= usage.CONFIRM_USE * (limit or math.inf):
+        has_file = self._initial is None or self._initial.source == STATISTICS_FILE
+        has_statistics = has_file or os.path.lexists(self._statistics)
+        if not complete or not has_file or hidden >= usage.CONFIRM_USE * (limit or math.inf):
             unread_tables, missing = (0, ()) if limit is None else self._missing(memory, hidden, limit)
             complete, unread = complete and not unread_tables, unread + missing
         if limit is None:
             unread = (*unread, _NO_LIMIT) if tables else ()  # not loaded: no slab cache either
             self._tracks = self._tracks if tables else {}  # once loaded, all namespaces have a table
-        self.unread = unread if self._has_statistics or limit is None else figures
+        self.unread = unread if has_statistics or limit is None else figures
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),
@@ -135,7 +145,7 @@ class Observer:
             unread=unread,
             complete=complete,
             unread_tables=unread_tables,
-            has_statistics=self._has_statistics,
+            has_statistics=has_statistics,
             buckets=buckets,
             chain_limit=self.chain_limit,
             entry_slab_bytes=memory.entry_slab_bytes,
@@ -213,7 +223,11 @@ class Observer:
         """
         unreadable = sum(track.out_of_reach for track in self._tracks.values())
         charged = unreadable + (not self._complete)
-        texts = [] if self._has_statistics else [_NO_FILE]
+        texts = []
+        if self._initial is not None and self._initial.source != STATISTICS_FILE:
+            why = f"{self._statistics} has no valid figures" if os.path.lexists(self._statistics) else _NO_FILE
+            drops = "can't be read" if self._initial.drop is None else "are read over netlink"
+            texts.append(f"{why}: drops {drops}")
         if charged:
             if memory.allocated_entries is not None and limit:
                 charged = min(charged, 1 + math.ceil(2 * max(0, hidden) / limit))
@@ -239,7 +253,7 @@ class Observer:
             if counters.drop is not None:
                 self.chain_limit = self.chain_limit or counters.chain_too_long is not None
             if netns.initial:
-                self._has_statistics = counters.drop is not None
+                self._initial = counters
             growth.look(now, counters.count, counters.drop, counters.early_drop, limit)
             table = Table(
                 namespace=netns.key if netns.namespace is None else netns.namespace,
