@@ -49,7 +49,7 @@ def _of_triggers(policy: Policy) -> Iterator[tuple[str, str]]:
 
 def _of_bounds(policy: Policy, paths: Paths) -> Iterator[tuple[str, str]]:
     """Yield the bounds that allow no raise even if nothing else uses this host's memory."""
-    kernel, memory = LiveKernel(paths), MemoryReader(paths).read()
+    kernel, memory = LiveKernel(paths), MemoryReader(paths, RuntimeDir(paths)).read()
     try:
         limit, buckets = kernel.limit_in_force(), kernel.buckets()
     except GuardError:
