@@ -18,10 +18,11 @@ from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.doctor import module_loading
 from conntrackd_guard.doctor.place import find_place
 from conntrackd_guard.host import conf_dirs, files
+from conntrackd_guard.host.conntrack.addresses import own_addresses
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
-from conntrackd_guard.host.conntrack.owners import find_owner
+from conntrackd_guard.host.conntrack.owners import find_owner, oldest_first
 from conntrackd_guard.host.conntrack.stat import MemoryReader, TableReader, read_statistics
 from conntrackd_guard.host.dropin_lock import DropInLock
 from conntrackd_guard.host.load_facts import load_facts
@@ -193,9 +194,22 @@ READ_FILES = (
         lambda root: TableReader(Paths(root)).read_without_process(_initial(root)),
     ),
     ReadFile(
-        "proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established",
+        "proc/sys/net/netfilter/nf_conntrack_*_timeout*",
         b"432000\n",
-        lambda root: TableReader(Paths(root)).established_seconds(_initial(root)),
+        lambda root: TableReader(Paths(root)).timeouts(_initial(root), ["nf_conntrack_tcp_timeout_established"]),
+        at="proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established",
+    ),
+    ReadFile(
+        "proc/*/net/fib_trie",
+        b"Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.0.0.1\n        /32 host LOCAL\n",
+        lambda root: own_addresses(_initial(root), Paths(root)),
+        at="proc/1/net/fib_trie",
+    ),
+    ReadFile(
+        "proc/*/net/if_inet6",
+        b"00000000000000000000000000000001 01 80 10 80       lo\n",
+        lambda root: own_addresses(_initial(root), Paths(root)),
+        at="proc/1/net/if_inet6",
     ),
     ReadFile(
         "proc/*/net/stat/nf_conntrack",
@@ -233,7 +247,7 @@ READ_FILES = (
     ReadFile(
         "proc/*/stat",
         b"300 (kube-proxy) S 1 300 300 0 -1 4194560 1 1 1 1 1 1 1 1 20 0 1 0 9000 1 1\n",
-        _writers,
+        lambda root: (_writers(root), oldest_first(_container(root), Paths(root))),
         at="proc/300/stat",
     ),
     ReadFile("etc/machine-id", b"0123456789abcdef0123456789abcdef\n", lambda root: files.read_id(Paths(root).machine_id)),
