@@ -5,8 +5,10 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from conntrackd_guard.host import files
+from conntrackd_guard.host.conntrack import stat_netlink
 from conntrackd_guard.host.conntrack.memory_estimate import KIB, estimate
 from conntrackd_guard.host.conntrack.memory_kinds import low_memory, zfs_reclaimable
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
@@ -16,6 +18,7 @@ from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 _STAT = "net/stat/nf_conntrack"
 _COUNT = "proc/sys/net/netfilter/nf_conntrack_count"
+_LIMIT = "proc/sys/net/netfilter/nf_conntrack_max"
 _ROWS = re.compile(rb"(?:[0-9a-f]{1,8}\s+)*[0-9a-f]{1,8} *\n\s*")
 """Figures of the statistics, u32 in hexadecimal, to the end of the last row."""
 _MEMINFO = re.compile(rb"^(MemTotal|MemAvailable|Hugetlb): *([0-9]{1,12}) kB[ \t]*\n", re.MULTILINE)
@@ -40,8 +43,10 @@ class Counters:
     drop: int | None = None
     early_drop: int | None = None
     insert_failed: int | None = None
+    """Entries that could not be inserted, without those in `chain_too_long`, which the kernel counts here too."""
+    clash_resolved: int | None = None
     chain_too_long: int | None = None
-    """Of this and `insert_failed`, packets are lost while the table is not full. Both are 0 without such a column."""
+    """Packets dropped for a long hash chain; None if this kernel has no chain limit (no such column, before 5.15)."""
 
 
 def read_statistics(folders: Iterable[str], key: int | None, source: str = STATISTICS_FILE) -> Counters | None:
@@ -70,14 +75,16 @@ def read_statistics(folders: Iterable[str], key: int | None, source: str = STATI
             count = int(figures[entries - width], 16)
             dropped = sum([int(figure, 16) for figure in figures[drop::width]])
             early_dropped = sum([int(figure, 16) for figure in figures[early::width]])
-            insert_failed = chain_too_long = 0
-            if b"insert_failed" in names:
-                insert_failed = sum([int(figure, 16) for figure in figures[names.index(b"insert_failed") :: width]])
-            if b"chainlength" in names:
-                chain_too_long = sum([int(figure, 16) for figure in figures[names.index(b"chainlength") :: width]])
+            failed, resolved, too_long = [
+                sum([int(figure, 16) for figure in figures[names.index(name) :: width]]) if name in names else None
+                for name in (b"insert_failed", b"clashres", b"chainlength")
+            ]
         except (OSError, ValueError):
             continue
-        return Counters(count, source, dropped, early_dropped, insert_failed, chain_too_long)
+        counters = Counters(count, source, dropped, early_dropped)
+        counters.insert_failed = None if failed is None else max(0, failed - (too_long or 0))
+        counters.clash_resolved, counters.chain_too_long = resolved, too_long
+        return counters
     return None
 
 
@@ -86,7 +93,7 @@ class TableReader:
 
     def __init__(self, paths: Paths) -> None:
         self._proc = str(paths.proc)
-        self._count = str(paths.root / _COUNT)
+        self._root = paths.root
         self._sysctl = paths.sysctl
 
     def folders(self, netns: NetNamespace) -> tuple[str, ...]:
@@ -102,7 +109,7 @@ class TableReader:
         """Return the counters that no process's statistics file shows: the initial count alone, or from inside."""
         try:
             if netns.initial:  # a kernel without the statistics file (CONFIG_NF_CONNTRACK_PROCFS off)
-                return Counters(files.read_number(self._count), "sysctl")
+                return _read_without_file(self._root)
             return run_in_netns(netns, _entered) if netns.enter else None
         except (OSError, ValueError):
             return None
@@ -126,7 +133,23 @@ class TableReader:
 def _entered() -> Counters:
     """Return the counters of the namespace that the calling thread is in. Raises OSError or ValueError."""
     counters = read_statistics(("/proc/thread-self/",), None, "statistics file, entered")
-    return counters or Counters(files.read_number("/" + _COUNT), "sysctl, entered")
+    return counters or _read_without_file(Path("/"), ", entered")
+
+
+def _read_without_file(root: Path, entered: str = "") -> Counters:
+    """Return the count from its sysctl, and the other counters over netlink if that answers. Raises OSError or ValueError.
+
+    Netlink knows no root: its answer is for the same tables if it has the same limit.
+    """
+    counters = Counters(files.read_number(root / _COUNT), f"sysctl{entered}")
+    with contextlib.suppress(OSError, ValueError):
+        found = stat_netlink.read_statistics()
+        if found.limit == files.read_number(root / _LIMIT):
+            counters.source = f"sysctl and netlink{entered}"
+            counters.drop, counters.early_drop = found.drop, found.early_drop
+            counters.clash_resolved, counters.chain_too_long = found.clash_resolved, found.chain_too_long
+            counters.insert_failed = max(0, found.insert_failed - (found.chain_too_long or 0))
+    return counters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
