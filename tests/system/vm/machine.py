@@ -60,11 +60,6 @@ def persisted() -> int:
     return int(value)
 
 
-def slab_objects() -> int:
-    """Return the entries of all namespaces that memory is taken for, including free ones that the kernel keeps."""
-    return int(Path("/sys/kernel/slab/nf_conntrack/total_objects").read_text("ascii").split()[0])
-
-
 def boot_id() -> str:
     """Return the ID of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
