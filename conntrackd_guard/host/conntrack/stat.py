@@ -15,7 +15,7 @@ _KIB = 1024
 _STAT = "net/stat/nf_conntrack"
 _COUNT = "proc/sys/net/netfilter/nf_conntrack_count"
 _SHEAF_CAPACITY = 256
-"""No slab's sheaf holds more objects: those of entries 28 (7.3), those of the smallest objects about 60."""
+"""More than any sheaf holds: those of entries hold 28 (7.3)."""
 STATISTICS_FILE = "statistics file"
 """A table's source, if its namespace's files in /proc show it."""
 
