@@ -195,7 +195,7 @@ def a_limit_that_means_none_is_left_alone() -> str:
     if UNLIMITED is None:
         return "this kernel takes no such limit"
     (SYSCTL / "nf_conntrack_max").write_text(f"{UNLIMITED}\n", "ascii")
-    row = decision("limit_raised")
+    (row,) = until(lambda: [row for row in decisions() if row["from"] == UNLIMITED], 60, "history has that limit")
     run("systemctl", "restart", GUARD)
     until(lambda: shown(GUARD, "StatusText").startswith("watching"), 60, "the status line shows that the guard watches")
     equal((limit(), [path for path in (DROP_IN,) if path.exists()]), (UNLIMITED, []))
