@@ -205,7 +205,7 @@ def a_filling_table_is_raised_for_before_it_is_full() -> str:
     configure("")
     before, seen = limit() or 0, newest()
     while initial.count() < GOAL:
-        initial.fill(max(500, (limit() or 0) // 30))
+        initial.fill(max(500, (limit() or 0) // 15))
     row = decision("filling_up confirmed", after=seen)
     until(lambda: initial.count() < 0.8 * (limit() or 0), 60, "the table is below the threshold")
     until(lambda: persisted() == limit(), 60, "the drop-in follows")
