@@ -74,6 +74,7 @@ ACTIONABLE = [
     "conflict",
     "flood",
     "int_max",
+    "memory_unknown",
     "over_budget",
     "over_budget_at_start",
     "reserve",
