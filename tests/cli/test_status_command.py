@@ -95,8 +95,8 @@ def test_a_running_daemon_is_shown_with_its_errors(capsys: pytest.CaptureFixture
     out = printed(status, capsys)
     assert "running (pid 42, mode act)" in out
     assert "messages: following /dev/kmsg; journal following" in out
-    assert "degraded: disk full. Raises go on." in out
-    assert status.health.level is Level.DEGRADED
+    assert "action required: disk full. Raises go on." in out
+    assert status.health.level is Level.ACTION_REQUIRED
     assert a_status(seen(), holder=42, live={"recorder": {"trouble": []}}).health.level is Level.HEALTHY
 
 
@@ -121,7 +121,7 @@ def test_a_running_daemon_is_shown_with_its_errors(capsys: pytest.CaptureFixture
             {"live": {"conflict": True, "unread": ["x"]}},
             "ACTION NEEDED: raising is off, another program keeps lowering the limit (and 1 more below); fullest",
         ),
-        (32768, 0, {"live": {"recorder": {"trouble": ["x"]}}}, "DEGRADED: x; fullest"),
+        (32768, 0, {"live": {"recorder": {"trouble": ["x"]}}}, "ACTION NEEDED: x; fullest"),
     ],
 )
 def test_the_first_line_is_the_summary(

@@ -70,10 +70,13 @@ def test_what_merges(record: Record, *, merged: bool, folded: bool) -> None:
 
 ACTIONABLE = [
     "at_ceiling",
+    "buckets_lost",
+    "chain_drops",
     "chains",
     "conflict",
     "flood",
     "int_max",
+    "long_chains",
     "memory_unknown",
     "over_budget",
     "over_budget_at_start",

@@ -37,7 +37,7 @@ class FakeHost:
         self.put("proc/sys/net/netfilter/nf_conntrack_buckets", "65536\n")
         self.put("proc/sys/kernel/random/boot_id", f"{BOOT}\n")
         self.put("proc/1/comm", "systemd\n")
-        self.put("proc/1/net/stat/nf_conntrack", "entries drop early_drop\n00000001 00000000 00000000\n")
+        self.put("proc/1/net/stat/nf_conntrack", "entries drop early_drop chainlength\n1 0 0 0\n")
         self.put("proc/1/ns/net", "")
         (root / "proc/self").symlink_to("1")
         self.put("proc/meminfo", "MemTotal: 8388608 kB\nMemAvailable: 6291456 kB\nHugetlb: 0 kB\n")

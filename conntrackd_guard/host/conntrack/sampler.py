@@ -98,11 +98,12 @@ class Sampler:
             if len(self._last) > _MOST_REMEMBERED:
                 self._last.clear()
             self._last[one.netns.key] = now, after
+        has_chain_limit = after is None or after.drop is None or after.chain_too_long is not None
         evidence = Evidence(
             sample=sample,
             losses=losses,
             in_use=sum(found.table.count for found in among),
-            buckets=buckets,
+            buckets=buckets if has_chain_limit else None,
             inside=nsenter_prefix(oldest_first(one.netns, self._paths), self._paths),
             timeouts=timeouts,
             own_sources=self._own_sources(one, among, sample),
