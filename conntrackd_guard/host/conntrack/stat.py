@@ -189,8 +189,11 @@ class MemoryReader:
         self.unknown = ""
         """As `Memory.unknown` of the last reading."""
 
-    def read(self) -> Memory:  # noqa: C901 - each call more is a call more before a write of the limit
-        """Return the figures of this moment, with safe defaults for those that can't be read. Never raises."""
+    def read(self, *, loaded: bool = True) -> Memory:  # noqa: C901 - each call more comes before a write of the limit
+        """Return the figures of this moment, with safe defaults for those that can't be read. Never raises.
+
+        `loaded`: connection tracking is; the slab cache exists only then.
+        """
         unread: tuple[str, ...] = ()
         content, problem, allocated, unknown = b"", "", None, ""
         try:
@@ -223,7 +226,7 @@ class MemoryReader:
                 pass  # no ZFS here
             except (OSError, ValueError) as error:
                 unread = (*unread, f"{self._arcstats} ({_short(error)}): ZFS' cache is counted as used")
-        if self._entry_slab_bytes is None:
+        if self._entry_slab_bytes is None and loaded:
             try:
                 self._entry_slab_bytes = _entry_slab_bytes(self._slab_size)
             except (OSError, ValueError) as error:
