@@ -76,23 +76,23 @@ class _Setting(NamedTuple):
     """Whether it has a value; without one it only excludes the key from globs."""
 
 
-def final_assignment(files: Iterable[SysctlFile], tool: Tool) -> Assignment | None:
-    """Return the line that finally sets the limit, None if the tool leaves it unset."""
-    return next((written for written in reversed(writes(files, tool)) if written.number is not None), None)
+def final_assignment(files: Iterable[SysctlFile], tool: Tool, keys: tuple[str, ...] = LIMIT_KEYS) -> Assignment | None:
+    """Return the line that finally sets the limit (or another of `keys`), None if the tool leaves it unset."""
+    return next((written for written in reversed(writes(files, tool, keys)) if written.number is not None), None)
 
 
-def overriding(files: Sequence[SysctlFile], tool: Tool, ours: str) -> Assignment | None:
-    """Return the line that has the limit end at another value than the file `ours` sets; None if no line does.
+def overriding(
+    files: Sequence[SysctlFile], tool: Tool, ours: str, keys: tuple[str, ...] = LIMIT_KEYS
+) -> tuple[int, Assignment] | None:
+    """Return what the file `ours` sets, and the line that has it end at another value; None if no line does.
 
-    It may be a line that the kernel refuses, or one without a value: then the limit ends unset.
+    It may be a line that the kernel refuses, or one without a value: then it ends unset.
     """
-    word = final_assignment(files, tool)
-    wanted = next((line.number for line in reversed(named(files, tool)) if line.path == ours), None)
-    if wanted is None:
-        return None
-    if word is not None:
-        return None if word.number == wanted else word
-    return next((line for line in reversed(named(files, tool)) if line.path != ours), None)
+    lines, final = named(files, tool, keys), final_assignment(files, tool, keys)
+    wanted = next((line.number for line in reversed(lines) if line.path == ours), None)
+    if final is None:
+        final = next((line for line in reversed(lines) if line.path != ours), None)
+    return None if wanted is None or final is None or final.number == wanted else (wanted, final)
 
 
 def read_before(files: Sequence[SysctlFile], ours: str) -> frozenset[str]:
@@ -115,9 +115,12 @@ def writes(files: Iterable[SysctlFile], tool: Tool, keys: tuple[str, ...] = LIMI
     )
 
 
-def named(files: Iterable[SysctlFile], tool: Tool) -> tuple[Assignment, ...]:
-    """Return every line that names the limit without a wildcard, in reading order; without `=` its value is ""."""
-    return tuple(setting.assignment for setting in _settings(files, tool) if _plain(setting.key) in LIMIT_KEYS)
+def named(files: Iterable[SysctlFile], tool: Tool, keys: tuple[str, ...] = LIMIT_KEYS) -> tuple[Assignment, ...]:
+    """Return every line that names the limit (or another of `keys`), in reading order; without `=` its value is "".
+
+    Wildcards name nothing.
+    """
+    return tuple(setting.assignment for setting in _settings(files, tool) if _plain(setting.key) in keys)
 
 
 def reading_order(files: Iterable[SysctlFile], tool: Tool) -> list[SysctlFile]:

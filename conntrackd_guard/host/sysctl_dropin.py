@@ -7,14 +7,16 @@ import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import PersistedLimit, Raise, Record
 from conntrackd_guard.core.sysctl_precedence import (
+    BUCKET_KEYS,
     FOLDERS,
+    LIMIT_KEYS,
     Assignment,
     SysctlFile,
     Tool,
@@ -69,6 +71,15 @@ class Persisted:
         )
 
 
+class Overriding(NamedTuple):
+    """A line of another file that has a saved value end otherwise, and the tools that apply it so."""
+
+    what: str
+    saved: int
+    line: Assignment
+    tools: list[Tool]
+
+
 class SysctlDropIn:
     """/etc/sysctl.d/99-zz-conntrackd-guard.conf, replaced in one step.
 
@@ -97,8 +108,8 @@ class SysctlDropIn:
             limit=wanted.limit, buckets=wanted.buckets, decision=wanted.decision, boot_id=wanted.boot_id
         )
 
-    def overridden_by(self) -> dict[Assignment, list[Tool]]:
-        """Return the lines of other files that have the limit end at another value, with the tools that apply them so."""
+    def overridden_by(self) -> list[Overriding]:
+        """Return the lines of other files that have limit or buckets end at other values."""
         return _overridden_by(sysctl_files(self._paths.root), str(self._paths.drop_in))
 
     def put(self, persisted: Persisted, decided_seconds: float, buckets: int | None = None) -> None:
@@ -194,14 +205,14 @@ class SysctlDropIn:
             folder=FOLDERS[0],
             name=self._paths.drop_in.name,
             path=str(self._paths.drop_in),
-            content=f"net.netfilter.nf_conntrack_max = {persisted.limit}\n",
+            content=f"{buckets}net.netfilter.nf_conntrack_max = {persisted.limit}\n",
         )
         found = [file for file in sysctl_files(self._paths.root) if file.path != ours.path]
         before = read_before([*found, ours], ours.path)
         overridden = [line for line in writes(found, Tool.PROCPS) if line.path in before]
         by = [
-            f"{_listed([line])} with {' and '.join(tools)}"
-            for line, tools in _overridden_by([*found, ours], ours.path).items()
+            f"{_listed([other.line])} with {' and '.join(other.tools)}"
+            for other in _overridden_by([*found, ours], ours.path)
         ]
         but = f"\n# Overridden by: {', '.join(by)}" if by else ""
         machine = files.read_id(self._paths.machine_id) or "unknown"
@@ -213,8 +224,7 @@ class SysctlDropIn:
 # To go back: `guard revert --all`. To remove: delete this file; the running limit stays until a reboot.
 # boot_id={persisted.boot_id} machine_id={_printable(machine)}
 # memory_total_bytes={persisted.memory_total_bytes} budget_bytes={persisted.budget_bytes}
-{buckets}net.netfilter.nf_conntrack_max = {persisted.limit}
-"""
+{ours.content}"""
 
 
 class NoDropIn(SysctlDropIn):
@@ -228,9 +238,9 @@ class NoDropIn(SysctlDropIn):
         """Return the acting guard's persisted limit."""
         return super().persisted() if self._reads else None
 
-    def overridden_by(self) -> dict[Assignment, list[Tool]]:
+    def overridden_by(self) -> list[Overriding]:
         """Return nothing: no file of this guard could be overridden."""
-        return {}
+        return []
 
     def _write_nothing(self, *_: object, **__: object) -> None:
         """Ignore a change."""
@@ -245,13 +255,14 @@ def _wanted(override: DropInOverride) -> Persisted | None:
     return None
 
 
-def _overridden_by(files: Sequence[SysctlFile], ours: str) -> dict[Assignment, list[Tool]]:
-    found: dict[Assignment, list[Tool]] = {}
-    for tool in Tool:
-        line = overriding(files, tool, ours)
-        if line is not None:
-            found.setdefault(line, []).append(tool)
-    return found
+def _overridden_by(files: Sequence[SysctlFile], ours: str) -> list[Overriding]:
+    found: dict[Assignment, Overriding] = {}
+    for what, keys in (("limit", LIMIT_KEYS), ("number of hash buckets", BUCKET_KEYS)):
+        for tool in Tool:
+            if (other := overriding(files, tool, ours, keys)) is not None:
+                saved, line = other
+                found.setdefault(line, Overriding(what, saved, line, [])).tools.append(tool)
+    return list(found.values())
 
 
 def _listed(lines: Sequence[Assignment]) -> str:

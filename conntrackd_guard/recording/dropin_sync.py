@@ -4,10 +4,10 @@ import time
 
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.model import OutcomeKind, Override, OverrideKind, Raise, Record, TriggerKind
-from conntrackd_guard.core.sysctl_precedence import Assignment, Tool
+from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host.log import Log
-from conntrackd_guard.host.sysctl_dropin import Persisted, SysctlDropIn
+from conntrackd_guard.host.sysctl_dropin import Overriding, Persisted, SysctlDropIn
 from conntrackd_guard.recording.items import Item
 
 
@@ -22,7 +22,7 @@ class DropInSync:
         """Another program's higher limit, and when it has stood long enough (time.monotonic)."""
         self._override_due = True
         """A revert, perhaps of before this run, may have left what it could not write."""
-        self._reported: dict[Assignment, list[Tool]] = {}
+        self._reported: list[Overriding] = []
         """The lines that override the drop-in, as last logged."""
 
     @property
@@ -79,18 +79,19 @@ class DropInSync:
     def _report_order(self) -> None:
         """Log which sysctl lines override the drop-in, if that is news."""
         found = self._drop_in.overridden_by()
-        saved = self._drop_in.limit() if found else None
-        if found != self._reported and saved is not None:
-            for line, tools in found.items():
-                when = "at the next boot" if Tool.SYSTEMD in tools else f"when somebody calls `{Tool.PROCPS}`"
-                sets = f"sets {line.value}" if line.value else "leaves the limit unset"
-                text = (
-                    f"The {saved:,} saved in the drop-in is overridden {when}: {line.path}:{line.line} is applied after "
-                    f"it and {sets}. Remove that line."
-                )
-                higher = line.number is not None and (line.number == 0 or line.number > saved)
-                self._log.emit("guard.info", "info" if higher else "warning", printable(text))
+        known = {(other.line, *other.tools) for other in self._reported}
         self._reported = found
+        for what, saved, line, tools in found:
+            if (line, *tools) in known:
+                continue
+            when = "at the next boot" if Tool.SYSTEMD in tools else f"when somebody calls `{Tool.PROCPS}`"
+            sets = f"sets {line.value}" if line.value else "leaves it unset"
+            text = (
+                f"The saved {what} ({saved:,}) is overridden {when}: {line.path}:{line.line} is applied after it and "
+                f"{sets}. Remove that line."
+            )
+            higher = line.number is not None and (line.number == 0 or line.number > saved)
+            self._log.emit("guard.info", "info" if higher else "warning", printable(text))
 
     def _has_stood(self) -> bool:
         """Return whether another program's higher limit stood long enough to void what is persisted."""
