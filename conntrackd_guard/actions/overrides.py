@@ -14,6 +14,7 @@ from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError
 from conntrackd_guard.core.explain import sentence
+from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import (
     Observation,
     Outcome,
@@ -85,8 +86,12 @@ class Overrides:
     def plan(self, row_id: int | None, *, whole: bool) -> Plan:
         """Return what reverting decision `row_id` (None: the last raise; `whole`: all of them) would do."""
         current = self._kernel.limit_in_force()
-        if not current:
-            raise AnswerIsNo("The kernel has no limit to revert (no conntrack, or 0 for unlimited).")
+        if current is None:
+            raise AnswerIsNo("The kernel has no limit to revert: it tracks no connections.")
+        if is_unlimited(current):
+            raise AnswerIsNo(
+                f"The limit is {format_limit(current)}: no raise led to it, and any number would lower it."
+            )
         raises = revertible_raises(self._paths, current)
         if not raises:
             raise AnswerIsNo(
@@ -140,7 +145,11 @@ class Overrides:
         return self._store(replace(planned, outcome=replace(applied, limit_after=after, detail=detail)))
 
     def _write(self, planned: Record, plan: Plan, decided: float) -> tuple[int, str]:
-        """Write the limit, then the drop-in; return the limit read back, and why the drop-in could not be written."""
+        """Write the limit unless it is unlimited, then the drop-in; return the limit read back, and why the latter failed."""
+        now = self._kernel.limit_in_force()
+        if now is not None and is_unlimited(now):  # another program's, since the plan was made
+            error = OSError(None, f"the limit has become {format_limit(now)}")
+            raise HostError(f"write {plan.target} to", self._paths.limit, error, "Find out what set it.")
         after = self._kernel.set_limit(plan.target)
         try:
             none = plan.original or self._drop_in.limit() is None

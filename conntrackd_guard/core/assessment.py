@@ -139,7 +139,8 @@ def assess(trigger: Trigger, observation: Observation, policy: Policy) -> Assess
     episode = number if filling_up else None  # its table has the hysteresis
     full_count, charged_count = CONFIRM_USE * (observation.kernel_limit or 0), policy.threshold * limit
     concerned, needy, others = [], [], []
-    is_judged, is_unknown = number is None, number is None and not observation.complete
+    is_judged = number is None
+    is_unknown = number is None and (not observation.complete or bool(observation.impossible))
     is_confirmed = is_pressing = is_dropping = False
     in_use, largest, full, full_held = observation.small_entries, 0, 0, 0
     for table in observation.tables:
@@ -168,6 +169,8 @@ def assess(trigger: Trigger, observation: Observation, policy: Policy) -> Assess
         truth = Corroboration.UNKNOWN if is_unknown or not is_judged else Corroboration.CONTRADICTED
     if truth is Corroboration.UNKNOWN or (at_start and not needy):
         full += 1  # a table that can't be judged
+    else:
+        full += len(observation.impossible)
     trusted = tuple(table for table in needy if policy.trust_user_namespaces or not table.user_owned)
     flooded: bool | None = False
     is_need = filling_up or (

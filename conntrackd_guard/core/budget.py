@@ -12,6 +12,7 @@ from functools import lru_cache
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, Charges, assess
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
+from conntrackd_guard.core.limits import is_unlimited
 from conntrackd_guard.core.model import INT_MAX, Observation, Table, Trigger, TriggerKind
 from conntrackd_guard.core.records import condense
 
@@ -217,9 +218,9 @@ def filled(observation: Observation) -> tuple[Observation, Table]:
 def highest_affordable(observation: Observation, policy: Policy) -> Arithmetic | None:
     """Return the calculation for the highest limit that every bound allows if the fullest table is full.
 
-    Its target may lie below the limit; None if there is no limit, or it is 0.
+    Its target may lie below the limit; None if there is no limit, or it is unlimited.
     """
-    if not observation.limit:
+    if observation.limit is None or is_unlimited(observation.limit):
         return None
     then, _ = filled(condense(observation, None))
     calm = tuple(replace(table, demand_per_second=None) for table in then.tables)

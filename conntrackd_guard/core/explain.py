@@ -4,6 +4,7 @@ from typing import assert_never
 
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.explain_holds import counters, hold_sentence
+from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
@@ -97,7 +98,7 @@ def _override_sentence(record: Record, override: Override) -> str:
             done = "reverted" if record.outcome.kind is OutcomeKind.APPLIED else "tried to revert"
             target = "the value before" if override.target is None else f"{override.target:,}"
             detail = f" {record.outcome.detail.rstrip('.')}." if record.outcome.detail else ""
-            return f"{who} {done} the limit from {observation.limit or 0:,} to {target}{why}.{detail}"
+            return f"{who} {done} the limit from {format_limit(observation.limit or 0)} to {target}{why}.{detail}"
         case OverrideKind.PAUSE:
             until = "until `guard resume`"
             if override.until_seconds is not None:

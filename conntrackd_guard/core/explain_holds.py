@@ -4,8 +4,9 @@ from conntrackd_guard.core import tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import Hold, MessageKind, Pause, Record, Table
-from conntrackd_guard.core.records import concerned, table_name
+from conntrackd_guard.core.records import concerned, impossible_text, table_name
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.core.units import format_bytes, format_duration, format_span
 
@@ -65,7 +66,7 @@ def counters(table: Table) -> list[str]:
     return dropped + ([f"{demand:,.0f} new entries/s"] if demand >= 1 else [])
 
 
-def _statement(  # noqa: C901, PLR0911 - one return a reason
+def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
     record: Record, decision: Hold, policy: Policy
 ) -> str:
     """Return the reason with its figures; its own sentence if it has none, or if the record lacks them."""
@@ -91,6 +92,11 @@ def _statement(  # noqa: C901, PLR0911 - one return a reason
             tries = "once" if refusal.count == 1 else f"{refusal.count} times"
             wait = _wait(record, refusal.until_seconds)
             return f"The kernel refused the write {tries} (errno {refusal.errno}). Next try in {wait}."
+        case HoldReason.IMPOSSIBLE_COUNT if observation.impossible:
+            named = [one for one in observation.impossible if one.namespace == trigger.namespace]
+            return f"{impossible_text((named or observation.impossible)[0])}."
+        case HoldReason.UNLIMITED if observation.limit is not None and is_unlimited(observation.limit):
+            return f"The limit is {format_limit(observation.limit)} and stays so: any number would lower it."
         case HoldReason.SET_ELSEWHERE if observation.limit is not None and trigger.persisted is not None:
             return (
                 f"The limit ({observation.limit:,}) is lower than the {trigger.persisted.limit:,} saved for this boot "
@@ -108,8 +114,9 @@ def _statement(  # noqa: C901, PLR0911 - one return a reason
 def _foreign_write(record: Record, was: int, policy: Policy) -> str:
     """Return what another program did to the limit, and after how many lowerings the guard stops raising."""
     detail, now = record.outcome.detail.removeprefix("by "), record.observation.boottime_seconds
+    change = f"from {format_limit(was)} to {format_limit(record.observation.limit or 0)}"
     who = f"probably {detail}" if detail and record.outcome.detail != UNKNOWN_WRITER else "not known what"
-    text = f"Something else set nf_conntrack_max from {was:,} to {record.observation.limit or 0:,} ({who})."
+    text = f"Something else set nf_conntrack_max {change} ({who})."
     after = advance(record.state, record).conflict_seconds
     if after == record.state.conflict_seconds or not policy.conflict_limit:
         return text

@@ -149,7 +149,11 @@ def _of_guard(figures: Figures) -> Iterator[Family]:
     success = "Unix time of the last successful main-loop iteration."
     yield _gauge("last_success_timestamp_seconds", success, loop.at_seconds)
     yield _gauge("source_up", "Whether kernel messages can be read from this source.", readable, "source")
-    yield _gauge("tables_complete", "Whether every connection tracking table could be read.", seen.complete)
+    yield _gauge(
+        "tables_complete",
+        "Whether every connection tracking table could be read.",
+        seen.complete and not seen.impossible,
+    )
     errors = "Number of current recorder errors, which `guard status` lists."
     yield _gauge("recorder_errors", errors, loop.recorder_errors)
     yield _gauge("paused", "Whether an operator has paused raising.", seen.pause is not None)
@@ -161,7 +165,7 @@ def _of_guard(figures: Figures) -> Iterator[Family]:
         labels=("verdict", "reason", "outcome"),
         samples=tuple((labels, float(count)) for labels, count in sorted(figures.decisions.items())),
     )
-    limit = "Maximum size of each connection tracking table (nf_conntrack_max), in entries; 0 is unlimited."
+    limit = "Maximum size of each connection tracking table (nf_conntrack_max), in entries; 0 or over 2147483647: unlimited."
     yield _gauge("limit_entries", limit, seen.limit)
     reach = "Highest limit that raises can reach now, in entries, by its bound."
     yield _gauge("highest_limit_entries", reach, highest, "bound")

@@ -112,6 +112,20 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImpossibleCount:
+    """A table whose count can't be true: the counter went below 0, or what shows it is broken."""
+
+    namespace: int
+    """As in `Table`."""
+    label: str
+    source: str
+    count: int
+    """As the kernel compares it with the limit: unsigned."""
+    most: int
+    """The highest count that can be true, by the slab's objects."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pause:
     """An operator has paused raising."""
 
@@ -143,6 +157,8 @@ class Observation:
     """Facts that could not be read, each with the safe default used instead."""
     complete: bool = True
     """Whether every tracking namespace was readable."""
+    impossible: tuple[ImpossibleCount, ...] = ()
+    """Tables that are in none of the other fields, because their count can't be true."""
     buckets: int | None = None
     bucket_arrays: int = 2
     """NAT has one of its own. Nothing shows whether it is built in, so it always counts."""

@@ -16,7 +16,9 @@ from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.configuration import FloodAction, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.limits import is_lower
 from conntrackd_guard.core.model import (
+    INT_MAX,
     Corroboration,
     Hold,
     MessageKind,
@@ -39,6 +41,7 @@ SAMPLE_SECONDS = 30.0
 
 _DEFAULT_FACTORS = (1, 4, 8)
 """The kernel's default limit as a multiple of the buckets: since 5.15, before, and with an explicit `hashsize=`."""
+_BROKEN_COUNT = "Look for a module or driver that breaks the counter (`guard doctor`); only a reboot resets it."
 _RESUME = "`guard resume` ends a pause; to end /etc/conntrackd-guard/pause, remove the file."
 
 _SIBLINGS = {
@@ -94,12 +97,12 @@ def unanswerable(  # noqa: PLR0911 - one return an answer
         return Hold(reason=reason, advice=(advice,))
     if observation.limit is None:
         return Hold(reason=HoldReason.NO_CONNTRACK)
-    if observation.limit == 0:
+    if trigger.kind is TriggerKind.OTHER_WRITER:
+        lowered = trigger.was is None or is_lower(observation.limit, trigger.was)
+        return Hold(reason=HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED)
+    if not 0 < observation.limit <= INT_MAX:  # what `limits.is_unlimited` says, without a call
         return Hold(reason=HoldReason.UNLIMITED, retry_seconds=observation.boottime_seconds + RECHECK_SECONDS)
     match trigger.kind:
-        case TriggerKind.OTHER_WRITER:
-            lowered = trigger.was is None or observation.limit < trigger.was
-            return Hold(reason=HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED)
         case TriggerKind.MEMORY:
             broken = budget.is_broken(case, policy)
             return Hold(reason=HoldReason.RESERVE_BROKEN if broken else HoldReason.RESOLVED, arithmetic=broken)
@@ -112,7 +115,7 @@ def unanswerable(  # noqa: PLR0911 - one return an answer
     return None if is_on else Hold(reason=HoldReason.TRIGGER_OFF)
 
 
-def unconfirmed(  # noqa: PLR0911 - one return an answer
+def unconfirmed(  # noqa: C901, PLR0911 - one return an answer
     case: Assessment, state: State, policy: Policy
 ) -> Hold | None:
     """Hold unless the tables confirm the trigger, or can't be judged and no plain step was made for such a message."""
@@ -129,6 +132,12 @@ def unconfirmed(  # noqa: PLR0911 - one return an answer
         if observation.kernel_limit != observation.limit and not case.is_pressing:
             return Hold(reason=HoldReason.DRY_RUN_SUFFICIENT, corroboration=truth)
         return None
+    for one in observation.impossible if truth is Corroboration.UNKNOWN else ():
+        if trigger.namespace == one.namespace or (trigger.namespace is None and observation.complete):
+            retry = now + RECHECK_SECONDS
+            return Hold(
+                reason=HoldReason.IMPOSSIBLE_COUNT, retry_seconds=retry, corroboration=truth, advice=(_BROKEN_COUNT,)
+            )
     # A judged table proves that the raise made room; a table that can't be judged may be full again.
     covered = policy.cooldown_seconds
     if truth is not Corroboration.CONTRADICTED:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.limits import is_lower
 from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
@@ -42,7 +43,7 @@ def advance(state: State, record: Record) -> State:  # noqa: PLR0911 - one retur
         case Raise() if outcome.kind is OutcomeKind.REJECTED:
             return replace(state, refusal=_refused(state.refusal, outcome, record.observation.limit or 0, now))
         case Hold(reason=HoldReason.LIMIT_LOWERED):
-            is_conflict = state.set_limit is not None and (record.observation.limit or 0) < state.set_limit
+            is_conflict = state.set_limit is not None and is_lower(record.observation.limit or 0, state.set_limit)
             conflicts = (*state.conflict_seconds, now)[-_CONFLICTS_KEPT:] if is_conflict else state.conflict_seconds
             return replace(state, set_limit=None, conflict_seconds=conflicts)
         case Hold(reason=HoldReason.LIMIT_RAISED):
@@ -61,7 +62,7 @@ def lost(now: float) -> State:
 
 
 def rehearsed_limit(state: State, in_force: int | None) -> int | None:
-    """Return the limit that a dry run has reached; None if the one in force is as high, or unlimited (0)."""
+    """Return the limit that a dry run has reached; None if the one in force is as high, or unlimited."""
     return state.set_limit if in_force and (state.set_limit or 0) > in_force else None
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from conntrackd_guard.core.limits import MODULUS, signed
 from conntrackd_guard.core.model import INT_MAX
 
 FOLDERS = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
@@ -21,7 +22,7 @@ LAST_FOLDER, LAST_NAME = "/etc", "sysctl.conf"
 LIMIT_KEYS = ("net/netfilter/nf_conntrack_max", "net/nf_conntrack_max")
 """The second is an alias of the same variable."""
 
-_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|(0[0-7]*)|[1-9][0-9]{0,9})(?![^ \t])")
+_NUMBER = re.compile(r"(-?)(0[xX][0-9a-fA-F]+|(0[0-7]*)|[1-9][0-9]{0,9})(?![^ \t])")
 """The kernel reads the first number of a value, followed by white space or nothing; more digits exceed INT_MAX."""
 
 
@@ -57,12 +58,19 @@ class Assignment:
 
     @property
     def number(self) -> int | None:
-        """The value as the kernel reads it (also hexadecimal and octal), None if it refuses it."""
+        """The value as the kernel reads it (hexadecimal, octal, -1 as 4,294,967,295), None if no kernel takes it."""
         found = _NUMBER.match(self.value)
         if found is None:
             return None
-        number = int(found[1], 8 if found[2] else 0)
-        return number if number <= INT_MAX else None
+        sign, text, octal = found.groups()
+        number = int(text, 8 if octal else 0)
+        if number > INT_MAX + bool(sign):
+            return None
+        return -number % MODULUS if sign else number
+
+    def is_accepted(self, lowest: int) -> bool:
+        """Return whether the kernel takes the value; `lowest` is the lowest that it takes (`limits.lowest_accepted`)."""
+        return self.number is not None and signed(self.number) >= lowest
 
 
 class _Setting(NamedTuple):
@@ -75,9 +83,9 @@ class _Setting(NamedTuple):
     """Whether it has a value; without one it only excludes the key from globs."""
 
 
-def final_assignment(files: Iterable[SysctlFile], tool: Tool) -> Assignment | None:
-    """Return the line that finally sets the limit, None if the tool leaves it unset."""
-    return next((written for written in reversed(writes(files, tool)) if written.number is not None), None)
+def final_assignment(files: Iterable[SysctlFile], tool: Tool, lowest: int = 0) -> Assignment | None:
+    """Return the line that finally sets the limit, None if the tool leaves it unset. `lowest`: see `is_accepted`."""
+    return next((line for line in reversed(writes(files, tool)) if line.is_accepted(lowest)), None)
 
 
 def writes(files: Iterable[SysctlFile], tool: Tool, keys: tuple[str, ...] = LIMIT_KEYS) -> tuple[Assignment, ...]:

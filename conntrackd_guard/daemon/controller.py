@@ -15,6 +15,7 @@ from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import (
     Decision,
     Hold,
@@ -78,7 +79,7 @@ class Controller:
         if self._limit_changed:
             episodes, self._limit_changed = episode.on_limit_change(episodes, now), False
         limit = self._p.kernel.limit()
-        if not limit:
+        if limit is None or is_unlimited(limit):
             return episode.on_tables(episodes, (), 0, 0, self.policy, now), now + WAITING_SECONDS
         tables, hurry = self._p.observer.watch(attentive=bool(episodes) or series.is_due(wall))
         if tables and self._p.debug is not None:
@@ -231,7 +232,11 @@ class Controller:
         if limit == before:
             return
         if limit is None or before is None:
-            what = "no longer tracks connections" if limit is None else f"now tracks connections, with limit {limit:,}"
+            what = (
+                "no longer tracks connections"
+                if limit is None
+                else f"now tracks connections, with limit {format_limit(limit)}"
+            )
             self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
             if limit is not None:
                 self._restore()  # the module has loaded late: its default hides the persisted limit

@@ -11,6 +11,7 @@ from conntrackd_guard import __version__
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import GuardError, HostError
+from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.daemon.applier import Applier
@@ -212,7 +213,7 @@ def _farewell(limit: int | None, persisted: PersistedLimit | None) -> str:
     if limit is None:
         return "Stopped."
     saved = " (saved for the next boot)" if persisted is not None and persisted.limit == limit else ""
-    return f"Stopped. nf_conntrack_max stays at {limit:,}{saved}."
+    return f"Stopped. nf_conntrack_max stays at {format_limit(limit)}{saved}."
 
 
 def _open_ring_buffer(paths: Paths) -> tuple[RingBuffer | None, tuple[str, ...]]:

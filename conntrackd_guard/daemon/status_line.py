@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conntrackd_guard.core.configuration import Mode
+from conntrackd_guard.core.limits import format_limit
 
 
 def status_line(document: dict[str, Any]) -> str:
@@ -26,7 +27,7 @@ def limit_text(limit: int | None) -> str:
     """Return the limit in force in words."""
     if limit is None:
         return "no limit: this kernel tracks no connections yet"
-    return f"limit {limit:,}" if limit else "limit 0 (unlimited)"
+    return f"limit {format_limit(limit)}"
 
 
 def sources_text(sources: Mapping[str, object]) -> str:

@@ -11,13 +11,17 @@ from pathlib import Path
 
 from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.limits import lowest_accepted
+from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.sysctl_precedence import Tool
+from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN
 from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.doctor import facts, module_loading, verdicts
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
 from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.conntrack.sampler import Sampler
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_message
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.other_writers import other_writers, sees_processes
@@ -171,7 +175,23 @@ def _drop_in(host: HostFacts) -> Check:
 
 
 def _order(host: HostFacts, tool: Tool) -> Check:
-    return verdicts.order(sysctl_files(host.paths.root), tool, str(host.paths.drop_in), host.saved)
+    lowest = lowest_accepted(host.kernel_release, host.limit)
+    return verdicts.order(sysctl_files(host.paths.root), tool, str(host.paths.drop_in), host.saved, lowest)
+
+
+def _entries(host: HostFacts) -> Check:
+    """Compare the count of the fullest table with its listing; name every count that can't be true."""
+    if host.limit is None:
+        return unknown("no table to read yet")
+    sampler = Sampler(host.paths)
+    found = sampler.find()
+    impossible = [one.impossible for one in found if one.impossible]
+    if not found or impossible:
+        return verdicts.entries("", 0, None, impossible)
+    name, counted = table_name(found[0].table), found[0].table.count
+    if counted < LEAST_SEEN:
+        return verdicts.entries(name, counted, None, ())
+    return verdicts.entries(name, *sampler.listed(found[0]), ())
 
 
 def _boot_trap(host: HostFacts) -> Check:
@@ -223,6 +243,7 @@ _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "namespace": _namespace,
     "writable": _writable,
     "buckets": lambda host: verdicts.buckets(host.limit, host.buckets),
+    "entries": _entries,
     "ring_buffer": _ring_buffer,
     "journal": _journal,
     "drop_in": _drop_in,

@@ -49,6 +49,7 @@ class HostFacts:
         self.pid = pid if isinstance(pid, int) else None
         """The running guard's."""
         self.boot_id = files.read_id(paths.boot_id)
+        self.kernel_release = files.read_id(paths.kernel_release) or ""
         self.limit: int | None = None
         self.buckets: int | None = None
         with suppress(HostError):

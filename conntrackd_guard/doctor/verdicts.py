@@ -11,8 +11,18 @@ from functools import partial
 from typing import Any
 
 from conntrackd_guard.core import budget, tuning
+from conntrackd_guard.core.limits import format_limit, is_lower, is_unlimited
 from conntrackd_guard.core.model import Pause, State
-from conntrackd_guard.core.sysctl_precedence import Assignment, SysctlFile, Tool, final_assignment, named, reading_order
+from conntrackd_guard.core.sysctl_precedence import (
+    Assignment,
+    SysctlFile,
+    Tool,
+    final_assignment,
+    named,
+    reading_order,
+    writes,
+)
+from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN, UNLISTED_SHARE
 from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.host.other_writers import Writer
 
@@ -36,6 +46,8 @@ _LABELS = {
 }
 _JOURNALD = "See `systemctl status systemd-journald`, and ReadKMsg= and MaxLevelStore= in journald.conf."
 _UNRECORDED = "Until then raises go on, but are not recorded."
+_UNLIMITED = "Set a limit that this host can bear."
+_LEAKS = "Suspect modules that aren't the kernel's own (`grep -s O /sys/module/*/taint`); a reboot ends what they did."
 _LOGS = "See `journalctl -u conntrackd-guard`."
 _OTHERS_SHOWN = 2
 
@@ -139,9 +151,12 @@ def conntrack(limit: int | None, buckets: int | None) -> Check:
     if limit is None:
         step = "Nothing, unless a firewall rule needs connection tracking; then `modprobe nf_conntrack`."
         return note("connection tracking is not loaded; the guard waits for it", step)
-    if limit == 0:
-        step = "To set a limit: `sysctl -w net.netfilter.nf_conntrack_max=262144`."
-        return note("the limit is 0 (unlimited), so it is never raised", step)
+    if is_unlimited(limit):
+        read = "" if limit == 0 else f": the kernel reads it as {limit:,}"
+        evidence = (
+            f"the limit is {format_limit(limit)}{read}; the guard leaves it, and nothing bounds what full tables cost"
+        )
+        return note(evidence, f"{_UNLIMITED} Now: `sysctl -w net.netfilter.nf_conntrack_max=262144`.")
     size = "" if buckets is None else f", {buckets:,} buckets"
     return good(f"limit {limit:,} entries per namespace{size}")
 
@@ -161,7 +176,7 @@ def namespace(*, initial: bool | None, guard_beside: bool | None) -> Check:
 
 def buckets(limit: int | None, number: int | None) -> Check:
     """Check that hash chains stay short when one table fills up."""
-    if not limit or not number:
+    if limit is None or is_unlimited(limit) or not number:
         return unknown("needs a limit and a number of buckets")
     chain = 2 * limit / number
     wanted = -(-2 * limit // (budget.CHAIN_ADVISE * budget.BUCKETS_ROUNDED_TO)) * budget.BUCKETS_ROUNDED_TO
@@ -175,6 +190,31 @@ def buckets(limit: int | None, number: int | None) -> Check:
     if chain <= budget.CHAIN_HOLD:
         return note(f"{average}: above {budget.CHAIN_ADVISE} new connections take longer", step)
     return wrong(f"{average}: above {budget.CHAIN_HOLD} the kernel drops packets without a message", step)
+
+
+def entries(table: str, counted: int, listed: int | None, impossible: Sequence[str]) -> Check:
+    """Check that counts can be true, and that the listing of the fullest `table` shows the entries counted.
+
+    `listed` is None if it was not read to its end; `impossible` names each count that can't be true.
+    """
+    if impossible:
+        more = len(impossible) - _OTHERS_SHOWN
+        text = "; ".join(impossible[:_OTHERS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        return wrong(text, f"{_LEAKS} Until then nothing is raised for it.")
+    if not table:
+        return unknown("no table can be read", "Run this as root.")
+    if counted < LEAST_SEEN:
+        return good(f"every count can be true; {table} is the fullest, with {counted:,} entries")
+    if listed is None:
+        return good(f"every count can be true; {table} has too many entries to list them ({counted:,})")
+    unlisted = max(0, counted - listed)
+    evidence = f"{table} counts {counted:,} entries, and the listing shows {listed:,}"
+    if unlisted >= LEAST_SEEN and unlisted >= UNLISTED_SHARE * counted:
+        return wrong(
+            f"{evidence}: something in the kernel keeps {unlisted:,} (a leak)",
+            f"`guard top` shows how to find it. {_LEAKS}",
+        )
+    return good(evidence)
 
 
 def journal(newest: int | None, *, exists: bool, permitted: bool, behind: int | None) -> Check:
@@ -216,31 +256,42 @@ def drop_in(path: str, saved: int | None, in_force: int | None, raised_to: int |
         return unknown(f"{where}; no limit is in force")
     if saved == in_force:
         return good(f"{where} and in force")
-    if saved > in_force or raised_to == in_force:
+    if is_lower(in_force, saved) or raised_to == in_force:
         apply = (
             f"To apply it: `sysctl -w net.netfilter.nf_conntrack_max={saved}`. To keep {in_force:,}: remove the file."
         )
-        return wrong(f"{where}, but {in_force:,} is in force", apply if saved > in_force else status)
-    evidence = f"{where}; another program has set {in_force:,}, which the next boot loses"
-    return note(evidence, f"To save {in_force:,} too, put it into a sysctl file of your own.")
+        return wrong(f"{where}, but {in_force:,} is in force", apply if is_lower(in_force, saved) else status)
+    evidence = f"{where}; another program has set {format_limit(in_force)}, which the next boot loses"
+    step = "" if is_unlimited(in_force) else f"To save {in_force:,} too, put it into a sysctl file of your own."
+    return note(evidence, step)
 
 
-def order(files: Sequence[SysctlFile], tool: Tool, ours: str, saved: int | None) -> Check:
-    """Check that `tool`, applying the sysctl files, ends with the saved limit. `ours` is the drop-in's path."""
+def order(files: Sequence[SysctlFile], tool: Tool, ours: str, saved: int | None, lowest: int = 0) -> Check:  # noqa: PLR0911
+    """Check that `tool`, applying the sysctl files, ends with the saved limit.
+
+    `ours` is the drop-in's path, `lowest` the lowest value that the kernel takes.
+    """
     unread = [file.path for file in reading_order(files, tool) if file.content is None]
     if unread:
         return unknown(f"can't read {', '.join(unread[:_OTHERS_SHOWN])}", "Run this as root.")
-    word = final_assignment(files, tool)
-    if saved is None:
-        return good("no sysctl file sets the limit" if word is None else f"sets {word.value} ({_place(word)})")
+    word = final_assignment(files, tool, lowest)
     others = [line for line in named(files, tool) if line.path != ours]
     if word is None:
+        if saved is None:
+            return good("no sysctl file sets the limit")
         by = "".join(f": {_place(line)} overrides it with {line.value or 'an empty value'}" for line in others[-1:])
         return wrong(f"leaves the limit unset{by}", f"Remove that line, so that {ours} sets {saved:,}.")
-    if word.number == saved:
-        return good(f"sets {saved:,} ({_place(word)}){f', over {_listed(others)}' if others else ''}")
-    evidence = f"sets {word.value} ({_place(word)}), which overrides {saved:,} in {ours}"
-    if (word.number or 0) > saved:
+    number, sets = word.number or 0, f"sets {word.value} ({_place(word)})"
+    refused = [line for line in writes(files, tool) if not line.is_accepted(lowest)]
+    beside = f"; this kernel refuses {_listed(refused)}" if refused else ""
+    if number == saved:
+        return good(f"sets {saved:,} ({_place(word)}){f', over {_listed(others)}' if others else ''}{beside}")
+    evidence = f"{sets}{beside}" if saved is None else f"{sets}, which overrides {saved:,} in {ours}{beside}"
+    if is_unlimited(number):
+        return note(f"{evidence}: the tables are unlimited then", _UNLIMITED)
+    if saved is None:
+        return good(evidence)
+    if not is_lower(number, saved):
         return note(evidence)
     edited = f"{word.link} ({word.path} is a link to it)" if word.link else word.path
     return wrong(evidence, f"Remove line {word.line} from {edited}: it undoes the saved limit.")

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.limits import is_lower, is_unlimited
 from conntrackd_guard.core.model import PersistedLimit, Raise, Record
 from conntrackd_guard.core.units import rfc3339
 from conntrackd_guard.host import files
@@ -14,7 +15,7 @@ from conntrackd_guard.host.conf_dirs import assignments
 from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
 from conntrackd_guard.host.paths import Paths
 
-_SETTING = re.compile(rb"^net\.netfilter\.nf_conntrack_max = (\d+)$", re.MULTILINE)
+_SETTING = re.compile(rb"^net\.netfilter\.nf_conntrack_max = (\d{1,10})$", re.MULTILINE)
 _DECISION = re.compile(rb"^# When: .* Decision: `guard show ([^`]{1,64})`$", re.MULTILINE)
 _ID = re.compile(rb"\b(boot_id|machine_id)=([0-9a-f-]{1,64})\b")
 _SIZE = re.compile(rb"\b(memory_total_bytes|budget_bytes)=(\d{1,64})(?!\S)")
@@ -61,7 +62,7 @@ class SysctlDropIn:
         self._lock = DropInLock(paths)
 
     def limit(self) -> int | None:
-        """Return the limit in the file, None without a file (or without our line in it)."""
+        """Return the limit in the file, None without a file (or without a line of ours in it: 1 to INT_MAX)."""
         persisted = self._read()
         return None if persisted is None else persisted.limit
 
@@ -86,11 +87,11 @@ class SysctlDropIn:
             self._obey()
 
     def release(self, limit: int) -> int | None:
-        """Remove a persisted limit that is below `limit` (0: unlimited) and return it."""
+        """Remove a persisted limit that is lower than `limit` and return it."""
         with self._lock.held():
             self._obey()
             persisted = self.limit()
-            if persisted is None or not (limit == 0 or limit > persisted):
+            if persisted is None or not is_lower(persisted, limit):
                 return None
             self._remove()
             self._obey()
@@ -132,7 +133,7 @@ class SysctlDropIn:
         except OSError as error:
             raise HostError("read", self._paths.drop_in, error, "Check its rights.") from error
         setting = _SETTING.search(content)
-        if setting is None:
+        if setting is None or is_unlimited(int(setting[1])):
             return None
         origin: dict[str, Any] = {name.decode(): value.decode() for name, value in _ID.findall(content)}
         origin |= {name.decode(): int(value) for name, value in _SIZE.findall(content)}

@@ -1,5 +1,6 @@
 """Make the drop-in follow the limit. A write that fails stays due until it works, or until a newer decision voids it."""
 
+from conntrackd_guard.core.limits import format_limit, is_lower
 from conntrackd_guard.core.model import OutcomeKind, Override, OverrideKind, Raise, Record, TriggerKind
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.sysctl_dropin import Persisted, SysctlDropIn
@@ -51,7 +52,7 @@ class DropInSync:
             persisted = Persisted.from_record(record, raised_to, self._due.sentence)
             self._drop_in.put(persisted, record.observation.boottime_seconds)
         elif limit is not None and (removed := self._drop_in.release(limit)) is not None:
-            now = f"{limit:,}" if limit else "0 (unlimited)"
+            now = format_limit(limit)
             text = f"Removed the {removed:,} saved for the next boot: the limit is now {now}, and it would have lowered it."
             self._log.emit("guard.info", "warning", text)
         self._due = None
@@ -59,7 +60,7 @@ class DropInSync:
     def _is_passed_by(self, limit: int | None) -> bool:
         """Return whether another program's limit voids what is due: it is above the raise to persist."""
         due = None if self._due is None else _limit_set_by(self._due.record)
-        return limit is not None and (due is None or limit == 0 or limit > due)
+        return limit is not None and (due is None or is_lower(due, limit))
 
 
 def _limit_set_by(record: Record) -> int | None:

@@ -9,6 +9,7 @@ from conntrackd_guard.actions.status import Status
 from conntrackd_guard.cli.render.console import local, print_beside
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.configuration import Mode
+from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import Hold, Observation, Pause, Raise, Table
 from conntrackd_guard.core.records import ACTIONABLE, table_name
 from conntrackd_guard.core.text import printable
@@ -158,7 +159,7 @@ def limit_text(status: Status) -> str:
         return "none: this kernel tracks no connections yet"
     buckets = "unknown" if seen.buckets is None else f"{seen.buckets:,}"
     real = "" if seen.kernel_limit == seen.limit else f" in this dry run ({seen.kernel_limit or 0:,} in force)"
-    limit = "unlimited (0)" if seen.limit == 0 else f"{seen.limit:,} entries per namespace"
+    limit = format_limit(seen.limit) if is_unlimited(seen.limit) else f"{seen.limit:,} entries per namespace"
     return f"{limit}{real}, {buckets} hash buckets"
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.limits import unsigned
+from conntrackd_guard.core.model import INT_MAX
 from conntrackd_guard.host.paths import Paths
 
 _NEXT_STEPS = {
@@ -39,22 +41,23 @@ class Kernel(Protocol):
 
 
 class Sysctl:
-    """One number under /proc/sys. Methods raise HostError with the errno."""
+    """One unsigned number under /proc/sys, which the kernel may show as a signed one. Methods raise HostError."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
 
     def read(self) -> int | None:
-        """Return the number; None if the sysctl doesn't exist."""
+        """Return the number as the kernel reads it (-1 is 4,294,967,295); None if the sysctl doesn't exist."""
         try:
             with open(self._path, "rb", buffering=0) as file:
-                return int(file.read())
+                number = int(file.read())
+            return number if 0 <= number <= INT_MAX else unsigned(number)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise HostError("read", self._path, error, "Check that /proc is mounted and readable here.") from error
         except ValueError as error:
-            raise HostError("read", self._path, None, "Expected one decimal number.") from error
+            raise HostError("read", self._path, None, "Expected one decimal number of 32 bits.") from error
 
     def write(self, target: int) -> int:
         """Write `target` in one call and return what is read back."""

@@ -7,12 +7,20 @@ from dataclasses import dataclass, field
 
 from conntrackd_guard.core import usage
 from conntrackd_guard.core.assessment import Growth
-from conntrackd_guard.core.model import Observation, Table
+from conntrackd_guard.core.model import ImpossibleCount, Observation, Table
+from conntrackd_guard.core.records import impossible_text
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
-from conntrackd_guard.host.conntrack.stat import MemoryReader, TableReader, read_statistics
+from conntrackd_guard.host.conntrack.stat import (
+    Counters,
+    MemoryReader,
+    TableReader,
+    impossible_count,
+    most_entries,
+    read_statistics,
+)
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 
@@ -54,6 +62,10 @@ class Observer:
         self._scanned_seconds = -RESCAN_SECONDS
         self._names: frozenset[str] = frozenset()
         self._unexplained = 0
+        self._impossible: dict[int, ImpossibleCount] = {}
+        """Tables whose last count can't be true, by the key of their namespace."""
+        self._most = 0
+        """Counts up to here can be true, by the slab's objects at the last look."""
         self._allocated = Growth()
         """Of the entries of all namespaces together."""
         self._turn = 0
@@ -87,7 +99,7 @@ class Observer:
             self.rescan()
         reached = [track for track in self._tracks.values() if not track.out_of_reach]
         tables = self._read(reached)
-        if len(tables) < len(reached):  # one ended, or another took its place
+        if len(tables) + len(self._impossible) < len(reached):  # one ended, or another took its place
             self.rescan()
             tables = self._read(self._tracks.values())
         memory = self._memory.read()
@@ -97,8 +109,10 @@ class Observer:
         hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in self._tracks.values())
         if not complete:
             unread = (*unread, "some network namespaces can't be read: counted as one more full table")
-        elif hidden >= usage.CONFIRM_USE * (limit or math.inf):
+        elif not self._impossible and hidden >= usage.CONFIRM_USE * (limit or math.inf):
             complete, unread = False, (*unread, _HIDDEN)
+        for found in self._impossible.values():
+            unread = (*unread, impossible_text(found))
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),
@@ -109,6 +123,7 @@ class Observer:
             idle_tables=len(tables) - len(kept),
             unread=unread,
             complete=complete,
+            impossible=tuple(self._impossible.values()),
             buckets=self._kernel.buckets(),
             entry_slab_bytes=memory.entry_slab_bytes,
             memory_total_bytes=memory.total_bytes,
@@ -142,11 +157,13 @@ class Observer:
             track.netns, track.folders, track.out_of_reach = netns, self._reader.folders(netns), False
             self._tracks[netns.key] = track
         self.present = frozenset(netns.number for netns in found)
+        self._impossible = {key: found for key, found in self._impossible.items() if key in self._tracks}
         self._unexplained = self._hidden()
 
     def _gate(self, now: float, limit: int) -> tuple[bool, bool]:
         """Return whether a table may be near the limit, and whether one may be soon: one cheap read for all together."""
         allocated = self._memory.allocated_entries()
+        self._most = most_entries(allocated)
         if allocated is None:
             return True, False
         self._allocated.look(now, allocated)
@@ -173,8 +190,10 @@ class Observer:
         for track in tracks:
             netns, growth, now = track.netns, track.growth, self._clock.boottime()
             counters = read_statistics(track.folders, netns.key) or self._reader.read_without_process(netns)
+            if self._impossible or (counters is not None and counters.count > self._most):
+                counters = self._checked(netns, counters)
             track.out_of_reach = counters is None
-            if counters is None:
+            if counters is None or counters.beyond is not None:
                 continue
             growth.look(now, counters.count, counters.drop, counters.early_drop)
             table = Table(
@@ -193,3 +212,12 @@ class Observer:
             )
             tables.append(table)
         return tables
+
+    def _checked(self, netns: NetNamespace, counters: Counters | None) -> Counters | None:
+        """Return the counters as `MemoryReader.checked` does, and note a count that can't be true."""
+        self._impossible.pop(netns.key, None)
+        counters = self._memory.checked(counters, lambda: self._reader.read(netns))
+        found = None if counters is None else impossible_count(netns, counters)
+        if found is not None:
+            self._impossible[netns.key] = found
+        return counters

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
+from conntrackd_guard.core.limits import unsigned
+from conntrackd_guard.core.model import INT_MAX, ImpossibleCount
 from conntrackd_guard.host import files
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import run_in_netns
@@ -13,6 +15,10 @@ from conntrackd_guard.host.paths import Paths
 _KIB = 1024
 _STAT = "net/stat/nf_conntrack"
 _COUNT = "proc/sys/net/netfilter/nf_conntrack_count"
+_MOST_FACTOR = 2
+_MOST_BESIDE = 1024
+"""A count beyond this much of the slab's objects can't be true. Judgement: every entry is an object, so only what is freed
+between two reads (microseconds) can lie between them."""
 
 
 @dataclass(slots=True)
@@ -23,12 +29,15 @@ class Counters:
     """
 
     count: int
+    """As the kernel compares it with the limit: unsigned."""
     source: str
     drop: int | None = None
     early_drop: int | None = None
     insert_failed: int | None = None
     chain_too_long: int | None = None
     """Of this and `insert_failed`, packets are lost while the table is not full. Both are 0 without such a column."""
+    beyond: int | None = None
+    """If the count can't be true: the highest that can be (see `MemoryReader.checked`)."""
 
 
 def read_statistics(folders: Iterable[str], key: int | None, source: str = "statistics file") -> Counters | None:
@@ -44,6 +53,8 @@ def read_statistics(folders: Iterable[str], key: int | None, source: str = "stat
                 continue
             with open(folder + _STAT, "rb", buffering=0) as file:
                 header, *rows = file.read().splitlines()
+            if not rows:  # one a CPU: without any this is no empty table
+                continue
             # Both are names of one column; kernels before 5.15 have neither, and drop nothing for long chains.
             names = header.replace(b"chaintoolong", b"chainlength").split()
             entries, drop, early = names.index(b"entries"), names.index(b"drop"), names.index(b"early_drop")
@@ -86,7 +97,7 @@ class TableReader:
         """Return the counters that no process's statistics file shows: the initial count alone, or from inside."""
         try:
             if netns.initial:  # a kernel without the statistics file (CONFIG_NF_CONNTRACK_PROCFS off)
-                return Counters(files.read_number(self._count), "sysctl")
+                return Counters(unsigned(files.read_number(self._count)), "sysctl")
             return run_in_netns(netns, _entered) if netns.enter else None
         except (OSError, ValueError):
             return None
@@ -104,7 +115,7 @@ class TableReader:
 def _entered() -> Counters:
     """Return the counters of the namespace that the calling thread is in. Raises OSError or ValueError."""
     counters = read_statistics(("/proc/thread-self/",), None, "statistics file, entered")
-    return counters or Counters(files.read_number("/" + _COUNT), "sysctl, entered")
+    return counters or Counters(unsigned(files.read_number("/" + _COUNT)), "sysctl, entered")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +179,34 @@ class MemoryReader:
             return files.read_number(self._total_objects)
         except (OSError, ValueError):
             return None
+
+    def checked(self, counters: Counters | None, read_again: Callable[[], Counters | None]) -> Counters | None:
+        """Return counters whose count can be true. One that can't be is read once more, then marked as `beyond`."""
+        most = most_entries(self.allocated_entries())
+        if counters is not None and counters.count > most:
+            counters = read_again()
+            most = most_entries(self.allocated_entries())  # after the count, which may just have fallen
+        if counters is not None and counters.count > most:
+            counters = replace(counters, beyond=most)
+        return counters
+
+
+def impossible_count(netns: NetNamespace, counters: Counters) -> ImpossibleCount | None:
+    """Return what is known of a count that can't be true, None of one that can."""
+    if counters.beyond is None:
+        return None
+    return ImpossibleCount(
+        namespace=netns.number,
+        label=netns.label,
+        source=counters.source,
+        count=counters.count,
+        most=counters.beyond,
+    )
+
+
+def most_entries(allocated: int | None) -> int:
+    """Return the highest count that can be true beside this many slab objects (None, or below 0: unreadable)."""
+    return INT_MAX if allocated is None or allocated < 0 else min(INT_MAX, _MOST_FACTOR * allocated + _MOST_BESIDE)
 
 
 def _short(error: Exception) -> str:
