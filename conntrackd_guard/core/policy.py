@@ -235,6 +235,7 @@ def fit(case: Assessment, policy: Policy) -> Raise | Hold:
         for table in case.trusted:
             is_beside = policy.on_flood.action is not FloodAction.RAISE and table.flooded and not case.flooded
             demand = demand if is_beside else max(demand, table.demand_per_second or 0.0)
+    demand = float(math.ceil(demand))  # as it is printed, so that the sum can be redone by hand
     wanted = max(
         math.ceil(limit * policy.growth_factor),
         limit + tuning.MIN_STEP,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from testbed.records import SUM
+from testbed.records import RAISE, SUM, a_record
 
-from conntrackd_guard.cli.render.arithmetic_text import calculation_lines
+from conntrackd_guard.cli.render.arithmetic_text import calculations
 from conntrackd_guard.core.configuration import Policy, Share
 
 
@@ -16,18 +16,26 @@ def worked_out(text: str) -> tuple[float, int]:
     return eval(left), int(right.split(" ")[0])  # noqa: S307 - a calculation from the line above
 
 
+def lines(policy: Policy, **changed: object) -> list[tuple[str, str]]:
+    """Return the lines of a raise whose arithmetic differs from SUM in these fields."""
+    arithmetic = replace(SUM, **changed)  # type: ignore[arg-type]
+    ((_, found),) = calculations(a_record("k", replace(RAISE, arithmetic=arithmetic)), policy)
+    return found
+
+
 def test_the_lines_add_up() -> None:
     """Cost and new memory, computed from the line itself, equal the figure at its end and the decision's own."""
-    lines = dict(calculation_lines(SUM, Policy()))
-    assert worked_out(lines["cost"]) == (SUM.cost_bytes, SUM.cost_bytes)
-    assert worked_out(lines["new memory"]) == (SUM.new_bytes, SUM.new_bytes)
-    assert worked_out(lines["left available"]) == (20981551616, 20981551616)
+    found = dict(lines(Policy()))
+    assert worked_out(found["cost"]) == (SUM.cost_bytes, SUM.cost_bytes)
+    assert worked_out(found["new memory"]) == (SUM.new_bytes, SUM.new_bytes)
+    assert worked_out(found["left available"]) == (20981551616, 20981551616)
 
 
 def test_the_verdicts_show_which_bound_broke() -> None:
-    """A mark shows whether budget and min_available held."""
-    texts = [text for _, text in calculation_lines(SUM, Policy())]
-    assert ("✓ cost ≤ budget" in texts, "✓ left ≥ min_available" in texts) == (True, True)
+    """A mark shows whether budget and min_available held, with the figures compared."""
+    texts = [text for _, text in lines(Policy())]
+    assert "✓ cost 56,393,728 ≤ budget 2,500,000,000" in texts
+    assert "✓ min_available 1,200,000,000 ≤ left 20,981,551,616" in texts
 
-    texts = [text for _, text in calculation_lines(replace(SUM, budget_bytes=1), Policy(min_available=Share(bytes=5)))]
-    assert "✗ the cost is over the budget" in texts
+    texts = [text for _, text in lines(Policy(min_available=Share(bytes=5)), budget_bytes=1)]
+    assert "✗ cost 56,393,728 > budget 1" in texts

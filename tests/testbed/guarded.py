@@ -100,10 +100,20 @@ class Host:
         self._write(f"proc/{pid}/ns/net", "")
         self.table(count, pid=pid)
 
+    def end(self, pid: str, *, memory_is_kept: bool) -> None:
+        """End a container; its entries' memory is kept for now, or given back."""
+        if (running := self.root / f"proc/{pid}").exists():
+            running.rename(self.root / f"ended-{pid}")  # no other one gets its inode numbers
+        self._counts[pid] *= memory_is_kept
+        self._allocate()
+
     def table(self, count: int, drop: int = 0, pid: str = "1") -> None:
         """Have a namespace's table hold `count` and have dropped `drop`."""
         self._write(f"proc/{pid}/net/stat/nf_conntrack", f"entries drop early_drop\n{count:08x} {drop:08x} 00000000\n")
         self._counts[pid] = count
+        self._allocate()
+
+    def _allocate(self) -> None:
         allocated = sum(self._counts.values()) + LIMIT // 2  # the gate stands open
         self._write("sys/kernel/slab/nf_conntrack/total_objects", f"{allocated} N0={allocated}\n")
 

@@ -1,8 +1,15 @@
-"""The memory calculation of a decision, line by line, so that a reader can redo it by hand."""
+"""The memory calculation of a decision, line by line, so that a reader can redo it by hand.
 
+Every equation and comparison is true of the figures as printed: the tests parse them back.
+"""
+
+from conntrackd_guard.cli.render.console import Line
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
+from conntrackd_guard.core.assessment import assess
+from conntrackd_guard.core.budget import CHAIN_HOLD, calculate
 from conntrackd_guard.core.configuration import Policy, Share
+from conntrackd_guard.core.model import INT_MAX, Hold, Override, Record, TriggerKind
 from conntrackd_guard.core.units import format_bytes, format_percentage
 
 _BOUNDS = {
@@ -14,48 +21,90 @@ _BOUNDS = {
     Bound.CHAINS: "held back by the length of hash chains",
     Bound.INT_MAX: "the kernel accepts no more",
 }
+_MARKS = {True: ("✓", "≤"), False: ("✗", ">")}
 
 
-def calculation_lines(arithmetic: Arithmetic, policy: Policy) -> list[tuple[str, str]]:
-    """Return (name, calculation) for every term, with the figures that the decision was based on."""
-    a = arithmetic
+def calculations(record: Record, policy: Policy) -> list[tuple[str, list[Line]]]:
+    """Return (title, lines) for each calculation of a decision; a line is the name of a term and its calculation.
+
+    A hold that a bound caused has two: what was wanted, with each bound that it breaks, and what would have fitted.
+    """
+    decision = record.decision
+    a = None if isinstance(decision, Override) else decision.arithmetic
+    if a is None:
+        return []
+    if record.trigger.kind is TriggerKind.MEMORY:
+        return [("Calculation", [("limit", f"{a.current:,}"), *_memory_lines(a, policy)])]
+    asked: list[Line] = [("limit", f"{a.current:,}"), ("wanted", f"{_wanted(record, a, policy)} = {a.wanted:,}")]
+    allowed = ("allowed", f"{a.target:,} ({_BOUNDS[a.bound]})")
+    if not isinstance(decision, Hold) or a.bound is Bound.TARGET:
+        return [("Calculation", [*asked, allowed, *_memory_lines(a, policy), *_other_lines(a)])]
+    fitting = (
+        [allowed, *_memory_lines(a, policy), *_other_lines(a)]
+        if a.target
+        else [("allowed", f"none ({_BOUNDS[a.bound]})")]
+    )
+    case = assess(record.trigger, record.observation, policy)
+    refused = calculate(case, a.wanted, a.wanted, a.demand_per_second, policy)
+    return [
+        ("Calculation of what was wanted", [*asked, *_memory_lines(refused, policy), *_other_lines(refused)]),
+        ("What would have fitted", fitting),
+    ]
+
+
+def _memory_lines(a: Arithmetic, policy: Policy) -> list[Line]:
+    """Return what the charged entries cost, compared with the budget and with the memory that must stay available."""
     left = a.memory_available_bytes - a.new_bytes
-    tables = "full table" if a.full_tables == 1 else "full tables"
-    charged = f"{a.full_tables} {tables} × {a.target:,} + {a.other_entries:,} for the others"
-    not_held = f"({a.charged_entries:,} − {a.held_entries:,})"
     estimate = " (counts are estimates of need)" if a.estimate else ""
-    lines = [
-        ("limit", f"{a.current:,}"),
+    planned = f"{a.charged_entries:,} entries"
+    if a.full_tables:
+        tables = "full table" if a.full_tables == 1 else "full tables"
+        planned = f"{a.full_tables} {tables} × {a.target:,} + {a.other_entries:,} for the others = {planned}"
+    new = f"{a.bytes_per_entry:,} × ({a.charged_entries:,} − {a.held_entries:,}) + {a.new_bucket_bytes:,}"
+    return [
         ("in use", f"{a.in_use:,} entries in all namespaces, {a.largest_count:,} in the fullest{estimate}"),
-        ("wanted", f"{_wanted(a, policy)} = {a.wanted:,}"),
-        ("allowed", f"{a.target:,} ({_BOUNDS[a.bound]})"),
         ("bytes per entry", f"{a.bytes_source} → {a.bytes_per_entry:,} (rounded up to 64 bytes)"),
-        ("planned for", f"{charged} = {a.charged_entries:,} entries, {a.held_entries:,} of them already in memory"),
+        ("planned for", f"{planned}, {a.held_entries:,} of them already in memory"),
         ("hash table", _buckets(a)),
         ("cost", f"{a.bytes_per_entry:,} × {a.charged_entries:,} + {a.bucket_bytes:,} = {_bytes(a.cost_bytes)}"),
         ("budget", f"{_share(policy.budget, a, hugetlb=True)} = {_bytes(a.budget_bytes)}"),
-        ("", _verdict(a.cost_bytes <= a.budget_bytes, "cost ≤ budget", "the cost is over the budget")),
-        ("new memory", f"{a.bytes_per_entry:,} × {not_held} + {a.new_bucket_bytes:,} = {_bytes(a.new_bytes)}"),
+        _at_most("cost", a.cost_bytes, "budget", a.budget_bytes),
+        ("new memory", f"{new} = {_bytes(a.new_bytes)}"),
         ("left available", f"{a.memory_available_bytes:,} − {a.new_bytes:,} = {_bytes(left)}"),
         ("min_available", f"{_min_available(a, policy)} = {_bytes(a.min_available_bytes)}"),
-        ("", _verdict(left >= a.min_available_bytes, "left ≥ min_available", "less than min_available would be left")),
-        ("max_limit", "none" if a.max_limit is None else f"{a.max_limit:,}"),
+        _at_most("min_available", a.min_available_bytes, "left", left),
     ]
+
+
+def _other_lines(a: Arithmetic) -> list[Line]:
+    """Return the bounds that are no matter of memory."""
+    lines = [("max_limit", "none")]
+    if a.max_limit is not None:
+        lines = [("max_limit", f"{a.max_limit:,}"), _at_most("limit", a.target, "max_limit", a.max_limit)]
+    if a.target > INT_MAX:
+        lines.append(_at_most("limit", a.target, "the kernel's largest", INT_MAX))
     if a.on_flood is not None:
         most = "" if a.on_flood.limit is None else f" {a.on_flood.limit:,}"
-        lines.append(("on_flood", f"{a.on_flood.action}{most} (a flood fills every table in need)"))
-    if a.chain is not None:
-        after = a.buckets_target or a.buckets or 0
-        lines.append(("average chain", f"2 × {a.charged_entries:,} ÷ {after:,} buckets = {a.chain:g} (at most 24)"))
+        mark = "✓" if a.on_flood.allows(a.target) else "✗"
+        lines.append(("on_flood", f"{mark} {a.on_flood.action}{most} (a flood fills every table in need)"))
+    buckets = a.buckets_target or a.buckets
+    if buckets:
+        chain = 2 * a.charged_entries / buckets
+        lines.append(("average chain", f"2 × {a.charged_entries:,} ÷ {buckets:,} buckets = {chain:,.2f}"))
+        mark, sign = _MARKS[2 * a.charged_entries <= CHAIN_HOLD * buckets]
+        lines.append(("", f"{mark} 2 × {a.charged_entries:,} {sign} {CHAIN_HOLD} × {buckets:,}"))
     return lines
 
 
-def _wanted(a: Arithmetic, policy: Policy) -> str:
-    """Return the terms of which the largest is wanted."""
+def _wanted(record: Record, a: Arithmetic, policy: Policy) -> str:
+    """Return where the wanted limit comes from: for a raise the terms of which it is the largest."""
+    persisted = record.trigger.persisted
+    if persisted is not None:
+        return "saved for this boot" if a.wanted == persisted.limit else "in force"
     return (
-        f"the largest of {a.current:,} × {policy.growth_factor:g}; {a.current:,} + {tuning.MIN_STEP:,}; "
+        f"the largest of {a.current:,} × {policy.growth_factor:.12g}; {a.current:,} + {tuning.MIN_STEP:,}; "
         f"{a.current:,} + {a.demand_per_second:,.0f}/s × {tuning.LOOKAHEAD_SECONDS:g} s (at most 4 × {a.current:,}); "
-        f"{a.largest_count:,} ÷ {policy.threshold:g}, up to the next whole"
+        f"{a.largest_count:,} ÷ {policy.threshold:.12g}, up to the next whole"
     )
 
 
@@ -68,7 +117,7 @@ def _buckets(a: Arithmetic) -> str:
 
 def _share(share: Share, a: Arithmetic, *, hugetlb: bool) -> str:
     if share.bytes is not None:
-        return "set"
+        return "as set"
     total = f"{a.memory_total_bytes:,}"
     if hugetlb:
         total = f"({total} − {a.memory_hugetlb_bytes:,} huge pages)"
@@ -85,5 +134,7 @@ def _bytes(count: int) -> str:
     return f"{count:,} ({format_bytes(count)})"
 
 
-def _verdict(holds: bool, good: str, bad: str) -> str:  # noqa: FBT001 - the answer of the comparison beside it
-    return f"✓ {good}" if holds else f"✗ {bad}"
+def _at_most(name: str, figure: int, most_name: str, most: int) -> Line:
+    """Return the comparison as it is, marked ✓ where the figure is at most the other."""
+    mark, sign = _MARKS[figure <= most]
+    return "", f"{mark} {name} {figure:,} {sign} {most_name} {most:,}"

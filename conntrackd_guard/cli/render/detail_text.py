@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.text import Text
 
 from conntrackd_guard.cli.render.analysis_text import breakdown, head_lines
-from conntrackd_guard.cli.render.arithmetic_text import calculation_lines
+from conntrackd_guard.cli.render.arithmetic_text import calculations
 from conntrackd_guard.cli.render.console import Line, local, print_indented, print_line, section
 from conntrackd_guard.cli.render.decision_text import head, outcome
 from conntrackd_guard.core import explain
@@ -29,8 +29,8 @@ def print_detail(console: Console, detail: DecisionDetail) -> None:
     print_line(console, head(row))
     print_indented(console, Text(printable(row.sentence)))
     section(console, "Inputs", _inputs(record))
-    if detail.arithmetic is not None:
-        section(console, "Calculation", calculation_lines(detail.arithmetic, detail.policy))
+    for title, lines in calculations(record, detail.policy):
+        section(console, title, lines)
     if detail.analysis is not None:
         about = [("at", local(detail.analysis.wall_seconds)), *head_lines(detail.analysis)]
         for title, lines in [("What filled it", about), *breakdown(detail.analysis.sample)]:

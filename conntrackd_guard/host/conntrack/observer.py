@@ -83,7 +83,9 @@ class Observer:
         if now - self._scanned_seconds >= RESCAN_SECONDS or self._scanner.names() != self._names:
             self.rescan()
         tables = self._read(self._some())
-        if self._hidden() - self._unexplained >= _UNEXPLAINED_SHARE * limit:
+        hidden = self._hidden()
+        self._unexplained = min(self._unexplained, hidden)  # the kernel gives memory of ended ones back later
+        if hidden - self._unexplained >= _UNEXPLAINED_SHARE * limit:
             self.rescan()
             tables = self._read(self._tracks.values())  # any of them may have grown
             self._unexplained = self._hidden()
@@ -181,8 +183,9 @@ class Observer:
         return fullest[:half] + (rest + rest)[self._turn : self._turn + min(half, len(rest))]
 
     def _hidden(self) -> int:
-        """Return how many allocated entries no known table holds."""
-        return (self._allocated.count or 0) - sum(track.growth.count or 0 for track in self._tracks.values())
+        """Return how many allocated entries no table in reach holds."""
+        in_reach = [track.growth.count or 0 for track in self._tracks.values() if not track.out_of_reach]
+        return (self._allocated.count or 0) - sum(in_reach)
 
     def _read(self, tracks: Iterable[_Track]) -> list[Table]:
         """Read these tables; without those that can't be reached."""

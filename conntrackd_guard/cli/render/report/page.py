@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from conntrackd_guard.cli.render import decision_text
 from conntrackd_guard.cli.render.analysis_text import breakdown, head_lines
-from conntrackd_guard.cli.render.arithmetic_text import calculation_lines
+from conntrackd_guard.cli.render.arithmetic_text import calculations
 from conntrackd_guard.cli.render.console import COMMAND, Line, local
 from conntrackd_guard.cli.render.report.chart import HEIGHT, MOST_CURVES, WIDTH, Chart, Dots, Mark, Span, bars, curve
 from conntrackd_guard.core import explain
@@ -58,7 +58,7 @@ def page(report: Report) -> str:
     )
     environment.filters |= {
         "local": local, "step": decision_text.step, "why": decision_text.why, "outcome": decision_text.outcome,
-        "tone": _tone, "result": explain.verification, "calculation": calculation_lines, "diagnosis": head_lines,
+        "tone": _tone, "result": explain.verification, "calculations": calculations, "diagnosis": head_lines,
         "breakdown": breakdown,
     }  # fmt: skip
     charts = [chart for draw in (_use, _drops, _memory) if report.points and (chart := draw(report))]
