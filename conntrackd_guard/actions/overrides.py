@@ -6,8 +6,10 @@ file under /run into its state, so it does not mistake the new limit for a confl
 
 import contextlib
 import os
+import pwd
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 from conntrackd_guard.actions.revertible import Step, revertible_raises
 from conntrackd_guard.core.codec import encode
@@ -41,6 +43,7 @@ REVERT_PAUSE_SECONDS = 3600.0
 _IN_FLIGHT_SECONDS = 0.1
 """A daemon that read no pause just before writes its raise within this time; then the revert checks once more."""
 _NO_LOGIN = 0xFFFFFFFF
+_ARTICLES = {"hold": "a", "override": "an"}
 _NAMED = 10
 """Raises listed to choose from."""
 
@@ -86,12 +89,19 @@ class Overrides:
     def plan(self, row_id: int | None, *, whole: bool) -> Plan:
         """Return what reverting decision `row_id` (None: the last raise; `whole`: all of them) would do."""
         current = self._kernel.limit_in_force()
+<<<<<<< HEAD
         if current is None:
             raise AnswerIsNo("The kernel has no limit to revert: it tracks no connections.")
         if is_unlimited(current):
             raise AnswerIsNo(
                 f"The limit is {format_limit(current)}: no raise led to it, and any number would lower it."
             )
+=======
+        if not current:
+            raise AnswerIsNo("The kernel has no limit to revert (no conntrack, or 0 for unlimited).")
+        if row_id is not None:
+            self._expect_raise(row_id)
+>>>>>>> main
         raises = revertible_raises(self._paths, current)
         if not raises:
             raise AnswerIsNo(
@@ -110,6 +120,18 @@ class Overrides:
             paused=pause if lasts else None,
             observation=observation,
         )
+
+    def _expect_raise(self, row_id: int) -> None:
+        """Raise AnswerIsNo if the history has no decision with that id, or another one than a raise."""
+        history, step = History.existing(self._paths.history), "`guard history --verdict raise` lists the raises."
+        if history is None:
+            return
+        with history:
+            row = history.row(row_id)
+        if row is None:
+            raise AnswerIsNo(f"There is no decision {row_id}. {step}")
+        if row.verdict != "raise":
+            raise AnswerIsNo(f"Decision {row_id} is no raise but {_ARTICLES[row.verdict]} {row.verdict}. {step}")
 
     def revert(self, plan: Plan, reason: str) -> Record:
         """Carry a plan out: pause, write, read back, drop-in, history. After a failure the pauses are as before."""
@@ -200,9 +222,17 @@ def _chosen(raises: list[Step], row_id: int | None) -> Step:
     return named
 
 
-def _who() -> dict[str, int | None]:
-    """Return who runs the command: the user id, and the login behind sudo where the kernel audits logins."""
-    login: int | None = None
+def _who() -> dict[str, Any]:
+    """Return who runs the command: the user, and the login behind sudo where the kernel audits logins, with their names."""
+    uid, login = os.getuid(), None
     with contextlib.suppress(OSError, ValueError), open("/proc/self/loginuid", encoding="ascii") as file:
         login = int(file.read())
-    return {"uid": os.getuid(), "login_uid": None if login == _NO_LOGIN else login}
+    login = None if login == _NO_LOGIN else login
+    return {"uid": uid, "user": _name(uid), "login_uid": login, "login": "" if login is None else _name(login)}
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""

@@ -45,7 +45,7 @@ def revertible_raises(paths: Paths, limit: int) -> list[Step]:
 
 def _steps(paths: Paths) -> Iterator[Step]:
     """Yield every change of the limit, newest first: open intents without a row, then history."""
-    boot_id = files.read(paths.boot_id).decode("ascii").strip()
+    boot_id = files.read_boot_id(paths.boot_id)
     open_intents = RuntimeDir(paths).intents.all()  # before history: a row is written before its intent is deleted
     history = History.existing(paths.history)
     if history is None:

@@ -15,6 +15,7 @@ from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.state import advance, rehearsed_limit
 from conntrackd_guard.history.database import History, Row
 from conntrackd_guard.history.documents import decision_document
+from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -147,7 +148,7 @@ def preview(observation: Observation, state: State, policy: Policy) -> Raise | H
 
 def _past(paths: Paths, unread: list[str]) -> tuple[State, Row | None]:
     """Return this boot's state and the last decision from history; note in `unread` why if they can't be read."""
-    boot_id = paths.boot_id.read_text(encoding="ascii").strip()
+    boot_id = files.read_boot_id(paths.boot_id)
     try:
         history = History.existing(paths.history)
         if history is not None:

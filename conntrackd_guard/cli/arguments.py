@@ -14,6 +14,12 @@ from conntrackd_guard.core import units
 
 _FILE = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 """`shtab.FILE`: shells complete the names of files."""
+_COMPLETED_BY = {
+    ("show", "id"): "_guard_ids",
+    ("revert", "id"): "_guard_raises",
+    ("top", "namespace"): "_guard_namespaces",
+}
+"""Functions of the shell that list values, by command and argument; `scripts/completions` defines them."""
 _DIGITS = 19
 """As many as SQLite's largest number has."""
 _TIME = "'2026-11-01 10:00', yesterday, -1h, @EPOCH"
@@ -66,6 +72,8 @@ def _add(commands: Any, name: str, command: _Command) -> None:
             argument = place.add_argument(*names, **settings)
             if argument.type is Path:
                 argument.complete = _FILE  # read by shtab
+            if function := _COMPLETED_BY.get((name, argument.dest)):
+                argument.complete = {"bash": function, "zsh": function}
             if argument.metavar == "TIME":
                 added._negative_number_matcher = re.compile("-[0-9]")  # noqa: SLF001 - or `-1h` would be an option
     if command.actions:
@@ -157,7 +165,7 @@ _COMMANDS = {  # in the order of the help text
             _flag("--force", "revert even if live flows exceed the target"),
             _REASON,
         ), either=(
-            _option("id", nargs="?", type=int, metavar="ID", help="the raise to undo (default: the last)"),
+            _option("id", nargs="?", type=_positive, metavar="ID", help="the raise to undo (default: the last)"),
             _flag("--all", "restore the limit from before the first raise"),
         )),
     "notify": _Command("notify", "run the `notify` command for each queued decision",
@@ -165,7 +173,7 @@ _COMMANDS = {  # in the order of the help text
         description="Run the command of the `notify` setting for each queued decision, until the queue is empty."),
     "config": _Command("config", "check, show or explain the settings",
         "guard config check && sudo systemctl reload conntrackd-guard", actions={
-            "check": _Command("config", "list every problem in the settings",
+            "check": _Command("config", "list every problem in the settings, and warn of those that can't work here",
                 "guard config check --config ./guard.yaml", (_CONFIG,)),
             "show": _Command("config", "print each value in effect and its origin", "guard config show --json",
                 (_CONFIG, _JSON)),

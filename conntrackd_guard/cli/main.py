@@ -6,6 +6,7 @@ import sys
 from argparse import ArgumentTypeError, Namespace
 from contextlib import suppress
 from importlib import import_module
+from importlib.machinery import PathFinder
 from typing import Any
 
 from conntrackd_guard.cli.answer import Answer
@@ -18,6 +19,10 @@ from conntrackd_guard.host.paths import Paths
 _LEAN = frozenset({"run", "notify"})
 """Long-running commands: they start without the libraries that `daemon.import_stubs` replaces."""
 
+_LIBRARIES = {
+    "systemd": "systemd-python", "yaml": "PyYAML", "structlog": "structlog", "rich": "rich", "jinja2": "Jinja2",
+}  # fmt: skip
+"""Packages on PyPI, by module; Debian's are `python3-` and the module's name."""
 _EXITS = {NotPermitted: Exit.NOT_PERMITTED, AnswerIsNo: Exit.NO}
 
 
@@ -52,6 +57,23 @@ def main(arguments: list[str], paths: Paths) -> Exit:
     except GuardError as error:
         sys.stderr.write(f"guard: {error}\n")
         return _EXITS.get(type(error), Exit.FAILED)
+    except ImportError as error:
+        if (error.name or "").startswith("conntrackd_guard"):
+            raise
+        sys.stderr.write(f"guard: {_missing(error)}\n")
+        return Exit.FAILED
+
+
+def _missing(error: ImportError) -> str:
+    """Return which libraries to install."""
+    specs = {name: PathFinder.find_spec(name) for name in _LIBRARIES}
+    # Any folder of that name, such as the repository's `systemd`, is found as a package without a file.
+    names = [name for name, spec in specs.items() if spec is None or spec.origin is None]
+    if not names:
+        return f"Can't load the Python libraries ({error}). Reinstall python3 and the package that this is from."
+    debian, pypi = " ".join(f"python3-{name}" for name in names), " ".join(_LIBRARIES[name] for name in names)
+    found = ", ".join(names)
+    return f"Python modules are missing: {found}. Install them: apt install {debian} (elsewhere: pip install {pypi})."
 
 
 def _carry_out(args: Namespace, paths: Paths) -> Exit:

@@ -2,9 +2,14 @@
 
 from typing import assert_never
 
+from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.configuration import Policy
+<<<<<<< HEAD
 from conntrackd_guard.core.explain_holds import counters, hold_sentence
 from conntrackd_guard.core.limits import format_limit
+=======
+from conntrackd_guard.core.explain_holds import bounds, counters, hold_sentence
+>>>>>>> main
 from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
@@ -31,10 +36,10 @@ _RAISES = {
     OutcomeKind.UNKNOWN: ("May have raised {step} ({why})", "it is not known whether the write happened"),
 }
 """What was done, and the reason where the outcome has no detail."""
-_ENDS = {
-    End.WATCHED: "",
-    End.RAISED_AGAIN: ", until the next raise",
-    End.LIMIT_CHANGED: ", until the limit was changed",
+_SPANS = {
+    End.WATCHED: "within {span}",
+    End.RAISED_AGAIN: "in the {span} until the next raise",
+    End.LIMIT_CHANGED: "in the {span} until the limit was changed",
 }
 
 
@@ -57,20 +62,33 @@ def verification(found: Verification) -> str:
     return f"{_drops(found)} {_forecast(found)}"
 
 
+def operator(override: Override) -> str:
+    """Return who carried out an override: `root (logged in as alice)`, or numbers where no names are known."""
+    if override.uid is None:
+        return "An operator"
+    who = override.user or f"uid {override.uid}"
+    if override.login_uid is None or override.login_uid == override.uid:
+        return who
+    return f"{who} (logged in as {override.login or f'uid {override.login_uid}'})"
+
+
 def _raise_sentence(record: Record, decision: Raise) -> str:
     outcome, arithmetic = record.outcome, decision.arithmetic
     done, why = _RAISES[outcome.kind]
     done = done.format(step=f"{arithmetic.current:,} → {decision.target:,}", why=outcome.detail or why)
     left = format_bytes(arithmetic.memory_available_bytes - arithmetic.new_bytes)
     most, budget = format_bytes(arithmetic.cost_bytes), format_bytes(arithmetic.budget_bytes)
-    cost = f"the worst case costs {most} of a {budget} budget and leaves {left} available"
-    return " ".join([f"{done}: {_need(record, decision)}; {cost}.", *decision.advice])
+    cost = f"when full, the tables take {most} of a memory budget of {budget} and leave {left} available"
+    part = [f"Only part of the step fits. {bounds(arithmetic)}"] if arithmetic.bound is not Bound.TARGET else []
+    return " ".join([f"{done}: {_need(record, decision)}; {cost}.", *part, *decision.advice])
 
 
 def _need(record: Record, decision: Raise) -> str:
     """Return the condition that led to a raise."""
     if record.trigger.persisted is not None:
-        return f"{record.trigger.persisted.limit:,} was saved for this boot, and the kernel's default was in force"
+        persisted, boot = record.trigger.persisted, record.observation.boot_id
+        was = "set in this boot" if persisted.boot_id == boot else "saved for this boot"
+        return f"{persisted.limit:,} was {was}, and the kernel's default was in force"
     table, limit = concerned(record), decision.arithmetic.current
     if decision.corroboration is Corroboration.UNKNOWN or table is None:
         number = record.trigger.namespace
@@ -88,9 +106,7 @@ def _need(record: Record, decision: Raise) -> str:
 
 
 def _override_sentence(record: Record, override: Override) -> str:
-    who = "An operator" if override.uid is None else f"uid {override.uid}"
-    if override.login_uid is not None and override.login_uid != override.uid:
-        who += f" (logged in as uid {override.login_uid})"
+    who = operator(override)
     why = f": {override.reason.rstrip('.')}" if override.reason else ""
     observation = record.observation
     match override.kind:
@@ -112,7 +128,7 @@ def _override_sentence(record: Record, override: Override) -> str:
 
 def _drops(found: Verification) -> str:
     dropped, raised = f"{found.dropped or 0:,}", f"the raise to {found.limit:,}"
-    until = f"within {format_span(found.seconds)}{_ENDS[found.end]}"
+    until = _SPANS[found.end].format(span=format_span(found.seconds))
     match found.drops:
         case Drops.NONE:
             return f"No packets were dropped after {raised} {until}."

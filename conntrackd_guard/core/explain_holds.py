@@ -4,16 +4,24 @@ from conntrackd_guard.core import tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
+<<<<<<< HEAD
 from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import Hold, MessageKind, Pause, Record, Table
 from conntrackd_guard.core.records import concerned, impossible_text, table_name
+=======
+from conntrackd_guard.core.kernel_default import default_limit
+from conntrackd_guard.core.model import Hold, LoadFacts, MessageKind, Pause, Record, Table
+from conntrackd_guard.core.records import concerned, is_dropping, table_name
+>>>>>>> main
 from conntrackd_guard.core.state import advance
-from conntrackd_guard.core.units import format_bytes, format_duration, format_span
+from conntrackd_guard.core.units import format_bytes, format_duration, format_span, utc
+from conntrackd_guard.core.usage import CONFIRM_USE
 
 _STATEMENTS = frozenset({
     HoldReason.HISTORICAL, HoldReason.SUPPRESSED, HoldReason.RESOLVED, HoldReason.COOLDOWN, HoldReason.UNLIMITED,
     HoldReason.NO_CONNTRACK, HoldReason.ALREADY_IN_FORCE, HoldReason.SET_ELSEWHERE, HoldReason.OVER_BUDGET_AT_START,
-    HoldReason.LIMIT_RAISED, HoldReason.LIMIT_LOWERED, HoldReason.RESERVE_BROKEN,
+    HoldReason.LIMIT_RAISED, HoldReason.LIMIT_LOWERED, HoldReason.RESERVE_BROKEN, HoldReason.BUCKETS_CHANGED,
+    HoldReason.RELOADED,
 })  # fmt: skip
 """Holds of which nobody expected a raise: their sentence begins without `Not raised`."""
 _ABOUT_A_TABLE = frozenset({
@@ -22,6 +30,10 @@ _ABOUT_A_TABLE = frozenset({
     HoldReason.UNSAMPLED, HoldReason.CHAINS, HoldReason.INT_MAX, HoldReason.CONTRADICTED, HoldReason.DRY_RUN_SUFFICIENT,
 })  # fmt: skip
 """Holds whose reader needs to know how full the table is."""
+_DROPS = _ABOUT_A_TABLE - {HoldReason.STABLE, HoldReason.CONTRADICTED, HoldReason.DRY_RUN_SUFFICIENT}
+"""Holds that cost connections while they last."""
+_DROPS_NOW = "The kernel is dropping new connections."
+_DROPS_LATER = "The kernel will drop new connections once it is full."
 _MESSAGES = {
     MessageKind.TABLE_FULL: "table full",
     MessageKind.EXPECTATION_FULL: "expectation table full",
@@ -37,6 +49,8 @@ _BOUNDS = {
     Bound.INT_MAX: "the kernel allows",
 }
 """What held a step back, before the figure that it allows."""
+ACTING_GUARD = "the acting guard"
+"""The detail of an outcome of a dry run begins with it where that guard changed the limit."""
 UNKNOWN_WRITER = "by unknown"
 """The detail of an outcome where nothing shows who changed the limit."""
 
@@ -52,8 +66,10 @@ def hold_sentence(record: Record, decision: Hold, policy: Policy) -> str:
     if reason in _ABOUT_A_TABLE and table is not None and limit:
         full = f"{table.count:,} of {limit:,} entries ({100 * table.count / limit:.0f} %)"
         parts.append(f"The table of {table_name(table)} holds {', '.join([full, *counters(table)])}.")
+        if reason in _DROPS:
+            parts.append(_DROPS_NOW if is_dropping(record) else _DROPS_LATER)
     if decision.arithmetic is not None and decision.arithmetic.bound is not Bound.TARGET:
-        parts.append(_bounds(decision.arithmetic))
+        parts.append(bounds(decision.arithmetic))
     if reason is not HoldReason.PAUSED or record.observation.pause is None:  # a pause's statement says how to end it
         parts += decision.advice
     return " ".join(filter(None, parts))
@@ -73,12 +89,12 @@ def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
     trigger, observation, retry = record.trigger, record.observation, decision.retry_seconds
     match decision.reason:
         case HoldReason.HISTORICAL if trigger.message_kind is not None:
-            where = f" in netns {trigger.namespace}" if trigger.namespace else ""
-            plural = "" if trigger.message_count == 1 else "s"
-            found = f'{trigger.message_count} "{_MESSAGES[trigger.message_kind]}" message{plural}{where}'
-            return f"Found {found} from before this start. Not acted on: current table usage decides."
-        case HoldReason.LIMIT_RAISED | HoldReason.LIMIT_LOWERED if trigger.was is not None:
+            return _historical(record, _MESSAGES[trigger.message_kind])
+        case HoldReason.LIMIT_RAISED | HoldReason.LIMIT_LOWERED | HoldReason.BUCKETS_CHANGED if trigger.was is not None:
             return _foreign_write(record, trigger.was, policy)
+        case HoldReason.RELOADED if observation.limit is not None:
+            was = "" if trigger.was is None else f" instead of {trigger.was:,}"
+            return f"{decision.reason.sentence} The limit is now {observation.limit:,}{was}. No program set it."
         case HoldReason.COOLDOWN if retry is not None:
             return f"Waiting up to {_wait(record, retry)} after the last raise before the next."
         case HoldReason.UNSAMPLED if retry is not None:
@@ -98,10 +114,7 @@ def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
         case HoldReason.UNLIMITED if observation.limit is not None and is_unlimited(observation.limit):
             return f"The limit is {format_limit(observation.limit)} and stays so: any number would lower it."
         case HoldReason.SET_ELSEWHERE if observation.limit is not None and trigger.persisted is not None:
-            return (
-                f"The limit ({observation.limit:,}) is lower than the {trigger.persisted.limit:,} saved for this boot "
-                "and isn't a kernel default. Someone set it on purpose, so it stays."
-            )
+            return _set_elsewhere(record, observation.limit, trigger.persisted.limit)
         case HoldReason.RESOLVED if observation.limit and (table := concerned(record)) is not None:
             name, use = table_name(table), f"{table.count:,} of {observation.limit:,}"
             return f"{name[0].upper()}{name[1:]}: the condition is over ({use}). Nothing to do."
@@ -111,19 +124,68 @@ def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
             return reason.sentence
 
 
+def _historical(record: Record, kind: str) -> str:
+    """Return how many messages there are from before the start, of which namespaces, and whether a table is full now."""
+    trigger, observation = record.trigger, record.observation
+    found = f'{trigger.message_count:,} "{kind}" message{"s" * (trigger.message_count != 1)} from before this start'
+    last = "" if trigger.message_wall_seconds is None else f", the last at {utc(trigger.message_wall_seconds)}"
+    where, (first, *others) = "", trigger.namespaces or ((0, 0),)
+    more = len(others) + trigger.more_namespaces
+    if first[0]:
+        count = f" ({first[1]:,})" if more else ""
+        where = f", in netns {first[0]}{count}" + (f" and {more:,} other{'s' * (more > 1)}" if more else "")
+    fullest = max((table.count for table in observation.tables), default=0)
+    full = observation.limit and fullest >= CONFIRM_USE * observation.limit
+    now = "a full table is decided about by itself" if full else "no table is full now"
+    return f"Found {found}{last}{where}. Not acted on; {now}."
+
+
 def _foreign_write(record: Record, was: int, policy: Policy) -> str:
     """Return what another program did to the limit, and after how many lowerings the guard stops raising."""
     detail, now = record.outcome.detail.removeprefix("by "), record.observation.boottime_seconds
     change = f"from {format_limit(was)} to {format_limit(record.observation.limit or 0)}"
     who = f"probably {detail}" if detail and record.outcome.detail != UNKNOWN_WRITER else "not known what"
+<<<<<<< HEAD
     text = f"Something else set nf_conntrack_max {change} ({who})."
     after = advance(record.state, record).conflict_seconds
     if after == record.state.conflict_seconds or not policy.conflict_limit:
+=======
+    limit, buckets, changes = record.observation.kernel_limit or 0, record.observation.buckets or 0, list[str]()
+    if limit != was:
+        changes.append(f"nf_conntrack_max from {was:,} to {limit:,}")
+    if record.trigger.was_buckets is not None:
+        changes.append(f"nf_conntrack_buckets from {record.trigger.was_buckets:,} to {buckets:,}")
+    change = f"set {' and '.join(changes)}"
+    text = f"Something else {change} ({who})."
+    if detail.startswith(ACTING_GUARD):
+        text = f"T{detail[1:]} {change}."
+    if record.trigger.was_buckets is not None and buckets and limit:
+        text += f" A full table now means chains of {2 * limit / buckets:.1f} entries on average."
+    state = advance(record.state, record)
+    after = state.conflict_seconds
+    if record.state.replaced_limit is not None and state.set_limit == limit:
+        return f"{text} The guard had set this limit itself: what stood in between was passing, and no conflict."
+    if len(after) <= len(record.state.conflict_seconds) or not policy.conflict_limit:
+>>>>>>> main
         return text
     window, most = tuning.CONFLICT_WINDOW_SECONDS, policy.conflict_limit
     count = sum(at > now - window for at in after)
     stops = "the guard has stopped raising" if count >= most else f"at {most} the guard stops raising"
     return f"{text} {count} of {most} in {window / 3600:.0f} h: {stops}."
+
+
+def _set_elsewhere(record: Record, limit: int, persisted: int) -> str:
+    """Return why the limit found at start is somebody's: the line that sets it, or the kernel's default beside it."""
+    load, seen, detail = record.trigger.load or LoadFacts(), record.observation, record.outcome.detail
+    text = f"The limit ({limit:,}) is lower than the {persisted:,} saved for this boot"
+    if limit == load.final_limit:
+        return f"{text}: {load.final_line} sets it at boot, so it stays."
+    default = default_limit(load, seen.buckets or 0, seen.memory_total_bytes)
+    text += " and isn't the kernel's default"
+    if seen.buckets:
+        text += f" with {seen.buckets:,} buckets" + (f" ({default:,})" if default else "")
+    who = "" if detail in {"", UNKNOWN_WRITER} else f", probably {detail.removeprefix('by ')}"
+    return f"{text}. Someone set it on purpose{who}, so it stays."
 
 
 def _paused(record: Record, pause: Pause) -> str:
@@ -147,7 +209,7 @@ def _broken(arithmetic: Arithmetic) -> str:
     return " ".join(parts)
 
 
-def _bounds(arithmetic: Arithmetic) -> str:
+def bounds(arithmetic: Arithmetic) -> str:
     """Return the figures of the bound that held the step back."""
     bound = _BOUNDS[arithmetic.bound].format(
         budget=format_bytes(arithmetic.budget_bytes),

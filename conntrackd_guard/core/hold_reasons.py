@@ -37,8 +37,13 @@ class HoldReason(Enum):
         "The table belongs to a user namespace. Any user can create one, so the guard does not raise for it.",
     )
     PAUSED = "Raising is paused."
+<<<<<<< HEAD
     CONFLICT = "Another program keeps lowering the limit. The guard has stopped raising."
     UNLIMITED = "The limit is 0, or a negative number that the kernel reads as more than 2 billion: unlimited."
+=======
+    CONFLICT = "Another program keeps lowering the limit."
+    UNLIMITED = "The limit is 0, which means unlimited."
+>>>>>>> main
     NO_CONNTRACK = "This kernel tracks no connections yet."
     WRITE_REFUSED = "The kernel refused the last write. Retrying later."
     CHANGED_UNDER_US = ("The limit changed during the decision. Deciding again.", "limit changed")
@@ -61,4 +66,9 @@ class HoldReason(Enum):
     OVER_BUDGET_AT_START = "The persisted limit is active, but a full table would exceed this host's memory budget."
     LIMIT_RAISED = "Another program raised the limit."
     LIMIT_LOWERED = "Another program lowered the limit."
+    BUCKETS_CHANGED = "Another program changed the number of hash buckets."
+    RELOADED = (
+        "The kernel loaded connection tracking, which sets limit and buckets to its defaults.",
+        "module loaded",
+    )
     RESERVE_BROKEN = ("The tables exceed the memory budget, or too little memory is available.", "memory exceeded")

@@ -32,6 +32,8 @@ class KernelEvent:
     """`ring buffer` or `journal`."""
     cursor: str | None = None
     """The journal's cursor after this entry; None for the ring buffer."""
+    wall_seconds: float | None = None
+    """When the journal received it; None for the ring buffer, whose stamps are no wall time."""
     held_at_start: bool = False
     """The source contained it before the guard started to read."""
 

@@ -6,7 +6,7 @@ from conntrackd_guard.core.hold_reasons import HoldReason
 
 _KINDS = (
     "guard.raise", "guard.override", "guard.info", "guard.error", "guard.ready", "guard.stopped", "guard.sample",
-    "guard.drops_continue", "guard.debug", *(f"guard.hold {reason.code}" for reason in HoldReason),
+    "guard.drops_continue", "guard.incident_over", "guard.debug", *(f"guard.hold {reason.code}" for reason in HoldReason),
 )  # fmt: skip
 MESSAGE_IDS = {kind: hashlib.sha256(kind.encode()).hexdigest()[:32] for kind in _KINDS}
 """By event, for holds with the reason's code: `guard.hold paused`. Derived from the name, so the order is free."""

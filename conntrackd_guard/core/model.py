@@ -58,6 +58,20 @@ class PersistedLimit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadFacts:
+    """What sets limit and buckets while connection tracking loads and the sysctl files are applied at boot."""
+
+    kernel_release: str = ""
+    """As in `uname -r`; "" if unreadable."""
+    hashsize: int | None = None
+    """Buckets by a `hashsize=` of the module or the kernel command line, rounded up as the kernel does."""
+    final_line: str = ""
+    """`file:line` of the sysctl line that systemd-sysctl applies last, if it is another's than the drop-in's."""
+    final_limit: int | None = None
+    """The limit that it sets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
     """The cause of a decision. One decision may answer several messages of a burst."""
 
@@ -68,13 +82,25 @@ class Trigger:
     live: bool = True
     was: int | None = None
     """The limit before another program changed it."""
+    was_buckets: int | None = None
+    """The hash buckets before another program changed them; None if it did not."""
+    reloaded: bool = False
+    """Whether connection tracking was unloaded and loaded since: the kernel set the limit, and no program."""
     persisted: PersistedLimit | None = None
     """At start: the limit that should be in force."""
+    load: LoadFacts | None = None
+    """At start: what may have set the limit found instead."""
     message_count: int = 0
     """Kernel messages that this decision answers."""
     message_seconds: float | None = None
     """When the newest of those messages reached the guard."""
     stamp_us: int | None = None
+    message_wall_seconds: float | None = None
+    """Wall time of the newest of messages from before the start, if the journal has it."""
+    namespaces: tuple[tuple[int, int], ...] = ()
+    """Of messages from before the start: (namespace, messages) of the namespaces with the most."""
+    more_namespaces: int = 0
+    """Further ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +248,11 @@ class Override:
     """End of the pause; None: until resumed."""
     reason: str = ""
     uid: int | None = None
+    user: str = ""
+    """Name of that user, empty if unknown."""
     login_uid: int | None = None
+    login: str = ""
+    """Name of who logged in, empty if unknown."""
 
 
 Decision = Raise | Hold | Override
@@ -267,6 +297,10 @@ class State:
     raise_seconds: tuple[float, ...] = ()
     set_limit: int | None = None
     """The limit that the guard last wrote; None after another program or an operator changed it."""
+    replaced_limit: int | None = None
+    """The limit that the guard had written, after another program changed it: it may be back within seconds."""
+    replaced_seconds: float = 0.0
+    """When that was."""
     conflict_seconds: tuple[float, ...] = ()
     refusal: Refusal | None = None
     unknown_seconds: float | None = None

@@ -16,11 +16,16 @@ from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.configuration import FloodAction, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
+<<<<<<< HEAD
 from conntrackd_guard.core.limits import is_lower
+=======
+from conntrackd_guard.core.kernel_default import default_limit
+>>>>>>> main
 from conntrackd_guard.core.model import (
     INT_MAX,
     Corroboration,
     Hold,
+    LoadFacts,
     MessageKind,
     Observation,
     Raise,
@@ -39,9 +44,12 @@ SMALLEST_PART = 0.05
 SAMPLE_SECONDS = 30.0
 """Validity of a flood sample, and of one plain step without a sample."""
 
+<<<<<<< HEAD
 _DEFAULT_FACTORS = (1, 4, 8)
 """The kernel's default limit as a multiple of the buckets: since 5.15, before, and with an explicit `hashsize=`."""
 _BROKEN_COUNT = "Look for a module or driver that breaks the counter (`guard doctor`); only a reboot resets it."
+=======
+>>>>>>> main
 _RESUME = "`guard resume` ends a pause; to end /etc/conntrackd-guard/pause, remove the file."
 
 _SIBLINGS = {
@@ -82,7 +90,7 @@ def resolve(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
     for gate in GATES if case.trigger.persisted is None else START_GATES:
         if (hold := gate(case, state, policy)) is not None:
             return hold
-    return fit(case, policy)
+    return fit(case, state, policy)
 
 
 def unanswerable(  # noqa: PLR0911 - one return an answer
@@ -103,6 +111,11 @@ def unanswerable(  # noqa: PLR0911 - one return an answer
     if not 0 < observation.limit <= INT_MAX:  # what `limits.is_unlimited` says, without a call
         return Hold(reason=HoldReason.UNLIMITED, retry_seconds=observation.boottime_seconds + RECHECK_SECONDS)
     match trigger.kind:
+<<<<<<< HEAD
+=======
+        case TriggerKind.OTHER_WRITER:
+            return Hold(reason=_change(trigger, observation.limit))
+>>>>>>> main
         case TriggerKind.MEMORY:
             broken = budget.is_broken(case, policy)
             return Hold(reason=HoldReason.RESERVE_BROKEN if broken else HoldReason.RESOLVED, arithmetic=broken)
@@ -115,7 +128,21 @@ def unanswerable(  # noqa: PLR0911 - one return an answer
     return None if is_on else Hold(reason=HoldReason.TRIGGER_OFF)
 
 
+<<<<<<< HEAD
 def unconfirmed(  # noqa: C901, PLR0911 - one return an answer
+=======
+def _change(trigger: Trigger, limit: int) -> HoldReason:
+    """Return what changed besides the guard's own writes."""
+    if trigger.reloaded:
+        return HoldReason.RELOADED
+    if trigger.was == limit:
+        return HoldReason.BUCKETS_CHANGED
+    lowered = trigger.was is None or limit < trigger.was
+    return HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED
+
+
+def unconfirmed(  # noqa: PLR0911 - one return an answer
+>>>>>>> main
     case: Assessment, state: State, policy: Policy
 ) -> Hold | None:
     """Hold unless the tables confirm the trigger, or can't be judged and no plain step was made for such a message."""
@@ -216,7 +243,8 @@ def unrestorable(case: Assessment, _: State, policy: Policy) -> Hold | None:
             return Hold(reason=HoldReason.ALREADY_IN_FORCE)
         step = "The guard never lowers it unasked: `guard revert --all` goes back to the limit before the first raise."
         return Hold(reason=HoldReason.OVER_BUDGET_AT_START, arithmetic=arithmetic, advice=(step,))
-    if limit not in {factor * buckets for factor in _DEFAULT_FACTORS}:
+    load = case.trigger.load or LoadFacts()
+    if limit == load.final_limit or limit != default_limit(load, buckets, observation.memory_total_bytes):
         step = "`guard doctor` names what sets it at boot. The next need raises it from there."
         return Hold(reason=HoldReason.SET_ELSEWHERE, advice=(step,))
     return None if observation.pause is None else Hold(reason=HoldReason.PAUSED, advice=(_RESUME,))
@@ -227,7 +255,7 @@ START_GATES: tuple[Gate, ...] = (unanswerable, unrestorable)
 """For the limit that was persisted for this boot."""
 
 
-def fit(case: Assessment, policy: Policy) -> Raise | Hold:
+def fit(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
     """Return a raise to as much of the step as every bound allows; a hold if that isn't worth a write."""
     persisted, truth, limit = case.trigger.persisted, case.corroboration, case.observation.limit or 0
     demand = 0.0
@@ -255,7 +283,9 @@ def fit(case: Assessment, policy: Policy) -> Raise | Hold:
             arithmetic=arithmetic,
             corroboration=truth,
             buckets_target=arithmetic.buckets_target,
-            advice=() if is_plain and (arithmetic.chain or 0) <= budget.CHAIN_ADVISE else _advice(case, arithmetic),
+            advice=()
+            if is_plain and (arithmetic.chain or 0) <= budget.CHAIN_ADVISE
+            else _advice(case, state, arithmetic),
         )
     if arithmetic.bound is Bound.CHAINS:
         reason, step = HoldReason.CHAINS, _buckets_command(arithmetic)
@@ -270,19 +300,22 @@ def fit(case: Assessment, policy: Policy) -> Raise | Hold:
     )
 
 
-def _advice(case: Assessment, arithmetic: Arithmetic) -> tuple[str, ...]:
-    """Return the steps for an operator if raising alone is no cure."""
-    advice = []
+def _advice(case: Assessment, state: State, arithmetic: Arithmetic) -> tuple[str, ...]:
+    """Return the steps for an operator if raising alone is no cure; once an incident for the buckets."""
+    advice, last = [], state.last_raise_seconds
+    entries_before = arithmetic.full_tables * arithmetic.current + arithmetic.other_entries
+    is_advised = (
+        last is not None
+        and case.observation.boottime_seconds < last + tuning.INCIDENT_SECONDS
+        and 2 * entries_before > budget.CHAIN_ADVISE * (arithmetic.buckets or 0)
+    )
     if case.corroboration is Corroboration.UNKNOWN:
         advice.append("The table could not be judged: one plain step, charged as one full table.")
     if case.flooded is None:
         advice.append("No sample shows yet whether a flood fills the table: one plain step, and a sample after it.")
-    if arithmetic.target < arithmetic.wanted and arithmetic.bound in _BOUND_HOLDS:
-        advice.append(f"Only part of the step fits. {_BOUND_HOLDS[arithmetic.bound][1]}")
-    if arithmetic.chain is not None and arithmetic.chain > budget.CHAIN_ADVISE and arithmetic.buckets_target is None:
-        advice.append(
-            f"Lookups get slow: hash chains may reach {arithmetic.chain:.0f} entries. {_buckets_command(arithmetic)}"
-        )
+    chain = 0.0 if is_advised or arithmetic.buckets_target is not None else arithmetic.chain or 0.0
+    if chain > budget.CHAIN_ADVISE:
+        advice.append(f"Lookups get slow: hash chains may reach {chain:.0f} entries. {_buckets_command(arithmetic)}")
     return tuple(advice)
 
 

@@ -119,6 +119,12 @@ def concerned(record: Record) -> Table | None:
     return max(about, key=lambda table: table.count, default=None)
 
 
+def is_dropping(record: Record) -> bool:
+    """Return whether the table that the record is about drops packets, or is full and so does."""
+    table, limit = concerned(record), record.observation.limit or 0
+    return table is not None and (bool(table.dropped) or table.count >= limit > 0)
+
+
 def table_name(table: Table) -> str:
     """Return what people call the table's namespace: `the initial namespace`, `web (netns 4026532316)`."""
     if table.initial:

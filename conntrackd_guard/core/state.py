@@ -37,19 +37,27 @@ def advance(state: State, record: Record) -> State:  # noqa: PLR0911 - one retur
                 last_raise_seconds=now,
                 raise_seconds=(*state.raise_seconds, now)[-_RAISES_KEPT:],
                 set_limit=outcome.limit_after,
+                replaced_limit=None,
                 refusal=None,
                 unknown_seconds=now if truth is Corroboration.UNKNOWN else state.unknown_seconds,
             )
         case Raise() if outcome.kind is OutcomeKind.REJECTED:
             return replace(state, refusal=_refused(state.refusal, outcome, record.observation.limit or 0, now))
+<<<<<<< HEAD
         case Hold(reason=HoldReason.LIMIT_LOWERED):
             is_conflict = state.set_limit is not None and is_lower(record.observation.limit or 0, state.set_limit)
             conflicts = (*state.conflict_seconds, now)[-_CONFLICTS_KEPT:] if is_conflict else state.conflict_seconds
             return replace(state, set_limit=None, conflict_seconds=conflicts)
         case Hold(reason=HoldReason.LIMIT_RAISED):
             return replace(state, set_limit=None)
+=======
+        case Hold(reason=HoldReason.LIMIT_LOWERED | HoldReason.LIMIT_RAISED):
+            return _replaced(state, record.observation.limit or 0, now)
+        case Hold(reason=HoldReason.RELOADED):
+            return replace(state, set_limit=None, replaced_limit=None)
+>>>>>>> main
         case Override(kind=OverrideKind.REVERT) if outcome.kind is OutcomeKind.APPLIED:
-            return replace(state, set_limit=None, refusal=None)
+            return replace(state, set_limit=None, replaced_limit=None, refusal=None)
         case Override(kind=OverrideKind.RESUME):
             return replace(state, conflict_seconds=(), refusal=None)
         case _:
@@ -64,6 +72,25 @@ def lost(now: float) -> State:
 def rehearsed_limit(state: State, in_force: int | None) -> int | None:
     """Return the limit that a dry run has reached; None if the one in force is as high, or unlimited."""
     return state.set_limit if in_force and (state.set_limit or 0) > in_force else None
+
+
+def _replaced(state: State, limit: int, now: float) -> State:
+    """Return the state after another program set `limit`: a lowering below the guard's own value is a conflict.
+
+    Not if that value is back, or a higher one there, within STANDING_SECONDS: such a lowering was passing.
+    """
+    ours, since, conflicts = state.set_limit, now, state.conflict_seconds
+    if ours is None:
+        ours, since = state.replaced_limit, state.replaced_seconds
+        if ours is None or now - since > tuning.STANDING_SECONDS:
+            return replace(state, replaced_limit=None)
+        if conflicts[-1:] == (since,):
+            conflicts = conflicts[:-1]
+    if limit == ours:
+        return replace(state, set_limit=ours, replaced_limit=None, conflict_seconds=conflicts)
+    if 0 < limit < ours:
+        conflicts = (*conflicts, since)[-_CONFLICTS_KEPT:]
+    return replace(state, set_limit=None, replaced_limit=ours, replaced_seconds=since, conflict_seconds=conflicts)
 
 
 def _refused(before: Refusal | None, outcome: Outcome, limit: int, now: float) -> Refusal:

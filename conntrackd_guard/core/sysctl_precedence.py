@@ -7,7 +7,7 @@ a glob (systemd only) and `..` in a key are not supported.
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -21,6 +21,7 @@ LAST_FOLDER, LAST_NAME = "/etc", "sysctl.conf"
 """/etc/sysctl.conf: procps reads it last, systemd only through a link in one of FOLDERS."""
 LIMIT_KEYS = ("net/netfilter/nf_conntrack_max", "net/nf_conntrack_max")
 """The second is an alias of the same variable."""
+BUCKET_KEYS = ("net/netfilter/nf_conntrack_buckets",)
 
 _NUMBER = re.compile(r"(-?)(0[xX][0-9a-fA-F]+|(0[0-7]*)|[1-9][0-9]{0,9})(?![^ \t])")
 """The kernel reads the first number of a value, followed by white space or nothing; more digits exceed INT_MAX."""
@@ -86,6 +87,26 @@ class _Setting(NamedTuple):
 def final_assignment(files: Iterable[SysctlFile], tool: Tool, lowest: int = 0) -> Assignment | None:
     """Return the line that finally sets the limit, None if the tool leaves it unset. `lowest`: see `is_accepted`."""
     return next((line for line in reversed(writes(files, tool)) if line.is_accepted(lowest)), None)
+
+
+def overriding(files: Sequence[SysctlFile], tool: Tool, ours: str) -> Assignment | None:
+    """Return the line that has the limit end at another value than the file `ours` sets; None if no line does.
+
+    It may be a line that the kernel refuses, or one without a value: then the limit ends unset.
+    """
+    word = final_assignment(files, tool)
+    wanted = next((line.number for line in reversed(named(files, tool)) if line.path == ours), None)
+    if wanted is None:
+        return None
+    if word is not None:
+        return None if word.number == wanted else word
+    return next((line for line in reversed(named(files, tool)) if line.path != ours), None)
+
+
+def read_before(files: Sequence[SysctlFile], ours: str) -> frozenset[str]:
+    """Return the paths of the files that every tool reads before the file `ours`."""
+    orders = [[file.path for file in reading_order(files, tool)] for tool in Tool]
+    return frozenset[str].intersection(*(frozenset(order[: order.index(ours)]) for order in orders if ours in order))
 
 
 def writes(files: Iterable[SysctlFile], tool: Tool, keys: tuple[str, ...] = LIMIT_KEYS) -> tuple[Assignment, ...]:

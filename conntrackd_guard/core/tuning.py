@@ -33,8 +33,18 @@ Judgement: 20 raises by half make the limit 3,325 times as large; more is a faul
 MAX_RAISES_WINDOW_SECONDS = 600.0
 """Judgement: longer than a burst, shorter than the time an operator needs to be called and log in."""
 
+INCIDENT_SECONDS = 600.0
+"""Judgement: decisions within this time belong to one incident, which is over within minutes."""
+
 CONFLICT_WINDOW_SECONDS = 86400.0
 """Window of `conflict_limit`. Judgement: daily runs of configuration tools are the usual other writer."""
+
+STANDING_SECONDS = 10.0
+"""Another program's value that stands for less is passing: neither a conflict nor a reason to drop the saved limit.
+
+Judgement: `sysctl --system` passes through other values within milliseconds, scripts and restarts of firewalls within
+seconds.
+"""
 
 SAMPLE_ENTRIES = 5000
 """Entries read to find what fills a table: shares are within 1.4 points, and reading takes about 35 ms (measured)."""

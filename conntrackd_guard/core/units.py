@@ -21,6 +21,7 @@ MOST_SECONDS = 100 * 31_557_600
 """100 years."""
 
 _MOST_IN_SECONDS = 100
+_YEAR_10000 = 253_402_300_800
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]?)(i?B)?")
 _SIZE_UNITS = {"": 1, "k": 2**10, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
@@ -179,3 +180,10 @@ def format_span(seconds: float) -> str:
 def rfc3339(wall_seconds: float) -> str:
     """Return wall time as `2026-11-23T11:07:27.123Z`."""
     return datetime.fromtimestamp(wall_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def utc(wall_seconds: float) -> str:
+    """Return wall time for a sentence that is read in any time zone: `2026-11-23 11:07:27 UTC`; as seconds outside 1970 to 9999."""
+    if not 0 <= wall_seconds < _YEAR_10000:
+        return f"@{wall_seconds:.0f}"
+    return f"{datetime.fromtimestamp(wall_seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

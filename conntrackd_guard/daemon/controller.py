@@ -9,13 +9,18 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from conntrackd_guard.core import budget, episode, tuning, usage, verification
+from conntrackd_guard.core import budget, episode, incident, tuning, usage, verification
 from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.hold_reasons import HoldReason
+<<<<<<< HEAD
 from conntrackd_guard.core.limits import format_limit, is_unlimited
+=======
+from conntrackd_guard.core.incident import Incidents
+from conntrackd_guard.core.kernel_default import default_limit
+>>>>>>> main
 from conntrackd_guard.core.model import (
     Decision,
     Hold,
@@ -23,6 +28,7 @@ from conntrackd_guard.core.model import (
     Observation,
     Outcome,
     OutcomeKind,
+    PersistedLimit,
     Raise,
     Record,
     State,
@@ -57,11 +63,21 @@ class Controller:
         ours = None if parts.kernel.rehearsing else state.set_limit
         self.limit = parts.kernel.limit_in_force() if ours is None else ours
         """The limit in force as last seen, or as the guard left it before it was restarted."""
+        self._buckets = parts.kernel.buckets()
+        self._module = parts.kernel.module()
+        """Which loading of connection tracking `limit` belongs to."""
+        self._kept = parts.kept
+        """The limit to put back where a boot or a loading of the module lost it."""
+        if ours is not None and (self._kept is None or self._kept.limit < ours):
+            self._kept = PersistedLimit(limit=ours, boot_id=parts.observer.boot_id)
+        self._restore_at: float | None = None
+        """When to try again to put it back, after a pause or a refused write."""
         self._affordable: int | None = None
         """The limit that this host could bear at start, if the limit found then was higher."""
         self._pending: PendingVerification | None = None
         self._changes: list[Record] = []
         """Other writers' changes that are in the state and still to be submitted: nothing delays a write."""
+        self._incidents: Incidents = {}
         self._limit_changed = self._memory_broken = False
         self._memory_at = 0.0
         self._keys = 0
@@ -69,8 +85,14 @@ class Controller:
 
     def start(self) -> None:
         """Take up another writer's change from before the start, then a limit that the boot has lost."""
+        if self.limit != self._p.kernel.limit_in_force():
+            seen = self._p.observer.observe()
+            if seen.limit == default_limit(self._p.load, seen.buckets or 0, seen.memory_total_bytes):
+                self._module = -1  # loaded again since the last run, rather than set by somebody
+        self._restore_at = 0.0
         self._look_for_other_writers()
-        self._restore()
+        if self._restore_at is not None:
+            self._restore()
 
     def tick(self, episodes: Episodes) -> tuple[dict[int | None, Episode], float]:
         """Look at the tables; return the episodes after that, and when to look again (CLOCK_BOOTTIME)."""
@@ -87,6 +109,8 @@ class Controller:
         series.note(tables, self._p.observer.present, limit, wall)
         self._verify(tables, now)
         after = episode.on_tables(episodes, tables, limit, self.limit or 0, self.policy, now)
+        if self._incidents:
+            self._end_incidents(tables, after, limit, now)
         self._p.floods.look(tables, limit, self.policy, now)
         if tables and now >= self._memory_at:
             self._memory_at = now + MEMORY_SECONDS
@@ -122,7 +146,7 @@ class Controller:
             case = assess(trigger, observation, policy)
             if trigger.message_kind is MessageKind.TABLE_FULL and trigger.message_count and trigger.live and not named:
                 case = self._explained(case)
-            if case.observation.kernel_limit != self.limit:
+            if case.observation.kernel_limit != self.limit or case.observation.buckets != self._buckets:
                 self._take_change(case.observation)
             record = self._record(case, resolve(case, self.state, policy))
             if not isinstance(record.decision, Raise):
@@ -143,6 +167,8 @@ class Controller:
         now = self._p.clock.boottime()
         self._take_overrides()
         pause = self._p.runtime_dir.pause(now)
+        if self._restore_at is not None and pause is None and now >= self._restore_at:
+            self._restore()
         conflicts = sum(at > now - tuning.CONFLICT_WINDOW_SECONDS for at in self.state.conflict_seconds)
         document = {
             "version": 1,
@@ -196,12 +222,17 @@ class Controller:
         if not is_news and isinstance(decision, Hold) and decision.reason is HoldReason.RESOLVED:
             return decision
         self.state = advance(self.state, record)
+        if isinstance(decision, Raise) and decision.buckets_target is not None:
+            self._buckets = self._p.kernel.buckets()
         if isinstance(decision, Raise) and outcome.limit_after is not None:
             if not self._p.kernel.rehearsing:
                 self.limit = outcome.limit_after
             self._p.observer.rebase()
             if outcome.kind is OutcomeKind.APPLIED:
+                boot_id = record.observation.boot_id
+                self._kept = PersistedLimit(limit=outcome.limit_after, decision=record.key, boot_id=boot_id)
                 self._begin_verification(record, outcome.limit_after)
+        self._incidents = incident.on_record(self._incidents, record)
         position = self._p.log_sources.position() if covers() else None
         self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.message_count))
         if isinstance(decision, Raise) or (isinstance(decision, Hold) and decision.reason is HoldReason.UNSAMPLED):
@@ -214,19 +245,22 @@ class Controller:
 
     def _look_for_other_writers(self) -> None:
         """Record a change of the limit that neither the guard nor an override made."""
-        limit = self._p.kernel.limit_in_force()
+        module, limit = self._p.kernel.module(), self._p.kernel.limit_in_force()
         if self._pending is not None and limit != self._pending.limit:
             self._conclude(End.LIMIT_CHANGED, self._p.clock.boottime())
         if limit != self.limit:
             self._take_overrides()
-        if limit != self.limit:
+        if limit != self.limit or self._p.kernel.buckets() != self._buckets:
             self._take_change(condense(self._p.floods.mark(self._p.observer.observe()), None))
+        else:
+            self._module = module  # loaded again, and the same limit was set since: nothing to restore
         while self._changes:
             self._p.recorder.submit(self._changes.pop(0), self.policy)
 
     def _take_change(self, seen: Observation) -> None:
-        """Take another writer's change of the limit into the state; its record is still to be submitted."""
+        """Take another writer's change of limit or buckets into the state; its record is still to be submitted."""
         self._take_overrides()
+<<<<<<< HEAD
         before, limit = self.limit, seen.kernel_limit
         self.limit = limit
         if limit == before:
@@ -240,12 +274,33 @@ class Controller:
             self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
             if limit is not None:
                 self._restore()  # the module has loaded late: its default hides the persisted limit
+=======
+        before, limit, was_buckets = self.limit, seen.kernel_limit, self._buckets
+        module, self._module = self._module, self._p.kernel.module()
+        self.limit, self._buckets = limit, seen.buckets
+        reloaded = limit is not None and (before is None or module != self._module)
+        if limit is None or (before is None and self._kept is None):
+            what = "no longer tracks connections" if limit is None else f"now tracks connections, with limit {limit:,}"
+            if limit != before:
+                self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
+>>>>>>> main
             return
-        self._limit_changed = True
-        change = assess(Trigger(kind=TriggerKind.OTHER_WRITER, was=before), seen, self.policy)
+        resized = was_buckets is not None and seen.buckets != was_buckets and not self._p.kernel.rehearsing
+        if limit == before and not resized and not reloaded:
+            return
+        trigger = Trigger(
+            kind=TriggerKind.OTHER_WRITER,
+            was=before,
+            was_buckets=was_buckets if resized and not reloaded else None,
+            reloaded=reloaded,
+        )
+        self._limit_changed = self._limit_changed or limit != before
+        change = assess(trigger, seen, self.policy)
         record = self._record(change, resolve(change, self.state, self.policy))
         self.state = advance(self.state, record)
         self._changes.append(record)
+        if reloaded:
+            self._restore()  # the kernel's default hides the limit that was kept
 
     def _take_overrides(self) -> None:
         """Take overrides into the state, and have them recorded in case the command could not do it."""
@@ -259,17 +314,23 @@ class Controller:
             else:
                 self.state = advance(self.state, record)
                 self.limit = self.limit if limit is None else limit
+                if limit is not None and record.outcome.kind is OutcomeKind.APPLIED and self._kept is not None:
+                    self._kept = replace(self._kept, limit=limit)
                 self._p.recorder.submit(record, self.policy)
             self._p.runtime_dir.overrides.drop(key)
 
     def _restore(self) -> None:
-        """Compare the persisted limit with the one in force, and write it if a boot has lost it."""
-        kept = self._p.kept
-        if kept is not None:
-            ours = max(kept.limit, 0 if self._p.kernel.rehearsing else self.state.set_limit or 0)
-            decision = self.decide(Trigger(kind=TriggerKind.START, persisted=replace(kept, limit=ours)))
-            over = isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START
-            self._affordable = decision.arithmetic.target if over and decision.arithmetic else None
+        """Compare the limit that was kept with the one in force, and write it if a boot has lost it."""
+        self._restore_at = None
+        if self._kept is None:
+            return
+        trigger = Trigger(kind=TriggerKind.START, persisted=self._kept, load=self._p.load)
+        decision = self.decide(trigger)
+        self._affordable = None
+        if isinstance(decision, Hold) and decision.reason in {HoldReason.PAUSED, HoldReason.WRITE_REFUSED}:
+            self._restore_at = decision.retry_seconds or 0.0
+        elif isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START and decision.arithmetic:
+            self._affordable = decision.arithmetic.target
 
     # -- after the write ------------------------------------------------------------------------
 
@@ -280,6 +341,16 @@ class Controller:
         if broken and not self._memory_broken:
             self.decide(trigger)
         self._memory_broken = broken
+
+    def _end_incidents(self, tables: Sequence[Table], episodes: Episodes, limit: int, now: float) -> None:
+        """Log the end of each incident that mattered, once its table has had no need for a while."""
+        self._incidents = incident.on_tables(self._incidents, tables)
+        for namespace, over in self._incidents.items() if None not in episodes else ():
+            if namespace not in episodes:
+                self._incidents = {name: known for name, known in self._incidents.items() if name != namespace}
+                if over.matters:
+                    text = incident.sentence(over, limit, now, dry_run=self._p.kernel.rehearsing)
+                    self._p.recorder.log("guard.incident_over", "info", text, namespace=namespace, dropped=over.dropped)
 
     def _verify(self, tables: Sequence[Table], now: float) -> None:
         """Add a look at the tables to the verification of the last raise, and hand it over once it is complete."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from conntrackd_guard.core.configuration import Mode
-from conntrackd_guard.core.model import PersistedLimit
+from conntrackd_guard.core.model import LoadFacts, PersistedLimit
 from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.daemon.flood_detector import FloodDetector
@@ -30,6 +30,8 @@ class Dependencies:
     log_sources: LogSources
     clock: Clock
     service: Service
+    load: LoadFacts
+    """What may set another limit than the persisted one at boot."""
     kept: PersistedLimit | None = None
     """The limit persisted for this boot, as found at start."""
     debug: DebugLog | None = None

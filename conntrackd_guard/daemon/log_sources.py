@@ -9,6 +9,7 @@ from typing import Any
 from conntrackd_guard.core.dedup import Deduplicator, MessageStatus
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.kernel_messages import KernelEvent
+from conntrackd_guard.core.model import MessageKind
 from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.history.database import Position
 from conntrackd_guard.host.kernel_log.journal import JournalBacklog, JournalFollower
@@ -40,6 +41,10 @@ class LogSources:
         self._answered: list[KernelEvent] = []
         """Messages of the ring buffer that are remembered once they are decided."""
         self._caught_up, newest = ring.catch_up() if ring is not None else ([], None)
+        self.past_wall_seconds: dict[MessageKind, float] = {}
+        """Wall time of the newest message of each kind from before the start, as far as the journal has it."""
+        self._undated: set[int | None] = set()
+        """Stamps of the ring buffer's messages from before the start: the journal's copies have the time."""
         self._overruns = 0
         self._dedup = Deduplicator(boot_id=boot_id, newest_stamp_us=newest)
         self._recalled = False
@@ -73,6 +78,8 @@ class LogSources:
             events, self._caught_up = self._caught_up + events, []
         events = events or self._journal.take()
         judged = [(event, self._judge(event)) for event in events]
+        for event, status in judged:
+            self._date(event, status)
         return [
             (event, status is MessageStatus.NEW) for event, status in judged if status is not MessageStatus.DUPLICATE
         ]
@@ -114,6 +121,17 @@ class LogSources:
         if self.debug is not None:
             self.debug.message(event, status)
         return status
+
+    def _date(self, event: KernelEvent, status: MessageStatus) -> None:
+        """Note when the newest message from before the start came: its own time, or that of the journal's copy."""
+        is_past = status is MessageStatus.HISTORICAL or (
+            status is MessageStatus.DUPLICATE and event.boot_id == self._boot_id and event.stamp_us in self._undated
+        )
+        if is_past and event.wall_seconds is None:
+            self._undated.add(event.stamp_us)
+        elif is_past and event.wall_seconds is not None:
+            kind = event.message.kind
+            self.past_wall_seconds[kind] = max(event.wall_seconds, self.past_wall_seconds.get(kind, 0.0))
 
     def _recall(self) -> None:
         """Learn where an earlier run stood, once the history can be read, and begin to read the journal there.

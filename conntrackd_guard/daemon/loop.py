@@ -7,7 +7,9 @@ only /proc, /sys and /run; the recorder's thread waits for disks and logs.
 
 import select
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from conntrackd_guard.core import episode
@@ -22,6 +24,10 @@ STATUS_SECONDS = 2.0
 BUSY_WAKES = 100
 """Wake-ups a second from which the loop rests between reads: a firewall that logs thousands of messages."""
 REST_SECONDS = 0.002
+PAST_SECONDS = 2.0
+"""Messages from before the start are gathered for this long: ring buffer and journal give them in parts."""
+_MOST_COUNTED, _MOST_NAMED = 1000, 5
+"""Namespaces of such messages that are counted, and that a record names."""
 
 
 class Loop:
@@ -36,7 +42,11 @@ class Loop:
         self._new: dict[int | None, Trigger] = {}
         """"Table full" messages of namespaces that no decision has answered yet."""
         self._others: dict[tuple[MessageKind, int | None, bool], Trigger] = {}
-        """Messages that are only recorded, until they are."""
+        """Messages that are only recorded, until they are; those from before the start as one of each kind."""
+        self._past: dict[MessageKind, Counter[int]] = {}
+        """The namespaces of those from before the start."""
+        self._past_at = 0.0
+        """When those are recorded."""
         self._tick_at = self._status_at = self._blind_until = 0.0
         self._wakes: tuple[int, int] = (0, 0)
         self._failing = False
@@ -52,6 +62,8 @@ class Loop:
             if wake_descriptor in woken:
                 signals = self._signals()
                 if "stop" in signals:
+                    self._past_at = 0.0
+                    self.turn(readable=False)
                     return
                 if "reload" in signals and (policy := reload()) is not None:
                     self._controller.policy = policy
@@ -123,6 +135,9 @@ class Loop:
         now = self._clock.boottime()
         for event, is_new in self._log_sources.take():
             kind, namespace = event.message.kind, event.message.namespace
+            if not is_new:
+                self._count_past(kind, namespace, now)
+                namespace = None
             key, is_urgent = (kind, namespace, is_new), is_new and kind is MessageKind.TABLE_FULL
             before = self._new.get(namespace) if is_urgent else self._others.get(key)
             trigger = Trigger(
@@ -140,6 +155,14 @@ class Loop:
             else:
                 self._others[key] = trigger
 
+    def _count_past(self, kind: MessageKind, namespace: int | None, now: float) -> None:
+        """Count a message from before the start by its namespace."""
+        if not self._past:
+            self._past_at = now + PAST_SECONDS
+        counted = self._past.setdefault(kind, Counter())
+        if namespace is not None and (namespace in counted or len(counted) < _MOST_COUNTED):
+            counted[namespace] += 1
+
     def _decide_due(self) -> None:
         """Decide every episode that is due."""
         now = self._clock.boottime()
@@ -150,10 +173,18 @@ class Loop:
 
     def _record_others(self) -> None:
         """Record the messages that raise nothing; then save the position in the log."""
-        while self._others:
-            name, trigger = next(iter(self._others.items()))
+        now = self._clock.boottime()
+        for name in [key for key, trigger in self._others.items() if trigger.live or now >= self._past_at]:
+            trigger, kind = self._others[name], name[0]
+            if not trigger.live:
+                wall, counted = self._log_sources.past_wall_seconds.get(kind), self._past[kind]
+                most = tuple(counted.most_common(_MOST_NAMED))
+                more = len(counted) - len(most)
+                trigger = replace(trigger, message_wall_seconds=wall, namespaces=most, more_namespaces=more)
             self._controller.decide(trigger, covers=partial(self._all_decided, others=1))
             del self._others[name]
+            if not trigger.live:
+                del self._past[kind]
         if self._all_decided():
             self._recorder.note_position(self._log_sources.position())
 

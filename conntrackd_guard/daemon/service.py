@@ -4,7 +4,7 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from conntrackd_guard import __version__
@@ -14,6 +14,8 @@ from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
+from conntrackd_guard.core.sysctl_precedence import Assignment, Tool
+from conntrackd_guard.core.text import printable
 from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.daemon.controller import Controller
 from conntrackd_guard.daemon.debug_log import DebugLog
@@ -21,6 +23,7 @@ from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop
+from conntrackd_guard.daemon.outlook import outlook
 from conntrackd_guard.daemon.recovery import recover
 from conntrackd_guard.daemon.status_line import limit_text, sources_text
 from conntrackd_guard.host.clock import Clock
@@ -28,6 +31,7 @@ from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.kernel_log.journal import JournalBacklog, JournalFollower
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
+from conntrackd_guard.host.load_facts import load_facts
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import NotifySpool
 from conntrackd_guard.host.paths import Paths
@@ -107,7 +111,11 @@ class Daemon:
         self._manager.stopping()
         parts.log_sources.close()
         self._recorder.note_position(parts.log_sources.position())
-        self._recorder.log("guard.stopped", "info", _farewell(parts.kernel.limit_in_force(), self._persisted()))
+        self._recorder.log(
+            "guard.stopped",
+            "info",
+            _farewell(parts.kernel.limit_in_force(), self._persisted(), self._drop_in.overridden_by()),
+        )
         return self._recorder.close(CLOSE_SECONDS)
 
     def reload(self) -> Policy | None:
@@ -143,7 +151,7 @@ class Daemon:
         ring, notes = _open_ring_buffer(paths)
         log_sources = LogSources(ring, recorder, recovered.past, observer.boot_id, notes)
         log_sources.debug = self._debug
-        observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
+        seen = observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
         parts = Dependencies(
             mode=paths.mode,
             kernel=kernel,
@@ -156,6 +164,7 @@ class Daemon:
             clock=clock,
             service=self._manager,
             kept=self._persisted(),
+            load=load_facts(paths),
             debug=self._debug,
         )
         sources = log_sources.report()
@@ -168,6 +177,8 @@ class Daemon:
             sources=sources,
             settings=sorted({origin.split(":")[0] for origin in self._settings.origins.values()}),
         )
+        for text in outlook(seen, self._settings.policy, paths.root) if rehearsing is not None else ():
+            recorder.log("guard.info", "info", text)
         controller = Controller(parts, self._settings.policy, recovered.state)
         return parts, Loop(parts, controller, self._signals.take)
 
@@ -208,12 +219,21 @@ def check(paths: Paths, log: Log) -> None:
         log.emit("guard.info", "info", f"A guard in this mode runs already, as process {holder}.")
 
 
-def _farewell(limit: int | None, persisted: PersistedLimit | None) -> str:
+def _farewell(
+    limit: int | None, persisted: PersistedLimit | None, overridden: Mapping[Assignment, Sequence[Tool]]
+) -> str:
     """Return the last log message: which limit stays, and whether the next boot starts with it."""
     if limit is None:
         return "Stopped."
     saved = " (saved for the next boot)" if persisted is not None and persisted.limit == limit else ""
+<<<<<<< HEAD
     return f"Stopped. nf_conntrack_max stays at {format_limit(limit)}{saved}."
+=======
+    for line, tools in overridden.items():
+        if saved and Tool.SYSTEMD in tools:
+            saved = f" (saved, but {printable(line.path)}:{line.line} overrides it at the next boot)"
+    return f"Stopped. nf_conntrack_max stays at {limit:,}{saved}."
+>>>>>>> main
 
 
 def _open_ring_buffer(paths: Paths) -> tuple[RingBuffer | None, tuple[str, ...]]:

@@ -18,6 +18,7 @@ from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN
 from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.doctor import facts, module_loading, verdicts
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
+from conntrackd_guard.doctor.settings_warnings import warnings
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
 from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
@@ -80,7 +81,8 @@ def _settings(host: HostFacts) -> Check:
     if host.settings is not None:
         files = {place.rpartition(":")[0] for place in host.settings.origins.values() if place != DEFAULT}
         source = f"from {', '.join(sorted(files))}" if files else "defaults only"
-        return good(f"valid, {source}; mode {host.paths.mode}")
+        evidence, warned = f"valid, {source}; mode {host.paths.mode}", warnings(host.settings, host.paths)
+        return note("; ".join([evidence, *warned]), "`guard config check` lists them.") if warned else good(evidence)
     problems = host.settings_problems
     if not host.root and any("Permission denied" in problem for problem in problems):
         return unknown(problems[0], _as_root(host))

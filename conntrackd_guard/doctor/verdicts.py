@@ -324,7 +324,7 @@ def other_writers(
     """
     evidence = [writer.evidence for writer in found]
     steps = [writer.next_step for writer in found if writer.next_step]
-    failed = any(writer.number is not None and limit is not None and writer.number != limit for writer in found)
+    failed = any(writer.is_final and writer.sets and limit is not None and limit not in writer.sets for writer in found)
     if lowered:
         failed = True
         raising_stopped = 0 < conflict_limit <= lowered
@@ -341,7 +341,7 @@ def other_writers(
         return wrong(text, step) if failed else note(text, step)
     if unseen:
         return unknown(f"none found, but {unseen}", "Run this as root, and see the check `history`.")
-    return good("no kube-proxy, tuned, ufw or start script sets the limit; no conflict in this boot")
+    return good("no kube-proxy, pve-firewall, tuned, ufw or start script sets the limit; no conflict in this boot")
 
 
 def disk(folder: str, free_bytes: int, *, inodes_left: bool, writable: bool) -> Check:

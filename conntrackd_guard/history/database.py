@@ -139,6 +139,12 @@ class History:
         with translate_errors("read", self.path):
             return series.held(self._database, int(since), int(until), step)
 
+    def begins(self) -> float | None:
+        """Return the wall time of the oldest decision or point, None in an empty history."""
+        query = "SELECT min(at) FROM (SELECT min(at_seconds) AS at FROM decisions UNION ALL SELECT min(at) FROM series)"
+        found: float | None = self._all(query)[0][0]
+        return found
+
     def add_analysis(self, key: str, analysis: "TableAnalysis") -> None:
         """Write a table's analysis beside the decision with that key (nothing without one); not synced."""
         values = (analysis.wall_seconds, analysis.findings[0].cause.value, rows.compact(encode(analysis)), key)
@@ -206,7 +212,7 @@ class History:
 
     def steps(self) -> Iterator[Row]:
         """Yield what moved the limit, newest first: applied raises and reverts, and what other writers did."""
-        query = f"""SELECT {_SUMMARY} FROM decisions WHERE trigger = 'other_writer'
+        query = f"""SELECT {_SUMMARY} FROM decisions WHERE (trigger = 'other_writer' AND reason != 'buckets_changed')
             OR (outcome = 'applied' AND (verdict = 'raise' OR reason = 'revert')) ORDER BY id DESC"""  # noqa: S608 - constants
         with translate_errors("read", self.path):
             for found in self._database.execute(query):

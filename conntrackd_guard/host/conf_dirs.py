@@ -8,6 +8,7 @@ from conntrackd_guard.core.sysctl_precedence import (
     FOLDERS,
     LAST_FOLDER,
     LAST_NAME,
+    LIMIT_KEYS,
     Assignment,
     SysctlFile,
     Tool,
@@ -68,9 +69,9 @@ def sysctl_files(root: Path) -> list[SysctlFile]:
     return [*found, _sysctl_file(LAST_FOLDER, last)] if os.path.lexists(last) else found
 
 
-def assignments(root: Path) -> list[Assignment]:
-    """Return every line that sets the limit, in the order of `sysctl --system`. Never raises."""
-    return list(writes(sysctl_files(root), Tool.PROCPS))
+def assignments(root: Path, keys: tuple[str, ...] = LIMIT_KEYS) -> list[Assignment]:
+    """Return every line that sets the limit (or another of `keys`), in the order of `sysctl --system`. Never raises."""
+    return list(writes(sysctl_files(root), Tool.PROCPS, keys))
 
 
 def _sysctl_file(folder: str, path: Path) -> SysctlFile:

@@ -69,6 +69,13 @@ def read_id(path: Path) -> str | None:
         return None
 
 
+def read_boot_id(path: Path) -> str:
+    """Return the id of this boot. Raises HostError."""
+    step = "Mount /proc (`mount -t proc proc /proc` in a chroot), or run this on the host itself."
+    with translate_errors("read", path, step):
+        return read(path).decode("ascii", "replace").strip()
+
+
 def replace(path: Path | str, content: bytes, *, mode: int = 0o644, durable: bool) -> None:
     """Replace a file atomically: readers see the old content or the new one. `mode` ignores the umask.
 

@@ -4,24 +4,57 @@ A trace is no proof that the program wrote the limit. Files in the sysctl folder
 known order (`host.conf_dirs`).
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from pathlib import Path
 
-from conntrackd_guard.core.sysctl_precedence import FOLDERS, Assignment, SysctlFile, Tool, writes
+from conntrackd_guard.core.sysctl_precedence import (
+    BUCKET_KEYS,
+    FOLDERS,
+    LIMIT_KEYS,
+    Assignment,
+    SysctlFile,
+    Tool,
+    writes,
+)
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host import conf_dirs, files
 
 UNKNOWN = "unknown"
 STARTED_SECONDS = 60.0
 """A program that sets the limit does so as it starts; on a busy node that takes tens of seconds."""
-_KUBE_PROXIES = ("kube-proxy", "k3s-server", "k3s-agent", "kubelite")
-"""The last three contain a kube-proxy."""
+_K3S = ("k3s-server", "k3s-agent")
+_KUBE_PROXIES = ("kube-proxy", "kubelite", *_K3S)
+"""All but the first contain a kube-proxy: MicroK8s, and K3s as server and agent."""
 _PER_CORE, _MIN = 32768, 131072
 """kube-proxy's defaults: entries per core, and the minimum in all."""
+_CAP, _CAPPED = 1048576, (1, 36)
+"""Its highest limit, whatever its settings, from this version on (kubernetes#142035)."""
+_LOWERING = ((1, 29), (1, 38))
+"""From the first version on it lowers a higher limit at each start, and no longer from the second on."""
+_NEVER_LOWERED = (1, 22)
+"""Between this version and the first of those it did not."""
+_MAX_PER_CORE = re.compile(r"(?:conntrack-max-per-core|maxPerCore)[\"']?[\s=:]+[\"']?(\d{1,18})\b")
+_MIN_LIMIT = re.compile(r"(?:conntrack-min|^min)[\"']?[\s=:]+[\"']?(\d{1,18})\b", re.MULTILINE)
+_CONFIG = re.compile(r"^--config[\s=]+(/.+)$", re.MULTILINE)
+_NO_PROXY = re.compile(r"disable-kube-proxy(?![\"']?\s*[=:]\s*[\"']?false)")
+_CONTAINER = re.compile(r"[0-9a-f]{64}")
+_CONTAINERS = (
+    "run/containerd/io.containerd.runtime.v2.task/k8s.io/{}/config.json",
+    "run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/{}/config.json",
+    "run/containers/storage/overlay-containers/{}/userdata/config.json",
+)
+"""A container's specification, which names its image: containerd, that of RKE2, and CRI-O."""
+_IMAGE = re.compile(r'"io\.kubernetes\.cri(?:\.image-name|-o\.ImageName)"\s*:\s*"[^"]*:v(\d{1,3})\.(\d{1,3})\.')
+_SNAP = re.compile(r"^version:\s*[\"']?v?(\d{1,3})\.(\d{1,3})", re.MULTILINE)
+_PVE, _PVE_NFTABLES = "pve-firewall", "proxmox-firewal"
+"""Names of processes; the kernel cuts the second, proxmox-firewall, to 15 characters."""
+_PVE_DEFAULTS = (262144, 65536)
+"""The least that pve-firewall sets: today's, and that of old versions (update_nf_conntrack_max in PVE/Firewall.pm)."""
 _TUNED_FOLDERS = ("etc/tuned/profiles", "etc/tuned", "usr/lib/tuned/profiles", "usr/lib/tuned")
 _PROFILE = re.compile(r"-?([A-Za-z0-9_.-]+)")
 _MAX_PROFILES = 20
@@ -41,33 +74,57 @@ class Writer:
 
     evidence: str
     next_step: str
-    number: int | None = None
-    """The value it sets; None if unknown, or if the sysctl files are applied after it."""
-    sets: int | None = None
-    """The value it sets, even if the sysctl files are applied after it; None if unknown."""
+    sets: tuple[int, ...] = ()
+    """The value it sets; several where its version decides, none if unknown."""
+    buckets: tuple[int, ...] = ()
+    """The number of hash buckets that it sets with each of them."""
+    is_final: bool = False
+    """Whether it sets that after the sysctl files, and again and again."""
+    lowers: bool = True
+    """Whether it sets that over a higher limit too."""
     pid: int | None = None
     """None while it doesn't run."""
+    period_seconds: float | None = None
+    """How often it sets that while it runs; None: at its start."""
 
 
 def other_writers(root: Path, cores: int) -> list[Writer]:
     """Return the programs whose traces are found. Never raises."""
-    running = _running(root / "proc", {*_KUBE_PROXIES, "tuned"})
+    running = _running(root / "proc", {*_KUBE_PROXIES, "tuned", _PVE, _PVE_NFTABLES})
     proxies = (_kube_proxy(root, name, running[name], cores) for name in _KUBE_PROXIES if name in running)
-    return [*chain.from_iterable(proxies), *_tuned(root, running.get("tuned")), *_ufw(root), *_scripts(root)]
+    return [
+        *chain.from_iterable(proxies), *_proxmox(root, running), *_tuned(root, running.get("tuned")), *_ufw(root),
+        *_scripts(root),
+    ]  # fmt: skip
 
 
-def attribute_change(root: Path, limit: int, seen_seconds: float) -> str:
-    """Return who may have set `limit` shortly before `seen_seconds` (CLOCK_BOOTTIME), or UNKNOWN. Never raises.
+def attribute_change(  # noqa: PLR0913 - each is evidence
+    root: Path,
+    limit: int,
+    seen_seconds: float,
+    *,
+    was: int | None = None,
+    buckets: int | None = None,
+    window_seconds: float = STARTED_SECONDS,
+) -> str:
+    """Return who may have set `limit`, seen at `seen_seconds` (CLOCK_BOOTTIME), or UNKNOWN. Never raises.
 
-    Evidence is needed of time and value: a program that started just before and sets this value, or a line of a
-    sysctl file with this value.
+    With `buckets`, who may have set that number of buckets instead. Evidence is needed of time and value: a program that
+    sets this value and started within `window_seconds` before, or sets it periodically; or a line of a sysctl file with
+    this value. `was`: the limit before, which some programs leave alone if it is higher.
     """
-    found = []
+    found, lowered = [], was is not None and 0 < limit < (was or math.inf)
     for writer in other_writers(root, os.cpu_count() or 1):
+        sets_it = limit in writer.sets if buckets is None else buckets in writer.buckets
         ago = None if writer.pid is None else _started_ago(root, writer.pid, seen_seconds)
-        if writer.sets == limit and ago is not None and -1.0 <= ago <= STARTED_SECONDS:
+        if not sets_it or ago is None or ago < -1.0 or (lowered and not writer.lowers and buckets is None):
+            continue
+        if writer.period_seconds is not None:
+            found.append(writer.evidence)
+        elif ago <= window_seconds:
             found.append(f"{writer.evidence}; started {max(0.0, ago):.0f} s before")
-    lines = (line for line in conf_dirs.assignments(root) if line.number == limit and _OWN not in line.path)
+    value, keys = (limit, LIMIT_KEYS) if buckets is None else (buckets, BUCKET_KEYS)
+    lines = (line for line in conf_dirs.assignments(root, keys) if line.number == value and _OWN not in line.path)
     found += [f"{line.path}:{line.line} has this value" for line in lines]
     return printable("; ".join(found[:_MAX_CAUSES])) or UNKNOWN
 
@@ -100,27 +157,112 @@ def _running(proc: Path, names: set[str]) -> dict[str, int]:
 
 
 def _kube_proxy(root: Path, name: str, pid: int, cores: int) -> Iterator[Writer]:
-    """Yield a kube-proxy and the limit it sets; nothing if its flags disable that."""
-    flags = _flags(root / "proc" / str(pid) / "cmdline")
-    per_core, minimum = flags.get("conntrack-max-per-core", _PER_CORE), flags.get("conntrack-min", _MIN)
-    source = "by its flags" if "conntrack-max-per-core" in flags else "unless its configuration overrides that"
-    if per_core:
-        limit = max(per_core * cores, minimum)
-        yield Writer(
-            evidence=f"{name} is running (pid {pid}) and sets {limit:,} at each start, {source}",
-            next_step="Set conntrack.maxPerCore: 0 in kube-proxy's configuration, so that it leaves the limit alone.",
-            sets=limit,
-            pid=pid,
-        )
+    """Yield a kube-proxy and the limit it sets; nothing if its settings disable that."""
+    settings, source = _proxy_settings(root, name, pid)
+    if name in _K3S and _NO_PROXY.search(settings):
+        return
+    per_cores, minimums = _MAX_PER_CORE.findall(settings), _MIN_LIMIT.findall(settings)
+    per_core, minimum = int((per_cores or [_PER_CORE])[-1]), int((minimums or [_MIN])[-1])
+    if not per_core:
+        return
+    limit, version = max(per_core * cores, minimum), _proxy_version(root, name, pid)
+    capped = min(limit, _CAP)
+    if version is None:
+        sets = tuple(dict.fromkeys((limit, capped)))
+        note = f" ({capped:,} from version {_CAPPED[0]}.{_CAPPED[1]} on)" if capped < limit else ""
+        lowers = "; versions 1.29 to 1.37 lower a higher limit to that"
+    else:
+        sets, note = (capped if version >= _CAPPED else limit,), ""
+        name = f"{name} {version[0]}.{version[1]}"
+        leaves = _NEVER_LOWERED <= version < _LOWERING[0] or version >= _LOWERING[1]
+        lowers = "; it leaves a higher limit alone" if leaves else "; it lowers a higher limit to that"
+    yield Writer(
+        evidence=f"{name} is running (pid {pid}) and sets {sets[0]:,}{note} at each start, {source}{lowers}",
+        next_step="Set conntrack.maxPerCore: 0 in kube-proxy's configuration, so that it leaves the limit alone.",
+        sets=sets,
+        buckets=tuple(limit // 4 for limit in sets),
+        lowers=not lowers.endswith("alone"),
+        pid=pid,
+    )
 
 
-def _flags(cmdline: Path) -> dict[str, int]:
-    """Return the numeric flags of a command line, `--name=N` or `--name N`."""
-    words = (conf_dirs.read_text(cmdline) or "").split("\0")
-    pairs = [word.partition("=") for word in words]
-    flags = {name.lstrip("-"): value for name, equals, value in pairs if equals}
-    flags |= {name.lstrip("-"): value for name, value in pairwise(words) if name.startswith("--")}
-    return {name: int(value[:18]) for name, value in flags.items() if value.isascii() and value.isdigit()}
+def _proxy_settings(root: Path, name: str, pid: int) -> tuple[str, str]:
+    """Return the text that has a kube-proxy's settings, the decisive one last, and where that is from."""
+    folder = root / "proc" / str(pid)
+    command = (conf_dirs.read_text(folder / "cmdline") or "").replace("\0", "\n")
+    if name in _K3S:
+        paths = [root / "etc/rancher/k3s/config.yaml", *sorted((root / "etc/rancher/k3s/config.yaml.d").glob("*.yaml"))]
+        settings = "\n".join([*islice(map(_content, paths), _MAX_SCRIPTS), command])
+    elif name == "kubelite":
+        settings = _content(root / "var/snap/microk8s/current/args/kube-proxy")
+    elif config := _CONFIG.search(command):  # then the other flags don't count
+        settings = _content(folder / "root" / config[1].strip().lstrip("/"))
+        return settings, "by its configuration" if settings else "unless its configuration overrides that"
+    else:
+        settings = command
+    is_set = _MAX_PER_CORE.search(settings)
+    return settings, "by its flags" if is_set else "unless its configuration overrides that"
+
+
+def _content(path: Path) -> str:
+    """Return a file's lines without comments; "" if it can't be read."""
+    return "\n".join(line for _, line in conf_dirs.read_lines(path))
+
+
+def _proxy_version(root: Path, name: str, pid: int) -> tuple[int, int] | None:
+    """Return a kube-proxy's version by its container's image or its snap; None if neither shows it."""
+    if name == "kubelite":
+        found = _SNAP.search(conf_dirs.read_text(root / "snap/microk8s/current/meta/snap.yaml") or "")
+        return (int(found[1]), int(found[2])) if found else None
+    for identity in _CONTAINER.findall(conf_dirs.read_text(root / f"proc/{pid}/cgroup") or "")[-1:]:
+        for path in _CONTAINERS:
+            found = _IMAGE.search(conf_dirs.read_text(root / path.format(identity)) or "")
+            if found:
+                return int(found[1]), int(found[2])
+    return None
+
+
+def _proxmox(root: Path, running: dict[str, int]) -> Iterator[Writer]:
+    """Yield the firewall daemon of Proxmox VE that is in charge, and the limit it sets; nothing if it is disabled."""
+    cluster = _firewall_options(root / "etc/pve/firewall/cluster.fw")
+    host = _firewall_options(root / "etc/pve/local/host.fw")
+    if cluster is not None and cluster.get("enable") != "1":
+        return
+    host = host or {}
+    option = host.get("nf_conntrack_max", "")
+    wanted = int(option) if option.isascii() and option.isdecimal() else None
+    nftables = host.get("nftables") == "1"
+    pid = running.get(_PVE_NFTABLES if nftables else _PVE)
+    if pid is None or (nftables and wanted is None):
+        return
+    rounded = -(-(wanted or 0) // 8192) * 8192
+    sets = (wanted or 0,) if nftables else tuple(dict.fromkeys(max(least, rounded) for least in _PVE_DEFAULTS))
+    other = f" ({sets[1]:,} in old versions)" if len(sets) > 1 else ""
+    condition = " if the firewall of the datacenter is enabled" if cluster is None else ""
+    name, buckets = ("proxmox-firewall", "") if nftables else (_PVE, f", and {sets[0] // 4:,} buckets with it")
+    period = 5.0 if nftables else 10.0
+    yield Writer(
+        evidence=f"{name} is running (pid {pid}) and sets {sets[0]:,}{other} every {period:.0f} s{buckets}{condition}",
+        next_step="Set `nf_conntrack_max: N` under [OPTIONS] in /etc/pve/local/host.fw to the limit that you want.",
+        sets=sets,
+        buckets=() if nftables else tuple(limit // 4 for limit in sets),
+        is_final=cluster is not None,
+        pid=pid,
+        period_seconds=period,
+    )
+
+
+def _firewall_options(path: Path) -> dict[str, str] | None:
+    """Return the `name: value` pairs under [OPTIONS] of a Proxmox firewall file; None if it can't be read."""
+    section, found = "", dict[str, str]()
+    lines = list(conf_dirs.read_lines(path))
+    for _, line in lines:
+        name, colon, value = line.partition(":")
+        if line.startswith("["):
+            section = line.upper()
+        elif section.startswith("[OPTIONS]") and colon:
+            found[name.strip()] = value.strip()[:18]
+    return found if lines else None
 
 
 def _tuned(root: Path, pid: int | None) -> Iterator[Writer]:
@@ -146,8 +288,8 @@ def _tuned(root: Path, pid: int | None) -> Iterator[Writer]:
             yield Writer(
                 evidence=f"tuned ({state}, profile {match[1]}) sets {line.value} ({line.path}:{line.line}); it {how}",
                 next_step=step,
-                number=None if reapplied else line.number,
-                sets=line.number,
+                sets=() if line.number is None else (line.number,),
+                is_final=not reapplied,
                 pid=pid,
             )
 
@@ -161,7 +303,8 @@ def _ufw(root: Path) -> Iterator[Writer]:
         yield Writer(
             evidence=f"ufw is enabled and sets {line.value} at each start ({line.path}:{line.line})",
             next_step="Remove that line.",
-            number=line.number,
+            sets=() if line.number is None else (line.number,),
+            is_final=True,
         )
 
 

@@ -157,6 +157,24 @@ class RuntimeDir:
         return _read(self._paths.status_file)
 
 
+def acting_guard(root: Path, limit: int) -> str:
+    """Return who of the acting guard and its operator set `limit`, for a dry run beside it; empty if neither. Never raises."""
+    acting = RuntimeDir(Paths(root))
+    reverted = [_value(content, "outcome", "limit_after") for _, content in acting.overrides.all()]
+    raised = [_value(content, "decision", "target") for _, content in acting.intents.all()]
+    if limit in reverted:
+        return "`guard revert`"
+    if limit in raised or (acting.status() or {}).get("limit") == limit:  # published right after a decision
+        pid = acting.holder()
+        return f"the acting guard (process {pid})" if pid else ""
+    return ""
+
+
+def _value(content: dict[str, Any] | None, part: str, name: str) -> object:
+    found = (content or {}).get(part)
+    return found.get(name) if isinstance(found, dict) else None
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     """Return the object in a JSON file; None if it can't be read, or is something else."""
     with contextlib.suppress(OSError, ValueError):

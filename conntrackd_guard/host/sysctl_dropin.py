@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -9,9 +10,18 @@ from conntrackd_guard import __version__
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.limits import is_lower, is_unlimited
 from conntrackd_guard.core.model import PersistedLimit, Raise, Record
+from conntrackd_guard.core.sysctl_precedence import (
+    FOLDERS,
+    Assignment,
+    SysctlFile,
+    Tool,
+    overriding,
+    read_before,
+    writes,
+)
 from conntrackd_guard.core.units import rfc3339
 from conntrackd_guard.host import files
-from conntrackd_guard.host.conf_dirs import assignments
+from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
 from conntrackd_guard.host.paths import Paths
 
@@ -19,6 +29,8 @@ _SETTING = re.compile(rb"^net\.netfilter\.nf_conntrack_max = (\d{1,10})$", re.MU
 _DECISION = re.compile(rb"^# When: .* Decision: `guard show ([^`]{1,64})`$", re.MULTILINE)
 _ID = re.compile(rb"\b(boot_id|machine_id)=([0-9a-f-]{1,64})\b")
 _SIZE = re.compile(rb"\b(memory_total_bytes|budget_bytes)=(\d{1,64})(?!\S)")
+_LISTED, _VALUE = 8, 40
+"""Lines and characters of a value in the comment: it is for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +87,10 @@ class SysctlDropIn:
         if wanted is None:
             return None
         return PersistedLimit(limit=wanted.limit, decision=wanted.decision, boot_id=wanted.boot_id)
+
+    def overridden_by(self) -> dict[Assignment, list[Tool]]:
+        """Return the lines of other files that have the limit end at another value, with the tools that apply them so."""
+        return _overridden_by(sysctl_files(self._paths.root), str(self._paths.drop_in))
 
     def put(self, persisted: Persisted, decided_seconds: float) -> None:
         """Persist a limit durably, unless a newer decision has the file already."""
@@ -156,14 +172,26 @@ class SysctlDropIn:
             files.sync_folder(path.parent)
 
     def _text(self, persisted: Persisted) -> str:
-        others = [found for found in assignments(self._paths.root) if found.path != str(self._paths.drop_in)]
-        overridden = [_printable(f"{found.path}:{found.line} ({found.value})") for found in others]
+        ours = SysctlFile(
+            folder=FOLDERS[0],
+            name=self._paths.drop_in.name,
+            path=str(self._paths.drop_in),
+            content=f"net.netfilter.nf_conntrack_max = {persisted.limit}\n",
+        )
+        found = [file for file in sysctl_files(self._paths.root) if file.path != ours.path]
+        before = read_before([*found, ours], ours.path)
+        overridden = [line for line in writes(found, Tool.PROCPS) if line.path in before]
+        by = [
+            f"{_listed([line])} with {' and '.join(tools)}"
+            for line, tools in _overridden_by([*found, ours], ours.path).items()
+        ]
+        but = f"\n# Overridden by: {', '.join(by)}" if by else ""
         machine = files.read_id(self._paths.machine_id) or "unknown"
         return f"""\
 # Written by conntrackd-guard {persisted.version}; the next raise replaces this file.
 # When: {persisted.at}   Decision: `guard show {persisted.decision}`
 # Why: {persisted.why}
-# Overrides: {", ".join(overridden) or "nothing"}
+# Overrides: {_listed(overridden) or "nothing"}{but}
 # To go back: `guard revert --all`. To remove: delete this file; the running limit stays until a reboot.
 # boot_id={persisted.boot_id} machine_id={_printable(machine)}
 # memory_total_bytes={persisted.memory_total_bytes} budget_bytes={persisted.budget_bytes}
@@ -182,6 +210,10 @@ class NoDropIn(SysctlDropIn):
         """Return the acting guard's persisted limit."""
         return super().persisted() if self._reads else None
 
+    def overridden_by(self) -> dict[Assignment, list[Tool]]:
+        """Return nothing: no file of this guard could be overridden."""
+        return {}
+
     def _write_nothing(self, *_: object, **__: object) -> None:
         """Ignore a change."""
 
@@ -193,6 +225,21 @@ def _wanted(override: DropInOverride) -> Persisted | None:
     with contextlib.suppress(TypeError):
         return None if override.content is None else Persisted(**override.content)
     return None
+
+
+def _overridden_by(files: Sequence[SysctlFile], ours: str) -> dict[Assignment, list[Tool]]:
+    found: dict[Assignment, list[Tool]] = {}
+    for tool in Tool:
+        line = overriding(files, tool, ours)
+        if line is not None:
+            found.setdefault(line, []).append(tool)
+    return found
+
+
+def _listed(lines: Sequence[Assignment]) -> str:
+    """Return each line with its place and value; of many the last ones, which had the last word before."""
+    shown = ", ".join(_printable(f"{line.path}:{line.line} ({line.value[:_VALUE]})") for line in lines[-_LISTED:])
+    return f"{shown} and {len(lines) - _LISTED} more" if len(lines) > _LISTED else shown
 
 
 def _printable(text: str) -> str:

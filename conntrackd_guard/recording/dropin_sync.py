@@ -1,25 +1,41 @@
 """Make the drop-in follow the limit. A write that fails stays due until it works, or until a newer decision voids it."""
 
+<<<<<<< HEAD
 from conntrackd_guard.core.limits import format_limit, is_lower
+=======
+import time
+
+from conntrackd_guard.core import tuning
+>>>>>>> main
 from conntrackd_guard.core.model import OutcomeKind, Override, OverrideKind, Raise, Record, TriggerKind
+from conntrackd_guard.core.sysctl_precedence import Assignment, Tool
+from conntrackd_guard.core.text import printable
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.sysctl_dropin import Persisted, SysctlDropIn
 from conntrackd_guard.recording.items import Item
 
+_FOREIGN = frozenset({TriggerKind.OTHER_WRITER, TriggerKind.START})
+"""Triggers whose record shows a limit that may be another program's."""
+
 
 class DropInSync:
-    """Persists raises, and removes a persisted limit that is lower than what another program set."""
+    """Persists raises, and removes a persisted limit that is lower than what another program set to stay."""
 
     def __init__(self, drop_in: SysctlDropIn, log: Log) -> None:
         self._drop_in, self._log = drop_in, log
         self._due: Item | None = None
+        """A raise to persist."""
+        self._passed: tuple[float, int] | None = None
+        """Another program's higher limit, and when it has stood long enough (time.monotonic)."""
         self._override_due = True
         """A revert, perhaps of before this run, may have left what it could not write."""
+        self._reported: dict[Assignment, list[Tool]] = {}
+        """The lines that override the drop-in, as last logged."""
 
     @property
     def is_due(self) -> bool:
         """Whether `flush` has anything to do."""
-        return self._override_due or self._due is not None
+        return self._override_due or self._due is not None or self._has_stood()
 
     @property
     def due_key(self) -> str | None:
@@ -27,15 +43,19 @@ class DropInSync:
         return None if self._due is None else self._due.record.key
 
     def follow(self, item: Item) -> bool:
-        """Note what the drop-in has to say after a record; return whether that changes anything."""
+        """Note what the drop-in has to say after a record; return whether that changes anything now."""
         record, decision = item.record, item.record.decision
-        reverts = isinstance(decision, Override) and decision.kind is OverrideKind.REVERT
+        limit, reverts = (
+            record.observation.limit,
+            isinstance(decision, Override) and decision.kind is OverrideKind.REVERT,
+        )
         if _limit_set_by(record) is not None:
-            self._due = item
+            self._due, self._passed = item, None
         elif reverts and record.outcome.kind is OutcomeKind.APPLIED:
-            self._due, self._override_due = None, True  # the command has left what the drop-in has to say
-        elif record.trigger.kind is TriggerKind.OTHER_WRITER and self._is_passed_by(record.observation.limit):
-            self._due = item
+            self._due, self._passed, self._override_due = None, None, True  # the command has left what to write
+        elif limit is not None and limit != record.trigger.was and record.trigger.kind in _FOREIGN:
+            self._passed = (time.monotonic() + tuning.STANDING_SECONDS, limit) if self._is_passed_by(limit) else None
+            return self._has_stood()
         else:
             return False
         return True
@@ -45,22 +65,60 @@ class DropInSync:
         if self._override_due:
             self._drop_in.follow_override()
             self._override_due = False
-        if self._due is None:
-            return
-        record, raised_to, limit = self._due.record, _limit_set_by(self._due.record), self._due.record.observation.limit
-        if raised_to is not None:
+            self._report_order()
+        if self._passed is not None and self._has_stood():
+            limit = self._passed[1]
+            if (removed := self._drop_in.release(limit)) is not None:
+                now = f"{limit:,}" if limit else "0 (unlimited)"
+                text = (
+                    f"Removed the {removed:,} saved for the next boot: the limit is now {now}, and it would have "
+                    "lowered it."
+                )
+                self._log.emit("guard.info", "warning", text)
+            self._due = self._passed = None
+        if self._due is not None and (raised_to := _limit_set_by(self._due.record)) is not None:
+            record = self._due.record
             persisted = Persisted.from_record(record, raised_to, self._due.sentence)
             self._drop_in.put(persisted, record.observation.boottime_seconds)
+<<<<<<< HEAD
         elif limit is not None and (removed := self._drop_in.release(limit)) is not None:
             now = format_limit(limit)
             text = f"Removed the {removed:,} saved for the next boot: the limit is now {now}, and it would have lowered it."
             self._log.emit("guard.info", "warning", text)
         self._due = None
+=======
+            self._due = None
+            self._report_order()
+>>>>>>> main
 
-    def _is_passed_by(self, limit: int | None) -> bool:
-        """Return whether another program's limit voids what is due: it is above the raise to persist."""
+    def _report_order(self) -> None:
+        """Log which sysctl lines override the drop-in, if that is news."""
+        found = self._drop_in.overridden_by()
+        saved = self._drop_in.limit() if found else None
+        if found != self._reported and saved is not None:
+            for line, tools in found.items():
+                when = "at the next boot" if Tool.SYSTEMD in tools else f"when somebody calls `{Tool.PROCPS}`"
+                sets = f"sets {line.value}" if line.value else "leaves the limit unset"
+                text = (
+                    f"The {saved:,} saved in the drop-in is overridden {when}: {line.path}:{line.line} is applied after "
+                    f"it and {sets}. Remove that line."
+                )
+                higher = line.number is not None and (line.number == 0 or line.number > saved)
+                self._log.emit("guard.info", "info" if higher else "warning", printable(text))
+        self._reported = found
+
+    def _has_stood(self) -> bool:
+        """Return whether another program's higher limit stood long enough to void what is persisted."""
+        return self._passed is not None and time.monotonic() >= self._passed[0]
+
+    def _is_passed_by(self, limit: int) -> bool:
+        """Return whether another program's limit voids a raise that is due; what the file holds is compared later."""
         due = None if self._due is None else _limit_set_by(self._due.record)
+<<<<<<< HEAD
         return limit is not None and (due is None or is_lower(due, limit))
+=======
+        return due is None or limit == 0 or limit > due
+>>>>>>> main
 
 
 def _limit_set_by(record: Record) -> int | None:

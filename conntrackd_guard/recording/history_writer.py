@@ -7,7 +7,15 @@ from pathlib import Path
 
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Record
-from conntrackd_guard.core.records import changes_state, concerned, fingerprint, is_refused, merges
+from conntrackd_guard.core.records import (
+    changes_state,
+    concerned,
+    fingerprint,
+    is_dropping,
+    is_refused,
+    merges,
+    needs_operator,
+)
 from conntrackd_guard.history import file
 from conntrackd_guard.history.database import History, HistoryDamaged, Position
 from conntrackd_guard.host.log import Log
@@ -162,9 +170,12 @@ class HistoryWriter:
 
 
 def _subject(record: Record) -> str:
-    """Return the subject of a log message: the fingerprint, but for a hold without its trigger."""
+    """Return the subject of a log message: the fingerprint, but for a hold without its trigger.
+
+    A hold that needs an operator is news again once packets are dropped.
+    """
     decision, trigger, table = record.decision, record.trigger, concerned(record)
     if not isinstance(decision, Hold) or decision.reason is HoldReason.HISTORICAL:
         return fingerprint(record)
     namespace = trigger.namespace or (table and table.namespace)
-    return f"{namespace}|{decision.reason.code}|{record.observation.limit}"
+    return f"{namespace}|{decision.reason.code}|{record.observation.limit}|{needs_operator(record) and is_dropping(record)}"

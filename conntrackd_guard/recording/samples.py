@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import OutcomeKind, Raise, Record, Table, TriggerKind
@@ -15,9 +16,6 @@ from conntrackd_guard.recording.history_writer import HistoryWriter
 if TYPE_CHECKING:
     from conntrackd_guard.core.traffic.analysis import TableAnalysis
     from conntrackd_guard.host.conntrack.sampler import Sampler
-
-INCIDENT_SECONDS = 600.0
-"""Judgement: raises of one table within this time belong to one incident, which is over within minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +72,8 @@ class TableSampler:
         """Log what fills the table: at level info once an incident, and when the cause changes."""
         first, now = analysis.findings[0], record.observation.boottime_seconds
         cause, seconds = self._logged.get(table.namespace, ("", 0.0))
-        is_news = first.cause != cause or now - seconds >= INCIDENT_SECONDS
-        self._logged = {name: known for name, known in self._logged.items() if now - known[1] < INCIDENT_SECONDS}
+        is_news = first.cause != cause or now - seconds >= tuning.INCIDENT_SECONDS
+        self._logged = {name: known for name, known in self._logged.items() if now - known[1] < tuning.INCIDENT_SECONDS}
         self._logged[table.namespace] = (first.cause, now)
         self._log.emit(
             "guard.sample",

@@ -4,6 +4,7 @@ A failed step is retried until it works, and holds up only what depends on it: a
 neither drop-in nor log message.
 """
 
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -11,18 +12,20 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from conntrackd_guard.core import explain
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
-from conntrackd_guard.core.model import Raise, Record, TriggerKind
+from conntrackd_guard.core.model import Hold, Raise, Record, TriggerKind
 from conntrackd_guard.core.records import needs_operator
 from conntrackd_guard.history.database import HistoryDamaged, Position
 from conntrackd_guard.history.documents import notify_document
 from conntrackd_guard.history.rows import first_row
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import MAX_QUEUED, NotifySpool
-from conntrackd_guard.host.other_writers import attribute_change
+from conntrackd_guard.host.other_writers import STARTED_SECONDS, attribute_change
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RuntimeDir
+from conntrackd_guard.host.runtime_dir import RuntimeDir, acting_guard
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 from conntrackd_guard.recording.dropin_sync import DropInSync
 from conntrackd_guard.recording.history_writer import HistoryWriter
@@ -42,6 +45,10 @@ SERIES_SECONDS = 60.0
 PRUNE_SECONDS = 6 * 3600.0
 _RETRY_SECONDS = 30.0
 """A drop-in that could not be written is retried at this interval."""
+_BY_OTHERS = frozenset({
+    HoldReason.LIMIT_LOWERED, HoldReason.LIMIT_RAISED, HoldReason.BUCKETS_CHANGED, HoldReason.SET_ELSEWHERE,
+})  # fmt: skip
+"""Holds that report what another program set."""
 
 
 @dataclass(slots=True)
@@ -179,16 +186,31 @@ class Worker:
         progress = self._progress.get(item.record.key)
         if progress is not None:
             return replace(item, record=progress.record, sentence=progress.sentence), progress
-        record, limit = item.record, item.record.observation.limit
-        if record.trigger.kind is TriggerKind.OTHER_WRITER and limit is not None and not record.outcome.detail:
-            found = attribute_change(self._root, limit, record.observation.boottime_seconds)  # looks at all processes
-            record = replace(record, outcome=replace(record.outcome, detail=f"by {found}"))
+        record, limit = item.record, item.record.observation.kernel_limit
+        if limit is not None and not record.outcome.detail and isinstance(record.decision, Hold):
+            record = self._attributed(record, record.decision.reason, limit)
         item = replace(item, record=record, sentence=explain.sentence(record, item.policy))
         progress = _Progress(record, item.sentence, is_stored=item.is_stored, is_logged=item.is_stored)
         self._progress[record.key] = progress
         if self._dropin_sync.follow(item):
             self._flush_dropin()
         return item, progress
+
+    def _attributed(self, record: Record, reason: HoldReason, limit: int) -> Record:
+        """Return the record of another writer's change with who made it, as far as evidence shows."""
+        trigger, seen = record.trigger, record.observation
+        if reason not in _BY_OTHERS:
+            return record
+        by = acting_guard(self._root, limit) if record.mode is Mode.DRY_RUN else ""
+        by = by or attribute_change(  # looks at all processes
+            self._root,
+            limit,
+            seen.boottime_seconds,
+            was=trigger.was,
+            buckets=seen.buckets if reason is HoldReason.BUCKETS_CHANGED else None,
+            window_seconds=math.inf if trigger.kind is TriggerKind.START else STARTED_SECONDS,
+        )
+        return replace(record, outcome=replace(record.outcome, detail=f"by {by}"))
 
     def _store(self, item: Item, progress: _Progress) -> None:
         is_news = self.history_writer.write(item)

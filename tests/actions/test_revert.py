@@ -65,6 +65,27 @@ def test_raises_are_undone_one_after_the_other(guarded: Guarded, capsys: pytest.
     assert main(["revert"], guarded.paths) is Exit.NO
 
 
+def test_a_number_that_is_no_raise_is_named_for_what_it_is(
+    guarded: Guarded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether or not there is anything to revert."""
+    for arguments in (["pause"], ["resume"]):
+        assert main(arguments, guarded.paths) is Exit.DONE
+    capsys.readouterr()
+    for _ in range(2):
+        assert main(["revert", "99"], guarded.paths) is Exit.NO
+        assert capsys.readouterr().err == (
+            "guard: There is no decision 99. `guard history --verdict raise` lists the raises.\n"
+        )
+        assert main(["revert", "2"], guarded.paths) is Exit.NO
+        assert capsys.readouterr().err.startswith("guard: Decision 2 is no raise but an override. `guard history")
+        guarded.host.limit = 1_000_000
+    for text in ("0", "x", "99999999999999999999"):
+        with pytest.raises(SystemExit):
+            main(["revert", text], guarded.paths)
+        assert "expected a whole number from 1" in capsys.readouterr().err
+
+
 def test_a_raise_by_number_is_undone_with_all_after_it(guarded: Guarded) -> None:
     """The first of two raises undoes both."""
     fill_and_turn(guarded)
@@ -118,9 +139,9 @@ def test_a_raise_that_history_has_not_taken_yet_can_be_undone(
 @pytest.mark.parametrize(
     ("found", "recorded"),
     [
-        (LIMIT, ("applied", LIMIT, "uid 0 reverted the limit from")),
-        (STEP, ("not_applied", STEP, "uid 0 tried to revert the limit from")),
-        (300_000, ("unknown", None, "uid 0 tried to revert the limit from")),
+        (LIMIT, ("applied", LIMIT, "reverted the limit from")),
+        (STEP, ("not_applied", STEP, "tried to revert the limit from")),
+        (300_000, ("unknown", None, "tried to revert the limit from")),
     ],
 )
 def test_a_killed_revert_is_recorded_as_the_kernel_shows_it(
@@ -138,7 +159,7 @@ def test_a_killed_revert_is_recorded_as_the_kernel_shows_it(
     guarded.host.limit = found
     after = Guarded(guarded.host, clock=guarded.clock)
     row = after.rows()[-1]
-    assert (row.outcome, row.limit_after, row.sentence.split(" 98,304")[0]) == recorded
+    assert (row.outcome, row.limit_after, row.sentence.split(" 98,304")[0].split(" ", 1)[1]) == recorded
     assert after.recovered.state.set_limit == (None if recorded[0] == "applied" else STEP)
     assert after.runtime_dir.overrides.all() == []
     after.stop()

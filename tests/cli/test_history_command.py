@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from testbed.records import a_record, raised
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.cli.render.console import local
+from conntrackd_guard.cli.render.decision_text import print_history
+from conntrackd_guard.cli.render.detail_text import print_detail
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.explain import sentence
-from conntrackd_guard.core.model import Observation, Outcome, OutcomeKind
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, Observation, Outcome, OutcomeKind, Override, OverrideKind, TriggerKind
+from conntrackd_guard.history import details
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings import files
@@ -59,6 +67,35 @@ def test_history_is_one_json_document(paths: Paths, capsys: pytest.CaptureFixtur
     assert decisions[1]["arithmetic"]["bytes_per_entry"] == 563
 
 
+def test_an_incident_has_a_heading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Decisions of one boot within ten minutes are one; a lone one, and messages from before a start, are none."""
+    paths, past = Paths(tmp_path), Hold(reason=HoldReason.HISTORICAL)
+    records = [
+        a_record("past", past, wall_seconds=500.0),
+        raised("first", limit_after=98_304, wall_seconds=1000.0),
+        a_record("hold", wall_seconds=1090.0, limit=98_304),
+        replace(raised("refused", wall_seconds=1100.0), outcome=Outcome(kind=OutcomeKind.REJECTED, errno=13)),
+        raised("last", limit_after=147_456, wall_seconds=1690.0, limit=98_304),
+        raised("later", limit_after=147_456, wall_seconds=9000.0),
+        raised("rebooted", limit_after=98_304, wall_seconds=9100.0, boot_id="another"),
+        a_record("then", wall_seconds=9200.0, boot_id="another"),
+    ]
+    with History(paths.history, mode="writer") as history:
+        for record in records:
+            history.add(record, policy=Policy(), sentence="why", kernel_release="6.1")
+    assert main(["history"], paths) is Exit.DONE
+    out = capsys.readouterr().out
+    heads = [line.strip() for line in out.splitlines() if line.strip() != "why"]
+    assert [head if head.startswith("Incident") else head.split(" ")[0] for head in heads] == [
+        "ID",
+        f"Incident of {local(9100.0)}, 1min 40s  1 raise (65,536 → 98,304), 1 hold",
+        *("8", "7", ""),
+        *("6", ""),
+        f"Incident of {local(1000.0)}, 11min 30s  2 raises (65,536 → 147,456), 1 not carried out, 1 hold",
+        *("5", "4", "3", "2", "1"),
+    ]
+
+
 def test_history_in_a_pipe_is_plain(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     """In a pipe a decision is two whole lines, without colour and never cut to a width."""
     assert main(["history"], paths) is Exit.DONE
@@ -68,7 +105,7 @@ def test_history_in_a_pipe_is_plain(paths: Paths, capsys: pytest.CaptureFixture[
     assert len(lines) == 7
     assert lines[1].split()[0] == "3"
     assert lines[1].endswith("kernel: table full, rejected")
-    assert lines[4].endswith("leaves 19.5 GiB available.")
+    assert lines[4].endswith("leave 19.5 GiB available.")
     assert "×2 until" in lines[5]
 
 
@@ -155,6 +192,50 @@ def test_show_of_an_unknown_number_ends_with_3(paths: Paths, capsys: pytest.Capt
     """An unknown number ends with exit code 3 and names the command that lists the known ones."""
     assert main(["show", "99"], paths) is Exit.NO
     assert "There is no decision 99. `guard history` lists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 81, 100, 120])
+def test_no_date_is_broken_on_a_terminal(paths: Paths, width: int) -> None:
+    """Whatever the width: neither the time of a head, nor that of a repeat, nor one in a sentence."""
+    many = "".join(f"{word} until 2026-11-29 20:10:03, " for word in ("ab", "abcdefg", "abcdefghijkl", "x" * 17))
+    with History(paths.history, mode="writer") as history:
+        number = history.add(a_record("many"), policy=Policy(), sentence=many, kernel_release="6.1")
+        history.merge(number, 123_456, 1500.0)
+        rows = list(history.rows())
+        shown = details.detail(history, number)
+    assert shown is not None
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=width, color_system=None)
+    print_history(console, rows)
+    print_detail(console, shown)
+    lines = stream.getvalue().splitlines()
+    dates = re.findall(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}", stream.getvalue())
+    assert len(re.findall("[0-9]{4}-[0-9]{2}-[0-9]{2}", stream.getvalue())) == len(dates) > len(rows) + 8
+    of_dates = [line for line in lines if re.search(r"[0-9]{4}-[0-9]{2}-[0-9]{2} ", line)]
+    heads = {line for line in of_dates if re.match(" *[0-9]+  [0-9]{4}-", line)}
+    assert max(len(line.rstrip()) for line in of_dates if line not in heads) <= width
+    assert all(len(line.rstrip()) <= width for line in heads if "×" in line)
+
+
+@pytest.mark.parametrize(
+    ("login", "shown"), [(None, "pause by root: tests"), (1000, "pause by root (logged in as uid 1000): tests")]
+)
+def test_an_override_names_who_is_known(
+    paths: Paths, capsys: pytest.CaptureFixture[str], login: int | None, shown: str
+) -> None:
+    """A login that the kernel doesn't know is not printed as None."""
+    order = Override(kind=OverrideKind.PAUSE, reason="tests", uid=0, user="root", login_uid=login)
+    record = a_record("order", order, trigger=TriggerKind.OVERRIDE)
+    with History(paths.history, mode="writer") as history:
+        number = history.add(record, policy=Policy(), sentence="why", kernel_release="6.1")
+    assert main(["show", str(number)], paths) is Exit.DONE
+    assert f"override         {shown}\n" in capsys.readouterr().out
+
+
+def test_without_a_history_show_says_so_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """That there is no decision of that number follows from it."""
+    assert main(["show", "1"], Paths(tmp_path)) is Exit.NO
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_fresh_host_has_no_history(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

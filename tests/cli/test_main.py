@@ -41,15 +41,21 @@ def test_a_command_has_a_function_and_the_same_help_alone(name: str) -> None:
     assert callable(getattr(module, name))
 
 
-def test_files_are_completed_by_the_shell() -> None:
-    """Each option that takes a file has the hint that shtab reads."""
-    options = [
-        action.option_strings[-1]
+def test_values_are_completed_by_the_shell() -> None:
+    """Each argument that takes a file, a decision or a namespace has the hint that shtab reads."""
+    hints = {
+        f"{name} {[action.dest, *action.option_strings][-1]}": action.complete["bash"]
         for name in NAMES
         for action in subparser(parser(), name)._actions
         if hasattr(action, "complete")
-    ]
-    assert options == ["--output", "--config"]
+    }
+    assert hints == {
+        "report --output": "_shtab_compgen_files",
+        "run --config": "_shtab_compgen_files",
+        "show id": "_guard_ids",
+        "revert id": "_guard_raises",
+        "top --namespace": "_guard_namespaces",
+    }
 
 
 def test_a_help_text_imports_no_command() -> None:

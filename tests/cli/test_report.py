@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from testbed.browser import CHROMIUM, Browser
 from conntrackd_guard.cli.commands import report
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.cli.render.console import local
 from conntrackd_guard.cli.render.report import page as view
 from conntrackd_guard.cli.render.report.chart import Span
+from conntrackd_guard.core.model import Raise
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.details import DecisionDetail, detail
@@ -161,6 +164,44 @@ def test_a_raise_within_a_step_is_no_peak_of_the_limit(scene: Path) -> None:
     heights = [float(y) for y in re.findall(r"[V ]([0-9.]+)", line)]
     assert heights == sorted(heights, reverse=True)
     assert heights[0] > heights[-1] == 0.0
+
+
+def test_each_budget_is_drawn_in_its_own_time(scene: Path) -> None:
+    """After a change of the settings the entries of before are compared with the budget of before."""
+    with History(Paths(scene).history, mode="reader") as history:
+        first, second = detail(history, 1), detail(history, 2)
+    assert first is not None
+    assert second is not None
+    assert isinstance(first.record.decision, Raise)
+    at = [first.row.at_seconds, second.row.at_seconds]
+    halved = replace(first.record.decision.arithmetic, budget_bytes=100 << 20, bytes_per_entry=512, bucket_bytes=0)
+    whole = replace(halved, budget_bytes=200 << 20, bytes_per_entry=1024)
+    entries = [
+        replace(found, record=replace(found.record, decision=replace(first.record.decision, arithmetic=arithmetic)))
+        for found, arithmetic in ((second, whole), (first, halved))
+    ]
+    span = Span(since=at[0] - 100, until=at[1] + 100, step=1)
+    points = [Point(at=int(at[0]), namespace=7, label="web", limit=1, count=1)]
+    held = [(at[0] - 50, 102_400), (at[0] + 50, 102_400), (at[1] + 50, 102_400)]
+    text = a_report(points, entries, span=span, held=held)
+    chart = text.partition("Memory of the tables.")[2]
+    assert "At most 100 MiB of a budget of 200 MiB, at 1024 bytes an entry. The budget was 100 MiB to 200 MiB." in chart
+    (budget,) = re.findall(r'<path class="bound" d="([^"]{20,})"', chart.partition("</figure>")[0])
+    assert budget == f"M0.0 50.0h1H{span.x(at[1]):.1f}V0.0H1000"
+    (used,) = re.findall(r'<path class="line c0" d="([^"]{20,})"', chart.partition("</figure>")[0])
+    assert re.findall(r" ([0-9.]+)(?:h1)?", used) == ["75.0", "75.0", "50.0"]
+
+
+def test_a_page_begins_with_the_history(tmp_path: Path, scene: Path) -> None:
+    """A guard that began an hour ago has no day to show; one that was stopped has."""
+    shown = {}
+    for since in (report_scene.BEGIN - 86400, report_scene.BEGIN + 60):
+        output = tmp_path / f"{since}.html"
+        span = ["--since", f"@{since}", "--until", f"@{report_scene.END}", "--no-dry-run"]
+        assert main(["report", *span, "-o", str(output)], Paths(scene)) == Exit.DONE
+        shown[since] = output.read_text()
+    for since, begins in zip(shown, (report_scene.BEGIN, report_scene.BEGIN + 60), strict=True):
+        assert f"<p>{local(begins)} to {local(report_scene.END)}<br>" in shown[since]
 
 
 def test_a_full_table_shows_although_the_limit_rose_at_once(scene: Path) -> None:

@@ -98,9 +98,20 @@ def test_a_named_namespace(host: CrowdedHost, capsys: pytest.CaptureFixture[str]
 
 
 def test_an_empty_table(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
-    """A table without entries is no error."""
+    """A table without entries is no error, has no cause and nothing to do."""
     assert main(["top", "--namespace", "initial"], host.paths) is Exit.DONE
-    assert "the initial namespace: 0 of 65,536 entries (0 %)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the initial namespace: 0 of 65,536 entries (0 %)" in out
+    assert out.splitlines()[-1].split(maxsplit=1) == ["sample", "the table is empty: nothing to rank"]
+
+
+def test_a_count_without_a_listed_entry(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
+    """No share was measured, so none has a margin."""
+    host.namespace(202, "leak", 263, "")
+    assert main(["top", "--namespace", "process 202"], host.paths) is Exit.DONE
+    out = capsys.readouterr().out
+    assert "sample           no entry is listed\n" in out
+    assert "points" not in out
 
 
 def test_the_document_is_complete(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,7 +219,7 @@ def test_entries_that_no_listing_shows(
     assert "too few" not in out
 
 
-def test_a_count_that_cant_be_true(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_count_that_can_not_be_true(host: CrowdedHost, capsys: pytest.CaptureFixture[str]) -> None:
     """The default table, its count with the sign; the hash chains are those of the others."""
     host.count(200, -5 % 2**32)
     assert main(["top"], host.paths) is Exit.DONE

@@ -34,6 +34,15 @@ from conntrackd_guard.core.model import (
 from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.text import printable
 
+FILLING = Table(namespace=4026532316, label="web", count=60_000)
+
+
+def past(**trigger: Any) -> Record:
+    """Return the record of messages from before the start, on a host whose table is not full."""
+    record = a_record("a", Hold(reason=HoldReason.HISTORICAL), tables=(replace(FILLING, count=10),))
+    full = Trigger(kind=TriggerKind.KERNEL_MESSAGE, message_kind=MessageKind.TABLE_FULL, live=False, **trigger)
+    return replace(record, trigger=full)
+
 
 def held(reason: HoldReason, bound: Bound = Bound.TARGET) -> Hold:
     """Return a hold with an arithmetic."""
@@ -65,7 +74,7 @@ def broken(**terms: Any) -> Record:
         ),
         (
             raised("a"),
-            "; the worst case costs 53.8 MiB of a 2.3 GiB budget and leaves 19.5 GiB available.",
+            "; when full, the tables take 53.8 MiB of a memory budget of 2.3 GiB and leave 19.5 GiB available.",
         ),
         (a_record("a", RAISE, OutcomeKind.REHEARSED), "Would raise 65,536 → 98,304 (dry run): the table of web"),
         (
@@ -78,7 +87,31 @@ def broken(**terms: Any) -> Record:
         ),
         (
             a_record("a", held(HoldReason.OVER_BUDGET, Bound.BUDGET)),
-            "holds 65,536 of 65,536 entries (100 %). Wanted 98,304; the budget of 2.3 GiB allows 70,000. Do this.",
+            (
+                "holds 65,536 of 65,536 entries (100 %). The kernel is dropping new connections. "
+                "Wanted 98,304; the budget of 2.3 GiB allows 70,000. Do this."
+            ),
+        ),
+        (
+            a_record("a", held(HoldReason.AT_CEILING, Bound.MAX_LIMIT), tables=(FILLING,)),
+            (
+                "holds 60,000 of 65,536 entries (92 %). The kernel will drop new connections once it is full. "
+                "Wanted 98,304; `max_limit` allows 70,000. Do this."
+            ),
+        ),
+        (
+            a_record("a", held(HoldReason.CONFLICT), tables=(replace(FILLING, dropped=7),)),
+            (
+                "Not raised (limit 65,536): another program keeps lowering the limit. The table of web (netns 4026532316) "
+                "holds 60,000 of 65,536 entries (92 %), 7 dropped. The kernel is dropping new connections."
+            ),
+        ),
+        (
+            raised(
+                "a",
+                decision=replace(RAISE, target=70_000, arithmetic=replace(SUM, target=70_000, bound=Bound.MAX_LIMIT)),
+            ),
+            "available. Only part of the step fits. Wanted 98,304; `max_limit` allows 70,000.",
         ),
         (
             a_record("a", held(HoldReason.RESERVE, Bound.MIN_AVAILABLE)),
@@ -132,14 +165,33 @@ def broken(**terms: Any) -> Record:
                 a_record("a", Hold(reason=HoldReason.HISTORICAL)),
                 trigger=Trigger(kind=TriggerKind.KERNEL_MESSAGE, message_kind=MessageKind.TABLE_FULL, message_count=2),
             ),
-            'Found 2 "table full" messages from before this start. Not acted on: current table usage decides.',
+            (
+                'Found 2 "table full" messages from before this start. '
+                "Not acted on; a full table is decided about by itself."
+            ),
+        ),
+        (
+            past(
+                message_count=820,
+                message_wall_seconds=1_796_308_049.9,
+                namespaces=((78, 791), (7, 9)),
+                more_namespaces=3,
+            ),
+            (
+                'Found 820 "table full" messages from before this start, the last at 2026-12-03 14:27:29 UTC, in netns 78 '
+                "(791) and 4 others. Not acted on; no table is full now."
+            ),
+        ),
+        (
+            past(message_count=1, namespaces=((78, 1),)),
+            'Found 1 "table full" message from before this start, in netns 78. Not acted on; no table is full now.',
         ),
         (
             replace(
                 a_record("a", Hold(reason=HoldReason.SET_ELSEWHERE)),
                 trigger=Trigger(kind=TriggerKind.START, persisted=PersistedLimit(limit=300_000)),
             ),
-            "The limit (65,536) is lower than the 300,000 saved for this boot and isn't a kernel default. Someone set it",
+            "The limit (65,536) is lower than the 300,000 saved for this boot and isn't the kernel's default. Someone set it",
         ),
         (
             a_record("a", Hold(reason=HoldReason.PAUSED), pause=Pause(by="/etc/x/pause", reason="the file exists")),
@@ -160,6 +212,18 @@ def broken(**terms: Any) -> Record:
         (
             a_record("a", Override(kind=OverrideKind.PAUSE, until_seconds=3650.0, reason="rollout")),
             "An operator paused raising for 1h: rollout.",
+        ),
+        (
+            a_record("a", Override(kind=OverrideKind.PAUSE, uid=0, user="root", login_uid=1000, login="alice")),
+            "root (logged in as alice) paused raising until `guard resume`.",
+        ),
+        (
+            a_record("a", Override(kind=OverrideKind.RESUME, uid=1000, user="alice", login_uid=1000, login="alice")),
+            "alice resumed raising.",
+        ),
+        (
+            lowered("the acting guard (process 7)"),
+            "The acting guard (process 7) set nf_conntrack_max from 262,144 to 65,536. 3 of 3",
         ),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from testbed.hosts import GIB, LIMIT, NOW, OTHER, PRESSURE, WEB, host, message, table
 
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Buckets, FloodAction, FloodResponse, Policy, Share
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
@@ -15,6 +16,7 @@ from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
     ImpossibleCount,
+    LoadFacts,
     MessageKind,
     Observation,
     Pause,
@@ -124,12 +126,14 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
         SOON,
     ),
     (HoldReason.ALREADY_IN_FORCE, start(LIMIT), host(INITIAL), CALM, Policy(), None),
-    # 200,000 is neither 1, 4 nor 8 times the buckets
+    # 200,000 is not the number of buckets
     (HoldReason.SET_ELSEWHERE, start(393_216), host(INITIAL, limit=200_000), CALM, Policy(), None),
     # 576 × 262,144 is 144 MiB: more than a tenth of 1 GiB
     (HoldReason.OVER_BUDGET_AT_START, start(LIMIT), host(INITIAL, memory_total_bytes=GIB), CALM, Policy(), None),
     (HoldReason.LIMIT_RAISED, other_writer(65_536), host(), CALM, Policy(), None),
     (HoldReason.LIMIT_LOWERED, other_writer(393_216), host(), CALM, Policy(), None),
+    (HoldReason.BUCKETS_CHANGED, replace(other_writer(LIMIT), was_buckets=65_536), host(), CALM, Policy(), None),
+    (HoldReason.RELOADED, replace(other_writer(393_216), reloaded=True), host(), CALM, Policy(), None),
     (
         HoldReason.RESERVE_BROKEN,
         Trigger(kind=TriggerKind.MEMORY),
@@ -197,16 +201,20 @@ def test_how_far(seen: Observation, policy: Policy, target: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("default", "buckets", "target"),
+    ("default", "buckets", "load", "target"),
     [
-        (262_144, 262_144, 393_216),
-        (262_144, 65_536, 393_216),  # before 5.15: four times the buckets
-        (131_072, 16_384, 196_608),  # 8 times; chains: 24 × 16,384 ÷ 2 is what fits, and 200 for the other table
+        (262_144, 262_144, LoadFacts(), 393_216),
+        (262_144, 65_536, LoadFacts(kernel_release="5.10.0"), 393_216),
+        # chains: 24 × 16,384 ÷ 2 is what fits, and 200 for the other table
+        (131_072, 16_384, LoadFacts(hashsize=16_384), 196_608),
     ],
 )
-def test_what_a_boot_lost_is_put_back_over_a_kernel_default(default: int, buckets: int, target: int) -> None:
+def test_what_a_boot_lost_is_put_back_over_a_kernel_default(
+    default: int, buckets: int, load: LoadFacts, target: int
+) -> None:
     """The kept limit, as far as this boot's host can bear it; the table of the host itself is charged as full."""
-    decision = decide(start(393_216), host(INITIAL, limit=default, buckets=buckets), CALM, Policy())
+    trigger = replace(start(393_216), load=load)
+    decision = decide(trigger, host(INITIAL, limit=default, buckets=buckets), CALM, Policy())
     assert isinstance(decision, Raise)
     assert (decision.target, decision.arithmetic.full_tables) == (target, 1)
 
@@ -233,7 +241,7 @@ def test_a_part_says_what_kept_it_small() -> None:
     decision = decide(message(), FULL_HOST, CALM, Policy(budget=Share(bytes=200_000_000)))
     assert isinstance(decision, Raise)
     assert decision.target == 339_940  # (200,000,000 − 4,194,304) ÷ 576 = 339,940.4
-    assert "budget" in decision.advice[0]
+    assert decision.advice == ()  # the sentence has the bound, and the hold that may follow has the cure
 
 
 def test_a_flood_beside_a_need_does_not_size_the_step() -> None:
@@ -262,6 +270,17 @@ def test_a_plain_step_without_a_sample_has_advice() -> None:
     decision = decide(message(), FULL_HOST, raised, HOLD_FLOODS)
     assert isinstance(decision, Raise)
     assert any("a sample after it" in advice for advice in decision.advice)
+
+
+def test_the_command_for_more_buckets_is_given_once_an_incident() -> None:
+    """The first raise that makes chains long has it; those that follow within ten minutes do not."""
+    seen = host(table(LIMIT), buckets=60_000)
+    first = decide(message(), seen, CALM, Policy())
+    again = decide(message(), seen, State(last_raise_seconds=NOW - 9.0), Policy())
+    later = decide(message(), seen, State(last_raise_seconds=NOW - tuning.INCIDENT_SECONDS), Policy())
+    wider = decide(message(), host(table(LIMIT), buckets=90_000), State(last_raise_seconds=NOW - 9.0), Policy())
+    given = [any("nf_conntrack_buckets=" in text for text in found.advice) for found in (first, again, later, wider)]
+    assert given == [True, False, True, True]
 
 
 UNKNOWABLE: list[Any] = [

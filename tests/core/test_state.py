@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from testbed.hosts import LIMIT, NOW
@@ -31,6 +32,7 @@ BUSY = State(
     conflict_seconds=(2.0,),
     refusal=Refusal(errno=30, limit=LIMIT, count=3, until_seconds=NOW + 4),
 )
+REPLACED: dict[str, Any] = {"set_limit": None, "replaced_limit": LIMIT, "replaced_seconds": NOW}
 
 
 def record(decision: Decision, outcome: OutcomeKind = OutcomeKind.NONE, **more: int | None) -> Record:
@@ -61,10 +63,12 @@ RAISED = replace(BUSY, last_raise_seconds=NOW, raise_seconds=(1.0, NOW), set_lim
         (record(UNCONFIRMED, OutcomeKind.NOT_APPLIED), BUSY),
         (hold(HoldReason.COOLDOWN), BUSY),
         (hold(HoldReason.CHANGED_UNDER_US), BUSY),
-        (hold(HoldReason.LIMIT_RAISED, 2 * LIMIT), replace(BUSY, set_limit=None)),
-        (hold(HoldReason.LIMIT_LOWERED, LIMIT - 1), replace(BUSY, set_limit=None, conflict_seconds=(2.0, NOW))),
-        # lowered, but not below what the guard set: no fight
-        (hold(HoldReason.LIMIT_LOWERED, LIMIT), replace(BUSY, set_limit=None)),
+        (hold(HoldReason.LIMIT_RAISED, 2 * LIMIT), replace(BUSY, **REPLACED)),
+        (hold(HoldReason.LIMIT_LOWERED, LIMIT - 1), replace(BUSY, **REPLACED, conflict_seconds=(2.0, NOW))),
+        # lowered to what the guard set: that is in force again
+        (hold(HoldReason.LIMIT_LOWERED, LIMIT), BUSY),
+        (hold(HoldReason.RELOADED, LIMIT - 1), replace(BUSY, set_limit=None)),
+        (hold(HoldReason.BUCKETS_CHANGED), BUSY),
         (record(Override(kind=OverrideKind.REVERT), OutcomeKind.APPLIED), replace(BUSY, set_limit=None, refusal=None)),
         (record(Override(kind=OverrideKind.REVERT), OutcomeKind.REJECTED), BUSY),
         (record(Override(kind=OverrideKind.PAUSE)), BUSY),

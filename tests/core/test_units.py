@@ -202,3 +202,13 @@ def test_a_percentage_reads_back(hundredths: int) -> None:
     """`parse_percentage` reverses `format_percentage`."""
     fraction = units.parse_percentage(f"{hundredths / 100}%")
     assert units.parse_percentage(units.format_percentage(fraction)) == fraction
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "1970-01-01 00:00:00 UTC"), (253_402_300_799.9, "9999-12-31 23:59:59 UTC"), (253_402_300_800.0, "@253402300800"),
+     (-1.0, "@-1"), (float("inf"), "@inf"), (float("nan"), "@nan")],
+)  # fmt: skip
+def test_any_wall_time_has_a_text(seconds: float, text: str) -> None:
+    """A journal may hold impossible ones."""
+    assert units.utc(seconds) == text

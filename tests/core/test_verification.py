@@ -138,12 +138,12 @@ def test_a_verification_ends_after_ten_seconds() -> None:
         ),
         (
             watched((1.4, LIMIT, 1200), end=End.RAISED_AGAIN, until=1.5),
-            f"Packets are still dropped after the raise to 98,304: 1,200 within 1.5 s, until the next raise. {GONE}",
+            f"Packets are still dropped after the raise to 98,304: 1,200 in the 1.5 s until the next raise. {GONE}",
         ),
         (
             watched(until=0.5, end=End.LIMIT_CHANGED),
             (
-                "Could not verify the raise to 98,304: no drop counter of that table was readable within 0.5 s, "
+                "Could not verify the raise to 98,304: no drop counter of that table was readable in the 0.5 s "
                 f"until the limit was changed. {SHORT}"
             ),
         ),

@@ -114,8 +114,8 @@ def test_a_full_table_waits_no_five_seconds_for_a_small_change(host: Host) -> No
 
 def test_buckets_come_before_the_raise(host: Host) -> None:
     """With `match`, the limit is raised once the buckets that it was judged with are there."""
-    guarded = Guarded(host, Policy(buckets=Buckets.MATCH))
     host.buckets = 16_384
+    guarded = Guarded(host, Policy(buckets=Buckets.MATCH))
     host.table(LIMIT)
     guarded.message()
     guarded.turn()
@@ -125,9 +125,9 @@ def test_buckets_come_before_the_raise(host: Host) -> None:
 
 def test_buckets_that_are_refused_are_not_counted_on(host: Host) -> None:
     """Where the resize fails, the step is judged as with `keep`: beyond chain 24 it is a hold."""
+    host.buckets = 4_096  # 2 × 65,536 ÷ 4,096 = 32
     guarded = Guarded(host, Policy(raise_early=False, buckets=Buckets.MATCH, budget=Share(fraction=0.5)))
     guarded.kernel.refusing_buckets = errno.ENOMEM
-    host.buckets = 4_096  # 2 × 65,536 ÷ 4,096 = 32
     host.table(LIMIT)
     guarded.message()
     guarded.turn()
@@ -219,9 +219,9 @@ def test_the_error_of_a_read_names_the_next_step(host: Host) -> None:
 def test_policies_in_rows_are_those_decided_with(host: Host) -> None:
     """A row that was decided as with `keep` says so: it can be decided again from the row alone."""
     policy = Policy(raise_early=False, buckets=Buckets.MATCH, budget=Share(fraction=0.5))
+    host.buckets = 4_096
     guarded = Guarded(host, policy)
     guarded.kernel.refusing_buckets = errno.ENOMEM
-    host.buckets = 4_096
     host.table(LIMIT)
     guarded.message()
     guarded.turn()

@@ -122,7 +122,7 @@ def test_a_repaired_count_counts_again(host: Host) -> None:
     guarded.stop()
 
 
-def test_objects_that_cant_be_read_leave_the_sign(host: Host) -> None:
+def test_objects_that_can_not_be_read_leave_the_sign(host: Host) -> None:
     """Without the slab's objects only a count below 0 is known to be impossible."""
     (host.root / "sys/kernel/slab/nf_conntrack/total_objects").unlink()
     guarded = Guarded(host)

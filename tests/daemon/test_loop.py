@@ -13,6 +13,7 @@ from testbed.guarded import LIMIT, Guarded, Host
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import MessageKind, State
 from conntrackd_guard.core.policy import decide
+from conntrackd_guard.daemon.loop import PAST_SECONDS, Loop
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.details import detail
 
@@ -126,8 +127,53 @@ def test_other_messages_are_recorded(host: Host, kind: MessageKind, reason: str,
     guarded = Guarded(host)
     guarded.message(kind=kind, live=live)
     guarded.turn()
+    guarded.turn(PAST_SECONDS)
     assert guarded.reasons() == [f"hold {reason} none"]
     assert host.limit == LIMIT
+    guarded.stop()
+
+
+def test_messages_from_before_the_start_are_one_record(host: Host) -> None:
+    """Whatever namespaces they name, and in how many parts ring buffer and journal give them."""
+    guarded = Guarded(host)
+    guarded.log_sources.past_wall_seconds[MessageKind.TABLE_FULL] = 1_000_000.0
+    for number in (7, 78, None, *range(100, 110)):
+        guarded.message(number, live=False)
+    guarded.turn()
+    guarded.message(78, live=False)
+    guarded.message(kind=MessageKind.NEIGHBOUR_FULL, live=False)
+    guarded.turn(0.5)
+    assert guarded.rows() == []
+    guarded.turn(PAST_SECONDS)
+    guarded.written()
+    texts = [line["message"] for line in guarded.logged("guard.hold")]
+    assert texts == [
+        (
+            'Found 14 "table full" messages from before this start, the last at 1970-01-12 13:46:40 UTC, '
+            "in netns 78 (2) and 11 others. Not acted on; no table is full now."
+        ),
+        'Found 1 "neighbour table overflow" message from before this start. Not acted on; no table is full now.',
+    ]
+    assert [row.repeats for row in guarded.rows()] == [14, 1]
+    guarded.message(live=False)
+    guarded.turn()
+    guarded.turn(PAST_SECONDS)
+    guarded.stop()
+    with History(guarded.paths.history, mode="reader") as history:
+        assert [row.repeats for row in history.rows()] == [1, 15]
+
+
+def test_a_stop_records_what_is_gathered(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The position that the stop saves covers those messages."""
+    guarded = Guarded(host)
+    guarded.message(live=False)
+    read, write = os.pipe()
+    os.write(write, b"x")
+    monkeypatch.setattr(guarded.log_sources, "descriptors", list)
+    Loop(guarded.parts, guarded.controller, lambda: frozenset({"stop"})).run(read, lambda: None)
+    assert guarded.reasons() == ["hold historical none"]
+    os.close(read)
+    os.close(write)
     guarded.stop()
 
 

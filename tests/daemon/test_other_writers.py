@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host, an_override
 
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.configuration import Buckets, Mode, Policy
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.model import OverrideKind, Pause
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, OverrideKind, Pause, Trigger, TriggerKind
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 STEP = 98_304
 """65,536 × 1.5."""
@@ -81,6 +87,28 @@ def test_a_change_is_recorded_although_the_decision_that_met_it_fails(
     guarded.stop()
 
 
+def test_a_dry_run_names_the_acting_guard(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its raises are no riddle in the audit beside it."""
+    guarded = Guarded(host)
+    monkeypatch.setattr(RuntimeDir, "holder", lambda _: 7)
+    guarded.runtime_dir.put_status({"limit": STEP})
+    seen = replace(guarded.observer.observe(), limit=STEP, kernel_limit=STEP)
+    record = replace(
+        an_override(guarded, OverrideKind.RESUME),
+        mode=Mode.DRY_RUN,
+        trigger=Trigger(kind=TriggerKind.OTHER_WRITER, was=LIMIT),
+        observation=seen,
+        decision=Hold(reason=HoldReason.LIMIT_RAISED),
+    )
+    guarded.recorder.submit(record, Policy())
+    guarded.recorder.submit(replace(record, key="other", observation=replace(seen, kernel_limit=1)), Policy())
+    assert [row.sentence for row in guarded.rows()] == [
+        "The acting guard (process 7) set nf_conntrack_max from 65,536 to 98,304.",
+        "Something else set nf_conntrack_max from 65,536 to 1 (not known what).",
+    ]
+    guarded.stop()
+
+
 def test_a_revert_is_no_conflict(host: Host) -> None:
     """A revert that lowers the limit is taken from its file before the change of limit is judged."""
     guarded = Guarded(host)
@@ -140,4 +168,107 @@ def test_a_pause_holds_and_its_end_raises(host: Host) -> None:
         guarded.turn(0.25)
     assert host.limit == STEP
     assert guarded.reasons().count("hold paused none") == 2  # for the message, and for the pressure
+    guarded.stop()
+
+
+def raised(host: Host) -> Guarded:
+    """Return a guard that raised to STEP, with its table empty again."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.message()
+    guarded.turn()
+    host.table(10)
+    guarded.turn(5.0)
+    assert host.limit == STEP
+    return guarded
+
+
+@pytest.mark.parametrize("passing", [[40_000], [0], [1_000_000], [40_000, 0, 50_000], [0, 40_000]])
+def test_a_value_that_stands_for_seconds_is_no_conflict(host: Host, passing: list[int]) -> None:
+    """`sysctl --system` passes through other values, and so do scripts: raising never stops for it."""
+    guarded = raised(host)
+    for _ in range(4):
+        for limit in (*passing, STEP):
+            host.limit = limit
+            guarded.turn(2.0)
+    assert guarded.state.conflict_seconds == ()
+    assert guarded.state.set_limit == STEP
+    host.limit = 40_000
+    guarded.turn(2.0)
+    assert len(guarded.state.conflict_seconds) == 1
+    guarded.stop()
+
+
+@pytest.mark.parametrize("by_way_of", [[], [0], [1_000_000]])
+def test_a_value_that_stays_is_a_conflict(host: Host, by_way_of: list[int]) -> None:
+    """One, whatever stood for seconds before it; also if the guard's own comes back later."""
+    guarded = raised(host)
+    for limit in (*by_way_of, 40_000):
+        host.limit = limit
+        guarded.turn(2.0)
+    guarded.turn(20.0)
+    host.limit = STEP
+    guarded.turn(2.0)
+    assert len(guarded.state.conflict_seconds) == 1
+    guarded.stop()
+
+
+def test_the_log_counts_up_to_the_lowering_that_stops_raising(host: Host) -> None:
+    """The first and the second say what the third does; one that is taken back says that it doesn't count."""
+    guarded = raised(host)
+    for limit in (40_000, STEP, 40_000):
+        host.limit = limit
+        guarded.turn(2.0)
+    guarded.turn(20.0)
+    guarded.written()
+    said = [line["message"] for line in guarded.logged("guard.hold") if "Something else" in line["message"]]
+    assert "1 of 3 in 24 h: at 3 the guard stops raising." in said[0]
+    assert "was passing, and no conflict." in said[1]
+    assert "1 of 3 in 24 h: at 3 the guard stops raising." in said[2]
+    guarded.stop()
+
+
+def test_buckets_that_another_program_changes(host: Host) -> None:
+    """They are recorded with what they mean for a full table: alone, and together with the limit."""
+    guarded = raised(host)
+    host.buckets = 8_192
+    guarded.turn(1.0)
+    assert guarded.reasons()[-1] == "hold buckets_changed none"
+    assert guarded.rows()[-1].sentence == (
+        "Something else set nf_conntrack_buckets from 262,144 to 8,192 (not known what). "
+        "A full table now means chains of 24.0 entries on average."
+    )
+    host.buckets, host.limit = 16_384, LIMIT
+    guarded.turn(1.0)
+    assert guarded.rows()[-1].sentence.startswith(
+        "Something else set nf_conntrack_max from 98,304 to 65,536 and nf_conntrack_buckets from 8,192 to 16,384"
+    )
+    assert len(guarded.state.conflict_seconds) == 1
+    guarded.turn(5.0)
+    assert guarded.reasons()[-1] == "hold limit_lowered none"
+    guarded.stop()
+
+
+def test_buckets_that_the_guard_raised_are_its_own(host: Host) -> None:
+    """With `buckets: match`."""
+    host.buckets = 4_096
+    guarded = Guarded(host, Policy(buckets=Buckets.MATCH))
+    host.table(LIMIT)
+    guarded.message()
+    guarded.turn()
+    host.table(10)
+    assert host.buckets > 4_096
+    guarded.turn(5.0)
+    assert "hold buckets_changed none" not in guarded.reasons()
+    guarded.stop()
+
+
+def test_a_change_of_buckets_is_no_bar_to_a_revert(host: Host) -> None:
+    """What raised the limit can still be undone."""
+    guarded = raised(host)
+    host.buckets = 8_192
+    guarded.turn(1.0)
+    guarded.written()
+    assert main(["revert", "--all"], guarded.paths) is Exit.DONE
+    assert host.limit == LIMIT
     guarded.stop()

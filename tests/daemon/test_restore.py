@@ -8,6 +8,7 @@ from testbed.guarded import LIMIT, Guarded, Host
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.configuration import Policy, Share
+from conntrackd_guard.core.model import Pause
 
 STEP = 98_304
 """65,536 × 1.5."""
@@ -151,3 +152,176 @@ def test_a_file_without_our_line_persists_nothing(host: Host, broken: str) -> No
     assert second.kept is None
     assert host.limit == LIMIT
     second.stop()
+
+
+def load_module(host: Host, limit: int | None = LIMIT, buckets: int = LIMIT) -> None:
+    """Load connection tracking, again if it is loaded: sysfs has a new folder, and the kernel sets its defaults."""
+    new, module = host.root / "sys/module/new", host.root / "sys/module/nf_conntrack"
+    new.mkdir(parents=True)
+    if module.exists():
+        module.rename(host.root / f"sys/module/old{module.stat().st_ino}")  # its inode stays in use
+    new.rename(module)
+    if limit is not None:
+        host.limit, host.buckets = limit, buckets
+
+
+def test_a_module_loaded_again_between_two_looks(host: Host) -> None:
+    """A firewall's restart: what the running guard raised comes back, however often, and that is no conflict."""
+    load_module(host, limit=None)
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.message()
+    guarded.turn()
+    host.table(10)
+    for _ in range(4):
+        load_module(host)
+        guarded.turn(5.0)
+        assert host.limit == STEP
+    assert guarded.reasons()[-2:] == ["hold reloaded none", "raise restore applied"]
+    assert guarded.state.conflict_seconds == ()
+    assert "98,304 was set in this boot" in guarded.rows()[-1].sentence
+    guarded.stop()
+
+
+def test_a_module_loaded_again_that_somebody_tuned(host: Host) -> None:
+    """A value that is no default stays, and what comes later is no conflict: nothing of the guard's is in force."""
+    load_module(host, limit=None)
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.message()
+    guarded.turn()
+    host.table(10)
+    load_module(host, limit=70_000)
+    guarded.turn(5.0)
+    assert guarded.reasons()[-2:] == ["hold reloaded none", "hold set_elsewhere none"]
+    host.limit = 60_000
+    guarded.turn(20.0)
+    assert host.limit == 60_000
+    assert guarded.state.conflict_seconds == ()
+    guarded.stop()
+
+
+def test_a_module_that_is_gone_for_a_while(host: Host) -> None:
+    """What the running guard raised is put back as what it found at start; nothing was saved at that start."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.message()
+    guarded.turn()
+    host.table(10)
+    (host.root / "proc/sys/net/netfilter/nf_conntrack_max").unlink()
+    guarded.turn(5.0)
+    host.limit = host.buckets = LIMIT
+    guarded.turn(5.0)
+    assert host.limit == STEP
+    assert guarded.reasons()[-2:] == ["hold reloaded none", "raise restore applied"]
+    guarded.stop()
+
+
+def test_a_module_loaded_again_while_no_guard_ran(host: Host) -> None:
+    """The kernel's default at start is a lost limit, and no conflict."""
+    first = raised_once(host)
+    first.clock.now += 10.0
+    host.limit = host.buckets = LIMIT
+    after = Guarded(host, clock=first.clock)
+    after.loop.start()
+    assert host.limit == STEP
+    assert after.reasons()[-2:] == ["hold reloaded none", "raise restore applied"]
+    assert after.state.conflict_seconds == ()
+    after.stop()
+
+
+def test_a_reverted_limit_is_not_put_back(host: Host) -> None:
+    """The operator outranks what was kept, also after the module was loaded again."""
+    load_module(host, limit=None)
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.message()
+    guarded.turn()
+    host.table(10)
+    guarded.written()
+    assert main(["revert", "--all"], guarded.paths) is Exit.DONE
+    guarded.turn(5.0)
+    load_module(host)
+    guarded.turn(5.0)
+    assert host.limit == LIMIT
+    guarded.stop()
+
+
+def test_a_limit_lost_during_a_pause_is_put_back_after_it(host: Host) -> None:
+    """The pause holds; its end is what the lost limit waits for."""
+    first = raised_once(host)
+    host.limit = host.buckets = LIMIT
+    first.runtime_dir.put_pause(Pause(by="root", reason="drill", until_seconds=first.clock.now + 60.0))
+    second = rebooted(host, first)
+    assert (host.limit, second.reasons()[-1]) == (LIMIT, "hold paused none")
+    second.turn(30.0)
+    assert host.limit == LIMIT
+    second.turn(31.0)
+    assert host.limit == STEP
+    second.stop()
+
+
+@pytest.mark.parametrize(
+    ("limit", "buckets", "files", "text"),
+    [
+        (262_144, 65_536, {}, "isn't the kernel's default with 65,536 buckets (65,536)"),
+        (294_912, 73_728, {}, "isn't the kernel's default with 73,728 buckets (73,728)"),
+        (294_912, 294_912, {}, "isn't the kernel's default with 294,912 buckets. Someone"),
+        (65_536, 8_192, {"etc/modprobe.d/x.conf": "options nf_conntrack hashsize=8192\n"}, None),
+        (65_536, 8_192, {"proc/cmdline": "nf_conntrack.hashsize=8192\n"}, None),
+        (65_536, 8_192, {}, "isn't the kernel's default with 8,192 buckets (8,192)"),
+        (8_192, 8_192, {"proc/cmdline": "nf_conntrack.hashsize=8192\n"}, "8,192 buckets (65,536)"),
+        (262_144, 65_536, {"proc/sys/kernel/osrelease": "5.10.0-32-amd64\n"}, None),
+        (65_536, 65_536, {"proc/sys/kernel/osrelease": "5.10.0-32-amd64\n"}, "65,536 buckets (262,144)"),
+        (65_536, 65_536, {"etc/sysctl.d/k8s.conf": "net.netfilter.nf_conntrack_max = 65536\n"}, "k8s.conf:1 sets it at boot"),
+        (65_536, 65_536, {"etc/sysctl.d/k8s.conf": "net.netfilter.nf_conntrack_max = 65537\n"}, None),
+        (65_536, 65_536, {"etc/sysctl.d/50-x.conf": "net.netfilter.nf_conntrack_max = 65536\n"}, None),
+    ],
+)  # fmt: skip
+def test_the_saved_limit_goes_over_a_default_alone(
+    host: Host, limit: int, buckets: int, files: dict[str, str], text: str | None
+) -> None:
+    """By kernel, options and memory; another value stays, with the true reason."""
+    raised_once(host)
+    drop_in = host.root / "etc/sysctl.d/99-zz-conntrackd-guard.conf"
+    drop_in.write_text(drop_in.read_text().replace("= 98304", "= 300000"))
+    for path, content in files.items():
+        (host.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (host.root / path).write_text(content)
+    host.limit, host.buckets = limit, buckets
+    second = rebooted(host)
+    assert (host.limit > limit) is (text is None)
+    assert second.reasons()[-1] == ("raise restore applied" if text is None else "hold set_elsewhere none")
+    assert (text or "") in second.rows()[-1].sentence
+    second.stop()
+
+
+def test_who_set_another_value_is_named(host: Host) -> None:
+    """On evidence: a program that runs since some time in this boot, and sets this value."""
+    raised_once(host)
+    host.limit, host.buckets = 70_000, 65_536
+    process = host.root / "proc/701"
+    process.mkdir()
+    (process / "comm").write_text("kube-proxy\n")
+    (process / "cmdline").write_text("kube-proxy\0--conntrack-max-per-core=1\0--conntrack-min=70000\0")
+    (process / "stat").write_text(f"701 (kube-proxy) S {' '.join('0' * 18)} 100 0 0\n")
+    second = rebooted(host)
+    assert "Someone set it on purpose, probably kube-proxy is running (pid 701)" in second.rows()[-1].sentence
+    second.stop()
+
+
+def test_a_lowering_after_the_module_was_loaded_again_is_a_conflict(host: Host) -> None:
+    """The limit was in force again at once: what lowers it later is somebody."""
+    load_module(host, limit=None)
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.message()
+    guarded.turn()
+    host.table(10)
+    load_module(host, limit=None)
+    guarded.turn(5.0)
+    host.limit = 40_000
+    guarded.turn(5.0)
+    assert guarded.reasons()[-1] == "hold limit_lowered none"
+    assert len(guarded.state.conflict_seconds) == 1
+    guarded.stop()

@@ -15,6 +15,7 @@ import pytest
 
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.model import PersistedLimit
+from conntrackd_guard.core.sysctl_precedence import Assignment, Tool
 from conntrackd_guard.daemon import service
 from conntrackd_guard.daemon.service import Daemon
 from conntrackd_guard.host.log import Log
@@ -137,6 +138,11 @@ def test_destinations_come_from_settings(tmp_path: Path, *, dry_run: bool) -> No
 def test_the_farewell_names_the_limit_that_stays() -> None:
     """And whether the next boot begins with it."""
     kept = PersistedLimit(limit=12_288)
-    assert service._farewell(12_288, kept) == "Stopped. nf_conntrack_max stays at 12,288 (saved for the next boot)."
-    assert service._farewell(16_384, kept) == "Stopped. nf_conntrack_max stays at 16,384."
-    assert service._farewell(None, None) == "Stopped."
+    line = Assignment(path="/etc/sysctl.d/k8s.conf", line=2, value="7")
+    said = "Stopped. nf_conntrack_max stays at"
+    assert service._farewell(12_288, kept, {}) == f"{said} 12,288 (saved for the next boot)."
+    assert service._farewell(12_288, kept, {line: [Tool.PROCPS]}) == f"{said} 12,288 (saved for the next boot)."
+    overridden = f"{said} 12,288 (saved, but /etc/sysctl.d/k8s.conf:2 overrides it at the next boot)."
+    assert service._farewell(12_288, kept, {line: [Tool.SYSTEMD]}) == overridden
+    assert service._farewell(16_384, kept, {line: [Tool.SYSTEMD]}) == f"{said} 16,384."
+    assert service._farewell(None, None, {}) == "Stopped."

@@ -94,6 +94,15 @@ def test_bad_settings(host: FakeHost) -> None:
     assert "guard.yaml:2: 'modus'" in found.evidence
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to own settings: warnings were NOT tested")
+def test_settings_that_switch_the_guard_off(host: FakeHost) -> None:
+    """They are valid, so it is a note."""
+    host.put("etc/conntrackd-guard/guard.yaml", "max_limit: 98304\n").chmod(0o644)
+    found = host.examine()["settings"]
+    assert found.verdict.value == "note"
+    assert "guard.yaml:1: max_limit: 98,304 is not above the limit in force (98,304)" in found.evidence
+
+
 def test_a_damaged_history(host: FakeHost) -> None:
     """A damaged page is found although the newest decision can be read; the other checks go on."""
     with History(host.paths.history, mode="writer") as history:
@@ -286,8 +295,8 @@ def test_entries_that_no_listing_shows(host: FakeHost) -> None:
 
 
 @pytest.mark.parametrize(("count", "text"), [(-5, "-5 entries"), (50_000, "at most 11,024 exist")])
-def test_a_count_that_cant_be_true(host: FakeHost, count: int, text: str) -> None:
-    """It is named with its table, and nothing else is said of it."""
+def test_a_count_that_can_not_be_true(host: FakeHost, count: int, text: str) -> None:
+    """It is named with its table, and nothing else."""
     host.table(count=count, listed=300)
     found = host.examine()["entries"]
     assert found.verdict.value == "wrong"

@@ -282,8 +282,14 @@ KUBE = Writer(evidence="kube-proxy runs", next_step="Set maxPerCore.")
         ([KUBE], 2, "", "wrong", "was lowered 2 times in 1d; kube-proxy runs -> Set maxPerCore."),
         ([], 2, "", "wrong", "by an unknown program"),
         ([], 3, "", "wrong", "stopped raising"),
-        ([Writer(evidence="ufw", next_step="Take it out.", number=9)], 0, "", "wrong", "ufw -> Take it out."),
-        ([Writer(evidence="ufw", next_step="Take it out.", number=500)], 0, "", "note", "ufw"),
+        (
+            [Writer(evidence="ufw", next_step="Take it out.", sets=(9,), is_final=True)],
+            0,
+            "",
+            "wrong",
+            "ufw -> Take it out.",
+        ),
+        ([Writer(evidence="ufw", next_step="Take it out.", sets=(9, 500), is_final=True)], 0, "", "note", "ufw"),
     ],
 )
 def test_other_writers(found: list[Writer], lowered: int | None, unseen: str, verdict: str, text: str) -> None:

@@ -15,7 +15,7 @@ from testbed.another_user import run_as_another
 
 from conntrackd_guard.core.errors import AnswerIsNo
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.runtime_dir import RuntimeDir
+from conntrackd_guard.host.runtime_dir import RuntimeDir, acting_guard
 
 HOLDS = """
 import sys, time
@@ -101,3 +101,22 @@ def test_any_user_can_detect_a_running_guard(paths: Paths, tmp_path: Path) -> No
     """No rights are needed."""
     found = run_as_another(LOOKS, str(paths.root), tmp_path=tmp_path)
     assert (found.stdout, found.stderr) == ("True\n", "")
+
+
+def test_a_dry_run_knows_whose_write_it_sees(tmp_path: Path) -> None:
+    """An open intent or the status of the acting guard has the limit, or an operator's revert does; else it is not known."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/locks").symlink_to("/proc/locks")
+    runtime_dir = RuntimeDir(Paths(tmp_path))
+    runtime_dir.prepare()
+    runtime_dir.put_status({"limit": 98_304})
+    runtime_dir.intents.put("a", {"decision": {"target": 147_456}})
+    runtime_dir.intents.put("b", {"decision": None})
+    runtime_dir.overrides.put("c", {"outcome": {"limit_after": 65_536}})
+    assert [acting_guard(tmp_path, limit) for limit in (98_304, 147_456)] == ["", ""]  # it has ended
+    runtime_dir.take_lock()
+    ours = f"the acting guard (process {os.getpid()})"
+    assert [acting_guard(tmp_path, limit) for limit in (98_304, 147_456)] == [ours, ours]
+    assert acting_guard(tmp_path, 65_536) == "`guard revert`"
+    assert acting_guard(tmp_path, 70_000) == ""

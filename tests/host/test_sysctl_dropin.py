@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.sysctl_dropin import NoDropIn, Persisted, SysctlDropIn
@@ -47,3 +49,51 @@ def test_a_handwritten_file_has_a_limit_only(tmp_path: Path) -> None:
     path = Paths(tmp_path).drop_in
     path.write_text("# memory_total_bytes=abc boot_id=\u202e\nnet.netfilter.nf_conntrack_max = 5\n")
     assert drop_in.persisted() == PersistedLimit(limit=5)
+
+
+@pytest.mark.parametrize(
+    ("others", "overrides", "overridden_by"),
+    [
+        ({}, "nothing", None),
+        ({"sysctl.d/50-x.conf": 5}, "{}/sysctl.d/50-x.conf:1 (5)", None),
+        (
+            {"sysctl.d/50-x.conf": 5, "sysctl.d/k8s.conf": 7},
+            "{}/sysctl.d/50-x.conf:1 (5)",
+            "{}/sysctl.d/k8s.conf:1 (7) with systemd-sysctl and sysctl --system",
+        ),
+        ({"sysctl.d/999-x.conf": 98_304}, "nothing", None),  # the same limit
+        ({"sysctl.conf": 9}, "nothing", "{}/sysctl.conf:1 (9) with sysctl --system"),
+        (
+            {"sysctl.conf": 9, "sysctl.d/999-x.conf": 8},
+            "nothing",
+            "{0}/sysctl.d/999-x.conf:1 (8) with systemd-sysctl, {0}/sysctl.conf:1 (9) with sysctl --system",
+        ),
+    ],
+)
+def test_the_comment_claims_what_is_true(
+    tmp_path: Path, others: dict[str, int], overrides: str, overridden_by: str | None
+) -> None:
+    """A line that is applied after the drop-in is not overridden, but overrides."""
+    (tmp_path / "etc/sysctl.d").mkdir(parents=True)
+    for name, value in others.items():
+        (tmp_path / "etc" / name).write_text(f"net.netfilter.nf_conntrack_max = {value}\n")
+    drop_in = SysctlDropIn(Paths(tmp_path))
+    drop_in.put(PERSISTED, 1.0)
+    rows = dict(row[2:].split(": ", 1) for row in Paths(tmp_path).drop_in.read_text().splitlines() if ": " in row)
+    etc = tmp_path / "etc"
+    assert rows["Overrides"] == overrides.format(etc)
+    assert rows.get("Overridden by") == (overridden_by and overridden_by.format(etc))
+    assert bool(drop_in.overridden_by()) is (overridden_by is not None)
+    assert NoDropIn(Paths(tmp_path), reads=True).overridden_by() == {}
+
+
+def test_a_line_of_another_file_cannot_end_the_comment(tmp_path: Path) -> None:
+    """Names and values are text of others; of many lines some are shown."""
+    folder = tmp_path / "etc/sysctl.d"
+    folder.mkdir(parents=True)
+    (folder / "50-\n9.conf").write_text("net.netfilter.nf_conntrack_max = 7\x1b[2J\n" * 40)
+    SysctlDropIn(Paths(tmp_path)).put(PERSISTED, 1.0)
+    lines = Paths(tmp_path).drop_in.read_text().splitlines()
+    (shown,) = [line for line in lines if line.startswith("# Overrides")]
+    assert shown.endswith("and 32 more")
+    assert [line for line in lines if not line.startswith("#")] == ["net.netfilter.nf_conntrack_max = 98304"]

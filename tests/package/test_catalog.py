@@ -92,6 +92,7 @@ def test_other_events_show_only_fields_that_they_always_have() -> None:
     assert used(entry("guard.sample")) == {"GUARD_CAUSE"}
     assert [cause for cause in Cause if cause not in entry("guard.sample")] == []
     assert used(entry("guard.info")) == used(entry("guard.error")) == used(entry("guard.stopped")) == set()
+    assert used(entry("guard.incident_over")) == set()
 
 
 @pytest.mark.parametrize("reason", HoldReason, ids=lambda reason: reason.code)

@@ -15,6 +15,7 @@ from testbed.guarded import BARRIER_SECONDS, LIMIT, Guarded, Host, again, an_ove
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Outcome, OutcomeKind, OverrideKind
@@ -55,6 +56,13 @@ def revert(guarded: Guarded) -> None:
     assert guarded.runtime_dir.overrides.all() == []
 
 
+@pytest.fixture
+def _stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever another program sets has stood long enough at once."""
+    monkeypatch.setattr(tuning, "STANDING_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("_stands")
 @pytest.mark.parametrize("limit", [1_000_000, 0])
 def test_a_higher_limit_of_another_writer_is_not_lowered_at_the_next_boot(host: Host, limit: int) -> None:
     """The drop-in, which would override the admin's file, is removed, and the log names both limits; 0 is unlimited."""
@@ -85,6 +93,54 @@ def test_the_next_raise_is_persisted_again(host: Host) -> None:
     guarded.stop()
 
 
+@pytest.mark.parametrize("passing", [1_000_000, 0])
+def test_a_passing_limit_of_another_writer_leaves_the_file(
+    host: Host, passing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 0 or a higher limit that stands for seconds; the same is removed once it has stood long enough."""
+    guarded = raised(host)
+    for limit in (passing, STEP):
+        host.limit = limit
+        guarded.turn(3.0)
+        guarded.written()
+    monkeypatch.setattr(tuning, "STANDING_SECONDS", 0.0)
+    guarded.written()
+    assert host.persisted == STEP
+    host.limit = passing
+    guarded.turn(3.0)
+    guarded.written()
+    assert host.persisted is None
+    guarded.stop()
+
+
+def test_a_passing_limit_does_not_void_a_due_raise(host: Host) -> None:
+    """/etc can't be written at the raise; a 0 that stands for seconds does not void it."""
+    folder = host.root / "etc/sysctl.d"
+    folder.write_text("no folder")
+    guarded = raised(host)
+    for limit in (0, STEP):
+        host.limit = limit
+        guarded.turn(3.0)
+    folder.unlink()
+    until(lambda: host.persisted == STEP)
+    guarded.stop()
+
+
+def test_a_higher_limit_found_at_start_ends_the_persisted_one(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had not stood long enough when the last guard stopped."""
+    guarded = raised(host)
+    host.limit = 1_000_000
+    guarded.turn(3.0)
+    guarded.stop()
+    assert host.persisted == STEP
+    monkeypatch.setattr(tuning, "STANDING_SECONDS", 0.0)
+    after = again(guarded)
+    after.loop.start()
+    after.written()
+    assert host.persisted is None
+    after.stop()
+
+
 def test_another_writers_lower_limit_leaves_the_file(host: Host) -> None:
     """Neither a lowering nor a raise below the persisted limit removes it."""
     guarded = raised(host)
@@ -96,6 +152,7 @@ def test_another_writers_lower_limit_leaves_the_file(host: Host) -> None:
     guarded.stop()
 
 
+@pytest.mark.usefixtures("_stands")
 def test_a_limit_raised_while_no_guard_ran_is_not_lowered_either(host: Host) -> None:
     """The start notices the other program, and the drop-in is removed."""
     guarded = raised(host)
@@ -108,6 +165,7 @@ def test_a_limit_raised_while_no_guard_ran_is_not_lowered_either(host: Host) -> 
     after.stop()
 
 
+@pytest.mark.usefixtures("_stands")
 def test_a_file_that_cannot_be_removed_is_removed_later(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failed removal is logged once and retried; the error is over once it succeeds."""
     remove = SysctlDropIn._remove
@@ -130,6 +188,7 @@ def test_a_file_that_cannot_be_removed_is_removed_later(host: Host, monkeypatch:
     guarded.stop()
 
 
+@pytest.mark.usefixtures("_stands")
 def test_a_due_limit_below_another_writers_is_not_written(host: Host) -> None:
     """/etc can't be written at the raise; later the drop-in would lower the limit at the next boot."""
     folder = host.root / "etc/sysctl.d"
@@ -291,3 +350,50 @@ def test_a_revert_voids_a_write_at_work(
     assert guarded.intents() == 0
     assert "override revert applied" in guarded.reasons()
     guarded.stop()
+
+
+def order_lines(guarded: Guarded) -> list[tuple[str, str]]:
+    """Return level and text of the messages about lines that override the drop-in."""
+    guarded.written()
+    lines = guarded.logged("guard.info")
+    return [(line["level"], line["message"]) for line in lines if "is overridden" in line["message"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "level", "text"),
+    [
+        (
+            "sysctl.d/k8s.conf",
+            "7",
+            "warning",
+            "at the next boot: {}/sysctl.d/k8s.conf:1 is applied after it and sets 7.",
+        ),
+        ("sysctl.d/k8s.conf", "9999999", "info", "sets 9999999"),
+        ("sysctl.d/999.conf", "1M", "warning", "{}/sysctl.d/999.conf:1 is applied after it and sets 1M."),
+        ("sysctl.conf", "7", "warning", "when somebody calls `sysctl --system`: {}/sysctl.conf:1"),
+        ("sysctl.d/50-x.conf", "7", "", ""),
+    ],
+)
+def test_who_has_the_last_word_is_logged_at_each_write_and_start(
+    host: Host, path: str, value: str, level: str, text: str
+) -> None:
+    """Once for each finding, and again by the next run; a line that is applied before the drop-in is no news."""
+    file = host.root / "etc" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"net.netfilter.nf_conntrack_max = {value}\n")
+    guarded = raised(host)
+    found = order_lines(guarded)
+    assert len(found) == bool(level)
+    if level:
+        assert found[0][0] == level
+        assert text.format(host.root / "etc") in found[0][1]
+    host.table(host.limit)
+    guarded.message()
+    guarded.turn(5.0)
+    host.table(10)
+    assert order_lines(guarded) == found
+    guarded.stop()
+    after = again(guarded)
+    after.loop.start()
+    assert len(order_lines(after)) == bool(level)
+    after.stop()

@@ -12,6 +12,7 @@ from testbed.records import BOOT, a_record, raised
 
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import MessageKind, Override, OverrideKind, Record, Trigger, TriggerKind
+from conntrackd_guard.daemon.loop import PAST_SECONDS
 from conntrackd_guard.history.database import History
 
 HOUR = 3600.0
@@ -112,6 +113,7 @@ def test_historical_messages_of_different_kinds_are_different_rows(guarded: Guar
     for kind in (MessageKind.TABLE_FULL, MessageKind.NEIGHBOUR_FULL):
         guarded.message(kind=kind, live=False)
     guarded.turn()
+    guarded.turn(PAST_SECONDS)
     assert guarded.reasons() == ["hold historical none"] * 2
 
 

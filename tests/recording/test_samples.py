@@ -16,6 +16,7 @@ from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.configuration import Addresses, Policy
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import Cause
+from conntrackd_guard.daemon.loop import PAST_SECONDS
 from conntrackd_guard.history.details import detail
 from conntrackd_guard.host.conntrack import sampler
 from conntrackd_guard.recording.samples import Sampling
@@ -70,8 +71,10 @@ def test_a_raise_has_a_sample_of_its_table(flooded: Host) -> None:
     assert [finding.cause for finding in found.findings] == [Cause.FLOOD]
     (logged,) = guarded.logged("guard.sample")
     assert (logged["cause"], logged["seen"]) == ("flood", 500)
-    assert "is filling with unanswered connections: 100.0 %" in logged["message"]
-    assert "Raising the limit feeds it" in logged["message"]
+    number = f"process 200 (netns {flooded.container})" if "process 200" in logged["message"] else ""
+    assert logged["message"].startswith(f"The table of {number} is filling with unanswered connections: 100.0 %")
+    assert logged["message"].endswith(" Raising the limit feeds it.")
+    assert logged["message"].count("unanswered") == 2
     guarded.stop()
 
 
@@ -107,6 +110,7 @@ def test_other_holds_are_not_sampled(flooded: Host, policy: Policy) -> None:
     guarded.message(live=False)
     flooded.table(0, pid="200")
     guarded.turn()
+    guarded.turn(PAST_SECONDS)
     assert [row.verdict for row in guarded.rows()] == ["hold"]
     assert sample_of(guarded, 1) is None
     guarded.stop()

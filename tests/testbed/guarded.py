@@ -38,6 +38,7 @@ from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack import namespaces
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.observer import Observer
+from conntrackd_guard.host.load_facts import load_facts
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import JsonFolder, RuntimeDir
@@ -185,6 +186,7 @@ class ToldIntake(LogSources):
 
     def __init__(self) -> None:
         self.lines: list[tuple[KernelEvent, bool]] = []
+        self.past_wall_seconds: dict[MessageKind, float] = {}
 
     def take(self) -> list[tuple[KernelEvent, bool]]:
         """Return the messages given since."""
@@ -227,8 +229,9 @@ class Guarded:
         worker.sampling = self.sampling
         self.recorder = Recorder(worker)
         self.recorder.start()
+        boot_id = self.paths.boot_id.read_text("ascii").strip()
         self.recovered: Recovered = recover(
-            self.recorder, self.runtime_dir, self.kernel, self.clock, "boot-1", self.policy
+            self.recorder, self.runtime_dir, self.kernel, self.clock, boot_id, self.policy
         )
         self.kept = SysctlDropIn(self.paths).persisted()
         self.observer = Observer(self.paths, self.kernel, self.clock, self.runtime_dir)
@@ -246,6 +249,7 @@ class Guarded:
             clock=self.clock,
             service=Service(),
             kept=self.kept,
+            load=load_facts(self.paths),
             debug=DebugLog(self.recorder) if self.log_level == "debug" else None,
         )
         self.controller = Controller(parts, self.policy, self.recovered.state)

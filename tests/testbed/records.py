@@ -58,9 +58,9 @@ def a_record(
     )
 
 
-def raised(key: str, *, limit_after: int | None = None, **observed: Any) -> Record:
+def raised(key: str, *, limit_after: int | None = None, decision: Decision = RAISE, **observed: Any) -> Record:
     """Return a raise that was applied."""
-    record = a_record(key, RAISE, OutcomeKind.APPLIED, **observed)
+    record = a_record(key, decision, OutcomeKind.APPLIED, **observed)
     return replace(record, outcome=replace(record.outcome, limit_after=limit_after))
 
 

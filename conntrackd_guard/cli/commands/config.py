@@ -6,6 +6,7 @@ import textwrap
 
 from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.doctor.settings_warnings import warnings
 from conntrackd_guard.history.documents import document
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.files import load_settings
@@ -23,7 +24,10 @@ def config(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
     owner = os.geteuid() if args.config else 0
     settings = load_settings(paths.settings_file, paths.settings_folder, only=args.config, owner=owner)
     if args.action == "check":
-        note(_verdict(settings))
+        found = warnings(settings, paths)
+        for text in found:
+            note(f"warning: {text}")
+        note(_verdict(settings, len(found)))
         return Exit.DONE
     rows = [(key.name, key.value_text(settings), settings.origins[key.name]) for key in KEYS]
     values = {name: {"value": value, "from": origin} for name, value, origin in rows}
@@ -55,10 +59,11 @@ def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, _WIDTH, initial_indent="## ", subsequent_indent="##   ", break_on_hyphens=False)
 
 
-def _verdict(settings: Settings) -> str:
+def _verdict(settings: Settings, warned: int) -> str:
     """Return one sentence for settings without a problem."""
+    verdict = f"Settings valid, with {warned} warning{'s' * (warned > 1)}" if warned else "Settings OK"
     places = [place for place in settings.origins.values() if place != DEFAULT]
     if not places:
-        return "Settings OK: all are defaults."
+        return f"{verdict}: all are defaults."
     files = len({place.rpartition(":")[0] for place in places})
-    return f"Settings OK: {len(places)} set in {files} file{'s' * (files != 1)}, the rest are defaults."
+    return f"{verdict}: {len(places)} set in {files} file{'s' * (files != 1)}, the rest are defaults."

@@ -59,7 +59,9 @@ def _write(output: Path, content: bytes) -> None:
 
 
 def _gathered(history: History, since: float, until: float) -> Report:
-    """Read the data of the page."""
+    """Read the data of the page. A history that began within that time begins the page."""
+    begins = history.begins()
+    since = begins if begins is not None and since < begins < until else since
     counted: Counter[str] = Counter()
     newest: list[int] = []
     for row in history.rows(since=since, until=until):

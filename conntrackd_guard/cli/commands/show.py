@@ -4,18 +4,20 @@ import argparse
 
 from conntrackd_guard.cli.answer import Answer
 from conntrackd_guard.cli.commands.history import open_history
+from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.core.errors import AnswerIsNo
 from conntrackd_guard.history import details
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
 
 
-def show(args: argparse.Namespace, paths: Paths) -> Answer:
+def show(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
     """Return one decision with its evidence. Raises AnswerIsNo if there is none with that number or key."""
-    history, found = open_history(paths), None
-    if history is not None:
-        with history:
-            found = details.detail(history, _id(args.id, history))
+    history = open_history(paths)
+    if history is None:
+        return Exit.NO
+    with history:
+        found = details.detail(history, _id(args.id, history))
     if found is None:
         raise AnswerIsNo(f"There is no decision {args.id}. `guard history` lists the recorded ones.")
     return Answer(value=found, view="detail_text.print_detail", json=lambda: [details.show(found)], paged=True)

@@ -5,6 +5,7 @@
 
 import io
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -25,6 +26,9 @@ COMMAND: Final = "run"
 """The name of a line that is there to be pasted: it is never wrapped."""
 _INDENT = 7
 _VERDICT_STYLES = {"✗": "red", "✓": "green"}
+_DATE = re.compile(r"(?<=[0-9]{4}-[0-9]{2}-[0-9]{2}) (?=[0-9]{2}:[0-9]{2})")
+_GLUE = "\ue000"
+"""Stands for the blank within a date while a text is wrapped."""
 _NARROWEST = 20
 """Columns that a text beside its head needs to be readable."""
 
@@ -96,13 +100,33 @@ def print_beside(console: Console, head: Text, text: Text) -> None:
     grid = Grid.grid(padding=0)
     grid.add_column(width=head.cell_len)
     grid.add_column(overflow="fold")
-    grid.add_row(head, text)
+    grid.add_row(head, Text("\n").join(wrapped(console, text, console.width - head.cell_len)))
     console.print(grid)
 
 
 def print_indented(console: Console, text: Text) -> None:
     """Print prose: wrapped with a hanging indent on a terminal, one line in a pipe."""
     if console.is_terminal:
-        console.print(Padding(text, (0, 0, 0, _INDENT)))
+        lines = wrapped(console, text, console.width - _INDENT)
+        console.print(Padding(Text("\n").join(lines), (0, 0, 0, _INDENT)))
     else:
         print_line(console, Text(" " * _INDENT) + text)
+
+
+def print_head(console: Console, text: Text, more: Text) -> None:
+    """Print two parts of a line; on a terminal that is too narrow for both, the second one below the first."""
+    if more.plain and console.is_terminal and console.width < text.cell_len + 2 + more.cell_len:
+        print_line(console, text)
+        print_indented(console, more)
+    else:
+        print_line(console, Text("  ").join(part for part in (text, more) if part.plain))
+
+
+def wrapped(console: Console, text: Text, width: int) -> list[Text]:
+    """Return the lines of a text in `width` columns; a date stays in one."""
+    glued = text.copy()
+    glued.plain = _DATE.sub(_GLUE, text.plain)
+    lines = list(glued.wrap(console, width))
+    for line in lines:
+        line.plain = line.plain.replace(_GLUE, " ")
+    return lines

@@ -5,8 +5,8 @@ from rich.text import Text
 
 from conntrackd_guard.cli.render.analysis_text import breakdown, head_lines
 from conntrackd_guard.cli.render.arithmetic_text import calculations
-from conntrackd_guard.cli.render.console import Line, local, print_indented, print_line, section
-from conntrackd_guard.cli.render.decision_text import head, outcome
+from conntrackd_guard.cli.render.console import Line, local, print_head, print_indented, section
+from conntrackd_guard.cli.render.decision_text import head, outcome, repeats
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.model import Corroboration, Hold, Override, Raise, Record
@@ -26,7 +26,7 @@ _EVIDENCE = {
 def print_detail(console: Console, detail: DecisionDetail) -> None:
     """Print one decision: inputs, memory calculation, who filled the table, decision, result."""
     row, record = detail.row, detail.record
-    print_line(console, head(row))
+    print_head(console, head(row), repeats(row))
     print_indented(console, Text(printable(row.sentence)))
     section(console, "Inputs", _inputs(record))
     for title, lines in calculations(record, detail.policy):
@@ -79,9 +79,9 @@ def _decision(record: Record) -> list[Line]:
         case Hold():
             lines = [("hold", f"{decision.reason.label}: {decision.reason.sentence}")]
         case Override():
-            who = "" if decision.uid is None else f" by uid {decision.uid} (login uid {decision.login_uid})"
-            why = f": {printable(decision.reason)}" if decision.reason else ""
-            return [("override", f"{decision.kind}{who}{why}")]
+            who = "" if decision.uid is None else f" by {explain.operator(decision)}"
+            why = f": {decision.reason}" if decision.reason else ""
+            return [("override", printable(f"{decision.kind}{who}{why}"))]
     return lines + [("advice", advice) for advice in decision.advice]
 
 

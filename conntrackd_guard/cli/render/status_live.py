@@ -204,7 +204,7 @@ def _named(console: Console, lines: Iterable[tuple[str, str, str]], most: int) -
 
 def _wrapped(console: Console, text: str, most: int, style: str = "") -> list[Text]:
     """Wrap a text from outside into `most` lines at most; an ellipsis shows that it was cut."""
-    lines = list(Text(printable(text), style=style).wrap(console, console.width))
+    lines = terminal.wrapped(console, Text(printable(text), style=style), console.width)
     if len(lines) > most:
         lines = lines[:most]
         lines[-1].truncate(console.width - 1)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from conntrackd_guard.core.model import Table
-from conntrackd_guard.core.traffic.diagnosis import DESCRIPTIONS, Finding
+from conntrackd_guard.core.traffic.diagnosis import DESCRIPTIONS, EFFECTS, Finding
 from conntrackd_guard.core.traffic.sample import Sample
 
 _ID_SHOWN = 12
@@ -61,4 +61,5 @@ class TableAnalysis:
     def summary(self, name: str) -> str:
         """Return the diagnosis for the log; `name` is the table's, safe to print."""
         first = self.findings[0]
-        return f"{name} {DESCRIPTIONS[first.cause]}: {'; '.join(first.figures)}. {first.meaning}"
+        text = f"The table of {name} {DESCRIPTIONS[first.cause]}: {'; '.join(first.figures)}. {EFFECTS[first.cause]}"
+        return text.rstrip()

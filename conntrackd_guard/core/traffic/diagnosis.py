@@ -31,6 +31,7 @@ class Cause(StrEnum):
     UNCLEAR = "unclear"
 
 
+<<<<<<< HEAD
 MEANINGS = {
     Cause.UNLISTED: "Entries are counted that no listing shows: something in the kernel keeps them. Raising only delays that.",
     Cause.FLOOD: "Most connections are unanswered, as in a flood or a scan. Raising the limit feeds it.",
@@ -39,8 +40,28 @@ MEANINGS = {
     Cause.DNS: "Most entries are DNS queries, which need not be tracked.",
     Cause.RACES: "New connections lose insert races, usually DNS behind NAT. No limit helps.",
     Cause.GROW: "Most connections are alive in both directions. Raising the limit helps.",
+=======
+_WHAT = {
+    Cause.FLOOD: "Most connections are unanswered, as in a flood or a scan.",
+    Cause.CHAINS: "Hash chains are so long that packets are dropped without a message.",
+    Cause.LEAK: "Most connections have been idle for hours.",
+    Cause.DNS: "Most entries are DNS queries.",
+    Cause.RACES: "New connections lose insert races, usually DNS behind NAT.",
+    Cause.GROW: "Most connections are alive in both directions.",
+>>>>>>> main
     Cause.UNCLEAR: "No cause explains half of the table.",
 }
+EFFECTS = {
+    Cause.FLOOD: "Raising the limit feeds it.",
+    Cause.CHAINS: "Raising the limit makes them longer.",
+    Cause.LEAK: "Raising the limit only delays the problem.",
+    Cause.DNS: "They need no tracking, unless NAT translates them.",
+    Cause.RACES: "No limit helps.",
+    Cause.GROW: "Raising the limit helps.",
+    Cause.UNCLEAR: "",
+}
+"""What follows, for a reader who knows the cause."""
+MEANINGS = {cause: f"{what} {EFFECTS[cause]}".rstrip() for cause, what in _WHAT.items()}
 DESCRIPTIONS = {
     Cause.UNLISTED: "counts entries that no listing shows",
     Cause.FLOOD: "is filling with unanswered connections",
@@ -51,7 +72,7 @@ DESCRIPTIONS = {
     Cause.GROW: "is filling with live connections",
     Cause.UNCLEAR: "has no dominant kind of entry",
 }
-"""For a sentence that begins with the table's name."""
+"""For a sentence that begins with the table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

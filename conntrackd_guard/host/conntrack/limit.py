@@ -39,6 +39,9 @@ class Kernel(Protocol):
     def set_buckets(self, target: int) -> int:
         """Resize the hash (stalls the datapath about 0.5 µs an entry) and return what is read back."""
 
+    def module(self) -> int | None:
+        """Return a number that changes when connection tracking is unloaded and loaded; None if unknown."""
+
 
 class Sysctl:
     """One unsigned number under /proc/sys, which the kernel may show as a signed one. Methods raise HostError."""
@@ -87,6 +90,14 @@ class LiveKernel:
         self.set_limit = limit.write
         self.buckets = buckets.read
         self.set_buckets = buckets.write
+        self._module = paths.root / "sys/module/nf_conntrack"
+
+    def module(self) -> int | None:
+        """Return the inode of the module's folder in sysfs, which is not reused: kernfs numbers count up."""
+        try:
+            return os.stat(self._module).st_ino
+        except OSError:
+            return None
 
 
 class RehearsingKernel:
@@ -102,6 +113,7 @@ class RehearsingKernel:
         self.limit_in_force = kernel.limit
         self._base = kernel.limit()
         self._rehearsed = rehearsed
+        self.module = kernel.module
         self._rehearsed_buckets: int | None = None
 
     def limit(self) -> int | None:

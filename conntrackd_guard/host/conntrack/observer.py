@@ -54,7 +54,7 @@ class Observer:
         self._memory = MemoryReader(paths)
         self._scanner = NamespaceScanner(paths)
         self._reader = TableReader(paths)
-        self.boot_id = files.read(paths.boot_id).decode("ascii").strip()
+        self.boot_id = files.read_boot_id(paths.boot_id)
         self._tracks: dict[int, _Track] = {}
         self.present: frozenset[int] = frozenset()
         """The namespaces found by the last scan, as tables name them."""

@@ -136,7 +136,12 @@ class KernelJournal:
             return None
         boot_id, stamp_us = self.here()
         return KernelEvent(
-            message=recognised, stamp_us=stamp_us, boot_id=boot_id, source="journal", cursor=self.cursor()
+            message=recognised,
+            stamp_us=stamp_us,
+            boot_id=boot_id,
+            source="journal",
+            cursor=self.cursor(),
+            wall_seconds=self._reader._get_realtime() / 1e6,  # noqa: SLF001
         )
 
     def _get(self, field: str) -> bytes:

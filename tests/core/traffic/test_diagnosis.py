@@ -107,7 +107,7 @@ def test_unlisted_entries_are_no_part_of_a_share(counted: int, unlisted: int, fo
     assert list(causes(Evidence(sample=sample, unlisted=unlisted))) == found
 
 
-def test_a_count_that_cant_be_true_is_a_cause() -> None:
+def test_a_count_that_can_not_be_true_is_a_cause() -> None:
     """Whatever the sample shows."""
     (found, *_) = diagnose(Evidence(sample=seen((9, SHORT), table=9), impossible="the count can't be true"))
     assert (found.cause, found.figures) == (Cause.UNLISTED, ("the count can't be true",))

@@ -1,9 +1,11 @@
 """A time on this host as one page. `page.html.j2` holds the elements; this module works out what they show."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +18,7 @@ from conntrackd_guard.cli.render.arithmetic_text import calculations
 from conntrackd_guard.cli.render.console import COMMAND, Line, local
 from conntrackd_guard.cli.render.report.chart import HEIGHT, MOST_CURVES, WIDTH, Chart, Dots, Mark, Span, bars, curve
 from conntrackd_guard.core import explain
+from conntrackd_guard.core.arithmetic import Arithmetic
 from conntrackd_guard.core.text import printable, short
 from conntrackd_guard.core.traffic.diagnosis import Cause, Finding
 from conntrackd_guard.core.units import format_bytes, format_duration
@@ -155,19 +158,38 @@ def _drops(report: Report) -> Chart:
 
 
 def _memory(report: Report) -> Chart | None:
-    """Return what the entries take against the budget, by the newest calculation of that time; None without one."""
-    arithmetic = next(filter(None, (detail.arithmetic for detail in report.entries)), None)
-    if arithmetic is None:
+    """Return what the entries take against the budget; None without a calculation.
+
+    Settings and memory change, so each moment is shown by the last calculation before it, or else by the first one.
+    """
+    found = ((detail.row.at_seconds, detail.arithmetic) for detail in report.entries)
+    made = sorted(((at, arithmetic) for at, arithmetic in found if arithmetic is not None), key=itemgetter(0))
+    if not made:
         return None
-    dots = [(at, count * arithmetic.bytes_per_entry + arithmetic.bucket_bytes) for at, count in report.held]
-    most, budget = max(value for _, value in dots), arithmetic.budget_bytes
-    highest = max(most, budget)
-    size = f"{format_bytes(round(most))} of a budget of {format_bytes(budget)}"
+    times = [at for at, _ in made]
+
+    def at_that_time(at: float) -> Arithmetic:
+        return made[max(0, bisect_right(times, at) - 1)][1]
+
+    used = [(at, count, at_that_time(at)) for at, count in report.held]
+    dots = [(at, count * a.bytes_per_entry + a.bucket_bytes) for at, count, a in used]
+    budgets = [(report.span.since, made[0][1].budget_bytes)]
+    budgets += [
+        (at, a.budget_bytes) for (_, before), (at, a) in pairwise(made) if a.budget_bytes != before.budget_bytes
+    ]
+    at, most = max(dots, key=itemgetter(1))
+    then = at_that_time(at)
+    highest = max(most, *(budget for _, budget in budgets))
+    size = f"{format_bytes(round(most))} of a budget of {format_bytes(then.budget_bytes)}"
+    changes = {budget for _, budget in budgets}
+    changed = (
+        f" The budget was {format_bytes(min(changes))} to {format_bytes(max(changes))}." if len(changes) > 1 else ""
+    )
     return Chart(
         title="Memory of the tables.",
-        words=f"At most {size}, at {arithmetic.bytes_per_entry} bytes an entry.",
+        words=f"At most {size}, at {then.bytes_per_entry} bytes an entry.{changed}",
         top=format_bytes(round(highest)),
-        bound=curve(report.span, "budget", [(report.span.since, float(budget))], highest, steps=True),
+        bound=curve(report.span, "budget", budgets, highest, steps=True),
         curves=[curve(report.span, "entries and buckets", dots, highest)],
     )
 

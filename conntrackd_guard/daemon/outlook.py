@@ -1,0 +1,49 @@
+"""What a dry run has to say at once: use and budget, how far raising could go, and what sets the limit at boot."""
+
+from pathlib import Path
+
+from conntrackd_guard.core.arithmetic import Bound
+from conntrackd_guard.core.budget import cost_of, fullest_first, highest_affordable
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Observation
+from conntrackd_guard.core.records import table_name
+from conntrackd_guard.core.sysctl_precedence import Tool, writes
+from conntrackd_guard.core.text import printable
+from conntrackd_guard.core.units import format_bytes
+from conntrackd_guard.host.conf_dirs import sysctl_files
+
+_BOUNDS = {
+    Bound.MAX_LIMIT: "`max_limit`",
+    Bound.BUDGET: "the memory budget",
+    Bound.MIN_AVAILABLE: "`min_available`",
+    Bound.CHAINS: "the length of hash chains (see `buckets: match`)",
+    Bound.INT_MAX: "the kernel's maximum",
+}
+
+
+def outlook(seen: Observation, policy: Policy, root: Path) -> list[str]:
+    """Return one sentence for each, safe to print."""
+    cost, table = cost_of(seen, policy), next(iter(fullest_first(seen)), None)
+    use = "No table could be read"
+    if table is not None:
+        of, share = (f" of {seen.limit:,}", f" ({100 * table.count / seen.limit:.0f} %)") if seen.limit else ("", "")
+        use = f"The fullest table, of {table_name(table)}, holds {table.count:,}{of} entries{share}"
+    budget = f"all tables take {format_bytes(cost.now_bytes)} of a memory budget of {format_bytes(cost.budget_bytes)}"
+    return [printable(text) for text in (f"{use}; {budget}.", _reach(seen, policy), _at_boot(root))]
+
+
+def _reach(seen: Observation, policy: Policy) -> str:
+    highest = highest_affordable(seen, policy)
+    if highest is None:
+        return "Nothing can be raised: the limit is 0 (unlimited)." if seen.limit == 0 else "Nothing is tracked yet."
+    bound = _BOUNDS.get(highest.bound, highest.bound)
+    if highest.target <= (seen.limit or 0):
+        return f"Nothing can be raised: {bound} allows {highest.target:,}."
+    return f"With one full table, raising could go up to {highest.target:,}, bounded by {bound}."
+
+
+def _at_boot(root: Path) -> str:
+    last = [*writes(sysctl_files(root), Tool.SYSTEMD)][-1:]
+    if not last:
+        return "At boot no sysctl file sets nf_conntrack_max: the kernel's default applies."
+    return f"At boot {last[0].path}:{last[0].line} sets nf_conntrack_max to {last[0].value}."
