@@ -89,19 +89,14 @@ class Overrides:
     def plan(self, row_id: int | None, *, whole: bool) -> Plan:
         """Return what reverting decision `row_id` (None: the last raise; `whole`: all of them) would do."""
         current = self._kernel.limit_in_force()
-<<<<<<< HEAD
         if current is None:
             raise AnswerIsNo("The kernel has no limit to revert: it tracks no connections.")
         if is_unlimited(current):
             raise AnswerIsNo(
                 f"The limit is {format_limit(current)}: no raise led to it, and any number would lower it."
             )
-=======
-        if not current:
-            raise AnswerIsNo("The kernel has no limit to revert (no conntrack, or 0 for unlimited).")
         if row_id is not None:
             self._expect_raise(row_id)
->>>>>>> main
         raises = revertible_raises(self._paths, current)
         if not raises:
             raise AnswerIsNo(

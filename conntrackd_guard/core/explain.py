@@ -4,12 +4,8 @@ from typing import assert_never
 
 from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.configuration import Policy
-<<<<<<< HEAD
-from conntrackd_guard.core.explain_holds import counters, hold_sentence
-from conntrackd_guard.core.limits import format_limit
-=======
 from conntrackd_guard.core.explain_holds import bounds, counters, hold_sentence
->>>>>>> main
+from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import (
     Corroboration,
     Hold,

@@ -4,15 +4,10 @@ from conntrackd_guard.core import tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
-<<<<<<< HEAD
-from conntrackd_guard.core.limits import format_limit, is_unlimited
-from conntrackd_guard.core.model import Hold, MessageKind, Pause, Record, Table
-from conntrackd_guard.core.records import concerned, impossible_text, table_name
-=======
 from conntrackd_guard.core.kernel_default import default_limit
+from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import Hold, LoadFacts, MessageKind, Pause, Record, Table
-from conntrackd_guard.core.records import concerned, is_dropping, table_name
->>>>>>> main
+from conntrackd_guard.core.records import concerned, impossible_text, is_dropping, table_name
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.core.units import format_bytes, format_duration, format_span, utc
 from conntrackd_guard.core.usage import CONFIRM_USE
@@ -145,14 +140,9 @@ def _foreign_write(record: Record, was: int, policy: Policy) -> str:
     detail, now = record.outcome.detail.removeprefix("by "), record.observation.boottime_seconds
     change = f"from {format_limit(was)} to {format_limit(record.observation.limit or 0)}"
     who = f"probably {detail}" if detail and record.outcome.detail != UNKNOWN_WRITER else "not known what"
-<<<<<<< HEAD
-    text = f"Something else set nf_conntrack_max {change} ({who})."
-    after = advance(record.state, record).conflict_seconds
-    if after == record.state.conflict_seconds or not policy.conflict_limit:
-=======
     limit, buckets, changes = record.observation.kernel_limit or 0, record.observation.buckets or 0, list[str]()
     if limit != was:
-        changes.append(f"nf_conntrack_max from {was:,} to {limit:,}")
+        changes.append(f"nf_conntrack_max from {format_limit(was)} to {format_limit(limit)}")
     if record.trigger.was_buckets is not None:
         changes.append(f"nf_conntrack_buckets from {record.trigger.was_buckets:,} to {buckets:,}")
     change = f"set {' and '.join(changes)}"
@@ -166,7 +156,6 @@ def _foreign_write(record: Record, was: int, policy: Policy) -> str:
     if record.state.replaced_limit is not None and state.set_limit == limit:
         return f"{text} The guard had set this limit itself: what stood in between was passing, and no conflict."
     if len(after) <= len(record.state.conflict_seconds) or not policy.conflict_limit:
->>>>>>> main
         return text
     window, most = tuning.CONFLICT_WINDOW_SECONDS, policy.conflict_limit
     count = sum(at > now - window for at in after)

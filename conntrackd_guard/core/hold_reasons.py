@@ -37,13 +37,8 @@ class HoldReason(Enum):
         "The table belongs to a user namespace. Any user can create one, so the guard does not raise for it.",
     )
     PAUSED = "Raising is paused."
-<<<<<<< HEAD
-    CONFLICT = "Another program keeps lowering the limit. The guard has stopped raising."
-    UNLIMITED = "The limit is 0, or a negative number that the kernel reads as more than 2 billion: unlimited."
-=======
     CONFLICT = "Another program keeps lowering the limit."
-    UNLIMITED = "The limit is 0, which means unlimited."
->>>>>>> main
+    UNLIMITED = "The limit is 0, or a negative number that the kernel reads as more than 2 billion: unlimited."
     NO_CONNTRACK = "This kernel tracks no connections yet."
     WRITE_REFUSED = "The kernel refused the last write. Retrying later."
     CHANGED_UNDER_US = ("The limit changed during the decision. Deciding again.", "limit changed")

@@ -16,11 +16,8 @@ from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.configuration import FloodAction, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
-<<<<<<< HEAD
-from conntrackd_guard.core.limits import is_lower
-=======
 from conntrackd_guard.core.kernel_default import default_limit
->>>>>>> main
+from conntrackd_guard.core.limits import is_lower
 from conntrackd_guard.core.model import (
     INT_MAX,
     Corroboration,
@@ -44,12 +41,7 @@ SMALLEST_PART = 0.05
 SAMPLE_SECONDS = 30.0
 """Validity of a flood sample, and of one plain step without a sample."""
 
-<<<<<<< HEAD
-_DEFAULT_FACTORS = (1, 4, 8)
-"""The kernel's default limit as a multiple of the buckets: since 5.15, before, and with an explicit `hashsize=`."""
 _BROKEN_COUNT = "Look for a module or driver that breaks the counter (`guard doctor`); only a reboot resets it."
-=======
->>>>>>> main
 _RESUME = "`guard resume` ends a pause; to end /etc/conntrackd-guard/pause, remove the file."
 
 _SIBLINGS = {
@@ -106,16 +98,10 @@ def unanswerable(  # noqa: PLR0911 - one return an answer
     if observation.limit is None:
         return Hold(reason=HoldReason.NO_CONNTRACK)
     if trigger.kind is TriggerKind.OTHER_WRITER:
-        lowered = trigger.was is None or is_lower(observation.limit, trigger.was)
-        return Hold(reason=HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED)
+        return Hold(reason=_change(trigger, observation.limit))
     if not 0 < observation.limit <= INT_MAX:  # what `limits.is_unlimited` says, without a call
         return Hold(reason=HoldReason.UNLIMITED, retry_seconds=observation.boottime_seconds + RECHECK_SECONDS)
     match trigger.kind:
-<<<<<<< HEAD
-=======
-        case TriggerKind.OTHER_WRITER:
-            return Hold(reason=_change(trigger, observation.limit))
->>>>>>> main
         case TriggerKind.MEMORY:
             broken = budget.is_broken(case, policy)
             return Hold(reason=HoldReason.RESERVE_BROKEN if broken else HoldReason.RESOLVED, arithmetic=broken)
@@ -128,21 +114,17 @@ def unanswerable(  # noqa: PLR0911 - one return an answer
     return None if is_on else Hold(reason=HoldReason.TRIGGER_OFF)
 
 
-<<<<<<< HEAD
-def unconfirmed(  # noqa: C901, PLR0911 - one return an answer
-=======
 def _change(trigger: Trigger, limit: int) -> HoldReason:
     """Return what changed besides the guard's own writes."""
     if trigger.reloaded:
         return HoldReason.RELOADED
     if trigger.was == limit:
         return HoldReason.BUCKETS_CHANGED
-    lowered = trigger.was is None or limit < trigger.was
+    lowered = trigger.was is None or is_lower(limit, trigger.was)
     return HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED
 
 
-def unconfirmed(  # noqa: PLR0911 - one return an answer
->>>>>>> main
+def unconfirmed(  # noqa: C901, PLR0911 - one return an answer
     case: Assessment, state: State, policy: Policy
 ) -> Hold | None:
     """Hold unless the tables confirm the trigger, or can't be judged and no plain step was made for such a message."""

@@ -43,19 +43,10 @@ def advance(state: State, record: Record) -> State:  # noqa: PLR0911 - one retur
             )
         case Raise() if outcome.kind is OutcomeKind.REJECTED:
             return replace(state, refusal=_refused(state.refusal, outcome, record.observation.limit or 0, now))
-<<<<<<< HEAD
-        case Hold(reason=HoldReason.LIMIT_LOWERED):
-            is_conflict = state.set_limit is not None and is_lower(record.observation.limit or 0, state.set_limit)
-            conflicts = (*state.conflict_seconds, now)[-_CONFLICTS_KEPT:] if is_conflict else state.conflict_seconds
-            return replace(state, set_limit=None, conflict_seconds=conflicts)
-        case Hold(reason=HoldReason.LIMIT_RAISED):
-            return replace(state, set_limit=None)
-=======
         case Hold(reason=HoldReason.LIMIT_LOWERED | HoldReason.LIMIT_RAISED):
             return _replaced(state, record.observation.limit or 0, now)
         case Hold(reason=HoldReason.RELOADED):
             return replace(state, set_limit=None, replaced_limit=None)
->>>>>>> main
         case Override(kind=OverrideKind.REVERT) if outcome.kind is OutcomeKind.APPLIED:
             return replace(state, set_limit=None, replaced_limit=None, refusal=None)
         case Override(kind=OverrideKind.RESUME):
@@ -88,7 +79,7 @@ def _replaced(state: State, limit: int, now: float) -> State:
             conflicts = conflicts[:-1]
     if limit == ours:
         return replace(state, set_limit=ours, replaced_limit=None, conflict_seconds=conflicts)
-    if 0 < limit < ours:
+    if is_lower(limit, ours):
         conflicts = (*conflicts, since)[-_CONFLICTS_KEPT:]
     return replace(state, set_limit=None, replaced_limit=ours, replaced_seconds=since, conflict_seconds=conflicts)
 

@@ -89,12 +89,13 @@ def final_assignment(files: Iterable[SysctlFile], tool: Tool, lowest: int = 0) -
     return next((line for line in reversed(writes(files, tool)) if line.is_accepted(lowest)), None)
 
 
-def overriding(files: Sequence[SysctlFile], tool: Tool, ours: str) -> Assignment | None:
+def overriding(files: Sequence[SysctlFile], tool: Tool, ours: str, lowest: int = 0) -> Assignment | None:
     """Return the line that has the limit end at another value than the file `ours` sets; None if no line does.
 
     It may be a line that the kernel refuses, or one without a value: then the limit ends unset.
+    `lowest`: see `Assignment.is_accepted`.
     """
-    word = final_assignment(files, tool)
+    word = final_assignment(files, tool, lowest)
     wanted = next((line.number for line in reversed(named(files, tool)) if line.path == ours), None)
     if wanted is None:
         return None

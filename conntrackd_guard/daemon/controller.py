@@ -15,12 +15,9 @@ from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.hold_reasons import HoldReason
-<<<<<<< HEAD
-from conntrackd_guard.core.limits import format_limit, is_unlimited
-=======
 from conntrackd_guard.core.incident import Incidents
 from conntrackd_guard.core.kernel_default import default_limit
->>>>>>> main
+from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import (
     Decision,
     Hold,
@@ -260,30 +257,18 @@ class Controller:
     def _take_change(self, seen: Observation) -> None:
         """Take another writer's change of limit or buckets into the state; its record is still to be submitted."""
         self._take_overrides()
-<<<<<<< HEAD
-        before, limit = self.limit, seen.kernel_limit
-        self.limit = limit
-        if limit == before:
-            return
-        if limit is None or before is None:
-            what = (
-                "no longer tracks connections"
-                if limit is None
-                else f"now tracks connections, with limit {format_limit(limit)}"
-            )
-            self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
-            if limit is not None:
-                self._restore()  # the module has loaded late: its default hides the persisted limit
-=======
         before, limit, was_buckets = self.limit, seen.kernel_limit, self._buckets
         module, self._module = self._module, self._p.kernel.module()
         self.limit, self._buckets = limit, seen.buckets
         reloaded = limit is not None and (before is None or module != self._module)
         if limit is None or (before is None and self._kept is None):
-            what = "no longer tracks connections" if limit is None else f"now tracks connections, with limit {limit:,}"
+            what = (
+                "no longer tracks connections"
+                if limit is None
+                else f"now tracks connections, with limit {format_limit(limit)}"
+            )
             if limit != before:
                 self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
->>>>>>> main
             return
         resized = was_buckets is not None and seen.buckets != was_buckets and not self._p.kernel.rehearsing
         if limit == before and not resized and not reloaded:

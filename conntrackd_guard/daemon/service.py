@@ -226,14 +226,10 @@ def _farewell(
     if limit is None:
         return "Stopped."
     saved = " (saved for the next boot)" if persisted is not None and persisted.limit == limit else ""
-<<<<<<< HEAD
-    return f"Stopped. nf_conntrack_max stays at {format_limit(limit)}{saved}."
-=======
     for line, tools in overridden.items():
         if saved and Tool.SYSTEMD in tools:
             saved = f" (saved, but {printable(line.path)}:{line.line} overrides it at the next boot)"
-    return f"Stopped. nf_conntrack_max stays at {limit:,}{saved}."
->>>>>>> main
+    return f"Stopped. nf_conntrack_max stays at {format_limit(limit)}{saved}."
 
 
 def _open_ring_buffer(paths: Paths) -> tuple[RingBuffer | None, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.limits import is_lower, is_unlimited
+from conntrackd_guard.core.limits import is_lower, is_unlimited, lowest_accepted
 from conntrackd_guard.core.model import PersistedLimit, Raise, Record
 from conntrackd_guard.core.sysctl_precedence import (
     FOLDERS,
@@ -90,7 +90,7 @@ class SysctlDropIn:
 
     def overridden_by(self) -> dict[Assignment, list[Tool]]:
         """Return the lines of other files that have the limit end at another value, with the tools that apply them so."""
-        return _overridden_by(sysctl_files(self._paths.root), str(self._paths.drop_in))
+        return _overridden_by(sysctl_files(self._paths.root), self._paths)
 
     def put(self, persisted: Persisted, decided_seconds: float) -> None:
         """Persist a limit durably, unless a newer decision has the file already."""
@@ -183,7 +183,7 @@ class SysctlDropIn:
         overridden = [line for line in writes(found, Tool.PROCPS) if line.path in before]
         by = [
             f"{_listed([line])} with {' and '.join(tools)}"
-            for line, tools in _overridden_by([*found, ours], ours.path).items()
+            for line, tools in _overridden_by([*found, ours], self._paths).items()
         ]
         but = f"\n# Overridden by: {', '.join(by)}" if by else ""
         machine = files.read_id(self._paths.machine_id) or "unknown"
@@ -227,10 +227,11 @@ def _wanted(override: DropInOverride) -> Persisted | None:
     return None
 
 
-def _overridden_by(files: Sequence[SysctlFile], ours: str) -> dict[Assignment, list[Tool]]:
+def _overridden_by(found_files: Sequence[SysctlFile], paths: Paths) -> dict[Assignment, list[Tool]]:
     found: dict[Assignment, list[Tool]] = {}
+    lowest = lowest_accepted(files.read_id(paths.kernel_release) or "", None)
     for tool in Tool:
-        line = overriding(files, tool, ours)
+        line = overriding(found_files, tool, str(paths.drop_in), lowest)
         if line is not None:
             found.setdefault(line, []).append(tool)
     return found

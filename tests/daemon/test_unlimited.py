@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host
 
+from conntrackd_guard.core import tuning
+
 STEP = 98_304
 """65,536 × 1.5."""
 UNLIMITED = [0, -1, -5, -(2**31)]
@@ -40,8 +42,11 @@ def test_an_unlimited_table_stays_so(host: Host, shown: int, *, raise_first: boo
 
 
 @pytest.mark.parametrize("shown", UNLIMITED)
-def test_the_end_of_an_unlimited_value_is_a_lowering_and_no_conflict(host: Host, shown: int) -> None:
-    """From -1 back to a number fewer entries fit, but the guard's own value had ended before."""
+def test_the_end_of_an_unlimited_value_is_a_lowering_and_no_conflict(
+    host: Host, shown: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From -1 back to a number fewer entries fit, but the guard's own value had ended long before."""
+    monkeypatch.setattr(tuning, "STANDING_SECONDS", 4.0)
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
@@ -92,8 +97,9 @@ def test_the_persisted_limit_is_not_put_over_an_unlimited_one(host: Host, shown:
 
 
 @pytest.mark.parametrize("shown", UNLIMITED)
-def test_the_drop_in_never_lowers_an_unlimited_limit(host: Host, shown: int) -> None:
+def test_the_drop_in_never_lowers_an_unlimited_limit(host: Host, shown: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The saved limit is removed, as the next boot would set it instead of the other program's value."""
+    monkeypatch.setattr(tuning, "STANDING_SECONDS", 0.0)
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
@@ -107,7 +113,7 @@ def test_the_drop_in_never_lowers_an_unlimited_limit(host: Host, shown: int) -> 
     guarded.stop()
 
 
-@pytest.mark.parametrize("line", ["0", "-1", "4294967295", "9" * 5000])
+@pytest.mark.parametrize("line", ["0", "-1", "4294967295", pytest.param("9" * 5000, id="long")])
 def test_a_drop_in_without_a_limit_of_ours_restores_nothing(host: Host, line: str) -> None:
     """Somebody edited the file: nothing in it can be compared with a limit."""
     guarded = Guarded(host)

@@ -44,13 +44,9 @@ def head_lines(analysis: TableAnalysis, *, steps: bool = True) -> list[Line]:
     lines = [("table", f"{table_name(table)}: {signed(table.count):,} of {limit} entries{share}")]
     if analysis.owner.text:
         lines.append(("owner", analysis.owner.text))
-<<<<<<< HEAD
-    margin = f"each share ± {100 * sample.margin:.1f} points" if sample.margin else "all that are listed"
-=======
     if not sample.seen and not table.count:
         return [(name, printable(text)) for name, text in [*lines, ("sample", "the table is empty: nothing to rank")]]
-    margin = f"each share ± {100 * sample.margin:.1f} points" if sample.margin else "all there are"
->>>>>>> main
+    margin = f"each share ± {100 * sample.margin:.1f} points" if sample.margin else "all that are listed"
     odd = f"; {sample.skipped:,} could not be parsed" if sample.skipped else ""
     lines.append(("sample", f"{sample.seen:,} entries, {margin}{odd}" if sample.seen else f"no entry is listed{odd}"))
     for number, finding in enumerate(analysis.findings):

@@ -31,27 +31,18 @@ class Cause(StrEnum):
     UNCLEAR = "unclear"
 
 
-<<<<<<< HEAD
-MEANINGS = {
-    Cause.UNLISTED: "Entries are counted that no listing shows: something in the kernel keeps them. Raising only delays that.",
-    Cause.FLOOD: "Most connections are unanswered, as in a flood or a scan. Raising the limit feeds it.",
-    Cause.CHAINS: "Hash chains are so long that packets are dropped without a message. Raising makes them longer.",
-    Cause.LEAK: "Most connections have been idle for hours. Raising the limit only delays the problem.",
-    Cause.DNS: "Most entries are DNS queries, which need not be tracked.",
-    Cause.RACES: "New connections lose insert races, usually DNS behind NAT. No limit helps.",
-    Cause.GROW: "Most connections are alive in both directions. Raising the limit helps.",
-=======
 _WHAT = {
+    Cause.UNLISTED: "Entries are counted that no listing shows: something in the kernel keeps them.",
     Cause.FLOOD: "Most connections are unanswered, as in a flood or a scan.",
     Cause.CHAINS: "Hash chains are so long that packets are dropped without a message.",
     Cause.LEAK: "Most connections have been idle for hours.",
     Cause.DNS: "Most entries are DNS queries.",
     Cause.RACES: "New connections lose insert races, usually DNS behind NAT.",
     Cause.GROW: "Most connections are alive in both directions.",
->>>>>>> main
     Cause.UNCLEAR: "No cause explains half of the table.",
 }
 EFFECTS = {
+    Cause.UNLISTED: "Raising the limit only delays the problem.",
     Cause.FLOOD: "Raising the limit feeds it.",
     Cause.CHAINS: "Raising the limit makes them longer.",
     Cause.LEAK: "Raising the limit only delays the problem.",
