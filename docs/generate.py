@@ -20,6 +20,7 @@ from conntrackd_guard.cli.arguments import parser as guard_parser
 from conntrackd_guard.core import metrics, tuning
 from conntrackd_guard.core.budget import cost_of, highest_affordable
 from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.health import Level
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.log_events import MESSAGE_IDS, message_id
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
@@ -201,7 +202,12 @@ def log_fields() -> str:
 def metric_families() -> str:
     """Return every metric: name, type, labels, help."""
     loop = metrics.LoopStatus(
-        at_seconds=WALL_SECONDS, sources={"journal": ""}, conflict=False, over_budget=False, recorder_errors=0
+        at_seconds=WALL_SECONDS,
+        sources={"journal": ""},
+        conflict=False,
+        over_budget=False,
+        recorder_errors=0,
+        health=Level.HEALTHY,
     )
     figures = metrics.Figures(
         version=__version__,

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
+from conntrackd_guard.core import health
 from conntrackd_guard.core.budget import Cost, cost_of, filled, fullest_first
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.configuration import FloodResponse, Mode, Policy
 from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.core.health import Health
 from conntrackd_guard.core.model import Hold, MessageKind, Observation, Raise, State, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.state import advance, rehearsed_limit
@@ -25,8 +27,6 @@ from conntrackd_guard.settings.files import load_settings
 
 LOOK_SECONDS = 0.25
 """Time between the two readings that growth needs, as between two ticks of the daemon."""
-SILENT_SECONDS = 10.0
-"""The daemon publishes its status every 2 s. If five are missing it hangs, or was stopped (SIGSTOP)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +57,10 @@ class Status:
         return None if self.holder is None else self.holder > 0
 
     @property
-    def silent(self) -> bool:
-        """Whether a running daemon is unresponsive."""
-        return self.silent_seconds > SILENT_SECONDS
-
-    @property
-    def degraded(self) -> bool:
-        """Whether the running daemon needs an operator: unresponsive, errors, a conflict, or too high a limit at start."""
-        live = self.live if self.running and self.live is not None else {}
-        trouble = (live.get("recorder") or {}).get("trouble")
-        return self.silent or any(map(bool, (trouble, live.get("conflict"), live.get("over_budget"))))
+    def health(self) -> Health:
+        """The health of the guard, from the document that it published."""
+        now = self.observation.boottime_seconds
+        return health.of_host(self.live, running=self.running, now_seconds=now, mode=self.mode)
 
 
 def gather(paths: Paths) -> Status:
@@ -80,12 +74,11 @@ def gather(paths: Paths) -> Status:
     policy = _policy(paths, live, unread)
     state, last = _past(paths, unread)
     observation = _observe(paths, state)
-    published = (live or {}).get("boottime_seconds", observation.boottime_seconds)
     return Status(
         mode=paths.mode,
         holder=holder,
         live=live,
-        silent_seconds=max(0.0, observation.boottime_seconds - published),
+        silent_seconds=health.silent_seconds(live, observation.boottime_seconds),
         other_runs=any(RuntimeDir(Paths(paths.root, mode)).is_running() for mode in Mode if mode is not paths.mode),
         observation=observation,
         cost=cost_of(observation, policy),
@@ -113,7 +106,7 @@ def document(status: Status) -> dict[str, Any]:
         "paused": encode(seen.pause),
         "next_step": {"allowed": isinstance(status.next_step, Raise), **encode(status.next_step)},
         "last_decision": None if status.last is None else decision_document(status.last),
-        "degraded": status.degraded,
+        "health": encode(status.health),
         "unread": list(status.unread),
     }
 

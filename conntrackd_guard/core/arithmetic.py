@@ -63,4 +63,10 @@ class Arithmetic:
     """Average hash chain with all charged entries: 2 × charged ÷ buckets."""
     on_flood: FloodResponse | None = None
     """Set while a flood fills every table in need."""
+    unread_tables: int = 0
+    """Of the full tables, those that can't be read."""
+    memory_zfs_bytes: int = 0
+    """Of the available memory, ZFS' cache above its minimum."""
+    memory_is_low: bool = False
+    """Total and available are those of low memory, where a 32-bit kernel keeps entries."""
     estimate: bool = False

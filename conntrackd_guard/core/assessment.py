@@ -167,10 +167,8 @@ def assess(trigger: Trigger, observation: Observation, policy: Policy) -> Assess
     truth = Corroboration.CONFIRMED
     if by_message and not is_confirmed:
         truth = Corroboration.UNKNOWN if is_unknown or not is_judged else Corroboration.CONTRADICTED
-    if truth is Corroboration.UNKNOWN or (at_start and not needy):
-        full += 1  # a table that can't be judged
-    else:
-        full += len(observation.impossible)
+    # The table that can't be judged may be one of the unread.
+    full += max(observation.unread_tables, truth is Corroboration.UNKNOWN or (at_start and not needy))
     trusted = tuple(table for table in needy if policy.trust_user_namespaces or not table.user_owned)
     flooded: bool | None = False
     is_need = filling_up or (

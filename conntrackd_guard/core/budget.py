@@ -39,7 +39,7 @@ class Cost:
     bytes_per_entry: int
     now_bytes: int
     full_bytes: int
-    """If every table that holds an entry now filled up to the limit."""
+    """If every table that holds an entry now, or can't be read, filled up to the limit."""
     budget_bytes: int
     min_available_bytes: int
     available_bytes: int
@@ -68,10 +68,10 @@ def budget_bytes(policy: Policy, total: int, hugetlb: int) -> int:
 
 @lru_cache(maxsize=4)
 def min_available_bytes(policy: Policy, total: int) -> int:
-    """Return the memory to leave available: by default the larger of 5 % and min(512 MiB, 25 %) of memory."""
+    """Return the memory to leave available: by default the larger of 5 % and min(512 MiB, 10 %) of memory."""
     if policy.min_available is not None:
         return _share(policy.min_available, total)
-    return max(total // 20, min(512 * MIB, total // 4))
+    return max(total // 20, min(512 * MIB, total // 10))
 
 
 def largest_target(
@@ -156,6 +156,9 @@ def calculate(  # noqa: PLR0913, PLR0917 - the calculation has as many terms
         max_limit=policy.max_limit,
         on_flood=flood,
         chain=round(2 * entries / after, 2) if after else None,
+        unread_tables=min(seen.unread_tables, charges.full),
+        memory_zfs_bytes=seen.memory_zfs_bytes,
+        memory_is_low=seen.memory_is_low,
         estimate=seen.estimate,
     )
 
@@ -185,7 +188,7 @@ def cost_of(observation: Observation, policy: Policy) -> Cost:
     each, _ = bytes_per_entry(observation.entry_slab_bytes)
     arrays = BUCKET_BYTES * observation.bucket_arrays * (observation.buckets or 0)
     in_use = sum(table.count for table in observation.tables)
-    tables = max(1, sum(table.count > 0 for table in observation.tables))
+    tables = max(1, sum(table.count > 0 for table in observation.tables) + observation.unread_tables)
     return Cost(
         bytes_per_entry=each,
         now_bytes=each * in_use + arrays,
@@ -226,6 +229,22 @@ def highest_affordable(observation: Observation, policy: Policy) -> Arithmetic |
     calm = tuple(replace(table, demand_per_second=None) for table in then.tables)
     case = assess(Trigger(kind=TriggerKind.MEMORY), replace(then, tables=calm), policy)
     return largest_target(case, INT_MAX + 1, 0.0, policy)  # so that something always bounds it
+
+
+def at_limit(observation: Observation, policy: Policy) -> tuple[Arithmetic, int] | None:
+    """Return the calculation for the fullest table filled up to the limit, and the highest limit that the host can bear.
+
+    The calculation's bound is the budget or `min_available` if the host can't bear it, whoever set the limit; else the
+    target. None if there is no limit, or it is 0.
+    """
+    limit, seen = observation.limit, condense(observation, None)
+    if not limit:
+        return None
+    fullest, *others = fullest_first(seen) or (Table(namespace=0, label="initial", initial=True, count=0),)
+    full = replace(fullest, count=max(limit, fullest.count), held=fullest.alive)
+    case = assess(Trigger(kind=TriggerKind.MEMORY), replace(seen, tables=(full, *others)), policy)
+    counted = frozenset({Bound.BUDGET, Bound.MIN_AVAILABLE})
+    return calculate(case, limit, limit, 0.0, policy, counted), largest_target(case, limit, 0.0, policy, counted).target
 
 
 def _share(share: Share, total: int) -> int:

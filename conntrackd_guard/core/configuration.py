@@ -70,7 +70,7 @@ class Policy:
     growth_factor: float = 1.5
     budget: Share = Share(fraction=0.10)
     min_available: Share | None = None
-    """None: the larger of 5 % of memory and min(512 MiB, 25 % of memory)."""
+    """None: the larger of 5 % of memory and min(512 MiB, 10 % of memory)."""
     max_limit: int | None = None
     on_flood: FloodResponse = FloodResponse()
     cooldown_seconds: float = 2.0

@@ -193,7 +193,7 @@ def _broken(arithmetic: Arithmetic) -> str:
     parts = [f"The tables exceed the memory budget: {used} of {budget}."] if over else []
     if arithmetic.memory_available_bytes < arithmetic.min_available_bytes:
         tables = "" if over else f" The tables' {used} of a budget of {budget}."
-        available = format_bytes(arithmetic.memory_available_bytes)
+        available = _available(arithmetic)
         parts.append(f"Too little memory is available: {available}, less than `min_available` ({least}).{tables}")
     return " ".join(parts)
 
@@ -203,10 +203,17 @@ def bounds(arithmetic: Arithmetic) -> str:
     bound = _BOUNDS[arithmetic.bound].format(
         budget=format_bytes(arithmetic.budget_bytes),
         least=format_bytes(arithmetic.min_available_bytes),
-        available=format_bytes(arithmetic.memory_available_bytes),
+        available=_available(arithmetic),
         buckets=arithmetic.buckets or 0,
     )
     return f"Wanted {arithmetic.wanted:,}; {bound} {arithmetic.target:,}."
+
+
+def _available(arithmetic: Arithmetic) -> str:
+    """Return the available memory: `400 MiB`, `7.7 GiB with 7.3 GiB of ZFS' cache`, `80 MiB of low memory`."""
+    low = " of low memory" if arithmetic.memory_is_low else ""
+    zfs = f" with {format_bytes(arithmetic.memory_zfs_bytes)} of ZFS' cache" if arithmetic.memory_zfs_bytes else ""
+    return f"{format_bytes(arithmetic.memory_available_bytes)}{low}{zfs}"
 
 
 def _wait(record: Record, until_seconds: float) -> str:

@@ -44,17 +44,21 @@ _UNSIGNED_INT_MAX = 2**32 - 1
 _PREFIX = r"(?:(?:nf|ip)_conntrack: ){1,2}"
 """Doubled since 4.5–4.9: `pr_fmt` puts the module's name before a literal that has it already."""
 
-_TABLE_FULL = re.compile(_PREFIX + r"table full(?: in netns ([1-9][0-9]{0,9}))?, dropping packet\.?")
+_TABLE_FULL = re.compile(
+    _PREFIX + r"(?:VPS [0-9]{1,10} )?table full(?: in netns ([1-9][0-9]{0,9}))?, dropping packet\.?"
+)
+"""OpenVZ's kernels name the container (`VPS 101`), which is no network namespace's number."""
 _SIBLINGS = (
     (MessageKind.EXPECTATION_FULL, re.compile(_PREFIX + r"expectation table full")),
     (
         MessageKind.NEIGHBOUR_FULL,
         re.compile(
             r"(?:neighbour: )?[a-z_]{1,24}_cache: neighbor table overflow!"
-            r"|(?:ipv[46]: )?Neighbour table overflow\.?"  # the wording before 3.14
+            r"|(?:(?:ipv|IPv)[46]: )?Neighbour table overflow\.?"  # the wording before 3.14
         ),
     ),
-    (MessageKind.SUPPRESSED, re.compile(r"net_ratelimit: [1-9][0-9]{0,9} callbacks suppressed")),
+    # The second prefix, from 2.6.2x and 2.6.3x, may be about another rate limit than the network's.
+    (MessageKind.SUPPRESSED, re.compile(r"(?:net_|__)ratelimit: [1-9][0-9]{0,9} callbacks suppressed")),
 )
 
 

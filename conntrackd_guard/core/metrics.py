@@ -11,6 +11,7 @@ from enum import StrEnum
 from conntrackd_guard.core.arithmetic import Arithmetic
 from conntrackd_guard.core.budget import Cost
 from conntrackd_guard.core.codec import verdict
+from conntrackd_guard.core.health import READABLE, Level
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Corroboration, Observation, OverrideKind, Record, Table, TriggerKind
 from conntrackd_guard.core.records import reason
@@ -22,8 +23,6 @@ OTHERS = ("others", "")
 """Labels of that sum."""
 _NAME_CHARACTERS = 100
 """Kept of a namespace's name: names in /run/netns are short, Docker's have a dozen letters."""
-_READABLE = ("following", "read ")
-"""Prefixes of the state of a readable source."""
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 DecisionLabels = tuple[str, str, str]
@@ -80,6 +79,7 @@ class LoopStatus:
     conflict: bool
     over_budget: bool
     recorder_errors: int
+    health: Level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,17 +143,18 @@ def families(figures: Figures) -> tuple[Family, ...]:
 
 def _of_guard(figures: Figures) -> Iterator[Family]:
     loop, seen, furthest = figures.loop, figures.observation, figures.reach
-    readable = {source: float(state.startswith(_READABLE)) for source, state in loop.sources.items()}
+    readable = {source: float(state.startswith(READABLE)) for source, state in loop.sources.items()}
     highest = {} if furthest is None else {furthest.bound.value: float(furthest.target)}
     yield _gauge("build_info", "Build information; constant 1.", {figures.version: 1.0}, "version")
+    levels = {level.value: float(level is loop.health) for level in Level if level is not Level.DOWN}
+    yield _gauge("health", "Health of the guard: 1 for its present level.", levels, "level")
     success = "Unix time of the last successful main-loop iteration."
     yield _gauge("last_success_timestamp_seconds", success, loop.at_seconds)
     yield _gauge("source_up", "Whether kernel messages can be read from this source.", readable, "source")
-    yield _gauge(
-        "tables_complete",
-        "Whether every connection tracking table could be read.",
-        seen.complete and not seen.impossible,
-    )
+    complete = "Whether every connection tracking table could be read, of those that this kernel shows."
+    yield _gauge("tables_complete", complete, not seen.impossible and (seen.complete or not seen.has_statistics))
+    unread = "Number of tables that can't be read and are charged as full ones."
+    yield _gauge("tables_unread", unread, seen.unread_tables)
     errors = "Number of current recorder errors, which `guard status` lists."
     yield _gauge("recorder_errors", errors, loop.recorder_errors)
     yield _gauge("paused", "Whether an operator has paused raising.", seen.pause is not None)

@@ -185,6 +185,10 @@ class Observation:
     """Whether every tracking namespace was readable."""
     impossible: tuple[ImpossibleCount, ...] = ()
     """Tables that are in none of the other fields, because their count can't be true."""
+    unread_tables: int = 0
+    """Tables that can't be read, but must be expected: each is charged as a full one."""
+    has_statistics: bool = True
+    """Whether this kernel has statistics files: without them, drops and other namespaces' tables can't be read."""
     buckets: int | None = None
     bucket_arrays: int = 2
     """NAT has one of its own. Nothing shows whether it is built in, so it always counts."""
@@ -192,6 +196,10 @@ class Observation:
     memory_total_bytes: int = 0
     memory_hugetlb_bytes: int = 0
     memory_available_bytes: int = 0
+    memory_zfs_bytes: int = 0
+    """Of that, ZFS' cache above its minimum, which the kernel doesn't count as available."""
+    memory_is_low: bool = False
+    """Total and available are those of low memory, where a 32-bit kernel keeps entries."""
     pause: Pause | None = None
     estimate: bool = False
     """The counts are estimates of need (dry-run mode)."""

@@ -9,9 +9,8 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from conntrackd_guard.core import budget, episode, incident, tuning, usage, verification
+from conntrackd_guard.core import budget, episode, incident, usage, verification
 from conntrackd_guard.core.assessment import Assessment, assess
-from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.hold_reasons import HoldReason
@@ -39,8 +38,8 @@ from conntrackd_guard.core.state import advance
 from conntrackd_guard.core.verification import End, PendingVerification
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, BucketsRefused, Lowered
 from conntrackd_guard.daemon.dependencies import Dependencies
+from conntrackd_guard.daemon.publisher import Publisher
 from conntrackd_guard.daemon.recovery import queued_overrides
-from conntrackd_guard.daemon.status_line import status_line
 
 OVERRIDE_SECONDS = 10.0
 """An override that set a limit is in force within milliseconds; one that still isn't was cut short."""
@@ -78,7 +77,7 @@ class Controller:
         self._limit_changed = self._memory_broken = False
         self._memory_at = 0.0
         self._keys = 0
-        self._since_seconds = parts.clock.wall()
+        self._publisher = Publisher(parts)
 
     def start(self) -> None:
         """Take up another writer's change from before the start, then a limit that the boot has lost."""
@@ -159,32 +158,16 @@ class Controller:
                     policy = replace(policy, buckets=Buckets.KEEP)
         return self._finish(record, policy, case, is_news=is_news, covers=covers)
 
-    def publish(self, *, episodes: int) -> None:
-        """Take new overrides, and publish the status for `guard status` and for `systemctl status`."""
-        now = self._p.clock.boottime()
+    def publish(self, episodes: Episodes) -> None:
+        """Take new overrides, and publish the status: for `guard status`, the metrics, and `systemctl status`."""
         self._take_overrides()
-        pause = self._p.runtime_dir.pause(now)
-        if self._restore_at is not None and pause is None and now >= self._restore_at:
+        now = self._p.clock.boottime()
+        if self._restore_at is not None and now >= self._restore_at and self._p.runtime_dir.pause(now) is None:
             self._restore()
-        conflicts = sum(at > now - tuning.CONFLICT_WINDOW_SECONDS for at in self.state.conflict_seconds)
-        document = {
-            "version": 1,
-            "pid": os.getpid(),
-            "since": self._since_seconds,
-            "at": self._p.clock.wall(),
-            "boottime_seconds": now,  # by which readers measure its age
-            "mode": self._p.mode.value,
-            "limit": self.limit,
-            "policy": encode(self.policy),
-            "sources": self._p.log_sources.report(),
-            "recorder": self._p.recorder.report(),
-            "paused": None if pause is None else {"by": pause.by, "reason": pause.reason},
-            "conflict": 0 < self.policy.conflict_limit <= conflicts,
-            "over_budget": self._affordable is not None and (self.limit or 0) > self._affordable,
-            "episodes": episodes,
-        }
-        self._p.service.status(status_line(document))
-        self._p.runtime_dir.put_status(document)
+        over_budget = self._affordable is not None and (self.limit or 0) > self._affordable
+        self._publisher.publish(
+            self.limit, self.policy, self.state, episodes, over_budget=over_budget, memory_exceeded=self._memory_broken
+        )
 
     def _explained(self, case: Assessment) -> Assessment:
         """Return the case as it is if a trusted table explains its message, else after a scan for namespaces."""

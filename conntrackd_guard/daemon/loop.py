@@ -49,7 +49,7 @@ class Loop:
         """When those are recorded."""
         self._tick_at = self._status_at = self._blind_until = 0.0
         self._wakes: tuple[int, int] = (0, 0)
-        self._failing = False
+        self._failing = self._unpublished = False
 
     def run(self, wake_descriptor: int, reload: Callable[[], Policy | None]) -> None:
         """Work until a signal asks to stop. `wake_descriptor` becomes readable on a signal."""
@@ -193,10 +193,13 @@ class Loop:
         return not self._new.keys() - set(but) and len(self._others) <= others
 
     def _publish(self) -> None:
-        """Publish the status for `guard status` and for the service manager."""
+        """Publish the status for `guard status` and for the service manager; log once that it can't be written."""
         self._status_at = self._clock.boottime() + STATUS_SECONDS
         try:
-            self._controller.publish(episodes=len(self._episodes))
+            self._controller.publish(self._episodes)
         except GuardError as error:
-            self._recorder.log("guard.error", "error", str(error))
-            self._status_at += 60.0
+            if not self._unpublished:
+                self._recorder.log("guard.error", "error", str(error))
+            self._unpublished = True
+        else:
+            self._unpublished = False

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from conntrackd_guard import __version__
-from conntrackd_guard.core import tuning
+from conntrackd_guard.core import health, tuning
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import GuardError, HostError
+from conntrackd_guard.core.health import Level
 from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
@@ -24,6 +25,7 @@ from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop
 from conntrackd_guard.daemon.outlook import outlook
+from conntrackd_guard.daemon.publisher import not_writable, paused
 from conntrackd_guard.daemon.recovery import recover
 from conntrackd_guard.daemon.status_line import limit_text, sources_text
 from conntrackd_guard.host.clock import Clock
@@ -177,6 +179,8 @@ class Daemon:
             sources=sources,
             settings=sorted({origin.split(":")[0] for origin in self._settings.origins.values()}),
         )
+        for text in seen.unread:
+            recorder.log("guard.info", "warning", f"Not read: {text}.")
         for text in outlook(seen, self._settings.policy, paths.root) if rehearsing is not None else ():
             recorder.log("guard.info", "info", text)
         controller = Controller(parts, self._settings.policy, recovered.state)
@@ -203,20 +207,34 @@ class Daemon:
         )
 
 
-def check(paths: Paths, log: Log) -> None:
-    """Log the result of the start-up checks. Takes no lock, writes nothing, and leaves overrides and intents to the daemon."""
-    runtime_dir = RuntimeDir(paths)
+def check(paths: Paths, log: Log) -> bool:
+    """Log the result of the start-up checks; return whether a guard would work here.
+
+    Takes no lock, writes nothing, and leaves overrides and intents to the daemon.
+    """
+    runtime_dir, live = RuntimeDir(paths), LiveKernel(paths)
     ring, notes = _open_ring_buffer(paths)
     journal = JournalFollower() if ring is None else JournalBacklog()
     journal.read_once()
-    sources = {"ring_buffer": "absent" if ring is None else "following", "journal": journal.state}
-    seen = Observer(paths, LiveKernel(paths), Clock(), runtime_dir).observe(rescan=True)
+    sources = {"ring_buffer": "absent" if ring is None else "following", "journal": journal.state, "notes": list(notes)}
+    kernel = live if paths.mode is Mode.ACT else RehearsingKernel(live)
+    clock = Clock()
+    seen = Observer(paths, kernel, clock, runtime_dir).observe(rescan=True)
     about = f"mode {paths.mode}, {limit_text(seen.kernel_limit)}"
     log.emit("guard.info", "info", f"Checked ({about}): {sources_text(sources)}.")
-    for text in (*notes, *seen.unread):
-        log.emit("guard.info", "warning", f"Not read: {text}")
+    document = {
+        "sources": sources,
+        "not_writable": None if (error := kernel.not_writable()) is None else not_writable(error),
+        "unread": list(seen.unread),
+        "paused": None if seen.pause is None else paused(seen.pause, clock.wall() - clock.boottime()),
+    }
+    found = health.of_document(document)
+    for reason in found.reasons:
+        event, level = ("guard.info", "warning") if reason.level is Level.DEGRADED else ("guard.error", "error")
+        log.emit(event, level, f"{reason.text[0].upper()}{reason.text[1:]}. {reason.next_step}")
     if holder := runtime_dir.holder():
         log.emit("guard.info", "info", f"A guard in this mode runs already, as process {holder}.")
+    return found.level.severity < Level.ACTION_REQUIRED.severity
 
 
 def _farewell(

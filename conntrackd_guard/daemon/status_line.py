@@ -3,24 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
+from conntrackd_guard.core import health
 from conntrackd_guard.core.configuration import Mode
+from conntrackd_guard.core.health import Level
 from conntrackd_guard.core.limits import format_limit
 
+_HEADS = {Level.ACTION_REQUIRED: "ACTION NEEDED: ", Level.DEGRADED: "degraded: "}
 
-def status_line(document: dict[str, Any]) -> str:
-    """Return a published status as the line in `systemctl status`: problems first, then the limit."""
-    bad = []
-    if document["conflict"]:
-        bad.append("raising is off (another program keeps lowering the limit)")
-    if document["over_budget"]:
-        bad.append("limit over the memory budget")
-    if errors := document["recorder"]["trouble"]:
-        bad.append(f"error: {errors[0]}")
-    if document["paused"] is not None:
-        bad.append(f"paused by {document['paused']['by']}")
-    well = "watching" if document["mode"] == Mode.ACT.value else "dry run"
-    filling = f", {document['episodes']} full or filling up" if document["episodes"] else ""
-    return f"{', '.join(bad) or well}: {limit_text(document['limit'])}{filling}{'; see `guard status`' if bad else ''}"
+
+def status_line(document: Mapping[str, Any]) -> str:
+    """Return a published status as the line in `systemctl status`: the gravest problem first, then the limit."""
+    found, needs = health.of_document(document), document["needs"]
+    words = "watching: " if document["mode"] == Mode.ACT.value else "dry run: "
+    if found.reasons:
+        more = f" and {len(found.reasons) - 1} more" if len(found.reasons) > 1 else ""
+        words = f"{_HEADS[found.level]}{found.reasons[0].text}{more}; "
+    filling = f", {needs} full or filling up" if needs else ""
+    return f"{words}{limit_text(document['limit'])}{filling}{'; see `guard status`' if found.reasons else ''}"
 
 
 def limit_text(limit: int | None) -> str:

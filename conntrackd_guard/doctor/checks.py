@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -20,8 +19,10 @@ from conntrackd_guard.doctor import facts, module_loading, verdicts
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
 from conntrackd_guard.doctor.settings_warnings import warnings
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
+from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.conntrack.sampler import Sampler
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_message
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
@@ -32,6 +33,8 @@ from conntrackd_guard.settings.settings import DEFAULT
 
 JOURNAL_SECONDS = 1.0
 """journald stores a kernel message within milliseconds; after this it won't."""
+LOOK_SECONDS = 0.25
+"""Between two readings of the tables, as between two ticks of the daemon."""
 _MAX_PROBLEMS = 3
 
 
@@ -72,9 +75,15 @@ def _as_root(host: HostFacts) -> str:
 
 
 def _guard(host: HostFacts) -> Check:
-    age = None if host.live is None else host.wall_seconds - host.paths.status_file.stat().st_mtime
     dry_run = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
-    return verdicts.guard(host.live, age, running=host.running, dry_run=dry_run)
+    return verdicts.guard(host.health, host.live, dry_run=dry_run)
+
+
+def _tables(host: HostFacts) -> Check:
+    observer = Observer(host.paths, LiveKernel(host.paths), Clock(), host.runtime_dir)
+    observer.observe(rescan=True)
+    time.sleep(LOOK_SECONDS)  # drops are a difference
+    return verdicts.tables(observer.observe())
 
 
 def _settings(host: HostFacts) -> Check:
@@ -93,33 +102,35 @@ def _settings(host: HostFacts) -> Check:
 
 
 def _namespace(host: HostFacts) -> Check:
-    initial: bool | None = None
     beside: bool | None = None
-    with suppress(FileNotFoundError):  # connection tracking is not loaded
-        mode = host.paths.limit.stat().st_mode
-        initial = bool(mode & stat.S_IWUSR)  # in every other namespace the file is read-only even for its owner
     if host.pid is not None:
         with suppress(OSError):  # the guard has ended
             here, there = (os.stat(host.paths.proc / process / "net/stat") for process in ("self", str(host.pid)))
             beside = here.st_ino == there.st_ino
-    return verdicts.namespace(initial=initial, guard_beside=beside)
+    return verdicts.namespace(host.place, guard_beside=beside)
 
 
 def _writable(host: HostFacts) -> Check:
     path = host.paths.limit
     if host.limit is None:
-        return unknown("no limit to write yet")
+        return unknown("no limit to write: see `conntrack`" if host.place.tracks else "no limit to write yet")
     error = facts.open_error(host.seen_by_guard(path), os.O_WRONLY)
     refused = host.state.refusal if host.state else None
     if error is not None and error.errno in DENIED and not host.root:
         return unknown(f"this user can't write {path}", _as_root(host))
     if error is not None:
-        step = "Allow it in the guard's unit (ReadWritePaths=/proc/sys/net/netfilter), or run the guard on the host."
-        return wrong(f"the guard can't write {path}: {error.strerror}", step)
+        is_here = facts.open_error(path, os.O_WRONLY) is not None
+        return verdicts.unwritable(str(path), error, host.place, is_here=is_here)
     if refused is not None and host.limit == refused.limit:
         evidence = f"the kernel refused the last write: {os.strerror(refused.errno)}"
         return wrong(evidence, "`guard history --verdict raise` lists the writes.")
     return good(f"{path} can be opened for writing")
+
+
+def _figures(host: HostFacts) -> Check:
+    if host.limit is None:
+        return unknown("nothing to read yet")
+    return verdicts.figures(host.observation, as_root=host.root)
 
 
 def _ring_buffer(host: HostFacts) -> Check:
@@ -182,18 +193,13 @@ def _order(host: HostFacts, tool: Tool) -> Check:
 
 
 def _entries(host: HostFacts) -> Check:
-    """Compare the count of the fullest table with its listing; name every count that can't be true."""
-    if host.limit is None:
-        return unknown("no table to read yet")
+    """Compare the count of the fullest table with its listing."""
     sampler = Sampler(host.paths)
-    found = sampler.find()
-    impossible = [one.impossible for one in found if one.impossible]
-    if not found or impossible:
-        return verdicts.entries("", 0, None, impossible)
-    name, counted = table_name(found[0].table), found[0].table.count
-    if counted < LEAST_SEEN:
-        return verdicts.entries(name, counted, None, ())
-    return verdicts.entries(name, *sampler.listed(found[0]), ())
+    fullest = next((one for one in sampler.find() if not one.impossible), None)
+    if host.limit is None or fullest is None:
+        return unknown("no table can be read", "" if host.limit is None else _as_root(host))
+    name, counted = table_name(fullest.table), fullest.table.count
+    return verdicts.entries(name, *(sampler.listed(fullest) if counted >= LEAST_SEEN else (counted, None)))
 
 
 def _boot_trap(host: HostFacts) -> Check:
@@ -239,11 +245,15 @@ def _disk(host: HostFacts) -> Check:
 
 _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "guard": _guard,
+    "health": lambda host: verdicts.health(host.health, host.live),
+    "tables": _tables,
     "settings": _settings,
     "pause": lambda host: verdicts.pause(host.runtime_dir.pause(host.now), host.now),
-    "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets),
+    "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets, host.place),
     "namespace": _namespace,
     "writable": _writable,
+    "figures": _figures,
+    "memory": lambda host: verdicts.memory(host.observation, host.policy),
     "buckets": lambda host: verdicts.buckets(host.limit, host.buckets),
     "entries": _entries,
     "ring_buffer": _ring_buffer,

@@ -4,17 +4,20 @@ import errno
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 
+from conntrackd_guard.core import health
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import HostError, SettingsError
-from conntrackd_guard.core.model import State
+from conntrackd_guard.core.model import Observation, State
 from conntrackd_guard.core.state import advance
+from conntrackd_guard.doctor.place import find_place
 from conntrackd_guard.history.database import History, Row
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
@@ -48,8 +51,10 @@ class HostFacts:
         pid = (self.live or {}).get("pid")
         self.pid = pid if isinstance(pid, int) else None
         """The running guard's."""
+        self.health = health.of_host(self.live, running=self.running, now_seconds=self.now, mode=self.paths.mode)
         self.boot_id = files.read_id(paths.boot_id)
         self.kernel_release = files.read_id(paths.kernel_release) or ""
+        self.place = find_place(paths)
         self.limit: int | None = None
         self.buckets: int | None = None
         with suppress(HostError):
@@ -62,6 +67,11 @@ class HostFacts:
         self.history_checked = False
         """Whether every page is intact."""
         self._read_history()
+
+    @cached_property
+    def observation(self) -> Observation:
+        """Tables and memory now, as root or as far as this user may. Raises HostError or OSError."""
+        return Observer(self.paths, LiveKernel(self.paths), Clock(), self.runtime_dir).observe(rescan=True)
 
     @property
     def saved(self) -> int | None:

@@ -3,6 +3,7 @@
 They are in the order of the checks: the guard, the kernel and its log, the next boot, other programs, disk and clock.
 """
 
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,8 +12,13 @@ from functools import partial
 from typing import Any
 
 from conntrackd_guard.core import budget, tuning
+from conntrackd_guard.core.arithmetic import Bound
+from conntrackd_guard.core.budget import fullest_first
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.health import Health, Level
 from conntrackd_guard.core.limits import format_limit, is_lower, is_unlimited
-from conntrackd_guard.core.model import Pause, State
+from conntrackd_guard.core.model import Observation, Pause, State
+from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.sysctl_precedence import (
     Assignment,
     SysctlFile,
@@ -24,12 +30,9 @@ from conntrackd_guard.core.sysctl_precedence import (
 )
 from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN, UNLISTED_SHARE
 from conntrackd_guard.core.units import format_bytes, format_duration
+from conntrackd_guard.doctor.place import Place
 from conntrackd_guard.host.other_writers import Writer
 
-SILENT_SECONDS = 90.0
-"""A guard publishes its status every 2 s, or every 60 s after a failed write."""
-STUCK_SECONDS = 10.0
-"""A step of the recorder takes milliseconds, and less than this on any disk that works."""
 OLDEST_WALL_SECONDS = datetime(2023, 6, 1, tzinfo=UTC).timestamp()
 """Release of Debian 12, the oldest supported host: a clock before that was never set."""
 CLOCK_SLACK_SECONDS = 60.0
@@ -49,7 +52,15 @@ _UNRECORDED = "Until then raises go on, but are not recorded."
 _UNLIMITED = "Set a limit that this host can bear."
 _LEAKS = "Suspect modules that aren't the kernel's own (`grep -s O /sys/module/*/taint`); a reboot ends what they did."
 _LOGS = "See `journalctl -u conntrackd-guard`."
+_ON_THE_HOST = "Run the guard on the host itself: the limit is one for all namespaces, and set there."
+_OUTSIDE = (
+    "Run the guard and this command in the host's own network namespace (`nsenter -t 1 -n`); in a unit, without "
+    "PrivateNetwork= and NetworkNamespacePath=."
+)
 _OTHERS_SHOWN = 2
+_TABLES_SHOWN = 3
+_NO_ANSWER = frozenset({"not_running", "unseen", "silent"})
+"""Codes of a guard that does not answer."""
 
 
 class Verdict(StrEnum):
@@ -90,36 +101,25 @@ wrong = partial(Check, Verdict.WRONG)
 unknown = partial(Check, Verdict.UNKNOWN)
 
 
-def guard(live: Mapping[str, Any] | None, age_seconds: float | None, *, running: bool | None, dry_run: bool) -> Check:
-    """Check the running guard by its status, which is `age_seconds` old. `dry_run`: whether a dry run is running."""
-    if running is None:
-        return unknown("this user can't see whether it runs")
-    if not running:
-        beside = " (only a dry run is)" if dry_run else ""
-        return wrong(f"not running{beside}: nothing is raised", f"`systemctl start conntrackd-guard`. {_LOGS}")
-    if live is None or age_seconds is None:
-        return note("running, but without a status yet", f"Try again. {_LOGS}")
-    who = f"pid {live.get('pid')}, mode {live.get('mode')}"
-    if age_seconds > SILENT_SECONDS:
-        evidence = f"running ({who}) but unresponsive for {format_duration(age_seconds)}"
-        return wrong(evidence, f"`systemctl restart conntrackd-guard`. {_LOGS}")
-    return _condition(live, f"running ({who})")
+def guard(found: Health, live: Mapping[str, Any] | None, *, dry_run: bool) -> Check:
+    """Check that the guard answers. `dry_run`: whether a dry run is running."""
+    who = f"pid {(live or {}).get('pid')}, mode {(live or {}).get('mode')}"
+    reason = next((reason for reason in found.reasons if reason.code in _NO_ANSWER), None)
+    if reason is None:
+        return good(f"running ({who}), answers")
+    beside = " (only a dry run is running)" if dry_run and reason.code == "not_running" else ""
+    verdict = {Level.DOWN: wrong, Level.DEGRADED: unknown}.get(reason.level, note)
+    return verdict(
+        f"{reason.text}{beside}", f"{reason.next_step} {_LOGS}" if reason.code == "not_running" else reason.next_step
+    )
 
 
-def _condition(live: Mapping[str, Any], running: str) -> Check:
-    """Judge the status of a responsive guard."""
+def health(found: Health, live: Mapping[str, Any] | None) -> Check:
+    """Check that the guard is healthy by its own status, as `guard status` and the metrics judge it."""
+    reasons = [reason for reason in found.reasons if reason.code not in _NO_ANSWER]
+    if live is None or len(reasons) < len(found.reasons):
+        return unknown("no guard answers")
     recorder, sources = live.get("recorder") or {}, live.get("sources") or {}
-    problems = [str(text) for text in recorder.get("trouble") or []]
-    steps = ["Raises go on. Fix the cause; pending records are then written."] if problems else []
-    stuck = _number(recorder.get("stuck_seconds"))
-    if stuck > STUCK_SECONDS:
-        problems.append(f"the recorder has been stuck for {format_duration(stuck)}")
-        steps.append("Check the disk. Raises go on, and are recorded once it responds.")
-    if live.get("over_budget"):
-        problems.append("the persisted limit is active, but a full table would exceed this host's memory budget")
-        steps.append("`guard revert --all` undoes the raises; `guard status` shows the calculation.")
-    if problems:
-        return wrong(f"{running}: {'; '.join(problems)}", " ".join(steps))
     notes = [
         f"{number:,.0f} {what}"
         for key, what in (("lost_lines", "log messages not delivered"), ("lost_holds", "holds not recorded"))
@@ -130,9 +130,32 @@ def _condition(live: Mapping[str, Any], running: str) -> Check:
     journal = str(sources.get("journal", "absent"))
     if journal.startswith(("absent", "not ", "stopped")):
         notes.append(f"journal {journal}")
-    if notes:
-        return note(f"{running}: {'; '.join(notes)}", _LOGS)
-    return good(f"{running}, follows ring buffer and journal")
+    if not reasons:
+        return note("; ".join(notes), _LOGS) if notes else good("healthy, follows ring buffer and journal")
+    evidence = "; ".join([*(reason.text for reason in reasons), *notes])
+    step = " ".join(dict.fromkeys(reason.next_step for reason in reasons))
+    return wrong(evidence, step) if found.level is Level.ACTION_REQUIRED else note(evidence, step)
+
+
+def tables(seen: Observation | None) -> Check:
+    """Check that no table is full or dropping packets now."""
+    if seen is None or not seen.limit:
+        return unknown("no limit is in force")
+    bad = [
+        f"{table_name(table)} has {table.count:,} of {seen.limit:,} entries"
+        + (f" and dropped {table.dropped:,} packets just now" if table.dropped else "")
+        for table in fullest_first(seen)
+        if table.alive >= seen.limit or table.dropped
+    ]
+    if bad:
+        more = f"; and {len(bad) - _TABLES_SHOWN} more" if len(bad) > _TABLES_SHOWN else ""
+        return wrong(
+            "; ".join(bad[:_TABLES_SHOWN]) + more, "`guard top` shows what fills it, `guard history` what was done."
+        )
+    fullest = next(iter(fullest_first(seen)), None)
+    if fullest is None:
+        return unknown("no table could be read")
+    return good(f"none is full; the fullest is {table_name(fullest)} at {100 * fullest.count / seen.limit:.0f} %")
 
 
 def pause(found: Pause | None, now_seconds: float) -> Check:
@@ -146,8 +169,11 @@ def pause(found: Pause | None, now_seconds: float) -> Check:
     return note(evidence, step)
 
 
-def conntrack(limit: int | None, buckets: int | None) -> Check:
-    """Check that connection tracking is loaded and limited."""
+def conntrack(limit: int | None, buckets: int | None, place: Place) -> Check:
+    """Check that connection tracking is loaded and limited, and that its limit can be seen."""
+    if limit is None and place.tracks:
+        evidence = "connections are tracked here, but nf_conntrack_max is hidden, as in a user namespace"
+        return wrong(f"{evidence}{_in_container(place)}", _ON_THE_HOST)
     if limit is None:
         step = "Nothing, unless a firewall rule needs connection tracking; then `modprobe nf_conntrack`."
         return note("connection tracking is not loaded; the guard waits for it", step)
@@ -161,17 +187,78 @@ def conntrack(limit: int | None, buckets: int | None) -> Check:
     return good(f"limit {limit:,} entries per namespace{size}")
 
 
-def namespace(*, initial: bool | None, guard_beside: bool | None) -> Check:
+def namespace(place: Place, *, guard_beside: bool | None) -> Check:
     """Check that this is the initial network namespace, and the guard's. `guard_beside`: None if unknown."""
-    if initial is None:
+    if place.initial is None:
         return unknown("known once connection tracking is loaded")
-    if not initial:
-        step = "Run the guard and this command on the host itself."
-        return wrong("not the initial network namespace: the limit is read-only here", step)
+    if not place.initial:
+        where = f"not the initial network namespace{_in_container(place)}"
+        if place.writable:
+            evidence = f"{where}: this kernel (before 5.12.2) lets it write the limit, which is the whole host's"
+        else:
+            evidence = f"{where}: the limit can't be written here"
+        return wrong(evidence, _ON_THE_HOST if place.container else _OUTSIDE)
     if guard_beside is False:
         step = "Remove PrivateNetwork= and NetworkNamespacePath= from its unit: `systemctl cat conntrackd-guard`."
         return wrong("the initial network namespace, but the guard runs in another one", step)
     return good(f"the initial network namespace{'; the guard runs in it' if guard_beside else ''}")
+
+
+def unwritable(path: str, error: OSError, place: Place, *, is_here: bool) -> Check:
+    """Return why the guard can't write the limit. `is_here`: this command can't write it either."""
+    if place.initial is False:
+        step = _ON_THE_HOST if place.container else _OUTSIDE
+    elif error.errno == errno.EROFS and place.container:
+        step = "The container's /proc/sys is read-only: start it privileged, or run the guard on the host itself."
+    elif error.errno == errno.EROFS and is_here:
+        step = f"/proc/sys is mounted read-only here, as `findmnt -T {path}` shows. {_ON_THE_HOST}"
+    else:
+        step = "Allow it in the guard's unit: ReadWritePaths=/proc/sys/net/netfilter."
+    return wrong(f"the guard can't write {path}: {error.strerror}{_in_container(place)}", step)
+
+
+def figures(seen: Observation, *, as_root: bool) -> Check:
+    """Check that tables and memory can be read, and name what stands for a figure that can't."""
+    entered = sum("entered" in table.source for table in seen.tables)
+    found = [*seen.unread]
+    if entered:  # with more rights than the guard's unit has
+        which = "a network namespace" if entered == 1 else f"{entered:,} network namespaces"
+        found.append(f"the guard can't enter {which} as this command does, and counts the tables as full")
+    if not found:
+        return good("all tables and memory figures can be read")
+    if seen.impossible:
+        return wrong("; ".join(found), f"Nothing is raised for a table whose count can't be true. {_LEAKS}")
+    step = "Nothing: raises go on, calculated with what is named here." if as_root else "Run this as root."
+    if not seen.complete and seen.has_statistics and as_root:
+        step = "`lsns -t net` lists namespaces; `ip netns attach NAME PID` makes one known to the guard."
+    return note("; ".join(found), step)
+
+
+def memory(seen: Observation, policy: Policy) -> Check:
+    """Check that the host can bear a table that fills up to the limit in force, whoever set it."""
+    found = budget.at_limit(seen, policy)
+    if found is None or not seen.memory_total_bytes:
+        return unknown("needs a limit and the figures of memory")
+    full, fits = found
+    cost = f"{full.bytes_per_entry} × {full.charged_entries:,} + {full.bucket_bytes:,} = {full.cost_bytes:,}"
+    left = full.memory_available_bytes - full.new_bytes
+    evidence = f"a full table at {full.target:,} costs {cost} ({format_bytes(full.cost_bytes)})"
+    if full.bound is Bound.TARGET:
+        return good(
+            f"{evidence} of a budget of {format_bytes(full.budget_bytes)}, and leaves {format_bytes(left)} available"
+        )
+    if full.bound is Bound.BUDGET:
+        evidence += f", over the budget of {full.budget_bytes:,} ({format_bytes(full.budget_bytes)})"
+    else:
+        rest = f"{full.memory_available_bytes:,} − {full.new_bytes:,} = {left:,}"
+        evidence += f", and would leave {rest} available, less than `min_available` ({full.min_available_bytes:,})"
+    step = "Add or free memory, or give the tables more of it (`budget`, `min_available`)."
+    if fits:
+        step = (
+            f"{fits:,} fits: `sysctl -w net.netfilter.nf_conntrack_max={fits}`, and correct what sets it (see "
+            f"`boot` and `other writers`; `guard revert --all` undoes raises). Or: {step[0].lower()}{step[1:]}"
+        )
+    return wrong(evidence, step)
 
 
 def buckets(limit: int | None, number: int | None) -> Check:
@@ -192,28 +279,16 @@ def buckets(limit: int | None, number: int | None) -> Check:
     return wrong(f"{average}: above {budget.CHAIN_HOLD} the kernel drops packets without a message", step)
 
 
-def entries(table: str, counted: int, listed: int | None, impossible: Sequence[str]) -> Check:
-    """Check that counts can be true, and that the listing of the fullest `table` shows the entries counted.
-
-    `listed` is None if it was not read to its end; `impossible` names each count that can't be true.
-    """
-    if impossible:
-        more = len(impossible) - _OTHERS_SHOWN
-        text = "; ".join(impossible[:_OTHERS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-        return wrong(text, f"{_LEAKS} Until then nothing is raised for it.")
-    if not table:
-        return unknown("no table can be read", "Run this as root.")
+def entries(table: str, counted: int, listed: int | None) -> Check:
+    """Check that the listing of the fullest `table` shows the entries counted; `listed`: None if it has too many."""
     if counted < LEAST_SEEN:
-        return good(f"every count can be true; {table} is the fullest, with {counted:,} entries")
+        return good(f"{table} is the fullest, with {counted:,} entries")
     if listed is None:
-        return good(f"every count can be true; {table} has too many entries to list them ({counted:,})")
-    unlisted = max(0, counted - listed)
-    evidence = f"{table} counts {counted:,} entries, and the listing shows {listed:,}"
+        return unknown(f"{table} has too many entries to list them all ({counted:,})")
+    unlisted, evidence = max(0, counted - listed), f"{table} counts {counted:,} entries, and the listing shows {listed:,}"
     if unlisted >= LEAST_SEEN and unlisted >= UNLISTED_SHARE * counted:
-        return wrong(
-            f"{evidence}: something in the kernel keeps {unlisted:,} (a leak)",
-            f"`guard top` shows how to find it. {_LEAKS}",
-        )
+        text = f"{evidence}: something in the kernel keeps {unlisted:,} (a leak)"
+        return wrong(text, f"`guard top` shows how to find it. {_LEAKS}")
     return good(evidence)
 
 
@@ -371,6 +446,10 @@ def clock(boot_id: str | None, wall_seconds: float, newest_seconds: float | None
     if ahead > CLOCK_SLACK_SECONDS:
         return wrong(f"set back: it is {now}, and the newest decision is {format_duration(ahead)} later", step)
     return good(f"{now}, boot {boot_id[:8]}")
+
+
+def _in_container(place: Place) -> str:
+    return f" (this is a container: {place.container})" if place.container else ""
 
 
 def _number(value: object) -> float:

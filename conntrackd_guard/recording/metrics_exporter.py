@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conntrackd_guard import __version__
+from conntrackd_guard.core import health
 from conntrackd_guard.core.budget import cost_of, highest_affordable
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.configuration import Policy
@@ -112,6 +113,7 @@ class Exporter:
                 conflict=bool(live["conflict"]),
                 over_budget=bool(live["over_budget"]),
                 recorder_errors=len(live["recorder"]["trouble"]),
+                health=health.of_document(live).level,
             )
             policy = decode(Policy, live.get("policy"))
         except (KeyError, TypeError, ValueError) as error:

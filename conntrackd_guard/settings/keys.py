@@ -109,7 +109,7 @@ KEYS = (
     Key(
         name="min_available", field="min_available", kind=types.optional("auto", types.share("1%", "90%")),
         does="Memory to leave available once the raised tables are full: auto, a share of memory or a size.",
-        source="auto is 5% of memory but at least 512 MiB, or 25% if that is less (our judgement, for small hosts).",
+        source="auto is 5% of memory but at least 512 MiB, or 10% if that is less (our judgement, for small hosts).",
         instead=(
             ("2.5%", "a full table can trigger the OOM killer on a busy small host."),
             ("10%", "hosts that use most of their memory stop raising too soon."),

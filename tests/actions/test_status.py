@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import time
 from pathlib import Path
@@ -13,12 +15,20 @@ from testbed.guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.actions import status
 from conntrackd_guard.actions.status import Status, gather
+from conntrackd_guard.actions.status import document as as_document
+from conntrackd_guard.cli.commands.status import status as status_command
+from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.render.status_text import print_status
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.episode import Episode
+from conntrackd_guard.core.health import Level
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Pause, Raise, State
 from conntrackd_guard.daemon.status_line import sources_text, status_line
+from conntrackd_guard.doctor.checks import examine
+from conntrackd_guard.doctor.verdicts import Verdict
+from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
@@ -38,7 +48,8 @@ def published(**changed: Any) -> dict[str, Any]:
     return {
         "version": 1, "pid": os.getpid(), "since": 1.0, "at": 2.0, "mode": "act", "limit": LIMIT,
         "boottime_seconds": time.clock_gettime(time.CLOCK_BOOTTIME), "paused": None, "conflict": False,
-        "over_budget": False, "episodes": 0, "recorder": {"trouble": []},
+        "over_budget": False, "memory_exceeded": False, "not_writable": None, "write_refused": None, "needs": 0,
+        "unmet": [], "unread": [], "recorder": {"trouble": []},
         "sources": {"ring_buffer": "following", "journal": "following", "notes": []}, "policy": encode(Policy()),
     } | changed  # fmt: skip
 
@@ -70,18 +81,21 @@ def test_the_daemon_publishes_this_status(host: Host) -> None:
     """A pause and a conflict show in it; its keys are those of `published`."""
     guarded = Guarded(host)
     guarded.runtime_dir.put_pause(Pause(by="guard pause", reason="drill"))
-    guarded.controller.publish(episodes=0)
+    guarded.controller.publish({})
     before = guarded.runtime_dir.status()
     guarded.controller.state = State(conflict_seconds=(guarded.clock.now - 1.0,) * 3)
-    guarded.controller.publish(episodes=2)
+    full = Episode(namespace=host.container, needed_seconds=guarded.clock.now - 1.0, reason=HoldReason.AT_CEILING)
+    past = Episode(namespace=1, needed_seconds=guarded.clock.now - 5.0, reason=HoldReason.AT_CEILING)
+    guarded.controller.publish({1: past, host.container: full})
     after = guarded.runtime_dir.status()
     assert before is not None
     assert after is not None
-    changed = {"conflict": True, "episodes": 2, "at": after["at"], "recorder": after["recorder"]}
+    unmet = [{"table": "process 200", "reason": "at_ceiling"}]
+    changed = {"conflict": True, "needs": 1, "unmet": unmet, "at": after["at"], "recorder": after["recorder"]}
     assert after == before | changed
     assert before == published() | {
         "since": before["since"], "at": before["at"], "boottime_seconds": guarded.clock.now, "sources": {},
-        "paused": {"by": "guard pause", "reason": "drill"}, "recorder": before["recorder"],
+        "paused": {"by": "guard pause", "reason": "drill", "until": None}, "recorder": before["recorder"],
     }  # fmt: skip
     guarded.stop()
 
@@ -114,30 +128,46 @@ def test_an_unresponsive_daemon_is_degraded(host: Host, capsys: pytest.CaptureFi
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     kept = a_guard_runs(host, document=published(boottime_seconds=now - 42.0))
     found = gather(Paths(host.root))
-    assert found.degraded
-    assert "unresponsive for 42s" in printed(found, capsys)
+    assert found.health.level is Level.DOWN
+    assert "not answered for 42s" in printed(found, capsys)
     kept.put_status(published())
     found = gather(Paths(host.root))
-    assert not found.degraded
+    assert found.health.level is Level.HEALTHY
     assert "running since" in printed(found, capsys)
 
 
 @pytest.mark.parametrize(
-    ("document", "text"),
+    ("document", "level", "text"),
     [
-        ({"recorder": {"trouble": ["disk full"]}}, "error: disk full"),
-        ({"over_budget": True}, "exceed the memory budget; `guard revert --all` restores the original limit"),
-        ({"conflict": True}, "`guard resume` allows raises again"),
+        ({"recorder": {"trouble": ["disk full"]}}, Level.DEGRADED, "degraded: disk full"),
+        ({"over_budget": True}, Level.ACTION_REQUIRED, "`guard revert --all` restores the original limit"),
+        ({"conflict": True}, Level.ACTION_REQUIRED, "then `guard resume`"),
+        (
+            {"not_writable": {"why": "/x: read-only", "next_step": "Mount."}},
+            Level.ACTION_REQUIRED,
+            "can't write /x: read-only. Mount.",
+        ),
     ],
 )
-def test_what_needs_an_operator_is_degraded(
-    host: Host, capsys: pytest.CaptureFixture[str], document: dict[str, Any], text: str
+def test_every_view_has_the_same_health(  # noqa: PLR0913, PLR0917
+    host: Host,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    document: dict[str, Any],
+    level: Level,
+    text: str,
 ) -> None:
-    """A full disk, a limit too high for this host, and a conflict are shown, each with a next step."""
+    """A condition is shown with its next step, and exit code, JSON, doctor and metrics say the same."""
     kept = a_guard_runs(host, document=published(**document))
+    monkeypatch.setenv("TZ", "UTC")
     found = gather(Paths(host.root))
-    assert found.degraded
+    assert found.health.level is level
     assert text in printed(found, capsys)
+    assert status_command(argparse.Namespace(watch=False), Paths(host.root)).code is Exit.NO
+    assert json.loads(documents.document(as_document(found)))["health"]["level"] == level.value
+    checks = {check.name: check for check in examine(Paths(host.root)).checks}
+    assert checks["guard"].verdict is Verdict.GOOD
+    assert checks["health"].verdict is (Verdict.WRONG if level is Level.ACTION_REQUIRED else Verdict.NOTE)
     assert kept
 
 
@@ -182,15 +212,16 @@ def test_a_rehearsed_limit_counts_while_it_is_the_higher(host: Host, tmp_path: P
 def test_the_service_managers_line() -> None:
     """One line for `systemctl status`, in words where there is no limit, and with what stops the guard."""
     assert status_line(published()) == "watching: limit 65,536"
-    assert status_line(published(mode="dry-run", episodes=2)) == "dry run: limit 65,536, 2 full or filling up"
+    assert status_line(published(mode="dry-run", needs=2)) == "dry run: limit 65,536, 2 full or filling up"
     assert status_line(published(limit=None)) == "watching: no limit: this kernel tracks no connections yet"
     bad = published(conflict=True, recorder={"trouble": ["disk full"]}, over_budget=True)
     assert status_line(bad) == (
-        "raising is off (another program keeps lowering the limit), limit over the memory budget, error: disk full: "
-        "limit 65,536; see `guard status`"
+        "ACTION NEEDED: raising is off, another program keeps lowering the limit and 2 more; limit 65,536; see `guard status`"
     )
     paused = published(paused={"by": "guard pause", "reason": "drill"})
-    assert status_line(paused) == "paused by guard pause: limit 65,536; see `guard status`"
+    assert status_line(paused) == (
+        "degraded: raising is paused by guard pause until resumed; limit 65,536; see `guard status`"
+    )
 
 
 def test_the_sources_of_messages_in_words() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from testbed.printed_sums import false_lines
 from testbed.records import RAISE, SUM, a_record
 
 from conntrackd_guard.cli.render.arithmetic_text import calculations
@@ -39,3 +40,17 @@ def test_the_verdicts_show_which_bound_broke() -> None:
 
     texts = [text for _, text in lines(Policy(min_available=Share(bytes=5)), budget_bytes=1)]
     assert "✗ cost 56,393,728 > budget 1" in texts
+
+
+def test_the_parts_of_the_memory_are_shown() -> None:
+    """Tables that can't be read, ZFS' cache and low memory have a line each, only where there are any."""
+    plain = [text for _, text in lines(Policy())]
+    found = lines(Policy(), unread_tables=1, memory_zfs_bytes=7_000_000_000, memory_is_low=True)
+    texts = [text for _, text in found]
+    assert [text for text in texts if text not in plain] == [
+        "1 of the full tables can't be read",
+        "low memory only: a 32-bit kernel keeps entries there",
+        "14,000,000,000 + 7,000,000,000 of ZFS' cache above its minimum = 21,000,000,000 (19.6 GiB)",
+    ]
+    assert [text for text in plain if text not in texts] == []
+    assert false_lines([line for line in found if line[0] == "available"]) == []

@@ -14,6 +14,7 @@ from conntrackd_guard.actions.status import Status, document, preview
 from conntrackd_guard.cli.render.status_text import print_status
 from conntrackd_guard.core.budget import cost_of
 from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.health import Level
 from conntrackd_guard.core.model import Hold, Observation, Pause, Raise, State, Table
 from conntrackd_guard.history import documents
 
@@ -93,40 +94,33 @@ def test_a_running_daemon_is_shown_with_its_errors(capsys: pytest.CaptureFixture
     out = printed(status, capsys)
     assert "running (pid 42, mode act)" in out
     assert "messages: following /dev/kmsg; journal following" in out
-    assert "error: disk full" in out
-    assert status.degraded
-    assert not a_status(seen(), holder=42, live={"recorder": {"trouble": []}}).degraded
+    assert "degraded: disk full. Raises go on." in out
+    assert status.health.level is Level.DEGRADED
+    assert a_status(seen(), holder=42, live={"recorder": {"trouble": []}}).health.level is Level.HEALTHY
 
 
 @pytest.mark.parametrize(
     ("count", "dropped", "changed", "text"),
     [
-        (32768, 0, {}, "watching; fullest table at 50 % of 65,536"),
-        (65536, 0, {}, "watching; TABLE FULL: web (netns 7) at 65,536 of 65,536"),
-        (60000, 3, {}, "watching; PACKETS DROPPED: web (netns 7) at 60,000 of 65,536"),
-        (32768, 0, {"holder": 0, "live": None}, "DAEMON NOT RUNNING; fullest table at 50 % of 65,536"),
-        (32768, 0, {"holder": 0, "live": None, "other_runs": True}, "DAEMON NOT RUNNING in mode act; fullest"),
-        (32768, 0, {"holder": None, "live": None}, "unknown whether the daemon runs; fullest"),
-        (32768, 0, {"live": None}, "daemon starting; fullest"),
-        (32768, 0, {"silent_seconds": 99.0}, "ACTION NEEDED: the daemon is unresponsive; fullest"),
+        (32768, 0, {}, "healthy; fullest table at 50 % of 65,536"),
+        (65536, 0, {}, "healthy; TABLE FULL: web (netns 7) at 65,536 of 65,536"),
+        (60000, 3, {}, "healthy; PACKETS DROPPED: web (netns 7) at 60,000 of 65,536"),
         (
             32768,
             0,
-            {"live": {"pid": 42, "conflict": True}},
-            "ACTION NEEDED: raising is off, another program keeps lowering the limit; fullest",
+            {"holder": 0, "live": None},
+            "DOWN: no guard is running: nothing is raised; fullest table at 50 % of 65,536",
         ),
+        (32768, 0, {"holder": None, "live": None}, "DEGRADED: it can't be seen whether the guard runs; fullest"),
+        (32768, 0, {"live": None}, "DEGRADED: the guard has not published a status yet; fullest"),
+        (32768, 0, {"live": {"boottime_seconds": -49.0}}, "DOWN: the guard has not answered for 1min 39s; fullest"),
         (
             32768,
             0,
-            {"live": {"pid": 42, "over_budget": True}},
-            "ACTION NEEDED: the limit is too high for this host's memory; fullest",
+            {"live": {"conflict": True, "unread": ["x"]}},
+            "ACTION NEEDED: raising is off, another program keeps lowering the limit (and 1 more below); fullest",
         ),
-        (
-            32768,
-            0,
-            {"live": {"pid": 42, "recorder": {"trouble": ["x"]}}},
-            "ACTION NEEDED: the daemon reports errors; fullest",
-        ),
+        (32768, 0, {"live": {"recorder": {"trouble": ["x"]}}}, "DEGRADED: x; fullest"),
     ],
 )
 def test_the_first_line_is_the_summary(
@@ -135,7 +129,7 @@ def test_the_first_line_is_the_summary(
     """Whether the daemon works, and how full the tables are: if all is well, nobody has to read on."""
     table = Table(namespace=7, label="web", count=count, dropped=dropped)
     status = replace(a_status(seen(tables=(table,)), holder=42, live={"pid": 42}), **changed)
-    assert printed(status, capsys).splitlines()[0].startswith(f"       summary: {text}")
+    assert printed(status, capsys).splitlines()[0].startswith(f"        summary: {text}")
 
 
 def test_old_drops_and_new_drops_differ(capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,9 +148,9 @@ def test_a_bound_that_needs_an_operator_is_shown_before_the_table_is_full(
     capped = replace(a_status(seen()), next_step=preview(seen(), State(), Policy(max_limit=65536)))
     assert "50 % of 65,536, and it can't be raised further (at max_limit)" in printed(capped, capsys).splitlines()[0]
     held = seen(pause=Pause(by="guard pause", reason=""))
-    paused = a_status(held, holder=42, live={"pid": 42})
+    paused = a_status(held, holder=42, live={"paused": {"by": "guard pause", "until": None}})
     assert printed(paused, capsys).splitlines()[0] == (
-        "       summary: RAISING PAUSED; fullest table at 50 % of 65,536"
+        "        summary: DEGRADED: raising is paused by guard pause until resumed; fullest table at 50 % of 65,536"
     )
 
 

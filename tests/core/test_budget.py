@@ -42,12 +42,12 @@ def test_bytes_per_entry(slab: int | None, each: int) -> None:
 @pytest.mark.parametrize(
     ("total", "hugetlb", "budget_bytes", "min_available_bytes"),
     [
-        # 10 % of 536,870,912; 25 % of it is less than 512 MiB
-        (512 * MIB, 0, 53_687_091, 134_217_728),
-        # 10 % of 1,073,741,824; 25 % of it
-        (GIB, 0, 107_374_182, 268_435_456),
-        # 2 GiB is where 25 % and 512 MiB meet
-        (2 * GIB, 0, 214_748_364, 536_870_912),
+        # 10 % of 536,870,912 twice: it is less than 512 MiB
+        (512 * MIB, 0, 53_687_091, 53_687_091),
+        # 10 % of 1,073,741,824 twice
+        (GIB, 0, 107_374_182, 107_374_182),
+        # 5 GiB is where 10 % and 512 MiB meet
+        (5 * GIB, 0, 536_870_912, 536_870_912),
         # 10 % of 25,769,803,776; 5 % of it is more than 512 MiB
         (24 * GIB, 0, 2_576_980_377, 1_288_490_188),
         # 10 % of 137,438,953,472; 5 % of it
@@ -55,11 +55,11 @@ def test_bytes_per_entry(slab: int | None, each: int) -> None:
         # half of it set aside as huge pages: 10 % of 68,719,476,736; `min_available` is of all memory
         (128 * GIB, 64 * GIB, 6_871_947_673, 6_871_947_673),
         # more huge pages than memory can't be: nothing may be spent
-        (GIB, 2 * GIB, 0, 268_435_456),
+        (GIB, 2 * GIB, 0, 107_374_182),
     ],
 )
 def test_budget_and_min_available(total: int, hugetlb: int, budget_bytes: int, min_available_bytes: int) -> None:
-    """Budget is a tenth of what is no huge page; `min_available` the larger of 5 % and min(512 MiB, 25 %)."""
+    """Budget is a tenth of what is no huge page; `min_available` the larger of 5 % and min(512 MiB, 10 %)."""
     assert budget.budget_bytes(Policy(), total, hugetlb) == budget_bytes
     assert budget.min_available_bytes(Policy(), total) == min_available_bytes
 
@@ -87,10 +87,10 @@ WORKED: list[Any] = [
         id="512 MiB: what the budget allows",
     ),
     pytest.param(
-        # (300,000,000 − 268,435,456) ÷ 576 = 54,799.5 new entries; 65,536 + 54,799; cost 576 × 120,335 + 1,048,576
-        {"limit": 65_536, "buckets": 65_536, "memory_total_bytes": GIB, "memory_available_bytes": 300_000_000},
-        (131_072, 120_335, Bound.MIN_AVAILABLE),
-        (70_361_536, 31_564_224, 1_048_576, 3.67),
+        # (130,000,000 − 107,374,182) ÷ 576 = 39,280.9 new entries; 65,536 + 39,280; cost 576 × 104,816 + 1,048,576
+        {"limit": 65_536, "buckets": 65_536, "memory_total_bytes": GIB, "memory_available_bytes": 130_000_000},
+        (131_072, 104_816, Bound.MIN_AVAILABLE),
+        (61_422_592, 22_625_280, 1_048_576, 3.2),
         id="1 GiB: what the reserve allows",
     ),
     pytest.param(

@@ -44,9 +44,9 @@ def past(**trigger: Any) -> Record:
     return replace(record, trigger=full)
 
 
-def held(reason: HoldReason, bound: Bound = Bound.TARGET) -> Hold:
-    """Return a hold with an arithmetic."""
-    return Hold(reason=reason, arithmetic=replace(SUM, bound=bound, target=70000), advice=("Do this.",))
+def held(reason: HoldReason, bound: Bound = Bound.TARGET, **changed: Any) -> Hold:
+    """Return a hold with an arithmetic, changed in these fields."""
+    return Hold(reason=reason, arithmetic=replace(SUM, bound=bound, target=70000, **changed), advice=("Do this.",))
 
 
 def lowered(detail: str, earlier: int = 2) -> Record:
@@ -116,6 +116,14 @@ def broken(**terms: Any) -> Record:
         (
             a_record("a", held(HoldReason.RESERVE, Bound.MIN_AVAILABLE)),
             "`min_available` of 1.1 GiB (19.6 GiB is available) allows",
+        ),
+        (
+            a_record("a", held(HoldReason.RESERVE, Bound.MIN_AVAILABLE, memory_zfs_bytes=7 << 30)),
+            "`min_available` of 1.1 GiB (19.6 GiB with 7 GiB of ZFS' cache is available) allows",
+        ),
+        (
+            a_record("a", held(HoldReason.RESERVE, Bound.MIN_AVAILABLE, memory_is_low=True)),
+            "`min_available` of 1.1 GiB (19.6 GiB of low memory is available) allows",
         ),
         (
             broken(cost_bytes=3_000_000_000),

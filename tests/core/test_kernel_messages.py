@@ -19,7 +19,13 @@ WORDINGS = [
     ("neighbour: arp_cache: neighbor table overflow!", MessageKind.NEIGHBOUR_FULL, None),
     ("neighbour: ndisc_cache: neighbor table overflow!", MessageKind.NEIGHBOUR_FULL, None),
     ("ipv4: Neighbour table overflow.", MessageKind.NEIGHBOUR_FULL, None),
+    ("ipv6: Neighbour table overflow", MessageKind.NEIGHBOUR_FULL, None),
+    ("IPv6: Neighbour table overflow", MessageKind.NEIGHBOUR_FULL, None),
+    ("Neighbour table overflow.", MessageKind.NEIGHBOUR_FULL, None),
     ("net_ratelimit: 31234 callbacks suppressed", MessageKind.SUPPRESSED, None),
+    ("__ratelimit: 83 callbacks suppressed", MessageKind.SUPPRESSED, None),
+    ("ip_conntrack: VPS 101 table full, dropping packet.", MessageKind.TABLE_FULL, None),
+    ("nf_conntrack: VPS 0 table full, dropping packet.", MessageKind.TABLE_FULL, None),
 ]
 
 FOREIGN = [
@@ -39,6 +45,13 @@ FOREIGN = [
     "NF_CONNTRACK: table full, dropping packet",
     "table full, dropping packet",
     "net_ratelimit: x callbacks suppressed",
+    "___ratelimit: 83 callbacks suppressed",
+    "audit_ratelimit: 83 callbacks suppressed",
+    "ip_conntrack: VPS table full, dropping packet.",
+    "ip_conntrack: VPS web table full, dropping packet.",
+    "ip_conntrack: VPS 101 table full, dropping packet. IN=eth0",
+    "IPv6: Neighbour table overflow IN=eth0",
+    "IPX: Neighbour table overflow",
     "printk: bash: 31 output lines suppressed due to ratelimiting",
     "",
 ]

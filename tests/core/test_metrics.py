@@ -26,11 +26,12 @@ from conntrackd_guard.core.metrics import (
 from conntrackd_guard.core.model import Observation, OutcomeKind, Override, OverrideKind, Pause, Table
 
 NAMES = [
-    "guard_build_info", "guard_last_success_timestamp_seconds", "guard_source_up", "guard_tables_complete",
-    "guard_recorder_errors", "guard_paused", "guard_conflict", "guard_decisions_total", "guard_limit_entries",
-    "guard_highest_limit_entries", "guard_persisted_limit_over_budget", "guard_buckets", "guard_tables",
-    "guard_table_entries", "guard_table_drops_total", "guard_table_early_drop_total", "guard_cost_bytes",
-    "guard_budget_bytes", "guard_min_available_bytes", "guard_memory_available_bytes", "guard_headroom_bytes",
+    "guard_build_info", "guard_health", "guard_last_success_timestamp_seconds", "guard_source_up", "guard_tables_complete",
+    "guard_tables_unread", "guard_recorder_errors", "guard_paused", "guard_conflict", "guard_decisions_total",
+    "guard_limit_entries", "guard_highest_limit_entries", "guard_persisted_limit_over_budget", "guard_buckets",
+    "guard_tables", "guard_table_entries", "guard_table_drops_total", "guard_table_early_drop_total",
+    "guard_cost_bytes", "guard_budget_bytes", "guard_min_available_bytes", "guard_memory_available_bytes",
+    "guard_headroom_bytes",
 ]  # fmt: skip
 """Dashboards and alerts of operators depend on these."""
 
@@ -94,6 +95,18 @@ def test_states_are_one_or_zero() -> None:
     assert states == {"paused": 1, "conflict": 1, "tables_complete": 0, "persisted_limit_over_budget": 1}
     assert series(bad, "guard_source_up") == {("journal",): 1}
     assert series(bad, "guard_recorder_errors") == {(): 2}
+
+
+def test_a_kernel_without_statistics_files_is_no_alert() -> None:
+    """What it can't show is a figure of its own; a table that it shows and can't be read is incomplete."""
+    for more, expected in (
+        ({}, (1, 0)),
+        ({"complete": False, "unread_tables": 2}, (0, 2)),
+        ({"complete": False, "unread_tables": 2, "has_statistics": False}, (1, 2)),
+    ):
+        found = figures(seen(*tables(1), **more))
+        names = ("guard_tables_complete", "guard_tables_unread")
+        assert tuple(series(found, name)[()] for name in names) == expected
 
 
 def test_the_highest_limit_names_its_bound() -> None:

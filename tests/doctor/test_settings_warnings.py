@@ -55,7 +55,10 @@ def found(paths: Paths, text: str) -> list[str]:
             "budget: 3GiB\nmin_available: 2GiB",
             "f:2: min_available: budget (3 GiB) and min_available (2 GiB) are more than this host's 4 GiB",
         ),
-        ("budget: 90%", "f:1: budget: budget (3.6 GiB) and min_available (512 MiB) are more than this host's 4 GiB:"),
+        (
+            "budget: 90%\nmin_available: 11%",
+            "f:2: min_available: budget (3.6 GiB) and min_available (450.6 MiB) are more than this host's 4 GiB:",
+        ),
         (
             "budget: 10MiB",
             "f:1: budget: allows 10,922 entries on this host, and the limit in force is 262,144: nothing is raised.",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from testbed.records import a_record
 
 from conntrackd_guard.core import tuning
-from conntrackd_guard.core.model import Pause, State
+from conntrackd_guard.core.configuration import Mode
+from conntrackd_guard.core.health import Health, of_host
+from conntrackd_guard.core.model import Pause, State, Table
 from conntrackd_guard.core.sysctl_precedence import SysctlFile, Tool
 from conntrackd_guard.doctor import verdicts
+from conntrackd_guard.doctor.place import Place
 from conntrackd_guard.doctor.verdicts import Check, Verdict
 from conntrackd_guard.host.other_writers import Writer
 
@@ -219,44 +224,83 @@ def test_boot_trap(built_in: bool | None, rule: str, listed: str, saved: bool, v
     assert text in found[1]
 
 
+def of_document(changed: dict[str, Any], age: float) -> tuple[Health, dict[str, Any]]:
+    """Return the health of a running guard whose status is that old, and the status."""
+    document = {**HEALTHY, "boottime_seconds": 1000.0, **changed}
+    return of_host(document, running=True, now_seconds=1000.0 + age, mode=Mode.ACT), document
+
+
 @pytest.mark.parametrize(
-    ("changed", "age", "verdict", "text"),
+    ("changed", "verdict", "text"),
     [
-        ({}, 1.0, "good", "running (pid 42, mode act), follows ring buffer and journal"),
-        ({}, 91.0, "wrong", "unresponsive for 1min 31s"),
-        ({"recorder": {"trouble": ["disk full"]}}, 1.0, "wrong", "mode act): disk full"),
-        ({"recorder": {"stuck_seconds": 11.0}}, 1.0, "wrong", "stuck for 11s"),
-        ({"over_budget": True}, 1.0, "wrong", "`guard revert --all` undoes the raises"),
-        ({"recorder": {"lost_lines": 7}}, 1.0, "note", "7 log messages not delivered"),
-        ({"recorder": {"lost_holds": 1200}}, 1.0, "note", "1,200 holds not recorded"),
-        ({"sources": {"ring_buffer": "absent", "journal": "following", "notes": ["no rights"]}}, 1.0, "note", "no rights"),
-        ({"sources": {"ring_buffer": "following", "journal": "not found on this host"}}, 1.0, "note", "not found on this host"),
-        ({"sources": {"ring_buffer": "following", "journal": "read once a minute"}}, 1.0, "good", "follows"),
-        ({"sources": {"ring_buffer": "following", "journal": "absent"}}, 1.0, "note", "journal absent"),
-        ({"sources": None, "recorder": None}, 1.0, "note", "no ring buffer"),
+        ({}, "good", "healthy, follows ring buffer and journal"),
+        ({"recorder": {"trouble": ["disk full"]}}, "note", "disk full"),
+        ({"recorder": {"stuck_seconds": 11.0}}, "note", "stuck for 11s"),
+        ({"over_budget": True}, "wrong", "`guard revert --all` restores"),
+        ({"not_writable": {"why": "/x: read-only", "next_step": "Mount it."}}, "wrong", "can't write /x: read-only -> Mount it."),
+        ({"unmet": [{"table": "web", "reason": "at_ceiling"}]}, "wrong", "web is full, and can't be raised further (at max_limit)"),
+        ({"recorder": {"lost_lines": 7}}, "note", "7 log messages not delivered"),
+        ({"recorder": {"lost_holds": 1200}}, "note", "1,200 holds not recorded"),
+        ({"sources": {"ring_buffer": "absent", "journal": "following", "notes": ["no rights"]}}, "note", "no rights"),
+        ({"sources": {"ring_buffer": "following", "journal": "not found on this host"}}, "note", "not found on this host"),
+        ({"sources": {"ring_buffer": "following", "journal": "read once a minute"}}, "good", "follows"),
+        ({"sources": {"ring_buffer": "following", "journal": "absent"}}, "note", "journal absent"),
+        ({"sources": None, "recorder": None}, "note", "no ring buffer"),
     ],
 )  # fmt: skip
-def test_a_running_guard(changed: dict[str, Any], age: float, verdict: str, text: str) -> None:
-    """An unresponsive guard and recorder errors fail; a missing source is a note."""
-    found = shown(verdicts.guard({**HEALTHY, **changed}, age, running=True, dry_run=False))
+def test_the_health_of_a_running_guard(changed: dict[str, Any], verdict: str, text: str) -> None:
+    """What needs an operator fails; what the guard works without is a note."""
+    found = shown(verdicts.health(*of_document(changed, 1.0)))
     assert found[0] == verdict
     assert text in found[1]
+
+
+@pytest.mark.parametrize(
+    ("age", "verdict", "text"), [(9.0, "good", "answers"), (29.0, "wrong", "not answered for 29s")]
+)
+def test_a_guard_that_answers(age: float, verdict: str, text: str) -> None:
+    """A guard that was stopped half a minute ago is not good, and its old status is no evidence of health."""
+    found, document = of_document({}, age)
+    answers = shown(verdicts.guard(found, document, dry_run=False))
+    assert answers[0] == verdict
+    assert text in answers[1]
+    assert (verdicts.health(found, document).verdict is Verdict.UNKNOWN) == (verdict == "wrong")
 
 
 @pytest.mark.parametrize(
     ("running", "dry_run", "verdict", "text"),
     [
-        (False, False, "wrong", "not running: nothing is raised -> `systemctl start conntrackd-guard`"),
-        (False, True, "wrong", "(only a dry run is)"),
-        (None, False, "unknown", "can't see whether it runs"),
-        (True, False, "note", "without a status yet"),
+        (False, False, "wrong", "no guard is running: nothing is raised -> `systemctl start conntrackd-guard`"),
+        (False, True, "wrong", "(only a dry run is running)"),
+        (None, False, "unknown", "can't be seen whether the guard runs"),
+        (True, False, "unknown", "has not published a status yet"),
     ],
 )
 def test_a_guard_without_a_status(running: bool | None, dry_run: bool, verdict: str, text: str) -> None:  # noqa: FBT001
     """Without a running guard the check fails."""
-    found = shown(verdicts.guard(None, None, running=running, dry_run=dry_run))
+    found = of_host(None, running=running, now_seconds=5.0, mode=Mode.ACT)
+    answers = shown(verdicts.guard(found, None, dry_run=dry_run))
+    assert answers[0] == verdict
+    assert text in answers[1]
+    assert verdicts.health(found, None).verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("table", "verdict", "text"),
+    [
+        ({"count": 50}, "good", "none is full; the fullest is web (netns 7) at 50 %"),
+        ({"count": 100}, "wrong", "web (netns 7) has 100 of 100 entries"),
+        ({"count": 120}, "wrong", "web (netns 7) has 120 of 100 entries"),
+        ({"count": 97, "dropped": 3}, "wrong", "dropped 3 packets just now"),
+    ],
+)
+def test_full_tables(table: dict[str, Any], verdict: str, text: str) -> None:
+    """A table that is full or drops packets now fails."""
+    seen = a_record("k", limit=100, tables=(Table(namespace=7, label="web", **table),)).observation
+    found = shown(verdicts.tables(seen))
     assert found[0] == verdict
     assert text in found[1]
+    assert verdicts.tables(replace(seen, limit=None)).verdict is Verdict.UNKNOWN
 
 
 def test_pause() -> None:
@@ -330,13 +374,13 @@ def test_disk(free: int, inodes_left: bool, writable: bool, verdict: str, text: 
         (True, True, "good", "the guard runs in it"),
         (True, None, "good", "the initial network namespace"),
         (True, False, "wrong", "PrivateNetwork="),
-        (False, None, "wrong", "on the host itself"),
+        (False, None, "wrong", "nsenter -t 1 -n"),
         (None, None, "unknown", "once connection tracking is loaded"),
     ],
 )
 def test_namespace(initial: bool | None, beside: bool | None, verdict: str, text: str) -> None:  # noqa: FBT001
     """Only the initial network namespace can write the limit."""
-    found = shown(verdicts.namespace(initial=initial, guard_beside=beside))
+    found = shown(verdicts.namespace(Place(initial=initial), guard_beside=beside))
     assert found[0] == verdict
     assert text in found[1]
 
@@ -347,6 +391,6 @@ def test_namespace(initial: bool | None, beside: bool | None, verdict: str, text
 )
 def test_conntrack(limit: int | None, verdict: str, text: str) -> None:
     """Without connection tracking, or without a limit, there is nothing to raise."""
-    found = shown(verdicts.conntrack(limit, 16384))
+    found = shown(verdicts.conntrack(limit, 16384, Place(initial=None)))
     assert found[0] == verdict
     assert text in found[1]

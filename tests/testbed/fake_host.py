@@ -41,6 +41,8 @@ class FakeHost:
         self.put("proc/1/ns/net", "")
         (root / "proc/self").symlink_to("1")
         self.table(count=300, listed=300)
+        self.put("proc/meminfo", "MemTotal: 8388608 kB\nMemAvailable: 6291456 kB\nHugetlb: 0 kB\n")
+        self.put("sys/kernel/slab/nf_conntrack/slab_size", "256\n")
         (root / "proc/locks").symlink_to("/proc/locks")  # where a real lock on the file below shows
         self.put("sys/module/nf_conntrack/parameters/hashsize", "65536\n")
         self.put("etc/sysctl.d/99-zz-conntrackd-guard.conf", "net.netfilter.nf_conntrack_max = 98304\n")

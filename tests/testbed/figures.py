@@ -7,6 +7,7 @@ from typing import Any
 
 from conntrackd_guard.core.budget import cost_of, highest_affordable
 from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.health import Level
 from conntrackd_guard.core.metrics import DropTotals, Figures, LoopStatus, count_drops, known_decisions
 from conntrackd_guard.core.model import Observation, Table
 
@@ -18,6 +19,7 @@ LOOP = LoopStatus(
     conflict=False,
     over_budget=False,
     recorder_errors=0,
+    health=Level.HEALTHY,
 )
 
 

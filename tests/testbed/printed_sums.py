@@ -6,7 +6,8 @@ import math
 import re
 
 _WORDS = re.compile(
-    r" full tables?(?= ×)| for the others| entries| huge pages| buckets| \(-?[\d.,]+ [KMGTPE]?i?B\)"
+    r" full tables?(?= ×)| for the others| entries| huge pages| buckets| of ZFS' cache above its minimum"
+    r"| \(-?[\d.,]+ [KMGTPE]?i?B\)"
     r"|^(as set|saved for this boot|in force)(?= = )"
 )
 _COMPARED = re.compile(r"([✓✗]) (.+) ([≤>]) (.+)")

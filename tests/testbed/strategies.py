@@ -44,6 +44,7 @@ def observations(draw: st.DrawFn) -> Observation:
     """A host at one moment."""
     limit = draw(limits)
     total = draw(totals)
+    available = draw(st.integers(0, total) | st.integers(total // 2, total))
     return Observation(
         boottime_seconds=NOW,
         wall_seconds=1.8e9,
@@ -52,11 +53,14 @@ def observations(draw: st.DrawFn) -> Observation:
         kernel_limit=limit,
         tables=draw(tables(limit)),
         complete=draw(st.booleans()),
+        unread_tables=draw(st.just(0) | st.integers(1, 3)),
         buckets=draw(st.sampled_from([None, 65_536, 262_144, 1 << 22]) | st.integers(512, 1 << 22)),
         entry_slab_bytes=draw(st.none() | st.integers(192, 512)),
         memory_total_bytes=total,
         memory_hugetlb_bytes=draw(st.just(0) | st.integers(0, total)),
-        memory_available_bytes=draw(st.integers(0, total) | st.integers(total // 2, total)),
+        memory_available_bytes=available,
+        memory_zfs_bytes=draw(st.just(0) | st.integers(0, available)),
+        memory_is_low=draw(st.booleans()),
     )
 
 

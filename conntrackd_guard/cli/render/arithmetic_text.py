@@ -65,11 +65,13 @@ def _memory_lines(a: Arithmetic, policy: Policy) -> list[Line]:
         ("in use", f"{a.in_use:,} entries in all namespaces, {a.largest_count:,} in the fullest{estimate}"),
         ("bytes per entry", f"{a.bytes_source} → {a.bytes_per_entry:,} (rounded up to 64 bytes)"),
         ("planned for", f"{planned}, {a.held_entries:,} of them already in memory"),
+        *([("", f"{a.unread_tables:,} of the full tables can't be read")] if a.unread_tables else []),
         ("hash table", _buckets(a)),
         ("cost", f"{a.bytes_per_entry:,} × {a.charged_entries:,} + {a.bucket_bytes:,} = {_bytes(a.cost_bytes)}"),
         ("budget", f"{_share(policy.budget, a, hugetlb=True)} = {_bytes(a.budget_bytes)}"),
         _at_most("cost", a.cost_bytes, "budget", a.budget_bytes),
         ("new memory", f"{new} = {_bytes(a.new_bytes)}"),
+        *_available(a),
         ("left available", f"{a.memory_available_bytes:,} − {a.new_bytes:,} = {_bytes(left)}"),
         ("min_available", f"{_min_available(a, policy)} = {_bytes(a.min_available_bytes)}"),
         _at_most("min_available", a.min_available_bytes, "left", left),
@@ -124,10 +126,19 @@ def _share(share: Share, a: Arithmetic, *, hugetlb: bool) -> str:
     return f"{format_percentage(share.fraction or 0)} × {total}"
 
 
+def _available(a: Arithmetic) -> list[Line]:
+    """Return the parts of the available memory, if it has several."""
+    low = [("memory", "low memory only: a 32-bit kernel keeps entries there")] if a.memory_is_low else []
+    if not a.memory_zfs_bytes:
+        return low
+    kernel = f"{a.memory_available_bytes - a.memory_zfs_bytes:,} + {a.memory_zfs_bytes:,}"
+    return [*low, ("available", f"{kernel} of ZFS' cache above its minimum = {_bytes(a.memory_available_bytes)}")]
+
+
 def _min_available(a: Arithmetic, policy: Policy) -> str:
     if policy.min_available is not None:
         return _share(policy.min_available, a, hugetlb=False)
-    return f"the larger of 5% × {a.memory_total_bytes:,} and min(512 MiB, 25% × {a.memory_total_bytes:,})"
+    return f"the larger of 5% × {a.memory_total_bytes:,} and min(512 MiB, 10% × {a.memory_total_bytes:,})"
 
 
 def _bytes(count: int) -> str:

@@ -9,18 +9,21 @@ from conntrackd_guard.actions.status import Status
 from conntrackd_guard.cli.render.console import local, print_beside
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.configuration import Mode
+from conntrackd_guard.core.health import Level
 from conntrackd_guard.core.limits import format_limit, is_unlimited
-from conntrackd_guard.core.model import Hold, Observation, Pause, Raise, Table
+from conntrackd_guard.core.model import Hold, Raise, Table
 from conntrackd_guard.core.records import ACTIONABLE, table_name
 from conntrackd_guard.core.text import printable
-from conntrackd_guard.core.units import format_bytes, format_duration
+from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.daemon.status_line import sources_text
 
 _BAR_CELLS = 20
 _NARROW = 100
 """Columns below which bars are half as long, so that a table's name mostly fits beside its bar."""
 _TABLES_SHOWN = 15
-_NAME = 14
+_NAME = 15
+_HEADS = {Level.DEGRADED: "DEGRADED", Level.ACTION_REQUIRED: "ACTION NEEDED", Level.DOWN: "DOWN"}
+_STYLES = {Level.DEGRADED: "yellow", Level.ACTION_REQUIRED: "bold red", Level.DOWN: "bold red"}
 
 
 def print_status(console: Console, status: Status) -> None:
@@ -52,25 +55,13 @@ def summary(status: Status) -> tuple[str, str]:
     return "; ".join(text for text, _ in parts), style
 
 
-def _daemon_summary(status: Status) -> tuple[str, str]:  # noqa: PLR0911 - one return a state
-    live = status.live or {}
-    if status.running is None:
-        return "unknown whether the daemon runs", "yellow"
-    if not status.running:
-        return f"DAEMON NOT RUNNING{f' in mode {status.mode}' if status.other_runs else ''}", "bold red"
-    if status.silent:
-        return "ACTION NEEDED: the daemon is unresponsive", "bold red"
-    if live.get("conflict"):
-        return "ACTION NEEDED: raising is off, another program keeps lowering the limit", "bold red"
-    if live.get("over_budget"):
-        return "ACTION NEEDED: the limit is too high for this host's memory", "bold red"
-    if status.degraded:
-        return "ACTION NEEDED: the daemon reports errors", "bold red"
-    if status.observation.pause is not None:
-        return "RAISING PAUSED", "yellow"
-    if status.live is None:
-        return "daemon starting", "yellow"
-    return "watching" if status.mode is Mode.ACT else "watching (dry run)", "green"
+def _daemon_summary(status: Status) -> tuple[str, str]:
+    """Return the guard's health in words: its gravest reason, and how many there are."""
+    found = status.health
+    if not found.reasons:
+        return "healthy" if status.mode is Mode.ACT else "healthy (dry run)", "green"
+    more = f" (and {len(found.reasons) - 1} more below)" if len(found.reasons) > 1 else ""
+    return f"{_HEADS[found.level]}: {found.reasons[0].text}{more}", _STYLES[found.level]
 
 
 def _tables_summary(status: Status) -> tuple[str, str]:
@@ -99,34 +90,13 @@ def hidden_text(more: int, idle: int) -> str:
 
 def daemon_lines(status: Status) -> list[tuple[str, str, str]]:
     """Return further lines about the daemon as (name, text, style); a line without a style reports nothing wrong."""
-    live = status.live or {}
-    lines: list[tuple[str, str, str]] = []
-    if status.running and live:
-        sources: dict[str, Any] = live.get("sources") or {}
-        lines.append(("messages", sources_text(sources), ""))
-        lines += [("", str(note), "yellow") for note in sources.get("notes") or []]
-        lines += [("error", str(text), "bold red") for text in (live.get("recorder") or {}).get("trouble") or []]
-    if live.get("conflict"):
-        text = "another program keeps lowering the limit; `guard resume` allows raises again"
-        lines.append(("conflict", text, "bold red"))
-    if live.get("over_budget"):
-        text = "a full table would exceed the memory budget; `guard revert --all` restores the original limit"
-        lines.append(("over budget", text, "bold red"))
-    pause = status.observation.pause
-    if pause is not None:
-        lines.append(("paused", _pause_text(pause, status.observation), "bold yellow"))
+    sources: dict[str, Any] = (status.live or {}).get("sources") or {}
+    lines = [("messages", sources_text(sources), "")] if status.running and sources else []
+    lines += [("", str(note), "yellow") for note in sources.get("notes") or [] if status.running]
+    for reason in status.health.reasons:
+        text = f"{reason.text.removesuffix('.')}. {reason.next_step}"
+        lines.append((reason.level.replace("_", " "), text, _STYLES[reason.level]))
     return lines
-
-
-def _pause_text(pause: Pause, seen: Observation) -> str:
-    """Return who paused raising and why, until when, and how to end it."""
-    reason = f" ({pause.reason})" if pause.reason else ""
-    if pause.by.startswith("/"):
-        return f"by {pause.by}{reason}; remove that file to resume"
-    until = ""
-    if pause.until_seconds is not None:
-        until = f" until {local(seen.wall_seconds + pause.until_seconds - seen.boottime_seconds)}"
-    return f"by `{pause.by}`{reason}{until}; `guard resume` ends it"
 
 
 def daemon_text(status: Status) -> tuple[str, str]:
@@ -135,21 +105,15 @@ def daemon_text(status: Status) -> tuple[str, str]:
         return "unknown whether it runs", "yellow"
     if not status.running:
         acting = status.mode is Mode.ACT
-        text = "not running: nothing is raised" if acting else "not running: no dry run"
-        if status.other_runs:
-            other, flag = (Mode.DRY_RUN, "--dry-run") if acting else (Mode.ACT, "--no-dry-run")
-            return f"{text}; one in mode {other} runs: `guard status {flag}` shows it", "bold red"
-        start = "systemctl start conntrackd-guard" if acting else "sudo guard run --dry-run"
-        return f"{text}; {start}", "bold red"
+        if not status.other_runs:
+            return "not running", "bold red"
+        other, flag = (Mode.DRY_RUN, "--dry-run") if acting else (Mode.ACT, "--no-dry-run")
+        return f"not running; one in mode {other} runs: `guard status {flag}` shows it", "bold red"
     if status.live is None:
         return f"starting (pid {status.holder})", "yellow"
     since = status.live.get("since")
     since_text = f" since {local(since)}" if isinstance(since, int | float) else ""
-    about = f"(pid {status.holder}, mode {status.live.get('mode')})"
-    if status.silent:
-        silent = format_duration(status.silent_seconds)
-        return f"running {about} but unresponsive for {silent}; systemctl restart conntrackd-guard", "bold red"
-    return f"running{since_text} {about}", "green"
+    return f"running{since_text} (pid {status.holder}, mode {status.live.get('mode')})", "green"
 
 
 def limit_text(status: Status) -> str:

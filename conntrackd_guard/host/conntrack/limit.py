@@ -33,6 +33,9 @@ class Kernel(Protocol):
     def set_limit(self, target: int) -> int:
         """Write the limit and return what is read back."""
 
+    def not_writable(self) -> HostError | None:
+        """Return why the limit can't be written, None if it can or if there is none yet."""
+
     def buckets(self) -> int | None:
         """Return the number of hash buckets."""
 
@@ -62,6 +65,16 @@ class Sysctl:
         except ValueError as error:
             raise HostError("read", self._path, None, "Expected one decimal number of 32 bits.") from error
 
+    def not_writable(self) -> HostError | None:
+        """Return why the number can't be written, None if it can or doesn't exist. Writes nothing."""
+        try:
+            os.close(os.open(self._path, os.O_WRONLY | os.O_CLOEXEC))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return HostError("write", self._path, error, _NEXT_STEPS.get(error.errno or 0, "The check is repeated."))
+        return None
+
     def write(self, target: int) -> int:
         """Write `target` in one call and return what is read back."""
         try:
@@ -88,6 +101,7 @@ class LiveKernel:
         limit, buckets = Sysctl(paths.limit), Sysctl(paths.buckets)
         self.limit = self.limit_in_force = limit.read
         self.set_limit = limit.write
+        self.not_writable = limit.not_writable
         self.buckets = buckets.read
         self.set_buckets = buckets.write
         self._module = paths.root / "sys/module/nf_conntrack"
@@ -127,6 +141,9 @@ class RehearsingKernel:
         """Remember `target`."""
         self._rehearsed = target
         return target
+
+    def not_writable(self) -> None:
+        """Return None: a dry run writes nothing."""
 
     def buckets(self) -> int | None:
         """Return the rehearsed buckets, or the real ones."""

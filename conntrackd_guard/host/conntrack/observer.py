@@ -14,7 +14,9 @@ from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
 from conntrackd_guard.host.conntrack.stat import (
+    STATISTICS_FILE,
     Counters,
+    Memory,
     MemoryReader,
     TableReader,
     impossible_count,
@@ -29,6 +31,10 @@ _TABLES_A_TICK = 16
 """Tables read in one tick, about 25 µs each: half of them the fullest, the others in turn."""
 _UNEXPLAINED_SHARE = 0.10
 """Entries that no known table holds, as a share of the limit, from which the watch scans for another namespace."""
+_NO_FILE = "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS): drops can't be read"
+_NO_LIMIT = (
+    "connections are tracked, but nf_conntrack_max is hidden here, as in a container: `guard doctor` has the cure"
+)
 _HIDDEN = "entries exist in a network namespace that no process or name leads to: counted as one more full table"
 
 
@@ -58,7 +64,10 @@ class Observer:
         self._tracks: dict[int, _Track] = {}
         self.present: frozenset[int] = frozenset()
         """The namespaces found by the last scan, as tables name them."""
+        self.unread: tuple[str, ...] = ()
+        """What the last observation could not read, but for tables that this kernel never shows."""
         self._complete = False
+        self._has_statistics = True
         self._scanned_seconds = -RESCAN_SECONDS
         self._names: frozenset[str] = frozenset()
         self._unexplained = 0
@@ -107,14 +116,17 @@ class Observer:
         memory = self._memory.read()
         kept = [t for t in tables if t.count or t.dropped or t.initial or t.namespace in namespaces]
         limit, now, unread = self._kernel.limit_in_force(), self._clock.boottime(), memory.unread
-        complete = self._complete and not any(track.out_of_reach for track in self._tracks.values())
-        hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in self._tracks.values())
-        if not complete:
-            unread = (*unread, "some network namespaces can't be read: counted as one more full table")
-        elif not self._impossible and hidden >= usage.CONFIRM_USE * (limit or math.inf):
-            complete, unread = False, (*unread, _HIDDEN)
+        reached = [track for track in self._tracks.values() if not track.out_of_reach]
+        complete, unread_tables = self._complete and len(reached) == len(self._tracks), 0
+        hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in reached)
+        if not complete or not self._has_statistics or hidden >= usage.CONFIRM_USE * (limit or math.inf):
+            unread_tables, missing = self._missing(memory, hidden, limit or 0)
+            complete, unread = complete and not unread_tables, unread + missing
         for found in self._impossible.values():
-            unread = (*unread, impossible_text(found))
+            unread_tables, unread = unread_tables + 1, (*unread, impossible_text(found))
+        if limit is None and tables:
+            unread = (*unread, _NO_LIMIT)
+        self.unread = unread if self._has_statistics or limit is None else memory.unread
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),
@@ -126,11 +138,15 @@ class Observer:
             unread=unread,
             complete=complete,
             impossible=tuple(self._impossible.values()),
+            unread_tables=unread_tables,
+            has_statistics=self._has_statistics,
             buckets=self._kernel.buckets(),
             entry_slab_bytes=memory.entry_slab_bytes,
             memory_total_bytes=memory.total_bytes,
             memory_hugetlb_bytes=memory.hugetlb_bytes,
             memory_available_bytes=memory.available_bytes,
+            memory_zfs_bytes=memory.zfs_bytes,
+            memory_is_low=memory.is_low,
             pause=self._runtime_dir.pause(now) if any(map(os.path.lexists, self._runtime_dir.pause_files)) else None,
             estimate=self._kernel.rehearsing,
             sources={"memory": "/proc/meminfo", "entry size": "slab" if memory.entry_slab_bytes else "assumed"},
@@ -187,6 +203,27 @@ class Observer:
         in_reach = [track.growth.count or 0 for track in self._tracks.values() if not track.out_of_reach]
         return (self._allocated.count or 0) - sum(in_reach)
 
+    def _missing(self, memory: Memory, hidden: int, limit: int) -> tuple[int, tuple[str, ...]]:
+        """Return how many tables are charged as full although they can't be read, and in words what can't be read.
+
+        `hidden` entries are in no table that was read. Twice as many bound the charge, as with other tables.
+        """
+        unreadable = sum(track.out_of_reach for track in self._tracks.values())
+        charged = unreadable + (not self._complete)
+        texts = [] if self._has_statistics or not limit else [_NO_FILE]
+        if charged:
+            if memory.allocated_entries is not None and limit:
+                charged = min(charged, max(1, math.ceil(2 * hidden / limit)))
+            which = "some network namespaces" if not self._complete else f"{unreadable:,} network namespaces"
+            which = "a network namespace" if self._complete and unreadable == 1 else which
+            texts.append(f"the tables of {which} can't be read: counted as {charged} full table{'s'[charged == 1 :]}")
+        elif hidden >= usage.CONFIRM_USE * (limit or math.inf):
+            used, shown = self._memory.used_entries(), (memory.allocated_entries or 0) - hidden
+            if used is None or used - shown >= usage.CONFIRM_USE * limit:
+                charged = 1
+                texts.append(_HIDDEN)
+        return charged, tuple(texts)
+
     def _read(self, tracks: Iterable[_Track]) -> list[Table]:
         """Read these tables; without those that can't be reached."""
         tables, rehearsing = [], self._kernel.rehearsing
@@ -198,6 +235,8 @@ class Observer:
             track.out_of_reach = counters is None
             if counters is None or counters.beyond is not None:
                 continue
+            if netns.initial:
+                self._has_statistics = counters.source == STATISTICS_FILE
             growth.look(now, counters.count, counters.drop, counters.early_drop)
             table = Table(
                 namespace=netns.key if netns.namespace is None else netns.namespace,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from conntrackd_guard.core.limits import unsigned
 from conntrackd_guard.core.model import INT_MAX, ImpossibleCount
 from conntrackd_guard.host import files
+from conntrackd_guard.host.conntrack.memory_kinds import low_memory, zfs_reclaimable
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import run_in_netns
 from conntrackd_guard.host.paths import Paths
@@ -19,6 +20,8 @@ _MOST_FACTOR = 2
 _MOST_BESIDE = 1024
 """A count beyond this much of the slab's objects can't be true. Judgement: every entry is an object, so only what is freed
 between two reads (microseconds) can lie between them."""
+STATISTICS_FILE = "statistics file"
+"""A table's source, if its namespace's files in /proc show it."""
 
 
 @dataclass(slots=True)
@@ -40,7 +43,7 @@ class Counters:
     """If the count can't be true: the highest that can be (see `MemoryReader.checked`)."""
 
 
-def read_statistics(folders: Iterable[str], key: int | None, source: str = "statistics file") -> Counters | None:
+def read_statistics(folders: Iterable[str], key: int | None, source: str = STATISTICS_FILE) -> Counters | None:
     """Return the counters in the first of these /proc/PID/ folders that can be read and whose net/stat is inode `key`.
 
     /proc/net/stat/nf_conntrack has one hexadecimal row per CPU, columns are found by the header. `entries`
@@ -125,6 +128,10 @@ class Memory:
     total_bytes: int
     hugetlb_bytes: int
     available_bytes: int
+    zfs_bytes: int
+    """Of the available memory, ZFS' cache above its minimum."""
+    is_low: bool
+    """The three above are of low memory, where a 32-bit kernel keeps entries."""
     entry_slab_bytes: int | None
     allocated_entries: int | None
     """An upper bound on the entries of all namespaces."""
@@ -136,8 +143,11 @@ class MemoryReader:
 
     def __init__(self, paths: Paths) -> None:
         self._meminfo = str(paths.proc / "meminfo")
+        self._arcstats = str(paths.proc / "spl/kstat/zfs/arcstats")
+        self._slab = paths.slab
         self._slab_size = str(paths.slab / "slab_size")
         self._total_objects = str(paths.slab / "total_objects")
+        self._nodes = str(paths.root / "sys/devices/system/node")
         self._entry_slab_bytes: int | None = None
         """Read once: a kernel's entries have one size."""
 
@@ -145,15 +155,27 @@ class MemoryReader:
         """Return the figures of this moment, with safe defaults for those that can't be read. Never raises."""
         unread: list[str] = []
         allocated = None
-        total = hugetlb = available = 0
+        total = hugetlb = available = zfs = 0
+        is_low = False
         try:
             with open(self._meminfo, "rb", buffering=0) as file:
-                rows = [row.split(None, 2) for row in file.read().splitlines()]
+                content = file.read()
+            rows = [row.split(None, 2) for row in content.splitlines()]
             figures = {row[0]: int(row[1]) for row in rows}
             total, available = figures[b"MemTotal:"] * _KIB, figures[b"MemAvailable:"] * _KIB
             hugetlb = figures.get(b"Hugetlb:", 0) * _KIB
+            low = low_memory(content, total, hugetlb, available) if b"LowTotal:" in content else None
+            if low is not None:
+                (total, hugetlb, available), is_low = low, True
         except (OSError, ValueError, IndexError, KeyError) as error:
             unread.append(f"{self._meminfo} ({_short(error)}): counted as no memory available")
+        try:
+            with open(self._arcstats, "rb", buffering=0) as file:
+                zfs = 0 if is_low else zfs_reclaimable(file.read(), total - available)
+        except FileNotFoundError:
+            pass  # no ZFS here
+        except (OSError, ValueError) as error:
+            unread.append(f"{self._arcstats} ({_short(error)}): ZFS' cache is counted as used")
         if self._entry_slab_bytes is None:
             try:
                 self._entry_slab_bytes = files.read_number(self._slab_size)
@@ -164,7 +186,9 @@ class MemoryReader:
         return Memory(
             total_bytes=total,
             hugetlb_bytes=hugetlb,
-            available_bytes=available,
+            available_bytes=available + zfs,
+            zfs_bytes=zfs,
+            is_low=is_low,
             entry_slab_bytes=self._entry_slab_bytes,
             allocated_entries=allocated,
             unread=tuple(unread),
@@ -189,6 +213,23 @@ class MemoryReader:
         if counters is not None and counters.count > most:
             counters = replace(counters, beyond=most)
         return counters
+
+    def used_entries(self) -> int | None:
+        """Return an upper bound of the entries that exist; None if it can't be read.
+
+        `total_objects` also counts the free objects of slabs that fragments, or since 7.3 sheaves, keep allocated.
+        `objects` counts those in sheaves alone, up to (10 a memory node + 2 a CPU) sheaves. It walks lists under a lock.
+        """
+        try:
+            used, capacity = files.read_number(self._slab / "objects"), 0
+            with contextlib.suppress(FileNotFoundError):
+                capacity = files.read_number(self._slab / "sheaf_capacity")
+        except (OSError, ValueError):
+            return None
+        nodes = 1
+        with contextlib.suppress(OSError):
+            nodes = max(1, sum(name.startswith("node") for name in os.listdir(self._nodes)))
+        return max(0, used - (10 * nodes + 2 * (os.cpu_count() or 1)) * capacity)
 
 
 def impossible_count(netns: NetNamespace, counters: Counters) -> ImpossibleCount | None:

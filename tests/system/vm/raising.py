@@ -155,7 +155,10 @@ def status_shows_it() -> str:
     """`guard status` and the status line show limit and sources, and no problem."""
     status = json.loads(run("guard", "status", "--json"))
     sources = status["service"]["sources"]
-    equal((status["running"], status["degraded"], status["limit"], status["unread"]), (True, False, limit(), []))
+    equal(
+        (status["running"], status["health"]["level"], status["limit"], status["unread"]),
+        (True, "healthy", limit(), []),
+    )
     equal((sources["ring_buffer"], sources["notes"]), ("following", []))
     holds(shown(GUARD, "StatusText"), f"watching: limit {limit():,}")
     return f"status line “{shown(GUARD, 'StatusText')}”; ring buffer {sources['ring_buffer']}, journal {sources['journal']}"

@@ -164,13 +164,13 @@ def less_memory_is_reported_and_the_limit_stays() -> str:
 
 
 def status_shows_over_budget() -> str:
-    """The status is degraded and names the command that reverts."""
-    until(lambda: "over the memory budget" in shown(GUARD, "StatusText"), 30, "the status line shows it")
-    equal(json.loads(run("guard", "status", "--json", fails=True))["degraded"], True)  # noqa: FBT003 - JSON's own word
+    """The status needs an operator and names the command that reverts."""
+    until(lambda: "too high for this host's memory" in shown(GUARD, "StatusText"), 30, "the status line shows it")
+    equal(json.loads(run("guard", "status", "--json", fails=True))["health"]["level"], "action_required")
     text = run("guard", "status", fails=True)
-    holds(text, "over budget", "guard revert --all")
+    holds(text, "action required", "guard revert --all")
     holds(text, "ACTION NEEDED: the limit is too high for this host's memory")
-    (row,) = (row for row in text.splitlines() if "over budget" in row)
+    (row,) = (row for row in text.splitlines() if "action required" in row)
     (line,) = lines(GUARD_EVENT="guard.hold", GUARD_REASON="over_budget_at_start")
     equal(line["PRIORITY"], "3")
     return f"status line “{shown(GUARD, 'StatusText')}”; guard status: {row.strip()}"

@@ -1,0 +1,96 @@
+"""The daemon's status: one document, from which every view has its figures and its judgement of health."""
+
+import os
+from typing import Any
+
+from conntrackd_guard.core import tuning
+from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.episode import Episode, Episodes
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.model import Pause, State
+from conntrackd_guard.core.records import ACTIONABLE
+from conntrackd_guard.daemon.dependencies import Dependencies
+from conntrackd_guard.daemon.status_line import status_line
+
+_NEED_SECONDS = 2.0
+"""An episode is open for ten seconds after the need; this long, the interval of publishing, it is called one."""
+_READ_SECONDS = 60.0
+"""Interval for reading what decisions read, so that a host which needs none learns of a figure that can't be read."""
+
+
+class Publisher:
+    """Publishes the status under /run and to the service manager."""
+
+    def __init__(self, parts: Dependencies) -> None:
+        self._p = parts
+        self._since_seconds = parts.clock.wall()
+        self._read_at = 0.0
+        self._logged = False
+        """Whether the log has it that the limit can't be written."""
+
+    def publish(  # noqa: PLR0913 - what only the controller knows
+        self,
+        limit: int | None,
+        policy: Policy,
+        state: State,
+        episodes: Episodes,
+        *,
+        over_budget: bool,
+        memory_exceeded: bool,
+    ) -> None:
+        """Publish the status. Raises HostError if it can't be written."""
+        now, wall = self._p.clock.boottime(), self._p.clock.wall()
+        if now >= self._read_at:
+            self._read_at = now + _READ_SECONDS
+            self._p.observer.observe()
+        pause, refusal = self._p.runtime_dir.pause(now), state.refusal
+        conflicts = sum(at > now - tuning.CONFLICT_WINDOW_SECONDS for at in state.conflict_seconds)
+        needs = [known for known in episodes.values() if now - known.needed_seconds <= _NEED_SECONDS]
+        document = {
+            "version": 1,
+            "pid": os.getpid(),
+            "since": self._since_seconds,
+            "at": wall,
+            "boottime_seconds": now,  # by which readers measure its age
+            "mode": self._p.mode.value,
+            "limit": limit,
+            "policy": encode(policy),
+            "sources": self._p.log_sources.report(),
+            "recorder": self._p.recorder.report(),
+            "paused": None if pause is None else paused(pause, wall - now),
+            "conflict": 0 < policy.conflict_limit <= conflicts,
+            "over_budget": over_budget,
+            "memory_exceeded": memory_exceeded,
+            "not_writable": self._refused(),
+            "write_refused": os.strerror(refusal.errno) if refusal is not None and refusal.limit == limit else None,
+            "needs": len(needs),
+            "unmet": [self._unmet(need) for need in needs if need.reason in ACTIONABLE],
+            "unread": list(self._p.observer.unread),
+        }
+        self._p.service.status(status_line(document))
+        self._p.runtime_dir.put_status(document)
+
+    def _refused(self) -> dict[str, str] | None:
+        """Return why the limit can't be written, None if it can; log when that begins."""
+        error = self._p.kernel.not_writable()
+        if error is not None and not self._logged:
+            self._p.recorder.log("guard.error", "error", f"No raise is possible: {error}")
+        self._logged = error is not None
+        return None if error is None else not_writable(error)
+
+    def _unmet(self, need: Episode) -> dict[str, str]:
+        netns = None if need.namespace is None else self._p.observer.netns(need.namespace)
+        table = "a table" if need.namespace is None else f"netns {need.namespace}" if netns is None else netns.label
+        return {"table": table, "reason": "" if need.reason is None else need.reason.code}
+
+
+def not_writable(error: HostError) -> dict[str, str]:
+    """Return the document's entry for a limit that can't be written."""
+    return {"why": f"{error.path}: {error.cause}", "next_step": error.next_step}
+
+
+def paused(pause: Pause, boot_wall_seconds: float) -> dict[str, Any]:
+    """Return a pause with the wall time of its end, None until resumed."""
+    until = None if pause.until_seconds is None else pause.until_seconds + boot_wall_seconds
+    return {"by": pause.by, "reason": pause.reason, "until": until}

@@ -1,0 +1,61 @@
+"""Where the guard and `guard doctor` run: on the host, in another network namespace, or in a container."""
+
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+
+from conntrackd_guard.core.text import printable
+from conntrackd_guard.host import files
+from conntrackd_guard.host.paths import Paths
+
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, linux/proc_ns.h
+_WHOLE_MAP = [b"0", b"0", b"4294967295"]
+_KIND_BYTES = 64
+_INITIAL_ONLY = "proc/sys/net/core/netdev_max_backlog"
+"""The kernel shows this sysctl in the initial network namespace alone, whatever the mode of its other files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What this process can see of where it runs."""
+
+    initial: bool | None
+    """Whether this is the initial network namespace; None if nothing shows it (connection tracking is not loaded)."""
+    writable: bool = False
+    """Whether the limit's file has a mode to write it: before 5.12.2 in every namespace, and it is one limit for all."""
+    tracks: bool = False
+    """Whether connections are tracked here."""
+    container: str = ""
+    """What shows that this is a container, "" if nothing does. Printable."""
+
+
+def find_place(paths: Paths) -> Place:
+    """Return where this process runs. Never raises."""
+    core, mode = paths.root / _INITIAL_ONLY, 0
+    tracks = (paths.proc / "self/net/stat/nf_conntrack").exists() or (paths.sysctl / "nf_conntrack_count").exists()
+    initial: bool | None = False if tracks else None  # a user namespace's network namespaces don't show the limit
+    with suppress(OSError):
+        mode = stat.S_IMODE(paths.limit.stat().st_mode)
+        initial, tracks = bool(mode & stat.S_IWUSR), True
+    if core.parent.exists() and not core.exists():
+        initial = False
+    return Place(initial=initial, writable=bool(mode & stat.S_IWUSR), tracks=tracks, container=_container(paths))
+
+
+def _container(paths: Paths) -> str:
+    kind = ""
+    for name, kind_of in ((".dockerenv", "docker"), ("run/.containerenv", "podman")):
+        kind = kind_of if (paths.root / name).exists() else kind
+    with suppress(OSError):
+        content = files.read_regular(paths.root / "run/systemd/container", _KIND_BYTES)
+        kind = printable((content or b"")[:_KIND_BYTES].decode("utf-8", "replace").strip()) or kind
+    with suppress(OSError):
+        if files.read(paths.proc / "self/uid_map").split() != _WHOLE_MAP:
+            return kind or "a user namespace"
+    with suppress(OSError):
+        if os.stat(paths.proc / "self/ns/pid").st_ino != _INITIAL_PID_NAMESPACE:
+            return kind or "a PID namespace"
+        if os.path.samestat(os.stat(paths.proc / "1/root/."), os.stat(paths.root)):
+            return ""  # the host's own files: an image has left those behind
+    return kind
