@@ -285,7 +285,10 @@ def entries(table: str, counted: int, listed: int | None) -> Check:
         return good(f"{table} is the fullest, with {counted:,} entries")
     if listed is None:
         return unknown(f"{table} has too many entries to list them all ({counted:,})")
-    unlisted, evidence = max(0, counted - listed), f"{table} counts {counted:,} entries, and the listing shows {listed:,}"
+    unlisted, evidence = (
+        max(0, counted - listed),
+        f"{table} counts {counted:,} entries, and the listing shows {listed:,}",
+    )
     if unlisted >= LEAST_SEEN and unlisted >= UNLISTED_SHARE * counted:
         text = f"{evidence}: something in the kernel keeps {unlisted:,} (a leak)"
         return wrong(text, f"`guard top` shows how to find it. {_LEAKS}")
