@@ -117,10 +117,11 @@ class Observer:
         kept = [t for t in tables if t.count or t.dropped or t.initial or t.namespace in namespaces]
         limit, now, unread = self._kernel.limit_in_force(), self._clock.boottime(), memory.unread
         reached = [track for track in self._tracks.values() if not track.out_of_reach]
-        complete, unread_tables = self._complete and len(reached) == len(self._tracks), 0
+        # Without a limit, connection tracking is not loaded, and no namespace has a table.
+        complete, unread_tables = limit is None or (self._complete and len(reached) == len(self._tracks)), 0
         hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in reached)
         if not complete or not self._has_statistics or hidden >= usage.CONFIRM_USE * (limit or math.inf):
-            unread_tables, missing = self._missing(memory, hidden, limit or 0)
+            unread_tables, missing = (0, ()) if limit is None else self._missing(memory, hidden, limit)
             complete, unread = complete and not unread_tables, unread + missing
         for found in self._impossible.values():
             unread_tables, unread = unread_tables + 1, (*unread, impossible_text(found))
@@ -210,7 +211,7 @@ class Observer:
         """
         unreadable = sum(track.out_of_reach for track in self._tracks.values())
         charged = unreadable + (not self._complete)
-        texts = [] if self._has_statistics or not limit else [_NO_FILE]
+        texts = [] if self._has_statistics else [_NO_FILE]
         if charged:
             if memory.allocated_entries is not None and limit:
                 charged = min(charged, max(1, math.ceil(2 * hidden / limit)))
@@ -222,7 +223,7 @@ class Observer:
             if used is None or used - shown >= usage.CONFIRM_USE * limit:
                 charged = 1
                 texts.append(_HIDDEN)
-        return charged, tuple(texts)
+        return charged, (", and ".join(texts),) if texts else ()
 
     def _read(self, tracks: Iterable[_Track]) -> list[Table]:
         """Read these tables; without those that can't be reached."""
