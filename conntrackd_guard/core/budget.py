@@ -235,10 +235,10 @@ def at_limit(observation: Observation, policy: Policy) -> tuple[Arithmetic, int]
     """Return the calculation for the fullest table filled up to the limit, and the highest limit that the host can bear.
 
     The calculation's bound is the budget or `min_available` if the host can't bear it, whoever set the limit; else the
-    target. None if there is no limit, or it is 0.
+    target. None if there is no limit, or it is unlimited.
     """
     limit, seen = observation.limit, condense(observation, None)
-    if not limit:
+    if limit is None or is_unlimited(limit):
         return None
     fullest, *others = fullest_first(seen) or (Table(namespace=0, label="initial", initial=True, count=0),)
     full = replace(fullest, count=max(limit, fullest.count), held=fullest.alive)

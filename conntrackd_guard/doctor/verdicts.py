@@ -139,7 +139,7 @@ def health(found: Health, live: Mapping[str, Any] | None) -> Check:
 
 def tables(seen: Observation | None) -> Check:
     """Check that no table is full or dropping packets now."""
-    if seen is None or not seen.limit:
+    if seen is None or seen.limit is None or is_unlimited(seen.limit):
         return unknown("no limit is in force")
     bad = [
         f"{table_name(table)} has {table.count:,} of {seen.limit:,} entries"
