@@ -53,7 +53,15 @@ OBSERVED = Observation(
     limit=262144,
     kernel_limit=262144,
     tables=(
-        Table(namespace=NAMESPACE, label="web", count=262144, drop=7, dropped=7, demand_per_second=400.0),
+        Table(
+            namespace=NAMESPACE,
+            label="web",
+            count=262144,
+            drop=7,
+            dropped=7,
+            demand_per_second=400.0,
+            demand_seconds=1.0,
+        ),
         Table(namespace=4026531840, label="initial", initial=True, count=10000, drop=0),
     ),
     buckets=262144,
@@ -124,7 +132,7 @@ def status() -> str:
     record = raised()
     assert isinstance(record.decision, Raise)  # noqa: S101 - says what the type checker can't know
     policy, limit = Policy(), record.decision.target
-    web = Table(namespace=NAMESPACE, label="web", count=264_000, drop=7, demand_per_second=400.0)
+    web = Table(namespace=NAMESPACE, label="web", count=264_000, drop=7, demand_per_second=400.0, demand_seconds=0.25)
     after = Observation(
         boottime_seconds=5004.0,
         wall_seconds=WALL_SECONDS + 4,

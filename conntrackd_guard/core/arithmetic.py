@@ -32,6 +32,11 @@ class Arithmetic:
     """Entries of all namespaces."""
     largest_count: int
     demand_per_second: float
+    """Growth that the step looks ahead with, 0 without one."""
+    demand_seconds: float | None = None
+    """The time that it was measured over."""
+    demand_factor: int = 4
+    """That term of the step is this many times the limit at most."""
     bytes_per_entry: int
     bytes_source: str
     buckets: int | None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from conntrackd_guard.core.assessment import is_full, presses
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import Hold, Raise, Table, Trigger, TriggerKind
+from conntrackd_guard.core.model import Corroboration, Hold, Raise, Table, Trigger, TriggerKind
 from conntrackd_guard.core.usage import QUIET_SECONDS, is_stable
 
 _SHORTENED = frozenset({HoldReason.STABLE, HoldReason.COOLDOWN, HoldReason.RATE_LIMITED, HoldReason.CHANGED_UNDER_US})
@@ -58,12 +58,12 @@ def on_tables(  # noqa: PLR0913, PLR0917 - everything that a look at the tables 
         for name in {table.namespace, None} & after.keys():
             opened = after[name]
             by_message = opened.message is not None and not policy.raise_early and (name is None or table.placed)
-            if by_message and is_full(table, kernel_limit):
+            if by_message and is_full(table, kernel_limit, policy):
                 after[name] = on_need(opened, name, now, urgent=True)
         known = after.get(table.namespace)
         count, demand = table.count, table.demand_per_second
         if policy.raise_early and presses(count, limit, demand, policy, already=known is not None):
-            urgent = not is_stable(count, limit, demand)
+            urgent = bool(table.dropped) or not is_stable(count, limit, demand)
             after[table.namespace] = on_need(known, table.namespace, now, urgent=urgent)
     return {name: known for name, known in after.items() if not is_over(known, now)}
 
@@ -83,19 +83,24 @@ def on_need(episode: Episode | None, namespace: int | None, now: float, *, urgen
 
 
 def on_decision(episode: Episode, decision: Raise | Hold) -> Episode:
-    """Return the episode after a decision. After a raise or a final hold, only new need makes it due again."""
+    """Return the episode after a decision. After a raise or a final hold, only new need makes it due again.
+
+    A decision that could judge its table answers the message for good: the namespace may be gone at the next one.
+    """
+    message = episode.message
+    if message is not None and decision.corroboration in {Corroboration.CONFIRMED, Corroboration.CONTRADICTED}:
+        message = replace(message, judged=True)
     if isinstance(decision, Raise):
-        return replace(episode, due_seconds=None, reason=None, unanswered=False)
+        return replace(episode, message=message, due_seconds=None, reason=None, unanswered=False)
     retry = decision.retry_seconds
-    return replace(
-        episode, due_seconds=retry, reason=decision.reason, unanswered=episode.unanswered and retry is not None
-    )
+    unanswered = episode.unanswered and retry is not None
+    return replace(episode, message=message, due_seconds=retry, reason=decision.reason, unanswered=unanswered)
 
 
 def on_limit_change(episodes: Episodes, now: float) -> dict[int | None, Episode]:
-    """Make due what waits for a refused write: the refusal was about the old limit."""
+    """Make due whatever waits: a refused write, a bound or a cooldown was about the old limit."""
     return {
-        name: replace(known, due_seconds=now) if known.reason is HoldReason.WRITE_REFUSED else known
+        name: known if known.due_seconds is None else replace(known, due_seconds=now)
         for name, known in episodes.items()
     }
 

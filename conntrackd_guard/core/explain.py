@@ -143,9 +143,10 @@ def _forecast(found: Verification) -> str:
         return "Watched too briefly for a forecast."
     if found.seconds_to_full is None:
         return "No table grew."
-    if found.seconds_to_full < 1:
+    if not found.seconds_to_full:
         return "The table is full again."
-    growth = found.growth_per_second
+    growth, last = found.growth_per_second, found.last_growth_per_second
     rate = f"{growth:,.0f}" if growth >= _WHOLE_FROM else f"{growth:g}"
-    full = format_span(found.seconds_to_full)
-    return f"At the average growth since that raise ({rate}/s), the table would be full in {full}."
+    full, span = format_span(found.seconds_to_full), format_span(found.seconds)
+    text = f"At the average growth of these {span} ({rate}/s), the table would be full in {full}"
+    return f"{text}." if last is None else f"{text}; in the last second it grew by {last:,.0f}."

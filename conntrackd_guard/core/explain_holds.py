@@ -6,10 +6,10 @@ from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.kernel_default import default_limit
 from conntrackd_guard.core.limits import format_limit, is_unlimited
-from conntrackd_guard.core.model import Hold, LoadFacts, MessageKind, Pause, Record, Table
+from conntrackd_guard.core.model import Corroboration, Hold, LoadFacts, MessageKind, Pause, Record, Table
 from conntrackd_guard.core.records import concerned, impossible_text, is_dropping, table_name
 from conntrackd_guard.core.state import advance
-from conntrackd_guard.core.units import format_bytes, format_duration, format_span, utc
+from conntrackd_guard.core.units import format_bytes, format_duration, format_rate, format_span, utc
 from conntrackd_guard.core.usage import CONFIRM_USE
 
 _STATEMENTS = frozenset({
@@ -71,10 +71,15 @@ def hold_sentence(record: Record, decision: Hold, policy: Policy) -> str:
 
 
 def counters(table: Table) -> list[str]:
-    """Return drops and growth where there are any: `1,204 dropped`, `300 new entries/s`."""
-    dropped = [f"{table.dropped:,} dropped"] if table.dropped else []
-    demand = table.demand_per_second or 0
-    return dropped + ([f"{demand:,.0f} new entries/s"] if demand >= 1 else [])
+    """Return drops and growth where there are any: `1,204 dropped`, `300 new entries/s measured over 1 s`."""
+    texts = [f"{table.dropped:,} dropped"] if table.dropped else []
+    for rate, seconds in (
+        (table.demand_per_second, table.demand_seconds),
+        (table.burst_per_second, table.burst_seconds),
+    ):
+        if rate is not None and rate >= 1:
+            texts.append(format_rate(rate, seconds))
+    return texts
 
 
 def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
@@ -110,6 +115,8 @@ def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
             return f"The limit is {format_limit(observation.limit)} and stays so: any number would lower it."
         case HoldReason.SET_ELSEWHERE if observation.limit is not None and trigger.persisted is not None:
             return _set_elsewhere(record, observation.limit, trigger.persisted.limit)
+        case HoldReason.RESOLVED if trigger.judged and decision.corroboration is Corroboration.UNKNOWN:
+            return "The table that explained the message is gone. Nothing to do."
         case HoldReason.RESOLVED if observation.limit and (table := concerned(record)) is not None:
             name, use = table_name(table), f"{table.count:,} of {observation.limit:,}"
             return f"{name[0].upper()}{name[1:]}: the condition is over ({use}). Nothing to do."

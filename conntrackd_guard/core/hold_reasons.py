@@ -20,7 +20,7 @@ class HoldReason(Enum):
     EXPECTATION_TABLE = "The expectation table is full. Raising nf_conntrack_max would not help it."
     NEIGHBOUR_TABLE = "The neighbour table is full. Raising nf_conntrack_max would not help it."
     SUPPRESSED = ("The kernel rate-limited its messages. Using the drop counters instead.", "log rate-limited")
-    CONTRADICTED = ("All tables are readable, and none is full or dropping packets.", "not confirmed")
+    CONTRADICTED = ("All tables that it could be about are readable, and none is full.", "not confirmed")
     UNCONFIRMED = (
         "No table confirms the message, and one unconfirmed message was already answered recently.",
         "unverifiable",

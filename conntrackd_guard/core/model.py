@@ -94,6 +94,8 @@ class Trigger:
     """Kernel messages that this decision answers."""
     message_seconds: float | None = None
     """When the newest of those messages reached the guard."""
+    judged: bool = False
+    """A table that could be read has explained the message before: if it is gone since, no unknown table is full."""
     stamp_us: int | None = None
     message_wall_seconds: float | None = None
     """Wall time of the newest of messages from before the start, if the journal has it."""
@@ -122,9 +124,17 @@ class Table:
     """The kernel's drop counter (cumulative), None if unreadable."""
     early_drop: int | None = None
     dropped: int | None = None
-    """Drops since the last raise or quiet period; None before two readings."""
+    """Drops while it stood near the limit in force, since that limit last changed or a quiet period; None if unreadable.
+
+    The counter itself also counts lost races and failed allocations, and it lasts: it shows nothing of a full table.
+    """
     demand_per_second: float | None = None
-    """Growth of count + drop + early_drop, None before two readings."""
+    """Growth that lasted: of the count, and near the limit of drop + early_drop too. None before enough readings."""
+    demand_seconds: float | None = None
+    """The time that it was measured over."""
+    burst_per_second: float | None = None
+    """Growth since the last reading, if it is steeper: it may be over already."""
+    burst_seconds: float | None = None
     user_owned: bool = False
     """The namespace belongs to a user namespace, which any user can create."""
     flooded: bool | None = None
@@ -135,6 +145,11 @@ class Table:
     def alive(self) -> int:
         """Entries that exist and already use memory."""
         return self.count if self.held is None else self.held
+
+    @property
+    def growth_per_second(self) -> float:
+        """The steepest growth seen, whether it lasted or not."""
+        return max(self.demand_per_second or 0.0, self.burst_per_second or 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ does, `fit` takes as much of the step as the host can bear.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from conntrackd_guard.core import budget, tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
@@ -30,12 +31,14 @@ from conntrackd_guard.core.model import (
     Trigger,
     TriggerKind,
 )
-from conntrackd_guard.core.usage import TICK_SECONDS, is_stable
+from conntrackd_guard.core.usage import BRIM_USE, TICK_SECONDS, seconds_to_full
 
 RECHECK_SECONDS = 5.0
 """Interval for deciding again about a hold that conditions may end: the kernel's own interval between messages."""
 LOOKAHEAD_FACTOR = 4
 """The demand term takes the limit to at most four times itself: a rate seen for a second is no forecast."""
+BURST_FACTOR = 2
+"""The same for growth since the last reading alone, which counts from BRIM_USE on: it may be over already."""
 SMALLEST_PART = 0.05
 """A partial step below this share of the limit isn't worth a write."""
 SAMPLE_SECONDS = 30.0
@@ -131,12 +134,9 @@ def unconfirmed(  # noqa: C901, PLR0911 - one return an answer
     trigger, observation, truth = case.trigger, case.observation, case.corroboration
     now = observation.boottime_seconds
     if trigger.kind is TriggerKind.FILLING_UP:
-        if not case.needy:
+        if not case.is_pressing:
             return Hold(reason=HoldReason.RESOLVED)
-        limit = observation.limit or 0
-        if all(is_stable(table.count, limit, table.demand_per_second) for table in case.needy):
-            return Hold(reason=HoldReason.STABLE, retry_seconds=now + RECHECK_SECONDS)
-        return None
+        return None if case.needy else Hold(reason=HoldReason.STABLE, retry_seconds=now + RECHECK_SECONDS)
     if truth is Corroboration.CONFIRMED:
         if observation.kernel_limit != observation.limit and not case.is_pressing:
             return Hold(reason=HoldReason.DRY_RUN_SUFFICIENT, corroboration=truth)
@@ -147,6 +147,8 @@ def unconfirmed(  # noqa: C901, PLR0911 - one return an answer
             return Hold(
                 reason=HoldReason.IMPOSSIBLE_COUNT, retry_seconds=retry, corroboration=truth, advice=(_BROKEN_COUNT,)
             )
+    if truth is Corroboration.UNKNOWN and trigger.judged:
+        return Hold(reason=HoldReason.RESOLVED, corroboration=truth)
     # A judged table proves that the raise made room; a table that can't be judged may be full again.
     covered = policy.cooldown_seconds
     if truth is not Corroboration.CONTRADICTED:
@@ -187,13 +189,19 @@ def forbidden(case: Assessment, state: State, policy: Policy) -> Hold | None:
 def too_soon(case: Assessment, state: State, policy: Policy) -> Hold | None:
     """Hold while a refused write backs off, a raise takes effect, or the rate limit is reached."""
     now, refusal, last = case.observation.boottime_seconds, state.refusal, state.last_raise_seconds
-    if refusal is not None and refusal.limit == case.observation.limit and now < refusal.until_seconds:
-        return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=refusal.until_seconds)
-    if last is not None:
-        cooldown = policy.cooldown_seconds
-        over = last + (min(tuning.COOLDOWN_FULL_SECONDS, cooldown) if case.is_dropping else cooldown)
+    limit, truth = case.observation.limit or 0, case.corroboration
+    if refusal is not None and refusal.limit == limit and now < refusal.until_seconds:
+        return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=refusal.until_seconds, corroboration=truth)
+    over = -math.inf if last is None else last + policy.cooldown_seconds
+    if last is not None and now < over:
+        left = [0.0 if case.is_dropping else math.inf]
+        for table in case.trusted:
+            is_at_brim = table.count >= BRIM_USE * limit
+            left.append(0.0 if is_at_brim else seconds_to_full(table.count, limit, table.demand_per_second))
+        if min(left) < over - now:  # the last raise was too small: no table waits until it is full
+            over = last + min(tuning.COOLDOWN_FULL_SECONDS, policy.cooldown_seconds)
         if now < over:
-            return Hold(reason=HoldReason.COOLDOWN, retry_seconds=over)
+            return Hold(reason=HoldReason.COOLDOWN, retry_seconds=over, corroboration=truth)
     if case.trigger.kind is not TriggerKind.FILLING_UP or case.is_dropping:
         return None
     recent = [at for at in state.raise_seconds if at > now - tuning.MAX_RAISES_WINDOW_SECONDS]
@@ -201,6 +209,7 @@ def too_soon(case: Assessment, state: State, policy: Policy) -> Hold | None:
         return None
     return Hold(
         reason=HoldReason.RATE_LIMITED,
+        corroboration=truth,
         retry_seconds=min(recent[-tuning.MAX_RAISES] + tuning.MAX_RAISES_WINDOW_SECONDS, now + RECHECK_SECONDS),
         advice=("The table keeps growing: `guard history` shows how fast. Find out what opens these flows.",),
     )
@@ -240,23 +249,29 @@ START_GATES: tuple[Gate, ...] = (unanswerable, unrestorable)
 def fit(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
     """Return a raise to as much of the step as every bound allows; a hold if that isn't worth a write."""
     persisted, truth, limit = case.trigger.persisted, case.corroboration, case.observation.limit or 0
-    demand = 0.0
-    if case.flooded is not None and truth is not Corroboration.UNKNOWN:
+    rates: list[tuple[float, float | None, int]] = [(0.0, None, LOOKAHEAD_FACTOR)]
+    if case.flooded is not None and truth is not Corroboration.UNKNOWN and persisted is None:
         for table in case.trusted:
-            is_beside = policy.on_flood.action is not FloodAction.RAISE and table.flooded and not case.flooded
-            demand = demand if is_beside else max(demand, table.demand_per_second or 0.0)
+            if policy.on_flood.action is not FloodAction.RAISE and table.flooded and not case.flooded:
+                continue  # a flood beside a need
+            rates.append((table.demand_per_second or 0.0, table.demand_seconds, LOOKAHEAD_FACTOR))
+            if table.count >= BRIM_USE * limit:
+                rates.append((table.burst_per_second or 0.0, table.burst_seconds, BURST_FACTOR))
+    ahead = tuning.LOOKAHEAD_SECONDS
+    demand, seconds, factor = max(rates, key=lambda rate: min(rate[0] * ahead, (rate[2] - 1) * limit))
     demand = float(math.ceil(demand))  # as it is printed, so that the sum can be redone by hand
     wanted = max(
         math.ceil(limit * policy.growth_factor),
         limit + tuning.MIN_STEP,
-        min(math.ceil(limit + demand * tuning.LOOKAHEAD_SECONDS), LOOKAHEAD_FACTOR * limit),
+        min(math.ceil(limit + demand * ahead), factor * limit),
         math.floor(case.largest_count / policy.threshold) + 1,  # brings every table below the threshold
     )
     if persisted is not None:
-        wanted, demand = persisted.limit, 0.0
+        wanted = persisted.limit
     arithmetic = budget.calculate(case, wanted, wanted, demand, policy)
     if arithmetic.bound is not Bound.TARGET:
         arithmetic = budget.largest_target(case, wanted, demand, policy)
+    arithmetic = replace(arithmetic, demand_seconds=seconds, demand_factor=factor)
     target = arithmetic.target
     if target > limit and (target >= wanted or target >= math.ceil(limit * (1 + SMALLEST_PART))):
         is_plain = target == wanted and truth is not Corroboration.UNKNOWN and case.flooded is not None

@@ -20,6 +20,7 @@ MOST_COUNT = 2**53
 MOST_SECONDS = 100 * 31_557_600
 """100 years."""
 
+_LEAST_IN_SECONDS = 0.1
 _MOST_IN_SECONDS = 100
 _YEAR_10000 = 253_402_300_800
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]?)(i?B)?")
@@ -173,8 +174,15 @@ def _match(pattern: re.Pattern[str], text: str, expected: str) -> re.Match[str]:
 
 
 def format_span(seconds: float) -> str:
-    """Return a measured time for people: `0.25 s`, and from 100 s on as `format_duration`."""
+    """Return a measured time for people: `56 ms`, `0.25 s`, and from 100 s on as `format_duration`."""
+    if 0 < seconds < _LEAST_IN_SECONDS:
+        return f"{1000 * seconds:.3g} ms"
     return f"{seconds:.3g} s" if seconds < _MOST_IN_SECONDS else format_duration(seconds)
+
+
+def format_rate(per_second: float, seconds: float | None) -> str:
+    """Return new entries a second, and the time that they were measured over: `400 new entries/s measured over 1 s`."""
+    return f"{per_second:,.0f} new entries/s" + ("" if seconds is None else f" measured over {format_span(seconds)}")
 
 
 def rfc3339(wall_seconds: float) -> str:

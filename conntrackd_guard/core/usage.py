@@ -12,6 +12,15 @@ QUIET_SECONDS = 10.0
 """An episode ends after this time without need or a new drop: two windows of the kernel's rate limit."""
 CONFIRM_USE = 0.90
 """From this use on a table counts as full: above 95 % the kernel evicts, so a full one may read a little less."""
+NEAR_USE = 0.80
+"""From this use on drops are refused entries. Below it they are lost races and failed allocations: `drop` counts those too.
+
+Judgement: a table that was full reads less if many entries expire between two readings, 250 ms apart at most.
+"""
+BRIM_USE = 0.95
+"""From this use on a raise waits for no second measurement: the kernel itself begins to evict here (nf_conntrack_max95)."""
+SUSTAINED_SECONDS = 0.2
+"""Growth measured over less than this is a demand only if the interval before it grew too: one burst is no demand."""
 TICK_SECONDS = 0.25
 HURRIED_TICK_SECONDS = 0.05
 HURRY_SECONDS = 30.0

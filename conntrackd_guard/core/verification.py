@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from conntrackd_guard.core.model import Corroboration, Raise, Record, Table
-from conntrackd_guard.core.usage import QUIET_SECONDS, risen, went_back
+from conntrackd_guard.core.usage import NEAR_USE, QUIET_SECONDS, risen, went_back
 
 WATCH_SECONDS = QUIET_SECONDS
 """The episode that led to the raise has the tables read for as long."""
@@ -17,6 +17,8 @@ _MOST_TABLES = 64
 """Twice those that a record lists one by one: any user can create thousands."""
 _SHORTEST_SECONDS = 1.0
 """A shorter time is no basis for a forecast."""
+_LAST_SECONDS = 1.0
+"""The growth at the end: an average says nothing of a burst that is over."""
 
 
 class Drops(StrEnum):
@@ -52,23 +54,33 @@ class Verification:
     last_drop_seconds: float | None
     """When the last of them was read, counted from the raise."""
     growth_per_second: float | None
-    """Δcount + Δdrop + Δearly_drop a second of the table that would be full first; None if watched too briefly."""
+    """Wanted entries a second, on average over `seconds`, of the table that would be full first.
+
+    None if watched too briefly. Refused entries count while the table stands near the limit.
+    """
     seconds_to_full: float | None
-    """Until a table is full at that growth; None if none grows, or if unknown."""
+    """Until a table is full at that average; None if none grows, or if unknown."""
+    last_growth_per_second: float | None = None
+    """Of the same table in the last second watched; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Seen:
     """One table since the raise."""
 
-    first: Table
-    first_seconds: float
-    last: Table
-    last_seconds: float
-    counted: int = 0
-    """`Table.dropped` as last read: drops since the raise, or since a quiet period reset the counter."""
+    count: int
+    drop: int | None
+    early_drop: int | None
+    looks: tuple[tuple[float, int], ...]
+    """When, and the entries wanted since the first look: the first look, and those of the last second."""
     dropped: int | None = None
     """All drops since the raise; None while no reading has them."""
+
+    def last_growth(self) -> float | None:
+        """Return the entries wanted a second in the last second, None without a reading just before it."""
+        now, wanted = self.looks[-1]
+        earlier = [look for look in self.looks if _LAST_SECONDS <= now - look[0] <= 2 * _LAST_SECONDS]
+        return (wanted - earlier[-1][1]) / (now - earlier[-1][0]) if earlier else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +99,11 @@ class PendingVerification:
         return self.record.observation.boottime_seconds
 
 
-def begin(record: Record, limit: int) -> PendingVerification:
-    """Return the verification of an applied raise; `limit` is the one it left in force."""
-    now = record.observation.boottime_seconds
-    tables = {
-        table.namespace: _Seen(first=table, first_seconds=now, last=table, last_seconds=now)
-        for table in record.observation.tables
-    }
-    return PendingVerification(record=record, limit=limit, tables=tables)
+def begin(record: Record, limit: int, tables: Sequence[Table]) -> PendingVerification:
+    """Return the verification of an applied raise: `limit` is in force now, and `tables` were read after the write."""
+    now, known = record.observation.boottime_seconds, {table.namespace for table in record.observation.tables}
+    first = {table.namespace: _first(table, now, None) for table in tables if table.namespace in known}
+    return PendingVerification(record=record, limit=limit, tables=first)
 
 
 def seen(after: PendingVerification, tables: Sequence[Table], now: float) -> PendingVerification:
@@ -104,16 +113,36 @@ def seen(after: PendingVerification, tables: Sequence[Table], now: float) -> Pen
         before = known.get(table.namespace)
         if before is None and not _has_room(known, table):
             continue
-        if before is None or went_back(before.last.drop, table.drop):  # another one under a reused number
+        if before is None or went_back(before.drop, table.drop):  # another one under a reused number
             lost = None if before is None else before.dropped
-            before = _Seen(first=table, first_seconds=now, last=table, last_seconds=now, dropped=lost)
-        counted, dropped = before.counted, before.dropped
-        if table.dropped is not None:
-            rise = table.dropped - counted if table.dropped >= counted else table.dropped
-            counted, dropped = table.dropped, (dropped or 0) + rise
-            last_drop = now - after.raised_seconds if rise else last_drop
-        known[table.namespace] = replace(before, last=table, last_seconds=now, counted=counted, dropped=dropped)
+            known[table.namespace] = _first(table, now, table.dropped if lost is None else lost + (table.dropped or 0))
+            rise = table.dropped or 0
+        else:
+            known[table.namespace] = _next(before, table, after.limit, now)
+            rise = risen(before.drop, table.drop)
+        last_drop = now - after.raised_seconds if rise else last_drop
     return replace(after, tables=known, last_drop_seconds=last_drop)
+
+
+def _first(table: Table, now: float, dropped: int | None) -> _Seen:
+    return _Seen(count=table.count, drop=table.drop, early_drop=table.early_drop, looks=((now, 0),), dropped=dropped)
+
+
+def _next(before: _Seen, table: Table, limit: int, now: float) -> _Seen:
+    """Return what is known of a table after one more reading."""
+    rise, evicted = risen(before.drop, table.drop), risen(before.early_drop, table.early_drop)
+    is_near = max(before.count, table.count) >= NEAR_USE * limit
+    wanted = before.looks[-1][1] + table.count - before.count + (rise + evicted if is_near else 0)
+    first, *looks = *before.looks, (now, wanted)
+    while len(looks) > 1 and now - looks[1][0] >= _LAST_SECONDS:
+        del looks[0]
+    return _Seen(
+        count=table.count,
+        drop=before.drop if table.drop is None else table.drop,
+        early_drop=before.early_drop if table.early_drop is None else table.early_drop,
+        looks=(first, *looks),
+        dropped=before.dropped if table.drop is None else (before.dropped or 0) + rise,
+    )
 
 
 def _has_room(known: dict[int, _Seen], table: Table) -> bool:
@@ -123,7 +152,7 @@ def _has_room(known: dict[int, _Seen], table: Table) -> bool:
     quiet = [name for name, other in known.items() if not other.dropped]
     if not table.dropped or not quiet:
         return False
-    del known[min(quiet, key=lambda name: known[name].last.count)]
+    del known[min(quiet, key=lambda name: known[name].count)]
     return True
 
 
@@ -136,13 +165,19 @@ def conclude(after: PendingVerification, end: End, now: float) -> Verification:
     """Return the result."""
     seconds = max(0.0, now - after.raised_seconds)
     drops = _drops(after, seconds)
-    measured = (
-        table for table in after.tables.values() if table.last_seconds - table.first_seconds >= _SHORTEST_SECONDS
-    )
-    # A namespace without a reading in the later half has ended: it fills no limit.
-    growths = [(_growth(t), t.last.count) for t in measured if t.last_seconds - after.raised_seconds >= seconds / 2]
-    lasts = [(max(0, after.limit - count) / rate, rate) for rate, count in growths if round(rate, 1) > 0]
-    full, growth = min(lasts, default=(None, 0.0 if growths else None))
+    growths: list[tuple[float, _Seen]] = []
+    for table in after.tables.values():
+        (first, _), (last, wanted) = table.looks[0], table.looks[-1]
+        # A namespace without a reading in the later half has ended: it fills no limit.
+        if last - first >= _SHORTEST_SECONDS and last - after.raised_seconds >= seconds / 2:
+            growths.append((wanted / (last - first), table))
+    growth: float | None = 0.0 if growths else None
+    full: float | None = None
+    last_growth: float | None = None
+    growing = [(max(0, after.limit - table.count) / rate, rate, table) for rate, table in growths if round(rate, 1) > 0]
+    if growing:
+        full, growth, table = min(growing, key=lambda found: found[:2])
+        last_growth = table.last_growth()
     return Verification(
         key=after.record.key,
         limit=after.limit,
@@ -153,6 +188,7 @@ def conclude(after: PendingVerification, end: End, now: float) -> Verification:
         last_drop_seconds=None if after.last_drop_seconds is None else round(after.last_drop_seconds, 3),
         growth_per_second=None if growth is None else round(growth, 1),
         seconds_to_full=None if full is None else round(full, 1),
+        last_growth_per_second=None if last_growth is None else round(last_growth, 1),
     )
 
 
@@ -170,10 +206,3 @@ def _drops(after: PendingVerification, seconds: float) -> Drops:
     if not counted or not (is_confirmed if number is None else number in counted):
         return Drops.UNKNOWN
     return Drops.NONE if after.last_drop_seconds is None else Drops.ENDED
-
-
-def _growth(table: _Seen) -> float:
-    """Return Δcount + Δdrop + Δearly_drop a second."""
-    first, last = table.first, table.last
-    refused = risen(first.drop, last.drop) + risen(first.early_drop, last.early_drop)
-    return (last.count - first.count + refused) / (table.last_seconds - table.first_seconds)

@@ -45,7 +45,7 @@ class Applier:
             before = self._kernel.limit()
             if before != seen:
                 self._runtime_dir.intents.drop(planned.key)
-                return self._changed(planned, before, seen)
+                return self._changed(planned, decision, before, seen)
             if not 0 < seen < decision.target:  # 0 is unlimited: the law holds whatever was decided
                 detail = f"writing {decision.target} would lower the limit of {format_limit(seen)}"
                 return _rejected(planned, None, seen, detail, notes)
@@ -67,12 +67,13 @@ class Applier:
         return replace(planned, outcome=Outcome(kind=kind, limit_after=after, detail="; ".join(notes)))
 
     @staticmethod
-    def _changed(planned: Record, before: int | None, seen: int) -> Record | Lowered:
+    def _changed(planned: Record, decision: Raise, before: int | None, seen: int) -> Record | Lowered:
         if before is not None and is_lower(before, seen):
             return Lowered()
         hold = Hold(
             reason=HoldReason.CHANGED_UNDER_US if before is not None else HoldReason.NO_CONNTRACK,
             retry_seconds=planned.observation.boottime_seconds + RECHECK_SECONDS,
+            corroboration=decision.corroboration,
         )
         now = "gone" if before is None else format_limit(before)
         detail = f"the limit was {format_limit(seen)} when observed and {now} just before the write"

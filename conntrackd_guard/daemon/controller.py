@@ -111,7 +111,7 @@ class Controller:
         if tables and now >= self._memory_at:
             self._memory_at = now + MEMORY_SECONDS
             self._check_memory()
-        left = min((usage.seconds_to_full(t.count, limit, t.demand_per_second) for t in tables), default=math.inf)
+        left = min((usage.seconds_to_full(t.count, limit, t.growth_per_second) for t in tables), default=math.inf)
         last = self.state.last_raise_seconds
         # A step made without a measured demand can fill within the cooldown.
         just_raised = bool(episodes) and last is not None and now - last < self.policy.cooldown_seconds
@@ -151,8 +151,9 @@ class Controller:
                 case Record() as record:
                     break
                 case Lowered():
-                    retry = case.observation.boottime_seconds + usage.TICK_SECONDS
-                    record = replace(record, decision=Hold(reason=HoldReason.CHANGED_UNDER_US, retry_seconds=retry))
+                    retry, truth = case.observation.boottime_seconds + usage.TICK_SECONDS, case.corroboration
+                    hold = Hold(reason=HoldReason.CHANGED_UNDER_US, retry_seconds=retry, corroboration=truth)
+                    record = replace(record, decision=hold)
                 case BucketsRefused(why=why):
                     self._p.recorder.log("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
                     policy = replace(policy, buckets=Buckets.KEEP)
@@ -207,18 +208,19 @@ class Controller:
         if isinstance(decision, Raise) and outcome.limit_after is not None:
             if not self._p.kernel.rehearsing:
                 self.limit = outcome.limit_after
-            self._p.observer.rebase()
+            tables = self._p.observer.rebase()
             if outcome.kind is OutcomeKind.APPLIED:
                 boot_id = record.observation.boot_id
                 self._kept = PersistedLimit(limit=outcome.limit_after, decision=record.key, boot_id=boot_id)
-                self._begin_verification(record, outcome.limit_after)
+                self._begin_verification(record, outcome.limit_after, tables)
         self._incidents = incident.on_record(self._incidents, record)
         position = self._p.log_sources.position() if covers() else None
         self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.message_count))
         if isinstance(decision, Raise) or (isinstance(decision, Hold) and decision.reason is HoldReason.UNSAMPLED):
             self._p.floods.request(case.trusted, policy, self._p.clock.boottime())
         if isinstance(decision, Raise) and outcome.kind is OutcomeKind.REJECTED and self.state.refusal:
-            return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=self.state.refusal.until_seconds)
+            retry, truth = self.state.refusal.until_seconds, decision.corroboration
+            return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=retry, corroboration=truth)
         return decision if isinstance(decision, Raise | Hold) else Hold(reason=HoldReason.RESOLVED)
 
     # -- other writers and the operator ---------------------------------------------------------
@@ -253,7 +255,9 @@ class Controller:
             if limit != before:
                 self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
             return
-        resized = was_buckets is not None and seen.buckets != was_buckets and not self._p.kernel.rehearsing
+        resized = (
+            None not in {was_buckets, seen.buckets} and seen.buckets != was_buckets and not self._p.kernel.rehearsing
+        )
         if limit == before and not resized and not reloaded:
             return
         trigger = Trigger(
@@ -327,14 +331,14 @@ class Controller:
             if verification.is_over(self._pending, now):
                 self._conclude(End.WATCHED, now)
 
-    def _begin_verification(self, record: Record, limit: int) -> None:
+    def _begin_verification(self, record: Record, limit: int, tables: Sequence[Table]) -> None:
         """Begin to verify a raise; the verification of the one before ends."""
         seen, end = record.observation, End.LIMIT_CHANGED
         if self._pending is not None and seen.kernel_limit == self._pending.limit:
             self._pending, end = verification.seen(self._pending, seen.tables, seen.boottime_seconds), End.RAISED_AGAIN
         self._conclude(end, seen.boottime_seconds)
         if record.trigger.kind is not TriggerKind.START:  # nothing was full, and the tables aren't watched
-            self._pending = verification.begin(record, limit)
+            self._pending = verification.begin(record, limit, tables)
 
     def _conclude(self, end: End, now: float) -> None:
         """Hand over the verification under way, if there is one: it is written after its raise's row."""

@@ -16,7 +16,9 @@ from conntrackd_guard.core import episode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.episode import Episode
 from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import MessageKind, Trigger, TriggerKind
+from conntrackd_guard.core.usage import HURRIED_TICK_SECONDS
 from conntrackd_guard.daemon.controller import WAITING_SECONDS, Controller
 from conntrackd_guard.daemon.dependencies import Dependencies
 
@@ -96,7 +98,7 @@ class Loop:
                     self._episodes[namespace] = episode.on_message(
                         self._episodes.get(namespace), self._new.pop(namespace), decision, now
                     )
-                    self._status_at = 0.0
+                    self._look_again(now)
                 self._decide_due()
                 if now >= self._tick_at:
                     self._episodes, self._tick_at = self._controller.tick(self._episodes)
@@ -140,6 +142,7 @@ class Loop:
                 namespace = None
             key, is_urgent = (kind, namespace, is_new), is_new and kind is MessageKind.TABLE_FULL
             before = self._new.get(namespace) if is_urgent else self._others.get(key)
+            known = self._episodes.get(namespace)
             trigger = Trigger(
                 kind=TriggerKind.KERNEL_MESSAGE,
                 message_kind=kind,
@@ -149,6 +152,7 @@ class Loop:
                 message_count=1 if before is None else before.message_count + 1,
                 message_seconds=now if is_new else None,
                 stamp_us=event.stamp_us,
+                judged=known is not None and known.reason is HoldReason.UNTRUSTED_NAMESPACE,
             )
             if is_urgent:
                 self._new[namespace] = trigger
@@ -169,7 +173,11 @@ class Loop:
         for name, known in list(self._episodes.items()):
             if known.due_seconds is not None and known.due_seconds <= now:
                 self._episodes[name] = self._controller.answer(known, covers=partial(self._all_decided, name))
-                self._status_at = 0.0
+                self._look_again(now)
+
+    def _look_again(self, now: float) -> None:
+        """After a decision, publish the status, and look at the tables soon: a raise may have been too small."""
+        self._status_at, self._tick_at = 0.0, min(self._tick_at, now + HURRIED_TICK_SECONDS)
 
     def _record_others(self) -> None:
         """Record the messages that raise nothing; then save the position in the log."""

@@ -86,6 +86,8 @@ class Writer:
     """None while it doesn't run."""
     period_seconds: float | None = None
     """How often it sets that while it runs; None: at its start."""
+    is_process: bool = True
+    """Whether it runs on; a command that sets its value whenever it is called leaves no time as evidence."""
 
 
 def other_writers(root: Path, cores: int) -> list[Writer]:
@@ -110,19 +112,19 @@ def attribute_change(  # noqa: PLR0913 - each is evidence
     """Return who may have set `limit`, seen at `seen_seconds` (CLOCK_BOOTTIME), or UNKNOWN. Never raises.
 
     With `buckets`, who may have set that number of buckets instead. Evidence is needed of time and value: a program that
-    sets this value and started within `window_seconds` before, or sets it periodically; or a line of a sysctl file with
-    this value. `was`: the limit before, which some programs leave alone if it is higher.
+    sets this value and started within `window_seconds` before, or sets it periodically; or a line of a sysctl file, ufw's
+    too, with this value. `was`: the limit before, which some programs leave alone if it is higher.
     """
     found, lowered = [], was is not None and 0 < limit < (was or math.inf)
     for writer in other_writers(root, os.cpu_count() or 1):
         sets_it = limit in writer.sets if buckets is None else buckets in writer.buckets
         ago = None if writer.pid is None else _started_ago(root, writer.pid, seen_seconds)
-        if not sets_it or ago is None or ago < -1.0 or (lowered and not writer.lowers and buckets is None):
+        starts = writer.is_process and writer.period_seconds is None
+        if not sets_it or (lowered and not writer.lowers and buckets is None):
             continue
-        if writer.period_seconds is not None:
-            found.append(writer.evidence)
-        elif ago <= window_seconds:
-            found.append(f"{writer.evidence}; started {max(0.0, ago):.0f} s before")
+        if writer.is_process and (ago is None or ago < -1.0 or (starts and ago > window_seconds)):
+            continue
+        found.append(f"{writer.evidence}; started {max(0.0, ago or 0.0):.0f} s before" if starts else writer.evidence)
     value, keys = (limit, LIMIT_KEYS) if buckets is None else (buckets, BUCKET_KEYS)
     lines = (line for line in conf_dirs.assignments(root, keys) if line.number == value and _OWN not in line.path)
     found += [f"{line.path}:{line.line} has this value" for line in lines]
@@ -134,7 +136,7 @@ def _started_ago(root: Path, pid: int, seen_seconds: float) -> float | None:
     try:
         fields = files.read(root / "proc" / str(pid) / "stat").rpartition(b")")[2].split()
         return seen_seconds - int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22: start time in ticks since boot
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError, OverflowError):
         return None
 
 
@@ -305,6 +307,7 @@ def _ufw(root: Path) -> Iterator[Writer]:
             next_step="Remove that line.",
             sets=() if line.number is None else (line.number,),
             is_final=True,
+            is_process=False,
         )
 
 

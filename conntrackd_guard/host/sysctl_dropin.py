@@ -238,7 +238,7 @@ def _overridden_by(found_files: Sequence[SysctlFile], paths: Paths) -> dict[Assi
 
 
 def _listed(lines: Sequence[Assignment]) -> str:
-    """Return each line with its place and value; of many the last ones, which had the last word before."""
+    """Return each line with its place and value; of many the last ones, which were in effect before."""
     shown = ", ".join(_printable(f"{line.path}:{line.line} ({line.value[:_VALUE]})") for line in lines[-_LISTED:])
     return f"{shown} and {len(lines) - _LISTED} more" if len(lines) > _LISTED else shown
 

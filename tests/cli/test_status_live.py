@@ -64,7 +64,7 @@ def table(count: int, drop: int = 0, label: str = "web", namespace: int = 7, ear
 def picture(found: Status, live_view: LiveView, width: int = 80, height: int = 24, rows: int = 3) -> list[str]:
     """Return the lines of one picture, with some decisions."""
     record = raised("r", tables=(table(LIMIT),))
-    proof = verification.conclude(verification.begin(record, LIMIT), End.WATCHED, 60.0)
+    proof = verification.conclude(verification.begin(record, LIMIT, [table(LIMIT)]), End.WATCHED, 60.0)
     hostile = replace(a_record("h"), key="h")
     row = first_row(record, 3, policy=Policy(), sentence="Raised \x1b[2J" + 200 * "x", kernel_release="6.1")
     other = first_row(hostile, 2, policy=Policy(), sentence="Held", kernel_release="6.1")
@@ -84,7 +84,7 @@ def test_rates_are_between_two_pictures() -> None:
     assert live_view.rates(table(1400, drop=25, early_drop=4)) == (200.0, 12.0)
     text = "\n".join(picture(a_status(table(1400, drop=25, early_drop=4), at=2.0), live_view))
     assert "+200" in text
-    assert format_duration((LIMIT - 1400) / 212, parts=1) in text
+    assert format_duration((LIMIT - 1400) / 200, parts=1) in text  # at 2 % the drops are no demand
 
 
 def test_a_full_table_that_drops_is_full_now() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from conntrackd_guard.core import episode
@@ -47,6 +49,26 @@ def test_after_a_decision(decision: Raise | Hold, due: float | None, *, unanswer
 
 
 @pytest.mark.parametrize(
+    ("decision", "judged"),
+    [
+        (RAISED, True),
+        (replace(RAISED, corroboration=Corroboration.UNKNOWN), False),
+        (Hold(reason=HoldReason.PAUSED, retry_seconds=105.0, corroboration=Corroboration.CONFIRMED), True),
+        (Hold(reason=HoldReason.CONTRADICTED, corroboration=Corroboration.CONTRADICTED), True),
+        (Hold(reason=HoldReason.UNCONFIRMED, retry_seconds=105.0, corroboration=Corroboration.UNKNOWN), False),
+        (Hold(reason=HoldReason.NO_CONNTRACK, retry_seconds=105.0), False),
+    ],
+)
+def test_a_message_is_judged_once(decision: Raise | Hold, *, judged: bool) -> None:
+    """By the first decision that could read its table; every later one about the same message knows that."""
+    after = episode.on_message(None, message(100.0), decision, 100.0)
+    assert after.trigger(raise_early=False).judged is judged
+    later = episode.on_decision(after, hold(110.0, HoldReason.PAUSED))
+    assert later.trigger(raise_early=False).judged is judged
+    assert not episode.on_message(later, message(106.0, 2), hold(111.0), 106.0).trigger(raise_early=False).judged
+
+
+@pytest.mark.parametrize(
     ("reason", "retry", "urgent", "due"),
     [
         (None, None, False, 101.0),  # after a raise: need again
@@ -68,10 +90,10 @@ def test_need_that_goes_on(reason: HoldReason | None, retry: float | None, due: 
     assert (after.due_seconds, after.needed_seconds) == (due, 101.0)
 
 
-@pytest.mark.parametrize(("reason", "due"), [(HoldReason.WRITE_REFUSED, 101.0), (HoldReason.COOLDOWN, 400.0)])
-def test_a_change_of_limit_ends_a_back_off(reason: HoldReason, due: float) -> None:
-    """What waits for a refused write is decided at once, other holds keep their time."""
-    held = episode.on_message(None, message(100.0), hold(400.0, reason), 100.0)
+@pytest.mark.parametrize(("retry", "due"), [(400.0, 101.0), (None, None)])
+def test_a_change_of_limit_ends_every_wait(retry: float | None, due: float | None) -> None:
+    """A refusal, a bound and a cooldown were about the old limit; what is over needs new need."""
+    held = episode.on_message(None, message(100.0), hold(retry, HoldReason.OVER_BUDGET), 100.0)
     assert episode.on_limit_change({WEB: held}, 101.0)[WEB].due_seconds == due
 
 

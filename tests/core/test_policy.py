@@ -24,6 +24,7 @@ from conntrackd_guard.core.model import (
     Raise,
     Refusal,
     State,
+    Table,
     Trigger,
     TriggerKind,
 )
@@ -184,7 +185,11 @@ def test_every_reason_has_its_row() -> None:
         ),
         (host(table(LIMIT, flooded=False)), HOLD_FLOODS, 393_216),
         # one that is no flood needs the step as well
-        (host(table(LIMIT, flooded=True), table(230_000, OTHER, flooded=False)), HOLD_FLOODS, 393_216),
+        (
+            host(table(LIMIT, flooded=True), table(230_000, OTHER, flooded=False, demand_per_second=1_000.0)),
+            HOLD_FLOODS,
+            393_216,
+        ),
         # a flood in a namespace that any user can make hides no need of the host's own
         (host(FULL, table(LIMIT, OTHER, flooded=True, user_owned=True)), HOLD_FLOODS, 393_216),
         # no sample: one plain step, whatever the growth
@@ -285,7 +290,6 @@ def test_the_command_for_more_buckets_is_given_once_an_incident() -> None:
 
 UNKNOWABLE: list[Any] = [
     pytest.param(message(WEB), host(table(10, OTHER)), id="the named namespace is gone"),
-    pytest.param(message(WEB), host(table(10, dropped=None, demand_per_second=9e5)), id="too new to compare"),
     pytest.param(message(None), host(table(10, OTHER), complete=False), id="something can't be read"),
 ]
 
@@ -319,15 +323,82 @@ def test_one_unknown_step_in_a_window() -> None:
     assert isinstance(decide(message(), FULL_HOST, State(unknown_seconds=NOW - 100.0), Policy()), Raise)
 
 
-def test_a_message_without_a_number_is_about_the_table_that_dropped() -> None:
-    """It is judged for trust and charged in full, though it has emptied since (a flush, short timeouts)."""
-    emptied = table(10, OTHER, dropped=5)
-    decision = decide(message(None), host(emptied), CALM, Policy())
+@pytest.mark.parametrize("user_owned", [False, True])
+@pytest.mark.parametrize("number", [None, OTHER])
+def test_drops_of_a_table_that_has_room_raise_nothing(number: int | None, *, user_owned: bool) -> None:
+    """Emptied since (a flush, short timeouts), or never full: lost races and failed allocations count as drops, too."""
+    emptied = table(10, OTHER, dropped=5, user_owned=user_owned)
+    decision = decide(message(number), host(emptied), CALM, Policy())
+    assert isinstance(decision, Hold)
+    assert decision.reason is HoldReason.CONTRADICTED
+
+
+def test_lost_races_beside_a_full_untrusted_table_are_no_way_to_a_raise() -> None:
+    """The full table explains the message; neither drops nor mere use of a trusted table make it this one's."""
+    theirs = table(LIMIT, OTHER, user_owned=True, dropped=50)
+    for ours in (table(13_107, dropped=3), table(220_000)):
+        for trigger in (message(None), message(OTHER), PRESSURE):
+            decision = decide(trigger, host(theirs, ours), CALM, Policy())
+            assert isinstance(decision, Hold)
+            assert decision.reason is HoldReason.UNTRUSTED_NAMESPACE
+
+
+@pytest.mark.parametrize(("trigger", "seen"), UNKNOWABLE)
+def test_a_message_that_was_judged_is_not_unknown_later(trigger: Trigger, seen: Observation) -> None:
+    """Its table could be read and is gone since: nothing is raised for it, and nothing is left to decide."""
+    decision = decide(replace(trigger, judged=True), seen, CALM, Policy())
+    assert isinstance(decision, Hold)
+    assert (decision.reason, decision.retry_seconds) == (HoldReason.RESOLVED, None)
+    assert isinstance(decide(replace(trigger, namespace=None, judged=True), FULL_HOST, CALM, Policy()), Raise)
+
+
+@pytest.mark.parametrize(
+    ("seen", "target", "measured"),
+    [
+        # 95 % of 262,144 is 249,036.8: from there on growth of one short interval counts, and less than what lasted
+        (table(249_037, burst_per_second=1e6, burst_seconds=0.056), 524_288, (1e6, 0.056, 2)),
+        (table(LIMIT, burst_per_second=5_000.0, burst_seconds=0.05), 412_144, (5_000.0, 0.05, 2)),
+        (table(249_036, burst_per_second=1e6, burst_seconds=0.056), 393_216, (0.0, None, 4)),
+        (table(249_037, demand_per_second=1e6, demand_seconds=1.0), 1_048_576, (1e6, 1.0, 4)),
+        (
+            table(LIMIT, demand_per_second=100.0, demand_seconds=1.0, burst_per_second=1e6, burst_seconds=0.05),
+            524_288,
+            (1e6, 0.05, 2),
+        ),
+        (
+            table(LIMIT, demand_per_second=20_000.0, demand_seconds=0.25, burst_per_second=1e6, burst_seconds=0.05),
+            862_144,
+            (20_000.0, 0.25, 4),
+        ),
+    ],
+)
+@pytest.mark.parametrize("trigger", [message(), PRESSURE], ids=["message", "filling up"])
+def test_a_burst_at_the_brim_doubles_the_limit_at_most(
+    trigger: Trigger, seen: Table, target: int, measured: tuple[float, float | None, int]
+) -> None:
+    """One short interval is no forecast; the calculation names the time that the growth was measured over."""
+    decision = decide(trigger, host(seen), CALM, Policy())
     assert isinstance(decision, Raise)
-    assert decision.arithmetic.full_tables == 1
-    held = decide(message(None), host(replace(emptied, user_owned=True)), CALM, Policy())
-    assert isinstance(held, Hold)
-    assert held.reason is HoldReason.UNTRUSTED_NAMESPACE
+    found = decision.arithmetic
+    assert (decision.target, found.demand_per_second, found.demand_seconds, found.demand_factor) == (target, *measured)
+
+
+@pytest.mark.parametrize(
+    ("seen", "raises"),
+    [
+        (table(220_000, demand_per_second=28_000.0), False),  # full in 1.505 s, and the cooldown is over in 1.5 s
+        (table(220_000, demand_per_second=28_200.0), True),  # 1.494 s
+        (table(220_000, burst_per_second=1e6), False),
+        (table(249_037), True),  # it grew from under the threshold to 95 % within half a second
+        (table(249_036), False),
+    ],
+)
+def test_a_table_that_fills_within_the_cooldown_does_not_wait_for_it(seen: Table, *, raises: bool) -> None:
+    """A raise that was too small is followed by another after 200 ms, before packets are dropped."""
+    raised = State(last_raise_seconds=NOW - 0.5)
+    assert isinstance(decide(PRESSURE, host(seen), raised, Policy()), Raise) is raises
+    just_raised = State(last_raise_seconds=NOW - 0.1)
+    assert isinstance(decide(PRESSURE, host(seen), just_raised, Policy()), Hold)
 
 
 def test_user_namespaces_are_charged_and_not_raised_for() -> None:

@@ -20,7 +20,7 @@ SHORT = "Watched too briefly for a forecast."
 
 def watched(*looks: tuple[float, int, int | None], end: End = End.WATCHED, until: float = 10.0) -> Verification:
     """Return a verification from readings of (seconds after the raise, count, drops since)."""
-    after = verification.begin(raised("r", tables=(TABLE,)), LIMIT)
+    after = verification.begin(raised("r", tables=(TABLE,)), LIMIT, [TABLE])
     for seconds, count, dropped in looks:
         table = replace(TABLE, count=count, drop=None if dropped is None else 3 + dropped, dropped=dropped)
         after = verification.seen(after, [table], 50.0 + seconds)
@@ -34,8 +34,7 @@ def watched(*looks: tuple[float, int, int | None], end: End = End.WATCHED, until
         ([(0.1, 65_540, 4), (9.9, 66_000, 4)], Drops.ENDED, 4),
         ([(0.1, 65_540, 4), (5.0, 66_000, 9), (9.9, 66_000, 9)], Drops.ENDED, 9),
         ([(0.1, 65_540, 4), (5.1, 98_304, 9)], Drops.CONTINUING, 9),
-        ([(0.1, 65_540, 4), (9.9, 66_000, 0)], Drops.ENDED, 4),  # ten quiet seconds reset the counter
-        ([(0.1, 65_540, 4), (0.2, 5, 0), (9.9, 66_000, 3)], Drops.CONTINUING, 7),  # so does another namespace
+        ([(0.1, 65_540, 4), (0.2, 5, 0), (9.9, 66_000, 3)], Drops.CONTINUING, 7),  # another namespace
         ([(0.1, 65_540, 4), (0.2, 65_540, None), (9.9, 66_000, 4)], Drops.ENDED, 4),
         ([(0.1, 65_540, None)], Drops.UNKNOWN, None),
         ([], Drops.UNKNOWN, None),
@@ -50,30 +49,46 @@ def test_drops_end_or_continue(looks: list[tuple[float, int, int | None]], drops
 def test_other_tables_prove_nothing_about_the_one_raised_for() -> None:
     """Its counter can't be read, or it is gone before the first reading: the others don't count."""
     other = replace(TABLE, namespace=7, dropped=0)
-    for looks in ([TABLE, other], [other]):
-        after = verification.begin(raised("r", tables=(TABLE, other)), LIMIT)
+    for looks in ([replace(TABLE, drop=None), other], [other]):
+        after = verification.begin(raised("r", tables=(TABLE, other)), LIMIT, [TABLE, other])
         assert verification.conclude(verification.seen(after, looks, 60.0), End.WATCHED, 60.0).drops is Drops.UNKNOWN
 
 
 def test_drops_of_several_tables_are_added() -> None:
     """Each namespace has a counter of its own."""
-    after = verification.begin(raised("r", tables=(TABLE,)), LIMIT)
+    after = verification.begin(raised("r", tables=(TABLE,)), LIMIT, [TABLE])
     other = replace(TABLE, namespace=7, dropped=5)
-    after = verification.seen(after, [replace(TABLE, dropped=2), other], 50.2)
+    after = verification.seen(after, [replace(TABLE, drop=5), other], 50.2)
     assert verification.conclude(after, End.WATCHED, 60.0).dropped == 7
 
 
 def test_the_forecast_is_from_the_growth_after_the_raise() -> None:
-    """1,000 entries and 100 drops in 10 s are 110 a second; the table that would be full first counts."""
+    """14,000 entries and 100 drops in 10 s are 1,410 a second; the table that would be full first counts."""
+    found = watched((10.0, 79_536, 100))  # 81 %
+    assert found.growth_per_second == 1410.0
+    assert found.seconds_to_full == pytest.approx((LIMIT - 79_536) / 1410, abs=0.1)
+
+
+def test_drops_far_from_the_limit_are_no_growth() -> None:
+    """Lost races and failed allocations fill no table; they are drops all the same."""
     found = watched((10.0, 66_536, 100))
-    assert found.growth_per_second == 110.0
-    assert found.seconds_to_full == pytest.approx((LIMIT - 66_536) / 110, abs=0.1)
+    assert (found.growth_per_second, found.dropped) == (100.0, 100)
+
+
+def test_the_last_second_stands_beside_the_average() -> None:
+    """A burst that is over makes an average that nothing goes on with."""
+    found = watched((1.0, 85_536, 0), (9.0, 85_536, 0), (10.0, 85_536, 0))
+    assert (found.growth_per_second, found.last_growth_per_second) == (2000.0, 0.0)
+    found = watched((9.0, 65_536, 0), (9.5, 75_536, 0), (10.0, 85_536, 0))
+    assert (found.growth_per_second, found.last_growth_per_second) == (2000.0, 20_000.0)
+    assert watched((1.0, 75_536, 0), (10.0, 85_536, 0)).last_growth_per_second is None
 
 
 def test_evicted_entries_are_growth() -> None:
     """A table of unanswered entries overflows by eviction, at a constant count."""
-    after = verification.begin(raised("r", tables=(TABLE,)), LIMIT)
-    after = verification.seen(after, [replace(TABLE, early_drop=500, dropped=0)], 60.0)
+    full = replace(TABLE, count=LIMIT)
+    after = verification.begin(raised("r", tables=(full,)), LIMIT, [full])
+    after = verification.seen(after, [replace(full, early_drop=500)], 60.0)
     assert verification.conclude(after, End.WATCHED, 60.0).growth_per_second == 50.0
 
 
@@ -89,7 +104,8 @@ def test_without_growth_or_time_there_is_no_forecast() -> None:
 
 def test_a_table_that_is_gone_is_no_forecast() -> None:
     """A container that grew fast and ended soon fills no limit."""
-    after = verification.begin(raised("r", tables=(TABLE, replace(TABLE, namespace=7, count=1000))), LIMIT)
+    tables = (TABLE, replace(TABLE, namespace=7, count=1000))
+    after = verification.begin(raised("r", tables=tables), LIMIT, tables)
     after = verification.seen(after, [replace(TABLE, namespace=7, count=31_000)], 53.0)
     after = verification.seen(after, [replace(TABLE, count=66_536)], 60.0)
     assert verification.conclude(after, End.WATCHED, 60.0).growth_per_second == 100.0
@@ -98,7 +114,7 @@ def test_a_table_that_is_gone_is_no_forecast() -> None:
 def test_another_namespace_under_the_same_number_starts_from_zero() -> None:
     """Numbers are reused at once: its entries are not compared with those of the one before."""
     old, new = replace(TABLE, drop=500), replace(TABLE, count=10, drop=0)
-    after = verification.begin(raised("r", tables=(old,)), LIMIT)
+    after = verification.begin(raised("r", tables=(old,)), LIMIT, [old])
     for seconds, table in [(0.1, replace(old, dropped=0)), (2.0, new), (10.0, replace(new, count=8_010))]:
         after = verification.seen(after, [table], 50.0 + seconds)
     assert verification.conclude(after, End.WATCHED, 60.0).growth_per_second == 1000.0
@@ -106,7 +122,7 @@ def test_another_namespace_under_the_same_number_starts_from_zero() -> None:
 
 def test_a_crowd_of_quiet_tables_hides_no_drop() -> None:
     """Any user can create thousands of namespaces; memory is bounded, and the first ones read don't fill it."""
-    after = verification.begin(raised("r", tables=(TABLE,)), LIMIT)
+    after = verification.begin(raised("r", tables=(TABLE,)), LIMIT, [TABLE])
     crowd = [Table(namespace=n, label="x", count=n, drop=0, dropped=0) for n in range(1, 1000)]
     late = replace(TABLE, namespace=5000, dropped=9)
     for seconds in (1.0, 2.0):
@@ -120,7 +136,7 @@ def test_a_crowd_of_quiet_tables_hides_no_drop() -> None:
 
 def test_a_verification_ends_after_ten_seconds() -> None:
     """The episode that led to the raise is over then, too."""
-    after = verification.begin(raised("r"), LIMIT)
+    after = verification.begin(raised("r"), LIMIT, [])
     assert not verification.is_over(after, 59.9)
     assert verification.is_over(after, 60.0)
 
@@ -133,7 +149,14 @@ def test_a_verification_ends_after_ten_seconds() -> None:
             watched((0.25, 65_536, 12), (10.0, 66_536, 12)),
             (
                 "Drops ended 0.25 s after the raise to 98,304 (12 more packets). "
-                "At the average growth since that raise (101/s), the table would be full in 5min 14s."
+                "At the average growth of these 10 s (100/s), the table would be full in 5min 18s."
+            ),
+        ),
+        (
+            watched((1.0, 85_536, 0), (9.0, 85_536, 0), (10.0, 85_536, 0)),
+            (
+                "No packets were dropped after the raise to 98,304 within 10 s. At the average growth of these 10 s "
+                "(2,000/s), the table would be full in 6.4 s; in the last second it grew by 0."
             ),
         ),
         (
@@ -155,7 +178,7 @@ def test_a_verification_ends_after_ten_seconds() -> None:
             watched((10.0, 65_538, 0)),
             (
                 "No packets were dropped after the raise to 98,304 within 10 s. "
-                "At the average growth since that raise (0.2/s), the table would be full in 1d 22h."
+                "At the average growth of these 10 s (0.2/s), the table would be full in 1d 22h."
             ),
         ),
     ],

@@ -221,10 +221,10 @@ def test_the_log_counts_up_to_the_lowering_that_stops_raising(host: Host) -> Non
         guarded.turn(2.0)
     guarded.turn(20.0)
     guarded.written()
-    said = [line["message"] for line in guarded.logged("guard.hold") if "Something else" in line["message"]]
-    assert "1 of 3 in 24 h: at 3 the guard stops raising." in said[0]
-    assert "was passing, and no conflict." in said[1]
-    assert "1 of 3 in 24 h: at 3 the guard stops raising." in said[2]
+    logged = [line["message"] for line in guarded.logged("guard.hold") if "Something else" in line["message"]]
+    assert "1 of 3 in 24 h: at 3 the guard stops raising." in logged[0]
+    assert "was passing, and no conflict." in logged[1]
+    assert "1 of 3 in 24 h: at 3 the guard stops raising." in logged[2]
     guarded.stop()
 
 

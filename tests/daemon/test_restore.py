@@ -243,6 +243,9 @@ def test_a_reverted_limit_is_not_put_back(host: Host) -> None:
     guarded.turn(5.0)
     load_module(host)
     guarded.turn(5.0)
+    assert main(["resume"], guarded.paths) is Exit.DONE  # a revert pauses raising
+    guarded.turn(5.0)
+    guarded.turn(5.0)
     assert host.limit == LIMIT
     guarded.stop()
 

@@ -139,10 +139,10 @@ def test_the_farewell_names_the_limit_that_stays() -> None:
     """And whether the next boot begins with it."""
     kept = PersistedLimit(limit=12_288)
     line = Assignment(path="/etc/sysctl.d/k8s.conf", line=2, value="7")
-    said = "Stopped. nf_conntrack_max stays at"
-    assert service._farewell(12_288, kept, {}) == f"{said} 12,288 (saved for the next boot)."
-    assert service._farewell(12_288, kept, {line: [Tool.PROCPS]}) == f"{said} 12,288 (saved for the next boot)."
-    overridden = f"{said} 12,288 (saved, but /etc/sysctl.d/k8s.conf:2 overrides it at the next boot)."
+    stays = "Stopped. nf_conntrack_max stays at"
+    assert service._farewell(12_288, kept, {}) == f"{stays} 12,288 (saved for the next boot)."
+    assert service._farewell(12_288, kept, {line: [Tool.PROCPS]}) == f"{stays} 12,288 (saved for the next boot)."
+    overridden = f"{stays} 12,288 (saved, but /etc/sysctl.d/k8s.conf:2 overrides it at the next boot)."
     assert service._farewell(12_288, kept, {line: [Tool.SYSTEMD]}) == overridden
-    assert service._farewell(16_384, kept, {line: [Tool.SYSTEMD]}) == f"{said} 16,384."
+    assert service._farewell(16_384, kept, {line: [Tool.SYSTEMD]}) == f"{stays} 16,384."
     assert service._farewell(None, None, {}) == "Stopped."

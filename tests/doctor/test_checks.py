@@ -329,7 +329,13 @@ def test_an_unlimited_limit_in_force(host: FakeHost, shown: str) -> None:
     """It is no good news, no reason to enlarge the hash table, and nothing to lower by the saved limit."""
     host.put("proc/sys/net/netfilter/nf_conntrack_max", f"{shown}\n")
     found = host.examine()
-    assert host.verdicts() == {"conntrack": "note", "buckets": "unknown", "drop_in": "note", "memory": "unknown", "tables": "unknown"}
+    assert host.verdicts() == {
+        "conntrack": "note",
+        "buckets": "unknown",
+        "drop_in": "note",
+        "memory": "unknown",
+        "tables": "unknown",
+    }
     assert f"the limit is {shown} (unlimited)" in found["conntrack"].evidence
     assert f"another program has set {shown} (unlimited)" in found["drop_in"].evidence
     assert found["drop_in"].next_step == ""

@@ -93,6 +93,8 @@ def test_ufw(tmp_path: Path) -> None:
     put(tmp_path / "etc/ufw/ufw.conf", "ENABLED=yes\n")
     (writer,) = other_writers(tmp_path, 8)
     assert (writer.sets, writer.is_final, "/etc/ufw/sysctl.conf:2" in writer.evidence) == ((65536,), True, True)
+    assert attribute_change(tmp_path, 65536, SEEN).startswith("ufw is enabled and sets 65536")
+    assert attribute_change(tmp_path, 65537, SEEN) == "unknown"
 
 
 def test_scripts(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_a_refused_write_is_rejected_and_retried(stage: Stage) -> None:
 
 
 def test_a_user_namespace_is_not_raised_for(stage: Stage) -> None:
-    """Any user can create a user namespace and fill its table, so it is only recorded unless trusted."""
+    """Any user can create a user namespace, fill its table and leave: it is only recorded unless trusted."""
     with ScratchNamespace(user_owned=True) as table:
         stage.limit_guard.own(table.number)
         stage.start(LINE_ONLY)
@@ -170,3 +170,8 @@ def test_a_user_namespace_is_not_raised_for(stage: Stage) -> None:
         table.overflow()
         stage.held("untrusted_namespace")
         assert limit() == LIMIT
+    # 5 s later the message is decided again, and its namespace is gone.
+    over = stage.decision(lambda row: row["reason"] in {"resolved", "contradicted"}, "the end of it")
+    assert over["trigger"] == "kernel_message"
+    assert limit() == LIMIT
+    assert not [row for row in stage.world.decisions() if row["verdict"] == "raise"]

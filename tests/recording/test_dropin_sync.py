@@ -374,7 +374,7 @@ def order_lines(guarded: Guarded) -> list[tuple[str, str]]:
         ("sysctl.d/50-x.conf", "7", "", ""),
     ],
 )
-def test_who_has_the_last_word_is_logged_at_each_write_and_start(
+def test_lines_that_override_the_drop_in_are_logged_at_each_write_and_start(
     host: Host, path: str, value: str, level: str, text: str
 ) -> None:
     """Once for each finding, and again by the next run; a line that is applied before the drop-in is no news."""

@@ -82,9 +82,9 @@ def _raise(history: History, key: str, limit: int, message: str, at: float) -> i
     _add(history, record)
     if done:
         now, full = record.observation.boottime_seconds, record.observation.tables[0]
-        watch = verification.begin(record, after)
+        watch = verification.begin(record, after, [full])
         for seconds in (0.4, 9.9):
-            watch = verification.seen(watch, [replace(full, count=limit + int(40 * seconds), dropped=2)], now + seconds)
+            watch = verification.seen(watch, [replace(full, count=limit + int(40 * seconds), drop=9)], now + seconds)
         proof = verification.conclude(watch, End.WATCHED, now + 10)
         ended = proof if key != "r1" else replace(proof, drops=Drops.CONTINUING, dropped=1200, last_drop_seconds=9.0)
         history.add_verification(ended)

@@ -26,6 +26,7 @@ def tables(draw: st.DrawFn, limit: int) -> tuple[Table, ...]:
             count=draw(st.sampled_from([0, limit * 17 // 20, limit, limit + 1]) | st.integers(0, limit + 1)),
             dropped=draw(st.none() | st.integers(0, 5000)),
             demand_per_second=draw(st.none() | st.floats(0, 1e6)),
+            burst_per_second=draw(st.none() | st.floats(0, 1e6)),
             user_owned=draw(st.booleans()) and draw(st.booleans()),
             flooded=draw(st.none() | st.booleans()),
         )
@@ -117,5 +118,6 @@ line_triggers = st.builds(
     message_count=st.just(1),
     message_seconds=st.floats(NOW - 5, NOW),
     stamp_us=st.integers(0, 2**53),
+    judged=st.booleans(),
 )
 triggers = line_triggers | st.builds(Trigger, kind=st.just(TriggerKind.FILLING_UP), namespace=namespaces)

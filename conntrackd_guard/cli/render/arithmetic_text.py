@@ -10,7 +10,7 @@ from conntrackd_guard.core.assessment import assess
 from conntrackd_guard.core.budget import CHAIN_HOLD, calculate
 from conntrackd_guard.core.configuration import Policy, Share
 from conntrackd_guard.core.model import INT_MAX, Hold, Override, Record, TriggerKind
-from conntrackd_guard.core.units import format_bytes, format_percentage
+from conntrackd_guard.core.units import format_bytes, format_percentage, format_span
 
 _BOUNDS = {
     Bound.TARGET: "nothing held it back",
@@ -103,9 +103,11 @@ def _wanted(record: Record, a: Arithmetic, policy: Policy) -> str:
     persisted = record.trigger.persisted
     if persisted is not None:
         return "saved for this boot" if a.wanted == persisted.limit else "in force"
+    over = "" if a.demand_seconds is None else f" (measured over {format_span(a.demand_seconds)})"
     return (
         f"the largest of {a.current:,} × {policy.growth_factor:.12g}; {a.current:,} + {tuning.MIN_STEP:,}; "
-        f"{a.current:,} + {a.demand_per_second:,.0f}/s × {tuning.LOOKAHEAD_SECONDS:g} s (at most 4 × {a.current:,}); "
+        f"{a.current:,} + {a.demand_per_second:,.0f}/s{over} × {tuning.LOOKAHEAD_SECONDS:g} s "
+        f"(at most {a.demand_factor} × {a.current:,}); "
         f"{a.largest_count:,} ÷ {policy.threshold:.12g}, up to the next whole"
     )
 

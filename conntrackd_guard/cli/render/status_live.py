@@ -1,5 +1,6 @@
 """`guard status --watch`: the status, redrawn in place until Ctrl-C. Fits 80 columns."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -91,10 +92,10 @@ class LiveView:
 
     def with_drops(self, found: Status) -> Status:
         """Return the status with all drops since the last picture: more than between its own two readings."""
-        tables = []
+        tables, near = [], usage.NEAR_USE * (found.observation.kernel_limit or math.inf)
         for table in found.observation.tables:
             before = self._before.get(table.namespace)
-            dropped = 0 if before is None else usage.risen(before.drop, table.drop)
+            dropped = 0 if before is None or table.count < near else usage.risen(before.drop, table.drop)
             tables.append(replace(table, dropped=max(dropped, table.dropped or 0)))
         return replace(found, observation=replace(found.observation, tables=tuple(tables)))
 
@@ -145,7 +146,7 @@ def view(found: Status, live: LiveView, last: list[Row], console: Console) -> Re
     above += _named(console, lines, 1)
     below = [*_named(console, status_text.outlook_lines(found), 2), Text(), *_decisions(console, last, most)]
     below += _named(console, [("note", text, "yellow") for text in found.unread[:2]], most)
-    below += _wrapped(console, "Ctrl-C ends. Growth is net: entries added minus entries removed.", 1, "dim")
+    below += _wrapped(console, "Ctrl-C ends. Growth is net: added minus removed. FULL IN assumes it goes on.", 1, "dim")
     room = console.height - 1 - len(above) - len(below) - _TABLE_FRAME
     return Group(*above, Text(), _tables(found, live, max(1, room), console.width), Text(), *below)
 
@@ -182,7 +183,9 @@ def _tables(found: Status, live: LiveView, most: int, width: int) -> RenderableT
 def _row(table: Table, limit: int, live: LiveView, now: float) -> list[Text]:
     use = table.count / limit if limit else 0.0
     growth, lost = live.rates(table) or (None, None)
-    wanted = None if growth is None or lost is None else growth + lost
+    wanted = growth
+    if growth is not None and lost is not None and table.count >= usage.NEAR_USE * limit:
+        wanted = growth + lost  # refused; below, they are lost races and failed allocations
     left = usage.seconds_to_full(table.count, limit, wanted) if wanted and wanted > 0 and limit else None
     style = status_text.use_style(use, dropping=bool(lost))
     return [

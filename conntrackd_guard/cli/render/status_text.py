@@ -14,7 +14,7 @@ from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import Hold, Raise, Table
 from conntrackd_guard.core.records import ACTIONABLE, table_name
 from conntrackd_guard.core.text import printable
-from conntrackd_guard.core.units import format_bytes
+from conntrackd_guard.core.units import format_bytes, format_rate
 from conntrackd_guard.daemon.status_line import sources_text
 
 _BAR_CELLS = 20
@@ -71,7 +71,7 @@ def _tables_summary(status: Status) -> tuple[str, str]:
     table = max(seen.tables, key=lambda table: (table.dropped or 0, table.count), default=None)
     if table is None:
         return "no table could be read", "yellow"
-    if not seen.limit:
+    if is_unlimited(seen.limit):
         return f"no limit; the fullest table has {table.count:,} entries", "green"
     share = table.count / seen.limit
     text = f"fullest table at {int(100 * share)} % of {seen.limit:,}"
@@ -149,7 +149,7 @@ def _table(table: Table, limit: int, cells: int) -> Text:
         text.append(f", {table.dropped:,} of them just now", "bold red")
     text.append(f"  {table_name(table)}")
     if table.demand_per_second and table.demand_per_second >= 1:
-        text.append(f"  +{table.demand_per_second:,.0f}/s", "yellow")
+        text.append(f"  {format_rate(table.demand_per_second, table.demand_seconds)}", "yellow")
     return text
 
 

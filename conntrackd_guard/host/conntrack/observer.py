@@ -91,12 +91,12 @@ class Observer:
             return (), False
         if now - self._scanned_seconds >= RESCAN_SECONDS or self._scanner.names() != self._names:
             self.rescan()
-        tables = self._read(self._some())
+        tables = self._read(self._some(), limit)
         hidden = self._hidden()
         self._unexplained = min(self._unexplained, hidden)  # the kernel gives memory of ended ones back later
         if hidden - self._unexplained >= _UNEXPLAINED_SHARE * limit:
             self.rescan()
-            tables = self._read(self._tracks.values())  # any of them may have grown
+            tables = self._read(self._tracks.values(), limit)  # any of them may have grown
             self._unexplained = self._hidden()
         return tuple(tables), hurry
 
@@ -108,14 +108,15 @@ class Observer:
         known = {track.netns.namespace for track in self._tracks.values()}
         if rescan or not self._tracks or not known.issuperset(namespaces):
             self.rescan()
+        limit = self._kernel.limit_in_force()
         reached = [track for track in self._tracks.values() if not track.out_of_reach]
-        tables = self._read(reached)
+        tables = self._read(reached, limit)
         if len(tables) + len(self._impossible) < len(reached):  # one ended, or another took its place
             self.rescan()
-            tables = self._read(self._tracks.values())
+            tables = self._read(self._tracks.values(), limit)
         memory = self._memory.read()
         kept = [t for t in tables if t.count or t.dropped or t.initial or t.namespace in namespaces]
-        limit, now, unread = self._kernel.limit_in_force(), self._clock.boottime(), memory.unread
+        now, unread = self._clock.boottime(), memory.unread
         reached = [track for track in self._tracks.values() if not track.out_of_reach]
         # Without a limit, connection tracking is not loaded, and no namespace has a table.
         complete, unread_tables = limit is None or (self._complete and len(reached) == len(self._tracks)), 0
@@ -125,8 +126,9 @@ class Observer:
             complete, unread = complete and not unread_tables, unread + missing
         for found in self._impossible.values():
             unread_tables, unread = unread_tables + 1, (*unread, impossible_text(found))
-        if limit is None and tables:
-            unread = (*unread, _NO_LIMIT)
+        if limit is None:
+            unread = (*unread, _NO_LIMIT) if tables else ()  # not loaded: no slab cache either
+            self._tracks = self._tracks if tables else {}  # once loaded, all namespaces have a table
         self.unread = unread if self._has_statistics or limit is None else memory.unread
         return Observation(
             boottime_seconds=now,
@@ -157,11 +159,12 @@ class Observer:
         """Return the namespace with that number as the last scan found it, None if it did not."""
         return next((track.netns for track in self._tracks.values() if track.netns.number == namespace), None)
 
-    def rebase(self) -> None:
-        """Count drops again after a raise: those until now belong to the old limit."""
-        self._read(self._tracks.values())
+    def rebase(self) -> list[Table]:
+        """Count drops again after a raise: those until now belong to the old limit. Return the tables at this moment."""
+        tables = self._read(self._tracks.values(), self._kernel.limit_in_force())
         for track in self._tracks.values():
             track.growth.restart()
+        return tables
 
     def rescan(self) -> None:
         """Find every namespace in reach (about 13 µs a process)."""
@@ -186,7 +189,8 @@ class Observer:
         if allocated is None:
             return True, False
         self._allocated.look(now, allocated)
-        left = usage.seconds_to_full(allocated, limit, self._allocated.demand_per_second)
+        growth = max(self._allocated.demand_per_second or 0.0, self._allocated.burst_per_second or 0.0)
+        left = usage.seconds_to_full(allocated, limit, growth)
         is_open = allocated >= usage.GATE_USE * limit or left <= usage.URGENT_SECONDS
         return is_open, left < usage.HURRY_SECONDS
 
@@ -207,14 +211,15 @@ class Observer:
     def _missing(self, memory: Memory, hidden: int, limit: int) -> tuple[int, tuple[str, ...]]:
         """Return how many tables are charged as full although they can't be read, and in words what can't be read.
 
-        `hidden` entries are in no table that was read. Twice as many bound the charge, as with other tables.
+        `hidden` entries are in no table that was read. As with other tables, twice as many are charged at most, and one
+        full table more: nobody sees these grow.
         """
         unreadable = sum(track.out_of_reach for track in self._tracks.values())
         charged = unreadable + (not self._complete)
         texts = [] if self._has_statistics else [_NO_FILE]
         if charged:
             if memory.allocated_entries is not None and limit:
-                charged = min(charged, max(1, math.ceil(2 * hidden / limit)))
+                charged = min(charged, 1 + math.ceil(2 * max(0, hidden) / limit))
             which = "some network namespaces" if not self._complete else f"{unreadable:,} network namespaces"
             which = "a network namespace" if self._complete and unreadable == 1 else which
             texts.append(f"the tables of {which} can't be read: counted as {charged} full table{'s'[charged == 1 :]}")
@@ -225,8 +230,8 @@ class Observer:
                 texts.append(_HIDDEN)
         return charged, (", and ".join(texts),) if texts else ()
 
-    def _read(self, tracks: Iterable[_Track]) -> list[Table]:
-        """Read these tables; without those that can't be reached."""
+    def _read(self, tracks: Iterable[_Track], limit: int | None) -> list[Table]:
+        """Read these tables, at this limit in force; without those that can't be reached."""
         tables, rehearsing = [], self._kernel.rehearsing
         for track in tracks:
             netns, growth, now = track.netns, track.growth, self._clock.boottime()
@@ -238,7 +243,7 @@ class Observer:
                 continue
             if netns.initial:
                 self._has_statistics = counters.source == STATISTICS_FILE
-            growth.look(now, counters.count, counters.drop, counters.early_drop)
+            growth.look(now, counters.count, counters.drop, counters.early_drop, limit)
             table = Table(
                 namespace=netns.key if netns.namespace is None else netns.namespace,
                 label=netns.label,
@@ -248,8 +253,11 @@ class Observer:
                 held=counters.count if rehearsing else None,
                 drop=counters.drop,
                 early_drop=counters.early_drop,
-                dropped=growth.dropped,
+                dropped=None if counters.drop is None else growth.dropped,
                 demand_per_second=growth.demand_per_second,
+                demand_seconds=growth.demand_seconds,
+                burst_per_second=growth.burst_per_second,
+                burst_seconds=growth.burst_seconds,
                 user_owned=netns.user_owned,
                 source=counters.source,
             )

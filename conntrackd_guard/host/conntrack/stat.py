@@ -20,6 +20,8 @@ _MOST_FACTOR = 2
 _MOST_BESIDE = 1024
 """A count beyond this much of the slab's objects can't be true. Judgement: every entry is an object, so only what is freed
 between two reads (microseconds) can lie between them."""
+_SHEAF_CAPACITY = 256
+"""More than any sheaf holds: those of entries hold 28 (7.3)."""
 STATISTICS_FILE = "statistics file"
 """A table's source, if its namespace's files in /proc show it."""
 
@@ -226,6 +228,8 @@ class MemoryReader:
                 capacity = files.read_number(self._slab / "sheaf_capacity")
         except (OSError, ValueError):
             return None
+        if not 0 <= capacity <= _SHEAF_CAPACITY:
+            capacity = 0
         nodes = 1
         with contextlib.suppress(OSError):
             nodes = max(1, sum(name.startswith("node") for name in os.listdir(self._nodes)))

@@ -49,3 +49,18 @@ def test_a_table_after_the_memory_was_given_back(host: Host, observer: Observer,
     assert counts(observer, clock) == []
     host.namespace("301", LIMIT - 1)
     assert counts(observer, clock) == [LIMIT - 1]
+
+
+def test_before_the_module_is_loaded_nothing_is_missing(host: Host, clock: ManualClock) -> None:
+    """No table and no slab cache exists until then, and both are read once it is."""
+    folders = [host.root / path for path in ("proc/sys/net/netfilter", "sys/kernel/slab/nf_conntrack")]
+    folders += [host.root / f"proc/{pid}/net/stat/nf_conntrack" for pid in (1, 200)]
+    for path in folders:
+        path.rename(path.with_suffix(".later"))
+    paths = Paths(host.root)
+    observer = Observer(paths, LiveKernel(paths), clock, RuntimeDir(paths))
+    assert observer.observe().unread == observer.unread == ()
+    for path in folders:
+        path.with_suffix(".later").rename(path)
+    seen = observer.observe()
+    assert (seen.unread, seen.complete, len(seen.tables) + seen.idle_tables) == ((), True, 2)

@@ -105,10 +105,10 @@ def test_an_unread_table_is_charged_in_every_sum(host: Host) -> None:
 
 @pytest.mark.parametrize(
     ("hidden", "charged"),
-    [(0, 1), (LIMIT // 2, 1), (LIMIT // 2 + 1, 2), (2 * LIMIT, 4), (50 * LIMIT, 21), (None, 21)],
+    [(-500, 1), (0, 1), (1, 2), (LIMIT // 2, 2), (LIMIT // 2 + 1, 3), (2 * LIMIT, 5), (50 * LIMIT, 21), (None, 21)],
 )
 def test_the_slab_bounds_the_charge(host: Host, hidden: int | None, charged: int) -> None:
-    """Of 21 tables that can't be read, as many are charged as twice the entries that no other table holds could fill."""
+    """Of 21 tables that can't be read, one is charged, and as many as twice the entries that no other holds could fill."""
     for pid in range(201, 221):
         host.namespace(str(pid), 0)
     without_statistics(host, 1_000)
@@ -127,6 +127,8 @@ def test_the_slab_bounds_the_charge(host: Host, hidden: int | None, charged: int
         (392, 28, False),  # measured on 7.3, 4 processors: all but these are free objects in slabs that sheaves pin
         (4_470, 28, False),  # full sheaves of 2 memory nodes: (10 × 2 + 2 × 4) × 28 = 784, and 90 % of 4,096 = 3,686.4
         (4_471, 28, True),
+        (5_680, 1_000_000, True),  # impossible, so not believed
+        (5_680, -28, True),
         (3_000, None, False),  # fragments, before there were sheaves
         (5_680, None, True),
         (None, None, True),

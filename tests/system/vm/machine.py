@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ SYSCTL = Path("/proc/sys/net/netfilter")
 DROP_IN = Path("/etc/sysctl.d/99-zz-conntrackd-guard.conf")
 RULE = Path("/etc/udev/rules.d/60-conntrackd-guard.rules")
 FIREWALL = "firewall.service"
-_WAIT_SECONDS = 30
+_WAIT_SECONDS = 60
 """An emulated machine on a busy host takes a hundred times the milliseconds of real hardware."""
+_EPISODE_SECONDS = 10
 _LAST = 50
 """Entries that packets create; the machine's own traffic creates a few at the same time."""
 _RULES = """
@@ -50,17 +52,17 @@ def limit() -> int | None:
         return None
 
 
-def default_limit() -> int:
-    """Return the default of this kernel: one entry a bucket, since 5.15."""
-    return int((SYSCTL / "nf_conntrack_buckets").read_text("ascii"))
-
-
 def persisted() -> int:
     """Return the persisted limit from the drop-in."""
     (value,) = (
         row.partition(" = ")[2] for row in DROP_IN.read_text("utf-8").splitlines() if row.startswith("net.netfilter.")
     )
     return int(value)
+
+
+def slab_objects() -> int:
+    """Return the entries of all namespaces that memory is taken for, including free ones that the kernel keeps."""
+    return int(Path("/sys/kernel/slab/nf_conntrack/total_objects").read_text("ascii").split()[0])
 
 
 def boot_id() -> str:
@@ -106,9 +108,10 @@ def newest() -> int:
 
 
 def calm() -> None:
-    """Wait until no episode is open: for 10 s after a message, the guard raises for a table that is nearly full."""
+    """Wait until no episode is open: for 10 s after a need, the guard raises for a table that is nearly full."""
     live = Path("/run/conntrackd-guard/status.json")
-    until(lambda: not json.loads(live.read_text("utf-8"))["episodes"], _WAIT_SECONDS, "no episode is open")
+    until(lambda: not json.loads(live.read_text("utf-8"))["needs"], _WAIT_SECONDS, "there is no need")
+    time.sleep(_EPISODE_SECONDS)
 
 
 def configure(settings: str) -> None:

@@ -11,9 +11,16 @@ import re
 from pathlib import Path
 
 from ground import AUDIT, GUARD, equal, holds, lines, process, run, shown, until
+from kernel import (
+    an_entry_takes_no_more_memory_than_planned,
+    default_limit,
+    message,
+    the_counters_are_those_that_the_guard_reads,
+)
 from machine import (
     DROP_IN,
     RULE,
+    SYSCTL,
     InitialTable,
     awaited,
     boot_id,
@@ -21,19 +28,19 @@ from machine import (
     configure,
     decision,
     decisions,
-    default_limit,
     frozen_journald,
     limit,
     newest,
     persisted,
     raised,
+    slab_objects,
 )
 from scratch_namespace import ScratchNamespace
 
-LINE = "nf_conntrack: nf_conntrack: table full, dropping packet"
-"""The message of kernels before 6.17, without the namespace."""
 GOAL = 60_000
 """Entries of the initial table at the end: the limit for it exceeds the budget of 384 MiB of memory later."""
+RESCAN_SECONDS = 60.0
+"""The guard scans for network namespaces this often, unless something tells that one is missing."""
 SMALL_STEP = 8_192
 """Entries; leaves memory for the raises that follow."""
 NOTIFY = "conntrackd-guard-notify.service"
@@ -53,7 +60,7 @@ def the_package_installs_and_its_service_waits_for_conntrack() -> str:
     run("dpkg", "--install", str(package))
     until(
         lambda: "tracks no connections yet" in shown(GUARD, "StatusText"),
-        30,
+        60,
         "the status line shows that the guard waits",
     )
     equal((shown(GUARD, "ActiveState"), shown(GUARD, "UnitFileState")), ("active", "enabled"))
@@ -64,7 +71,7 @@ def the_guard_reads_the_limit_once_the_module_loads() -> str:
     """The status line shows the limit without a restart."""
     run("modprobe", "nf_conntrack")
     awaited(default_limit())
-    until(lambda: f"{limit():,}" in shown(GUARD, "StatusText"), 30, "the status line shows the limit")
+    until(lambda: f"{limit():,}" in shown(GUARD, "StatusText"), 60, "the status line shows the limit")
     return f"status line “{shown(GUARD, 'StatusText')}”"
 
 
@@ -76,8 +83,23 @@ def an_audit_runs_beside_it() -> str:
     return f"status line “{shown(AUDIT, 'StatusText')}”"
 
 
+def entries_that_are_gone_are_no_hidden_table() -> str:
+    """The kernel keeps memory of entries that are gone. The guard starts then, and misses no namespace."""
+    before = limit()
+    run("systemctl", "stop", GUARD)
+    (SYSCTL / "nf_conntrack_max").write_text(f"{2 * GOAL}\n", "ascii")
+    with ScratchNamespace() as table:
+        table.fill(GOAL)
+        most = slab_objects()
+    until(lambda: slab_objects() < most / 2, 60, f"half of the {most:,} slab objects are given back")
+    (SYSCTL / "nf_conntrack_max").write_text(f"{before}\n", "ascii")
+    run("systemctl", "start", GUARD)
+    until(lambda: json.loads(run("guard", "status", "--json"))["unread"] == [], 60, "the status has nothing unread")
+    return f"{slab_objects():,} of {most:,} slab objects are left, {initial.count()} entries"
+
+
 def a_full_child_table_is_raised_for_by_the_ring_buffer_alone() -> str:
-    """Journald is frozen when the packet is dropped. The message names no namespace; the guard finds it."""
+    """Journald is frozen when the packet is dropped. Before 6.17 the message names no namespace; the guard finds it."""
     before = limit() or 0
     # Only a message can trigger the raise, and the step is small.
     configure(f"raise_early: false\nmax_limit: {before + SMALL_STEP}\n")
@@ -90,7 +112,7 @@ def a_full_child_table_is_raised_for_by_the_ring_buffer_alone() -> str:
         number = table.number
     equal(
         (row["message"], row["from"], row["to"], row["limit_after"], row["outcome"]),
-        (LINE, before, after, after, "applied"),
+        (message(number), before, after, after, "applied"),
     )
     holds(row["sentence"], f"netns {number}")
     return f"{before:,} → {after:,}; history: {row['sentence']}"
@@ -98,16 +120,16 @@ def a_full_child_table_is_raised_for_by_the_ring_buffer_alone() -> str:
 
 def one_drop_is_one_raise() -> str:
     """The message is one decision, although both sources have it."""
-    until(
-        lambda: LINE in run("journalctl", "--boot", "--quiet", "_TRANSPORT=kernel"), 30, "the message is in the journal"
-    )
+    (row,) = decisions()
+    text = row["message"]
+    until(lambda: text in run("journalctl", "--boot", "--quiet", "_TRANSPORT=kernel"), 60, f"the journal has “{text}”")
     (row,) = decisions()
     return f"history has one decision, the kernel message counted {row['repeats']} time(s)"
 
 
 def the_journal_has_the_decision_in_fields() -> str:
     """The journal entry has fields to filter by."""
-    (line,) = until(lambda: lines(GUARD_EVENT="guard.raise"), 30, "the decision is in the journal")
+    (line,) = until(lambda: lines(GUARD_EVENT="guard.raise"), 60, "the decision is in the journal")
     (row,) = decisions()
     names = ("GUARD_VERDICT", "GUARD_OUTCOME", "GUARD_FROM", "GUARD_TO", "PRIORITY", "_SYSTEMD_UNIT")
     equal([line[name] for name in names], ["raise", "applied", str(row["from"]), str(row["to"]), "4", GUARD])
@@ -125,6 +147,36 @@ def the_limit_is_persisted() -> str:
     return f"{DROP_IN}: nf_conntrack_max = {persisted()}, with boot, machine and memory"
 
 
+def an_untrusted_table_gets_nothing_also_when_it_is_gone() -> str:
+    """Any user can fill a table of a namespace of their own and leave: the message about it is answered by that."""
+    calm()
+    before, seen = limit() or 0, newest()
+    configure("")
+    with ScratchNamespace(user_owned=True) as table:
+        table.fill(before)
+        table.overflow(200)
+        row = decision("untrusted_namespace", after=seen)
+    calm()
+    equal(limit(), before)
+    return f"{before:,} for 10 s after it; history: {row['sentence']}"
+
+
+def a_full_table_is_raised_for_beside_the_memory_of_one_that_is_gone() -> str:
+    """The kernel suppresses its message after the ten of the other table; and together they take no more memory."""
+    calm()
+    before, seen = limit() or 0, newest()
+    configure(f"max_limit: {before + SMALL_STEP}\n")
+    with ScratchNamespace(user_owned=True) as table:
+        table.fill(before)
+        table.overflow(200)
+    with ScratchNamespace() as table:
+        table.fill(before)
+        table.overflow(200)
+        until(lambda: (limit() or 0) > before, RESCAN_SECONDS / 2, "the limit is raised before the next regular scan")
+    (row,) = (row for row in decisions() if row["verdict"] == "raise" and row["id"] > seen)
+    return f"{before:,} → {limit():,}; history: {row['sentence']}"
+
+
 def a_full_initial_table_is_raised_for() -> str:
     """The guard raises for the initial namespace, too."""
     initial.track()
@@ -135,7 +187,8 @@ def a_full_initial_table_is_raised_for() -> str:
     after = raised(before)
     row = decision("kernel_message confirmed", after=seen)
     holds(row["sentence"], "the table of the initial namespace was full")
-    until(lambda: persisted() == after, 30, "the drop-in follows")
+    equal(row["message"], message(None))
+    until(lambda: persisted() == after, 60, "the drop-in follows")
     return f"{before:,} → {after:,}; history: {row['sentence']}"
 
 
@@ -146,8 +199,8 @@ def a_filling_table_is_raised_for_before_it_is_full() -> str:
     while initial.count() < GOAL:
         initial.fill(max(500, (limit() or 0) // 30))
     row = decision("filling_up confirmed", after=seen)
-    until(lambda: initial.count() < 0.8 * (limit() or 0), 30, "the table is below the threshold")
-    until(lambda: persisted() == limit(), 30, "the drop-in follows")
+    until(lambda: initial.count() < 0.8 * (limit() or 0), 60, "the table is below the threshold")
+    until(lambda: persisted() == limit(), 60, "the drop-in follows")
     return f"{before:,} → {limit():,} while {initial.count():,} entries came; history: {row['sentence']}"
 
 
@@ -184,7 +237,7 @@ def a_hold_for_an_operator_reaches_the_notify_command() -> str:
     delivered = until(
         lambda: lines(NOTIFY, MESSAGE=f"Decision {row['id']} delivered."), 60, "the decision is delivered"
     )
-    until(lambda: not os.listdir("/run/conntrackd-guard/notices"), 30, "the queue is empty")
+    until(lambda: not os.listdir("/run/conntrackd-guard/notices"), 60, "the queue is empty")
     equal(len(delivered), 1)
     (output, *_) = [line["MESSAGE"] for line in lines(NOTIFY) if "on call:" in line["MESSAGE"]]
     equal(output, f"on call: at_ceiling {limit()}")
@@ -211,11 +264,16 @@ def the_next_boot_has_neither_guard_nor_rule() -> str:
 CHECKS = (
     the_package_installs_and_its_service_waits_for_conntrack,
     the_guard_reads_the_limit_once_the_module_loads,
+    the_counters_are_those_that_the_guard_reads,
+    entries_that_are_gone_are_no_hidden_table,
     an_audit_runs_beside_it,
     a_full_child_table_is_raised_for_by_the_ring_buffer_alone,
     one_drop_is_one_raise,
     the_journal_has_the_decision_in_fields,
     the_limit_is_persisted,
+    an_entry_takes_no_more_memory_than_planned,
+    an_untrusted_table_gets_nothing_also_when_it_is_gone,
+    a_full_table_is_raised_for_beside_the_memory_of_one_that_is_gone,
     a_full_initial_table_is_raised_for,
     a_filling_table_is_raised_for_before_it_is_full,
     status_shows_it,

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ground import GUARD, equal, holds, lines, run, shown, until
-from machine import DROP_IN, FIREWALL, RULE, awaited, decision, decisions, default_limit, limit, persisted
+from kernel import UNLIMITED, default_limit, the_limit_takes_the_range_that_is_known
+from machine import DROP_IN, FIREWALL, RULE, SYSCTL, awaited, decision, decisions, limit, persisted
 
 OTHER = Path("/etc/sysctl.d/99-zzz-other.conf")
 PROCPS = Path("/etc/sysctl.conf")
@@ -33,7 +34,7 @@ def doctor(**wrong: str) -> str:
 
 def the_guard_is_disabled_and_the_module_loaded_late() -> str:
     """The firewall loads after the sysctl files are applied."""
-    until(lambda: shown(FIREWALL, "ActiveState") == "active", 30, "the firewall is loaded")
+    until(lambda: shown(FIREWALL, "ActiveState") == "active", 60, "the firewall is loaded")
     equal(shown(GUARD, "ActiveState"), "inactive")
     times = [int(shown(unit, "ActiveEnterTimestampMonotonic")) / 1e6 for unit in ("systemd-sysctl.service", FIREWALL)]
     equal(times, sorted(times))
@@ -94,9 +95,9 @@ def the_next_boot_has_guard_and_rule() -> str:
 
 def guard_and_rule_agree() -> str:
     """Guard and rule start in any order: the persisted limit takes effect, and neither undoes the other."""
-    until(lambda: shown(FIREWALL, "ActiveState") == shown(GUARD, "ActiveState") == "active", 30, "both are active")
+    until(lambda: shown(FIREWALL, "ActiveState") == shown(GUARD, "ActiveState") == "active", 60, "both are active")
     awaited(persisted())
-    reasons = until(lambda: [row["reason"] for row in decisions()], 30, "the guard has compared the limits")
+    reasons = until(lambda: [row["reason"] for row in decisions()], 60, "the guard has compared the limits")
     equal([reason for reason in reasons if reason not in {"already_in_force", "restore"}], [])
     equal([line["MESSAGE"] for line in lines(GUARD_EVENT="guard.error")], [])
     return f"{limit():,} in force; history: {', '.join(reasons)}; status line “{shown(GUARD, 'StatusText')}”"
@@ -165,7 +166,7 @@ def less_memory_is_reported_and_the_limit_stays() -> str:
 
 def status_shows_over_budget() -> str:
     """The status needs an operator and names the command that reverts."""
-    until(lambda: "too high for this host's memory" in shown(GUARD, "StatusText"), 30, "the status line shows it")
+    until(lambda: "too high for this host's memory" in shown(GUARD, "StatusText"), 60, "the status line shows it")
     equal(json.loads(run("guard", "status", "--json", fails=True))["health"]["level"], "action_required")
     text = run("guard", "status", fails=True)
     holds(text, "action required", "guard revert --all")
@@ -180,9 +181,25 @@ def the_named_command_reverts() -> str:
     """The command restores the limit from before the first raise, and removes the drop-in."""
     output = run("guard", "revert", "--all")
     equal([path for path in (DROP_IN,) if path.exists()], [])
-    until(lambda: "over the memory budget" not in shown(GUARD, "StatusText"), 30, "the status line shows no problem")
+    until(
+        lambda: "too high for this host's memory" not in shown(GUARD, "StatusText"),
+        60,
+        "the status line shows no problem",
+    )
     run("guard", "status")
     return output.strip().replace("\n", " ")
+
+
+def a_limit_that_means_none_is_left_alone() -> str:
+    """A raise would be a lowering. Neither the guard that runs nor the next one writes a limit."""
+    if UNLIMITED is None:
+        return "this kernel takes no such limit"
+    (SYSCTL / "nf_conntrack_max").write_text(f"{UNLIMITED}\n", "ascii")
+    row = decision("limit_raised")
+    run("systemctl", "restart", GUARD)
+    until(lambda: shown(GUARD, "StatusText").startswith("watching"), 60, "the status line shows that the guard watches")
+    equal((limit(), [path for path in (DROP_IN,) if path.exists()]), (UNLIMITED, []))
+    return f"history: {row['sentence']}; status line “{shown(GUARD, 'StatusText')}”"
 
 
 def _sysctl_log() -> str:
@@ -194,6 +211,7 @@ BOOTS: dict[str, tuple[Callable[[], str], ...]] = {
     "trap": (
         the_guard_is_disabled_and_the_module_loaded_late,
         without_the_rule_the_persisted_limit_is_lost,
+        the_limit_takes_the_range_that_is_known,
         the_guard_restores_the_limit_that_the_boot_lost,
         the_next_boot_has_the_rule,
     ),
@@ -222,5 +240,6 @@ BOOTS: dict[str, tuple[Callable[[], str], ...]] = {
         less_memory_is_reported_and_the_limit_stays,
         status_shows_over_budget,
         the_named_command_reverts,
+        a_limit_that_means_none_is_left_alone,
     ),
 }
