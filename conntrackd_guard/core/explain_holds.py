@@ -145,8 +145,7 @@ def _historical(record: Record, kind: str) -> str:
 def _foreign_write(record: Record, was: int, policy: Policy) -> str:
     """Return what another program did to the limit, and after how many lowerings the guard stops raising."""
     detail, now = record.outcome.detail.removeprefix("by "), record.observation.boottime_seconds
-    change = f"from {format_limit(was)} to {format_limit(record.observation.limit or 0)}"
-    who = f"probably {detail}" if detail and record.outcome.detail != UNKNOWN_WRITER else "not known what"
+    who = f"probable cause: {detail}" if detail and record.outcome.detail != UNKNOWN_WRITER else "not known what"
     limit, buckets, changes = record.observation.kernel_limit or 0, record.observation.buckets or 0, list[str]()
     if limit != was:
         changes.append(f"nf_conntrack_max from {format_limit(was)} to {format_limit(limit)}")
@@ -180,8 +179,8 @@ def _set_elsewhere(record: Record, limit: int, persisted: int) -> str:
     text += " and isn't the kernel's default"
     if seen.buckets:
         text += f" with {seen.buckets:,} buckets" + (f" ({default:,})" if default else "")
-    who = "" if detail in {"", UNKNOWN_WRITER} else f", probably {detail.removeprefix('by ')}"
-    return f"{text}. Someone set it on purpose{who}, so it stays."
+    cause = "" if detail in {"", UNKNOWN_WRITER} else f" Probable cause: {detail.removeprefix('by ')}."
+    return f"{text}. Someone set it on purpose, so it stays.{cause}"
 
 
 def _paused(record: Record, pause: Pause) -> str:

@@ -74,12 +74,14 @@ def on_tables(incidents: Incidents, tables: Iterable[Table]) -> Incidents:
 
 def sentence(over: Incident, limit: int, now: float, *, dry_run: bool) -> str:
     """Return that an incident is over: table, how long, packets dropped, limit now. It ended QUIET_SECONDS ago."""
-    lasted = format_duration(max(1.0, now - QUIET_SECONDS - over.began_seconds), parts=2)
+    lasted = format_duration(max(1, round(now - QUIET_SECONDS - over.began_seconds)))
     dropped = "drops unknown" if over.dropped is None else f"{over.dropped:,} packets dropped"
     where = "In the dry run the limit" if dry_run else "The limit"
-    state = f"is still {limit:,}" if limit == over.first_limit else f"is now {limit:,}"
-    if over.raises:
-        state += f" ({over.raises} raise{'s' * (over.raises > 1)} from {over.first_limit:,})"
+    raises = f"{over.raises} raise{'s' * (over.raises > 1)}"
+    if limit == over.first_limit:  # another program or an operator may have undone what was raised
+        state = f"is {limit:,} again, after {raises}" if over.raises else f"is still {limit:,}"
+    else:
+        state = f"is now {limit:,}" + (f" ({raises} from {over.first_limit:,})" if over.raises else "")
     return f"Incident over: {table_name(over.table)}, {lasted}, {dropped}. {where} {state}."
 
 

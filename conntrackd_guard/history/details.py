@@ -27,6 +27,8 @@ class DecisionDetail:
     policy: Policy
     analysis: TableAnalysis | None = None
     """Of the table it is about, just after it."""
+    process_ended: bool = False
+    """Whether the process through which its commands enter the namespace has ended since."""
 
     @property
     def arithmetic(self) -> Arithmetic | None:

@@ -48,21 +48,33 @@ class TableSampler:
             return
         if self._history_writer.history().find_key(record.key) is None:
             return  # counted in the row of an earlier one, which has its sample
-        sampler = self._sampler_for(sampling)
-        found = sampler.find()
         name = table_name(table)
         try:
-            one = next((one for one in found if one.table.namespace == table.namespace), None)
-            if one is None:
-                text = f"No sample of {name}: its table can't be read any more."
-                self._log.emit("guard.info", "info", text, key=record.key)
-                return
-            analysis = sampler.analyze(one, found)
+            analysis = self._analysis(table, self._sampler_for(sampling))
         except GuardError as error:
             self._log.emit("guard.info", "info", f"No sample of {name}. {error}", key=record.key)
             return
+        if analysis is None:
+            text = f"No sample of {name}: its table can't be read any more."
+            self._log.emit("guard.info", "info", text, key=record.key)
+            return
         self._history_writer.history().add_analysis(record.key, analysis)
         self._log_cause(record, table, analysis)
+
+    @staticmethod
+    def _analysis(table: Table, sampler: "Sampler") -> "TableAnalysis | None":
+        """Return the table's analysis, None if it is gone. A process that ends meanwhile is a reason to look again."""
+        for last_try in (False, True):
+            found = sampler.find()
+            one = next((one for one in found if one.table.namespace == table.namespace), None)
+            if one is None:
+                return None
+            try:
+                return sampler.analyze(one, found)
+            except GuardError:
+                if last_try:
+                    raise
+        return None
 
     def prune(self, sampling: Sampling) -> None:
         """Delete samples older than their retention."""

@@ -156,7 +156,8 @@ class Worker:
         """Do what is due: close intents, write repeats, position and time series, retry the drop-in, prune, export."""
         now = time.monotonic()
         self.log.flush()
-        if self._dropin_sync.is_due and now - self._persist_seconds >= _RETRY_SECONDS:
+        is_retry = "drop-in" in self.errors
+        if self._dropin_sync.is_due and (not is_retry or now - self._persist_seconds >= _RETRY_SECONDS):
             self._flush_dropin()
         self.attempt("intents", self._close_intents)
         if now - self._flush_seconds >= FLUSH_SECONDS:

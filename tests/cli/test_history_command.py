@@ -238,6 +238,18 @@ def test_without_a_history_show_says_so_once(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_reader_after_a_dry_run_is_told_where_to_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first thing that people try is a dry run, and its history is another one. An empty one has no match to miss."""
+    dry = Paths(tmp_path, Mode.DRY_RUN)
+    History(dry.history, mode="writer").close()
+    assert main(["show", "1"], Paths(tmp_path)) is Exit.NO
+    assert capsys.readouterr().err.endswith(" does not exist. That of mode dry-run does: --dry-run shows it.\n")
+    assert main(["history", "--dry-run"], Paths(tmp_path)) is Exit.DONE
+    assert capsys.readouterr().err == "guard: No decision has been recorded yet.\n"
+    assert main(["history", "--dry-run", "--verdict", "hold"], Paths(tmp_path)) is Exit.DONE
+    assert capsys.readouterr().err == "guard: No decision matches.\n"
+
+
 def test_a_fresh_host_has_no_history(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before the first run history is empty, with a note on stderr and exit code 0."""
     assert main(["history", "--json"], Paths(tmp_path)) is Exit.DONE

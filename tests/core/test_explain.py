@@ -150,7 +150,7 @@ def broken(**terms: Any) -> Record:
         ),
         (
             lowered("by /etc/x.conf:3 holds this value"),
-            "(probably /etc/x.conf:3 holds this value). 3 of 3 in 24 h: the guard",
+            "(probable cause: /etc/x.conf:3 holds this value). 3 of 3 in 24 h: the guard",
         ),
         (lowered("by unknown", earlier=1), "(not known what). 2 of 3 in 24 h: at 3 the guard stops raising."),
         (

@@ -61,5 +61,7 @@ def test_the_sentence() -> None:
     assert incident.sentence(twice, 98_304, 60.0, dry_run=True) == (
         f"Incident over: {name}, 1s, drops unknown. In the dry run the limit is now 98,304 (2 raises from 65,536)."
     )
+    undone = incident.sentence(twice, 65_536, 129.0, dry_run=False)
+    assert undone.endswith(", drops unknown. The limit is 65,536 again, after 2 raises.")
     held = replace(over, raises=0, is_held=True)
     assert incident.sentence(held, 65_536, 129.0, dry_run=False).endswith("dropped. The limit is still 65,536.")

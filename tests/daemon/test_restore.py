@@ -309,7 +309,7 @@ def test_who_set_another_value_is_named(host: Host) -> None:
     (process / "cmdline").write_text("kube-proxy\0--conntrack-max-per-core=1\0--conntrack-min=70000\0")
     (process / "stat").write_text(f"701 (kube-proxy) S {' '.join('0' * 18)} 100 0 0\n")
     second = rebooted(host)
-    assert "Someone set it on purpose, probably kube-proxy is running (pid 701)" in second.rows()[-1].sentence
+    assert "so it stays. Probable cause: kube-proxy is running (pid 701)" in second.rows()[-1].sentence
     second.stop()
 
 

@@ -66,3 +66,13 @@ def test_a_dry_run_beside_an_acting_guard_keeps_its_own_history(stage: Stage, *,
     assert {row["mode"] for row in stage.world.decisions()} == {"act"}
     assert {row["mode"] for row in stage.world.decisions("--dry-run")} == {"dry-run"}
     assert (acting.stop(), rehearsing.stop()) == (0, 0)
+
+
+def test_an_audit_names_the_acting_guard(stage: Stage) -> None:
+    """It sees the limit change, and whose write that was."""
+    rehearsing, acting = stage.start({}, "--dry-run"), stage.start({})
+    stage.table.fill(LIMIT)
+    stage.raised()
+    seen = stage.decision(lambda row: row["reason"] == "limit_raised", "the acting guard's raise", "--dry-run")
+    assert seen["sentence"].startswith(f"The acting guard (process {acting.process.pid}) set nf_conntrack_max from")
+    assert (acting.stop(), rehearsing.stop()) == (0, 0)

@@ -97,6 +97,23 @@ def test_more_holds_than_remembered_make_no_flood(host: Host, monkeypatch: pytes
     assert repeats(guarded) == [10] * 8
 
 
+def test_a_hold_is_logged_again_once_packets_are_dropped(host: Host) -> None:
+    """That the table fills up and that the kernel drops are two pieces of news; the next hour has neither again."""
+    guarded = Guarded(host)
+    full = a_record("x").observation.tables[0]
+    for number, (count, dropped) in enumerate(((60_000, 0), (60_100, 0), (65_536, 7), (65_536, 9), (60_000, 0))):
+        record = a_record(
+            f"k{number}", tables=(replace(full, count=count, dropped=dropped),), wall_seconds=1000.0 + number
+        )
+        guarded.recorder.submit(record, Policy())
+        guarded.written()
+    texts = [line["message"] for line in guarded.logged("guard.hold")]
+    assert [text.partition("(100 %)")[1] for text in texts] == ["", "(100 %)"]
+    assert "The kernel will drop new connections once it is full." in texts[0]
+    assert "7 dropped. The kernel is dropping new connections." in texts[1]
+    guarded.stop()
+
+
 @pytest.mark.parametrize("between", [raised("b"), a_record("b", Override(kind=OverrideKind.RESUME))])
 def test_after_a_raise_or_an_override_a_hold_is_a_new_row(host: Host, between: Record) -> None:
     """Both change the state."""

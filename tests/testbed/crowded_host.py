@@ -39,6 +39,9 @@ class CrowdedHost:
         self._put(f"{pid}/comm", f"{name}\n")
         self._put(f"{pid}/cgroup", f"0::/system.slice/{name}.service\n")
         self._put(f"{pid}/ns/net", "")
+        self._put(f"{pid}/stat", f"{pid} ({name}) S " + "0 " * 18 + f"{1000 + pid} 0\n")
+        self._put(f"{pid}/net/fib_trie", f"Main:\n     |-- 192.0.2.{pid}\n        /32 host LOCAL\n")
+        self._put(f"{pid}/net/if_inet6", "00000000000000000000000000000001 01 80 10 80       lo\n")
         self.count(pid, count)
         if entries is not None:
             self._put(f"{pid}/net/nf_conntrack", entries)

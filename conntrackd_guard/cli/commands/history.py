@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.timespec import parse_time
+from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History, Row
 from conntrackd_guard.host.paths import Paths
@@ -27,7 +28,10 @@ def open_history(paths: Paths) -> History | None:
     """Open the history for reading; None, with a note on stderr, if no daemon has written one."""
     found = History.existing(paths.history)
     if found is None:
-        note(f"No decision has been recorded yet: {paths.history} does not exist. `guard run` creates it.")
+        other, option = (Mode.DRY_RUN, "--dry-run") if paths.mode is Mode.ACT else (Mode.ACT, "--no-dry-run")
+        text = f"No decision has been recorded yet: {paths.history} does not exist."
+        there = Paths(paths.root, other).history.exists()
+        note(f"{text} {f'That of mode {other} does: {option} shows it.' if there else '`guard run` creates it.'}")
     elif found.note:
         note(found.note)
     return found
@@ -52,7 +56,8 @@ def _rows(found: History | None, args: argparse.Namespace, since: float | None, 
             count += 1
             yield row
     if not count and not args.json:
-        note("No decision matches.")
+        narrowed = any(wanted is not None for wanted in (since, until, args.verdict))
+        note("No decision matches." if narrowed else "No decision has been recorded yet.")
 
 
 def _zone() -> tzinfo:

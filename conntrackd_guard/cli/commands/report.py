@@ -9,6 +9,7 @@ from pathlib import Path
 from conntrackd_guard import __version__
 from conntrackd_guard.cli.answer import note
 from conntrackd_guard.cli.commands.history import open_history, time_option
+from conntrackd_guard.cli.commands.show import with_process
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.render.report.chart import Span
 from conntrackd_guard.cli.render.report.page import Report, page
@@ -40,7 +41,7 @@ def report(args: argparse.Namespace, paths: Paths) -> Exit:
     if history is None:
         return Exit.NO
     with history:
-        content = page(_gathered(history, since, until)).encode()
+        content = page(_gathered(history, since, until, paths)).encode()
     _write(args.output, content)
     note(f"{args.output}: {len(content) / 1024:,.0f} KiB")
     return Exit.DONE
@@ -58,7 +59,7 @@ def _write(output: Path, content: bytes) -> None:
         raise HostError("write the report to", output, error, next_step) from error
 
 
-def _gathered(history: History, since: float, until: float) -> Report:
+def _gathered(history: History, since: float, until: float, paths: Paths) -> Report:
     """Read the data of the page. A history that began within that time begins the page."""
     begins = history.begins()
     since = begins if begins is not None and since < begins < until else since
@@ -80,6 +81,8 @@ def _gathered(history: History, since: float, until: float) -> Report:
         span=span,
         points=history.points(since, until, span.step),
         held=history.held(since, until, span.step),
-        entries=[found for number in newest if (found := details.detail(history, number)) is not None],
+        entries=[
+            with_process(found, paths) for number in newest if (found := details.detail(history, number)) is not None
+        ],
         counts=counted,
     )

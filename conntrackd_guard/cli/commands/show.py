@@ -1,6 +1,7 @@
 """`guard show`: one decision with its evidence."""
 
 import argparse
+from dataclasses import replace
 
 from conntrackd_guard.cli.answer import Answer
 from conntrackd_guard.cli.commands.history import open_history
@@ -8,6 +9,8 @@ from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.core.errors import AnswerIsNo
 from conntrackd_guard.history import details
 from conntrackd_guard.history.database import History
+from conntrackd_guard.history.details import DecisionDetail
+from conntrackd_guard.host.conntrack.owners import has_ended
 from conntrackd_guard.host.paths import Paths
 
 
@@ -20,7 +23,14 @@ def show(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
         found = details.detail(history, _id(args.id, history))
     if found is None:
         raise AnswerIsNo(f"There is no decision {args.id}. `guard history` lists the recorded ones.")
+    found = with_process(found, paths)
     return Answer(value=found, view="detail_text.print_detail", json=lambda: [details.show(found)], paged=True)
+
+
+def with_process(found: DecisionDetail, paths: Paths) -> DecisionDetail:
+    """Return the decision with whether the process that its analysis names has ended."""
+    ended = found.analysis is not None and has_ended(found.analysis.owner, paths)
+    return replace(found, process_ended=ended)
 
 
 def _id(text: str, history: History) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from conntrackd_guard.cli.render.console import COMMAND, Line
+from conntrackd_guard.cli.render.console import COMMAND, UNDO, Line
 from conntrackd_guard.core.limits import format_limit, is_unlimited, signed
 from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.text import printable
@@ -36,8 +36,11 @@ def breakdown(sample: Sample) -> Iterator[tuple[str, list[Line]]]:
         yield "Totals", totals
 
 
-def head_lines(analysis: TableAnalysis, *, steps: bool = True) -> list[Line]:
-    """Return whose table it is, its sample, the diagnosis, and with `steps` what to do."""
+def head_lines(analysis: TableAnalysis, *, steps: bool = True, ended: bool = False) -> list[Line]:
+    """Return whose table it is, its sample, the diagnosis, and with `steps` what to do.
+
+    `ended`: the process by which its commands enter the namespace has ended since.
+    """
     table, sample = analysis.table, analysis.sample
     share = "" if is_unlimited(analysis.limit) else f" ({100 * table.count / analysis.limit:.0f} %)"
     limit = format_limit(analysis.limit)
@@ -55,6 +58,10 @@ def head_lines(analysis: TableAnalysis, *, steps: bool = True) -> list[Line]:
         for step in finding.steps if steps else ():
             lines.append(("to do", step.why))
             lines += [(COMMAND, step.command)] * bool(step.command)
+            lines += [(UNDO, step.undo)] * bool(step.undo)
+    if ended and any(f"/proc/{analysis.owner.pid}/" in text for _, text in lines):
+        gone = f"process {analysis.owner.pid} has ended since, so these commands don't reach this namespace any more"
+        lines.append(("note", f"{gone}; `guard top` has current ones"))
     return [(name, printable(text)) for name, text in lines]
 
 

@@ -23,6 +23,7 @@ from rich.text import Text
 Line = tuple[str, str]
 """A name and a text."""
 COMMAND: Final = "run"
+UNDO: Final = "undo"
 """The name of a line that is there to be pasted: it is never wrapped."""
 _INDENT = 7
 _VERDICT_STYLES = {"✗": "red", "✓": "green"}
@@ -68,7 +69,7 @@ def section(console: Console, title: str, lines: Iterable[Line]) -> None:
     print_line(console, Text(title, style="bold"))
     for name, text in lines:
         head = Text(f"  {name:15}  ", style="cyan")
-        if name == COMMAND:
+        if name in {COMMAND, UNDO}:
             print_line(console, head + Text(text, style="bold"))
         else:
             print_beside(console, head, Text(text, style=_VERDICT_STYLES.get(text[:1], "")))

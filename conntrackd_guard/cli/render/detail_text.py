@@ -32,7 +32,7 @@ def print_detail(console: Console, detail: DecisionDetail) -> None:
     for title, lines in calculations(record, detail.policy):
         section(console, title, lines)
     if detail.analysis is not None:
-        about = [("at", local(detail.analysis.wall_seconds)), *head_lines(detail.analysis)]
+        about = [("at", local(detail.analysis.wall_seconds)), *head_lines(detail.analysis, ended=detail.process_ended)]
         for title, lines in [("What filled it", about), *breakdown(detail.analysis.sample)]:
             section(console, title, lines)
     section(console, "Decision", _decision(record))

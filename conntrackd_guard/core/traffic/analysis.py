@@ -15,6 +15,8 @@ class Owner:
     """The owner of a namespace; unknown fields are empty or None. All text is printable."""
 
     pid: int | None = None
+    started_ticks: int | None = None
+    """When that process started, in clock ticks after the boot: its number is reused once it has ended."""
     process: str = ""
     unit: str = ""
     """The outermost systemd unit: a user's session, not a unit within it."""

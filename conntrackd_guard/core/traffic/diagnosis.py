@@ -1,6 +1,7 @@
 """What fills a table, and whether raising the limit would help. Pure: rules over a sample and counters."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from conntrackd_guard.core.budget import CHAIN_HOLD
@@ -91,6 +92,10 @@ class Evidence:
     buckets: int | None = None
     inside: str = ""
     """Command prefix that enters the table's namespace, such as `ip netns exec web `."""
+    timeouts: Mapping[str, int] = field(default_factory=dict)
+    """The table's own timeouts in seconds, by sysctl; without those that can't be read."""
+    own_sources: frozenset[str] | None = None
+    """Sources in the sample that are this host's, the namespace's or loopback: never to be dropped. None: unknown."""
     namespace: str = ""
     """Value for `guard top --namespace`; empty for the initial one."""
     unlisted: int = 0
@@ -115,6 +120,8 @@ class Step:
 
     why: str
     command: str = ""
+    undo: str = ""
+    """The command that takes it back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

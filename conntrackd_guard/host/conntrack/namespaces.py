@@ -131,7 +131,7 @@ class NamespaceScanner:
                 by_number[number] = len(found)
                 found.append(NetNamespace(key=number, namespace=number, label=label, enter=path, user_owned=user_owned))
             elif found[index].label.startswith("process "):
-                found[index] = replace(found[index], label=label)
+                found[index] = replace(found[index], label=label, enter=path)  # which outlives its processes
         return found
 
     def _mounted(self) -> list[tuple[int, str]]:

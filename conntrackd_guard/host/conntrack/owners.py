@@ -32,18 +32,42 @@ _RUNTIMES = {
 
 
 def find_owner(netns: NetNamespace, paths: Paths) -> Owner:
-    """Return the owner, from the first process still in the namespace. Never raises or blocks."""
-    for pid in () if netns.initial else netns.pids:
+    """Return the owner, from the oldest known process that is still in the namespace. Never raises or blocks."""
+    for pid in () if netns.initial else oldest_first(netns, paths).pids:
         try:
             with process_of(netns, str(paths.proc), pid) as folder:
                 name = printable(files.read(f"{folder}/comm").decode("utf-8", "replace").removesuffix("\n"))
                 owner = Owner()
                 with contextlib.suppress(OSError):  # without cgroups
                     owner = by_cgroup(files.read(f"{folder}/cgroup"))
-                return replace(owner, pid=pid, process=name)
+                return replace(owner, pid=pid, process=name, started_ticks=_started_ticks(folder))
         except OSError:
             continue
     return Owner()
+
+
+def oldest_first(netns: NetNamespace, paths: Paths) -> NetNamespace:
+    """Return the namespace with its known processes in order of age, entered by the oldest if by a process."""
+    started = {pid: _started_ticks(f"{paths.proc}/{pid}") for pid in netns.pids}
+    pids = tuple(sorted(netns.pids, key=lambda pid: (started[pid] is None, started[pid] or 0)))  # those that ended last
+    by_process = netns.enter.startswith(f"{paths.proc}/") and pids
+    return replace(netns, pids=pids, enter=f"{paths.proc}/{pids[0]}/ns/net" if by_process else netns.enter)
+
+
+def has_ended(owner: Owner, paths: Paths) -> bool:
+    """Return whether the owner's process has ended: its number may be another's by now."""
+    return (
+        None not in (owner.pid, owner.started_ticks)
+        and _started_ticks(f"{paths.proc}/{owner.pid}") != owner.started_ticks
+    )
+
+
+def _started_ticks(folder: str) -> int | None:
+    """Return when a process started, in clock ticks after the boot (field 22, proc_pid_stat(5)); None if it has ended."""
+    try:
+        return int(files.read(f"{folder}/stat").rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def by_cgroup(content: bytes) -> Owner:

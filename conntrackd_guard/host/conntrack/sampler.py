@@ -12,13 +12,14 @@ from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.records import impossible_text
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import NO_LOSSES, Evidence, Losses
-from conntrackd_guard.core.traffic.remedies import diagnose
+from conntrackd_guard.core.traffic.remedies import DEFAULT_TIMEOUTS, diagnose
 from conntrackd_guard.core.traffic.sample import Sample, count_entries
 from conntrackd_guard.core.usage import risen
+from conntrackd_guard.host.conntrack.addresses import is_own, own_addresses
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
-from conntrackd_guard.host.conntrack.owners import find_owner
+from conntrackd_guard.host.conntrack.owners import find_owner, oldest_first
 from conntrackd_guard.host.conntrack.setns import nsenter_prefix
 from conntrackd_guard.host.conntrack.stat import Counters, MemoryReader, TableReader, impossible_count
 from conntrackd_guard.host.paths import Paths
@@ -107,7 +108,8 @@ class Sampler:
         then, before = self._last.get(one.netns.key, one.reading)
         if began - then > _REMEMBERED_SECONDS:
             then, before = one.reading
-        sample, source = self._sample(one)
+        timeouts = self._tables.timeouts(one.netns, DEFAULT_TIMEOUTS)
+        sample, source = self._sample(one, timeouts.get("nf_conntrack_tcp_timeout_established"))
         took = time.monotonic() - began
         losses, now, after = NO_LOSSES, time.monotonic(), self._tables.read(one.netns)
         counted = sample.table_entries
@@ -126,7 +128,9 @@ class Sampler:
             losses=losses,
             in_use=sum(found.table.count for found in among if not found.impossible),
             buckets=buckets,
-            inside=nsenter_prefix(one.netns, self._paths),
+            inside=nsenter_prefix(oldest_first(one.netns, self._paths), self._paths),
+            timeouts=timeouts,
+            own_sources=self._own_sources(one, among, sample),
             namespace="" if one.netns.initial else str(one.table.namespace),
             unlisted=0 if sample.listed is None else max(0, counted - sample.listed),
             impossible=one.impossible,
@@ -142,14 +146,24 @@ class Sampler:
             took_seconds=took,
         )
 
-    def _sample(self, one: Found) -> tuple[Sample, str]:
+    def _own_sources(self, one: Found, among: list[Found], sample: Sample) -> frozenset[str] | None:
+        """Return the sources that are the namespace's or the host's own, None if either's addresses can't be read."""
+        own: set[bytes] = set()
+        for netns in (one.netns, *(found.netns for found in among if found.netns.initial and found is not one)):
+            addresses = own_addresses(netns, self._paths)
+            if addresses is None:
+                return None
+            own |= addresses
+        return frozenset(group.name for group in sample.sources.top if is_own(group.name, own))
+
+    def _sample(self, one: Found, established_seconds: int | None) -> tuple[Sample, str]:
         with self._entries.open(one.netns) as listing:
             entries = listing.entries(most=self._most, seconds=LONGEST_SECONDS)
             sample = count_entries(
                 entries,
                 table_entries=one.table.count,
                 addresses=self._addresses,
-                established_seconds=self._tables.established_seconds(one.netns),
+                established_seconds=established_seconds,
             )
             sample = replace(sample, skipped=listing.skipped)
             listed = listing.count(seconds=WHOLE_SECONDS if self._whole else 0.0)

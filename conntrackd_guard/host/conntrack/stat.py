@@ -87,7 +87,7 @@ class TableReader:
     def __init__(self, paths: Paths) -> None:
         self._proc = str(paths.proc)
         self._count = str(paths.root / _COUNT)
-        self._established = str(paths.sysctl / "nf_conntrack_tcp_timeout_established")
+        self._sysctl = paths.sysctl
 
     def folders(self, netns: NetNamespace) -> tuple[str, ...]:
         """Return the folders in /proc of processes in the namespace, for `read_statistics`."""
@@ -107,14 +107,20 @@ class TableReader:
         except (OSError, ValueError):
             return None
 
-    def established_seconds(self, netns: NetNamespace) -> int | None:
-        """Return the timeout of established TCP flows, None if it can't be read: in others only from inside."""
+    def timeouts(self, netns: NetNamespace, names: Iterable[str]) -> dict[str, int]:
+        """Return a namespace's timeouts in seconds, by sysctl; without those that can't be read (in others: from inside)."""
+
+        def read() -> dict[str, int]:
+            found = {}
+            for name in names:
+                with contextlib.suppress(OSError, ValueError):
+                    found[name] = files.read_number(self._sysctl / name)
+            return found
+
         try:
-            if netns.initial:
-                return files.read_number(self._established)
-            return run_in_netns(netns, lambda: files.read_number(self._established))
-        except (OSError, ValueError):
-            return None
+            return read() if netns.initial else run_in_netns(netns, read)
+        except OSError:
+            return {}
 
 
 def _entered() -> Counters:

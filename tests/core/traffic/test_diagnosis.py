@@ -140,12 +140,12 @@ def commands(evidence: Evidence) -> list[str]:
 def test_a_flood_from_one_source_is_dropped_early() -> None:
     """Its commands run in the table's namespace and name the source; a flood from everywhere has no such command."""
     one = seen((600, half_open(source=bytes((198, 51, 100, 7)))), (4000, half_open()), (400, STREAM))
-    inside = Evidence(sample=one, inside="ip netns exec web ", namespace="web")
+    inside = Evidence(sample=one, inside="ip netns exec web ", namespace="web", own_sources=frozenset())
     drop, timeout = commands(inside)
     assert "ip saddr 10.0.0.1 drop" in drop
     assert timeout == "ip netns exec web sysctl -w net.netfilter.nf_conntrack_tcp_timeout_syn_sent=30"
-    six = seen((5000, UNANSWERED_DNS._replace(source=bytes(15) + b"\x01")))
-    assert "ip6 saddr ::1 drop" in commands(Evidence(sample=six))[0]
+    six = seen((5000, UNANSWERED_DNS._replace(source=b"\x20\x01" + bytes(13) + b"\x01")))
+    assert "ip6 saddr 2001::1 drop" in commands(Evidence(sample=six, own_sources=frozenset()))[0]
     many = seen(*[(50, half_open(source=bytes((198, 51, 100, n)))) for n in range(100)])
     timeout, where = commands(replace(inside, sample=many))
     assert where == "guard top --namespace web --by destination"
@@ -157,8 +157,40 @@ def test_an_answered_source_is_not_dropped() -> None:
     everywhere = [(1, half_open(source=bytes((198, 51, n >> 8, n & 255)))) for n in range(3000)]
     assert not [c for c in commands(Evidence(sample=seen(*everywhere, (2000, STREAM)))) if "drop" in c]
     one = half_open(source=bytes((203, 0, 113, 9)))
-    drop, *_ = commands(Evidence(sample=seen(*everywhere, (1200, STREAM), (800, one))))
+    sample = seen(*everywhere, (1200, STREAM), (800, one))
+    drop, *_ = commands(Evidence(sample=sample, own_sources=frozenset()))
     assert "ip saddr 203.0.113.9 drop" in drop
+
+
+@pytest.mark.parametrize(
+    ("own", "said"), [(frozenset({"10.0.0.1"}), "an address of this host"), (None, "addresses can't be read")]
+)
+def test_an_address_of_this_host_is_never_dropped(own: frozenset[str] | None, said: str) -> None:
+    """Nor is anything where the host's addresses are unknown; the next largest stranger is."""
+    whole = seen((5000, half_open()))
+    steps = diagnose(Evidence(sample=whole, own_sources=own))[0].steps
+    assert not [step for step in steps if "drop" in step.command]
+    assert said in steps[-1].why
+    other = seen((3000, half_open()), (2000, half_open(source=bytes((198, 51, 100, 7)))))
+    found = commands(Evidence(sample=other, own_sources=frozenset({"10.0.0.1"})))
+    assert ["198.51.100.7" in command for command in found if "drop" in command] == [True]
+
+
+def test_each_command_has_its_undo() -> None:
+    """A timeout goes back to what it was read as, or to the kernel's default; a shorter one is left alone."""
+    name = "nf_conntrack_tcp_timeout_syn_sent"
+    sample = seen((5000, half_open()))
+    (step, *_), (default, *_) = (
+        [step for step in diagnose(Evidence(sample=sample, timeouts=timeouts))[0].steps if name in step.command]
+        for timeouts in ({name: 90}, {})
+    )
+    assert (step.command, step.undo) == (f"sysctl -w net.netfilter.{name}=30", f"sysctl -w net.netfilter.{name}=90")
+    assert "90 s now" in step.why
+    assert default.undo == f"sysctl -w net.netfilter.{name}=120"
+    assert "default 120 s, not read here" in default.why
+    assert not [
+        step for step in diagnose(Evidence(sample=sample, timeouts={name: 30}))[0].steps if name in step.command
+    ]
 
 
 def test_dns_behind_nat_stays_tracked() -> None:
@@ -222,6 +254,8 @@ def test_every_table_has_a_diagnosis(evidence: Evidence) -> None:
         assert finding.steps
         for step in finding.steps:
             assert shlex.split(step.command) or not step.command
+            is_change = any(word in step.command for word in ("sysctl -w", "nft "))
+            assert bool(step.undo) == (is_change and not ("buckets" in step.command and evidence.buckets is None))
 
 
 def holds(cause: Cause, sample: Sample) -> bool:

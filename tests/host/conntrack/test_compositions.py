@@ -109,13 +109,25 @@ def test_shares_match_the_table(samples: dict[str, tuple[Sample, str]]) -> None:
 
 @pytest.mark.parametrize("name", ["flood", "dns", "leak", "grow", "unclear"])
 def test_each_table_has_its_diagnosis(name: str, samples: dict[str, tuple[Sample, str]]) -> None:
-    """The diagnosis has the cause that the table was built with, and no other; its commands run."""
+    """The diagnosis has the cause that the table was built with, and no other; its commands run, and so do their undos."""
     sample, inside = samples[name]
-    (finding,) = diagnose(Evidence(sample=sample, inside=inside))
+    own = frozenset({"127.0.0.1"})
+    (finding,) = diagnose(Evidence(sample=sample, inside=inside, own_sources=own))
     assert finding.cause is Cause(name)
-    for step in finding.steps:
-        if step.command and not step.command.startswith("guard "):
-            subprocess.run(["sh", "-c", step.command], check=True, stdout=subprocess.DEVNULL)
+    before = configuration(inside)
+    steps = [step for step in finding.steps if step.undo]
+    for step in steps:
+        subprocess.run(["sh", "-c", step.command], check=True, stdout=subprocess.DEVNULL)
+    assert (configuration(inside) != before) == bool(steps)
+    for step in steps:
+        subprocess.run(["sh", "-c", step.undo], check=True, stdout=subprocess.DEVNULL)
+    assert configuration(inside) == before
+
+
+def configuration(inside: str) -> str:
+    """Return the timeouts and the firewall's rules of a namespace."""
+    command = f"{inside}sysctl -a --pattern 'nf_conntrack_.*timeout' && {inside}nft list ruleset"
+    return subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True).stdout
 
 
 def test_dns_that_is_not_translated_can_go_untracked(samples: dict[str, tuple[Sample, str]]) -> None:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from conntrackd_guard.cli.render import decision_text
 from conntrackd_guard.cli.render.analysis_text import breakdown, head_lines
 from conntrackd_guard.cli.render.arithmetic_text import calculations
-from conntrackd_guard.cli.render.console import COMMAND, Line, local
+from conntrackd_guard.cli.render.console import COMMAND, UNDO, Line, local
 from conntrackd_guard.cli.render.report.chart import HEIGHT, MOST_CURVES, WIDTH, Chart, Dots, Mark, Span, bars, curve
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.arithmetic import Arithmetic
@@ -72,7 +72,7 @@ def page(report: Report) -> str:
         tables=_tables(report),
         most_tables=_MOST_TABLES,
         signs=_SIGNS,
-        command=COMMAND,
+        commands=(COMMAND, UNDO),
         width=WIDTH,
         height=HEIGHT,
     )
