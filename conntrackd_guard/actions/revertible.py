@@ -26,7 +26,7 @@ class Step(NamedTuple):
 def revertible_raises(paths: Paths, limit: int) -> list[Step]:
     """Return the raises that led to `limit`, newest first.
 
-    The search ends at a change by another program in this boot, and at a raise that did not start where the one before
+    The search ends at a change by another program in this boot (in any, if the boot id can't be read), and at a raise that
     it ended. It skips raises that a revert undid, and other programs in earlier boots: a boot starts with the persisted
     limit. Raises HostError, or NotPermitted.
     """
@@ -57,5 +57,5 @@ def _steps(paths: Paths) -> Iterator[Step]:
                 if isinstance(record.decision, Raise) and history.find_key(key) is None:
                     yield Step(None, "raise", record.observation.limit or 0, record.decision.target)
         for row in history.steps():
-            foreign = row.trigger == TriggerKind.OTHER_WRITER and row.boot_id == boot_id
+            foreign = row.trigger == TriggerKind.OTHER_WRITER and boot_id in {"", row.boot_id}
             yield Step(row.id, row.verdict, row.from_limit or 0, row.limit_after, foreign=foreign)

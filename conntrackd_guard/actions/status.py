@@ -64,7 +64,7 @@ class Status:
 
 
 def gather(paths: Paths) -> Status:
-    """Read everything, in about LOOK_SECONDS. Raises HostError only if not even the boot id is readable."""
+    """Read everything, in about LOOK_SECONDS. Raises HostError only if not even the limit is readable."""
     unread: list[str] = []
     runtime_dir = RuntimeDir(paths)
     holder = runtime_dir.holder()

@@ -40,13 +40,16 @@ class Cost:
     now_bytes: int
     full_bytes: int
     """If every table that holds an entry now, or can't be read, filled up to the limit."""
-    budget_bytes: int
-    min_available_bytes: int
-    available_bytes: int
+    budget_bytes: int | None
+    """This and the next two are None if memory is unknown."""
+    min_available_bytes: int | None
+    available_bytes: int | None
 
     @property
-    def headroom_bytes(self) -> int:
+    def headroom_bytes(self) -> int | None:
         """How much tables may still grow: within the budget, and above `min_available`."""
+        if self.budget_bytes is None or self.available_bytes is None or self.min_available_bytes is None:
+            return None
         return max(0, min(self.budget_bytes - self.now_bytes, self.available_bytes - self.min_available_bytes))
 
 
@@ -164,8 +167,13 @@ def calculate(  # noqa: PLR0913, PLR0917 - the calculation has as many terms
 
 
 def is_broken(case: Assessment, policy: Policy) -> Arithmetic | None:
-    """Return the calculation for the entries that exist if they alone break the budget or `min_available`, else None."""
+    """Return the calculation for the entries that exist if they alone break the budget or `min_available`, else None.
+
+    Memory that is unknown is not broken.
+    """
     seen = case.observation
+    if seen.memory_unknown:
+        return None
     alive = sum(table.alive for table in seen.tables) + seen.small_entries
     limit = seen.limit or 0
     arithmetic = calculate(replace(case, charges=Charges()), limit, limit, 0.0, policy, counted=())
@@ -186,6 +194,11 @@ def is_broken(case: Assessment, policy: Policy) -> Arithmetic | None:
 def cost_of(observation: Observation, policy: Policy) -> Cost:
     """Return the cost of the tables now and if full."""
     each, _ = bytes_per_entry(observation.entry_slab_bytes)
+    total, hugetlb, is_known = (
+        observation.memory_total_bytes,
+        observation.memory_hugetlb_bytes,
+        not observation.memory_unknown,
+    )
     arrays = BUCKET_BYTES * observation.bucket_arrays * (observation.buckets or 0)
     in_use = sum(table.count for table in observation.tables)
     tables = max(1, sum(table.count > 0 for table in observation.tables) + observation.unread_tables)
@@ -193,9 +206,9 @@ def cost_of(observation: Observation, policy: Policy) -> Cost:
         bytes_per_entry=each,
         now_bytes=each * in_use + arrays,
         full_bytes=each * tables * (observation.limit or 0) + arrays,
-        budget_bytes=budget_bytes(policy, observation.memory_total_bytes, observation.memory_hugetlb_bytes),
-        min_available_bytes=min_available_bytes(policy, observation.memory_total_bytes),
-        available_bytes=observation.memory_available_bytes,
+        budget_bytes=budget_bytes(policy, total, hugetlb) if is_known else None,
+        min_available_bytes=min_available_bytes(policy, total) if is_known else None,
+        available_bytes=observation.memory_available_bytes if is_known else None,
     )
 
 
@@ -221,9 +234,9 @@ def filled(observation: Observation) -> tuple[Observation, Table]:
 def highest_affordable(observation: Observation, policy: Policy) -> Arithmetic | None:
     """Return the calculation for the highest limit that every bound allows if the fullest table is full.
 
-    Its target may lie below the limit; None if there is no limit, or it is unlimited.
+    Its target may lie below the limit; None if there is no limit, it is unlimited, or memory is unknown.
     """
-    if observation.limit is None or is_unlimited(observation.limit):
+    if observation.limit is None or is_unlimited(observation.limit) or observation.memory_unknown:
         return None
     then, _ = filled(condense(observation, None))
     calm = tuple(replace(table, demand_per_second=None) for table in then.tables)

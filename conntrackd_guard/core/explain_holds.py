@@ -23,6 +23,7 @@ _ABOUT_A_TABLE = frozenset({
     HoldReason.STABLE, HoldReason.UNTRUSTED_NAMESPACE, HoldReason.PAUSED, HoldReason.CONFLICT, HoldReason.WRITE_REFUSED,
     HoldReason.RATE_LIMITED, HoldReason.OVER_BUDGET, HoldReason.RESERVE, HoldReason.AT_CEILING, HoldReason.FLOOD,
     HoldReason.UNSAMPLED, HoldReason.CHAINS, HoldReason.INT_MAX, HoldReason.CONTRADICTED, HoldReason.DRY_RUN_SUFFICIENT,
+    HoldReason.MEMORY_UNKNOWN,
 })  # fmt: skip
 """Holds whose reader needs to know how full the table is."""
 _DROPS = _ABOUT_A_TABLE - {HoldReason.STABLE, HoldReason.CONTRADICTED, HoldReason.DRY_RUN_SUFFICIENT}
@@ -120,6 +121,8 @@ def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
         case HoldReason.RESOLVED if observation.limit and (table := concerned(record)) is not None:
             name, use = table_name(table), f"{table.count:,} of {observation.limit:,}"
             return f"{name[0].upper()}{name[1:]}: the condition is over ({use}). Nothing to do."
+        case HoldReason.MEMORY_UNKNOWN if unknown := observation.memory_unknown:
+            return f"The memory of this host can't be read ({unknown}), so no raise can be calculated."
         case HoldReason.RESERVE_BROKEN if decision.arithmetic is not None:
             return _broken(decision.arithmetic) or decision.reason.sentence
         case reason:

@@ -120,6 +120,9 @@ def _actions(document: Mapping[str, Any]) -> Iterator[Reason]:
     if document.get("memory_exceeded"):
         text = "the tables exceed the memory budget, or too little memory is available"
         yield reason("memory_exceeded", text, "Nothing is raised until that ends; `guard status` has the figures.")
+    if unknown := document.get("memory_unknown"):
+        text = f"memory is unknown, so nothing is raised: {unknown}"
+        yield reason("memory_unknown", text, "Find out what hides or changes that file; `guard doctor` tells more.")
     for need in _list(document, "unmet"):
         code, table = (str(need.get(key)) for key in ("reason", "table")) if isinstance(need, Mapping) else ("", "")
         label = _LABELS.get(code, code)

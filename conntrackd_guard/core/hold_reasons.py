@@ -46,6 +46,7 @@ class HoldReason(Enum):
     RATE_LIMITED = "The rate limit for raises is reached."
     OVER_BUDGET = "The step would need more kernel memory than the budget allows."
     RESERVE = ("The step would leave too little memory available.", "low memory")
+    MEMORY_UNKNOWN = "The memory of this host can't be read, so no raise can be calculated."
     AT_CEILING = ("The limit has reached `max_limit`.", "at max_limit")
     FLOOD = "A flood fills the table, and `on_flood` allows no further raise for it."
     UNSAMPLED = (

@@ -215,6 +215,8 @@ class Observation:
     """Of that, ZFS' cache above its minimum, which the kernel doesn't count as available."""
     memory_is_low: bool = False
     """Total and available are those of low memory, where a 32-bit kernel keeps entries."""
+    memory_unknown: str = ""
+    """Why the figures of memory above are not enough for a calculation (file and fault), "" if they are."""
     pause: Pause | None = None
     estimate: bool = False
     """The counts are estimates of need (dry-run mode)."""

@@ -46,6 +46,9 @@ SAMPLE_SECONDS = 30.0
 
 _BROKEN_COUNT = "Look for a module or driver that breaks the counter (`guard doctor`); only a reboot resets it."
 _RESUME = "`guard resume` ends a pause; to end /etc/conntrackd-guard/pause, remove the file."
+_READABLE = (
+    "See that the guard may read that file: `ProcSubset=pid` in a unit hides it. The next good reading ends this."
+)
 
 _SIBLINGS = {
     MessageKind.EXPECTATION_FULL: (
@@ -163,7 +166,7 @@ def unconfirmed(  # noqa: C901, PLR0911 - one return an answer
 
 
 def forbidden(case: Assessment, state: State, policy: Policy) -> Hold | None:
-    """Hold for untrusted namespaces, a pause (the operator outranks policy) and a conflict with another writer."""
+    """Hold for untrusted namespaces, a pause (the operator outranks policy), a conflict, and memory that is unknown."""
     now = case.observation.boottime_seconds
     conflicts = 0
     for at in state.conflict_seconds:
@@ -180,6 +183,8 @@ def forbidden(case: Assessment, state: State, policy: Policy) -> Hold | None:
             HoldReason.CONFLICT,
             "Find the program that lowers net.netfilter.nf_conntrack_max and change it there; then `guard resume`.",
         )
+    elif case.observation.memory_unknown:
+        reason, advice = HoldReason.MEMORY_UNKNOWN, _READABLE
     else:
         return None
     retry = now + RECHECK_SECONDS
@@ -227,6 +232,9 @@ def unrestorable(case: Assessment, _: State, policy: Policy) -> Hold | None:
     """Hold unless a boot has lost the persisted limit: a kernel default is in force, and nobody set another value."""
     observation, persisted = case.observation, case.trigger.persisted
     limit, buckets = observation.limit or 0, observation.buckets or 0
+    if observation.memory_unknown:
+        retry = observation.boottime_seconds + RECHECK_SECONDS
+        return Hold(reason=HoldReason.MEMORY_UNKNOWN, retry_seconds=retry, advice=(_READABLE,))
     if persisted is None or limit >= persisted.limit:
         counted = frozenset({Bound.BUDGET, Bound.MIN_AVAILABLE})
         arithmetic = budget.largest_target(case, limit, 0.0, policy, counted)

@@ -26,7 +26,8 @@ from conntrackd_guard.core.text import short
 
 ACTIONABLE = frozenset({
     HoldReason.OVER_BUDGET, HoldReason.OVER_BUDGET_AT_START, HoldReason.RESERVE, HoldReason.AT_CEILING, HoldReason.FLOOD,
-    HoldReason.CHAINS, HoldReason.INT_MAX, HoldReason.CONFLICT, HoldReason.RESERVE_BROKEN, HoldReason.IMPOSSIBLE_COUNT,
+    HoldReason.CHAINS, HoldReason.INT_MAX, HoldReason.CONFLICT, HoldReason.RESERVE_BROKEN, HoldReason.MEMORY_UNKNOWN,
+    HoldReason.IMPOSSIBLE_COUNT,
 })  # fmt: skip
 """Need met a bound that the guard can't move, or the guard stopped itself. Time, a raise or an operator ends the others."""
 NAMED_ONE_BY_ONE = 32

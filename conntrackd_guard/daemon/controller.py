@@ -48,6 +48,8 @@ WAITING_SECONDS = 2.0
 MEMORY_SECONDS = 1.0
 """Interval for comparing the entries that exist with budget and `min_available`, while tables are read."""
 
+_RESTORED_LATER = frozenset({HoldReason.PAUSED, HoldReason.WRITE_REFUSED, HoldReason.MEMORY_UNKNOWN})
+
 
 class Controller:
     """Decides with `policy` and `state`. Methods raise GuardError if the host can't be read."""
@@ -67,7 +69,7 @@ class Controller:
         if ours is not None and (self._kept is None or self._kept.limit < ours):
             self._kept = PersistedLimit(limit=ours, boot_id=parts.observer.boot_id)
         self._restore_at: float | None = None
-        """When to try again to put it back, after a pause or a refused write."""
+        """When to try again to put it back, after one of _RESTORED_LATER."""
         self._affordable: int | None = None
         """The limit that this host could bear at start, if the limit found then was higher."""
         self._pending: PendingVerification | None = None
@@ -299,7 +301,7 @@ class Controller:
         trigger = Trigger(kind=TriggerKind.START, persisted=self._kept, load=self._p.load)
         decision = self.decide(trigger)
         self._affordable = None
-        if isinstance(decision, Hold) and decision.reason in {HoldReason.PAUSED, HoldReason.WRITE_REFUSED}:
+        if isinstance(decision, Hold) and decision.reason in _RESTORED_LATER:
             self._restore_at = decision.retry_seconds or 0.0
         elif isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START and decision.arithmetic:
             self._affordable = decision.arithmetic.target

@@ -29,11 +29,14 @@ def outlook(seen: Observation, policy: Policy, root: Path) -> list[str]:
     if table is not None:
         of, share = (f" of {seen.limit:,}", f" ({100 * table.count / seen.limit:.0f} %)") if seen.limit else ("", "")
         use = f"The fullest table, of {table_name(table)}, holds {table.count:,}{of} entries{share}"
-    budget = f"all tables take {format_bytes(cost.now_bytes)} of a memory budget of {format_bytes(cost.budget_bytes)}"
+    most = "unknown size" if cost.budget_bytes is None else format_bytes(cost.budget_bytes)
+    budget = f"all tables take {format_bytes(cost.now_bytes)} of a memory budget of {most}"
     return [printable(text) for text in (f"{use}; {budget}.", _reach(seen, policy), _at_boot(root))]
 
 
 def _reach(seen: Observation, policy: Policy) -> str:
+    if seen.memory_unknown:
+        return f"Nothing can be raised: memory is unknown, {seen.memory_unknown}."
     highest = highest_affordable(seen, policy)
     if highest is None:
         limit = "" if seen.limit is None else format_limit(seen.limit)

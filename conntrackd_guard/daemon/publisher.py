@@ -67,6 +67,8 @@ class Publisher:
             "needs": len(needs),
             "unmet": [self._unmet(need) for need in needs if need.reason in ACTIONABLE],
             "unread": list(self._p.observer.unread),
+            "memory_unknown": self._p.observer.memory.unknown,
+            "memory_total_bytes": self._p.observer.memory.total_bytes,  # for a guard that can't read it
         }
         self._p.service.status(status_line(document))
         self._p.runtime_dir.put_status(document)

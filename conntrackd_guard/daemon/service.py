@@ -1,6 +1,7 @@
 """Build the daemon from its settings and run it: start-up, signals, reload, shutdown."""
 
 import gc
+import select
 import signal
 import socket
 import sys
@@ -18,7 +19,7 @@ from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.core.sysctl_precedence import Assignment, Tool
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.daemon.applier import Applier
-from conntrackd_guard.daemon.controller import Controller
+from conntrackd_guard.daemon.controller import WAITING_SECONDS, Controller
 from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.flood_detector import FloodDetector
@@ -28,6 +29,7 @@ from conntrackd_guard.daemon.outlook import outlook
 from conntrackd_guard.daemon.publisher import not_writable, paused
 from conntrackd_guard.daemon.recovery import recover
 from conntrackd_guard.daemon.status_line import limit_text, sources_text
+from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -104,7 +106,9 @@ class Daemon:
 
     def run(self) -> bool:
         """Work until a signal says stop; return whether everything was recorded within CLOSE_SECONDS."""
-        parts, loop = self._start()
+        if (started := self._begin()) is None:
+            return self._recorder.close(CLOSE_SECONDS)
+        parts, loop = started
         self._manager.ready()
         gc.collect()
         gc.freeze()
@@ -139,6 +143,26 @@ class Daemon:
         self._manager.ready()
         return settings.policy
 
+    def _begin(self) -> tuple[Dependencies, Loop] | None:
+        """Start, again every WAITING_SECONDS while the host can't be read; None if a signal says stop meanwhile.
+
+        Raises HostError where /proc is not mounted: waiting does not help.
+        """
+        files.read_boot_id(self._paths.boot_id)
+        reported = ""
+        while True:
+            try:
+                return self._start()
+            except (GuardError, OSError) as error:
+                problem = f"Can't start yet: {error}. Retrying every {WAITING_SECONDS:g} s."
+            if problem != reported:
+                self._recorder.log("guard.error", "error", problem)
+                self._manager.ready()  # else systemd ends a start that takes long
+                reported = problem
+            self._manager.watchdog()
+            if select.select([self._signals.descriptor], [], [], WAITING_SECONDS)[0] and "stop" in self._signals.take():
+                return None
+
     def _start(self) -> tuple[Dependencies, Loop]:
         """Recover the state, open the sources, and build the loop."""
         paths, recorder, clock = self._paths, self._recorder, Clock()
@@ -146,6 +170,8 @@ class Daemon:
         rehearsing = RehearsingKernel(live) if paths.mode is Mode.DRY_RUN else None
         kernel = rehearsing or live
         observer = Observer(paths, kernel, clock, self._runtime_dir)
+        # The baseline of the drop counters, and warm code; first, as nothing can be recovered from an unreadable host.
+        seen = observer.observe(rescan=True)
         recovered = recover(recorder, self._runtime_dir, kernel, clock, observer.boot_id, self._settings.policy)
         rehearsed = rehearsed_limit(recovered.state, live.limit())
         if rehearsing is not None and rehearsed is not None:
@@ -153,7 +179,6 @@ class Daemon:
         ring, notes = _open_ring_buffer(paths)
         log_sources = LogSources(ring, recorder, recovered.past, observer.boot_id, notes)
         log_sources.debug = self._debug
-        seen = observer.observe(rescan=True)  # the baseline of the drop counters, and warm code
         parts = Dependencies(
             mode=paths.mode,
             kernel=kernel,
@@ -226,6 +251,7 @@ def check(paths: Paths, log: Log) -> bool:
         "sources": sources,
         "not_writable": None if (error := kernel.not_writable()) is None else not_writable(error),
         "unread": list(seen.unread),
+        "memory_unknown": seen.memory_unknown,
         "paused": None if seen.pause is None else paused(seen.pause, clock.wall() - clock.boottime()),
     }
     found = health.of_document(document)

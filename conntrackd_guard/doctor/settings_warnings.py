@@ -13,6 +13,7 @@ from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.stat import MemoryReader
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.settings.keys import Settings
 from conntrackd_guard.settings.settings import DEFAULT
 
@@ -43,7 +44,7 @@ def _of_triggers(policy: Policy) -> Iterator[tuple[str, str]]:
 
 def _of_bounds(policy: Policy, paths: Paths) -> Iterator[tuple[str, str]]:
     """Yield the bounds that allow no raise even if nothing else uses this host's memory."""
-    kernel, memory = LiveKernel(paths), MemoryReader(paths).read()
+    kernel, memory = LiveKernel(paths), MemoryReader(paths, RuntimeDir(paths)).read()
     try:
         limit, buckets = kernel.limit_in_force(), kernel.buckets()
     except GuardError:

@@ -224,6 +224,9 @@ def figures(seen: Observation, *, as_root: bool) -> Check:
     if entered:  # with more rights than the guard's unit has
         which = "a network namespace" if entered == 1 else f"{entered:,} network namespaces"
         found.append(f"the guard can't enter {which} as this command does, and counts the tables as full")
+    if seen.memory_unknown:
+        step = "Find out what hides or changes that file: `ProcSubset=pid` in a unit, a bind mount, lxcfs."
+        return wrong(f"nothing is raised: {'; '.join(found)}", step)
     if not found:
         return good("all tables and memory figures can be read")
     if seen.impossible:

@@ -185,9 +185,12 @@ class History:
         return None
 
     def records(self, boot_id: str) -> Iterator[Record]:
-        """Yield that boot's records that can change the state, oldest first, each as often as it came: no plain holds."""
+        """Yield that boot's records that can change the state, oldest first, each as often as it came: no plain holds.
+
+        An empty `boot_id` is that of records made while it could not be read, in any boot: none of them is yielded.
+        """
         query = f"SELECT {_SUMMARY} FROM decisions WHERE boot_id = ? AND {FOLDED} ORDER BY id"  # noqa: S608 - constants
-        for found in self._all(query, (boot_id,)):
+        for found in self._all(query, (boot_id,)) if boot_id else ():
             row = Row(*found)
             yield from repeat(self.record(row), row.repeats)
 

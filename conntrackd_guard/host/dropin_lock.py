@@ -53,8 +53,8 @@ class DropInLock:
 
     def pending_override(self) -> DropInOverride | None:
         """Return the override that the drop-in does not follow yet. Never raises."""
-        with suppress(OSError, ValueError, TypeError, LookupError):
-            left = json.loads(files.read(self._paths.drop_in_override))
+        with suppress(OSError, ValueError, TypeError, LookupError, OverflowError):
+            left = files.read_json(self._paths.drop_in_override)
             override = DropInOverride(int(left["decided_us"]), left["content"])
             if left["boot_id"] == self._boot_id and override.decided_us > self.followed_us():
                 return override

@@ -5,7 +5,6 @@ too): a file being written, or one set aside.
 """
 
 import contextlib
-import json
 import os
 from dataclasses import dataclass
 
@@ -57,19 +56,18 @@ class NotifySpool:
 
     def files(self) -> list[str]:
         """Return the names of all queued files, oldest first. Raises NotPermitted too."""
+        found: list[tuple[int, str]] = []
         try:
-            names = [name for name in os.listdir(self.folder) if not name.startswith(".")]
+            for name in os.listdir(self.folder):
+                with contextlib.suppress(FileNotFoundError):  # it was removed in the meantime
+                    found.append((os.lstat(self.folder / name).st_mtime_ns, name))
         except FileNotFoundError:
             return []
         except PermissionError as error:
             raise NotPermitted(f"Can't read {self.folder}: permission denied. Run this as root.") from error
         except OSError as error:
             raise HostError("read", self.folder, error, _CHECK) from error
-        found: list[tuple[int, str]] = []
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):  # it was removed in the meantime
-                found.append((os.lstat(self.folder / name).st_mtime_ns, name))
-        return [name for _, name in sorted(found)]
+        return [name for _, name in sorted(found) if not name.startswith(".")]
 
     def read(self, file: str) -> QueuedDecision | None:
         """Return the decision in a file, None if the file is gone. Raises NoDecision."""
@@ -101,10 +99,9 @@ class NotifySpool:
 def _parse(file: str, content: bytes) -> QueuedDecision:
     """Return a file's content with the few fields that the log needs. Raises NoDecision."""
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise NoDecision(f"not JSON: {type(error).__name__}") from error
-    decision = document.get("decision") if isinstance(document, dict) else None
+        decision = files.parse_json(content).get("decision")
+    except ValueError as error:
+        raise NoDecision(f"not a JSON object: {error}") from error
     if not isinstance(decision, dict):
         raise NoDecision("no object `decision`")
     number, sentence = decision.get("id"), decision.get("sentence")

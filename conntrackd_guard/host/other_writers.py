@@ -56,7 +56,7 @@ _PVE, _PVE_NFTABLES = "pve-firewall", "proxmox-firewal"
 _PVE_DEFAULTS = (262144, 65536)
 """The least that pve-firewall sets: today's, and that of old versions (update_nf_conntrack_max in PVE/Firewall.pm)."""
 _TUNED_FOLDERS = ("etc/tuned/profiles", "etc/tuned", "usr/lib/tuned/profiles", "usr/lib/tuned")
-_PROFILE = re.compile(r"-?([A-Za-z0-9_.-]+)")
+_PROFILE = re.compile(r"-?([A-Za-z0-9_.-]{1,100})")
 _MAX_PROFILES = 20
 _SCRIPTS = (
     "etc/rc.local", "etc/crontab", "etc/cron.d/*", "etc/network/interfaces", "etc/network/interfaces.d/*",
@@ -232,7 +232,7 @@ def _proxmox(root: Path, running: dict[str, int]) -> Iterator[Writer]:
         return
     host = host or {}
     option = host.get("nf_conntrack_max", "")
-    wanted = int(option) if option.isascii() and option.isdecimal() else None
+    wanted = int(option[:18]) if option.isascii() and option.isdecimal() else None
     nftables = host.get("nftables") == "1"
     pid = running.get(_PVE_NFTABLES if nftables else _PVE)
     if pid is None or (nftables and wanted is None):

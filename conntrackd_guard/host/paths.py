@@ -21,6 +21,8 @@ class Paths:
         self.limit = self.sysctl / "nf_conntrack_max"
         """One global value, writable in the initial namespace only."""
         self.buckets = self.sysctl / "nf_conntrack_buckets"
+        self.hashsize = root / "sys/module/nf_conntrack/parameters/hashsize"
+        """The same number as the module's parameter (root only)."""
         self.slab = root / "sys/kernel/slab/nf_conntrack"
         """The slab cache of entries (root only)."""
         self.kmsg = root / "dev/kmsg"

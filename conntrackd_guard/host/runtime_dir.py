@@ -8,15 +8,25 @@ import contextlib
 import fcntl
 import json
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from conntrackd_guard.core.errors import AnswerIsNo, HostError, NotPermitted
 from conntrackd_guard.core.model import Pause
+from conntrackd_guard.core.units import MOST_BYTES, MOST_SECONDS
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 
 _NO_ROOM = "Check that /run has room and is writable."
+_STATUS_NUMBERS = {
+    "pid": 1 << 22, "since": 1e11, "at": 1e11, "boottime_seconds": MOST_SECONDS, "memory_total_bytes": MOST_BYTES,
+}  # fmt: skip
+"""Numbers in a status, each with its maximum: `PID_MAX_LIMIT`, the year 5138, 100 years, 1 EiB."""
+_STATUS_LISTS = (("recorder", "trouble"), ("sources", "notes"))
+_LOCK = re.compile(rb"^[0-9]+: FLOCK +ADVISORY +WRITE +([0-9]{1,10}) ([0-9a-f]+:[0-9a-f]+:[0-9]+) ", re.MULTILINE)
+"""A row of /proc/locks: `1: FLOCK  ADVISORY  WRITE 4711 00:1a:1234 0 EOF`."""
 
 
 class JsonFolder:
@@ -105,14 +115,12 @@ class RuntimeDir:
             return 0 if isinstance(error, FileNotFoundError) else None
         place = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
         try:
-            with open(self._paths.proc / "locks", encoding="ascii") as locks:
-                for line in locks:  # 1: FLOCK  ADVISORY  WRITE 4711 00:1a:1234 0 EOF
-                    _, kind, _, _, pid, where, *_ = line.split()
-                    if (kind, where) == ("FLOCK", place):
-                        return int(pid)
-        except (OSError, ValueError):
+            rows = files.read(self._paths.proc / "locks")
+        except OSError:
             return None
-        return 0
+        if rows and not rows.endswith(b"\n"):
+            return None  # cut short
+        return next((int(pid) for pid, where in _LOCK.findall(rows) if where == place.encode()), 0)
 
     def is_running(self) -> bool | None:
         """Return whether a guard is running; None if unknown. Never raises."""
@@ -138,23 +146,37 @@ class RuntimeDir:
     def operator_pause(self, now: float) -> Pause | None:
         """Return the operator's pause in force at `now`. An unreadable file counts as a pause. Never raises."""
         try:
-            content = json.loads(files.read(self.pause_files[1]))
+            content = files.read_json(self.pause_files[1])
             until = content["until_seconds"]
-            until = None if until is None else float(until)
             pause = Pause(by=str(content["by"]), reason=str(content["reason"]), until_seconds=until)
+            if until is None or now < until <= now + MOST_SECONDS:
+                return pause
+            if until <= now:
+                return None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
-            return Pause(by=self.pause_files[1], reason="the file can't be read; `guard resume` removes it")
-        return None if pause.until_seconds is not None and pause.until_seconds <= now else pause
+            pass
+        return Pause(by=self.pause_files[1], reason="the file can't be read; `guard resume` removes it")
 
     def put_status(self, content: dict[str, Any]) -> None:
         """Publish the status of the running guard."""
         self._run_folder.put("status", content)
 
     def status(self) -> dict[str, Any] | None:
-        """Return the last status of the running guard. Never raises."""
-        return _read(self._paths.status_file)
+        """Return the last status of the running guard, None if it isn't one that a guard writes. Never raises."""
+        content = _read(self._paths.status_file)
+        return content if content is not None and _is_status(content) else None
+
+
+def _is_status(content: Mapping[str, Any]) -> bool:
+    """Return whether what a status contains has the types that its readers expect."""
+    for name, most in _STATUS_NUMBERS.items():
+        number = content.get(name, 0)
+        if not isinstance(number, int | float) or not 0 <= number <= most:
+            return False
+    parts = [(content.get(part, {}), name) for part, name in _STATUS_LISTS]
+    return all(isinstance(part, dict) and isinstance(part.get(name, []), list) for part, name in parts)
 
 
 def acting_guard(root: Path, limit: int) -> str:
@@ -178,9 +200,7 @@ def _value(content: dict[str, Any] | None, part: str, name: str) -> object:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return the object in a JSON file; None if it can't be read, or is something else."""
     with contextlib.suppress(OSError, ValueError):
-        content = json.loads(files.read(path))
-        if isinstance(content, dict):
-            return content
+        return files.read_json(path)
     return None
 
 

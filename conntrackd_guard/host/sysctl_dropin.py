@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from conntrackd_guard import __version__
+from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.limits import is_lower, is_unlimited, lowest_accepted
 from conntrackd_guard.core.model import PersistedLimit, Raise, Record
@@ -28,7 +29,7 @@ from conntrackd_guard.host.paths import Paths
 _SETTING = re.compile(rb"^net\.netfilter\.nf_conntrack_max = (\d{1,10})$", re.MULTILINE)
 _DECISION = re.compile(rb"^# When: .* Decision: `guard show ([^`]{1,64})`$", re.MULTILINE)
 _ID = re.compile(rb"\b(boot_id|machine_id)=([0-9a-f-]{1,64})\b")
-_SIZE = re.compile(rb"\b(memory_total_bytes|budget_bytes)=(\d{1,64})(?!\S)")
+_SIZE = re.compile(rb"\b(memory_total_bytes|budget_bytes)=(\d{1,18})(?!\S)")
 _LISTED, _VALUE = 8, 40
 """Lines and characters of a value in the comment: it is for people."""
 
@@ -222,8 +223,8 @@ class NoDropIn(SysctlDropIn):
 
 def _wanted(override: DropInOverride) -> Persisted | None:
     """Return what an override wants persisted; nothing where another version wrote it."""
-    with contextlib.suppress(TypeError):
-        return None if override.content is None else Persisted(**override.content)
+    with contextlib.suppress(ValueError):
+        return None if override.content is None else decode(Persisted, override.content)
     return None
 
 

@@ -98,14 +98,14 @@ class Worker:
         """The current errors, by subject."""
 
     def past(self, boot_id: str) -> Past:
-        """Return what earlier runs left. Raises HostError where the history can't be opened."""
+        """Return what earlier runs left; no records without a boot id. Raises HostError where the history can't be opened."""
         records: list[Record] = []
         whole = self.attempt("history", lambda: records.extend(self.history_writer.history().records(boot_id)))
         position = self.history_writer.history().position()
         kept = None
         with suppress(GuardError):  # recovery goes by the limit alone then
             kept = self._drop_in.persisted()
-        known = records if whole and not self.history_writer.was_damaged else None
+        known = records if whole and boot_id and not self.history_writer.was_damaged else None
         return Past(records=known, position=position, persisted=kept.decision if kept is not None else None)
 
     def note_position(self, position: Position) -> None:

@@ -214,7 +214,10 @@ def test_foreign_files_are_set_aside(post: Post) -> None:
     assert ("info", "Decision 11 delivered.") in log
     ((_, error),) = [line for line in log if line[0] == "error"]
     aside = f"{post.spool.folder}/.set-aside-a\\x1b.json"
-    assert error == f"a\\x1b.json is not a decision (not JSON: JSONDecodeError). Moved to {aside}."
+    assert (
+        error == f"a\\x1b.json is not a decision (not a JSON object: Expecting property name enclosed in "
+        f"double quotes: line 1 column 2 (char 1)). Moved to {aside}."
+    )
     assert (post.spool.folder / ".set-aside-a\x1b.json").exists()
 
 

@@ -84,7 +84,7 @@ def test_revertible_raises(tmp_path: Path, moves: list[Change], limit: int, stan
 
 def test_a_boot_ends_what_other_writers_did(tmp_path: Path) -> None:
     """The persisted limit is in force again, so its raises are revertible, and another program's limit is gone."""
-    paths = host(tmp_path, "a later boot")
+    paths = host(tmp_path, "a-later-boot")
     with History(paths.history, mode="writer") as history:
         for number, move in enumerate([("raise", 1, 2), ("raise", 2, 3), ("other", 3, 9)]):
             add(history, record(number, move))

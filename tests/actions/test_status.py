@@ -49,7 +49,8 @@ def published(**changed: Any) -> dict[str, Any]:
         "version": 1, "pid": os.getpid(), "since": 1.0, "at": 2.0, "mode": "act", "limit": LIMIT,
         "boottime_seconds": time.clock_gettime(time.CLOCK_BOOTTIME), "paused": None, "conflict": False,
         "over_budget": False, "memory_exceeded": False, "not_writable": None, "write_refused": None, "needs": 0,
-        "unmet": [], "unread": [], "recorder": {"trouble": []},
+        "unmet": [], "unread": [],
+        "memory_unknown": "", "memory_total_bytes": 24 << 30, "recorder": {"trouble": []},
         "sources": {"ring_buffer": "following", "journal": "following", "notes": []}, "policy": encode(Policy()),
     } | changed  # fmt: skip
 

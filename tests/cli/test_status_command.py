@@ -69,6 +69,7 @@ def test_memory_now_and_if_full() -> None:
     """The cost now charges held entries, the cost if full every table in use at the limit; both with the buckets."""
     cost = cost_of(seen(), Policy())
     assert (cost.now_bytes, cost.full_bytes) == (576 * 32768 + 1048576, 576 * 65536 + 1048576)
+    assert cost.budget_bytes is not None
     assert cost.headroom_bytes == cost.budget_bytes - cost.now_bytes
 
 

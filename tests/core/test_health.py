@@ -22,6 +22,7 @@ CONDITIONS: list[tuple[dict[str, Any], Level, str]] = [
     ({"write_refused": "Permission denied"}, Level.ACTION_REQUIRED, "write_refused"),
     ({"conflict": True}, Level.ACTION_REQUIRED, "conflict"),
     ({"over_budget": True}, Level.ACTION_REQUIRED, "over_budget"),
+    ({"memory_unknown": "/proc/meminfo (no valid MemTotal)"}, Level.ACTION_REQUIRED, "memory_unknown"),
     ({"memory_exceeded": True}, Level.ACTION_REQUIRED, "memory_exceeded"),
     *(
         ({"unmet": [{"table": "web", "reason": reason.code}]}, Level.ACTION_REQUIRED, reason.code)

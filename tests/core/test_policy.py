@@ -56,6 +56,9 @@ def start(kept: int) -> Trigger:
     return Trigger(kind=TriggerKind.START, persisted=PersistedLimit(limit=kept))
 
 
+UNKNOWN: dict[str, Any] = {
+    "memory_unknown": "/proc/meminfo (no valid MemTotal)", "memory_total_bytes": 0, "memory_available_bytes": 0,
+}  # fmt: skip
 HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]] = [
     (HoldReason.HISTORICAL, message(live=False), FULL_HOST, CALM, Policy(), None),
     (HoldReason.TRIGGER_OFF, message(), FULL_HOST, CALM, Policy(kernel_message=False), None),
@@ -110,6 +113,12 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
     (HoldReason.RATE_LIMITED, PRESSURE, host(BUSY), State(raise_seconds=RAISED_20_TIMES), Policy(), SOON),
     (HoldReason.OVER_BUDGET, message(), host(FULL, memory_total_bytes=GIB), CALM, Policy(), SOON),
     (HoldReason.RESERVE, message(), host(FULL, memory_available_bytes=GIB), CALM, Policy(), SOON),
+    (HoldReason.MEMORY_UNKNOWN, message(), host(FULL, **UNKNOWN), CALM, Policy(), SOON),
+    (HoldReason.MEMORY_UNKNOWN, PRESSURE, host(BUSY, **UNKNOWN), CALM, Policy(), SOON),
+    (HoldReason.MEMORY_UNKNOWN, start(393_216), host(INITIAL, **UNKNOWN), CALM, Policy(), SOON),
+    (HoldReason.MEMORY_UNKNOWN, start(LIMIT), host(INITIAL, **UNKNOWN), CALM, Policy(), SOON),
+    # the tables are not known to exceed anything
+    (HoldReason.RESOLVED, Trigger(kind=TriggerKind.MEMORY), host(FULL, **UNKNOWN), CALM, Policy(), None),
     (HoldReason.AT_CEILING, message(), FULL_HOST, CALM, Policy(max_limit=LIMIT), SOON),
     (HoldReason.FLOOD, message(), host(table(LIMIT, flooded=True)), CALM, HOLD_FLOODS, SOON),
     # no sample, and a step was made 10 s ago

@@ -75,6 +75,7 @@ ACTIONABLE = [
     "flood",
     "impossible_count",
     "int_max",
+    "memory_unknown",
     "over_budget",
     "over_budget_at_start",
     "reserve",

@@ -11,7 +11,8 @@ from conntrackd_guard.core import health
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.health import Level
-from conntrackd_guard.host.conntrack.limit import Sysctl
+from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.paths import Paths
 
 
 def level_of(guarded: Guarded) -> tuple[Level, list[str]]:
@@ -63,13 +64,14 @@ def test_a_limit_that_cannot_be_written_is_an_error_line(host: Host) -> None:
 
 def test_whether_a_sysctl_can_be_written(tmp_path: Path) -> None:
     """Opened for writing, never written; one that doesn't exist yet is no fault."""
-    path = tmp_path / "max"
-    assert Sysctl(path).not_writable() is None
+    path = Paths(tmp_path).limit
+    path.parent.mkdir(parents=True)
+    assert LiveKernel(Paths(tmp_path)).not_writable() is None
     path.write_text("5\n")
-    assert Sysctl(path).not_writable() is None
+    assert LiveKernel(Paths(tmp_path)).not_writable() is None
     assert path.read_text() == "5\n"
     path.unlink()
     path.mkdir()
-    error = Sysctl(path).not_writable()
+    error = LiveKernel(Paths(tmp_path)).not_writable()
     assert error is not None
     assert os.strerror(21) in str(error)

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from testbed.read_files import put
 
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.model import PersistedLimit
@@ -146,3 +148,41 @@ def test_the_farewell_names_the_limit_that_stays() -> None:
     assert service._farewell(12_288, kept, {line: [Tool.SYSTEMD]}) == overridden
     assert service._farewell(16_384, kept, {line: [Tool.SYSTEMD]}) == f"{stays} 16,384."
     assert service._farewell(None, None, {}) == "Stopped."
+
+
+def test_a_start_waits_for_a_limit_that_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is logged once with its file, and the next good reading ends it; nothing is recovered before."""
+    put(tmp_path, "proc/sys/kernel/random/boot_id", b"boot-1\n")
+    put(tmp_path, "proc/sys/net/netfilter/nf_conntrack_max", b"\xff\n")
+    started = Started(tmp_path)
+    started.daemon._signals = cast("service.Signals", SimpleNamespace(descriptor=0, take=frozenset))
+    waits: list[float] = []
+
+    def select(
+        _read: object, _write: object, _errors: object, seconds: float
+    ) -> tuple[list[int], list[int], list[int]]:
+        waits.append(seconds)
+        if len(waits) == 2:
+            put(tmp_path, "proc/sys/net/netfilter/nf_conntrack_max", b"65536\n")
+        return [], [], []
+
+    monkeypatch.setattr(service, "select", SimpleNamespace(select=select))
+    begun = started.daemon._begin()
+    assert begun is not None
+    begun[0].log_sources.close()
+    started.daemon._recorder.close(10.0)
+    logged = [line for line in map(json.loads, started._log.getvalue().splitlines()) if line["event"] == "guard.error"]
+    assert (len(waits), len(logged)) == (2, 1)
+    assert f"Can't read {tmp_path}/proc/sys/net/netfilter/nf_conntrack_max" in logged[0]["message"]
+
+
+def test_a_start_that_waits_can_be_stopped(tmp_path: Path) -> None:
+    """A signal ends it at once."""
+    put(tmp_path, "proc/sys/kernel/random/boot_id", b"boot-1\n")
+    put(tmp_path, "proc/sys/net/netfilter/nf_conntrack_max", b"\n")
+    started = Started(tmp_path)
+    readable, writable = os.pipe()
+    os.write(writable, b"x")
+    signals = SimpleNamespace(descriptor=readable, take=lambda: frozenset({"stop"}))
+    started.daemon._signals = cast("service.Signals", signals)
+    assert started.daemon.run()

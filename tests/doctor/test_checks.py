@@ -66,6 +66,12 @@ def test_each_fault_is_found_by_its_check(host: FakeHost, monkeypatch: pytest.Mo
     host.put("proc/sys/net/netfilter/nf_conntrack_buckets", "1024\n")
     assert host.verdicts() == {"buckets": "wrong", "settings": "note"}  # no raise fits such chains
     host.put("proc/sys/net/netfilter/nf_conntrack_buckets", "65536\n")
+    meminfo = (host.root / "proc/meminfo").read_text()
+    host.put("proc/meminfo", meminfo.replace("MemAvailable", "MemFree"))
+    assert host.verdicts() == {"figures": "note" if os.geteuid() == 0 else "unknown"}
+    host.put("proc/meminfo", "\n")
+    assert host.verdicts() == {"figures": "wrong", "memory": "unknown"}
+    host.put("proc/meminfo", meminfo)
     monkeypatch.setattr(checks, "_newest_warning", lambda _: 9)
     assert host.verdicts() == {"journal": "wrong"}
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from testbed.hosts import host, table
 from testbed.records import a_record
 
 from conntrackd_guard.core import tuning
@@ -58,6 +59,15 @@ def test_buckets(limit: int | None, number: int | None, verdict: str, text: str)
     found = shown(verdicts.buckets(limit, number))
     assert found[0] == verdict
     assert text in found[1]
+
+
+def test_figures_without_memory() -> None:
+    """Nothing is raised then, so it is no note: the check fails and names the file."""
+    unknown = "/proc/meminfo (no valid MemTotal)"
+    seen = host(table(1), unread=(f"{unknown}: memory is unknown",), memory_unknown=unknown)
+    found = shown(verdicts.figures(seen, as_root=True))
+    assert found[0] == "wrong"
+    assert "nothing is raised: /proc/meminfo (no valid MemTotal)" in found[1]
 
 
 def test_the_suggested_number_of_buckets_is_enough() -> None:

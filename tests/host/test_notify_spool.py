@@ -44,11 +44,11 @@ def test_a_decision_is_read_with_its_number_and_sentence(spool: NotifySpool) -> 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "not JSON"),
-        (b'{"decision": {"id": 1', "not JSON"),
-        (b"\xff", "not JSON"),
-        (b"[" * 50_000, "not JSON"),
-        (b"[]", "no object `decision`"),
+        (b"", "not a JSON object"),
+        (b'{"decision": {"id": 1', "not a JSON object"),
+        (b"\xff", "not a JSON object"),
+        (b"[" * 50_000, "not a JSON object: nested too deeply"),
+        (b"[]", "not a JSON object"),
         (b'{"decision": []}', "no object `decision`"),
         (b'{"decision": {}}' + b" " * 70_000, "larger than 64 KiB"),
     ],

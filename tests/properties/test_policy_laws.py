@@ -205,3 +205,14 @@ def test_a_bounded_step_is_the_largest_that_fits(seen: Observation, policy: Poli
             more.cost_bytes > total.budget_bytes
             or seen.memory_available_bytes - more.new_bytes < total.min_available_bytes
         )
+
+
+@given(triggers, observations(), states, policies)
+def test_nothing_is_raised_while_memory_is_unknown(
+    trigger: Trigger, seen: Observation, state: State, policy: Policy
+) -> None:
+    """Whatever presses: no budget can be worked out."""
+    unknown = replace(seen, memory_unknown="/proc/meminfo", memory_total_bytes=0, memory_available_bytes=0)
+    decision = decide(trigger, unknown, state, policy)
+    assert isinstance(decision, Hold)
+    assert decision.arithmetic is None

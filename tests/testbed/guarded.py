@@ -34,6 +34,7 @@ from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop
 from conntrackd_guard.daemon.recovery import Recovered, recover
 from conntrackd_guard.history.database import History, Position, Row
+from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack import namespaces
 from conntrackd_guard.host.conntrack.limit import LiveKernel
@@ -229,7 +230,7 @@ class Guarded:
         worker.sampling = self.sampling
         self.recorder = Recorder(worker)
         self.recorder.start()
-        boot_id = self.paths.boot_id.read_text("ascii").strip()
+        boot_id = files.read_boot_id(self.paths.boot_id)
         self.recovered: Recovered = recover(
             self.recorder, self.runtime_dir, self.kernel, self.clock, boot_id, self.policy
         )

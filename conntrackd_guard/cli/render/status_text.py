@@ -156,8 +156,8 @@ def _table(table: Table, limit: int, cells: int) -> Text:
 def outlook_lines(status: Status) -> list[tuple[str, str, str]]:
     """Return what the tables cost, and what the daemon would do if the fullest filled up now, as (name, text, style)."""
     cost, decision = status.cost, status.next_step
-    now, full, budget = map(format_bytes, (cost.now_bytes, cost.full_bytes, cost.budget_bytes))
-    free, available, reserved = map(format_bytes, (cost.headroom_bytes, cost.available_bytes, cost.min_available_bytes))
+    now, full, budget = map(_bytes, (cost.now_bytes, cost.full_bytes, cost.budget_bytes))
+    free, available, reserved = map(_bytes, (cost.headroom_bytes, cost.available_bytes, cost.min_available_bytes))
     advice = "".join(f" {text}" for text in decision.advice)
     if isinstance(decision, Raise):
         worst = format_bytes(decision.arithmetic.cost_bytes)
@@ -170,3 +170,7 @@ def outlook_lines(status: Status) -> list[tuple[str, str, str]]:
         ("headroom", f"{free} for entries ({available} available, {reserved} of it reserved)", ""),
         ("next step", step, style),
     ]
+
+
+def _bytes(count: int | None) -> str:
+    return "unknown" if count is None else format_bytes(count)

@@ -2,14 +2,20 @@
 
 import errno
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.limits import unsigned
-from conntrackd_guard.core.model import INT_MAX
+from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 
+_NUMBER = re.compile(rb"\s*(-?[0-9]{1,18})\s")
+_LIMITS = range(-(1 << 31), 1 << 32)
+"""A C int, which older kernels don't bound (`core.limits`), as they show it or as they read it."""
+_BUCKETS = range(1, 1 << 31)
 _NEXT_STEPS = {
     errno.EROFS: "/proc/sys is read-only here: run the guard on the host, or make this path writable for its unit.",
     errno.EACCES: "Only root in the initial network namespace may write it: run the guard as root on the host itself.",
@@ -23,6 +29,8 @@ class Kernel(Protocol):
     """The port through which the limit is read and written. Methods raise HostError."""
 
     rehearsing: bool
+    unread: dict[str, str]
+    """By path, what stands for a number that can't be read now."""
 
     def limit(self) -> int | None:
         """Return the limit that decisions are made with, None if the kernel tracks no connections."""
@@ -47,23 +55,48 @@ class Kernel(Protocol):
 
 
 class Sysctl:
-    """One unsigned number under /proc/sys, which the kernel may show as a signed one. Methods raise HostError."""
+    """One number under /proc/sys, which `twin` has too. Methods raise HostError with the errno.
 
-    def __init__(self, path: Path) -> None:
-        self._path = str(path)
+    `unread` maps its path to what stands for the number while that can't be read. Without `required` that may be the
+    last good reading, or None.
+    """
+
+    def __init__(self, path: Path, twin: Path, valid: range, unread: dict[str, str], *, required: bool) -> None:
+        self._path, self._twin, self._valid, self._unread = str(path), twin, valid, unread
+        self._required = required
+        self._last: int | None = None
 
     def read(self) -> int | None:
         """Return the number as the kernel reads it (-1 is 4,294,967,295); None if the sysctl doesn't exist."""
+        cause = None
         try:
             with open(self._path, "rb", buffering=0) as file:
-                number = int(file.read())
-            return number if 0 <= number <= INT_MAX else unsigned(number)
+                match = _NUMBER.match(file.read(files.NUMBER_BYTES))
+            if match is not None and (number := int(match[1])) in self._valid:
+                if self._unread:
+                    self._unread.pop(self._path, None)
+                self._last = number if number >= 0 else unsigned(number)
+                return self._last
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise HostError("read", self._path, error, "Check that /proc is mounted and readable here.") from error
-        except ValueError as error:
-            raise HostError("read", self._path, None, "Expected one decimal number of 32 bits.") from error
+            cause = error
+        return self._substitute(cause)
+
+    def _substitute(self, cause: OSError | None) -> int | None:
+        """Return the number from elsewhere, and name where that is."""
+        problem = f"{self._path} ({'no valid number' if cause is None else cause.strerror})"
+        with suppress(OSError, ValueError):
+            number = files.read_number(self._twin, signed=True)
+            if number in self._valid:
+                self._unread[self._path] = f"{problem}: using {self._twin}"
+                return unsigned(number)
+        if self._required:
+            step = "Expected one decimal number." if cause is None else "Check that /proc is mounted and readable here."
+            raise HostError("read", self._path, cause, step) from cause
+        last = "counted as unknown" if self._last is None else f"using the last good reading, {self._last:,}"
+        self._unread[self._path] = f"{problem}: {last}"
+        return self._last
 
     def not_writable(self) -> HostError | None:
         """Return why the number can't be written, None if it can or doesn't exist. Writes nothing."""
@@ -98,7 +131,10 @@ class LiveKernel:
     rehearsing = False
 
     def __init__(self, paths: Paths) -> None:
-        limit, buckets = Sysctl(paths.limit), Sysctl(paths.buckets)
+        self.unread: dict[str, str] = {}
+        alias = paths.root / "proc/sys/net/nf_conntrack_max"
+        limit = Sysctl(paths.limit, alias, _LIMITS, self.unread, required=True)
+        buckets = Sysctl(paths.buckets, paths.hashsize, _BUCKETS, self.unread, required=False)
         self.limit = self.limit_in_force = limit.read
         self.set_limit = limit.write
         self.not_writable = limit.not_writable
@@ -123,7 +159,7 @@ class RehearsingKernel:
     rehearsing = True
 
     def __init__(self, kernel: Kernel, rehearsed: int | None = None) -> None:
-        self._kernel = kernel
+        self._kernel, self.unread = kernel, kernel.unread
         self.limit_in_force = kernel.limit
         self._base = kernel.limit()
         self._rehearsed = rehearsed

@@ -5,23 +5,23 @@ Used on hosts that have either.
 
 import re
 
-_LOW = re.compile(rb"^(LowTotal|LowFree): *([0-9]{1,12}) kB$", re.MULTILINE)
-_ARCSTATS = re.compile(rb"^(size|c_min|(?:mru|mfu)_evictable_(?:data|metadata)) +[0-9]+ +([0-9]{1,18})$", re.MULTILINE)
+_LOW = re.compile(rb"^(LowTotal|LowFree): *([0-9]{1,12}) kB[ \t]*\n", re.MULTILINE)
+_ARCSTATS = re.compile(rb"^(size|c_min|(?:mru|mfu)_evictable_(?:data|metadata)) +[0-9]+ +([0-9]{1,18})\n", re.MULTILINE)
 """/proc/spl/kstat/zfs/arcstats: name, type, figure in bytes."""
 
 
 def low_memory(meminfo: bytes, total: int, hugetlb: int, available: int) -> tuple[int, int, int] | None:
     """Return these three figures (bytes) for low memory, where a 32-bit kernel keeps entries; None if all memory is low.
 
-    Caches and huge pages may lie above it, and huge pages do first. Raises ValueError if what is free can't be read.
+    Caches and huge pages may lie above it, and huge pages do first. Raises ValueError if they can't be read.
     """
     rows = dict(_LOW.findall(meminfo))
-    low = int(rows.get(b"LowTotal", 0)) * 1024
-    if not 0 < low < total:
+    low, free = int(rows.get(b"LowTotal", 0)) * 1024, int(rows.get(b"LowFree", -1)) * 1024
+    if b"LowTotal" in rows and (low == 0 or low >= total):
         return None
-    if b"LowFree" not in rows:
-        raise ValueError("no LowFree")
-    return low, min(low, max(0, hugetlb - (total - low))), min(low, available, int(rows[b"LowFree"]) * 1024)
+    if not 0 <= free <= low:
+        raise ValueError("no valid LowTotal or LowFree")
+    return low, min(low, max(0, hugetlb - (total - low))), min(available, free)
 
 
 def zfs_reclaimable(arcstats: bytes, most: int) -> int:

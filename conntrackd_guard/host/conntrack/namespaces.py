@@ -13,7 +13,7 @@ from conntrackd_guard.host.paths import Paths
 _NS_GET_USERNS = 0xB701  # _IO(0xb7, 1), linux/nsfs.h
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO, linux/proc_ns.h
 _WHOLE_MAP = [b"0", b"0", b"4294967295"]
-_MOUNTED = re.compile(r"^\S+ \S+ \S+ net:\[(\d+)\] (\S+) ", re.MULTILINE)
+_MOUNTED = re.compile(r"^\S+ \S+ \S+ net:\[(\d{1,18})\] (\S+) ", re.MULTILINE)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 """/proc/PID/mountinfo, proc(5): the root of a mounted namespace is its number; blanks in a path are octal."""
 _PIDS_KEPT = 4
@@ -149,7 +149,7 @@ class NamespaceScanner:
 
 def _inspect(path: str) -> tuple[int, bool]:
     """Return a namespace's number, and whether another user namespace than the initial one owns it. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = files.open_read(path)
     try:
         return os.fstat(descriptor).st_ino, _user_owned(descriptor)
     finally:

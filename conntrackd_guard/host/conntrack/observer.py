@@ -57,10 +57,14 @@ class Observer:
         self._kernel = kernel
         self._clock = clock
         self._runtime_dir = runtime_dir
-        self._memory = MemoryReader(paths)
+        self.memory = MemoryReader(paths, runtime_dir)
         self._scanner = NamespaceScanner(paths)
         self._reader = TableReader(paths)
         self.boot_id = files.read_boot_id(paths.boot_id)
+        """"" if it can't be read: then nothing shows which records are of this boot."""
+        self._unread = (
+            () if self.boot_id else (f"{paths.boot_id} (no valid id): the records of this boot are not found",)
+        )
         self._tracks: dict[int, _Track] = {}
         self.present: frozenset[int] = frozenset()
         """The namespaces found by the last scan, as tables name them."""
@@ -114,9 +118,10 @@ class Observer:
         if len(tables) + len(self._impossible) < len(reached):  # one ended, or another took its place
             self.rescan()
             tables = self._read(self._tracks.values(), limit)
-        memory = self._memory.read()
+        memory = self.memory.read()
         kept = [t for t in tables if t.count or t.dropped or t.initial or t.namespace in namespaces]
-        now, unread = self._clock.boottime(), memory.unread
+        buckets, now = self._kernel.buckets(), self._clock.boottime()
+        unread = figures = (*self._unread, *self._kernel.unread.values(), *memory.unread)
         reached = [track for track in self._tracks.values() if not track.out_of_reach]
         # Without a limit, connection tracking is not loaded, and no namespace has a table.
         complete, unread_tables = limit is None or (self._complete and len(reached) == len(self._tracks)), 0
@@ -129,7 +134,7 @@ class Observer:
         if limit is None:
             unread = (*unread, _NO_LIMIT) if tables else ()  # not loaded: no slab cache either
             self._tracks = self._tracks if tables else {}  # once loaded, all namespaces have a table
-        self.unread = unread if self._has_statistics or limit is None else memory.unread
+        self.unread = unread if self._has_statistics or limit is None else figures
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),
@@ -143,13 +148,14 @@ class Observer:
             impossible=tuple(self._impossible.values()),
             unread_tables=unread_tables,
             has_statistics=self._has_statistics,
-            buckets=self._kernel.buckets(),
+            buckets=buckets,
             entry_slab_bytes=memory.entry_slab_bytes,
             memory_total_bytes=memory.total_bytes,
             memory_hugetlb_bytes=memory.hugetlb_bytes,
             memory_available_bytes=memory.available_bytes,
             memory_zfs_bytes=memory.zfs_bytes,
             memory_is_low=memory.is_low,
+            memory_unknown=memory.unknown,
             pause=self._runtime_dir.pause(now) if any(map(os.path.lexists, self._runtime_dir.pause_files)) else None,
             estimate=self._kernel.rehearsing,
             sources={"memory": "/proc/meminfo", "entry size": "slab" if memory.entry_slab_bytes else "assumed"},
@@ -184,7 +190,7 @@ class Observer:
 
     def _gate(self, now: float, limit: int) -> tuple[bool, bool]:
         """Return whether a table may be near the limit, and whether one may be soon: one cheap read for all together."""
-        allocated = self._memory.allocated_entries()
+        allocated = self.memory.allocated_entries()
         self._most = most_entries(allocated)
         if allocated is None:
             return True, False
@@ -224,7 +230,7 @@ class Observer:
             which = "a network namespace" if self._complete and unreadable == 1 else which
             texts.append(f"the tables of {which} can't be read: counted as {charged} full table{'s'[charged == 1 :]}")
         elif hidden >= usage.CONFIRM_USE * (limit or math.inf):
-            used, shown = self._memory.used_entries(), (memory.allocated_entries or 0) - hidden
+            used, shown = self.memory.used_entries(), (memory.allocated_entries or 0) - hidden
             if used is None or used - shown >= usage.CONFIRM_USE * limit:
                 charged = 1
                 texts.append(_HIDDEN)
@@ -267,7 +273,7 @@ class Observer:
     def _checked(self, netns: NetNamespace, counters: Counters | None) -> Counters | None:
         """Return the counters as `MemoryReader.checked` does, and note a count that can't be true."""
         self._impossible.pop(netns.key, None)
-        counters = self._memory.checked(counters, lambda: self._reader.read(netns))
+        counters = self.memory.checked(counters, lambda: self._reader.read(netns))
         found = None if counters is None else impossible_count(netns, counters)
         if found is not None:
             self._impossible[netns.key] = found

@@ -23,6 +23,7 @@ from conntrackd_guard.host.conntrack.owners import find_owner, oldest_first
 from conntrackd_guard.host.conntrack.setns import nsenter_prefix
 from conntrackd_guard.host.conntrack.stat import Counters, MemoryReader, TableReader, impossible_count
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 LONGEST_SECONDS = 0.1
 """Three times what 5,000 entries take; on a slower host the sample is smaller and its margin larger."""
@@ -65,7 +66,7 @@ class Sampler:
         self._kernel = LiveKernel(paths)
         self._scanner = NamespaceScanner(paths)
         self._tables = TableReader(paths)
-        self._memory = MemoryReader(paths)
+        self._memory = MemoryReader(paths, RuntimeDir(paths))
         self._entries = EntryReader(paths, enter=True)  # which the daemon's unit forbids
         self._last: dict[int, Reading] = {}
 

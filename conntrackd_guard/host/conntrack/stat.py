@@ -2,24 +2,32 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from conntrackd_guard.core.limits import unsigned
 from conntrackd_guard.core.model import INT_MAX, ImpossibleCount
 from conntrackd_guard.host import files
+from conntrackd_guard.host.conntrack.memory_estimate import KIB, estimate
 from conntrackd_guard.host.conntrack.memory_kinds import low_memory, zfs_reclaimable
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import run_in_netns
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 
-_KIB = 1024
 _STAT = "net/stat/nf_conntrack"
 _COUNT = "proc/sys/net/netfilter/nf_conntrack_count"
 _MOST_FACTOR = 2
 _MOST_BESIDE = 1024
 """A count beyond this much of the slab's objects can't be true. Judgement: every entry is an object, so only what is freed
 between two reads (microseconds) can lie between them."""
+_HEXADECIMAL = b"0123456789abcdef \n"
+_U32_DIGITS = 8
+_MEMINFO = re.compile(rb"^(MemTotal|MemAvailable|Hugetlb): *([0-9]{1,12}) kB[ \t]*\n", re.MULTILINE)
+"""Whole rows, to 931 TiB; the rest of the file may be anything."""
+_ENTRY_SLAB_BYTES = range(128, 4097)
+"""Possible sizes: 248 to 320 bytes on kernels since 4.x, several times that with the allocator's debugging."""
 _SHEAF_CAPACITY = 256
 """More than any sheaf holds: those of entries hold 28 (7.3)."""
 STATISTICS_FILE = "statistics file"
@@ -57,17 +65,24 @@ def read_statistics(folders: Iterable[str], key: int | None, source: str = STATI
             if key is not None and os.stat(folder + "net/stat").st_ino != key:
                 continue
             with open(folder + _STAT, "rb", buffering=0) as file:
-                header, *rows = file.read().splitlines()
-            if not rows:  # one a CPU: without any this is no empty table
-                continue
+                content = chunk = file.read(files.CHUNK_BYTES)
+                while chunk and len(content) < files.MOST_BYTES:
+                    chunk = file.read(files.CHUNK_BYTES)
+                    content += chunk
+            header, _, body = content.partition(b"\n")
+            *rows, cut = [row.split() for row in body.split(b"\n")]
+            rows = [row for row in rows if row]
             # Both are names of one column; kernels before 5.15 have neither, and drop nothing for long chains.
             names = header.replace(b"chaintoolong", b"chainlength").split()
+            if cut or not rows or len(min(rows, key=len)) < len(names) or body.translate(None, _HEXADECIMAL):
+                continue  # cut short, a header alone, or no figures
+            if len(max(body.split(), key=len)) > _U32_DIGITS:
+                continue
             entries, drop, early = names.index(b"entries"), names.index(b"drop"), names.index(b"early_drop")
             failed = names.index(b"insert_failed") if b"insert_failed" in names else None
             chain = names.index(b"chainlength") if b"chainlength" in names else None
             count = dropped = early_dropped = insert_failed = chain_too_long = 0
-            for row in rows:
-                figures = row.split()
+            for figures in rows:
                 count = int(figures[entries], 16)
                 dropped += int(figures[drop], 16)
                 early_dropped += int(figures[early], 16)
@@ -75,7 +90,7 @@ def read_statistics(folders: Iterable[str], key: int | None, source: str = STATI
                     insert_failed += int(figures[failed], 16)
                 if chain is not None:
                     chain_too_long += int(figures[chain], 16)
-        except (OSError, ValueError, IndexError):
+        except (OSError, ValueError):
             continue
         return Counters(count, source, dropped, early_dropped, insert_failed, chain_too_long)
     return None
@@ -102,7 +117,7 @@ class TableReader:
         """Return the counters that no process's statistics file shows: the initial count alone, or from inside."""
         try:
             if netns.initial:  # a kernel without the statistics file (CONFIG_NF_CONNTRACK_PROCFS off)
-                return Counters(unsigned(files.read_number(self._count)), "sysctl")
+                return Counters(unsigned(files.read_number(self._count, signed=True)), "sysctl")
             return run_in_netns(netns, _entered) if netns.enter else None
         except (OSError, ValueError):
             return None
@@ -126,7 +141,7 @@ class TableReader:
 def _entered() -> Counters:
     """Return the counters of the namespace that the calling thread is in. Raises OSError or ValueError."""
     counters = read_statistics(("/proc/thread-self/",), None, "statistics file, entered")
-    return counters or Counters(unsigned(files.read_number("/" + _COUNT)), "sysctl, entered")
+    return counters or Counters(unsigned(files.read_number("/" + _COUNT, signed=True)), "sysctl, entered")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +155,8 @@ class Memory:
     """Of the available memory, ZFS' cache above its minimum."""
     is_low: bool
     """The three above are of low memory, where a 32-bit kernel keeps entries."""
+    unknown: str
+    """Why the figures of memory above are not enough for a calculation, "" if they are."""
     entry_slab_bytes: int | None
     allocated_entries: int | None
     """An upper bound on the entries of all namespaces."""
@@ -149,7 +166,8 @@ class Memory:
 class MemoryReader:
     """Reads /proc/meminfo and the entries' slab cache."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, runtime_dir: RuntimeDir) -> None:
+        self._paths, self._runtime_dir = paths, runtime_dir
         self._meminfo = str(paths.proc / "meminfo")
         self._arcstats = str(paths.proc / "spl/kstat/zfs/arcstats")
         self._slab = paths.slab
@@ -158,48 +176,69 @@ class MemoryReader:
         self._nodes = str(paths.root / "sys/devices/system/node")
         self._entry_slab_bytes: int | None = None
         """Read once: a kernel's entries have one size."""
+        self.total_bytes = 0
+        """The last good reading of MemTotal, 0 before the first."""
+        self.unknown = ""
+        """As `Memory.unknown` of the last reading."""
 
-    def read(self) -> Memory:
+    def read(self) -> Memory:  # noqa: C901 - each call more is a call more before a write of the limit
         """Return the figures of this moment, with safe defaults for those that can't be read. Never raises."""
-        unread: list[str] = []
-        allocated = None
-        total = hugetlb = available = zfs = 0
-        is_low = False
+        unread: tuple[str, ...] = ()
+        content, problem, allocated, unknown = b"", "", None, ""
         try:
             with open(self._meminfo, "rb", buffering=0) as file:
-                content = file.read()
-            rows = [row.split(None, 2) for row in content.splitlines()]
-            figures = {row[0]: int(row[1]) for row in rows}
-            total, available = figures[b"MemTotal:"] * _KIB, figures[b"MemAvailable:"] * _KIB
-            hugetlb = figures.get(b"Hugetlb:", 0) * _KIB
-            low = low_memory(content, total, hugetlb, available) if b"LowTotal:" in content else None
-            if low is not None:
-                (total, hugetlb, available), is_low = low, True
-        except (OSError, ValueError, IndexError, KeyError) as error:
-            unread.append(f"{self._meminfo} ({_short(error)}): counted as no memory available")
-        try:
-            with open(self._arcstats, "rb", buffering=0) as file:
-                zfs = 0 if is_low else zfs_reclaimable(file.read(), total - available)
-        except FileNotFoundError:
-            pass  # no ZFS here
-        except (OSError, ValueError) as error:
-            unread.append(f"{self._arcstats} ({_short(error)}): ZFS' cache is counted as used")
+                content = file.read(files.CHUNK_BYTES)
+        except OSError as error:
+            problem = _short(error)
+        rows = dict(_MEMINFO.findall(content))
+        total, hugetlb = int(rows.get(b"MemTotal", 0)) * KIB, int(rows.get(b"Hugetlb", 0)) * KIB
+        available = int(rows.get(b"MemAvailable", -1)) * KIB
+        self.total_bytes = total or self.total_bytes
+        if not 0 <= available <= total - hugetlb or (b"Hugetlb" not in rows and b"Hugetlb:" in content) or not total:
+            estimated = estimate(self._paths, content, problem, self._last_total)
+            total, hugetlb, available = estimated.total_bytes, estimated.hugetlb_bytes, estimated.available_bytes
+            unread, unknown = estimated.unread, estimated.unknown
+        low = None
+        if b"LowTotal:" in content and not unknown:
+            try:
+                low = low_memory(content, total, hugetlb, available)
+            except ValueError as error:
+                unknown, total, hugetlb, available = f"{self._meminfo} ({error})", 0, 0, 0
+                unread = (f"{unknown}: memory is unknown, so nothing is raised",)
+        total, hugetlb, available = low or (total, hugetlb, available)
+        zfs = 0
+        if low is None and not unknown:
+            try:
+                with open(self._arcstats, "rb", buffering=0) as file:
+                    zfs = zfs_reclaimable(file.read(), total - available)
+            except FileNotFoundError:
+                pass  # no ZFS here
+            except (OSError, ValueError) as error:
+                unread = (*unread, f"{self._arcstats} ({_short(error)}): ZFS' cache is counted as used")
         if self._entry_slab_bytes is None:
             try:
-                self._entry_slab_bytes = files.read_number(self._slab_size)
+                self._entry_slab_bytes = _entry_slab_bytes(self._slab_size)
             except (OSError, ValueError) as error:
-                unread.append(f"{self._slab_size} ({_short(error)}): assuming 640 bytes an entry")
-        with contextlib.suppress(OSError, ValueError, IndexError), open(self._total_objects, "rb", buffering=0) as file:
-            allocated = int(file.read().split(None, 1)[0])
+                unread = (*unread, f"{self._slab_size} ({_short(error)}): assuming 640 bytes an entry")
+        try:
+            with open(self._total_objects, "rb", buffering=0) as file:
+                match = files.NUMBER.match(file.read(files.NUMBER_BYTES))
+            allocated = None if match is None else int(match[1])
+            if allocated and allocated * _ENTRY_SLAB_BYTES.start > total > 0:
+                allocated = None  # more than the host's memory holds
+        except OSError:  # only root can read it
+            pass
+        self.unknown = unknown
         return Memory(
             total_bytes=total,
             hugetlb_bytes=hugetlb,
             available_bytes=available + zfs,
             zfs_bytes=zfs,
-            is_low=is_low,
+            is_low=low is not None,
+            unknown=unknown,
             entry_slab_bytes=self._entry_slab_bytes,
             allocated_entries=allocated,
-            unread=tuple(unread),
+            unread=unread,
         )
 
     def allocated_entries(self) -> int | None:
@@ -241,6 +280,19 @@ class MemoryReader:
             nodes = max(1, sum(name.startswith("node") for name in os.listdir(self._nodes)))
         return max(0, used - (10 * nodes + 2 * (os.cpu_count() or 1)) * capacity)
 
+    def _last_total(self) -> int:
+        """Return the last good MemTotal of this boot: this process's, or else what a guard has published under /run."""
+        published = (self._runtime_dir.status() or {}).get("memory_total_bytes")
+        return self.total_bytes or (published if isinstance(published, int) else 0)
+
+
+def _entry_slab_bytes(path: str) -> int:
+    """Return the size of an entry in its slab cache. Raises OSError or ValueError."""
+    size = files.read_number(path)
+    if size not in _ENTRY_SLAB_BYTES:
+        raise ValueError(f"{size} is no entry's size")
+    return size
+
 
 def impossible_count(netns: NetNamespace, counters: Counters) -> ImpossibleCount | None:
     """Return what is known of a count that can't be true, None of one that can."""
@@ -261,4 +313,4 @@ def most_entries(allocated: int | None) -> int:
 
 
 def _short(error: Exception) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error)
