@@ -214,7 +214,7 @@ def metric_families() -> str:
         observation=OBSERVED,
         cost=cost_of(OBSERVED, Policy()),
         reach=highest_affordable(OBSERVED, Policy()),
-        totals=metrics.count_drops(metrics.DropTotals(), OBSERVED),
+        totals=metrics.count_up(metrics.Totals(), OBSERVED),
         decisions=metrics.known_decisions(),
         loop=loop,
     )

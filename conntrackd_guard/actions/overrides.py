@@ -11,7 +11,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from conntrackd_guard.actions.revertible import Step, revertible_raises
+from conntrackd_guard.actions.revertible import Step, buckets_before, revertible_raises
+from conntrackd_guard.core import chains
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError
@@ -54,6 +55,10 @@ class Plan:
 
     current: int
     target: int
+    buckets: int | None
+    """The hash buckets from before the raises; None if those in force stay."""
+    buckets_to_keep: int | None
+    """Those that remain raised for the next boot."""
     original: bool
     """The target is the limit from before the first raise: nothing is left to persist."""
     squeezed: tuple[tuple[str, int], ...]
@@ -103,13 +108,19 @@ class Overrides:
                 f"Nothing to revert: no raise of the guard led to the limit of {current:,}. `guard history` shows "
                 "what did; `sysctl -w net.netfilter.nf_conntrack_max=N` sets another."
             )
-        target = (raises[-1] if whole else _chosen(raises, row_id)).before
+        last = raises[-1] if whole else _chosen(raises, row_id)
+        target, undone = last.before, raises[: raises.index(last) + 1]
         observation, now = self._observer.observe(rescan=True), self._clock.boottime()
+        buckets = buckets_before(undone, observation.buckets)
+        if (chains.average(chains.alive(observation), buckets) or 0.0) > chains.CHAIN_HOLD:
+            buckets = None  # packets would be lost without a message
         pause = self._runtime_dir.operator_pause(now)
         lasts = pause is not None and (pause.until_seconds is None or pause.until_seconds >= now + REVERT_PAUSE_SECONDS)
         return Plan(
             current=current,
             target=target,
+            buckets=buckets,
+            buckets_to_keep=next((step.buckets[1] for step in raises[len(undone) :] if step.buckets is not None), None),
             original=target == raises[-1].before,
             squeezed=tuple((t.label, t.count) for t in observation.tables if t.count > target),
             paused=pause if lasts else None,
@@ -136,7 +147,14 @@ class Overrides:
         own = Pause(by="guard revert", reason=why, until_seconds=now + REVERT_PAUSE_SECONDS)
         earlier = self._runtime_dir.operator_pause(now)
         until = (plan.paused or own).until_seconds
-        override = Override(kind=OverrideKind.REVERT, target=plan.target, until_seconds=until, reason=reason, **_who())
+        override = Override(
+            kind=OverrideKind.REVERT,
+            target=plan.target,
+            buckets_target=plan.buckets,
+            until_seconds=until,
+            reason=reason,
+            **_who(),
+        )
         planned = self._planned(override, plan.observation, OutcomeKind.NONE)
         applied = Outcome(kind=OutcomeKind.APPLIED, limit_after=plan.target)
         try:
@@ -162,19 +180,28 @@ class Overrides:
         return self._store(replace(planned, outcome=replace(applied, limit_after=after, detail=detail)))
 
     def _write(self, planned: Record, plan: Plan, decided: float) -> tuple[int, str]:
-        """Write the limit unless it is unlimited, then the drop-in; return the limit read back, and why the latter failed."""
+        """Write limit, buckets and drop-in; return the limit read back, and which of the others could not be written.
+
+        An unlimited limit stays: another program has set it since the plan was made.
+        """
         now = self._kernel.limit_in_force()
-        if now is not None and is_unlimited(now):  # another program's, since the plan was made
+        if now is not None and is_unlimited(now):
             error = OSError(None, f"the limit has become {format_limit(now)}")
             raise HostError(f"write {plan.target} to", self._paths.limit, error, "Find out what set it.")
-        after = self._kernel.set_limit(plan.target)
+        after, failed = self._kernel.set_limit(plan.target), []
+        if plan.buckets is not None:
+            try:
+                self._kernel.set_buckets(plan.buckets)
+            except HostError as error:
+                failed.append(f"The hash buckets stay as they are: {error}")
         try:
             none = plan.original or self._drop_in.limit() is None
             persisted = Persisted.from_record(planned, plan.target, sentence(planned, self._policy))
+            persisted = replace(persisted, buckets=plan.buckets_to_keep)
             self._drop_in.override(None if none else persisted, decided)
         except GuardError as error:
-            return after, f"The drop-in does not follow yet: {error}"
-        return after, ""
+            failed.append(f"The drop-in does not follow yet: {error}")
+        return after, " ".join(failed)
 
     def _record(self, override: Override) -> Record:
         """Record an override that wrote no limit, and leave it for a running daemon."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from conntrackd_guard.core.codec import decode
+from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.model import Raise, Record, TriggerKind
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host import files
@@ -21,6 +21,8 @@ class Step(NamedTuple):
     before: int
     after: int | None
     foreign: bool = False
+    buckets: tuple[int, int] | None = None
+    """Before and after, if a raise changed the hash buckets."""
 
 
 def revertible_raises(paths: Paths, limit: int) -> list[Step]:
@@ -43,6 +45,15 @@ def revertible_raises(paths: Paths, limit: int) -> list[Step]:
     return found
 
 
+def buckets_before(undone: list[Step], buckets: int | None) -> int | None:
+    """Return the hash buckets from before the raises `undone`, newest first.
+
+    None if none of them changed the buckets, or if another program did since: `buckets` are those in force.
+    """
+    changes = [step.buckets for step in undone if step.buckets is not None]
+    return changes[-1][0] if changes and changes[0][1] == buckets else None
+
+
 def _steps(paths: Paths) -> Iterator[Step]:
     """Yield every change of the limit, newest first: open intents without a row, then history."""
     boot_id = files.read_boot_id(paths.boot_id)
@@ -55,7 +66,14 @@ def _steps(paths: Paths) -> Iterator[Step]:
             with suppress(ValueError):  # one that can't be read is for the next start to report
                 record = decode(Record, content)
                 if isinstance(record.decision, Raise) and history.find_key(key) is None:
-                    yield Step(None, "raise", record.observation.limit or 0, record.decision.target)
+                    buckets = _buckets(encode(record.decision.arithmetic))
+                    yield Step(None, "raise", record.observation.limit or 0, record.decision.target, buckets=buckets)
         for row in history.steps():
             foreign = row.trigger == TriggerKind.OTHER_WRITER and boot_id in {"", row.boot_id}
-            yield Step(row.id, row.verdict, row.from_limit or 0, row.limit_after, foreign=foreign)
+            buckets = _buckets(row.arithmetic or {})
+            yield Step(row.id, row.verdict, row.from_limit or 0, row.limit_after, foreign=foreign, buckets=buckets)
+
+
+def _buckets(arithmetic: dict[str, Any]) -> tuple[int, int] | None:
+    before, after = arithmetic.get("buckets"), arithmetic.get("buckets_target")
+    return (int(before), int(after)) if before and after else None

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
-from conntrackd_guard.core import health
+from conntrackd_guard.core import chains, health
 from conntrackd_guard.core.budget import Cost, cost_of, filled, fullest_first
+from conntrackd_guard.core.chains import ChainLosses
 from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.configuration import FloodResponse, Mode, Policy
 from conntrackd_guard.core.errors import GuardError
@@ -102,6 +103,7 @@ def document(status: Status) -> dict[str, Any]:
             encode(table) | {"share": round(table.count / limit, 4) if limit else None} for table in fullest_first(seen)
         ],
         "idle_tables": seen.idle_tables,
+        "average_chain": None if seen.chain_limit is False else chains.average(chains.alive(seen), seen.buckets),
         "memory": encode(cost) | {"headroom_bytes": cost.headroom_bytes},
         "paused": encode(seen.pause),
         "next_step": {"allowed": isinstance(status.next_step, Raise), **encode(status.next_step)},
@@ -157,6 +159,9 @@ def _observe(paths: Paths, state: State) -> Observation:
     live = LiveKernel(paths)
     kernel = RehearsingKernel(live, rehearsed_limit(state, live.limit())) if paths.mode is Mode.DRY_RUN else live
     observer = Observer(paths, kernel, Clock(), RuntimeDir(paths))
-    observer.observe(rescan=True)
+    losses, before = ChainLosses(), observer.observe(rescan=True)
+    losses.look(before.tables, observer.present, before.boottime_seconds)
     time.sleep(LOOK_SECONDS)
-    return observer.observe()
+    seen = observer.observe()
+    losses.look(seen.tables, observer.present, seen.boottime_seconds)
+    return losses.mark(seen)

@@ -141,7 +141,7 @@ _COMMANDS = {  # in the order of the help text
             _MODE,
         )),
     "status": _Command("status", "show limit, use, memory, next step and the state of the daemon",
-        "guard status --json | jq .tables    (exit code 3: the guard is not healthy)", (_MODE,),
+        "guard status --json | jq .tables    (exit code 3: somebody has to act)", (_MODE,),
         either=(_JSON, _flag("--watch", "refresh every 2 s until Ctrl-C, with rates and a 5 min trend"))),
     "top": _Command("top", "show what fills a table and whether raising the limit would help",
         "sudo guard top --namespace web --by source", (

@@ -13,7 +13,7 @@ class Exit(IntEnum):
     USAGE = 2
     """The command line is invalid, or names no command."""
     NO = 3
-    """The answer is no: a guard that is not healthy, a failed check, nothing to revert, or refused without --force."""
+    """The answer is no: a guard that needs help, a failed check, nothing to revert, or refused without --force."""
     NOT_PERMITTED = 77
     """The user lacks the permissions."""
     BAD_SETTINGS = 78

@@ -4,13 +4,13 @@ Charged are full tables at the target, and every other tracking namespace at twi
 may grow, but never past the target). An entry that exists is already missing from available memory.
 """
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, Charges, assess
+from conntrackd_guard.core.chains import CHAIN_ADVISE, CHAIN_HOLD, enough_buckets
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
 from conntrackd_guard.core.limits import is_unlimited
 from conntrackd_guard.core.model import INT_MAX, Observation, Table, Trigger, TriggerKind
@@ -24,12 +24,6 @@ UNKNOWN_ENTRY_BYTES = 640
 _ROUNDED_TO_BYTES = 64
 """The planning figure is rounded up to a whole cache line: (256 + 256) × 1.1 = 563 → 576."""
 BUCKET_BYTES = 8
-CHAIN_ADVISE = 8
-"""Average chain from which new flows cost noticeably more (11 µs at 1.9, 14 at 7.6)."""
-CHAIN_HOLD = 24
-"""Average chain beyond which inserts begin to be lost without a log message (1e-7 at 24, 0.02 % at 32)."""
-BUCKETS_ROUNDED_TO = 512
-"""The kernel rounds a new number of buckets up to a page of list heads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +104,10 @@ def calculate(  # noqa: PLR0913, PLR0917 - the calculation has as many terms
     held += min(full_entries, charges.full_held)
     entries, buckets_target = full_entries + other_entries, None
     if policy.buckets is Buckets.MATCH and buckets is not None and 2 * entries > CHAIN_ADVISE * buckets:
-        buckets_target = math.ceil(2 * entries / CHAIN_ADVISE / BUCKETS_ROUNDED_TO) * BUCKETS_ROUNDED_TO
+        buckets_target = enough_buckets(entries)
+    kept = None if case.trigger.persisted is None else case.trigger.persisted.buckets
+    if kept is not None and buckets is not None and kept > max(buckets, buckets_target or 0):
+        buckets_target = kept  # what this guard raised comes back with the limit
     array_bytes, after = BUCKET_BYTES * seen.bucket_arrays, buckets_target or buckets
     each, source = bytes_per_entry(seen.entry_slab_bytes)
     cost = each * entries + array_bytes * (after or 0)
@@ -118,13 +115,14 @@ def calculate(  # noqa: PLR0913, PLR0917 - the calculation has as many terms
     budget = budget_bytes(policy, seen.memory_total_bytes, seen.memory_hugetlb_bytes)
     least = min_available_bytes(policy, seen.memory_total_bytes)
     flood = policy.on_flood if case.flooded else None
+    has_chain_limit = seen.chain_limit is not False
     exceeded = (
         (Bound.INT_MAX, target > INT_MAX),
         (Bound.MAX_LIMIT, policy.max_limit is not None and target > policy.max_limit),
         (Bound.FLOOD, flood is not None and not flood.allows(target)),
         (Bound.BUDGET, cost > budget),
         (Bound.MIN_AVAILABLE, seen.memory_available_bytes - new < least),
-        (Bound.CHAINS, after is not None and 2 * entries > CHAIN_HOLD * after),
+        (Bound.CHAINS, after is not None and has_chain_limit and 2 * entries > CHAIN_HOLD * after),
     )
     bound = Bound.TARGET
     for candidate, is_exceeded in exceeded:
@@ -158,7 +156,7 @@ def calculate(  # noqa: PLR0913, PLR0917 - the calculation has as many terms
         memory_available_bytes=seen.memory_available_bytes,
         max_limit=policy.max_limit,
         on_flood=flood,
-        chain=round(2 * entries / after, 2) if after else None,
+        chain=round(2 * entries / after, 2) if after and has_chain_limit else None,
         unread_tables=min(seen.unread_tables, charges.full),
         memory_zfs_bytes=seen.memory_zfs_bytes,
         memory_is_low=seen.memory_is_low,

@@ -109,6 +109,8 @@ def _override_sentence(record: Record, override: Override) -> str:
         case OverrideKind.REVERT:
             done = "reverted" if record.outcome.kind is OutcomeKind.APPLIED else "tried to revert"
             target = "the value before" if override.target is None else f"{override.target:,}"
+            if override.buckets_target is not None:
+                target += f", and the hash buckets from {observation.buckets or 0:,} to {override.buckets_target:,}"
             detail = f" {record.outcome.detail.rstrip('.')}." if record.outcome.detail else ""
             return f"{who} {done} the limit from {format_limit(observation.limit or 0)} to {target}{why}.{detail}"
         case OverrideKind.PAUSE:

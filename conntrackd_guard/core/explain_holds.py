@@ -1,6 +1,6 @@
 """The sentences of holds: what was not done and why, with the figures of the record."""
 
-from conntrackd_guard.core import tuning
+from conntrackd_guard.core import chains, tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
@@ -16,7 +16,7 @@ _STATEMENTS = frozenset({
     HoldReason.HISTORICAL, HoldReason.SUPPRESSED, HoldReason.RESOLVED, HoldReason.COOLDOWN, HoldReason.UNLIMITED,
     HoldReason.NO_CONNTRACK, HoldReason.ALREADY_IN_FORCE, HoldReason.SET_ELSEWHERE, HoldReason.OVER_BUDGET_AT_START,
     HoldReason.LIMIT_RAISED, HoldReason.LIMIT_LOWERED, HoldReason.RESERVE_BROKEN, HoldReason.BUCKETS_CHANGED,
-    HoldReason.RELOADED,
+    HoldReason.RELOADED, HoldReason.CHAIN_DROPS, HoldReason.LONG_CHAINS, HoldReason.BUCKETS_LOST,
 })  # fmt: skip
 """Holds of which nobody expected a raise: their sentence begins without `Not raised`."""
 _ABOUT_A_TABLE = frozenset({
@@ -121,6 +121,16 @@ def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
         case HoldReason.RESOLVED if observation.limit and (table := concerned(record)) is not None:
             name, use = table_name(table), f"{table.count:,} of {observation.limit:,}"
             return f"{name[0].upper()}{name[1:]}: the condition is over ({use}). Nothing to do."
+        case HoldReason.CHAIN_DROPS | HoldReason.LONG_CHAINS:
+            return _long_chains(record) or decision.reason.sentence
+        case HoldReason.BUCKETS_LOST if trigger.persisted is not None and trigger.persisted.buckets is not None:
+            limit, buckets = (
+                trigger.persisted.limit,
+                f"{observation.buckets or 0:,} of the {trigger.persisted.buckets:,}",
+            )
+            return (
+                f"The persisted limit ({limit:,}) is in force, but with {buckets} hash buckets that were raised for it."
+            )
         case HoldReason.MEMORY_UNKNOWN if unknown := observation.memory_unknown:
             return f"The memory of this host can't be read ({unknown}), so no raise can be calculated."
         case HoldReason.RESERVE_BROKEN if decision.arithmetic is not None:
@@ -170,6 +180,25 @@ def _foreign_write(record: Record, was: int, policy: Policy) -> str:
     count = sum(at > now - window for at in after)
     stops = "the guard has stopped raising" if count >= most else f"at {most} the guard stops raising"
     return f"{text} {count} of {most} in {window / 3600:.0f} h: {stops}."
+
+
+def _long_chains(record: Record) -> str:
+    """Return the packets lost, the table that lost most of them, and the average chain; "" without such figures."""
+    seen, entries = record.observation, chains.alive(record.observation)
+    chain = chains.average(entries, seen.buckets)
+    average = (
+        "" if chain is None else f" Chains average {chain:.1f} entries (2 × {entries:,} ÷ {seen.buckets:,} buckets)."
+    )
+    losing = [table for table in seen.tables if table.lost_to_chains]
+    if not losing:
+        drops = f"From {chains.CHAIN_HOLD} on the kernel drops new connections, without a message."
+        return f"Hash chains are long.{average} {drops}" if average else ""
+    most, lost = max(losing, key=lambda table: table.lost_to_chains or 0), sum(t.lost_to_chains or 0 for t in losing)
+    since, now = record.trigger.since_seconds, seen.boottime_seconds
+    within = "" if since is None else f" within {format_span(max(0.0, now - since))}"
+    whose = f"{'' if len(losing) == 1 else 'most of them '}of {table_name(most)}"
+    packets = f"{lost:,} packet{'' if lost == 1 else 's'}"
+    return f"The kernel dropped {packets}{within} for long hash chains ({whose}), without a message.{average}"
 
 
 def _set_elsewhere(record: Record, limit: int, persisted: int) -> str:

@@ -29,11 +29,16 @@ class Level(StrEnum):
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
-    """It would raise, but works with less than it should, or an operator has paused it."""
+    """It raises with less than it should have, or an operator has paused it."""
     ACTION_REQUIRED = "action_required"
-    """A need for a raise is, or would be, left unanswered until somebody acts."""
+    """Until somebody acts, a need for a raise stays unanswered, or decisions are not recorded."""
     DOWN = "down"
     """No guard answers."""
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether somebody has to act: exit code 3."""
+        return self in {type(self).ACTION_REQUIRED, type(self).DOWN}
 
     @property
     def severity(self) -> int:
@@ -102,7 +107,7 @@ def of_document(document: Mapping[str, Any]) -> Health:
 
 
 def _actions(document: Mapping[str, Any]) -> Iterator[Reason]:
-    """Yield what leaves a need for a raise unanswered."""
+    """Yield what stays as it is until somebody acts."""
 
     def reason(code: str, text: str, step: str) -> Reason:
         return Reason(level=Level.ACTION_REQUIRED, code=code, text=text, next_step=step)
@@ -127,6 +132,8 @@ def _actions(document: Mapping[str, Any]) -> Iterator[Reason]:
         code, table = (str(need.get(key)) for key in ("reason", "table")) if isinstance(need, Mapping) else ("", "")
         label = _LABELS.get(code, code)
         yield reason(code, f"{table} is full, and can't be raised further ({label})", "`guard history` has the cure.")
+    for text in _list(_mapping(document, "recorder"), "trouble"):
+        yield reason("recorder", str(text), "Raises go on. Fix the cause; pending records are then written.")
 
 
 def _losses(document: Mapping[str, Any]) -> Iterator[Reason]:
@@ -140,8 +147,11 @@ def _losses(document: Mapping[str, Any]) -> Iterator[Reason]:
         by = str(pause.get("by"))
         step = f"Remove {by} to resume." if by.startswith("/") else "`guard resume` ends it."
         yield reason("paused", f"raising is paused by {by}{_until(pause.get('until'))}", step)
-    for text in _list(recorder, "trouble"):
-        yield reason("recorder", str(text), "Raises go on. Fix the cause; pending records are then written.")
+    if chains := _mapping(document, "long_chains"):
+        code, text = "long_chains", "hash chains are so long that the kernel may drop packets"
+        if lost := chains.get("lost"):
+            code, text = "chain_drops", f"the kernel drops packets for long hash chains ({lost} so far)"
+        yield reason(code, text, "`guard history` has the command that adds hash buckets.")
     stuck = recorder.get("stuck_seconds")
     if isinstance(stuck, int | float) and stuck > STUCK_SECONDS:
         text = f"the recorder has been stuck for {format_duration(stuck)}"

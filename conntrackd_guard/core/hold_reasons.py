@@ -55,6 +55,12 @@ class HoldReason(Enum):
     )
     CHAINS = ("Hash chains would get so long that the kernel drops packets silently.", "long hash chains")
     INT_MAX = ("The limit is the highest that the kernel accepts.", "kernel maximum")
+    CHAIN_DROPS = (
+        "Hash chains are so long that the kernel drops new connections. It logs no message.",
+        "lost to hash chains",
+    )
+    LONG_CHAINS = "Hash chains are so long that the kernel may drop new connections. It logs no message."
+    BUCKETS_LOST = "The persisted limit is in force, but without the hash buckets that were raised for it."
     ALREADY_IN_FORCE = "The persisted limit is in force."
     SET_ELSEWHERE = (
         "The limit is lower than the persisted one and isn't a kernel default. Someone set it on purpose, so it stays.",

@@ -5,7 +5,7 @@ From nf_conntrack_init_start() in net/netfilter/nf_conntrack_core.c; d532bcd0b26
 
 import re
 
-from conntrackd_guard.core.budget import BUCKETS_ROUNDED_TO
+from conntrackd_guard.core.chains import BUCKETS_ROUNDED_TO
 from conntrackd_guard.core.model import LoadFacts
 
 GIB = 1 << 30

@@ -5,9 +5,10 @@ of the fullest tables. No label contains an address.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from conntrackd_guard.core import chains
 from conntrackd_guard.core.arithmetic import Arithmetic
 from conntrackd_guard.core.budget import Cost
 from conntrackd_guard.core.codec import verdict
@@ -18,7 +19,21 @@ from conntrackd_guard.core.records import reason
 from conntrackd_guard.core.usage import risen
 
 TABLES_NAMED = 20
-"""Tables with series of their own; all others are one sum. With three series each, a host has at most 63."""
+"""Tables with series of their own; all others are one sum. With six series each, a host has at most 126."""
+COUNTERS = ("drop", "early_drop", "insert_failed", "clash_resolved", "chain_too_long")
+"""The fields of a table that are exported as counters."""
+_COUNTED = (
+    ("drop", "drops_total", "Number of packets dropped because the table was full"),
+    ("early_drop", "early_drop_total", "Number of dropped conntrack entries to make room for new ones"),
+    (
+        "insert_failed",
+        "insert_failed_total",
+        "Number of entries that could not be inserted, without those of long chains",
+    ),
+    ("clash_resolved", "clash_resolved_total", "Number of insert races that lost no packet"),
+    ("chain_too_long", "chain_too_long_total", "Number of packets dropped because a hash chain was too long"),
+)
+"""Field, name and help of each."""
 OTHERS = ("others", "")
 """Labels of that sum."""
 _NAME_CHARACTERS = 100
@@ -48,24 +63,21 @@ class Family:
     """Values of `labels`, and the figure, for each series."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableDrops:
-    """Drops of one table: the kernel's u32 counters at the last reading, and sums that don't wrap."""
+@dataclass(frozen=True, slots=True)
+class Total:
+    """A counter of one table: the kernel's, a sum of u32 counters, at the last reading; and a sum that doesn't wrap."""
 
-    drop: int
-    early_drop: int
-    drops: int
-    early_drops: int
+    last: int
+    sum: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DropTotals:
-    """Drops of all tables. No figure ever decreases, even if a table enters or leaves the fullest."""
+class Totals:
+    """The counters of all tables, by their COUNTERS. None ever decreases, even if a table enters or leaves the fullest."""
 
-    tables: Mapping[int, TableDrops] = field(default_factory=dict)
-    other_drops: int = 0
-    """Drops of tables while they were among the others."""
-    other_early_drops: int = 0
+    tables: Mapping[int, Mapping[str, Total]] = field(default_factory=dict)
+    others: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+    """What tables counted while they were among the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +102,7 @@ class Figures:
     observation: Observation
     cost: Cost
     reach: Arithmetic | None
-    totals: DropTotals
+    totals: Totals
     decisions: Mapping[DecisionLabels, int]
     loop: LoopStatus
 
@@ -117,22 +129,20 @@ def named_tables(observation: Observation) -> tuple[Table, ...]:
     return tuple(tables[:TABLES_NAMED])
 
 
-def count_drops(before: DropTotals, observation: Observation) -> DropTotals:
+def count_up(before: Totals, observation: Observation) -> Totals:
     """Return the totals after another observation. A new table's series begins with its counters."""
     alone = {table.namespace for table in named_tables(observation)}
-    tables: dict[int, TableDrops] = {}
-    others, early_others = before.other_drops, before.other_early_drops
+    tables: dict[int, Mapping[str, Total]] = {}
+    others = dict(before.others)
     for table in observation.tables:
-        if table.drop is None:
-            continue
-        drop, early = table.drop, table.early_drop or 0
-        first = TableDrops(drop=drop, early_drop=early, drops=drop, early_drops=early)
-        known = before.tables.get(table.namespace, first)
-        more, early_more = risen(known.drop, drop), risen(known.early_drop, early)
-        tables[table.namespace] = replace(first, drops=known.drops + more, early_drops=known.early_drops + early_more)
+        known = before.tables.get(table.namespace, {})
+        counters = {name: now for name in COUNTERS if (now := getattr(table, name)) is not None}
+        first = {name: known.get(name, Total(now, now)) for name, now in counters.items()}
+        rises = {name: risen(first[name].last, now) for name, now in counters.items()}
+        tables[table.namespace] = {name: Total(now, first[name].sum + rises[name]) for name, now in counters.items()}
         if table.namespace not in alone:
-            others, early_others = others + more, early_others + early_more
-    return DropTotals(tables=tables, other_drops=others, other_early_drops=early_others)
+            others |= {name: others[name] + rise for name, rise in rises.items()}
+    return Totals(tables=tables, others=others)
 
 
 def families(figures: Figures) -> tuple[Family, ...]:
@@ -173,23 +183,25 @@ def _of_guard(figures: Figures) -> Iterator[Family]:
     over = "Whether the limit persisted for this boot exceeds the memory budget."
     yield _gauge("persisted_limit_over_budget", over, loop.over_budget)
     yield _gauge("buckets", "Number of hash buckets, shared by all tables.", seen.buckets)
+    chain = chains.average(chains.alive(seen), seen.buckets) if seen.chain_limit is not False else None
+    text = "Average length of a hash chain, in entries; from 24 on the kernel drops packets without a message."
+    yield _gauge("average_chain_entries", text, chain)
     yield _gauge("tables", "Number of network namespaces that track connections.", len(seen.tables) + seen.idle_tables)
 
 
 def _of_tables(figures: Figures) -> Iterator[Family]:
-    """Yield usage and drops. The others have series from the start, so that `increase()` sees their first drop."""
+    """Yield usage and losses. The others have series from the start, so that `increase()` sees their first drop."""
     tables, totals = named_tables(figures.observation), figures.totals
     labelled = [((str(table.namespace), _name(table)), table) for table in tables]
-    known = [(labels, totals.tables[t.namespace]) for labels, t in labelled if t.namespace in totals.tables]
     rest = sum(table.count for table in figures.observation.tables) - sum(table.count for table in tables)
     held = [*((labels, table.count) for labels, table in labelled), (OTHERS, rest)]
-    drops = [*((labels, total.drops) for labels, total in known), (OTHERS, totals.other_drops)]
-    early = [*((labels, total.early_drops) for labels, total in known), (OTHERS, totals.other_early_drops)]
-    for name, kind, text, samples in (
-        ("entries", Kind.GAUGE, "Number of currently allocated flow entries for connection tracking", held),
-        ("drops_total", Kind.COUNTER, "Number of packets dropped because the table was full", drops),
-        ("early_drop_total", Kind.COUNTER, "Number of dropped conntrack entries to make room for new ones", early),
-    ):
+    whole = [("entries", Kind.GAUGE, "Number of currently allocated flow entries for connection tracking", held)]
+    for counter, name, text in _COUNTED:
+        known = [(labels, totals.tables.get(table.namespace, {}).get(counter)) for labels, table in labelled]
+        counted = [(labels, total.sum) for labels, total in known if total is not None]
+        if counter != "chain_too_long" or figures.observation.chain_limit is not False:
+            whole.append((name, Kind.COUNTER, text, [*counted, (OTHERS, totals.others[counter])]))
+    for name, kind, text, samples in whole:
         yield Family(
             name=f"guard_table_{name}",
             kind=kind,

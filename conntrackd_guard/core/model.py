@@ -38,6 +38,7 @@ class TriggerKind(StrEnum):
 
     KERNEL_MESSAGE = "kernel_message", "kernel: table full"
     FILLING_UP = "filling_up", "filling up"
+    CHAINS = "chains", "hash chains"
     OTHER_WRITER = "other_writer", "other program"
     MEMORY = "memory", "memory check"
     START = "start", "start"
@@ -49,6 +50,8 @@ class PersistedLimit:
     """The limit that the drop-in sets at the next boot, and the host it was calculated for."""
 
     limit: int
+    buckets: int | None = None
+    """Hash buckets that the guard raised for it; None if it raised none."""
     decision: str = ""
     """Key of the record that wrote it."""
     boot_id: str = ""
@@ -97,6 +100,8 @@ class Trigger:
     judged: bool = False
     """A table that could be read has explained the message before: if it is gone since, no unknown table is full."""
     stamp_us: int | None = None
+    since_seconds: float | None = None
+    """When packets began to be lost to long chains."""
     message_wall_seconds: float | None = None
     """Wall time of the newest of messages from before the start, if the journal has it."""
     namespaces: tuple[tuple[int, int], ...] = ()
@@ -123,6 +128,14 @@ class Table:
     drop: int | None = None
     """The kernel's drop counter (cumulative), None if unreadable."""
     early_drop: int | None = None
+    insert_failed: int | None = None
+    """Entries that could not be inserted (cumulative), without those in `chain_too_long`."""
+    clash_resolved: int | None = None
+    """Insert races that lost no packet (cumulative)."""
+    chain_too_long: int | None = None
+    """Packets dropped for a long hash chain (cumulative); None if this kernel has no chain limit, or unreadable."""
+    lost_to_chains: int | None = None
+    """The rise of `chain_too_long` since `Trigger.since_seconds`; None without losses, or if nobody looked for them."""
     dropped: int | None = None
     """Drops while it stood near the limit in force, since that limit last changed or a quiet period; None if unreadable.
 
@@ -203,8 +216,10 @@ class Observation:
     unread_tables: int = 0
     """Tables that can't be read, but must be expected: each is charged as a full one."""
     has_statistics: bool = True
-    """Whether this kernel has statistics files: without them, drops and other namespaces' tables can't be read."""
+    """Whether this kernel has statistics files: without them it shows no other namespace's table, and drops over netlink."""
     buckets: int | None = None
+    chain_limit: bool | None = None
+    """Whether this kernel drops packets for long hash chains; None if unknown, which counts as yes."""
     bucket_arrays: int = 2
     """NAT has one of its own. Nothing shows whether it is built in, so it always counts."""
     entry_slab_bytes: int | None = None
@@ -269,6 +284,8 @@ class Override:
     kind: OverrideKind
     target: int | None = None
     """The limit that a revert restores."""
+    buckets_target: int | None = None
+    """The hash buckets that it restores, None if they stay."""
     until_seconds: float | None = None
     """End of the pause; None: until resumed."""
     reason: str = ""

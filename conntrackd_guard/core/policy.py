@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from conntrackd_guard.core import budget, tuning
+from conntrackd_guard.core import budget, chains, tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, assess
-from conntrackd_guard.core.configuration import FloodAction, Policy
+from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.kernel_default import default_limit
 from conntrackd_guard.core.limits import is_lower
@@ -91,7 +91,7 @@ def resolve(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
     return fit(case, state, policy)
 
 
-def unanswerable(  # noqa: PLR0911 - one return an answer
+def unanswerable(  # noqa: C901, PLR0911 - one return an answer
     case: Assessment, _: State, policy: Policy
 ) -> Hold | None:
     """Hold unless there is a limit to raise and the trigger is a reason to raise it."""
@@ -105,6 +105,8 @@ def unanswerable(  # noqa: PLR0911 - one return an answer
         return Hold(reason=HoldReason.NO_CONNTRACK)
     if trigger.kind is TriggerKind.OTHER_WRITER:
         return Hold(reason=_change(trigger, observation.limit))
+    if trigger.kind is TriggerKind.CHAINS:
+        return _long_chains(observation, policy)
     if not 0 < observation.limit <= INT_MAX:  # what `limits.is_unlimited` says, without a call
         return Hold(reason=HoldReason.UNLIMITED, retry_seconds=observation.boottime_seconds + RECHECK_SECONDS)
     match trigger.kind:
@@ -238,6 +240,8 @@ def unrestorable(case: Assessment, _: State, policy: Policy) -> Hold | None:
     if persisted is None or limit >= persisted.limit:
         counted = frozenset({Bound.BUDGET, Bound.MIN_AVAILABLE})
         arithmetic = budget.largest_target(case, limit, 0.0, policy, counted)
+        if arithmetic.bound is Bound.TARGET and persisted is not None and (persisted.buckets or 0) > buckets:
+            return Hold(reason=HoldReason.BUCKETS_LOST, advice=(_resize_advice(persisted.buckets or 0, observation),))
         if arithmetic.bound is Bound.TARGET:
             return Hold(reason=HoldReason.ALREADY_IN_FORCE)
         step = "The guard never lowers it unasked: `guard revert --all` goes back to the limit before the first raise."
@@ -289,11 +293,11 @@ def fit(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
             corroboration=truth,
             buckets_target=arithmetic.buckets_target,
             advice=()
-            if is_plain and (arithmetic.chain or 0) <= budget.CHAIN_ADVISE
+            if is_plain and (arithmetic.chain or 0) <= chains.CHAIN_ADVISE
             else _advice(case, state, arithmetic),
         )
     if arithmetic.bound is Bound.CHAINS:
-        reason, step = HoldReason.CHAINS, _buckets_command(arithmetic)
+        reason, step = HoldReason.CHAINS, _buckets_advice(case, arithmetic)
     else:
         reason, step = _BOUND_HOLDS[arithmetic.bound]
     return Hold(
@@ -312,22 +316,42 @@ def _advice(case: Assessment, state: State, arithmetic: Arithmetic) -> tuple[str
     is_advised = (
         last is not None
         and case.observation.boottime_seconds < last + tuning.INCIDENT_SECONDS
-        and 2 * entries_before > budget.CHAIN_ADVISE * (arithmetic.buckets or 0)
+        and 2 * entries_before > chains.CHAIN_ADVISE * (arithmetic.buckets or 0)
     )
     if case.corroboration is Corroboration.UNKNOWN:
         advice.append("The table could not be judged: one plain step, charged as one full table.")
     if case.flooded is None:
         advice.append("No sample shows yet whether a flood fills the table: one plain step, and a sample after it.")
     chain = 0.0 if is_advised or arithmetic.buckets_target is not None else arithmetic.chain or 0.0
-    if chain > budget.CHAIN_ADVISE:
-        advice.append(f"Lookups get slow: hash chains may reach {chain:.0f} entries. {_buckets_command(arithmetic)}")
+    if chain > chains.CHAIN_ADVISE:
+        advice.append(
+            f"Lookups get slow: hash chains may reach {chain:.0f} entries. {_buckets_advice(case, arithmetic)}"
+        )
     return tuple(advice)
 
 
-def _buckets_command(arithmetic: Arithmetic) -> str:
-    wanted = -(-arithmetic.wanted // budget.BUCKETS_ROUNDED_TO) * budget.BUCKETS_ROUNDED_TO
-    stall_ms = arithmetic.in_use * 0.5 / 1000  # 0.5 µs an entry, all locks held
-    return (
-        f"More buckets: `sysctl -w net.netfilter.nf_conntrack_buckets={wanted}` "
-        f"(stalls traffic for about {stall_ms:.0f} ms now), or `buckets: match`."
-    )
+def _buckets_advice(case: Assessment, arithmetic: Arithmetic) -> str:
+    """Return how to get the buckets for what was wanted, as `buckets: match` would."""
+    entries = arithmetic.full_tables * arithmetic.wanted + arithmetic.other_entries
+    return f"{_resize_advice(chains.enough_buckets(entries), case.observation)} Or set `buckets: match`."
+
+
+def _resize_advice(buckets: int, observation: Observation) -> str:
+    stall_ms, now = chains.stall_ms(chains.alive(observation)), observation.buckets
+    undo = f"; to undo: `{chains.resize_command(now)}`" if now else ""
+    return f"More buckets: `{chains.resize_command(buckets)}` (stalls traffic for about {stall_ms:.0f} ms now{undo})."
+
+
+def _long_chains(observation: Observation, policy: Policy) -> Hold:
+    """Hold while packets are lost to long chains, or the average chain is as long as that: buckets help, not the limit."""
+    entries, buckets = chains.alive(observation), observation.buckets
+    chain = chains.average(entries, buckets) or 0.0
+    lost = sum(table.lost_to_chains or 0 for table in observation.tables)
+    if observation.chain_limit is False or not (lost or chain >= chains.CHAIN_HOLD):
+        return Hold(reason=HoldReason.RESOLVED)
+    # For a full table as well. Where the average is short, the hash is uneven: twice as many halve every chain.
+    wanted = chains.enough_buckets(max(entries, observation.limit or 0))
+    advice = _resize_advice(wanted if wanted > (buckets or 0) else 2 * (buckets or 0), observation)
+    keep, match = "To keep them after a boot, put that into a file in /etc/sysctl.d.", "The next raise does that too."
+    reason = HoldReason.CHAIN_DROPS if lost else HoldReason.LONG_CHAINS
+    return Hold(reason=reason, advice=(advice, match if policy.buckets is Buckets.MATCH else keep))

@@ -27,7 +27,7 @@ from conntrackd_guard.core.text import short
 ACTIONABLE = frozenset({
     HoldReason.OVER_BUDGET, HoldReason.OVER_BUDGET_AT_START, HoldReason.RESERVE, HoldReason.AT_CEILING, HoldReason.FLOOD,
     HoldReason.CHAINS, HoldReason.INT_MAX, HoldReason.CONFLICT, HoldReason.RESERVE_BROKEN, HoldReason.MEMORY_UNKNOWN,
-    HoldReason.IMPOSSIBLE_COUNT,
+    HoldReason.CHAIN_DROPS, HoldReason.LONG_CHAINS, HoldReason.BUCKETS_LOST, HoldReason.IMPOSSIBLE_COUNT,
 })  # fmt: skip
 """Need met a bound that the guard can't move, or the guard stopped itself. Time, a raise or an operator ends the others."""
 NAMED_ONE_BY_ONE = 32
@@ -99,7 +99,8 @@ def condense(observation: Observation, concerned: int | None) -> Observation:
     alone = fullest[:NAMED_ONE_BY_ONE]
     small: list[Table] = []
     for table in fullest[NAMED_ONE_BY_ONE:]:
-        apart = table.initial or table.namespace == concerned or table.dropped != 0 or 2 * table.count > limit
+        is_losing = table.dropped != 0 or bool(table.lost_to_chains)
+        apart = table.initial or table.namespace == concerned or is_losing or 2 * table.count > limit
         (alone if apart else small).append(table)
     entries = sum(table.count for table in small)
     return replace(observation, tables=tuple(alone), small_tables=len(small), small_entries=entries)

@@ -9,8 +9,9 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from conntrackd_guard.core import budget, episode, incident, usage, verification
+from conntrackd_guard.core import budget, chains, episode, incident, usage, verification
 from conntrackd_guard.core.assessment import Assessment, assess
+from conntrackd_guard.core.chains import ChainLosses
 from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.hold_reasons import HoldReason
@@ -45,6 +46,10 @@ OVERRIDE_SECONDS = 10.0
 """An override that set a limit is in force within milliseconds; one that still isn't was cut short."""
 WAITING_SECONDS = 2.0
 """The tick while this kernel tracks no connections, and the wait after a host error."""
+CHAINS_SECONDS = 1.0
+"""Interval for comparing the average hash chain with the one from which packets are lost."""
+CHAINS_AGAIN_SECONDS = 60.0
+"""Interval for deciding again about long chains: the history counts how long they last, and the log has them hourly."""
 MEMORY_SECONDS = 1.0
 """Interval for comparing the entries that exist with budget and `min_available`, while tables are read."""
 
@@ -62,12 +67,14 @@ class Controller:
         self.limit = parts.kernel.limit_in_force() if ours is None else ours
         """The limit in force as last seen, or as the guard left it before it was restarted."""
         self._buckets = parts.kernel.buckets()
+        self._reverted_buckets: int | None = None
         self._module = parts.kernel.module()
         """Which loading of connection tracking `limit` belongs to."""
         self._kept = parts.kept
         """The limit to put back where a boot or a loading of the module lost it."""
         if ours is not None and (self._kept is None or self._kept.limit < ours):
-            self._kept = PersistedLimit(limit=ours, boot_id=parts.observer.boot_id)
+            buckets = None if self._kept is None else self._kept.buckets
+            self._kept = PersistedLimit(limit=ours, buckets=buckets, boot_id=parts.observer.boot_id)
         self._restore_at: float | None = None
         """When to try again to put it back, after one of _RESTORED_LATER."""
         self._affordable: int | None = None
@@ -76,8 +83,9 @@ class Controller:
         self._changes: list[Record] = []
         """Other writers' changes that are in the state and still to be submitted: nothing delays a write."""
         self._incidents: Incidents = {}
-        self._limit_changed = self._memory_broken = False
-        self._memory_at = 0.0
+        self._limit_changed = self._memory_broken = self._chains_long = self._chains_losing = False
+        self._memory_at = self._chains_at = self._chains_again = 0.0
+        self._chains = ChainLosses()
         self._keys = 0
         self._publisher = Publisher(parts)
 
@@ -99,6 +107,8 @@ class Controller:
         if self._limit_changed:
             episodes, self._limit_changed = episode.on_limit_change(episodes, now), False
         limit = self._p.kernel.limit()
+        if limit is not None and is_unlimited(limit):  # nothing but chains bounds the tables
+            self._check_chains(self._p.observer.watch(attentive=series.is_due(wall))[0], now)
         if limit is None or is_unlimited(limit):
             return episode.on_tables(episodes, (), 0, 0, self.policy, now), now + WAITING_SECONDS
         tables, hurry = self._p.observer.watch(attentive=bool(episodes) or series.is_due(wall))
@@ -113,6 +123,7 @@ class Controller:
         if tables and now >= self._memory_at:
             self._memory_at = now + MEMORY_SECONDS
             self._check_memory()
+        self._check_chains(tables, now)
         left = min((usage.seconds_to_full(t.count, limit, t.growth_per_second) for t in tables), default=math.inf)
         last = self.state.last_raise_seconds
         # A step made without a measured demand can fill within the cooldown.
@@ -159,6 +170,7 @@ class Controller:
                 case BucketsRefused(why=why):
                     self._p.recorder.log("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
                     policy = replace(policy, buckets=Buckets.KEEP)
+                    trigger = _without_buckets(trigger)
         return self._finish(record, policy, case, is_news=is_news, covers=covers)
 
     def publish(self, episodes: Episodes) -> None:
@@ -169,7 +181,13 @@ class Controller:
             self._restore()
         over_budget = self._affordable is not None and (self.limit or 0) > self._affordable
         self._publisher.publish(
-            self.limit, self.policy, self.state, episodes, over_budget=over_budget, memory_exceeded=self._memory_broken
+            self.limit,
+            self.policy,
+            self.state,
+            episodes,
+            over_budget=over_budget,
+            memory_exceeded=self._memory_broken,
+            long_chains={"lost": self._chains.total} if self._chains_long else None,
         )
 
     def _explained(self, case: Assessment) -> Assessment:
@@ -212,8 +230,11 @@ class Controller:
                 self.limit = outcome.limit_after
             tables = self._p.observer.rebase()
             if outcome.kind is OutcomeKind.APPLIED:
-                boot_id = record.observation.boot_id
-                self._kept = PersistedLimit(limit=outcome.limit_after, decision=record.key, boot_id=boot_id)
+                kept, boot_id = self._kept, record.observation.boot_id
+                buckets = decision.buckets_target or (None if kept is None else kept.buckets)
+                self._kept = PersistedLimit(
+                    limit=outcome.limit_after, buckets=buckets, decision=record.key, boot_id=boot_id
+                )
                 self._begin_verification(record, outcome.limit_after, tables)
         self._incidents = incident.on_record(self._incidents, record)
         position = self._p.log_sources.position() if covers() else None
@@ -257,9 +278,8 @@ class Controller:
             if limit != before:
                 self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
             return
-        resized = (
-            None not in {was_buckets, seen.buckets} and seen.buckets != was_buckets and not self._p.kernel.rehearsing
-        )
+        known = {None, was_buckets, self._reverted_buckets}  # a revert writes them after the limit
+        resized = was_buckets is not None and seen.buckets not in known and not self._p.kernel.rehearsing
         if limit == before and not resized and not reloaded:
             return
         trigger = Trigger(
@@ -279,7 +299,8 @@ class Controller:
     def _take_overrides(self) -> None:
         """Take overrides into the state, and have them recorded in case the command could not do it."""
         for key, record in queued_overrides(self._p.runtime_dir, self._p.recorder):
-            limit = record.outcome.limit_after
+            limit, buckets = record.outcome.limit_after, getattr(record.decision, "buckets_target", None)
+            self._reverted_buckets = buckets or self._reverted_buckets
             if limit is not None and limit != self._p.kernel.limit_in_force():
                 if self._p.clock.boottime() - record.observation.boottime_seconds < OVERRIDE_SECONDS:
                     continue  # it is being carried out
@@ -289,7 +310,7 @@ class Controller:
                 self.state = advance(self.state, record)
                 self.limit = self.limit if limit is None else limit
                 if limit is not None and record.outcome.kind is OutcomeKind.APPLIED and self._kept is not None:
-                    self._kept = replace(self._kept, limit=limit)
+                    self._kept = replace(self._kept, limit=limit, buckets=buckets or self._kept.buckets)
                 self._p.recorder.submit(record, self.policy)
             self._p.runtime_dir.overrides.drop(key)
 
@@ -315,6 +336,26 @@ class Controller:
         if broken and not self._memory_broken:
             self.decide(trigger)
         self._memory_broken = broken
+
+    def _check_chains(self, tables: Sequence[Table], now: float) -> None:
+        """Record packets lost to long hash chains, or chains as long as that; and again while it lasts."""
+        self._chains.look(tables, self._p.observer.present, now)
+        if now < self._chains_at:
+            return
+        self._chains_at = now + CHAINS_SECONDS
+        chain = chains.average(self._p.observer.entries(), self._p.observer.buckets) or 0.0
+        is_losing, was_losing = self._chains.since_seconds is not None, self._chains_losing
+        is_long = is_losing or (self._p.observer.chain_limit is not False and chain >= chains.CHAIN_HOLD)
+        if is_long and (not self._chains_long or is_losing != was_losing or now >= self._chains_again):
+            self._chains_again = now + CHAINS_AGAIN_SECONDS
+            trigger = Trigger(kind=TriggerKind.CHAINS, since_seconds=self._chains.since_seconds)
+            case = assess(trigger, condense(self._chains.mark(self._p.observer.observe()), None), self.policy)
+            record = self._record(case, resolve(case, self.state, self.policy))
+            self._finish(record, self.policy, case, is_news=False, covers=lambda: False)
+        elif self._chains_long and not is_long:
+            text = f"Hash chains are short again (average {chain:.1f}): no more packets are lost to them."
+            self._p.recorder.log("guard.info", "info", text)
+        self._chains_long, self._chains_losing = is_long, is_losing
 
     def _end_incidents(self, tables: Sequence[Table], episodes: Episodes, limit: int, now: float) -> None:
         """Log the end of each incident that mattered, once its table has had no need for a while."""
@@ -347,3 +388,8 @@ class Controller:
         if self._pending is not None:
             self._p.recorder.record_verification(verification.conclude(self._pending, end, now))
             self._pending = None
+
+
+def _without_buckets(trigger: Trigger) -> Trigger:
+    """Return the trigger of a start without the buckets that were persisted."""
+    return replace(trigger, persisted=trigger.persisted and replace(trigger.persisted, buckets=None))

@@ -38,6 +38,7 @@ class Publisher:
         *,
         over_budget: bool,
         memory_exceeded: bool,
+        long_chains: dict[str, int] | None,
     ) -> None:
         """Publish the status. Raises HostError if it can't be written."""
         now, wall = self._p.clock.boottime(), self._p.clock.wall()
@@ -62,6 +63,7 @@ class Publisher:
             "conflict": 0 < policy.conflict_limit <= conflicts,
             "over_budget": over_budget,
             "memory_exceeded": memory_exceeded,
+            "long_chains": long_chains,
             "not_writable": self._refused(),
             "write_refused": os.strerror(refusal.errno) if refusal is not None and refusal.limit == limit else None,
             "needs": len(needs),

@@ -184,12 +184,14 @@ def _drop_in(host: HostFacts) -> Check:
     if host.saved is None and host.state is None:
         return unknown("no limit is saved, and this boot's history can't be read", _as_root(host))
     raised_to = host.state.set_limit if host.state else None
-    return verdicts.drop_in(str(host.paths.drop_in), host.saved, host.limit, raised_to, persist=host.persist)
+    found = verdicts.drop_in(str(host.paths.drop_in), host.saved, host.limit, raised_to, persist=host.persist)
+    return verdicts.drop_in_buckets(found, host.saved_buckets, host.buckets)
 
 
 def _order(host: HostFacts, tool: Tool) -> Check:
+    files, saved, buckets = sysctl_files(host.paths.root), host.saved, host.saved_buckets
     lowest = lowest_accepted(host.kernel_release, host.limit)
-    return verdicts.order(sysctl_files(host.paths.root), tool, str(host.paths.drop_in), host.saved, lowest)
+    return verdicts.order(files, tool, str(host.paths.drop_in), saved, buckets, lowest=lowest)
 
 
 def _entries(host: HostFacts) -> Check:
@@ -254,7 +256,7 @@ _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "writable": _writable,
     "figures": _figures,
     "memory": lambda host: verdicts.memory(host.observation, host.policy),
-    "buckets": lambda host: verdicts.buckets(host.limit, host.buckets),
+    "buckets": lambda host: verdicts.buckets(host.limit, host.buckets, chain_limit=host.chain_limit),
     "entries": _entries,
     "ring_buffer": _ring_buffer,
     "journal": _journal,

@@ -18,6 +18,7 @@ from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.observer import Observer
+from conntrackd_guard.host.conntrack.stat import read_statistics
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
@@ -57,6 +58,9 @@ class HostFacts:
         self.place = find_place(paths)
         self.limit: int | None = None
         self.buckets: int | None = None
+        counters = read_statistics((f"{self.paths.proc}/self/",), None)
+        self.chain_limit = None if counters is None else counters.chain_too_long is not None
+        """Whether this kernel drops packets for long hash chains; None if unknown."""
         with suppress(HostError):
             kernel = LiveKernel(self.paths)
             self.limit, self.buckets = kernel.limit(), kernel.buckets()
@@ -77,6 +81,12 @@ class HostFacts:
     def saved(self) -> int | None:
         """The limit in the drop-in. Raises HostError."""
         return SysctlDropIn(self.paths).limit()
+
+    @property
+    def saved_buckets(self) -> int | None:
+        """The hash buckets in the drop-in. Raises HostError."""
+        persisted = SysctlDropIn(self.paths).persisted()
+        return None if persisted is None else persisted.buckets
 
     def seen_by_guard(self, path: Path) -> Path:
         """Return `path` inside the running guard's sandbox, if this user can access that."""

@@ -5,13 +5,13 @@ They are in the order of the checks: the guard, the kernel and its log, the next
 
 import errno
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from conntrackd_guard.core import budget, tuning
+from conntrackd_guard.core import budget, chains, tuning
 from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.configuration import Policy
@@ -20,6 +20,7 @@ from conntrackd_guard.core.limits import format_limit, is_lower, is_unlimited
 from conntrackd_guard.core.model import Observation, Pause, State
 from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.sysctl_precedence import (
+    BUCKET_KEYS,
     Assignment,
     SysctlFile,
     Tool,
@@ -264,22 +265,21 @@ def memory(seen: Observation, policy: Policy) -> Check:
     return wrong(evidence, step)
 
 
-def buckets(limit: int | None, number: int | None) -> Check:
-    """Check that hash chains stay short when one table fills up."""
+def buckets(limit: int | None, number: int | None, *, chain_limit: bool | None = None) -> Check:
+    """Check that hash chains stay short when one table fills up. `chain_limit`: None if unknown."""
     if limit is None or is_unlimited(limit) or not number:
         return unknown("needs a limit and a number of buckets")
     chain = 2 * limit / number
-    wanted = -(-2 * limit // (budget.CHAIN_ADVISE * budget.BUCKETS_ROUNDED_TO)) * budget.BUCKETS_ROUNDED_TO
     average = f"average chain with one full table: 2 × {limit:,} ÷ {number:,} buckets = {chain:.1f}"
-    if chain <= budget.CHAIN_ADVISE:
-        return good(f"{average} (at most {budget.CHAIN_ADVISE})")
-    step = (
-        f"`sysctl -w net.netfilter.nf_conntrack_buckets={wanted}` (stops traffic for about 0.5 µs per entry), or set "
-        "`buckets: match`."
-    )
-    if chain <= budget.CHAIN_HOLD:
-        return note(f"{average}: above {budget.CHAIN_ADVISE} new connections take longer", step)
-    return wrong(f"{average}: above {budget.CHAIN_HOLD} the kernel drops packets without a message", step)
+    if chain <= chains.CHAIN_ADVISE:
+        return good(f"{average} (at most {chains.CHAIN_ADVISE})")
+    if chain_limit is False:
+        return good(f"{average}; this kernel drops nothing for long chains")
+    command = chains.resize_command(chains.enough_buckets(limit))
+    step = f"`{command}` (stops traffic for about 0.5 µs per entry), or set `buckets: match`."
+    if chain <= chains.CHAIN_HOLD:
+        return note(f"{average}: above {chains.CHAIN_ADVISE} new connections take longer", step)
+    return wrong(f"{average}: above {chains.CHAIN_HOLD} the kernel drops packets without a message", step)
 
 
 def entries(table: str, counted: int, listed: int | None) -> Check:
@@ -347,8 +347,26 @@ def drop_in(path: str, saved: int | None, in_force: int | None, raised_to: int |
     return note(evidence, step)
 
 
-def order(files: Sequence[SysctlFile], tool: Tool, ours: str, saved: int | None, lowest: int = 0) -> Check:  # noqa: PLR0911
-    """Check that `tool`, applying the sysctl files, ends with the saved limit.
+def drop_in_buckets(limit: Check, saved: int | None, in_force: int | None) -> Check:
+    """Return the check of the saved limit, or that its hash buckets are not in force with it."""
+    if limit.verdict is not Verdict.GOOD or saved is None or in_force is None:
+        return limit
+    if in_force >= saved:
+        return replace(limit, evidence=f"{limit.evidence}, with its {saved:,} hash buckets")
+    step = f"`{chains.resize_command(saved)}` (stops traffic for about 0.5 µs per entry)."
+    return wrong(f"{limit.evidence}, but only {in_force:,} of its {saved:,} hash buckets are", step)
+
+
+def order(  # noqa: PLR0911, PLR0913 - one return a finding
+    files: Sequence[SysctlFile],
+    tool: Tool,
+    ours: str,
+    saved: int | None,
+    buckets: int | None = None,
+    *,
+    lowest: int = 0,
+) -> Check:
+    """Check that `tool`, applying the sysctl files, ends with the saved limit and its buckets.
 
     `ours` is the drop-in's path, `lowest` the lowest value that the kernel takes.
     """
@@ -366,7 +384,8 @@ def order(files: Sequence[SysctlFile], tool: Tool, ours: str, saved: int | None,
     refused = [line for line in writes(files, tool) if not line.is_accepted(lowest)]
     beside = f"; this kernel refuses {_listed(refused)}" if refused else ""
     if number == saved:
-        return good(f"sets {saved:,} ({_place(word)}){f', over {_listed(others)}' if others else ''}{beside}")
+        found = good(f"sets {saved:,} ({_place(word)}){f', over {_listed(others)}' if others else ''}{beside}")
+        return _order_of_buckets(files, tool, saved, buckets) or found
     evidence = f"{sets}{beside}" if saved is None else f"{sets}, which overrides {saved:,} in {ours}{beside}"
     if is_unlimited(number):
         return note(f"{evidence}: the tables are unlimited then", _UNLIMITED)
@@ -376,6 +395,17 @@ def order(files: Sequence[SysctlFile], tool: Tool, ours: str, saved: int | None,
         return note(evidence)
     edited = f"{word.link} ({word.path} is a link to it)" if word.link else word.path
     return wrong(evidence, f"Remove line {word.line} from {edited}: it undoes the saved limit.")
+
+
+def _order_of_buckets(files: Sequence[SysctlFile], tool: Tool, saved: int, buckets: int | None) -> Check | None:
+    """Return what is wrong if `tool` sets the saved limit and other buckets than those saved with it."""
+    last = next(reversed(writes(files, tool, BUCKET_KEYS)), None)
+    if buckets is None or last is None or last.number == buckets:
+        return None
+    evidence = (
+        f"sets {saved:,}, but {last.value} hash buckets ({_place(last)}) instead of the {buckets:,} saved with it"
+    )
+    return wrong(evidence, f"Remove line {last.line} from {last.path}: it undoes the saved buckets.")
 
 
 def boot_trap(*, built_in: bool | None, rule: str, listed: str, saved: bool) -> Check:

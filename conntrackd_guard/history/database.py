@@ -37,6 +37,7 @@ PRUNE_AT_ONCE: Final = 1000
 _FIRST: Final = frozenset({"id", "key", "at", "at_seconds", "boottime_seconds", "repeats"})
 """The columns that a repeat does not change, or counts."""
 _SUMMARY: Final = ", ".join(COLUMNS)
+_ARITHMETIC: Final = "(SELECT arithmetic FROM evidence WHERE id = decisions.id)"
 _VERIFICATION: Final = "(SELECT json FROM verifications WHERE id = decisions.id)"
 
 
@@ -204,7 +205,7 @@ class History:
         arithmetic: bool = False,
     ) -> Iterator[Row]:
         """Yield decisions, newest first, that came (or came again) between two wall times, both included."""
-        sums = "(SELECT arithmetic FROM evidence WHERE id = decisions.id)" if arithmetic else "NULL"
+        sums = _ARITHMETIC if arithmetic else "NULL"
         query = f"""SELECT {_SUMMARY}, {sums}, {_VERIFICATION} FROM decisions
             WHERE last_seconds >= ? AND at_seconds <= ? AND coalesce(verdict = ?, TRUE)
             ORDER BY id DESC LIMIT ?"""  # noqa: S608 - constants
@@ -215,11 +216,12 @@ class History:
 
     def steps(self) -> Iterator[Row]:
         """Yield what moved the limit, newest first: applied raises and reverts, and what other writers did."""
-        query = f"""SELECT {_SUMMARY} FROM decisions WHERE (trigger = 'other_writer' AND reason != 'buckets_changed')
+        query = f"""SELECT {_SUMMARY}, {_ARITHMETIC}, NULL FROM decisions
+            WHERE (trigger = 'other_writer' AND reason != 'buckets_changed')
             OR (outcome = 'applied' AND (verdict = 'raise' OR reason = 'revert')) ORDER BY id DESC"""  # noqa: S608 - constants
         with translate_errors("read", self.path):
             for found in self._database.execute(query):
-                yield Row(*found)
+                yield rows.row_of(found)
 
     def row(self, row_id: int) -> Row | None:
         """Return the decision with that id, None where there is none."""

@@ -1,9 +1,12 @@
-"""The drop-in: the sysctl.d file that persists the limit. `host.dropin_lock` orders its writers."""
+"""The drop-in: the sysctl.d file that persists the limit, and the buckets that were raised for it.
+
+`host.dropin_lock` orders its writers.
+"""
 
 import contextlib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from conntrackd_guard import __version__
@@ -27,6 +30,7 @@ from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
 from conntrackd_guard.host.paths import Paths
 
 _SETTING = re.compile(rb"^net\.netfilter\.nf_conntrack_max = (\d{1,10})$", re.MULTILINE)
+_BUCKETS = re.compile(rb"^net\.netfilter\.nf_conntrack_buckets = (\d{1,10})$", re.MULTILINE)
 _DECISION = re.compile(rb"^# When: .* Decision: `guard show ([^`]{1,64})`$", re.MULTILINE)
 _ID = re.compile(rb"\b(boot_id|machine_id)=([0-9a-f-]{1,64})\b")
 _SIZE = re.compile(rb"\b(memory_total_bytes|budget_bytes)=(\d{1,18})(?!\S)")
@@ -39,6 +43,8 @@ class Persisted:
     """Content of the file. `why` is the guard's own sentence, without text from the kernel."""
 
     limit: int
+    buckets: int | None = None
+    """Hash buckets that the guard raised; None: it raised none with this decision."""
     at: str
     version: str
     decision: str
@@ -53,6 +59,7 @@ class Persisted:
         decision, observation = record.decision, record.observation
         return cls(
             limit=limit,
+            buckets=decision.buckets_target if isinstance(decision, Raise) else None,
             at=rfc3339(observation.wall_seconds),
             version=__version__,
             decision=record.key,
@@ -87,18 +94,26 @@ class SysctlDropIn:
         wanted = _wanted(pending)
         if wanted is None:
             return None
-        return PersistedLimit(limit=wanted.limit, decision=wanted.decision, boot_id=wanted.boot_id)
+        return PersistedLimit(
+            limit=wanted.limit, buckets=wanted.buckets, decision=wanted.decision, boot_id=wanted.boot_id
+        )
 
     def overridden_by(self) -> dict[Assignment, list[Tool]]:
         """Return the lines of other files that have the limit end at another value, with the tools that apply them so."""
         return _overridden_by(sysctl_files(self._paths.root), self._paths)
 
-    def put(self, persisted: Persisted, decided_seconds: float) -> None:
-        """Persist a limit durably, unless a newer decision has the file already."""
+    def put(self, persisted: Persisted, decided_seconds: float, buckets: int | None = None) -> None:
+        """Persist a limit durably, unless a newer decision has the file already.
+
+        Buckets that an earlier raise persisted stay, unless more are in force by now (`buckets`): another program's.
+        """
         decided_us = int(decided_seconds * 1e6)
         with self._lock.held():
             self._obey()
             if decided_us > self._lock.followed_us():
+                before = self._read() if persisted.buckets is None else None
+                if before is not None and (before.buckets or 0) >= (buckets or 0):
+                    persisted = replace(persisted, buckets=before.buckets)
                 self._write(persisted)
                 self._lock.follow(decided_us)
             self._obey()
@@ -156,6 +171,8 @@ class SysctlDropIn:
         origin |= {name.decode(): int(value) for name, value in _SIZE.findall(content)}
         if decision := _DECISION.search(content):
             origin["decision"] = decision[1].decode("ascii", "replace")
+        if raised := _BUCKETS.search(content):
+            origin["buckets"] = int(raised[1])
         return PersistedLimit(limit=int(setting[1]), **origin)
 
     def _write(self, persisted: Persisted) -> None:
@@ -173,6 +190,7 @@ class SysctlDropIn:
             files.sync_folder(path.parent)
 
     def _text(self, persisted: Persisted) -> str:
+        buckets = f"net.netfilter.nf_conntrack_buckets = {persisted.buckets}\n" if persisted.buckets else ""
         ours = SysctlFile(
             folder=FOLDERS[0],
             name=self._paths.drop_in.name,
@@ -196,7 +214,7 @@ class SysctlDropIn:
 # To go back: `guard revert --all`. To remove: delete this file; the running limit stays until a reboot.
 # boot_id={persisted.boot_id} machine_id={_printable(machine)}
 # memory_total_bytes={persisted.memory_total_bytes} budget_bytes={persisted.budget_bytes}
-net.netfilter.nf_conntrack_max = {persisted.limit}
+{buckets}net.netfilter.nf_conntrack_max = {persisted.limit}
 """
 
 

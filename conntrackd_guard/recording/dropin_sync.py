@@ -75,7 +75,7 @@ class DropInSync:
         if self._due is not None and (raised_to := _limit_set_by(self._due.record)) is not None:
             record = self._due.record
             persisted = Persisted.from_record(record, raised_to, self._due.sentence)
-            self._drop_in.put(persisted, record.observation.boottime_seconds)
+            self._drop_in.put(persisted, record.observation.boottime_seconds, record.observation.buckets)
             self._due = None
             self._report_order()
 

@@ -16,10 +16,10 @@ from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.metrics import (
-    DropTotals,
     Figures,
     LoopStatus,
-    count_drops,
+    Totals,
+    count_up,
     decision_labels,
     exposition,
     families,
@@ -60,7 +60,7 @@ class Exporter:
         """A file that is no longer in the settings and has yet to be removed."""
         self._endpoint: Endpoint | None = None
         self._observer: Observer | None = None
-        self._totals = DropTotals()
+        self._totals = Totals()
         self._decisions = known_decisions()
         self._due_seconds = self._rescan_seconds = 0.0
 
@@ -128,7 +128,7 @@ class Exporter:
             seen = self._observer.observe(rescan=rescan)
         except OSError as error:
             raise HostError("read", error.filename, error, "Retrying.") from error
-        self._totals = count_drops(self._totals, seen)
+        self._totals = count_up(self._totals, seen)
         figures = Figures(
             version=__version__,
             observation=seen,

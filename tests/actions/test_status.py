@@ -48,8 +48,8 @@ def published(**changed: Any) -> dict[str, Any]:
     return {
         "version": 1, "pid": os.getpid(), "since": 1.0, "at": 2.0, "mode": "act", "limit": LIMIT,
         "boottime_seconds": time.clock_gettime(time.CLOCK_BOOTTIME), "paused": None, "conflict": False,
-        "over_budget": False, "memory_exceeded": False, "not_writable": None, "write_refused": None, "needs": 0,
-        "unmet": [], "unread": [],
+        "over_budget": False, "memory_exceeded": False, "long_chains": None, "not_writable": None, "write_refused": None,
+        "needs": 0, "unmet": [], "unread": [],
         "memory_unknown": "", "memory_total_bytes": 24 << 30, "recorder": {"trouble": []},
         "sources": {"ring_buffer": "following", "journal": "following", "notes": []}, "policy": encode(Policy()),
     } | changed  # fmt: skip
@@ -140,7 +140,8 @@ def test_an_unresponsive_daemon_is_degraded(host: Host, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("document", "level", "text"),
     [
-        ({"recorder": {"trouble": ["disk full"]}}, Level.DEGRADED, "degraded: disk full"),
+        ({"recorder": {"trouble": ["disk full"]}}, Level.ACTION_REQUIRED, "action required: disk full"),
+        ({"unread": ["/proc/x"]}, Level.DEGRADED, "degraded: not read: /proc/x"),
         ({"over_budget": True}, Level.ACTION_REQUIRED, "`guard revert --all` restores the original limit"),
         ({"conflict": True}, Level.ACTION_REQUIRED, "then `guard resume`"),
         (
@@ -164,7 +165,9 @@ def test_every_view_has_the_same_health(  # noqa: PLR0913, PLR0917
     found = gather(Paths(host.root))
     assert found.health.level is level
     assert text in printed(found, capsys)
-    assert status_command(argparse.Namespace(watch=False), Paths(host.root)).code is Exit.NO
+    assert status_command(argparse.Namespace(watch=False), Paths(host.root)).code is (
+        Exit.DONE if level is Level.DEGRADED else Exit.NO
+    )
     assert json.loads(documents.document(as_document(found)))["health"]["level"] == level.value
     checks = {check.name: check for check in examine(Paths(host.root)).checks}
     assert checks["guard"].verdict is Verdict.GOOD

@@ -131,7 +131,7 @@ def test_problems_are_at_the_top() -> None:
     quiet = a_status(table(100))
     lines = picture(replace(quiet, live={**live, "sources": {"journal": "following"}}), LiveView())
     assert "ACTION NEEDED: raising is off, another program" in lines[0]
-    assert [line.split()[0] for line in lines[2:6]] == ["daemon", "action", "degraded", "limit"]
+    assert [line.split()[0] for line in lines[2:6]] == ["daemon", "action", "action", "limit"]
     assert "healthy; fullest table at 0 % of 65,536" in picture(quiet, LiveView())[0]
 
 

@@ -29,10 +29,12 @@ CONDITIONS: list[tuple[dict[str, Any], Level, str]] = [
         for reason in sorted(ACTIONABLE, key=lambda reason: reason.code)
     ),
     ({"paused": {"by": "guard pause", "until": 1_800_000_000.0}}, Level.DEGRADED, "paused"),
-    ({"recorder": {"trouble": ["disk full"]}}, Level.DEGRADED, "recorder"),
+    ({"recorder": {"trouble": ["disk full"]}}, Level.ACTION_REQUIRED, "recorder"),
     ({"recorder": {"trouble": [], "stuck_seconds": 11.0}}, Level.DEGRADED, "recorder_stuck"),
     ({"sources": {"ring_buffer": "absent", "journal": "absent"}}, Level.DEGRADED, "no_messages"),
     ({"unread": ["/proc/meminfo"]}, Level.DEGRADED, "unread"),
+    ({"long_chains": {"lost": 0}}, Level.DEGRADED, "long_chains"),
+    ({"long_chains": {"lost": 7}}, Level.DEGRADED, "chain_drops"),
 ]
 
 
@@ -51,7 +53,7 @@ def test_a_guard_with_nothing_wrong_is_healthy() -> None:
     """Its line has no more than the limit; an unknown or damaged field reports nothing wrong."""
     assert health.of_document(WELL).level is Level.HEALTHY
     assert status_line(WELL) == "watching: limit 65,536"
-    odd = {"unmet": "x", "unread": 5, "paused": "yes", "recorder": [], "sources": None, "new": 1}
+    odd = {"unmet": "x", "unread": 5, "paused": "yes", "recorder": [], "sources": None, "new": 1, "long_chains": 5}
     assert health.of_document(WELL | odd).level is Level.HEALTHY
 
 

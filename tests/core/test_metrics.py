@@ -15,10 +15,10 @@ from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.metrics import (
     OTHERS,
     TABLES_NAMED,
-    DropTotals,
     Figures,
     Kind,
-    count_drops,
+    Totals,
+    count_up,
     decision_labels,
     families,
     known_decisions,
@@ -29,9 +29,10 @@ NAMES = [
     "guard_build_info", "guard_health", "guard_last_success_timestamp_seconds", "guard_source_up", "guard_tables_complete",
     "guard_tables_unread", "guard_recorder_errors", "guard_paused", "guard_conflict", "guard_decisions_total",
     "guard_limit_entries", "guard_highest_limit_entries", "guard_persisted_limit_over_budget", "guard_buckets",
-    "guard_tables", "guard_table_entries", "guard_table_drops_total", "guard_table_early_drop_total",
-    "guard_cost_bytes", "guard_budget_bytes", "guard_min_available_bytes", "guard_memory_available_bytes",
-    "guard_headroom_bytes",
+    "guard_average_chain_entries", "guard_tables", "guard_table_entries", "guard_table_drops_total",
+    "guard_table_early_drop_total", "guard_table_insert_failed_total", "guard_table_clash_resolved_total",
+    "guard_table_chain_too_long_total", "guard_cost_bytes", "guard_budget_bytes", "guard_min_available_bytes",
+    "guard_memory_available_bytes", "guard_headroom_bytes",
 ]  # fmt: skip
 """Dashboards and alerts of operators depend on these."""
 
@@ -73,11 +74,36 @@ def test_unreadable_figures_are_left_out() -> None:
     bare = figures(seen(Table(namespace=1, label="initial", count=5), limit=None, buckets=None))
     assert series(bare, "guard_limit_entries") == series(bare, "guard_buckets") == {}
     assert series(bare, "guard_table_drops_total") == {OTHERS: 0.0}
+    assert series(bare, "guard_average_chain_entries") == {}
     unlimited = figures(seen(limit=0))
     assert (series(unlimited, "guard_limit_entries"), series(unlimited, "guard_highest_limit_entries")) == (
         {(): 0.0},
         {},
     )
+
+
+def test_chains_have_metrics_where_the_kernel_limits_them() -> None:
+    """The average is that of all tables: 2 × (1 + 2 + 3) ÷ 4. A kernel without a chain limit has neither figure."""
+    host = seen(*tables(3, chain_too_long=5, insert_failed=1, clash_resolved=2), buckets=4)
+    found = figures(host)
+    assert series(found, "guard_average_chain_entries") == {(): 3.0}
+    assert series(found, "guard_table_chain_too_long_total") == {("3", ""): 5, ("2", ""): 5, OTHERS: 0}
+    assert series(found, "guard_table_insert_failed_total") == {("3", ""): 1, ("2", ""): 1, OTHERS: 0}
+    assert series(found, "guard_table_clash_resolved_total") == {("3", ""): 2, ("2", ""): 2, OTHERS: 0}
+    old = figures(replace(host, chain_limit=False))
+    assert series(old, "guard_average_chain_entries") == series(old, "guard_table_chain_too_long_total") == {}
+    assert series(old, "guard_table_insert_failed_total") != {}
+
+
+def test_a_counter_that_becomes_readable_starts_with_its_value() -> None:
+    """Counters come one by one: netlink has them all, a bare count none."""
+    bare, whole = (
+        seen(Table(namespace=7, label="web", count=5)),
+        seen(*tables(1), Table(namespace=7, label="web", count=5, drop=9)),
+    )
+    totals = count_up(count_up(Totals(), bare), whole)
+    assert series(figures(whole, totals=totals), "guard_table_drops_total")["7", "web"] == 9
+    assert ("7", "web") not in series(figures(whole, totals=totals), "guard_table_chain_too_long_total")
 
 
 def test_states_are_one_or_zero() -> None:
@@ -152,11 +178,11 @@ def days(draw: st.DrawFn) -> list[Observation]:
 @given(days())
 def test_counters_never_decrease(observations: list[Observation]) -> None:
     """Neither when the kernel's wrap, nor when a table moves between the named ones and the others."""
-    totals = DropTotals()
+    totals = Totals()
     before: dict[tuple[str, ...], float] = {}
     known: set[int] = set()
     for seen_now in observations:
-        totals = count_drops(totals, seen_now)
+        totals = count_up(totals, seen_now)
         now = series(figures(seen_now, totals=totals), "guard_table_drops_total")
         for labels in before.keys() & now.keys():
             number = 0 if labels == OTHERS else int(labels[0])
@@ -169,8 +195,8 @@ def test_drops_are_counted_in_their_series() -> None:
     """A table's own series starts at its kernel counter; the others count only what is added."""
     crowd = tables(TABLES_NAMED + 1, drop=1_000)
     small, full = crowd[1], crowd[-1]
-    first = count_drops(DropTotals(), seen(*crowd))
-    second = count_drops(
+    first = count_up(Totals(), seen(*crowd))
+    second = count_up(
         first, seen(*crowd[:1], replace(small, drop=1_003), *crowd[2:-1], replace(full, drop=1_005, early_drop=2))
     )
     drops = series(figures(seen(*crowd), totals=second), "guard_table_drops_total")

@@ -51,9 +51,12 @@ def other_writer(was: int) -> Trigger:
 INITIAL = table(100, OTHER, initial=True)
 
 
-def start(kept: int) -> Trigger:
-    """Return the trigger that a start gives where the drop-in keeps a limit."""
-    return Trigger(kind=TriggerKind.START, persisted=PersistedLimit(limit=kept))
+CHAINS = Trigger(kind=TriggerKind.CHAINS)
+
+
+def start(kept: int, buckets: int | None = None) -> Trigger:
+    """Return the trigger that a start gives where the drop-in keeps a limit, and perhaps buckets."""
+    return Trigger(kind=TriggerKind.START, persisted=PersistedLimit(limit=kept, buckets=buckets))
 
 
 UNKNOWN: dict[str, Any] = {
@@ -135,6 +138,10 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
         Policy(),
         SOON,
     ),
+    (HoldReason.CHAIN_DROPS, CHAINS, host(table(10, lost_to_chains=1)), CALM, Policy(), None),
+    # 24 on average, in all tables together
+    (HoldReason.LONG_CHAINS, CHAINS, host(table(6_000), table(6_000, OTHER), buckets=1_000), CALM, Policy(), None),
+    (HoldReason.BUCKETS_LOST, start(LIMIT, LIMIT + 512), host(INITIAL), CALM, Policy(), None),
     (HoldReason.ALREADY_IN_FORCE, start(LIMIT), host(INITIAL), CALM, Policy(), None),
     # 200,000 is not the number of buckets
     (HoldReason.SET_ELSEWHERE, start(393_216), host(INITIAL, limit=200_000), CALM, Policy(), None),
@@ -498,7 +505,7 @@ def test_buckets_grow_with_the_limit_only_if_set() -> None:
     kept = decide(message(), seen, CALM, Policy())
     assert isinstance(kept, Raise)
     assert kept.buckets_target is None
-    assert "nf_conntrack_buckets=393216" in kept.advice[0]
+    assert "nf_conntrack_buckets=98304" in kept.advice[0]
     matched = decide(message(), seen, CALM, Policy(buckets=Buckets.MATCH))
     assert isinstance(matched, Raise)
     assert matched.buckets_target == 98_304  # 2 × 393,216 ÷ 8

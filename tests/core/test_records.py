@@ -70,11 +70,14 @@ def test_what_merges(record: Record, *, merged: bool, folded: bool) -> None:
 
 ACTIONABLE = [
     "at_ceiling",
+    "buckets_lost",
+    "chain_drops",
     "chains",
     "conflict",
     "flood",
     "impossible_count",
     "int_max",
+    "long_chains",
     "memory_unknown",
     "over_budget",
     "over_budget_at_start",

@@ -61,6 +61,54 @@ def test_buckets(limit: int | None, number: int | None, verdict: str, text: str)
     assert text in found[1]
 
 
+def test_buckets_of_a_kernel_without_a_chain_limit() -> None:
+    """It drops nothing for them, so nothing is wrong."""
+    found = verdicts.buckets(786433, 65536, chain_limit=False)
+    assert found.verdict is Verdict.GOOD
+    assert found.evidence.endswith("2 × 786,433 ÷ 65,536 buckets = 24.0; this kernel drops nothing for long chains")
+
+
+@pytest.mark.parametrize(
+    ("saved", "in_force", "verdict", "text"),
+    [
+        (None, 65536, "good", "is saved and in force -> "),
+        (98304, None, "good", "is saved and in force -> "),
+        (98304, 98304, "good", "is saved and in force, with its 98,304 hash buckets -> "),
+        (98304, 262144, "good", "is saved and in force, with its 98,304 hash buckets -> "),
+        (98304, 65536, "wrong", "only 65,536 of its 98,304 hash buckets are -> `sysctl -w net.netfilter.nf_conntrack_buckets="),
+    ],
+)  # fmt: skip
+def test_a_saved_limit_is_in_force_with_its_buckets(
+    saved: int | None, in_force: int | None, verdict: str, text: str
+) -> None:
+    """Only both are what was saved."""
+    found = shown(verdicts.drop_in_buckets(verdicts.good("5 is saved and in force"), saved, in_force))
+    assert found[0] == verdict
+    assert text in found[1]
+
+
+def test_a_limit_that_is_not_in_force_says_nothing_about_buckets() -> None:
+    """The graver finding stands."""
+    found = verdicts.wrong("5 is saved, but 4 is in force")
+    assert verdicts.drop_in_buckets(found, 98304, 512) is found
+
+
+@pytest.mark.parametrize("tool", Tool)
+def test_a_later_file_that_sets_other_buckets_is_named(tool: Tool) -> None:
+    """The limit comes back, its buckets do not."""
+    buckets = "net.netfilter.nf_conntrack_buckets"
+    ours = f"{buckets} = 98304\n{SETS} = 500"
+    last: dict[str, str | None] = {SAVED: ours, "sysctl.d/zzz.conf": f"{buckets} = 65536"}
+    assert shown(verdicts.order(files({SAVED: ours}), tool, OURS, 500, 98304))[0] == "good"
+    found = verdicts.order(files(last), tool, OURS, 500, 98304)
+    assert found.verdict is Verdict.WRONG
+    assert found.evidence == (
+        "sets 500, but 65536 hash buckets (/etc/sysctl.d/zzz.conf:1) instead of the 98,304 saved with it"
+    )
+    assert found.next_step == "Remove line 1 from /etc/sysctl.d/zzz.conf: it undoes the saved buckets."
+    assert shown(verdicts.order(files(last), tool, OURS, 500, None))[0] == "good"
+
+
 def test_figures_without_memory() -> None:
     """Nothing is raised then, so it is no note: the check fails and names the file."""
     unknown = "/proc/meminfo (no valid MemTotal)"
@@ -244,7 +292,7 @@ def of_document(changed: dict[str, Any], age: float) -> tuple[Health, dict[str, 
     ("changed", "verdict", "text"),
     [
         ({}, "good", "healthy, follows ring buffer and journal"),
-        ({"recorder": {"trouble": ["disk full"]}}, "note", "disk full"),
+        ({"recorder": {"trouble": ["disk full"]}}, "wrong", "disk full"),
         ({"recorder": {"stuck_seconds": 11.0}}, "note", "stuck for 11s"),
         ({"over_budget": True}, "wrong", "`guard revert --all` restores"),
         ({"not_writable": {"why": "/x: read-only", "next_step": "Mount it."}}, "wrong", "can't write /x: read-only -> Mount it."),

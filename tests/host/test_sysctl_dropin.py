@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from conntrackd_guard.core.model import PersistedLimit
+from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.sysctl_dropin import NoDropIn, Persisted, SysctlDropIn
 
@@ -40,6 +42,49 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert drop_in.persisted() == kept
     assert NoDropIn(Paths(tmp_path), reads=True).persisted() == kept
     assert NoDropIn(Paths(tmp_path), reads=False).persisted() is None
+
+
+def test_buckets_come_before_the_limit(tmp_path: Path) -> None:
+    """No limit stands without the buckets it was judged with, not even at boot."""
+    drop_in = SysctlDropIn(Paths(tmp_path))
+    drop_in.put(replace(PERSISTED, buckets=65_536), 1.0)
+    kept = drop_in.persisted()
+    assert kept is not None
+    assert (kept.limit, kept.buckets) == (98_304, 65_536)
+    lines = [line for line in Paths(tmp_path).drop_in.read_text().splitlines() if not line.startswith("#")]
+    assert lines == ["net.netfilter.nf_conntrack_buckets = 65536", "net.netfilter.nf_conntrack_max = 98304"]
+
+
+@pytest.mark.parametrize(("in_force", "kept"), [(65_536, 65_536), (16_384, 65_536), (None, 65_536), (66_048, None)])
+def test_a_raise_that_needs_no_more_buckets_keeps_those_before(
+    tmp_path: Path, in_force: int | None, kept: int | None
+) -> None:
+    """Unless another program has more of them in force, which the file would take back at boot."""
+    drop_in = SysctlDropIn(Paths(tmp_path))
+    drop_in.put(replace(PERSISTED, buckets=65_536), 1.0)
+    drop_in.put(replace(PERSISTED, limit=147_456), 2.0, in_force)
+    found = drop_in.persisted()
+    assert found is not None
+    assert (found.limit, found.buckets) == (147_456, kept)
+
+
+def test_an_older_raise_takes_no_buckets_along(tmp_path: Path) -> None:
+    """A newer decision has the file."""
+    drop_in = SysctlDropIn(Paths(tmp_path))
+    drop_in.put(PERSISTED, 2.0)
+    drop_in.put(replace(PERSISTED, limit=5, buckets=512), 1.0)
+    found = drop_in.persisted()
+    assert found is not None
+    assert (found.limit, found.buckets) == (98_304, None)
+
+
+def test_a_pending_revert_has_its_buckets(tmp_path: Path) -> None:
+    """A revert that could not write the file yet counts as written."""
+    paths = Paths(tmp_path)
+    DropInLock(paths).leave_override(DropInOverride(1_000_000, asdict(replace(PERSISTED, buckets=512))))
+    found = SysctlDropIn(paths).persisted()
+    assert found is not None
+    assert found.buckets == 512
 
 
 def test_a_handwritten_file_has_a_limit_only(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES, TESTS = ROOT / "config/prometheus/rules.yaml", Path(__file__).with_name("rules_test.yaml")
 NAMES = {
     "ConntrackGuardOverBudget", "ConntrackGuardAtCeiling", "ConntrackGuardConflict", "ConntrackGuardDropsContinue",
-    "ConntrackGuardBlind", "ConntrackGuardStale", "ConntrackGuardActionRequired", "ConntrackGuardDegraded",
+    "ConntrackGuardLongChains", "ConntrackGuardBlind", "ConntrackGuardStale", "ConntrackGuardActionRequired",
+    "ConntrackGuardDegraded",
 }  # fmt: skip
 
 

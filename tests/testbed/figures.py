@@ -8,7 +8,7 @@ from typing import Any
 from conntrackd_guard.core.budget import cost_of, highest_affordable
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.health import Level
-from conntrackd_guard.core.metrics import DropTotals, Figures, LoopStatus, count_drops, known_decisions
+from conntrackd_guard.core.metrics import Figures, LoopStatus, Totals, count_up, known_decisions
 from conntrackd_guard.core.model import Observation, Table
 
 LIMIT = 262_144
@@ -48,7 +48,7 @@ def figures(observation: Observation, policy: Policy | None = None, **more: Any)
         observation=observation,
         cost=cost_of(observation, policy),
         reach=highest_affordable(observation, policy),
-        totals=count_drops(DropTotals(), observation),
+        totals=count_up(Totals(), observation),
         decisions=known_decisions(),
         loop=LOOP,
     )

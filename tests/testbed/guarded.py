@@ -109,9 +109,12 @@ class Host:
         self._counts[pid] *= memory_is_kept
         self._allocate()
 
-    def table(self, count: int, drop: int = 0, pid: str = "1") -> None:
-        """Have a namespace's table hold `count` and have dropped `drop`."""
-        self._write(f"proc/{pid}/net/stat/nf_conntrack", f"entries drop early_drop\n{count:08x} {drop:08x} 00000000\n")
+    def table(self, count: int, drop: int = 0, pid: str = "1", *, chains: int | None = 0) -> None:
+        """Have a namespace's table hold `count` and have dropped `drop`, and `chains` for long chains (None: no limit)."""
+        row = {"entries": count, "drop": drop, "early_drop": 0, "insert_failed": chains or 0, "clashres": 0}
+        row |= {} if chains is None else {"chainlength": chains}
+        figures = " ".join(f"{figure:08x}" for figure in row.values())
+        self._write(f"proc/{pid}/net/stat/nf_conntrack", f"{' '.join(row)}\n{figures}\n")
         self._counts[pid] = count
         self._allocate()
 
@@ -123,6 +126,12 @@ class Host:
     def persisted(self) -> int | None:
         """The limit in the drop-in."""
         return SysctlDropIn(Paths(self.root)).limit()
+
+    @property
+    def persisted_buckets(self) -> int | None:
+        """The hash buckets in the drop-in."""
+        persisted = SysctlDropIn(Paths(self.root)).persisted()
+        return None if persisted is None else persisted.buckets
 
     def _write(self, name: str, content: str) -> None:
         path = self.root / name

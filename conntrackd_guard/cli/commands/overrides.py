@@ -5,7 +5,7 @@ import argparse
 from conntrackd_guard.actions.overrides import Overrides
 from conntrackd_guard.cli.answer import note
 from conntrackd_guard.cli.exits import Exit
-from conntrackd_guard.core import units
+from conntrackd_guard.core import chains, units
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import AnswerIsNo, SettingsError
 from conntrackd_guard.core.model import Record
@@ -40,6 +40,9 @@ def revert(args: argparse.Namespace, paths: Paths) -> Exit:
     plan = overrides.plan(args.id, whole=args.all)
     pause = " and pauses raising for 1 h" if plan.paused is None else f"; raising stays paused by {plan.paused.by}"
     note(printable(f"Reverting takes the limit from {plan.current:,} to {plan.target:,}{pause}."))
+    if plan.buckets is not None:
+        ms = chains.stall_ms(chains.alive(plan.observation))
+        note(f"It also takes the hash buckets back to {plan.buckets:,}, which stalls traffic for about {ms:.0f} ms.")
     for label, count in plan.squeezed:
         note(f"The table of {printable(label)} has {count:,} entries, more than that: its new connections would drop.")
     if args.dry_run:

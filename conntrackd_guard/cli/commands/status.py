@@ -5,7 +5,6 @@ import argparse
 from conntrackd_guard.actions.status import document, gather
 from conntrackd_guard.cli.answer import Answer
 from conntrackd_guard.cli.exits import Exit
-from conntrackd_guard.core.health import Level
 from conntrackd_guard.history import documents
 from conntrackd_guard.host.paths import Paths
 
@@ -19,5 +18,5 @@ def status(args: argparse.Namespace, paths: Paths) -> Answer:
         value=found,
         view="status_text.print_status",
         json=lambda: [documents.document(document(found))],
-        code=Exit.DONE if found.health.level is Level.HEALTHY else Exit.NO,
+        code=Exit.NO if found.health.level.is_bad else Exit.DONE,
     )

@@ -7,7 +7,8 @@ from conntrackd_guard.cli.render.console import Line
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import assess
-from conntrackd_guard.core.budget import CHAIN_HOLD, calculate
+from conntrackd_guard.core.budget import calculate
+from conntrackd_guard.core.chains import CHAIN_HOLD
 from conntrackd_guard.core.configuration import Policy, Share
 from conntrackd_guard.core.model import INT_MAX, Hold, Override, Record, TriggerKind
 from conntrackd_guard.core.units import format_bytes, format_percentage, format_span

@@ -7,11 +7,12 @@ from rich.text import Text
 
 from conntrackd_guard.actions.status import Status
 from conntrackd_guard.cli.render.console import local, print_beside
+from conntrackd_guard.core import chains
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.health import Level
 from conntrackd_guard.core.limits import format_limit, is_unlimited
-from conntrackd_guard.core.model import Hold, Raise, Table
+from conntrackd_guard.core.model import Hold, Observation, Raise, Table
 from conntrackd_guard.core.records import ACTIONABLE, table_name
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_bytes, format_rate
@@ -153,6 +154,25 @@ def _table(table: Table, limit: int, cells: int) -> Text:
     return text
 
 
+def _losses(seen: Observation) -> list[tuple[str, str, str]]:
+    """Return the packets and entries lost since boot although no table was full, and the average chain."""
+
+    def total(name: str) -> int:
+        return sum(getattr(table, name) or 0 for table in seen.tables)
+
+    if all(table.insert_failed is None for table in seen.tables):
+        return []
+    parts = [f"{total('insert_failed'):,} inserts failed", f"{total('clash_resolved'):,} races resolved without a loss"]
+    style, chain = "", chains.average(chains.alive(seen), seen.buckets)
+    if seen.chain_limit is not False:
+        average = "unknown" if chain is None else f"{chain:.1f}"
+        parts.insert(0, f"{total('chain_too_long'):,} packets for long hash chains (average {average})")
+        style = "bold red" if chain is not None and chain >= chains.CHAIN_HOLD else ""
+        if lost := total("lost_to_chains"):
+            parts[0], style = f"{parts[0]}, {lost:,} of them just now", "bold red"
+    return [("losses", f"since boot {'; '.join(parts)}", style)]
+
+
 def outlook_lines(status: Status) -> list[tuple[str, str, str]]:
     """Return what the tables cost, and what the daemon would do if the fullest filled up now, as (name, text, style)."""
     cost, decision = status.cost, status.next_step
@@ -166,6 +186,7 @@ def outlook_lines(status: Status) -> list[tuple[str, str, str]]:
     else:
         step, style = f"none. {decision.reason.sentence}{advice}", "bold red"
     return [
+        *_losses(status.observation),
         ("memory", f"{now} now, {full} if every table in use were full; budget {budget}", ""),
         ("headroom", f"{free} for entries ({available} available, {reserved} of it reserved)", ""),
         ("next step", step, style),

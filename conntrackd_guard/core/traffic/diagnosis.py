@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from conntrackd_guard.core.budget import CHAIN_HOLD
+from conntrackd_guard.core.chains import CHAIN_HOLD
 from conntrackd_guard.core.traffic.sample import IDLE_SECONDS, Sample
 from conntrackd_guard.core.units import format_duration
 

@@ -1,16 +1,13 @@
 """Steps against each cause, with commands that can be pasted unchanged. Pure."""
 
-import math
 from typing import assert_never
 
-from conntrackd_guard.core.budget import BUCKETS_ROUNDED_TO, CHAIN_ADVISE
+from conntrackd_guard.core import chains
 from conntrackd_guard.core.traffic.diagnosis import MEANINGS, MOST, Cause, Evidence, Finding, Step, figures
 from conntrackd_guard.core.traffic.sample import IDLE_SECONDS
 
 _ONE_SOURCE = 0.10
 """Judgement: from this share of all entries on, a source's unanswered ones are worth a rule of its own."""
-_RESIZE_STALL_SECONDS = 0.5e-6
-"""Time per entry for which resizing the hash table stops all traffic."""
 DEFAULT_TIMEOUTS = {
     "nf_conntrack_tcp_timeout_syn_sent": 120,
     "nf_conntrack_tcp_timeout_syn_recv": 60,
@@ -110,15 +107,13 @@ def _less_dns(evidence: Evidence) -> tuple[Step, ...]:
 
 
 def _more_buckets(evidence: Evidence) -> tuple[Step, ...]:
-    entries = 2 * evidence.in_use / CHAIN_ADVISE
-    wanted = max(1, math.ceil(entries / BUCKETS_ROUNDED_TO)) * BUCKETS_ROUNDED_TO
+    wanted = chains.enough_buckets(evidence.in_use)
     if evidence.buckets is not None and wanted <= evidence.buckets:
         wanted = 2 * evidence.buckets  # packets are lost although it is large enough on average
-    stall_ms = 1000 * _RESIZE_STALL_SECONDS * evidence.in_use
+    stall_ms = chains.stall_ms(evidence.in_use)
     why = f"enlarge the hash table of all namespaces (stops traffic once, for about {stall_ms:.0f} ms)"
-    command = "sysctl -w net.netfilter.nf_conntrack_buckets="
-    undo = "" if evidence.buckets is None else f"{command}{evidence.buckets}"
-    return (Step(why=why, command=f"{command}{wanted}", undo=undo),)
+    undo = "" if evidence.buckets is None else chains.resize_command(evidence.buckets)
+    return (Step(why=why, command=chains.resize_command(wanted), undo=undo),)
 
 
 def _with_growth(evidence: Evidence) -> tuple[Step, ...]:

@@ -71,7 +71,7 @@ def parse(datagram: bytes) -> tuple[list[Entry], int, bool]:
         if length < _HEADER.size:
             return entries, skipped + 1, True  # the next message can't be found
         try:
-            entries.append(_entry(_attributes(datagram[begin + _GENERIC_BYTES : at + length])))
+            entries.append(_entry(attributes(datagram[begin + _GENERIC_BYTES : at + length])))
         except (KeyError, IndexError, struct.error, ValueError):
             skipped += 1
         at += (length + 3) & ~3
@@ -115,8 +115,8 @@ def _tuple(data: bytes) -> tuple[int, bytes, bytes, int, int]:
         head_1, source, head_2, destination, head_3, number, head_4, port, head_5, to_port = form.unpack(data)
         if (head_1, head_2, head_3, head_4, head_5) == heads and number in WITH_PORTS:
             return number, source, destination, port, to_port
-    parts = _attributes(data)
-    ip, protocol = _attributes(parts[_IP]), _attributes(parts[_PROTOCOL])
+    parts = attributes(data)
+    ip, protocol = attributes(parts[_IP]), attributes(parts[_PROTOCOL])
     number = protocol[_PROTOCOL_NUMBER][0]
     source = ip.get(_IPV4_SOURCE) or ip[_IPV6_SOURCE]
     destination = ip.get(_IPV4_DESTINATION) or ip[_IPV6_DESTINATION]
@@ -161,10 +161,10 @@ def _own_state(protocol: int, info: bytes) -> str:
     if protocol not in _STATES or not info:
         return ""
     attribute, names = _STATES[protocol]
-    return names[_attributes(_attributes(info)[attribute])[_STATE][0]]
+    return names[attributes(attributes(info)[attribute])[_STATE][0]]
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
+def attributes(data: bytes) -> dict[int, bytes]:
     """Return attributes by type. Raises struct.error or ValueError for invalid lengths."""
     found = {}
     at, end, header = 0, len(data), _ATTRIBUTE.unpack_from  # bound once: most of a sample's time is spent here

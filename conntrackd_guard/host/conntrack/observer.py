@@ -5,9 +5,9 @@ import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from conntrackd_guard.core import usage
+from conntrackd_guard.core import chains, usage
 from conntrackd_guard.core.assessment import Growth
-from conntrackd_guard.core.model import ImpossibleCount, Observation, Table
+from conntrackd_guard.core.model import INT_MAX, ImpossibleCount, Observation, Table
 from conntrackd_guard.core.records import impossible_text
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
@@ -31,7 +31,7 @@ _TABLES_A_TICK = 16
 """Tables read in one tick, about 25 µs each: half of them the fullest, the others in turn."""
 _UNEXPLAINED_SHARE = 0.10
 """Entries that no known table holds, as a share of the limit, from which the watch scans for another namespace."""
-_NO_FILE = "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS): drops can't be read"
+_NO_FILE = "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS)"
 _NO_LIMIT = (
     "connections are tracked, but nf_conntrack_max is hidden here, as in a container: `guard doctor` has the cure"
 )
@@ -71,7 +71,8 @@ class Observer:
         self.unread: tuple[str, ...] = ()
         """What the last observation could not read, but for tables that this kernel never shows."""
         self._complete = False
-        self._has_statistics = True
+        self._statistics = str(paths.proc / "self/net/stat/nf_conntrack")
+        self._initial: Counters | None = None
         self._scanned_seconds = -RESCAN_SECONDS
         self._names: frozenset[str] = frozenset()
         self._unexplained = 0
@@ -82,6 +83,10 @@ class Observer:
         self._allocated = Growth()
         """Of the entries of all namespaces together."""
         self._turn = 0
+        self.buckets: int | None = None
+        """The hash buckets as the last observation found them."""
+        self.chain_limit: bool | None = None
+        """Whether this kernel drops packets for long hash chains; None until a table's counters were read."""
 
     def watch(self, *, attentive: bool) -> tuple[tuple[Table, ...], bool]:
         """Look at the tables if the gate is open, the fullest first, a bounded number. `attentive` holds it open.
@@ -90,6 +95,7 @@ class Observer:
         """
         now = self._clock.boottime()
         limit = self._kernel.limit_in_force() or 0
+        limit = 0 if limit > INT_MAX else limit  # unlimited, either way
         is_open, hurry = self._gate(now, limit)
         if not is_open and not attentive:
             return (), False
@@ -121,12 +127,15 @@ class Observer:
         memory = self.memory.read()
         kept = [t for t in tables if t.count or t.dropped or t.initial or t.namespace in namespaces]
         buckets, now = self._kernel.buckets(), self._clock.boottime()
+        self.buckets = buckets
         unread = figures = (*self._unread, *self._kernel.unread.values(), *memory.unread)
         reached = [track for track in self._tracks.values() if not track.out_of_reach]
         # Without a limit, connection tracking is not loaded, and no namespace has a table.
         complete, unread_tables = limit is None or (self._complete and len(reached) == len(self._tracks)), 0
         hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in reached)
-        if not complete or not self._has_statistics or hidden >= usage.CONFIRM_USE * (limit or math.inf):
+        has_file = self._initial is None or self._initial.source == STATISTICS_FILE
+        has_statistics = has_file or os.path.lexists(self._statistics)
+        if not complete or not has_file or hidden >= usage.CONFIRM_USE * (limit or math.inf):
             unread_tables, missing = (0, ()) if limit is None else self._missing(memory, hidden, limit)
             complete, unread = complete and not unread_tables, unread + missing
         for found in self._impossible.values():
@@ -134,7 +143,7 @@ class Observer:
         if limit is None:
             unread = (*unread, _NO_LIMIT) if tables else ()  # not loaded: no slab cache either
             self._tracks = self._tracks if tables else {}  # once loaded, all namespaces have a table
-        self.unread = unread if self._has_statistics or limit is None else figures
+        self.unread = unread if has_statistics or limit is None else figures
         return Observation(
             boottime_seconds=now,
             wall_seconds=self._clock.wall(),
@@ -147,8 +156,9 @@ class Observer:
             complete=complete,
             impossible=tuple(self._impossible.values()),
             unread_tables=unread_tables,
-            has_statistics=self._has_statistics,
+            has_statistics=has_statistics,
             buckets=buckets,
+            chain_limit=self.chain_limit,
             entry_slab_bytes=memory.entry_slab_bytes,
             memory_total_bytes=memory.total_bytes,
             memory_hugetlb_bytes=memory.hugetlb_bytes,
@@ -164,6 +174,10 @@ class Observer:
     def netns(self, namespace: int) -> NetNamespace | None:
         """Return the namespace with that number as the last scan found it, None if it did not."""
         return next((track.netns for track in self._tracks.values() if track.netns.number == namespace), None)
+
+    def entries(self) -> int:
+        """Return the entries of all tables in reach, as they were last read."""
+        return sum(track.growth.count or 0 for track in self._tracks.values() if not track.out_of_reach)
 
     def rebase(self) -> list[Table]:
         """Count drops again after a raise: those until now belong to the old limit. Return the tables at this moment."""
@@ -198,7 +212,8 @@ class Observer:
         growth = max(self._allocated.demand_per_second or 0.0, self._allocated.burst_per_second or 0.0)
         left = usage.seconds_to_full(allocated, limit, growth)
         is_open = allocated >= usage.GATE_USE * limit or left <= usage.URGENT_SECONDS
-        return is_open, left < usage.HURRY_SECONDS
+        is_long = 2 * allocated > chains.CHAIN_HOLD * (self.buckets or 0) > 0  # chains, at whatever use
+        return is_open or is_long, left < usage.HURRY_SECONDS
 
     def _some(self) -> list[_Track]:
         """Return those never read, then the fullest, and the others in turn."""
@@ -211,8 +226,7 @@ class Observer:
 
     def _hidden(self) -> int:
         """Return how many allocated entries no table in reach holds."""
-        in_reach = [track.growth.count or 0 for track in self._tracks.values() if not track.out_of_reach]
-        return (self._allocated.count or 0) - sum(in_reach)
+        return (self._allocated.count or 0) - self.entries()
 
     def _missing(self, memory: Memory, hidden: int, limit: int) -> tuple[int, tuple[str, ...]]:
         """Return how many tables are charged as full although they can't be read, and in words what can't be read.
@@ -222,7 +236,11 @@ class Observer:
         """
         unreadable = sum(track.out_of_reach for track in self._tracks.values())
         charged = unreadable + (not self._complete)
-        texts = [] if self._has_statistics else [_NO_FILE]
+        texts = []
+        if self._initial is not None and self._initial.source != STATISTICS_FILE:
+            why = f"{self._statistics} has no valid figures" if os.path.lexists(self._statistics) else _NO_FILE
+            drops = "can't be read" if self._initial.drop is None else "are read over netlink"
+            texts.append(f"{why}: drops {drops}")
         if charged:
             if memory.allocated_entries is not None and limit:
                 charged = min(charged, 1 + math.ceil(2 * max(0, hidden) / limit))
@@ -247,8 +265,10 @@ class Observer:
             track.out_of_reach = counters is None
             if counters is None or counters.beyond is not None:
                 continue
+            if counters.drop is not None:
+                self.chain_limit = self.chain_limit or counters.chain_too_long is not None
             if netns.initial:
-                self._has_statistics = counters.source == STATISTICS_FILE
+                self._initial = counters
             growth.look(now, counters.count, counters.drop, counters.early_drop, limit)
             table = Table(
                 namespace=netns.key if netns.namespace is None else netns.namespace,
@@ -259,6 +279,9 @@ class Observer:
                 held=counters.count if rehearsing else None,
                 drop=counters.drop,
                 early_drop=counters.early_drop,
+                insert_failed=counters.insert_failed,
+                clash_resolved=counters.clash_resolved,
+                chain_too_long=counters.chain_too_long,
                 dropped=None if counters.drop is None else growth.dropped,
                 demand_per_second=growth.demand_per_second,
                 demand_seconds=growth.demand_seconds,

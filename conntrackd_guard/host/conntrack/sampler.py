@@ -1,6 +1,7 @@
 """Sample and analyze tables, for `guard top` and for the recorder after a raise."""
 
 import errno
+import os
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -124,11 +125,12 @@ class Sampler:
             if len(self._last) > _MOST_REMEMBERED:
                 self._last.clear()
             self._last[one.netns.key] = now, after
+        has_chain_limit = after is None or after.drop is None or after.chain_too_long is not None
         evidence = Evidence(
             sample=sample,
             losses=losses,
             in_use=sum(found.table.count for found in among if not found.impossible),
-            buckets=buckets,
+            buckets=buckets if has_chain_limit else None,
             inside=nsenter_prefix(oldest_first(one.netns, self._paths), self._paths),
             timeouts=timeouts,
             own_sources=self._own_sources(one, among, sample),
@@ -185,7 +187,9 @@ def choose(found: list[Found], wanted: str | None) -> Found:
     """Return the table of a namespace by number or name, by default the fullest. Raises AnswerIsNo."""
     if wanted is None:
         if not found:
-            raise AnswerIsNo("No table can be read. Run this as root.")
+            raise AnswerIsNo(
+                f"No table can be read. {'`guard doctor` says why.' if os.geteuid() == 0 else 'Run this as root.'}"
+            )
         return found[0]
     for one in found:
         if wanted in {str(one.table.namespace), one.table.label}:

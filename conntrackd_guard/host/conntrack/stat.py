@@ -5,10 +5,12 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from conntrackd_guard.core.limits import unsigned
 from conntrackd_guard.core.model import INT_MAX, ImpossibleCount
 from conntrackd_guard.host import files
+from conntrackd_guard.host.conntrack import stat_netlink
 from conntrackd_guard.host.conntrack.memory_estimate import KIB, estimate
 from conntrackd_guard.host.conntrack.memory_kinds import low_memory, zfs_reclaimable
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
@@ -22,6 +24,7 @@ _MOST_FACTOR = 2
 _MOST_BESIDE = 1024
 """A count beyond this much of the slab's objects can't be true. Judgement: every entry is an object, so only what is freed
 between two reads (microseconds) can lie between them."""
+_LIMIT = "proc/sys/net/netfilter/nf_conntrack_max"
 _HEXADECIMAL = b"0123456789abcdef \n"
 _U32_DIGITS = 8
 _MEMINFO = re.compile(rb"^(MemTotal|MemAvailable|Hugetlb): *([0-9]{1,12}) kB[ \t]*\n", re.MULTILINE)
@@ -47,13 +50,17 @@ class Counters:
     drop: int | None = None
     early_drop: int | None = None
     insert_failed: int | None = None
+    """Entries that could not be inserted, without those in `chain_too_long`, which the kernel counts here too."""
+    clash_resolved: int | None = None
     chain_too_long: int | None = None
-    """Of this and `insert_failed`, packets are lost while the table is not full. Both are 0 without such a column."""
+    """Packets dropped for a long hash chain; None if this kernel has no chain limit (no such column, before 5.15)."""
     beyond: int | None = None
     """If the count can't be true: the highest that can be (see `MemoryReader.checked`)."""
 
 
-def read_statistics(folders: Iterable[str], key: int | None, source: str = STATISTICS_FILE) -> Counters | None:
+def read_statistics(  # noqa: C901 - each call more is a call more before a write of the limit
+    folders: Iterable[str], key: int | None, source: str = STATISTICS_FILE
+) -> Counters | None:
     """Return the counters in the first of these /proc/PID/ folders that can be read and whose net/stat is inode `key`.
 
     /proc/net/stat/nf_conntrack has one hexadecimal row per CPU, columns are found by the header. `entries`
@@ -80,19 +87,26 @@ def read_statistics(folders: Iterable[str], key: int | None, source: str = STATI
                 continue
             entries, drop, early = names.index(b"entries"), names.index(b"drop"), names.index(b"early_drop")
             failed = names.index(b"insert_failed") if b"insert_failed" in names else None
+            clash = names.index(b"clashres") if b"clashres" in names else None
             chain = names.index(b"chainlength") if b"chainlength" in names else None
-            count = dropped = early_dropped = insert_failed = chain_too_long = 0
+            count = dropped = early_dropped = insert_failed = resolved = too_long = 0
             for figures in rows:
                 count = int(figures[entries], 16)
                 dropped += int(figures[drop], 16)
                 early_dropped += int(figures[early], 16)
                 if failed is not None:
                     insert_failed += int(figures[failed], 16)
+                if clash is not None:
+                    resolved += int(figures[clash], 16)
                 if chain is not None:
-                    chain_too_long += int(figures[chain], 16)
+                    too_long += int(figures[chain], 16)
         except (OSError, ValueError):
             continue
-        return Counters(count, source, dropped, early_dropped, insert_failed, chain_too_long)
+        counters = Counters(count, source, dropped, early_dropped)
+        counters.insert_failed = None if failed is None else max(0, insert_failed - too_long)
+        counters.clash_resolved = None if clash is None else resolved
+        counters.chain_too_long = None if chain is None else too_long
+        return counters
     return None
 
 
@@ -101,7 +115,7 @@ class TableReader:
 
     def __init__(self, paths: Paths) -> None:
         self._proc = str(paths.proc)
-        self._count = str(paths.root / _COUNT)
+        self._root = paths.root
         self._sysctl = paths.sysctl
 
     def folders(self, netns: NetNamespace) -> tuple[str, ...]:
@@ -117,7 +131,7 @@ class TableReader:
         """Return the counters that no process's statistics file shows: the initial count alone, or from inside."""
         try:
             if netns.initial:  # a kernel without the statistics file (CONFIG_NF_CONNTRACK_PROCFS off)
-                return Counters(unsigned(files.read_number(self._count, signed=True)), "sysctl")
+                return _read_without_file(self._root)
             return run_in_netns(netns, _entered) if netns.enter else None
         except (OSError, ValueError):
             return None
@@ -141,7 +155,23 @@ class TableReader:
 def _entered() -> Counters:
     """Return the counters of the namespace that the calling thread is in. Raises OSError or ValueError."""
     counters = read_statistics(("/proc/thread-self/",), None, "statistics file, entered")
-    return counters or Counters(unsigned(files.read_number("/" + _COUNT, signed=True)), "sysctl, entered")
+    return counters or _read_without_file(Path("/"), ", entered")
+
+
+def _read_without_file(root: Path, entered: str = "") -> Counters:
+    """Return the count from its sysctl, and the other counters over netlink if that answers. Raises OSError or ValueError.
+
+    Netlink knows no root: its answer is for the same tables if it has the same limit.
+    """
+    counters = Counters(unsigned(files.read_number(root / _COUNT, signed=True)), f"sysctl{entered}")
+    with contextlib.suppress(OSError, ValueError):
+        found = stat_netlink.read_statistics()
+        if found.limit == unsigned(files.read_number(root / _LIMIT, signed=True)):
+            counters.source = f"sysctl and netlink{entered}"
+            counters.drop, counters.early_drop = found.drop, found.early_drop
+            counters.clash_resolved, counters.chain_too_long = found.clash_resolved, found.chain_too_long
+            counters.insert_failed = max(0, found.insert_failed - (found.chain_too_long or 0))
+    return counters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

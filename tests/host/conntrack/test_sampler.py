@@ -110,13 +110,15 @@ def test_an_unreadable_table_is_an_error(host: CrowdedHost) -> None:
 @pytest.mark.parametrize(
     ("content", "insert_failed", "chain_too_long"),
     [
-        ("entries drop early_drop insert_failed chainlength\n5 0 0 2 1\n5 0 0 a 0\n", 12, 1),
-        ("entries chaintoolong drop early_drop insert_failed\n5 3 0 0 2\n", 2, 3),
-        ("entries searched insert_failed drop early_drop\n5 3 2 0 0\n", 2, 0),
+        ("entries drop early_drop insert_failed chainlength\n5 0 0 2 1\n5 0 0 a 0\n", 11, 1),
+        ("entries chaintoolong drop early_drop insert_failed\n5 3 0 0 2\n", 0, 3),
+        ("entries searched insert_failed drop early_drop\n5 3 2 0 0\n", 2, None),
     ],
 )
-def test_loss_counters_by_their_header(tmp_path: Path, content: str, insert_failed: int, chain_too_long: int) -> None:
-    """Columns differ by kernel; a missing column counts as 0."""
+def test_loss_counters_by_their_header(
+    tmp_path: Path, content: str, insert_failed: int, chain_too_long: int | None
+) -> None:
+    """Columns differ by kernel; a packet lost to a long chain is in two of them and counts once."""
     found = counters(tmp_path, content)
     assert found is not None
     assert (found.insert_failed, found.chain_too_long) == (insert_failed, chain_too_long)

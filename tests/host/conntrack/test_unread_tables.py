@@ -22,6 +22,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.host.clock import Clock
+from conntrackd_guard.host.conntrack import stat_netlink
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.paths import Paths
@@ -76,6 +77,28 @@ def test_without_statistics_files(host: Host) -> None:
         "and the tables of a network namespace can't be read: counted as 1 full table"
     )
     assert eyes.unread == ()  # the guard is healthy: this lasts as long as the kernel
+
+
+def test_a_statistics_file_without_figures_is_not_missing(host: Host) -> None:
+    """The kernel has it, so an operator can find out what is wrong: it is no lasting lack."""
+    (host.root / "proc/sys/net/netfilter/nf_conntrack_count").write_text("500\n")
+    (host.root / "proc/1/net/stat/nf_conntrack").write_text("entries drop early_drop\n")
+    eyes = observer(host)
+    eyes.observe(rescan=True)
+    seen = eyes.observe()
+    assert (seen.has_statistics, seen.unread_tables, [table.count for table in seen.tables]) == (True, 0, [500])
+    (text,) = seen.unread
+    assert text.endswith("proc/self/net/stat/nf_conntrack has no valid figures: drops can't be read")
+    assert eyes.unread == seen.unread
+
+
+def test_drops_over_netlink(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where netlink answers, they are not missing."""
+    without_statistics(host, 60_000)
+    answer = stat_netlink.Statistics(limit=LIMIT, drop=7)
+    monkeypatch.setattr(stat_netlink, "read_statistics", lambda: answer)
+    (text,) = observe(host).unread
+    assert "(CONFIG_NF_CONNTRACK_PROCFS): drops are read over netlink, and the tables of a network namespace" in text
 
 
 def test_an_unread_table_is_charged_in_every_sum(host: Host) -> None:
