@@ -248,7 +248,7 @@ def test_order_without_a_saved_limit() -> None:
     check = verdicts.order(files({"sysctl.d/50-x.conf": f"{SETS} = 9"}), Tool.SYSTEMD, OURS, None)
     assert check.verdict is Verdict.GOOD
     assert "sets 9 (/etc/sysctl.d/50-x.conf:1)" in check.evidence
-    check = verdicts.order(files({"sysctl.d/50-x.conf": f"{SETS} = -1"}), Tool.SYSTEMD, OURS, None, -(2**31))
+    check = verdicts.order(files({"sysctl.d/50-x.conf": f"{SETS} = -1"}), Tool.SYSTEMD, OURS, None, lowest=-(2**31))
     assert shown(check) == (
         "note",
         "sets -1 (/etc/sysctl.d/50-x.conf:1): the tables are unlimited then -> Set a limit that this host can bear.",
