@@ -124,7 +124,7 @@ class Observer:
         if len(tables) + len(self._impossible) < len(reached):  # one ended, or another took its place
             self.rescan()
             tables = self._read(self._tracks.values(), limit)
-        memory = self.memory.read()
+        memory = self.memory.read(loaded=limit is not None)
         kept = [t for t in tables if t.count or t.dropped or t.initial or t.namespace in namespaces]
         buckets, now = self._kernel.buckets(), self._clock.boottime()
         self.buckets = buckets
@@ -140,9 +140,10 @@ class Observer:
             complete, unread = complete and not unread_tables, unread + missing
         for found in self._impossible.values():
             unread_tables, unread = unread_tables + 1, (*unread, impossible_text(found))
-        if limit is None:
-            unread = (*unread, _NO_LIMIT) if tables else ()  # not loaded: no slab cache either
-            self._tracks = self._tracks if tables else {}  # once loaded, all namespaces have a table
+        if limit is None and tables:
+            unread = (*unread, _NO_LIMIT)
+        elif limit is None:
+            self._tracks = {}  # once the module is loaded, all namespaces have a table
         self.unread = unread if has_statistics or limit is None else figures
         return Observation(
             boottime_seconds=now,
