@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.limits import is_lower, is_unlimited, lowest_accepted
 from conntrackd_guard.core.model import PersistedLimit, Raise, Record
 from conntrackd_guard.core.sysctl_precedence import (
     BUCKET_KEYS,
@@ -92,7 +93,7 @@ class SysctlDropIn:
         self._lock = DropInLock(paths)
 
     def limit(self) -> int | None:
-        """Return the limit in the file, None without a file (or without our line in it)."""
+        """Return the limit in the file, None without a file (or without a line of ours in it: 1 to INT_MAX)."""
         persisted = self._read()
         return None if persisted is None else persisted.limit
 
@@ -110,7 +111,7 @@ class SysctlDropIn:
 
     def overridden_by(self) -> list[Overriding]:
         """Return the lines of other files that have limit or buckets end at other values."""
-        return _overridden_by(sysctl_files(self._paths.root), str(self._paths.drop_in))
+        return _overridden_by(sysctl_files(self._paths.root), self._paths)
 
     def put(self, persisted: Persisted, decided_seconds: float, buckets: int | None = None) -> None:
         """Persist a limit durably, unless a newer decision has the file already.
@@ -129,11 +130,11 @@ class SysctlDropIn:
             self._obey()
 
     def release(self, limit: int) -> int | None:
-        """Remove a persisted limit that is below `limit` (0: unlimited) and return it."""
+        """Remove a persisted limit that is lower than `limit` and return it."""
         with self._lock.held():
             self._obey()
             persisted = self.limit()
-            if persisted is None or not (limit == 0 or limit > persisted):
+            if persisted is None or not is_lower(persisted, limit):
                 return None
             self._remove()
             self._obey()
@@ -175,7 +176,7 @@ class SysctlDropIn:
         except OSError as error:
             raise HostError("read", self._paths.drop_in, error, "Check its rights.") from error
         setting = _SETTING.search(content)
-        if setting is None:
+        if setting is None or is_unlimited(int(setting[1])):
             return None
         origin: dict[str, Any] = {name.decode(): value.decode() for name, value in _ID.findall(content)}
         origin |= {name.decode(): int(value) for name, value in _SIZE.findall(content)}
@@ -212,7 +213,7 @@ class SysctlDropIn:
         overridden = [line for line in writes(found, Tool.PROCPS) if line.path in before]
         by = [
             f"{_listed([other.line])} with {' and '.join(other.tools)}"
-            for other in _overridden_by([*found, ours], ours.path)
+            for other in _overridden_by([*found, ours], self._paths)
         ]
         but = f"\n# Overridden by: {', '.join(by)}" if by else ""
         machine = files.read_id(self._paths.machine_id) or "unknown"
@@ -255,11 +256,12 @@ def _wanted(override: DropInOverride) -> Persisted | None:
     return None
 
 
-def _overridden_by(files: Sequence[SysctlFile], ours: str) -> list[Overriding]:
+def _overridden_by(found_files: Sequence[SysctlFile], paths: Paths) -> list[Overriding]:
     found: dict[Assignment, Overriding] = {}
-    for what, keys in (("limit", LIMIT_KEYS), ("number of hash buckets", BUCKET_KEYS)):
+    lowest = lowest_accepted(files.read_id(paths.kernel_release) or "", None)
+    for what, keys, least in (("limit", LIMIT_KEYS, lowest), ("number of hash buckets", BUCKET_KEYS, 1)):
         for tool in Tool:
-            if (other := overriding(files, tool, ours, keys)) is not None:
+            if (other := overriding(found_files, tool, str(paths.drop_in), least, keys)) is not None:
                 saved, line = other
                 found.setdefault(line, Overriding(what, saved, line, [])).tools.append(tool)
     return list(found.values())
