@@ -1,6 +1,7 @@
 """Sample and analyze tables, for `guard top` and for the recorder after a raise."""
 
 import errno
+import os
 import time
 from dataclasses import dataclass, replace
 
@@ -146,7 +147,9 @@ def choose(found: list[Found], wanted: str | None) -> Found:
     """Return the table of a namespace by number or name, by default the fullest. Raises AnswerIsNo."""
     if wanted is None:
         if not found:
-            raise AnswerIsNo("No table can be read. Run this as root.")
+            raise AnswerIsNo(
+                f"No table can be read. {'`guard doctor` says why.' if os.geteuid() == 0 else 'Run this as root.'}"
+            )
         return found[0]
     for one in found:
         if wanted in {str(one.table.namespace), one.table.label}:
