@@ -49,10 +49,11 @@ def test_packets_lost_at_low_use_are_told(host: Host) -> None:
     (line,) = guarded.logged("guard.hold")
     assert line["level"] == "warning"
     assert line["message"] == (
-        "The kernel dropped 5,000 packets within 1 s for long hash chains (of the initial namespace), without a "
-        "message. Chains average 20.8 entries (2 × 42,598 ÷ 4,096 buckets). More buckets: `sysctl -w "
+        "The kernel dropped 5,000 packets of the initial namespace within 1 s without a message: hash chains are too "
+        "long. Average chain: 2 × 42,598 ÷ 4,096 buckets = 20.8 entries. More buckets: `sysctl -w "
         "net.netfilter.nf_conntrack_buckets=16384` (stalls traffic for about 21 ms now; to undo: `sysctl -w "
-        "net.netfilter.nf_conntrack_buckets=4096`). To keep them after a boot, put that into a file in /etc/sysctl.d."
+        "net.netfilter.nf_conntrack_buckets=4096`). To keep them after a boot: `echo "
+        "net.netfilter.nf_conntrack_buckets=16384 > /etc/sysctl.d/90-conntrack-buckets.conf`."
     )
     assert status(guarded) == {"lost": 5_000}
     guarded.stop()
@@ -82,7 +83,7 @@ def test_an_average_from_which_packets_are_lost_is_told_before_any_is(host: Host
     assert guarded.reasons() == ["hold long_chains none"]
     (line,) = guarded.logged("guard.hold")
     assert line["message"].startswith(
-        "Hash chains are long. Chains average 24.0 entries (2 × 60,000 ÷ 5,000 buckets). From 24 on the kernel drops new "
+        "Hash chains are long. Average chain: 2 × 60,000 ÷ 5,000 buckets = 24.0 entries. From 24 on the kernel drops new "
         "connections, without a message. More buckets: `sysctl -w net.netfilter.nf_conntrack_buckets=16384`"
     )
     assert status(guarded) == {"lost": 0}
