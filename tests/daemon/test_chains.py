@@ -107,11 +107,13 @@ def test_losses_are_told_although_long_chains_were(host: Host) -> None:
 
 
 def test_tables_are_read_for_long_chains_at_any_use(host: Host) -> None:
-    """With a limit of a million, 5 % of it are long chains in a small hash table."""
+    """With a limit of a million, 5 % of it are long chains in a small hash table. No reading is due for a minute."""
     host.buckets, host.limit = 4_000, 1_000_000
-    host.table(50_000)
+    host.table(20)
     guarded = Guarded(host)
     guarded.turn()
+    host.table(50_000)
+    guarded.turn(5.0)
     assert guarded.reasons() == ["hold long_chains none"]
     guarded.stop()
 
@@ -204,6 +206,22 @@ def test_a_boot_that_lost_both_gets_both(matched: Host, policy: Policy) -> None:
     assert matched.buckets == 24_576 if policy.buckets is Buckets.KEEP else 49_152  # for a hidden table too
     guarded.written()
     assert (matched.persisted, matched.persisted_buckets) == (98_304, matched.buckets)
+    guarded.stop()
+
+
+def test_a_module_loaded_again_gets_both(host: Host) -> None:
+    """What the running guard raised, also where `buckets: match` was taken back since."""
+    host.buckets = 16_384
+    guarded = raised(host, MATCH)
+    guarded.controller.policy = Policy()
+    (host.root / "proc/sys/net/netfilter/nf_conntrack_max").unlink()
+    guarded.turn(5.0)
+    host.limit = host.buckets = 16_384
+    guarded.turn(5.0)
+    assert guarded.reasons()[-1] == "raise restore applied"
+    assert (host.limit, host.buckets) == (98_304, 24_576)
+    guarded.written()
+    assert (host.persisted, host.persisted_buckets) == (98_304, 24_576)
     guarded.stop()
 
 
