@@ -5,7 +5,7 @@ from typing import Any, assert_never
 
 from conntrackd_guard.core.codec import encode, verdict
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import Hold, OutcomeKind, Override, Raise, Record
+from conntrackd_guard.core.model import Hold, MessageKind, OutcomeKind, Override, Raise, Record
 from conntrackd_guard.core.records import ACTIONABLE, reason
 
 _ERRORS = frozenset({HoldReason.CONFLICT, HoldReason.RESERVE_BROKEN, HoldReason.OVER_BUDGET_AT_START})
@@ -30,6 +30,8 @@ def level_of(record: Record) -> str:
     match record.decision:
         case Raise():
             return "error" if record.outcome.kind is OutcomeKind.REJECTED else "warning"
+        case Hold(reason=HoldReason.HISTORICAL) if record.trigger.message_kind is MessageKind.SUPPRESSED:
+            return "debug"  # nobody's table: the line about full ones is enough
         case Hold(reason=why):
             levels = (("error", _ERRORS), ("warning", _WARNINGS), ("debug", _DEBUG))
             return next((level for level, reasons in levels if why in reasons), "info")

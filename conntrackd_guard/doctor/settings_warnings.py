@@ -1,5 +1,7 @@
 """Find settings that are valid, but switch the guard off or can't work on this host."""
 
+import errno
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,9 @@ _IGNORED_IN_DRY_RUN = {"notify": "notify", "metrics_file": "metrics_file", "metr
 def warnings(settings: Settings, paths: Paths) -> list[str]:
     """Return one sentence for each, with its place and the setting's name. Unreadable facts give none. Never raises."""
     found = [*_of_triggers(settings.policy), *_of_bounds(settings.policy, paths), *_of_places(settings)]
+    if settings.metrics_port is not None and not RuntimeDir(paths).is_running() and _is_taken(settings.metrics_port):
+        text = f"another program listens on port {settings.metrics_port}: metrics can't be served. Set another one."
+        found.append(("metrics_http", text))
     found += [
         (name, "has no effect in mode dry-run.")
         for name, field in _IGNORED_IN_DRY_RUN.items()
@@ -84,10 +89,23 @@ def _of_places(settings: Settings) -> Iterator[tuple[str, str]]:
         if mode is not None and not (stat.S_ISREG(mode) and mode & 0o111):
             yield "notify", f"{command} {'is no executable file' if mode else 'does not exist'}: nobody is notified."
     if settings.metrics_file is not None:
-        folder = Path(settings.metrics_file).parent
+        path, folder = Path(settings.metrics_file), Path(settings.metrics_file).parent
         mode = _mode(folder)
         if mode is not None and not stat.S_ISDIR(mode):
             yield "metrics_file", f"{folder} {'is no folder' if mode else 'does not exist'}: no metrics are written."
+        elif stat.S_ISDIR(_mode(path) or 0):
+            yield "metrics_file", f"{path} is a folder: no metrics are written."
+
+
+def _is_taken(port: int) -> bool:
+    """Return whether a program listens on that port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _mode(path: Path) -> int | None:

@@ -238,7 +238,7 @@ def test_without_a_history_show_says_so_once(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_reader_after_a_dry_run_is_told_where_to_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reader_after_a_dry_run_learns_where_to_look(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first thing that people try is a dry run, and its history is another one. An empty one has no match to miss."""
     dry = Paths(tmp_path, Mode.DRY_RUN)
     History(dry.history, mode="writer").close()

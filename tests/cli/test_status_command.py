@@ -169,3 +169,25 @@ def test_the_document_is_complete() -> None:
     assert [(table["namespace"], table["share"]) for table in found["tables"]] == [(7, 0.5), (1, 0.0)]
     assert (found["next_step"]["allowed"], found["next_step"]["target"]) == (True, 98304)
     assert found["memory"]["now_bytes"] == 576 * 32768 + 1048576
+
+
+def test_losses_without_a_full_table_have_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Long chains, failed inserts and resolved races: nothing else shows them. The average is that of all tables."""
+    lost: dict[str, Any] = {"insert_failed": 12, "clash_resolved": 345, "chain_too_long": 60_000}
+    web = Table(namespace=7, label="web", count=32768, **lost)
+    other = Table(namespace=8, label="db", count=10_240, **lost)
+    line = (
+        "losses: since boot 120,000 packets for long hash chains (average 10.5); 24 inserts failed; 690 races resolved"
+    )
+    assert line in printed(a_status(seen(tables=(web, other), buckets=8_192)), capsys).replace("\n", " ")
+    losing = seen(tables=(replace(web, lost_to_chains=1_500), other), buckets=8_192)
+    assert "(average 10.5), 1,500 of them just now;" in printed(a_status(losing), capsys).replace("\n", " ")
+    assert document(a_status(losing))["average_chain"] == 10.5
+
+
+def test_a_kernel_without_a_chain_limit_has_no_chain_losses(capsys: pytest.CaptureFixture[str]) -> None:
+    """It counts failed inserts all the same; without any counter there is no line."""
+    old = seen(tables=(Table(namespace=7, label="web", count=99, insert_failed=12),), chain_limit=False, buckets=1)
+    assert "losses: since boot 12 inserts failed;" in printed(a_status(old), capsys)
+    assert document(a_status(old))["average_chain"] is None
+    assert "losses:" not in printed(a_status(seen()), capsys)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from conntrackd_guard.doctor.settings_warnings import warnings
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.settings.settings import Entry, read_settings
 
 LIMIT = 262_144
@@ -28,6 +30,7 @@ def a_host(tmp_path: Path) -> Paths:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     (tmp_path / "page-on-call").chmod(0o755)
+    (tmp_path / "g.prom").mkdir()
     return Paths(tmp_path)
 
 
@@ -73,6 +76,7 @@ def found(paths: Paths, text: str) -> list[str]:
         ("notify: {root}", "f:1: notify: {root} is no executable file: nobody is notified."),
         ("metrics_file: {root}/gone/g.prom", "f:1: metrics_file: {root}/gone does not exist: no metrics are written."),
         ("metrics_file: {root}/page/g.prom", "f:1: metrics_file: {root}/page is no folder: no metrics are written."),
+        ("metrics_file: {root}/g.prom", "f:1: metrics_file: {root}/g.prom is a folder: no metrics are written."),
         ("mode: dry-run\nmetrics_http: 9786", "f:2: metrics_http: has no effect in mode dry-run."),
     ],
 )
@@ -93,14 +97,27 @@ def test_a_setting_that_switches_off_or_cannot_work_is_named(paths: Paths, text:
         "on_flood: hold",
         "budget: 2GiB\nmin_available: 1GiB",
         "notify: {root}/page-on-call --now",
-        "metrics_file: {root}/g.prom",
-        "metrics_http: 9786",
+        "metrics_file: {root}/other.prom",
         "mode: dry-run",
     ],
 )
 def test_settings_that_work_give_no_warning(paths: Paths, text: str) -> None:
     """Neither the defaults nor unusual ones."""
     assert found(paths, text) == []
+
+
+def test_a_port_that_another_program_has(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless that is the running guard."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        server.listen()
+        text = f"f:1: metrics_http: another program listens on port {port}: metrics can't be served. Set another one."
+        assert found(paths, f"metrics_http: {port}") == [text]
+        with monkeypatch.context() as running:
+            running.setattr(RuntimeDir, "is_running", lambda _: True)
+            assert found(paths, f"metrics_http: {port}") == []
+    assert found(paths, f"metrics_http: {port}") == []
 
 
 def test_facts_that_cannot_be_read_give_no_warning(tmp_path: Path) -> None:

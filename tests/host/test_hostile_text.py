@@ -22,10 +22,7 @@ KIB, GIB = 1 << 10, 1 << 30
 TOTAL, AVAILABLE, FREE = 24_684_092 * KIB, 24_192_740 * KIB, 23_389_436 * KIB
 BY_FORMULA = 24_192_996 * KIB
 """256 KiB from what the kernel showed a moment apart."""
-SEVERE = {
-    "empty", "cut in half", "huge", "longer than int() takes", "negative", "not UTF-8", "bytes that are no text",
-    "deeply nested", "JSON without its keys", "with NULs",
-}  # fmt: skip
+SEVERE = {"empty", "cut in half", "longer than int() takes", "bytes that are no text", "JSON without its keys"}
 
 
 @pytest.fixture

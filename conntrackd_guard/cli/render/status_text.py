@@ -11,6 +11,7 @@ from conntrackd_guard.core import chains
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.health import Level
+from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import Hold, Observation, Raise, Table
 from conntrackd_guard.core.records import ACTIONABLE, table_name
 from conntrackd_guard.core.text import printable
@@ -71,7 +72,7 @@ def _tables_summary(status: Status) -> tuple[str, str]:
     table = max(seen.tables, key=lambda table: (table.dropped or 0, table.count), default=None)
     if table is None:
         return "no table could be read", "yellow"
-    if not seen.limit:
+    if is_unlimited(seen.limit):
         return f"no limit; the fullest table has {table.count:,} entries", "green"
     share = table.count / seen.limit
     text = f"fullest table at {int(100 * share)} % of {seen.limit:,}"
@@ -123,7 +124,7 @@ def limit_text(status: Status) -> str:
         return "none: this kernel tracks no connections yet"
     buckets = "unknown" if seen.buckets is None else f"{seen.buckets:,}"
     real = "" if seen.kernel_limit == seen.limit else f" in this dry run ({seen.kernel_limit or 0:,} in force)"
-    limit = "unlimited (0)" if seen.limit == 0 else f"{seen.limit:,} entries per namespace"
+    limit = format_limit(seen.limit) if is_unlimited(seen.limit) else f"{seen.limit:,} entries per namespace"
     return f"{limit}{real}, {buckets} hash buckets"
 
 
