@@ -183,7 +183,7 @@ def outlook_lines(status: Status) -> list[tuple[str, str, str]]:
     advice = "".join(f" {text}" for text in decision.advice)
     if isinstance(decision, Raise):
         worst = format_bytes(decision.arithmetic.cost_bytes)
-        step = f"raise to {decision.target:,} when the fullest table fills up (worst case {worst})"
+        step = f"raise to {decision.target:,} when the fullest table fills up (the tables may then take {worst})"
         step, style = f"{step}.{advice}" if advice else step, "green"
     else:
         step, style = f"none. {decision.reason.sentence}{advice}", "bold red"
