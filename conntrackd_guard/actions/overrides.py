@@ -17,6 +17,7 @@ from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError
 from conntrackd_guard.core.explain import sentence
+from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import (
     Observation,
     Outcome,
@@ -93,8 +94,12 @@ class Overrides:
     def plan(self, row_id: int | None, *, whole: bool) -> Plan:
         """Return what reverting decision `row_id` (None: the last raise; `whole`: all of them) would do."""
         current = self._kernel.limit_in_force()
-        if not current:
-            raise AnswerIsNo("The kernel has no limit to revert (no conntrack, or 0 for unlimited).")
+        if current is None:
+            raise AnswerIsNo("The kernel has no limit to revert: it tracks no connections.")
+        if is_unlimited(current):
+            raise AnswerIsNo(
+                f"The limit is {format_limit(current)}: no raise led to it, and any number would lower it."
+            )
         if row_id is not None:
             self._expect_raise(row_id)
         raises = revertible_raises(self._paths, current)
@@ -175,7 +180,14 @@ class Overrides:
         return self._store(replace(planned, outcome=replace(applied, limit_after=after, detail=detail)))
 
     def _write(self, planned: Record, plan: Plan, decided: float) -> tuple[int, str]:
-        """Write limit, buckets and drop-in; return the limit read back, and which of the others could not be written."""
+        """Write limit, buckets and drop-in; return the limit read back, and which of the others could not be written.
+
+        An unlimited limit stays: another program has set it since the plan was made.
+        """
+        now = self._kernel.limit_in_force()
+        if now is not None and is_unlimited(now):
+            error = OSError(None, f"the limit has become {format_limit(now)}")
+            raise HostError(f"write {plan.target} to", self._paths.limit, error, "Find out what set it.")
         after, failed = self._kernel.set_limit(plan.target), []
         if plan.buckets is not None:
             try:

@@ -177,7 +177,8 @@ def assess(trigger: Trigger, observation: Observation, policy: Policy) -> Assess
     full_count = max(CONFIRM_USE, policy.threshold) * (observation.kernel_limit or 0)
     dropped_count, charged_count = policy.threshold * (observation.kernel_limit or 0), policy.threshold * limit
     concerned, needy, trusted, others = [], [], [], []
-    is_judged, is_unknown = number is None, number is None and not observation.complete
+    is_judged = number is None
+    is_unknown = number is None and (not observation.complete or bool(observation.impossible))
     is_confirmed = is_pressing = is_dropping = False
     in_use, largest, full, full_held = observation.small_entries, 0, 0, 0
     for table in observation.tables:

@@ -12,6 +12,7 @@ from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, Charges, assess
 from conntrackd_guard.core.chains import CHAIN_ADVISE, CHAIN_HOLD, enough_buckets
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
+from conntrackd_guard.core.limits import is_unlimited
 from conntrackd_guard.core.model import INT_MAX, Observation, Table, Trigger, TriggerKind
 from conntrackd_guard.core.records import condense
 
@@ -231,9 +232,9 @@ def filled(observation: Observation) -> tuple[Observation, Table]:
 def highest_affordable(observation: Observation, policy: Policy) -> Arithmetic | None:
     """Return the calculation for the highest limit that every bound allows if the fullest table is full.
 
-    Its target may lie below the limit; None if there is no limit, it is 0, or memory is unknown.
+    Its target may lie below the limit; None if there is no limit, it is unlimited, or memory is unknown.
     """
-    if not observation.limit or observation.memory_unknown:
+    if observation.limit is None or is_unlimited(observation.limit) or observation.memory_unknown:
         return None
     then, _ = filled(condense(observation, None))
     calm = tuple(replace(table, demand_per_second=None) for table in then.tables)
@@ -245,10 +246,10 @@ def at_limit(observation: Observation, policy: Policy) -> tuple[Arithmetic, int]
     """Return the calculation for the fullest table filled up to the limit, and the highest limit that the host can bear.
 
     The calculation's bound is the budget or `min_available` if the host can't bear it, whoever set the limit; else the
-    target. None if there is no limit, or it is 0.
+    target. None if there is no limit, or it is unlimited.
     """
     limit, seen = observation.limit, condense(observation, None)
-    if not limit:
+    if limit is None or is_unlimited(limit):
         return None
     fullest, *others = fullest_first(seen) or (Table(namespace=0, label="initial", initial=True, count=0),)
     full = replace(fullest, count=max(limit, fullest.count), held=fullest.alive)

@@ -5,6 +5,7 @@ from typing import assert_never
 from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.explain_holds import bounds, counters, hold_sentence
+from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
@@ -111,7 +112,7 @@ def _override_sentence(record: Record, override: Override) -> str:
             if override.buckets_target is not None:
                 target += f", and the hash buckets from {observation.buckets or 0:,} to {override.buckets_target:,}"
             detail = f" {record.outcome.detail.rstrip('.')}." if record.outcome.detail else ""
-            return f"{who} {done} the limit from {observation.limit or 0:,} to {target}{why}.{detail}"
+            return f"{who} {done} the limit from {format_limit(observation.limit or 0)} to {target}{why}.{detail}"
         case OverrideKind.PAUSE:
             until = "until `guard resume`"
             if override.until_seconds is not None:

@@ -5,8 +5,9 @@ from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.kernel_default import default_limit
+from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import Corroboration, Hold, LoadFacts, MessageKind, Pause, Record, Table
-from conntrackd_guard.core.records import concerned, is_dropping, table_name
+from conntrackd_guard.core.records import concerned, impossible_text, is_dropping, table_name
 from conntrackd_guard.core.state import advance
 from conntrackd_guard.core.units import format_bytes, format_duration, format_rate, format_span, utc
 from conntrackd_guard.core.usage import CONFIRM_USE
@@ -108,6 +109,11 @@ def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
             tries = "once" if refusal.count == 1 else f"{refusal.count} times"
             wait = _wait(record, refusal.until_seconds)
             return f"The kernel refused the write {tries} (errno {refusal.errno}). Next try in {wait}."
+        case HoldReason.IMPOSSIBLE_COUNT if observation.impossible:
+            named = [one for one in observation.impossible if one.namespace == trigger.namespace]
+            return f"{impossible_text((named or observation.impossible)[0])}."
+        case HoldReason.UNLIMITED if observation.limit is not None and is_unlimited(observation.limit):
+            return f"The limit is {format_limit(observation.limit)} and stays so: any number would lower it."
         case HoldReason.SET_ELSEWHERE if observation.limit is not None and trigger.persisted is not None:
             return _set_elsewhere(record, observation.limit, trigger.persisted.limit)
         case HoldReason.RESOLVED if trigger.judged and decision.corroboration is Corroboration.UNKNOWN:
@@ -155,7 +161,7 @@ def _foreign_write(record: Record, was: int, policy: Policy) -> str:
     who = f"probable cause: {detail}" if detail and record.outcome.detail != UNKNOWN_WRITER else "not known what"
     limit, buckets, changes = record.observation.kernel_limit or 0, record.observation.buckets or 0, list[str]()
     if limit != was:
-        changes.append(f"nf_conntrack_max from {was:,} to {limit:,}")
+        changes.append(f"nf_conntrack_max from {format_limit(was)} to {format_limit(limit)}")
     if record.trigger.was_buckets is not None:
         changes.append(f"nf_conntrack_buckets from {record.trigger.was_buckets:,} to {buckets:,}")
     change = f"set {' and '.join(changes)}"
@@ -181,7 +187,7 @@ def _long_chains(record: Record) -> str:
     seen, entries = record.observation, chains.alive(record.observation)
     chain = chains.average(entries, seen.buckets)
     average = (
-        "" if chain is None else f" Chains average {chain:.1f} entries (2 × {entries:,} ÷ {seen.buckets:,} buckets)."
+        "" if chain is None else f" Average chain: 2 × {entries:,} ÷ {seen.buckets:,} buckets = {chain:.1f} entries."
     )
     losing = [table for table in seen.tables if table.lost_to_chains]
     if not losing:
@@ -190,9 +196,9 @@ def _long_chains(record: Record) -> str:
     most, lost = max(losing, key=lambda table: table.lost_to_chains or 0), sum(t.lost_to_chains or 0 for t in losing)
     since, now = record.trigger.since_seconds, seen.boottime_seconds
     within = "" if since is None else f" within {format_span(max(0.0, now - since))}"
-    whose = f"{'' if len(losing) == 1 else 'most of them '}of {table_name(most)}"
     packets = f"{lost:,} packet{'' if lost == 1 else 's'}"
-    return f"The kernel dropped {packets}{within} for long hash chains ({whose}), without a message.{average}"
+    which = f" of {table_name(most)}{within}" if len(losing) == 1 else f"{within}, most of {table_name(most)},"
+    return f"The kernel dropped {packets}{which} without a message: hash chains are too long.{average}"
 
 
 def _set_elsewhere(record: Record, limit: int, persisted: int) -> str:

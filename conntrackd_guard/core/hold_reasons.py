@@ -25,6 +25,10 @@ class HoldReason(Enum):
         "No table confirms the message, and one unconfirmed message was already answered recently.",
         "unverifiable",
     )
+    IMPOSSIBLE_COUNT = (
+        "The count of the table can't be true, so nothing shows whether it is full.",
+        "impossible count",
+    )
     SUPERSEDED = ("Already covered by the previous raise.", "already covered")
     RESOLVED = "The condition is over. Nothing to do."
     STABLE = "Use is above the threshold but not growing towards the limit. No action."
@@ -34,7 +38,7 @@ class HoldReason(Enum):
     )
     PAUSED = "Raising is paused."
     CONFLICT = "Another program keeps lowering the limit."
-    UNLIMITED = "The limit is 0, which means unlimited."
+    UNLIMITED = "The limit is 0, or a negative number that the kernel reads as more than 2 billion: unlimited."
     NO_CONNTRACK = "This kernel tracks no connections yet."
     WRITE_REFUSED = "The kernel refused the last write. Retrying later."
     CHANGED_UNDER_US = ("The limit changed during the decision. Deciding again.", "limit changed")

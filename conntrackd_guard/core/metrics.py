@@ -162,7 +162,7 @@ def _of_guard(figures: Figures) -> Iterator[Family]:
     yield _gauge("last_success_timestamp_seconds", success, loop.at_seconds)
     yield _gauge("source_up", "Whether kernel messages can be read from this source.", readable, "source")
     complete = "Whether every connection tracking table could be read, of those that this kernel shows."
-    yield _gauge("tables_complete", complete, seen.complete or not seen.has_statistics)
+    yield _gauge("tables_complete", complete, not seen.impossible and (seen.complete or not seen.has_statistics))
     unread = "Number of tables that can't be read and are charged as full ones."
     yield _gauge("tables_unread", unread, seen.unread_tables)
     errors = "Number of current recorder errors, which `guard status` lists."
@@ -176,7 +176,7 @@ def _of_guard(figures: Figures) -> Iterator[Family]:
         labels=("verdict", "reason", "outcome"),
         samples=tuple((labels, float(count)) for labels, count in sorted(figures.decisions.items())),
     )
-    limit = "Maximum size of each connection tracking table (nf_conntrack_max), in entries; 0 is unlimited."
+    limit = "Maximum size of each connection tracking table (nf_conntrack_max), in entries; 0 or over 2147483647: unlimited."
     yield _gauge("limit_entries", limit, seen.limit)
     reach = "Highest limit that raises can reach now, in entries, by its bound."
     yield _gauge("highest_limit_entries", reach, highest, "bound")

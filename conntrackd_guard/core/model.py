@@ -166,6 +166,20 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImpossibleCount:
+    """A table whose count can't be true: the counter went below 0, or what shows it is broken."""
+
+    namespace: int
+    """As in `Table`."""
+    label: str
+    source: str
+    count: int
+    """As the kernel compares it with the limit: unsigned."""
+    most: int
+    """The highest count that can be true, by the slab's objects."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pause:
     """An operator has paused raising."""
 
@@ -197,6 +211,8 @@ class Observation:
     """Facts that could not be read, each with the safe default used instead."""
     complete: bool = True
     """Whether every tracking namespace was readable."""
+    impossible: tuple[ImpossibleCount, ...] = ()
+    """Tables that are in none of the other fields, because their count can't be true."""
     unread_tables: int = 0
     """Tables that can't be read, but must be expected: each is charged as a full one."""
     has_statistics: bool = True

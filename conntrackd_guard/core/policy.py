@@ -18,7 +18,9 @@ from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.kernel_default import default_limit
+from conntrackd_guard.core.limits import is_lower
 from conntrackd_guard.core.model import (
+    INT_MAX,
     Corroboration,
     Hold,
     LoadFacts,
@@ -42,6 +44,7 @@ SMALLEST_PART = 0.05
 SAMPLE_SECONDS = 30.0
 """Validity of a flood sample, and of one plain step without a sample."""
 
+_BROKEN_COUNT = "Look for a module or driver that breaks the counter (`guard doctor`); only a reboot resets it."
 _RESUME = "`guard resume` ends a pause; to end /etc/conntrackd-guard/pause, remove the file."
 _READABLE = (
     "See that the guard may read that file: `ProcSubset=pid` in a unit hides it. The next good reading ends this."
@@ -100,13 +103,13 @@ def unanswerable(  # noqa: C901, PLR0911 - one return an answer
         return Hold(reason=reason, advice=(advice,))
     if observation.limit is None:
         return Hold(reason=HoldReason.NO_CONNTRACK)
-    if observation.limit == 0 and trigger.kind is not TriggerKind.CHAINS:
+    if trigger.kind is TriggerKind.OTHER_WRITER:
+        return Hold(reason=_change(trigger, observation.limit))
+    if trigger.kind is TriggerKind.CHAINS:
+        return _long_chains(observation, policy)
+    if not 0 < observation.limit <= INT_MAX:  # what `limits.is_unlimited` says, without a call
         return Hold(reason=HoldReason.UNLIMITED, retry_seconds=observation.boottime_seconds + RECHECK_SECONDS)
     match trigger.kind:
-        case TriggerKind.OTHER_WRITER:
-            return Hold(reason=_change(trigger, observation.limit))
-        case TriggerKind.CHAINS:
-            return _long_chains(observation, policy)
         case TriggerKind.MEMORY:
             broken = budget.is_broken(case, policy)
             return Hold(reason=HoldReason.RESERVE_BROKEN if broken else HoldReason.RESOLVED, arithmetic=broken)
@@ -125,11 +128,11 @@ def _change(trigger: Trigger, limit: int) -> HoldReason:
         return HoldReason.RELOADED
     if trigger.was == limit:
         return HoldReason.BUCKETS_CHANGED
-    lowered = trigger.was is None or limit < trigger.was
+    lowered = trigger.was is None or is_lower(limit, trigger.was)
     return HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED
 
 
-def unconfirmed(  # noqa: PLR0911 - one return an answer
+def unconfirmed(  # noqa: C901, PLR0911 - one return an answer
     case: Assessment, state: State, policy: Policy
 ) -> Hold | None:
     """Hold unless the tables confirm the trigger, or can't be judged and no plain step was made for such a message."""
@@ -143,6 +146,12 @@ def unconfirmed(  # noqa: PLR0911 - one return an answer
         if observation.kernel_limit != observation.limit and not case.is_pressing:
             return Hold(reason=HoldReason.DRY_RUN_SUFFICIENT, corroboration=truth)
         return None
+    for one in observation.impossible if truth is Corroboration.UNKNOWN else ():
+        if trigger.namespace == one.namespace or (trigger.namespace is None and observation.complete):
+            retry = now + RECHECK_SECONDS
+            return Hold(
+                reason=HoldReason.IMPOSSIBLE_COUNT, retry_seconds=retry, corroboration=truth, advice=(_BROKEN_COUNT,)
+            )
     if truth is Corroboration.UNKNOWN and trigger.judged:
         return Hold(reason=HoldReason.RESOLVED, corroboration=truth)
     # A judged table proves that the raise made room; a table that can't be judged may be full again.
@@ -342,7 +351,8 @@ def _long_chains(observation: Observation, policy: Policy) -> Hold:
         return Hold(reason=HoldReason.RESOLVED)
     # For a full table as well. Where the average is short, the hash is uneven: twice as many halve every chain.
     wanted = chains.enough_buckets(max(entries, observation.limit or 0))
-    advice = _resize_advice(wanted if wanted > (buckets or 0) else 2 * (buckets or 0), observation)
-    keep, match = "To keep them after a boot, put that into a file in /etc/sysctl.d.", "The next raise does that too."
+    wanted = wanted if wanted > (buckets or 0) else 2 * (buckets or 0)
+    advice, match = _resize_advice(wanted, observation), "The next raise does that too."
+    keep = f"To keep them after a boot: `{chains.keep_command(wanted)}`."
     reason = HoldReason.CHAIN_DROPS if lost else HoldReason.LONG_CHAINS
     return Hold(reason=reason, advice=(advice, match if policy.buckets is Buckets.MATCH else keep))

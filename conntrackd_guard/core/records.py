@@ -9,13 +9,25 @@ from typing import assert_never
 
 from conntrackd_guard.core.codec import verdict
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import Hold, Observation, OutcomeKind, Override, Raise, Record, Table, TriggerKind
+from conntrackd_guard.core.limits import signed
+from conntrackd_guard.core.model import (
+    INT_MAX,
+    Hold,
+    ImpossibleCount,
+    Observation,
+    OutcomeKind,
+    Override,
+    Raise,
+    Record,
+    Table,
+    TriggerKind,
+)
 from conntrackd_guard.core.text import short
 
 ACTIONABLE = frozenset({
     HoldReason.OVER_BUDGET, HoldReason.OVER_BUDGET_AT_START, HoldReason.RESERVE, HoldReason.AT_CEILING, HoldReason.FLOOD,
     HoldReason.CHAINS, HoldReason.INT_MAX, HoldReason.CONFLICT, HoldReason.RESERVE_BROKEN, HoldReason.MEMORY_UNKNOWN,
-    HoldReason.CHAIN_DROPS, HoldReason.LONG_CHAINS, HoldReason.BUCKETS_LOST,
+    HoldReason.CHAIN_DROPS, HoldReason.LONG_CHAINS, HoldReason.BUCKETS_LOST, HoldReason.IMPOSSIBLE_COUNT,
 })  # fmt: skip
 """Need met a bound that the guard can't move, or the guard stopped itself. Time, a raise or an operator ends the others."""
 NAMED_ONE_BY_ONE = 32
@@ -121,3 +133,12 @@ def table_name(table: Table) -> str:
         return "the initial namespace"
     number = f"netns {table.namespace}"
     return f"{short(table.label)} ({number})" if table.label and table.label != number else number
+
+
+def impossible_text(found: ImpossibleCount) -> str:
+    """Return which table's count can't be true, and why."""
+    name = "the initial namespace" if found.label == "initial" else short(found.label)
+    why = f"by the slab cache nf_conntrack at most {found.most:,} exist in all namespaces"
+    if found.count > INT_MAX:  # count > limit, unsigned
+        why = "the counter fell below 0, so the kernel takes every new connection for one too many"
+    return f"the count of {name} can't be true: {signed(found.count):,} entries ({found.source}); {why}"

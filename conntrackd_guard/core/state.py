@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.limits import is_lower
 from conntrackd_guard.core.model import (
     Corroboration,
     Hold,
@@ -60,7 +61,7 @@ def lost(now: float) -> State:
 
 
 def rehearsed_limit(state: State, in_force: int | None) -> int | None:
-    """Return the limit that a dry run has reached; None if the one in force is as high, or unlimited (0)."""
+    """Return the limit that a dry run has reached; None if the one in force is as high, or unlimited."""
     return state.set_limit if in_force and (state.set_limit or 0) > in_force else None
 
 
@@ -78,7 +79,7 @@ def _replaced(state: State, limit: int, now: float) -> State:
             conflicts = conflicts[:-1]
     if limit == ours:
         return replace(state, set_limit=ours, replaced_limit=None, conflict_seconds=conflicts)
-    if 0 < limit < ours:
+    if is_lower(limit, ours):
         conflicts = (*conflicts, since)[-_CONFLICTS_KEPT:]
     return replace(state, set_limit=None, replaced_limit=ours, replaced_seconds=since, conflict_seconds=conflicts)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from conntrackd_guard.core.limits import MODULUS, signed
 from conntrackd_guard.core.model import INT_MAX
 
 FOLDERS = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
@@ -22,7 +23,7 @@ LIMIT_KEYS = ("net/netfilter/nf_conntrack_max", "net/nf_conntrack_max")
 """The second is an alias of the same variable."""
 BUCKET_KEYS = ("net/netfilter/nf_conntrack_buckets",)
 
-_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|(0[0-7]*)|[1-9][0-9]{0,9})(?![^ \t])")
+_NUMBER = re.compile(r"(-?)(0[xX][0-9a-fA-F]+|(0[0-7]*)|[1-9][0-9]{0,9})(?![^ \t])")
 """The kernel reads the first number of a value, followed by white space or nothing; more digits exceed INT_MAX."""
 
 
@@ -58,12 +59,19 @@ class Assignment:
 
     @property
     def number(self) -> int | None:
-        """The value as the kernel reads it (also hexadecimal and octal), None if it refuses it."""
+        """The value as the kernel reads it (hexadecimal, octal, -1 as 4,294,967,295), None if no kernel takes it."""
         found = _NUMBER.match(self.value)
         if found is None:
             return None
-        number = int(found[1], 8 if found[2] else 0)
-        return number if number <= INT_MAX else None
+        sign, text, octal = found.groups()
+        number = int(text, 8 if octal else 0)
+        if number > INT_MAX + bool(sign):
+            return None
+        return -number % MODULUS if sign else number
+
+    def is_accepted(self, lowest: int) -> bool:
+        """Return whether the kernel takes the value; `lowest` is the lowest that it takes (`limits.lowest_accepted`)."""
+        return self.number is not None and signed(self.number) >= lowest
 
 
 class _Setting(NamedTuple):
@@ -76,17 +84,18 @@ class _Setting(NamedTuple):
     """Whether it has a value; without one it only excludes the key from globs."""
 
 
-def final_assignment(files: Iterable[SysctlFile], tool: Tool) -> Assignment | None:
-    """Return the line that finally sets the limit, None if the tool leaves it unset."""
-    return next((written for written in reversed(writes(files, tool)) if written.number is not None), None)
+def final_assignment(files: Iterable[SysctlFile], tool: Tool, lowest: int = 0) -> Assignment | None:
+    """Return the line that finally sets the limit, None if the tool leaves it unset. `lowest`: see `is_accepted`."""
+    return next((line for line in reversed(writes(files, tool)) if line.is_accepted(lowest)), None)
 
 
-def overriding(files: Sequence[SysctlFile], tool: Tool, ours: str) -> Assignment | None:
+def overriding(files: Sequence[SysctlFile], tool: Tool, ours: str, lowest: int = 0) -> Assignment | None:
     """Return the line that has the limit end at another value than the file `ours` sets; None if no line does.
 
     It may be a line that the kernel refuses, or one without a value: then the limit ends unset.
+    `lowest`: see `Assignment.is_accepted`.
     """
-    word = final_assignment(files, tool)
+    word = final_assignment(files, tool, lowest)
     wanted = next((line.number for line in reversed(named(files, tool)) if line.path == ours), None)
     if wanted is None:
         return None

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.limits import format_limit, is_lower
 from conntrackd_guard.core.model import Hold, Outcome, OutcomeKind, Raise, Record
 from conntrackd_guard.core.policy import RECHECK_SECONDS
 from conntrackd_guard.host.conntrack.limit import Kernel
@@ -27,7 +28,7 @@ class BucketsRefused:
 
 
 class Applier:
-    """Applies raises to a kernel, real or rehearsing."""
+    """Applies raises to a kernel, real or rehearsing. No write lowers the limit, as the kernel reads it."""
 
     def __init__(self, kernel: Kernel, runtime_dir: RuntimeDir) -> None:
         self._kernel = kernel
@@ -45,6 +46,9 @@ class Applier:
             if before != seen:
                 self._runtime_dir.intents.drop(planned.key)
                 return self._changed(planned, decision, before, seen)
+            if not 0 < seen < decision.target:  # 0 is unlimited: the law holds whatever was decided
+                detail = f"writing {decision.target} would lower the limit of {format_limit(seen)}"
+                return _rejected(planned, None, seen, detail, notes)
             if decision.buckets_target is not None:  # first: no limit stands without the buckets it was judged with
                 try:
                     buckets = self._kernel.set_buckets(decision.buckets_target)
@@ -64,14 +68,15 @@ class Applier:
 
     @staticmethod
     def _changed(planned: Record, decision: Raise, before: int | None, seen: int) -> Record | Lowered:
-        if before is not None and before != 0 and before < seen:
+        if before is not None and is_lower(before, seen):
             return Lowered()
         hold = Hold(
             reason=HoldReason.CHANGED_UNDER_US if before is not None else HoldReason.NO_CONNTRACK,
             retry_seconds=planned.observation.boottime_seconds + RECHECK_SECONDS,
             corroboration=decision.corroboration,
         )
-        detail = f"the limit was {seen} when observed and {before} just before the write"
+        now = "gone" if before is None else format_limit(before)
+        detail = f"the limit was {format_limit(seen)} when observed and {now} just before the write"
         return replace(
             planned, decision=hold, outcome=Outcome(kind=OutcomeKind.NONE, limit_after=before, detail=detail)
         )

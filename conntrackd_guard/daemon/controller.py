@@ -17,6 +17,7 @@ from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.incident import Incidents
 from conntrackd_guard.core.kernel_default import default_limit
+from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import (
     Decision,
     Hold,
@@ -106,9 +107,9 @@ class Controller:
         if self._limit_changed:
             episodes, self._limit_changed = episode.on_limit_change(episodes, now), False
         limit = self._p.kernel.limit()
-        if limit == 0:  # unlimited: nothing but chains bounds the tables
+        if limit is not None and is_unlimited(limit):  # nothing but chains bounds the tables
             self._check_chains(self._p.observer.watch(attentive=series.is_due(wall))[0], now)
-        if not limit:
+        if limit is None or is_unlimited(limit):
             return episode.on_tables(episodes, (), 0, 0, self.policy, now), now + WAITING_SECONDS
         tables, hurry = self._p.observer.watch(attentive=bool(episodes) or series.is_due(wall))
         if tables and self._p.debug is not None:
@@ -269,7 +270,11 @@ class Controller:
         self.limit, self._buckets = limit, seen.buckets
         reloaded = limit is not None and (before is None or module != self._module)
         if limit is None or (before is None and self._kept is None):
-            what = "no longer tracks connections" if limit is None else f"now tracks connections, with limit {limit:,}"
+            what = (
+                "no longer tracks connections"
+                if limit is None
+                else f"now tracks connections, with limit {format_limit(limit)}"
+            )
             if limit != before:
                 self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
             return

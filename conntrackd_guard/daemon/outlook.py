@@ -5,6 +5,7 @@ from pathlib import Path
 from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.budget import cost_of, fullest_first, highest_affordable
 from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import Observation
 from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.sysctl_precedence import Tool, writes
@@ -38,7 +39,8 @@ def _reach(seen: Observation, policy: Policy) -> str:
         return f"Nothing can be raised: memory is unknown, {seen.memory_unknown}."
     highest = highest_affordable(seen, policy)
     if highest is None:
-        return "Nothing can be raised: the limit is 0 (unlimited)." if seen.limit == 0 else "Nothing is tracked yet."
+        limit = "" if seen.limit is None else format_limit(seen.limit)
+        return f"Nothing can be raised: the limit is {limit}." if limit else "Nothing is tracked yet."
     bound = _BOUNDS.get(highest.bound, highest.bound)
     if highest.target <= (seen.limit or 0):
         return f"Nothing can be raised: {bound} allows {highest.target:,}."

@@ -13,6 +13,7 @@ from conntrackd_guard.core import health, tuning
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.health import Level
+from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.core.sysctl_precedence import Assignment, Tool
@@ -272,7 +273,7 @@ def _farewell(
     for line, tools in overridden.items():
         if saved and Tool.SYSTEMD in tools:
             saved = f" (saved, but {printable(line.path)}:{line.line} overrides it at the next boot)"
-    return f"Stopped. nf_conntrack_max stays at {limit:,}{saved}."
+    return f"Stopped. nf_conntrack_max stays at {format_limit(limit)}{saved}."
 
 
 def _open_ring_buffer(paths: Paths) -> tuple[RingBuffer | None, tuple[str, ...]]:

@@ -6,6 +6,7 @@ from typing import Any
 from conntrackd_guard.core import health
 from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.health import Level
+from conntrackd_guard.core.limits import format_limit
 
 _HEADS = {Level.ACTION_REQUIRED: "ACTION NEEDED: ", Level.DEGRADED: "degraded: "}
 
@@ -25,7 +26,7 @@ def limit_text(limit: int | None) -> str:
     """Return the limit in force in words."""
     if limit is None:
         return "no limit: this kernel tracks no connections yet"
-    return f"limit {limit:,}" if limit else "limit 0 (unlimited)"
+    return f"limit {format_limit(limit)}"
 
 
 def sources_text(sources: Mapping[str, object]) -> str:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.limits import lowest_accepted
+from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.sysctl_precedence import Tool
+from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN
 from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.doctor import facts, module_loading, verdicts
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
@@ -20,6 +23,7 @@ from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.observer import Observer
+from conntrackd_guard.host.conntrack.sampler import Sampler
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_message
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.other_writers import other_writers, sees_processes
@@ -185,7 +189,19 @@ def _drop_in(host: HostFacts) -> Check:
 
 
 def _order(host: HostFacts, tool: Tool) -> Check:
-    return verdicts.order(sysctl_files(host.paths.root), tool, str(host.paths.drop_in), host.saved, host.saved_buckets)
+    files, saved, buckets = sysctl_files(host.paths.root), host.saved, host.saved_buckets
+    lowest = lowest_accepted(host.kernel_release, host.limit)
+    return verdicts.order(files, tool, str(host.paths.drop_in), saved, buckets, lowest=lowest)
+
+
+def _entries(host: HostFacts) -> Check:
+    """Compare the count of the fullest table with its listing."""
+    sampler = Sampler(host.paths)
+    fullest = next((one for one in sampler.find() if not one.impossible), None)
+    if host.limit is None or fullest is None:
+        return unknown("no table can be read", "" if host.limit is None else _as_root(host))
+    name, counted = table_name(fullest.table), fullest.table.count
+    return verdicts.entries(name, *(sampler.listed(fullest) if counted >= LEAST_SEEN else (counted, None)))
 
 
 def _boot_trap(host: HostFacts) -> Check:
@@ -241,6 +257,7 @@ _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "figures": _figures,
     "memory": lambda host: verdicts.memory(host.observation, host.policy),
     "buckets": lambda host: verdicts.buckets(host.limit, host.buckets, chain_limit=host.chain_limit),
+    "entries": _entries,
     "ring_buffer": _ring_buffer,
     "journal": _journal,
     "drop_in": _drop_in,

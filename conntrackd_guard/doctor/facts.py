@@ -54,6 +54,7 @@ class HostFacts:
         """The running guard's."""
         self.health = health.of_host(self.live, running=self.running, now_seconds=self.now, mode=self.paths.mode)
         self.boot_id = files.read_id(paths.boot_id)
+        self.kernel_release = files.read_id(paths.kernel_release) or ""
         self.place = find_place(paths)
         self.limit: int | None = None
         self.buckets: int | None = None

@@ -16,6 +16,7 @@ from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.health import Health, Level
+from conntrackd_guard.core.limits import format_limit, is_lower, is_unlimited
 from conntrackd_guard.core.model import Observation, Pause, State
 from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.sysctl_precedence import (
@@ -28,6 +29,7 @@ from conntrackd_guard.core.sysctl_precedence import (
     reading_order,
     writes,
 )
+from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN, UNLISTED_SHARE
 from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.doctor.place import Place
 from conntrackd_guard.host.other_writers import Writer
@@ -48,6 +50,8 @@ _LABELS = {
 }
 _JOURNALD = "See `systemctl status systemd-journald`, and ReadKMsg= and MaxLevelStore= in journald.conf."
 _UNRECORDED = "Until then raises go on, but are not recorded."
+_UNLIMITED = "Set a limit that this host can bear."
+_LEAKS = "Suspect modules that aren't the kernel's own (`grep -s O /sys/module/*/taint`); a reboot ends what they did."
 _LOGS = "See `journalctl -u conntrackd-guard`."
 _ON_THE_HOST = "Run the guard on the host itself: the limit is one for all namespaces, and set there."
 _OUTSIDE = (
@@ -136,7 +140,7 @@ def health(found: Health, live: Mapping[str, Any] | None) -> Check:
 
 def tables(seen: Observation | None) -> Check:
     """Check that no table is full or dropping packets now."""
-    if seen is None or not seen.limit:
+    if seen is None or seen.limit is None or is_unlimited(seen.limit):
         return unknown("no limit is in force")
     bad = [
         f"{table_name(table)} has {table.count:,} of {seen.limit:,} entries"
@@ -174,9 +178,12 @@ def conntrack(limit: int | None, buckets: int | None, place: Place) -> Check:
     if limit is None:
         step = "Nothing, unless a firewall rule needs connection tracking; then `modprobe nf_conntrack`."
         return note("connection tracking is not loaded; the guard waits for it", step)
-    if limit == 0:
-        step = "To set a limit: `sysctl -w net.netfilter.nf_conntrack_max=262144`."
-        return note("the limit is 0 (unlimited), so it is never raised", step)
+    if is_unlimited(limit):
+        read = "" if limit == 0 else f": the kernel reads it as {limit:,}"
+        evidence = (
+            f"the limit is {format_limit(limit)}{read}; the guard leaves it, and nothing bounds what full tables cost"
+        )
+        return note(evidence, f"{_UNLIMITED} Now: `sysctl -w net.netfilter.nf_conntrack_max=262144`.")
     size = "" if buckets is None else f", {buckets:,} buckets"
     return good(f"limit {limit:,} entries per namespace{size}")
 
@@ -223,6 +230,8 @@ def figures(seen: Observation, *, as_root: bool) -> Check:
         return wrong(f"nothing is raised: {'; '.join(found)}", step)
     if not found:
         return good("all tables and memory figures can be read")
+    if seen.impossible:
+        return wrong("; ".join(found), f"Nothing is raised for a table whose count can't be true. {_LEAKS}")
     step = "Nothing: raises go on, calculated with what is named here." if as_root else "Run this as root."
     if not seen.complete and seen.has_statistics and as_root:
         step = "`lsns -t net` lists namespaces; `ip netns attach NAME PID` makes one known to the guard."
@@ -258,7 +267,7 @@ def memory(seen: Observation, policy: Policy) -> Check:
 
 def buckets(limit: int | None, number: int | None, *, chain_limit: bool | None = None) -> Check:
     """Check that hash chains stay short when one table fills up. `chain_limit`: None if unknown."""
-    if not limit or not number:
+    if limit is None or is_unlimited(limit) or not number:
         return unknown("needs a limit and a number of buckets")
     chain = 2 * limit / number
     average = f"average chain with one full table: 2 × {limit:,} ÷ {number:,} buckets = {chain:.1f}"
@@ -271,6 +280,22 @@ def buckets(limit: int | None, number: int | None, *, chain_limit: bool | None =
     if chain <= chains.CHAIN_HOLD:
         return note(f"{average}: above {chains.CHAIN_ADVISE} new connections take longer", step)
     return wrong(f"{average}: above {chains.CHAIN_HOLD} the kernel drops packets without a message", step)
+
+
+def entries(table: str, counted: int, listed: int | None) -> Check:
+    """Check that the listing of the fullest `table` shows the entries counted; `listed`: None if it has too many."""
+    if counted < LEAST_SEEN:
+        return good(f"{table} is the fullest, with {counted:,} entries")
+    if listed is None:
+        return unknown(f"{table} has too many entries to list them all ({counted:,})")
+    unlisted, evidence = (
+        max(0, counted - listed),
+        f"{table} counts {counted:,} entries, and the listing shows {listed:,}",
+    )
+    if unlisted >= LEAST_SEEN and unlisted >= UNLISTED_SHARE * counted:
+        text = f"{evidence}: something in the kernel keeps {unlisted:,} (a leak)"
+        return wrong(text, f"`guard top` shows how to find it. {_LEAKS}")
+    return good(evidence)
 
 
 def journal(newest: int | None, *, exists: bool, permitted: bool, behind: int | None) -> Check:
@@ -312,13 +337,14 @@ def drop_in(path: str, saved: int | None, in_force: int | None, raised_to: int |
         return unknown(f"{where}; no limit is in force")
     if saved == in_force:
         return good(f"{where} and in force")
-    if saved > in_force or raised_to == in_force:
+    if is_lower(in_force, saved) or raised_to == in_force:
         apply = (
             f"To apply it: `sysctl -w net.netfilter.nf_conntrack_max={saved}`. To keep {in_force:,}: remove the file."
         )
-        return wrong(f"{where}, but {in_force:,} is in force", apply if saved > in_force else status)
-    evidence = f"{where}; another program has set {in_force:,}, which the next boot loses"
-    return note(evidence, f"To save {in_force:,} too, put it into a sysctl file of your own.")
+        return wrong(f"{where}, but {in_force:,} is in force", apply if is_lower(in_force, saved) else status)
+    evidence = f"{where}; another program has set {format_limit(in_force)}, which the next boot loses"
+    step = "" if is_unlimited(in_force) else f"To save {in_force:,} too, put it into a sysctl file of your own."
+    return note(evidence, step)
 
 
 def drop_in_buckets(limit: Check, saved: int | None, in_force: int | None) -> Check:
@@ -331,26 +357,41 @@ def drop_in_buckets(limit: Check, saved: int | None, in_force: int | None) -> Ch
     return wrong(f"{limit.evidence}, but only {in_force:,} of its {saved:,} hash buckets are", step)
 
 
-def order(files: Sequence[SysctlFile], tool: Tool, ours: str, saved: int | None, buckets: int | None = None) -> Check:
+def order(  # noqa: PLR0911, PLR0913 - one return a finding
+    files: Sequence[SysctlFile],
+    tool: Tool,
+    ours: str,
+    saved: int | None,
+    buckets: int | None = None,
+    *,
+    lowest: int = 0,
+) -> Check:
     """Check that `tool`, applying the sysctl files, ends with the saved limit and its buckets.
 
-    `ours` is the drop-in's path.
+    `ours` is the drop-in's path, `lowest` the lowest value that the kernel takes.
     """
     unread = [file.path for file in reading_order(files, tool) if file.content is None]
     if unread:
         return unknown(f"can't read {', '.join(unread[:_OTHERS_SHOWN])}", "Run this as root.")
-    word = final_assignment(files, tool)
-    if saved is None:
-        return good("no sysctl file sets the limit" if word is None else f"sets {word.value} ({_place(word)})")
+    word = final_assignment(files, tool, lowest)
     others = [line for line in named(files, tool) if line.path != ours]
     if word is None:
+        if saved is None:
+            return good("no sysctl file sets the limit")
         by = "".join(f": {_place(line)} overrides it with {line.value or 'an empty value'}" for line in others[-1:])
         return wrong(f"leaves the limit unset{by}", f"Remove that line, so that {ours} sets {saved:,}.")
-    if word.number == saved:
-        found = good(f"sets {saved:,} ({_place(word)}){f', over {_listed(others)}' if others else ''}")
+    number, sets = word.number or 0, f"sets {word.value} ({_place(word)})"
+    refused = [line for line in writes(files, tool) if not line.is_accepted(lowest)]
+    beside = f"; this kernel refuses {_listed(refused)}" if refused else ""
+    if number == saved:
+        found = good(f"sets {saved:,} ({_place(word)}){f', over {_listed(others)}' if others else ''}{beside}")
         return _order_of_buckets(files, tool, saved, buckets) or found
-    evidence = f"sets {word.value} ({_place(word)}), which overrides {saved:,} in {ours}"
-    if (word.number or 0) > saved:
+    evidence = f"{sets}{beside}" if saved is None else f"{sets}, which overrides {saved:,} in {ours}{beside}"
+    if is_unlimited(number):
+        return note(f"{evidence}: the tables are unlimited then", _UNLIMITED)
+    if saved is None:
+        return good(evidence)
+    if not is_lower(number, saved):
         return note(evidence)
     edited = f"{word.link} ({word.path} is a link to it)" if word.link else word.path
     return wrong(evidence, f"Remove line {word.line} from {edited}: it undoes the saved limit.")

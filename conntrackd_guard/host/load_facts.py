@@ -5,7 +5,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from conntrackd_guard.core.model import LoadFacts
+from conntrackd_guard.core.limits import lowest_accepted
+from conntrackd_guard.core.model import INT_MAX, LoadFacts
 from conntrackd_guard.core.sysctl_precedence import Assignment, Tool, final_assignment
 from conntrackd_guard.host import conf_dirs, files
 from conntrackd_guard.host.paths import Paths
@@ -16,12 +17,14 @@ _MODULE, _OPTION = "nf_conntrack", "hashsize"
 
 def load_facts(paths: Paths) -> LoadFacts:
     """Return what the files say now. Never raises."""
-    line = final_assignment(conf_dirs.sysctl_files(paths.root), Tool.SYSTEMD)
+    release = files.read_id(paths.kernel_release) or ""
+    line = final_assignment(conf_dirs.sysctl_files(paths.root), Tool.SYSTEMD, lowest_accepted(release, None))
     line = None if line is None or line.path == str(paths.drop_in) else line
-    sizes = [size for text in _options(paths.root) if (size := Assignment(path="", line=0, value=text).number)]
+    numbers = (Assignment(path="", line=0, value=text).number or 0 for text in _options(paths.root))
+    sizes = [size for size in numbers if 0 < size <= INT_MAX]
     step = os.sysconf("SC_PAGE_SIZE") // struct.calcsize("P")  # nf_ct_alloc_hashtable() fills its last page
     return LoadFacts(
-        kernel_release=files.read_id(paths.root / "proc/sys/kernel/osrelease") or "",
+        kernel_release=release,
         hashsize=-(-sizes[-1] // step) * step if sizes else None,
         final_line="" if line is None else f"{line.path}:{line.line}",
         final_limit=None if line is None else line.number,

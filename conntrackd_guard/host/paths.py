@@ -15,6 +15,7 @@ class Paths:
 
         self.proc = root / "proc"
         self.boot_id = root / "proc/sys/kernel/random/boot_id"
+        self.kernel_release = root / "proc/sys/kernel/osrelease"
         self.sysctl = root / "proc/sys/net/netfilter"
         """The conntrack sysctls of the calling thread's network namespace."""
         self.limit = self.sysctl / "nf_conntrack_max"

@@ -12,6 +12,7 @@ from typing import Any, Self
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.limits import is_lower, is_unlimited, lowest_accepted
 from conntrackd_guard.core.model import PersistedLimit, Raise, Record
 from conntrackd_guard.core.sysctl_precedence import (
     FOLDERS,
@@ -81,7 +82,7 @@ class SysctlDropIn:
         self._lock = DropInLock(paths)
 
     def limit(self) -> int | None:
-        """Return the limit in the file, None without a file (or without our line in it)."""
+        """Return the limit in the file, None without a file (or without a line of ours in it: 1 to INT_MAX)."""
         persisted = self._read()
         return None if persisted is None else persisted.limit
 
@@ -99,7 +100,7 @@ class SysctlDropIn:
 
     def overridden_by(self) -> dict[Assignment, list[Tool]]:
         """Return the lines of other files that have the limit end at another value, with the tools that apply them so."""
-        return _overridden_by(sysctl_files(self._paths.root), str(self._paths.drop_in))
+        return _overridden_by(sysctl_files(self._paths.root), self._paths)
 
     def put(self, persisted: Persisted, decided_seconds: float, buckets: int | None = None) -> None:
         """Persist a limit durably, unless a newer decision has the file already.
@@ -118,11 +119,11 @@ class SysctlDropIn:
             self._obey()
 
     def release(self, limit: int) -> int | None:
-        """Remove a persisted limit that is below `limit` (0: unlimited) and return it."""
+        """Remove a persisted limit that is lower than `limit` and return it."""
         with self._lock.held():
             self._obey()
             persisted = self.limit()
-            if persisted is None or not (limit == 0 or limit > persisted):
+            if persisted is None or not is_lower(persisted, limit):
                 return None
             self._remove()
             self._obey()
@@ -164,7 +165,7 @@ class SysctlDropIn:
         except OSError as error:
             raise HostError("read", self._paths.drop_in, error, "Check its rights.") from error
         setting = _SETTING.search(content)
-        if setting is None:
+        if setting is None or is_unlimited(int(setting[1])):
             return None
         origin: dict[str, Any] = {name.decode(): value.decode() for name, value in _ID.findall(content)}
         origin |= {name.decode(): int(value) for name, value in _SIZE.findall(content)}
@@ -201,7 +202,7 @@ class SysctlDropIn:
         overridden = [line for line in writes(found, Tool.PROCPS) if line.path in before]
         by = [
             f"{_listed([line])} with {' and '.join(tools)}"
-            for line, tools in _overridden_by([*found, ours], ours.path).items()
+            for line, tools in _overridden_by([*found, ours], self._paths).items()
         ]
         but = f"\n# Overridden by: {', '.join(by)}" if by else ""
         machine = files.read_id(self._paths.machine_id) or "unknown"
@@ -245,10 +246,11 @@ def _wanted(override: DropInOverride) -> Persisted | None:
     return None
 
 
-def _overridden_by(files: Sequence[SysctlFile], ours: str) -> dict[Assignment, list[Tool]]:
+def _overridden_by(found_files: Sequence[SysctlFile], paths: Paths) -> dict[Assignment, list[Tool]]:
     found: dict[Assignment, list[Tool]] = {}
+    lowest = lowest_accepted(files.read_id(paths.kernel_release) or "", None)
     for tool in Tool:
-        line = overriding(files, tool, ours)
+        line = overriding(found_files, tool, str(paths.drop_in), lowest)
         if line is not None:
             found.setdefault(line, []).append(tool)
     return found

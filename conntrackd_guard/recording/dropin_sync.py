@@ -3,6 +3,7 @@
 import time
 
 from conntrackd_guard.core import tuning
+from conntrackd_guard.core.limits import format_limit, is_lower
 from conntrackd_guard.core.model import OutcomeKind, Override, OverrideKind, Raise, Record, TriggerKind
 from conntrackd_guard.core.sysctl_precedence import Assignment, Tool
 from conntrackd_guard.core.text import printable
@@ -65,9 +66,8 @@ class DropInSync:
         if self._passed is not None and self._has_stood():
             limit = self._passed[1]
             if (removed := self._drop_in.release(limit)) is not None:
-                now = f"{limit:,}" if limit else "0 (unlimited)"
                 text = (
-                    f"Removed the {removed:,} saved for the next boot: the limit is now {now}, and it would have "
+                    f"Removed the {removed:,} saved for the next boot: the limit is now {format_limit(limit)}, and it would have "
                     "lowered it."
                 )
                 self._log.emit("guard.info", "warning", text)
@@ -91,7 +91,7 @@ class DropInSync:
                     f"The {saved:,} saved in the drop-in is overridden {when}: {line.path}:{line.line} is applied after "
                     f"it and {sets}. Remove that line."
                 )
-                higher = line.number is not None and (line.number == 0 or line.number > saved)
+                higher = line.number is not None and is_lower(saved, line.number)
                 self._log.emit("guard.info", "info" if higher else "warning", printable(text))
         self._reported = found
 
@@ -102,7 +102,7 @@ class DropInSync:
     def _is_passed_by(self, limit: int) -> bool:
         """Return whether another program's limit voids a raise that is due; what the file holds is compared later."""
         due = None if self._due is None else _limit_set_by(self._due.record)
-        return due is None or limit == 0 or limit > due
+        return due is None or is_lower(due, limit)
 
 
 def _limit_set_by(record: Record) -> int | None:

@@ -10,7 +10,9 @@ from testbed.overridden import STEP, fill_and_turn, refuse_rows
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.core.model import Pause
 from conntrackd_guard.host.conntrack.limit import Sysctl
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 SETTING = "net.netfilter.nf_conntrack_max"
 
@@ -184,3 +186,30 @@ def test_a_revert_stands_whatever_comes_right_after_it(
         with pytest.raises(KeyboardInterrupt):
             main(["revert"], guarded.paths)
     assert (guarded.host.limit, guarded.host.persisted) == (LIMIT, None)
+
+
+@pytest.mark.parametrize("shown", [0, -1])
+def test_an_unlimited_limit_is_never_reverted(guarded: Guarded, shown: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another program's -1 or 0 is higher than anything a revert would write."""
+    guarded.host.limit = shown
+    assert main(["revert", "--all"], guarded.paths) is Exit.NO
+    assert f"The limit is {shown} (unlimited): no raise led to it" in capsys.readouterr().err
+    assert guarded.host.limit == shown
+
+
+@pytest.mark.parametrize("shown", [0, -1])
+def test_a_limit_that_becomes_unlimited_before_the_write_stays(
+    guarded: Guarded, shown: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The plan was made for another limit; nothing is written, and raising is not paused."""
+    put_pause = RuntimeDir.put_pause
+
+    def another_writes_first(runtime_dir: RuntimeDir, pause: Pause) -> None:
+        put_pause(runtime_dir, pause)
+        guarded.host.limit = shown
+
+    monkeypatch.setattr(RuntimeDir, "put_pause", another_writes_first)
+    assert main(["revert"], guarded.paths) is not Exit.DONE
+    assert f"the limit has become {shown} (unlimited)" in capsys.readouterr().err
+    assert guarded.host.limit == shown
+    assert guarded.runtime_dir.pause(guarded.clock.now) is None

@@ -15,6 +15,7 @@ from conntrackd_guard.core.model import (
     INT_MAX,
     Corroboration,
     Hold,
+    ImpossibleCount,
     LoadFacts,
     MessageKind,
     Observation,
@@ -37,6 +38,7 @@ SOON = NOW + 5.0
 BUSY = table(220_000, demand_per_second=5_000.0)
 """84 % full, full in 8 s: it presses, and has dropped nothing."""
 HUGE = 1 << 50
+BROKEN = ImpossibleCount(namespace=WEB, label="web", source="statistics file", count=5_000_000, most=20_000)
 HOLD_FLOODS = Policy(on_flood=FloodResponse(action=FloodAction.HOLD))
 RAISED_20_TIMES = tuple(NOW - 590 + i for i in range(20))
 
@@ -69,6 +71,11 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
     (HoldReason.SUPPRESSED, message(message_kind=MessageKind.SUPPRESSED), FULL_HOST, CALM, Policy(), None),
     # the named table can be read, and is a tenth full
     (HoldReason.CONTRADICTED, message(), host(table(26_214)), CALM, Policy(), None),
+    # the named table counts more entries than exist; and a message about any table, of which no other is full
+    (HoldReason.IMPOSSIBLE_COUNT, message(), host(table(10, OTHER), impossible=(BROKEN,)), CALM, Policy(), SOON),
+    (HoldReason.IMPOSSIBLE_COUNT, message(None), host(table(10, OTHER), impossible=(BROKEN,)), CALM, Policy(), SOON),
+    # another namespace's
+    (HoldReason.CONTRADICTED, message(OTHER), host(table(10, OTHER), impossible=(BROKEN,)), CALM, Policy(), None),
     # nothing can be read of the named namespace, and such a message was stepped for 100 s ago
     (HoldReason.UNCONFIRMED, message(), host(table(10, OTHER)), State(unknown_seconds=NOW - 100.0), Policy(), SOON),
     # the message came half a second after a raise, which made room
@@ -82,6 +89,8 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
     (HoldReason.PAUSED, message(), host(FULL, pause=Pause(by="root", reason="drill")), CALM, Policy(), SOON),
     (HoldReason.CONFLICT, message(), FULL_HOST, State(conflict_seconds=(1.0, 2.0, 3.0)), Policy(), SOON),
     (HoldReason.UNLIMITED, message(), host(FULL, limit=0), CALM, Policy(), SOON),
+    (HoldReason.UNLIMITED, message(), host(FULL, limit=2**32 - 1), CALM, Policy(), SOON),
+    (HoldReason.UNLIMITED, start(300_000), host(INITIAL, limit=2**31), CALM, Policy(), SOON),
     (HoldReason.NO_CONNTRACK, message(), host(limit=None), CALM, Policy(), None),
     (
         HoldReason.WRITE_REFUSED,

@@ -75,6 +75,7 @@ ACTIONABLE = [
     "chains",
     "conflict",
     "flood",
+    "impossible_count",
     "int_max",
     "long_chains",
     "memory_unknown",
@@ -86,7 +87,7 @@ ACTIONABLE = [
 
 
 def test_which_holds_an_operator_has_to_act_on() -> None:
-    """Those at a bound, a conflict and exceeded memory; time or a raise ends the others."""
+    """Those at a bound, a conflict, a broken counter and exceeded memory; time or a raise ends the others."""
     assert sorted(why.code for why in HoldReason if needs_operator(a_record("1", Hold(reason=why)))) == ACTIONABLE
 
 

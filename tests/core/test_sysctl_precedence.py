@@ -75,9 +75,11 @@ def test_names_sort_as_bytes() -> None:
     ("value", "number"),
     [
         ("65536", 65536), ("0x1000", 4096), ("010", 8), ("0", 0), ("65536 # why", 65536), ("2147483647", 2147483647),
-        ("2147483648", None), ("09", None), ("1M", None), ("-1", None), ("", None), ("262_144", None), ("9" * 5000, None),
+        ("2147483648", None), ("09", None), ("1M", None), ("", None), ("262_144", None), ("9" * 5000, None),
+        ("-1", 4294967295), ("-0x10", 4294967280), ("-010", 4294967288), ("-0", 0),
+        ("-2147483648", 2147483648), ("-2147483649", None), ("- 1", None), ("+1", None), ("--1", None),
     ],
 )  # fmt: skip
 def test_values_are_read_as_the_kernel_does(value: str, number: int | None) -> None:
-    """The first number counts, in C's notation, up to INT_MAX; the kernel refuses anything else."""
+    """The first number counts, in C's notation, as a signed int that is used unsigned; every kernel refuses anything else."""
     assert Assignment(path="x", line=1, value=value).number == number

@@ -288,3 +288,60 @@ def _damaged(_: object) -> tuple[bool, str, int | None]:
 
 def _forbidden(*_: object) -> Settings:
     raise SettingsError("/etc/conntrackd-guard/guard.yaml: can't be opened: Permission denied; make it readable")
+
+
+def test_entries_that_no_listing_shows(host: FakeHost) -> None:
+    """A leak in a driver: 263 counted, 4 listed. Packets in flight are none."""
+    host.table(count=263, listed=4)
+    found = host.examine()["entries"]
+    assert found.verdict.value == "wrong"
+    assert "the initial namespace counts 263 entries, and the listing shows 4" in found.evidence
+    assert "taint" in found.next_step
+    host.table(count=263, listed=240)
+    assert host.verdicts() == {}
+    host.table(count=99, listed=0)
+    assert host.verdicts() == {}
+
+
+@pytest.mark.parametrize(("count", "text"), [(-5, "-5 entries"), (50_000, "at most 11,024 exist")])
+def test_a_count_that_can_not_be_true(host: FakeHost, count: int, text: str) -> None:
+    """It is named with its table, and nothing else."""
+    host.table(count=count, listed=300)
+    found = host.examine()["figures"]
+    assert found.verdict.value == "wrong"
+    assert "the count of the initial namespace can't be true" in found.evidence
+    assert text in found.evidence
+
+
+def test_sysctl_files_are_judged_as_this_kernel_reads_them(host: FakeHost) -> None:
+    """A later -1 makes the tables unlimited on 5.10; later kernels refuse it, and the saved limit stands."""
+    host.put("etc/sysctl.d/99-zzz.conf", "net.nf_conntrack_max = -1\n")
+    host.put("proc/sys/kernel/osrelease", "5.10.0-32-amd64\n")
+    assert host.verdicts() == {"at_boot": "note", "sysctl_system": "note"}
+    assert "sets -1 (" in host.examine()["at_boot"].evidence
+    host.put("proc/sys/kernel/osrelease", "6.12.57+deb13-amd64\n")
+    found = host.examine()["at_boot"]
+    assert found.verdict.value == "good"
+    assert "sets 98,304" in found.evidence
+    assert "this kernel refuses -1 in " in found.evidence
+    host.put("etc/sysctl.d/99-zzz.conf", "net.nf_conntrack_max = 0\n")
+    assert host.verdicts() == {"at_boot": "note", "sysctl_system": "note"}
+    host.put("proc/sys/kernel/osrelease", "7.3.4\n")
+    assert host.verdicts() == {}
+
+
+@pytest.mark.parametrize("shown", ["-1", "0"])
+def test_an_unlimited_limit_in_force(host: FakeHost, shown: str) -> None:
+    """It is no good news, no reason to enlarge the hash table, and nothing to lower by the saved limit."""
+    host.put("proc/sys/net/netfilter/nf_conntrack_max", f"{shown}\n")
+    found = host.examine()
+    assert host.verdicts() == {
+        "conntrack": "note",
+        "buckets": "unknown",
+        "drop_in": "note",
+        "memory": "unknown",
+        "tables": "unknown",
+    }
+    assert f"the limit is {shown} (unlimited)" in found["conntrack"].evidence
+    assert f"another program has set {shown} (unlimited)" in found["drop_in"].evidence
+    assert found["drop_in"].next_step == ""

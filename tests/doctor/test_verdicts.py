@@ -209,6 +209,16 @@ def test_persist_false_saves_nothing() -> None:
             ("wrong", "Remove line 2 from /etc/sysctl.d/99-zzz.conf"),
         ),
         ({"sysctl.d/99-zzz.conf": f"{SETS} = 501"}, ("note", "sets 501"), ("note", "sets 501")),
+        (
+            {"sysctl.d/99-zzz.conf": "net.nf_conntrack_max = 0"},
+            ("note", "sets 0 (/etc/sysctl.d/99-zzz.conf:1), which overrides 500"),
+            ("note", "the tables are unlimited then"),
+        ),
+        (
+            {"sysctl.d/99-zzz.conf": "net.nf_conntrack_max = -1"},
+            ("good", f"sets 500 ({OURS}:1), over -1 in"),
+            ("good", "this kernel refuses -1 in /etc/sysctl.d/99-zzz.conf:1"),
+        ),
         ({"sysctl.conf": f"{SETS} = 9"}, ("good", "sets 500"), ("wrong", "sets 9 (/etc/sysctl.conf:1)")),
         (
             {"sysctl.d/99-zzz.conf": f"{SETS} = 1M"},
@@ -238,6 +248,11 @@ def test_order_without_a_saved_limit() -> None:
     check = verdicts.order(files({"sysctl.d/50-x.conf": f"{SETS} = 9"}), Tool.SYSTEMD, OURS, None)
     assert check.verdict is Verdict.GOOD
     assert "sets 9 (/etc/sysctl.d/50-x.conf:1)" in check.evidence
+    check = verdicts.order(files({"sysctl.d/50-x.conf": f"{SETS} = -1"}), Tool.SYSTEMD, OURS, None, lowest=-(2**31))
+    assert shown(check) == (
+        "note",
+        "sets -1 (/etc/sysctl.d/50-x.conf:1): the tables are unlimited then -> Set a limit that this host can bear.",
+    )
 
 
 def test_a_link_is_named_with_the_file_to_edit() -> None:

@@ -15,6 +15,7 @@ from conntrackd_guard.doctor import checks
 from conntrackd_guard.doctor.verdicts import Check
 from conntrackd_guard.history.database import History
 from conntrackd_guard.host.paths import Paths
+from testbed.crowded_host import HEADER, listing
 from testbed.records import add, raised
 
 BOOT = "f2a6c0de-0000-4000-8000-000000000000"
@@ -37,9 +38,9 @@ class FakeHost:
         self.put("proc/sys/net/netfilter/nf_conntrack_buckets", "65536\n")
         self.put("proc/sys/kernel/random/boot_id", f"{BOOT}\n")
         self.put("proc/1/comm", "systemd\n")
-        self.put("proc/1/net/stat/nf_conntrack", "entries drop early_drop chainlength\n1 0 0 0\n")
         self.put("proc/1/ns/net", "")
         (root / "proc/self").symlink_to("1")
+        self.table(count=300, listed=300)
         self.put("proc/meminfo", "MemTotal: 8388608 kB\nMemAvailable: 6291456 kB\nHugetlb: 0 kB\n")
         self.put("sys/kernel/slab/nf_conntrack/slab_size", "256\n")
         (root / "proc/locks").symlink_to("/proc/locks")  # where a real lock on the file below shows
@@ -56,6 +57,12 @@ class FakeHost:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
         return file
+
+    def table(self, count: int, listed: int, allocated: int = 5000) -> None:
+        """Have the initial table count so many entries, its listing show so many, and the slab cache hold so many objects."""
+        self.put("proc/1/net/stat/nf_conntrack", f"{HEADER}{count % 2**32:08x} 0 0 0 0 0\n")
+        self.put("proc/1/net/nf_conntrack", listing(listed))
+        self.put("sys/kernel/slab/nf_conntrack/total_objects", f"{allocated} N0={allocated}\n")
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ def top(args: argparse.Namespace, paths: Paths) -> Answer:
 
 
 def _analyses(args: argparse.Namespace, paths: Paths) -> Iterator[TableAnalysis]:
-    sampler = Sampler(paths)
+    sampler = Sampler(paths, whole=not args.watch)
     while True:
         found = sampler.find()
         try:

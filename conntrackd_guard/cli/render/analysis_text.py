@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from conntrackd_guard.cli.render.console import COMMAND, UNDO, Line
+from conntrackd_guard.core.limits import format_limit, is_unlimited, signed
 from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
@@ -41,14 +42,14 @@ def head_lines(analysis: TableAnalysis, *, steps: bool = True, ended: bool = Fal
     `ended`: the process by which its commands enter the namespace has ended since.
     """
     table, sample = analysis.table, analysis.sample
-    share = f" ({100 * table.count / analysis.limit:.0f} %)" if analysis.limit else ""
-    limit = f"{analysis.limit:,}" if analysis.limit else "unlimited"
-    lines = [("table", f"{table_name(table)}: {table.count:,} of {limit} entries{share}")]
+    share = "" if is_unlimited(analysis.limit) else f" ({100 * table.count / analysis.limit:.0f} %)"
+    limit = format_limit(analysis.limit)
+    lines = [("table", f"{table_name(table)}: {signed(table.count):,} of {limit} entries{share}")]
     if analysis.owner.text:
         lines.append(("owner", analysis.owner.text))
     if not sample.seen and not table.count:
         return [(name, printable(text)) for name, text in [*lines, ("sample", "the table is empty: nothing to rank")]]
-    margin = f"each share ± {100 * sample.margin:.1f} points" if sample.margin else "all there are"
+    margin = f"each share ± {100 * sample.margin:.1f} points" if sample.margin else "all that are listed"
     odd = f"; {sample.skipped:,} could not be parsed" if sample.skipped else ""
     lines.append(("sample", f"{sample.seen:,} entries, {margin}{odd}" if sample.seen else f"no entry is listed{odd}"))
     for number, finding in enumerate(analysis.findings):
@@ -81,7 +82,7 @@ def ranking_lines(sample: Sample, kind: str, most: int) -> tuple[str, list[Line]
 
 
 def _row(sample: Sample, group: Group) -> Line:
-    about = round(sample.share(group.entries) * max(sample.table_entries, sample.seen))
+    about = round(sample.share(group.entries) * sample.total)
     moved = f"  (NAT: {100 * group.translated / group.entries:.0f} %)" if group.translated else ""
     return f"{_percent(sample, group.entries):>7}", f"{about:>11,}  {printable(group.name)}{moved}"
 

@@ -11,6 +11,7 @@ from conntrackd_guard.core import chains
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.health import Level
+from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import Hold, Observation, Raise, Table
 from conntrackd_guard.core.records import ACTIONABLE, table_name
 from conntrackd_guard.core.text import printable
@@ -71,7 +72,7 @@ def _tables_summary(status: Status) -> tuple[str, str]:
     table = max(seen.tables, key=lambda table: (table.dropped or 0, table.count), default=None)
     if table is None:
         return "no table could be read", "yellow"
-    if not seen.limit:
+    if is_unlimited(seen.limit):
         return f"no limit; the fullest table has {table.count:,} entries", "green"
     share = table.count / seen.limit
     text = f"fullest table at {int(100 * share)} % of {seen.limit:,}"
@@ -123,7 +124,7 @@ def limit_text(status: Status) -> str:
         return "none: this kernel tracks no connections yet"
     buckets = "unknown" if seen.buckets is None else f"{seen.buckets:,}"
     real = "" if seen.kernel_limit == seen.limit else f" in this dry run ({seen.kernel_limit or 0:,} in force)"
-    limit = "unlimited (0)" if seen.limit == 0 else f"{seen.limit:,} entries per namespace"
+    limit = format_limit(seen.limit) if is_unlimited(seen.limit) else f"{seen.limit:,} entries per namespace"
     return f"{limit}{real}, {buckets} hash buckets"
 
 
@@ -177,17 +178,19 @@ def outlook_lines(status: Status) -> list[tuple[str, str, str]]:
     cost, decision = status.cost, status.next_step
     now, full, budget = map(_bytes, (cost.now_bytes, cost.full_bytes, cost.budget_bytes))
     free, available, reserved = map(_bytes, (cost.headroom_bytes, cost.available_bytes, cost.min_available_bytes))
+    zfs = status.observation.memory_zfs_bytes
+    cache = f", {format_bytes(zfs)} of it ZFS' cache" if zfs else ""
     advice = "".join(f" {text}" for text in decision.advice)
     if isinstance(decision, Raise):
         worst = format_bytes(decision.arithmetic.cost_bytes)
-        step = f"raise to {decision.target:,} when the fullest table fills up (worst case {worst})"
+        step = f"raise to {decision.target:,} when the fullest table fills up (the tables may then take {worst})"
         step, style = f"{step}.{advice}" if advice else step, "green"
     else:
         step, style = f"none. {decision.reason.sentence}{advice}", "bold red"
     return [
         *_losses(status.observation),
         ("memory", f"{now} now, {full} if every table in use were full; budget {budget}", ""),
-        ("headroom", f"{free} for entries ({available} available, {reserved} of it reserved)", ""),
+        ("headroom", f"{free} for entries ({available} available{cache}, {reserved} of it reserved)", ""),
         ("next step", step, style),
     ]
 

@@ -49,7 +49,7 @@ class TableAnalysis:
 
     wall_seconds: float
     limit: int
-    """In force at that time; 0 is unlimited."""
+    """In force at that time, as the kernel reads it; see `core.limits.is_unlimited`."""
     table: Table
     owner: Owner
     sample: Sample

@@ -11,6 +11,9 @@ from conntrackd_guard.core.units import format_duration
 LEAST_SEEN = 100
 """A smaller sample has a margin of more than ten points."""
 MOST = 0.5
+UNLISTED_SHARE = 0.25
+"""Judgement: new entries in flight, queued packets (NFQUEUE: 1,024 a queue by default) and entries whose end no listener has
+taken yet are counted and not listed either, but are no quarter of a table."""
 
 
 class Cause(StrEnum):
@@ -19,6 +22,7 @@ class Cause(StrEnum):
     Most serious first: causes that speak against raising come before the one that speaks for it.
     """
 
+    UNLISTED = "unlisted"
     FLOOD = "flood"
     CHAINS = "chains"
     LEAK = "leak"
@@ -29,6 +33,7 @@ class Cause(StrEnum):
 
 
 _WHAT = {
+    Cause.UNLISTED: "Entries are counted that no listing shows: something in the kernel keeps them.",
     Cause.FLOOD: "Most connections are unanswered, as in a flood or a scan.",
     Cause.CHAINS: "Hash chains are so long that packets are dropped without a message.",
     Cause.LEAK: "Most connections have been idle for hours.",
@@ -38,6 +43,7 @@ _WHAT = {
     Cause.UNCLEAR: "No cause explains half of the table.",
 }
 EFFECTS = {
+    Cause.UNLISTED: "Raising the limit only delays the problem.",
     Cause.FLOOD: "Raising the limit feeds it.",
     Cause.CHAINS: "Raising the limit makes them longer.",
     Cause.LEAK: "Raising the limit only delays the problem.",
@@ -49,6 +55,7 @@ EFFECTS = {
 """What follows, for a reader who knows the cause."""
 MEANINGS = {cause: f"{what} {EFFECTS[cause]}".rstrip() for cause, what in _WHAT.items()}
 DESCRIPTIONS = {
+    Cause.UNLISTED: "counts entries that no listing shows",
     Cause.FLOOD: "is filling with unanswered connections",
     Cause.CHAINS: "is losing packets in long hash chains",
     Cause.LEAK: "is filling with idle connections",
@@ -91,11 +98,20 @@ class Evidence:
     """Sources in the sample that are this host's, the namespace's or loopback: never to be dropped. None: unknown."""
     namespace: str = ""
     """Value for `guard top --namespace`; empty for the initial one."""
+    unlisted: int = 0
+    """Entries counted before and after a whole listing, but not in it."""
+    impossible: str = ""
+    """Why the count can't be true, if so."""
 
     @property
     def chain(self) -> float | None:
         """Average length of a hash chain; every entry is in two chains."""
         return 2 * self.in_use / self.buckets if self.buckets else None
+
+    @property
+    def unlisted_share(self) -> float:
+        """Return the unlisted entries as a share of the table (0 to 1)."""
+        return self.unlisted / max(1, self.unlisted, self.sample.table_entries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +153,12 @@ def figures(evidence: Evidence) -> dict[Cause, tuple[str, ...]]:
     ):
         share = sample.share(count)
         shares.append(f"{100 * share:.1f} %{points} of the entries {what}")
-        if sample.seen >= LEAST_SEEN and share - sample.margin >= MOST:
+        if sample.seen >= LEAST_SEEN and (share - sample.margin) * (1 - evidence.unlisted_share) >= MOST:
             found[cause] = shares[-1]
+    if evidence.impossible:
+        found[Cause.UNLISTED] = evidence.impossible
+    elif evidence.unlisted >= LEAST_SEEN and evidence.unlisted_share >= UNLISTED_SHARE:
+        found[Cause.UNLISTED] = f"{evidence.unlisted:,} of {sample.table_entries:,} counted entries are not listed"
     # Each chaintoolong is a lost packet; from an average of 24 on, inserts are lost (1e-7).
     lost = losses.chain_too_long
     if lost or (chain is not None and chain >= CHAIN_HOLD):

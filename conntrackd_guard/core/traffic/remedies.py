@@ -36,6 +36,18 @@ def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
 
 def _steps(cause: Cause, evidence: Evidence) -> tuple[Step, ...]:  # noqa: PLR0911 - one return per cause
     match cause:
+        case Cause.UNLISTED:
+            return (
+                Step(
+                    why="show entries about to be removed, and new ones in flight",
+                    command=f"{evidence.inside}conntrack -L dying",
+                ),
+                Step(why="or held by queued packets (NFQUEUE)", command=f"{evidence.inside}conntrack -L unconfirmed"),
+                Step(
+                    why="else a module leaks them, and a reboot frees them: suspect those that aren't the kernel's own",
+                    command="grep -s O /sys/module/*/taint",
+                ),
+            )
         case Cause.FLOOD:
             return _against_flood(evidence)
         case Cause.CHAINS:

@@ -67,11 +67,13 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Counts of one table's sample. All but `table_entries` count entries of the sample."""
+    """Counts of one table's sample. All but `table_entries` and `listed` count entries of the sample."""
 
     table_entries: int
     """Entries in the table."""
     seen: int
+    listed: int | None = None
+    """Entries in the listing, None if it was not read to its end."""
     skipped: int = 0
     """Lines or messages that could not be parsed; not in the sample."""
     addresses: Addresses = Addresses.FULL
@@ -95,14 +97,19 @@ class Sample:
     """By time until they expire, shortest first."""
 
     @property
+    def total(self) -> int:
+        """Entries that the sample is of: those of the listing if it was read to its end, else those counted."""
+        return max(self.seen, self.table_entries if self.listed is None else self.listed)
+
+    @property
     def margin(self) -> float:
         """Margin of error of a share (0 to 1): 19 of 20 samples are within it."""
-        total = max(self.seen, self.table_entries)
         if self.seen == 0:
             return 1.0
-        if self.seen == total:
+        if self.seen == self.total:
             return 0.0
-        return min(1.0, _CONFIDENCE * math.sqrt(0.25 / self.seen * (total - self.seen) / (total - 1)))
+        unseen = (self.total - self.seen) / (self.total - 1)
+        return min(1.0, _CONFIDENCE * math.sqrt(0.25 / self.seen * unseen))
 
     def share(self, entries: int) -> float:
         """Return entries of the sample as a share of it (0 to 1)."""

@@ -15,6 +15,7 @@ from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any
 
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.limits import MODULUS
 from conntrackd_guard.core.traffic.entry import Batch, Entry, state_by_flags
 from conntrackd_guard.host.conntrack import entries_netlink
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
@@ -39,7 +40,7 @@ _LINE = re.compile(
 
 
 class Listing(ExitStack):
-    """An open listing of one table. Iterate `entries` once, then close."""
+    """An open listing of one table. Iterate `entries`, then perhaps `count` the rest, then close."""
 
     def __init__(self, source: str, batches: Iterator[Batch], close: Callable[[], object]) -> None:
         super().__init__()
@@ -48,6 +49,8 @@ class Listing(ExitStack):
         self.skipped = 0
         """Lines or messages that could not be parsed so far."""
         self._batches = batches
+        self._listed = 0
+        self._ended = self._failed = False
 
     def entries(self, *, most: int, seconds: float) -> Iterator[Entry]:
         """Yield up to `most` entries; start no read after `seconds`. Ends early instead of raising."""
@@ -56,12 +59,20 @@ class Listing(ExitStack):
         try:
             for entries, skipped in self._batches:
                 self.skipped += skipped
+                self._listed += len(entries) + skipped
                 yield from entries[:left]
                 left -= len(entries)
                 if left <= 0 or time.monotonic() >= deadline:
                     return
+            self._ended = True
         except OSError:  # the namespace ended, or the netlink dump was interrupted
-            return
+            self._failed = True
+
+    def count(self, *, seconds: float) -> int | None:
+        """Read on to the end; return the number of all entries, None if it breaks off or takes longer than `seconds`."""
+        for _ in self.entries(most=MODULUS, seconds=seconds):
+            pass
+        return self._listed if self._ended and not self._failed else None
 
 
 class EntryReader:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.limits import unsigned
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 
 _NUMBER = re.compile(rb"\s*(-?[0-9]{1,18})\s")
 _LIMITS = range(-(1 << 31), 1 << 32)
-"""A C int, which kernels before 5.15 don't bound, as it is or as the kernel reads it."""
+"""A C int, which older kernels don't bound (`core.limits`), as they show it or as they read it."""
 _BUCKETS = range(1, 1 << 31)
 _NEXT_STEPS = {
     errno.EROFS: "/proc/sys is read-only here: run the guard on the host, or make this path writable for its unit.",
@@ -66,7 +67,7 @@ class Sysctl:
         self._last: int | None = None
 
     def read(self) -> int | None:
-        """Return the number; None if the sysctl doesn't exist."""
+        """Return the number as the kernel reads it (-1 is 4,294,967,295); None if the sysctl doesn't exist."""
         cause = None
         try:
             with open(self._path, "rb", buffering=0) as file:
@@ -74,8 +75,8 @@ class Sysctl:
             if match is not None and (number := int(match[1])) in self._valid:
                 if self._unread:
                     self._unread.pop(self._path, None)
-                self._last = number
-                return number
+                self._last = number if number >= 0 else unsigned(number)
+                return self._last
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -86,10 +87,10 @@ class Sysctl:
         """Return the number from elsewhere, and name where that is."""
         problem = f"{self._path} ({'no valid number' if cause is None else cause.strerror})"
         with suppress(OSError, ValueError):
-            number = files.read_number(self._twin)
+            number = files.read_number(self._twin, signed=True)
             if number in self._valid:
                 self._unread[self._path] = f"{problem}: using {self._twin}"
-                return number
+                return unsigned(number)
         if self._required:
             step = "Expected one decimal number." if cause is None else "Check that /proc is mounted and readable here."
             raise HostError("read", self._path, cause, step) from cause

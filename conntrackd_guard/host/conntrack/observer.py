@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from conntrackd_guard.core import chains, usage
 from conntrackd_guard.core.assessment import Growth
-from conntrackd_guard.core.model import Observation, Table
+from conntrackd_guard.core.model import INT_MAX, ImpossibleCount, Observation, Table
+from conntrackd_guard.core.records import impossible_text
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
@@ -18,6 +19,8 @@ from conntrackd_guard.host.conntrack.stat import (
     Memory,
     MemoryReader,
     TableReader,
+    impossible_count,
+    most_entries,
     read_statistics,
 )
 from conntrackd_guard.host.paths import Paths
@@ -73,6 +76,10 @@ class Observer:
         self._scanned_seconds = -RESCAN_SECONDS
         self._names: frozenset[str] = frozenset()
         self._unexplained = 0
+        self._impossible: dict[int, ImpossibleCount] = {}
+        """Tables whose last count can't be true, by the key of their namespace."""
+        self._most = 0
+        """Counts up to here can be true, by the slab's objects at the last look."""
         self._allocated = Growth()
         """Of the entries of all namespaces together."""
         self._turn = 0
@@ -88,6 +95,7 @@ class Observer:
         """
         now = self._clock.boottime()
         limit = self._kernel.limit_in_force() or 0
+        limit = 0 if limit > INT_MAX else limit  # unlimited, either way
         is_open, hurry = self._gate(now, limit)
         if not is_open and not attentive:
             return (), False
@@ -113,10 +121,10 @@ class Observer:
         limit = self._kernel.limit_in_force()
         reached = [track for track in self._tracks.values() if not track.out_of_reach]
         tables = self._read(reached, limit)
-        if len(tables) < len(reached):  # one ended, or another took its place
+        if len(tables) + len(self._impossible) < len(reached):  # one ended, or another took its place
             self.rescan()
             tables = self._read(self._tracks.values(), limit)
-        memory = self.memory.read()
+        memory = self.memory.read(loaded=limit is not None)
         kept = [t for t in tables if t.count or t.dropped or t.initial or t.namespace in namespaces]
         buckets, now = self._kernel.buckets(), self._clock.boottime()
         self.buckets = buckets
@@ -130,9 +138,12 @@ class Observer:
         if not complete or not has_file or hidden >= usage.CONFIRM_USE * (limit or math.inf):
             unread_tables, missing = (0, ()) if limit is None else self._missing(memory, hidden, limit)
             complete, unread = complete and not unread_tables, unread + missing
-        if limit is None:
-            unread = (*unread, _NO_LIMIT) if tables else ()  # not loaded: no slab cache either
-            self._tracks = self._tracks if tables else {}  # once loaded, all namespaces have a table
+        for found in self._impossible.values():
+            unread_tables, unread = unread_tables + 1, (*unread, impossible_text(found))
+        if limit is None and tables:
+            unread = (*unread, _NO_LIMIT)
+        elif limit is None:
+            self._tracks = {}  # once the module is loaded, all namespaces have a table
         self.unread = unread if has_statistics or limit is None else figures
         return Observation(
             boottime_seconds=now,
@@ -144,6 +155,7 @@ class Observer:
             idle_tables=len(tables) - len(kept),
             unread=unread,
             complete=complete,
+            impossible=tuple(self._impossible.values()),
             unread_tables=unread_tables,
             has_statistics=has_statistics,
             buckets=buckets,
@@ -188,11 +200,13 @@ class Observer:
             track.netns, track.folders, track.out_of_reach = netns, self._reader.folders(netns), False
             self._tracks[netns.key] = track
         self.present = frozenset(netns.number for netns in found)
+        self._impossible = {key: found for key, found in self._impossible.items() if key in self._tracks}
         self._unexplained = self._hidden()
 
     def _gate(self, now: float, limit: int) -> tuple[bool, bool]:
         """Return whether a table may be near the limit, and whether one may be soon: one cheap read for all together."""
         allocated = self.memory.allocated_entries()
+        self._most = most_entries(allocated)
         if allocated is None:
             return True, False
         self._allocated.look(now, allocated)
@@ -247,8 +261,10 @@ class Observer:
         for track in tracks:
             netns, growth, now = track.netns, track.growth, self._clock.boottime()
             counters = read_statistics(track.folders, netns.key) or self._reader.read_without_process(netns)
+            if self._impossible or (counters is not None and counters.count > self._most):
+                counters = self._checked(netns, counters)
             track.out_of_reach = counters is None
-            if counters is None:
+            if counters is None or counters.beyond is not None:
                 continue
             if counters.drop is not None:
                 self.chain_limit = self.chain_limit or counters.chain_too_long is not None
@@ -277,3 +293,12 @@ class Observer:
             )
             tables.append(table)
         return tables
+
+    def _checked(self, netns: NetNamespace, counters: Counters | None) -> Counters | None:
+        """Return the counters as `MemoryReader.checked` does, and note a count that can't be true."""
+        self._impossible.pop(netns.key, None)
+        counters = self.memory.checked(counters, lambda: self._reader.read(netns))
+        found = None if counters is None else impossible_count(netns, counters)
+        if found is not None:
+            self._impossible[netns.key] = found
+        return counters

@@ -4,11 +4,13 @@ import errno
 import os
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import AnswerIsNo, HostError
 from conntrackd_guard.core.model import Table
+from conntrackd_guard.core.records import impossible_text
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import NO_LOSSES, Evidence, Losses
 from conntrackd_guard.core.traffic.remedies import DEFAULT_TIMEOUTS, diagnose
@@ -20,11 +22,14 @@ from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
 from conntrackd_guard.host.conntrack.owners import find_owner, oldest_first
 from conntrackd_guard.host.conntrack.setns import nsenter_prefix
-from conntrackd_guard.host.conntrack.stat import Counters, TableReader
+from conntrackd_guard.host.conntrack.stat import Counters, MemoryReader, TableReader, impossible_count
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 LONGEST_SECONDS = 0.1
 """Three times what 5,000 entries take; on a slower host the sample is smaller and its margin larger."""
+WHOLE_SECONDS = 1.0
+"""Reads some 100,000 entries to the end of a listing (measured: 7 µs each)."""
 _REMEMBERED_SECONDS = 600.0
 _MOST_REMEMBERED = 1000
 
@@ -39,20 +44,30 @@ class Found:
     netns: NetNamespace
     table: Table
     reading: Reading
+    impossible: str = ""
+    """Why the count can't be true, if so."""
 
 
 class Sampler:
     """Finds and analyzes tables. Keeps the counters from one analysis to the next."""
 
     def __init__(
-        self, paths: Paths, *, entries: int = tuning.SAMPLE_ENTRIES, addresses: Addresses = Addresses.FULL
+        self,
+        paths: Paths,
+        *,
+        entries: int = tuning.SAMPLE_ENTRIES,
+        addresses: Addresses = Addresses.FULL,
+        whole: bool = False,
     ) -> None:
+        """With `whole`, read each listing to its end, for WHOLE_SECONDS more at most, to see whether it shows all entries."""
         self._paths = paths
         self._most = entries
         self._addresses = addresses
+        self._whole = whole
         self._kernel = LiveKernel(paths)
         self._scanner = NamespaceScanner(paths)
         self._tables = TableReader(paths)
+        self._memory = MemoryReader(paths, RuntimeDir(paths))
         self._entries = EntryReader(paths, enter=True)  # which the daemon's unit forbids
         self._last: dict[int, Reading] = {}
 
@@ -60,7 +75,8 @@ class Sampler:
         """Return every readable table, fullest first."""
         found = []
         for netns in self._scanner.scan()[0]:
-            counters = self._tables.read(netns)
+            read = partial(self._tables.read, netns)
+            counters = self._memory.checked(read(), read)
             if counters is not None:
                 table = Table(
                     namespace=netns.number,
@@ -73,7 +89,15 @@ class Sampler:
                     user_owned=netns.user_owned,
                     source=counters.source,
                 )
-                found.append(Found(netns=netns, table=table, reading=(time.monotonic(), counters)))
+                bad = impossible_count(netns, counters)
+                found.append(
+                    Found(
+                        netns=netns,
+                        table=table,
+                        reading=(time.monotonic(), counters),
+                        impossible="" if bad is None else impossible_text(bad),
+                    )
+                )
         return sorted(found, key=lambda one: (-one.table.count, not one.table.initial, one.table.namespace))
 
     def analyze(self, one: Found, among: list[Found]) -> TableAnalysis:
@@ -90,7 +114,9 @@ class Sampler:
         sample, source = self._sample(one, timeouts.get("nf_conntrack_tcp_timeout_established"))
         took = time.monotonic() - began
         losses, now, after = NO_LOSSES, time.monotonic(), self._tables.read(one.netns)
+        counted = sample.table_entries
         if after is not None:
+            counted = min(counted, after.count)
             losses = Losses(
                 seconds=now - then,
                 insert_failed=risen(before.insert_failed, after.insert_failed),
@@ -103,12 +129,14 @@ class Sampler:
         evidence = Evidence(
             sample=sample,
             losses=losses,
-            in_use=sum(found.table.count for found in among),
+            in_use=sum(found.table.count for found in among if not found.impossible),
             buckets=buckets if has_chain_limit else None,
             inside=nsenter_prefix(oldest_first(one.netns, self._paths), self._paths),
             timeouts=timeouts,
             own_sources=self._own_sources(one, among, sample),
             namespace="" if one.netns.initial else str(one.table.namespace),
+            unlisted=0 if sample.listed is None else max(0, counted - sample.listed),
+            impossible=one.impossible,
         )
         return TableAnalysis(
             wall_seconds=time.time(),
@@ -140,7 +168,19 @@ class Sampler:
                 addresses=self._addresses,
                 established_seconds=established_seconds,
             )
-            return replace(sample, skipped=listing.skipped), listing.source
+            sample = replace(sample, skipped=listing.skipped)
+            listed = listing.count(seconds=WHOLE_SECONDS if self._whole else 0.0)
+            return replace(sample, listed=listed), listing.source
+
+    def listed(self, one: Found) -> tuple[int, int | None]:
+        """Return how many entries a table counts, and how many its listing has; None if that takes longer than WHOLE_SECONDS.
+
+        The count is the lower one of those before and after the listing, which frees expired entries. Raises HostError.
+        """
+        with self._entries.open(one.netns) as listing:
+            number = listing.count(seconds=WHOLE_SECONDS)
+        after = self._tables.read(one.netns)
+        return one.table.count if after is None else min(one.table.count, after.count), number
 
 
 def choose(found: list[Found], wanted: str | None) -> Found:

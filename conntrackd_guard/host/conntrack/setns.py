@@ -24,7 +24,7 @@ def process_of(netns: NetNamespace, proc: str, pid: int | str) -> Iterator[str]:
     Raises OSError: ESTALE if the process has left the namespace.
     """
     descriptor = os.open(f"{proc}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    folder = f"/proc/self/fd/{descriptor}"
+    folder = f"{proc}/self" if pid == "self" else f"/proc/self/fd/{descriptor}"  # this process does not end meanwhile
     try:
         if os.stat(f"{folder}/net/stat").st_ino != netns.key:
             raise OSError(errno.ESTALE, "the namespace has changed")

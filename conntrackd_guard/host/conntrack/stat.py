@@ -3,10 +3,12 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from conntrackd_guard.core.limits import unsigned
+from conntrackd_guard.core.model import INT_MAX, ImpossibleCount
 from conntrackd_guard.host import files
 from conntrackd_guard.host.conntrack import stat_netlink
 from conntrackd_guard.host.conntrack.memory_estimate import KIB, estimate
@@ -18,6 +20,10 @@ from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 _STAT = "net/stat/nf_conntrack"
 _COUNT = "proc/sys/net/netfilter/nf_conntrack_count"
+_MOST_FACTOR = 2
+_MOST_BESIDE = 1024
+"""A count beyond this much of the slab's objects can't be true. Judgement: every entry is an object, so only what is freed
+between two reads (microseconds) can lie between them."""
 _LIMIT = "proc/sys/net/netfilter/nf_conntrack_max"
 _ROWS = re.compile(rb"(?:[0-9a-f]{1,8}\s+)*[0-9a-f]{1,8} *\n\s*")
 """Figures of the statistics, u32 in hexadecimal, to the end of the last row."""
@@ -39,6 +45,7 @@ class Counters:
     """
 
     count: int
+    """As the kernel compares it with the limit: unsigned."""
     source: str
     drop: int | None = None
     early_drop: int | None = None
@@ -47,6 +54,8 @@ class Counters:
     clash_resolved: int | None = None
     chain_too_long: int | None = None
     """Packets dropped for a long hash chain; None if this kernel has no chain limit (no such column, before 5.15)."""
+    beyond: int | None = None
+    """If the count can't be true: the highest that can be (see `MemoryReader.checked`)."""
 
 
 def read_statistics(folders: Iterable[str], key: int | None, source: str = STATISTICS_FILE) -> Counters | None:
@@ -141,10 +150,10 @@ def _read_without_file(root: Path, entered: str = "") -> Counters:
 
     Netlink knows no root: its answer is for the same tables if it has the same limit.
     """
-    counters = Counters(files.read_number(root / _COUNT), f"sysctl{entered}")
+    counters = Counters(unsigned(files.read_number(root / _COUNT, signed=True)), f"sysctl{entered}")
     with contextlib.suppress(OSError, ValueError):
         found = stat_netlink.read_statistics()
-        if found.limit == files.read_number(root / _LIMIT):
+        if found.limit == unsigned(files.read_number(root / _LIMIT, signed=True)):
             counters.source = f"sysctl and netlink{entered}"
             counters.drop, counters.early_drop = found.drop, found.early_drop
             counters.clash_resolved, counters.chain_too_long = found.clash_resolved, found.chain_too_long
@@ -189,8 +198,11 @@ class MemoryReader:
         self.unknown = ""
         """As `Memory.unknown` of the last reading."""
 
-    def read(self) -> Memory:  # noqa: C901 - each call more is a call more before a write of the limit
-        """Return the figures of this moment, with safe defaults for those that can't be read. Never raises."""
+    def read(self, *, loaded: bool = True) -> Memory:  # noqa: C901 - each call more comes before a write of the limit
+        """Return the figures of this moment, with safe defaults for those that can't be read. Never raises.
+
+        `loaded`: connection tracking is; the slab cache exists only then.
+        """
         unread: tuple[str, ...] = ()
         content, problem, allocated, unknown = b"", "", None, ""
         try:
@@ -223,7 +235,7 @@ class MemoryReader:
                 pass  # no ZFS here
             except (OSError, ValueError) as error:
                 unread = (*unread, f"{self._arcstats} ({_short(error)}): ZFS' cache is counted as used")
-        if self._entry_slab_bytes is None:
+        if self._entry_slab_bytes is None and loaded:
             try:
                 self._entry_slab_bytes = _entry_slab_bytes(self._slab_size)
             except (OSError, ValueError) as error:
@@ -259,6 +271,16 @@ class MemoryReader:
         except (OSError, ValueError):
             return None
 
+    def checked(self, counters: Counters | None, read_again: Callable[[], Counters | None]) -> Counters | None:
+        """Return counters whose count can be true. One that can't be is read once more, then marked as `beyond`."""
+        most = most_entries(self.allocated_entries())
+        if counters is not None and counters.count > most:
+            counters = read_again()
+            most = most_entries(self.allocated_entries())  # after the count, which may just have fallen
+        if counters is not None and counters.count > most:
+            counters = replace(counters, beyond=most)
+        return counters
+
     def used_entries(self) -> int | None:
         """Return an upper bound of the entries that exist; None if it can't be read.
 
@@ -290,6 +312,24 @@ def _entry_slab_bytes(path: str) -> int:
     if size not in _ENTRY_SLAB_BYTES:
         raise ValueError(f"{size} is no entry's size")
     return size
+
+
+def impossible_count(netns: NetNamespace, counters: Counters) -> ImpossibleCount | None:
+    """Return what is known of a count that can't be true, None of one that can."""
+    if counters.beyond is None:
+        return None
+    return ImpossibleCount(
+        namespace=netns.number,
+        label=netns.label,
+        source=counters.source,
+        count=counters.count,
+        most=counters.beyond,
+    )
+
+
+def most_entries(allocated: int | None) -> int:
+    """Return the highest count that can be true beside this many slab objects (None, or below 0: unreadable)."""
+    return INT_MAX if allocated is None or allocated < 0 else min(INT_MAX, _MOST_FACTOR * allocated + _MOST_BESIDE)
 
 
 def _short(error: Exception) -> str:

@@ -88,6 +88,31 @@ def test_causes_against_raising_come_first() -> None:
     assert causes(Evidence(sample=sample, losses=losses)) == (Cause.FLOOD, Cause.CHAINS, Cause.DNS, Cause.RACES)
 
 
+@pytest.mark.parametrize(
+    ("counted", "unlisted", "found"),
+    [
+        (100_000, 99_880, [Cause.UNLISTED]),
+        (100_000, 51_000, [Cause.UNLISTED]),
+        (100_000, 45_000, [Cause.UNLISTED, Cause.GROW]),  # the listed ones alone are more than half of the table
+        (100_000, 25_000, [Cause.UNLISTED, Cause.GROW]),
+        (100_000, 24_999, [Cause.GROW]),
+        (263, 259, [Cause.UNLISTED]),
+        (150, 99, [Cause.UNCLEAR]),  # in flight
+    ],
+)
+def test_unlisted_entries_are_no_part_of_a_share(counted: int, unlisted: int, found: list[Cause]) -> None:
+    """A share of the listed entries is one of the table only as far as these are the table."""
+    listed = counted - unlisted
+    sample = replace(seen((min(5000, listed), STREAM), table=counted), listed=listed)
+    assert list(causes(Evidence(sample=sample, unlisted=unlisted))) == found
+
+
+def test_a_count_that_can_not_be_true_is_a_cause() -> None:
+    """Whatever the sample shows."""
+    (found, *_) = diagnose(Evidence(sample=seen((9, SHORT), table=9), impossible="the count can't be true"))
+    assert (found.cause, found.figures) == (Cause.UNLISTED, ("the count can't be true",))
+
+
 def test_findings_have_figures() -> None:
     """Each finding has the figures that led to it."""
     sample = seen((3000, half_open()), (2000, STREAM))

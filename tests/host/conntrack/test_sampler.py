@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ from testbed.crowded_host import CrowdedHost, listing
 from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import AnswerIsNo, HostError
 from conntrackd_guard.core.traffic.diagnosis import Cause
+from conntrackd_guard.core.traffic.entry import Batch
 from conntrackd_guard.host.conntrack import sampler
+from conntrackd_guard.host.conntrack.entries import Listing
 from conntrackd_guard.host.conntrack.sampler import Sampler, choose
 from conntrackd_guard.host.conntrack.stat import Counters, read_statistics
 
@@ -124,6 +128,7 @@ def test_loss_counters_by_their_header(
     "content",
     [
         "",
+        "entries drop early_drop insert_failed\n",
         "entries drop\n5 2\n",
         "entries insert_failed\n5\n",
         "insert_failed\nzebra\n",
@@ -141,3 +146,56 @@ def counters(root: Path, content: str) -> Counters | None:
     (root / "net/stat").mkdir(parents=True)
     (root / "net/stat/nf_conntrack").write_text(content)
     return read_statistics((f"{root}/",), (root / "net/stat").stat().st_ino)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_listing_read_to_its_end(host: CrowdedHost, *, whole: bool) -> None:
+    """Its entries are counted; after a short sample only if that is asked for."""
+    host.namespace(200, "nginx", 9000, listing(300))
+    taker = Sampler(host.paths, entries=1000, whole=whole)
+    found = taker.find()
+    assert taker.analyze(choose(found, "process 200"), found).sample.listed == 300
+    assert taker.analyze(choose(found, "process 201"), found).sample.listed == (9000 if whole else None)
+    assert taker.listed(choose(found, "process 201")) == (9000, 9000)
+
+
+def test_a_listing_that_takes_too_long_is_not_counted(host: CrowdedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read until then says nothing about the rest."""
+    monkeypatch.setattr(sampler, "WHOLE_SECONDS", 0.0)
+    taker = Sampler(host.paths)
+    found = taker.find()
+    assert taker.listed(choose(found, "process 201")) == (9000, None)
+
+
+def test_a_listing_that_breaks_off_is_not_counted() -> None:
+    """The namespace ended meanwhile."""
+
+    def broken() -> Iterator[Batch]:
+        yield [], 3
+        raise OSError(errno.EINVAL, "gone")
+
+    listing_ = Listing("listing in /proc", broken(), lambda: None)
+    assert list(listing_.entries(most=10, seconds=60.0)) == []
+    assert (listing_.skipped, listing_.count(seconds=60.0)) == (3, None)
+
+
+def test_expired_entries_that_a_listing_frees_are_no_leak(host: CrowdedHost) -> None:
+    """The kernel removes them as they are listed: the count after that is compared."""
+    host.namespace(200, "nginx", 9000, listing(300, answered=True))
+    taker = Sampler(host.paths, whole=True)
+    found = taker.find()
+    host.count(200, 300)
+    analysis = taker.analyze(choose(found, "process 200"), found)
+    assert Cause.UNLISTED not in [finding.cause for finding in analysis.findings]
+    assert taker.listed(choose(found, "process 200")) == (300, 300)
+
+
+def test_impossible_counts_are_no_part_of_the_hash_table(host: CrowdedHost) -> None:
+    """Chains are those of the tables whose count can be true."""
+    host.count(201, -5 % 2**32)
+    taker = Sampler(host.paths)
+    found = taker.find()
+    assert found[0].impossible.startswith("the count of process 201 can't be true: -5 entries")
+    causes = [finding.cause for finding in taker.analyze(found[0], found).findings]
+    assert causes[0] is Cause.UNLISTED
+    assert Cause.CHAINS not in causes

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from ground import AUDIT, GUARD, equal, holds, lines, process, run, shown, until
 from kernel import (
-    an_entry_takes_no_more_memory_than_planned,
+    bytes_an_entry,
     default_limit,
     message,
+    planned_bytes,
+    slab_objects,
     the_counters_are_those_that_the_guard_reads,
 )
 from machine import (
@@ -33,7 +35,6 @@ from machine import (
     newest,
     persisted,
     raised,
-    slab_objects,
 )
 from scratch_namespace import ScratchNamespace
 
@@ -83,19 +84,26 @@ def an_audit_runs_beside_it() -> str:
     return f"status line “{shown(AUDIT, 'StatusText')}”"
 
 
-def entries_that_are_gone_are_no_hidden_table() -> str:
-    """The kernel keeps memory of entries that are gone. The guard starts then, and misses no namespace."""
-    before = limit()
+def an_entry_takes_no_more_memory_than_planned() -> str:
+    """Measured with many entries, in memory that no entry was in before. The guard is stopped meanwhile."""
     run("systemctl", "stop", GUARD)
+    default = limit()
     (SYSCTL / "nf_conntrack_max").write_text(f"{2 * GOAL}\n", "ascii")
     with ScratchNamespace() as table:
-        table.fill(GOAL)
+        taken, (slab, planned) = bytes_an_entry(table, GOAL), planned_bytes()
         most = slab_objects()
+    (SYSCTL / "nf_conntrack_max").write_text(f"{default}\n", "ascii")
+    if not slab <= taken <= planned:
+        raise AssertionError(f"an entry takes {taken:.0f} bytes, expected {slab} to {planned:.0f}")
     until(lambda: slab_objects() < most / 2, 60, f"half of the {most:,} slab objects are given back")
-    (SYSCTL / "nf_conntrack_max").write_text(f"{before}\n", "ascii")
+    return f"{taken:.0f} bytes an entry, {planned:.0f} planned, slab {slab}"
+
+
+def entries_that_are_gone_are_no_hidden_table() -> str:
+    """The kernel keeps memory of entries that are gone. The guard starts then, and misses no namespace."""
     run("systemctl", "start", GUARD)
-    until(lambda: json.loads(run("guard", "status", "--json"))["unread"] == [], 60, "the status has nothing unread")
-    return f"{slab_objects():,} of {most:,} slab objects are left, {initial.count()} entries"
+    until(lambda: json.loads(run("guard", "status", "--json"))["unread"] == [], 30, "the status has nothing unread")
+    return f"{slab_objects():,} slab objects are left of {initial.count()} entries, with a limit of {limit():,}"
 
 
 def a_full_child_table_is_raised_for_by_the_ring_buffer_alone() -> str:
@@ -197,7 +205,7 @@ def a_filling_table_is_raised_for_before_it_is_full() -> str:
     configure("")
     before, seen = limit() or 0, newest()
     while initial.count() < GOAL:
-        initial.fill(max(500, (limit() or 0) // 30))
+        initial.fill(max(500, (limit() or 0) // 15))
     row = decision("filling_up confirmed", after=seen)
     until(lambda: initial.count() < 0.8 * (limit() or 0), 60, "the table is below the threshold")
     until(lambda: persisted() == limit(), 60, "the drop-in follows")
@@ -265,13 +273,13 @@ CHECKS = (
     the_package_installs_and_its_service_waits_for_conntrack,
     the_guard_reads_the_limit_once_the_module_loads,
     the_counters_are_those_that_the_guard_reads,
+    an_entry_takes_no_more_memory_than_planned,
     entries_that_are_gone_are_no_hidden_table,
     an_audit_runs_beside_it,
     a_full_child_table_is_raised_for_by_the_ring_buffer_alone,
     one_drop_is_one_raise,
     the_journal_has_the_decision_in_fields,
     the_limit_is_persisted,
-    an_entry_takes_no_more_memory_than_planned,
     an_untrusted_table_gets_nothing_also_when_it_is_gone,
     a_full_table_is_raised_for_beside_the_memory_of_one_that_is_gone,
     a_full_initial_table_is_raised_for,
