@@ -43,6 +43,11 @@ def resize_command(buckets: int) -> str:
     return f"sysctl -w net.netfilter.nf_conntrack_buckets={buckets}"
 
 
+def keep_command(buckets: int) -> str:
+    """Return the command that has every boot set the number of buckets."""
+    return f"echo net.netfilter.nf_conntrack_buckets={buckets} > /etc/sysctl.d/90-conntrack-buckets.conf"
+
+
 def alive(observation: Observation) -> int:
     """Return the entries that exist in all tables."""
     return sum(table.alive for table in observation.tables) + observation.small_entries

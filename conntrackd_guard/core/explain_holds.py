@@ -187,7 +187,7 @@ def _long_chains(record: Record) -> str:
     seen, entries = record.observation, chains.alive(record.observation)
     chain = chains.average(entries, seen.buckets)
     average = (
-        "" if chain is None else f" Chains average {chain:.1f} entries (2 × {entries:,} ÷ {seen.buckets:,} buckets)."
+        "" if chain is None else f" Average chain: 2 × {entries:,} ÷ {seen.buckets:,} buckets = {chain:.1f} entries."
     )
     losing = [table for table in seen.tables if table.lost_to_chains]
     if not losing:
@@ -196,9 +196,9 @@ def _long_chains(record: Record) -> str:
     most, lost = max(losing, key=lambda table: table.lost_to_chains or 0), sum(t.lost_to_chains or 0 for t in losing)
     since, now = record.trigger.since_seconds, seen.boottime_seconds
     within = "" if since is None else f" within {format_span(max(0.0, now - since))}"
-    whose = f"{'' if len(losing) == 1 else 'most of them '}of {table_name(most)}"
     packets = f"{lost:,} packet{'' if lost == 1 else 's'}"
-    return f"The kernel dropped {packets}{within} for long hash chains ({whose}), without a message.{average}"
+    which = f" of {table_name(most)}{within}" if len(losing) == 1 else f"{within}, most of {table_name(most)},"
+    return f"The kernel dropped {packets}{which} without a message: hash chains are too long.{average}"
 
 
 def _set_elsewhere(record: Record, limit: int, persisted: int) -> str:

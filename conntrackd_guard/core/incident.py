@@ -32,6 +32,8 @@ class Incident:
     """A hold cost connections, or would have."""
     dropped: int | None = None
     """Packets, also just before it began; None while the counter could not be read."""
+    is_least: bool = False
+    """Only the kernel's messages count those before it began: at most ten in 5 s."""
 
     @property
     def matters(self) -> bool:
@@ -58,7 +60,10 @@ def on_record(incidents: Incidents, record: Record) -> Incidents:
         if len(incidents) >= _MOST:
             return incidents
         now, limit = record.observation.boottime_seconds, record.observation.limit or 0
-        known = Incident(table=table, began_seconds=now, first_limit=limit, dropped=table.dropped)
+        messages = trigger.message_count if raised else 0  # each is about a packet, and rate-limited
+        is_least = messages > (table.dropped or 0)
+        dropped = messages if is_least else table.dropped
+        known = Incident(table=table, began_seconds=now, first_limit=limit, dropped=dropped, is_least=is_least)
     known = _seen(known, table)
     return {
         **incidents,
@@ -75,7 +80,10 @@ def on_tables(incidents: Incidents, tables: Iterable[Table]) -> Incidents:
 def sentence(over: Incident, limit: int, now: float, *, dry_run: bool) -> str:
     """Return that an incident is over: table, how long, packets dropped, limit now. It ended QUIET_SECONDS ago."""
     lasted = format_duration(max(1, round(now - QUIET_SECONDS - over.began_seconds)))
-    dropped = "drops unknown" if over.dropped is None else f"{over.dropped:,} packets dropped"
+    dropped = "drops unknown"
+    if over.dropped is not None:
+        plural = "" if over.dropped == 1 else "s"
+        dropped = f"{'at least ' * over.is_least}{over.dropped:,} packet{plural} dropped"
     where = "In the dry run the limit" if dry_run else "The limit"
     raises = f"{over.raises} raise{'s' * (over.raises > 1)}"
     if limit == over.first_limit:  # another program or an operator may have undone what was raised

@@ -351,7 +351,8 @@ def _long_chains(observation: Observation, policy: Policy) -> Hold:
         return Hold(reason=HoldReason.RESOLVED)
     # For a full table as well. Where the average is short, the hash is uneven: twice as many halve every chain.
     wanted = chains.enough_buckets(max(entries, observation.limit or 0))
-    advice = _resize_advice(wanted if wanted > (buckets or 0) else 2 * (buckets or 0), observation)
-    keep, match = "To keep them after a boot, put that into a file in /etc/sysctl.d.", "The next raise does that too."
+    wanted = wanted if wanted > (buckets or 0) else 2 * (buckets or 0)
+    advice, match = _resize_advice(wanted, observation), "The next raise does that too."
+    keep = f"To keep them after a boot: `{chains.keep_command(wanted)}`."
     reason = HoldReason.CHAIN_DROPS if lost else HoldReason.LONG_CHAINS
     return Hold(reason=reason, advice=(advice, match if policy.buckets is Buckets.MATCH else keep))

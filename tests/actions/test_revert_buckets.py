@@ -83,7 +83,7 @@ def test_buckets_that_live_entries_need_stay(matched: Guarded) -> None:
 def test_a_kernel_that_refuses_the_buckets_still_takes_the_limit(
     matched: Guarded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The operator is told which part failed."""
+    """The operator sees which part failed."""
     write = Sysctl.write
 
     def refuse(sysctl: Sysctl, target: int) -> int:

@@ -73,6 +73,13 @@ def test_memory_now_and_if_full() -> None:
     assert cost.headroom_bytes == cost.budget_bytes - cost.now_bytes
 
 
+def test_zfs_cache_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """`free` shows it as used, so the status says that it is counted."""
+    assert "ZFS" not in printed(a_status(seen()), capsys)
+    text = " ".join(printed(a_status(seen(memory_zfs_bytes=7 << 30)), capsys).split())
+    assert "(18.6 GiB available, 7 GiB of it ZFS' cache, 1.2 GiB of it reserved)" in text
+
+
 def test_status_without_a_daemon(capsys: pytest.CaptureFixture[str]) -> None:
     """The tables are shown all the same, the fullest first, and what could not be read."""
     out = printed(a_status(seen(unread=("slabinfo: 640 bytes assumed",))), capsys)

@@ -1,4 +1,4 @@
-"""Hash chains: packets lost to them, and what is held or said about their length."""
+"""Hash chains: packets lost to them, and what is held or logged about their length."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_the_command_gives_more_buckets_and_comes_with_its_undo(seen: Observatio
 
 @pytest.mark.parametrize(("chain_limit", "is_raised"), [(None, False), (True, False), (False, True)])
 def test_chains_bound_no_raise_on_a_kernel_without_a_chain_limit(*, chain_limit: bool | None, is_raised: bool) -> None:
-    """A chain of 48 loses nothing there, and nothing is said about it."""
+    """A chain of 48 loses nothing there, and no advice is given."""
     decision = decide(message(), host(table(LIMIT), buckets=16_384, chain_limit=chain_limit), State(), Policy())
     assert isinstance(decision, Raise) is is_raised
     assert is_raised or (isinstance(decision, Hold) and decision.reason is HoldReason.CHAINS)

@@ -247,6 +247,17 @@ def test_every_record_has_one_printable_line(record: Record) -> None:
     assert sentence(record, Policy()).isprintable()
 
 
+def test_the_table_that_lost_most_packets_is_named() -> None:
+    """Of several tables; without the buckets there is no average."""
+    tables = [
+        Table(namespace=n, label=name, count=9, lost_to_chains=lost) for n, name, lost in ((7, "web", 5), (8, "db", 2))
+    ]
+    record = a_record("a", Hold(reason=HoldReason.CHAIN_DROPS), tables=tuple(tables), buckets=None)
+    assert sentence(record, Policy()) == (
+        "The kernel dropped 7 packets, most of web (netns 7), without a message: hash chains are too long."
+    )
+
+
 @pytest.mark.parametrize("decision", [Hold(reason=reason) for reason in HoldReason])
 def test_every_hold_has_a_sentence(decision: Hold) -> None:
     """Without figures it is the reason's own, but for the rate limit, whose figures are constants."""

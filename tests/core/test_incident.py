@@ -23,6 +23,15 @@ def test_drops_are_counted_over_raises_and_wraps() -> None:
     assert over.matters
 
 
+def test_a_message_is_a_packet_at_least() -> None:
+    """The counter may have risen before the table was first read; the kernel prints ten messages in 5 s at most."""
+    (over,) = incident.on_record({}, raised("a", tables=(replace(WEB, dropped=0),))).values()
+    assert over.matters
+    assert ", at least 2 packets dropped." in incident.sentence(over, 98_304, 129.0, dry_run=False)
+    (unread,) = incident.on_record({}, raised("a", tables=(replace(WEB, drop=None, dropped=None),))).values()
+    assert unread.matters
+
+
 def test_only_what_costs_connections_begins_one() -> None:
     """Not a refused write that was retried in time, a hold that time ends, another table's message, or the past."""
     calm = a_record("a", Hold(reason=HoldReason.COOLDOWN), tables=(WEB,))

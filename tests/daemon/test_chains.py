@@ -39,7 +39,7 @@ def status(guarded: Guarded) -> dict[str, int] | None:
     return long_chains
 
 
-def test_packets_lost_at_low_use_are_told(host: Host) -> None:
+def test_packets_lost_at_low_use_are_logged(host: Host) -> None:
     """The table is at 65 %, and the kernel logs nothing: a warning names the packets and the command."""
     host.buckets = 4_096  # 20.8 on average
     guarded = started(host, packets=500)
@@ -49,10 +49,11 @@ def test_packets_lost_at_low_use_are_told(host: Host) -> None:
     (line,) = guarded.logged("guard.hold")
     assert line["level"] == "warning"
     assert line["message"] == (
-        "The kernel dropped 5,000 packets within 1 s for long hash chains (of the initial namespace), without a "
-        "message. Chains average 20.8 entries (2 × 42,598 ÷ 4,096 buckets). More buckets: `sysctl -w "
+        "The kernel dropped 5,000 packets of the initial namespace within 1 s without a message: hash chains are too "
+        "long. Average chain: 2 × 42,598 ÷ 4,096 buckets = 20.8 entries. More buckets: `sysctl -w "
         "net.netfilter.nf_conntrack_buckets=16384` (stalls traffic for about 21 ms now; to undo: `sysctl -w "
-        "net.netfilter.nf_conntrack_buckets=4096`). To keep them after a boot, put that into a file in /etc/sysctl.d."
+        "net.netfilter.nf_conntrack_buckets=4096`). To keep them after a boot: `echo "
+        "net.netfilter.nf_conntrack_buckets=16384 > /etc/sysctl.d/90-conntrack-buckets.conf`."
     )
     assert status(guarded) == {"lost": 5_000}
     guarded.stop()
@@ -72,7 +73,7 @@ def test_losses_that_last_are_one_row(host: Host) -> None:
     guarded.stop()
 
 
-def test_an_average_from_which_packets_are_lost_is_told_before_any_is(host: Host) -> None:
+def test_an_average_from_which_packets_are_lost_is_logged_before_any_is(host: Host) -> None:
     """All tables count: the container's entries are in the same chains."""
     host.buckets = 5_000
     host.table(30_000, pid="200")
@@ -82,7 +83,7 @@ def test_an_average_from_which_packets_are_lost_is_told_before_any_is(host: Host
     assert guarded.reasons() == ["hold long_chains none"]
     (line,) = guarded.logged("guard.hold")
     assert line["message"].startswith(
-        "Hash chains are long. Chains average 24.0 entries (2 × 60,000 ÷ 5,000 buckets). From 24 on the kernel drops new "
+        "Hash chains are long. Average chain: 2 × 60,000 ÷ 5,000 buckets = 24.0 entries. From 24 on the kernel drops new "
         "connections, without a message. More buckets: `sysctl -w net.netfilter.nf_conntrack_buckets=16384`"
     )
     assert status(guarded) == {"lost": 0}
@@ -94,7 +95,7 @@ def test_an_average_from_which_packets_are_lost_is_told_before_any_is(host: Host
     guarded.stop()
 
 
-def test_losses_are_told_although_long_chains_were(host: Host) -> None:
+def test_losses_are_logged_although_long_chains_were(host: Host) -> None:
     """The average was a warning; packets lost are news, at once."""
     host.buckets = 3_000
     guarded = started(host)
@@ -127,7 +128,7 @@ def test_an_unlimited_table_is_watched_too(host: Host) -> None:
     guarded.stop()
 
 
-def test_nothing_is_said_on_a_kernel_without_a_chain_limit(host: Host) -> None:
+def test_nothing_is_logged_on_a_kernel_without_a_chain_limit(host: Host) -> None:
     """Chains of 58 lose nothing there."""
     host.buckets = 2_048
     host.table(60_000, chains=None)
@@ -140,7 +141,7 @@ def test_nothing_is_said_on_a_kernel_without_a_chain_limit(host: Host) -> None:
     guarded.stop()
 
 
-def test_packets_lost_before_the_start_are_not_told(host: Host) -> None:
+def test_packets_lost_before_the_start_are_not_logged(host: Host) -> None:
     """Nobody knows when that was."""
     guarded = started(host, packets=60_000)
     losing(guarded, 60_000)
@@ -225,7 +226,7 @@ def test_a_module_loaded_again_gets_both(host: Host) -> None:
     guarded.stop()
 
 
-def test_a_boot_that_lost_only_the_buckets_is_told(matched: Host) -> None:
+def test_a_boot_that_lost_only_the_buckets_is_logged(matched: Host) -> None:
     """The limit is in force, and that is not all that was kept."""
     guarded = rebooted(matched, limit=98_304, buckets=16_384)
     assert guarded.reasons()[-1] == "hold buckets_lost none"

@@ -53,14 +53,14 @@ def healthy(host: Host, path: str) -> bytes | None:
 
 
 def is_answered(guarded: Guarded, path: str) -> bool:
-    """Return whether the full table was raised for, or what was said last names the file."""
+    """Return whether the full table was raised for, or the last row or log line names the file."""
     host = guarded.host
     try:
         raised = host.limit > LIMIT
     except ValueError:  # it is the limit that can't be read
         raised = False
-    said = [row.sentence for row in guarded.rows()[-1:]] + guarded.log.getvalue().splitlines()[-3:]
-    return raised or any(Path(path).name in text for text in said)
+    reported = [row.sentence for row in guarded.rows()[-1:]] + guarded.log.getvalue().splitlines()[-3:]
+    return raised or any(Path(path).name in text for text in reported)
 
 
 @pytest.mark.parametrize("path", DECIDING)
@@ -159,7 +159,7 @@ def test_a_persisted_limit_is_restored_once_memory_is_known(host: Host) -> None:
 
 
 def test_an_unreadable_boot_id_counts_as_a_lost_history(host: Host) -> None:
-    """Records of this boot can't be told from older ones: half of the raises count as made, and none is believed."""
+    """Records of this boot can't be distinguished from older ones: half of the raises count as made, and none is believed."""
     Guarded(host).stop()
     put(host.root, "proc/sys/kernel/random/boot_id", b"\xff\n")
     guarded = Guarded(host)

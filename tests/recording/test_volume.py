@@ -44,7 +44,8 @@ def test_an_incident_of_six_raises_logs_at_most_twelve_messages(host: Host) -> N
     raises = [line for line in lines if line["event"] == "guard.raise"]
     assert len(raises) == 6
     assert len([line for line in lines if line["event"] == "guard.sample"]) == 1
-    assert lines[-1]["message"].startswith("No packets were dropped after the raise to")
+    assert lines[-2]["message"].startswith("No packets were dropped after the raise to")
+    assert lines[-1]["message"].endswith(f"The limit is now {host.limit:,} (6 raises from 65,536).")
     assert len(lines) <= 12
     assert len(guarded.rows()) > len(raises)
     guarded.stop()

@@ -182,6 +182,7 @@ READ_FILES = (
     ReadFile("sys/kernel/slab/nf_conntrack/slab_size", b"256\n", _memory),
     ReadFile("sys/kernel/slab/nf_conntrack/total_objects", b"60000 N0=60000\n", _memory),
     ReadFile("proc/sys/net/netfilter/nf_conntrack_max", b"65536\n", lambda root: LiveKernel(Paths(root)).limit()),
+    ReadFile("proc/sys/net/nf_conntrack_max", b"65536\n", lambda root: LiveKernel(Paths(root)).limit()),
     ReadFile("proc/sys/net/netfilter/nf_conntrack_buckets", b"65536\n", lambda root: LiveKernel(Paths(root)).buckets()),
     ReadFile(
         "sys/module/nf_conntrack/parameters/hashsize",

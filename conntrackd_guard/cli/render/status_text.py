@@ -178,17 +178,19 @@ def outlook_lines(status: Status) -> list[tuple[str, str, str]]:
     cost, decision = status.cost, status.next_step
     now, full, budget = map(_bytes, (cost.now_bytes, cost.full_bytes, cost.budget_bytes))
     free, available, reserved = map(_bytes, (cost.headroom_bytes, cost.available_bytes, cost.min_available_bytes))
+    zfs = status.observation.memory_zfs_bytes
+    cache = f", {format_bytes(zfs)} of it ZFS' cache" if zfs else ""
     advice = "".join(f" {text}" for text in decision.advice)
     if isinstance(decision, Raise):
         worst = format_bytes(decision.arithmetic.cost_bytes)
-        step = f"raise to {decision.target:,} when the fullest table fills up (worst case {worst})"
+        step = f"raise to {decision.target:,} when the fullest table fills up (the tables may then take {worst})"
         step, style = f"{step}.{advice}" if advice else step, "green"
     else:
         step, style = f"none. {decision.reason.sentence}{advice}", "bold red"
     return [
         *_losses(status.observation),
         ("memory", f"{now} now, {full} if every table in use were full; budget {budget}", ""),
-        ("headroom", f"{free} for entries ({available} available, {reserved} of it reserved)", ""),
+        ("headroom", f"{free} for entries ({available} available{cache}, {reserved} of it reserved)", ""),
         ("next step", step, style),
     ]
 
