@@ -84,24 +84,29 @@ class _Setting(NamedTuple):
     """Whether it has a value; without one it only excludes the key from globs."""
 
 
-def final_assignment(files: Iterable[SysctlFile], tool: Tool, lowest: int = 0) -> Assignment | None:
-    """Return the line that finally sets the limit, None if the tool leaves it unset. `lowest`: see `is_accepted`."""
-    return next((line for line in reversed(writes(files, tool)) if line.is_accepted(lowest)), None)
+def final_assignment(
+    files: Iterable[SysctlFile], tool: Tool, lowest: int = 0, keys: tuple[str, ...] = LIMIT_KEYS
+) -> Assignment | None:
+    """Return the line that finally sets the limit (or another of `keys`), None if the tool leaves it unset.
 
-
-def overriding(files: Sequence[SysctlFile], tool: Tool, ours: str, lowest: int = 0) -> Assignment | None:
-    """Return the line that has the limit end at another value than the file `ours` sets; None if no line does.
-
-    It may be a line that the kernel refuses, or one without a value: then the limit ends unset.
     `lowest`: see `Assignment.is_accepted`.
     """
-    word = final_assignment(files, tool, lowest)
-    wanted = next((line.number for line in reversed(named(files, tool)) if line.path == ours), None)
-    if wanted is None:
-        return None
-    if word is not None:
-        return None if word.number == wanted else word
-    return next((line for line in reversed(named(files, tool)) if line.path != ours), None)
+    return next((line for line in reversed(writes(files, tool, keys)) if line.is_accepted(lowest)), None)
+
+
+def overriding(
+    files: Sequence[SysctlFile], tool: Tool, ours: str, lowest: int = 0, keys: tuple[str, ...] = LIMIT_KEYS
+) -> tuple[int, Assignment] | None:
+    """Return what the file `ours` sets, and the line that has it end at another value; None if no line does.
+
+    It may be a line that the kernel refuses, or one without a value: then it ends unset.
+    `lowest`: see `Assignment.is_accepted`.
+    """
+    lines, final = named(files, tool, keys), final_assignment(files, tool, lowest, keys)
+    wanted = next((line.number for line in reversed(lines) if line.path == ours), None)
+    if final is None:
+        final = next((line for line in reversed(lines) if line.path != ours), None)
+    return None if wanted is None or final is None or final.number == wanted else (wanted, final)
 
 
 def read_before(files: Sequence[SysctlFile], ours: str) -> frozenset[str]:
@@ -124,9 +129,12 @@ def writes(files: Iterable[SysctlFile], tool: Tool, keys: tuple[str, ...] = LIMI
     )
 
 
-def named(files: Iterable[SysctlFile], tool: Tool) -> tuple[Assignment, ...]:
-    """Return every line that names the limit without a wildcard, in reading order; without `=` its value is ""."""
-    return tuple(setting.assignment for setting in _settings(files, tool) if _plain(setting.key) in LIMIT_KEYS)
+def named(files: Iterable[SysctlFile], tool: Tool, keys: tuple[str, ...] = LIMIT_KEYS) -> tuple[Assignment, ...]:
+    """Return every line that names the limit (or another of `keys`), in reading order; without `=` its value is "".
+
+    Wildcards name nothing.
+    """
+    return tuple(setting.assignment for setting in _settings(files, tool) if _plain(setting.key) in keys)
 
 
 def reading_order(files: Iterable[SysctlFile], tool: Tool) -> list[SysctlFile]:

@@ -5,7 +5,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from conntrackd_guard import __version__
@@ -16,7 +16,7 @@ from conntrackd_guard.core.health import Level
 from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
-from conntrackd_guard.core.sysctl_precedence import Assignment, Tool
+from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.daemon.controller import WAITING_SECONDS, Controller
@@ -40,7 +40,7 @@ from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import NotifySpool
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
-from conntrackd_guard.host.sysctl_dropin import NoDropIn, SysctlDropIn
+from conntrackd_guard.host.sysctl_dropin import NoDropIn, Overriding, SysctlDropIn
 from conntrackd_guard.host.systemd_notify import Service
 from conntrackd_guard.recording.metrics_exporter import Outlets
 from conntrackd_guard.recording.recorder import Recorder
@@ -263,16 +263,14 @@ def check(paths: Paths, log: Log) -> bool:
     return found.level.severity < Level.ACTION_REQUIRED.severity
 
 
-def _farewell(
-    limit: int | None, persisted: PersistedLimit | None, overridden: Mapping[Assignment, Sequence[Tool]]
-) -> str:
+def _farewell(limit: int | None, persisted: PersistedLimit | None, overridden: Sequence[Overriding]) -> str:
     """Return the last log message: which limit stays, and whether the next boot starts with it."""
     if limit is None:
         return "Stopped."
     saved = " (saved for the next boot)" if persisted is not None and persisted.limit == limit else ""
-    for line, tools in overridden.items():
-        if saved and Tool.SYSTEMD in tools:
-            saved = f" (saved, but {printable(line.path)}:{line.line} overrides it at the next boot)"
+    for other in overridden:
+        if saved and Tool.SYSTEMD in other.tools:
+            saved = f" (saved, but {printable(other.line.path)}:{other.line.line} overrides the {other.what} at the next boot)"
     return f"Stopped. nf_conntrack_max stays at {format_limit(limit)}{saved}."
 
 

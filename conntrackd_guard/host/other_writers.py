@@ -4,7 +4,6 @@ A trace is no proof that the program wrote the limit. Files in the sysctl folder
 known order (`host.conf_dirs`).
 """
 
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
+from conntrackd_guard.core.limits import is_lower
 from conntrackd_guard.core.sysctl_precedence import (
     BUCKET_KEYS,
     FOLDERS,
@@ -115,7 +115,7 @@ def attribute_change(  # noqa: PLR0913 - each is evidence
     sets this value and started within `window_seconds` before, or sets it periodically; or a line of a sysctl file, ufw's
     too, with this value. `was`: the limit before, which some programs leave alone if it is higher.
     """
-    found, lowered = [], was is not None and 0 < limit < (was or math.inf)
+    found, lowered = [], was is not None and is_lower(limit, was)
     for writer in other_writers(root, os.cpu_count() or 1):
         sets_it = limit in writer.sets if buckets is None else buckets in writer.buckets
         ago = None if writer.pid is None else _started_ago(root, writer.pid, seen_seconds)

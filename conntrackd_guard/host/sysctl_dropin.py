@@ -7,7 +7,7 @@ import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import decode
@@ -15,7 +15,9 @@ from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.limits import is_lower, is_unlimited, lowest_accepted
 from conntrackd_guard.core.model import PersistedLimit, Raise, Record
 from conntrackd_guard.core.sysctl_precedence import (
+    BUCKET_KEYS,
     FOLDERS,
+    LIMIT_KEYS,
     Assignment,
     SysctlFile,
     Tool,
@@ -70,6 +72,15 @@ class Persisted:
         )
 
 
+class Overriding(NamedTuple):
+    """A line of another file that has a saved value end otherwise, and the tools that apply it so."""
+
+    what: str
+    saved: int
+    line: Assignment
+    tools: list[Tool]
+
+
 class SysctlDropIn:
     """/etc/sysctl.d/99-zz-conntrackd-guard.conf, replaced in one step.
 
@@ -98,8 +109,8 @@ class SysctlDropIn:
             limit=wanted.limit, buckets=wanted.buckets, decision=wanted.decision, boot_id=wanted.boot_id
         )
 
-    def overridden_by(self) -> dict[Assignment, list[Tool]]:
-        """Return the lines of other files that have the limit end at another value, with the tools that apply them so."""
+    def overridden_by(self) -> list[Overriding]:
+        """Return the lines of other files that have limit or buckets end at other values."""
         return _overridden_by(sysctl_files(self._paths.root), self._paths)
 
     def put(self, persisted: Persisted, decided_seconds: float, buckets: int | None = None) -> None:
@@ -195,14 +206,14 @@ class SysctlDropIn:
             folder=FOLDERS[0],
             name=self._paths.drop_in.name,
             path=str(self._paths.drop_in),
-            content=f"net.netfilter.nf_conntrack_max = {persisted.limit}\n",
+            content=f"{buckets}net.netfilter.nf_conntrack_max = {persisted.limit}\n",
         )
         found = [file for file in sysctl_files(self._paths.root) if file.path != ours.path]
         before = read_before([*found, ours], ours.path)
         overridden = [line for line in writes(found, Tool.PROCPS) if line.path in before]
         by = [
-            f"{_listed([line])} with {' and '.join(tools)}"
-            for line, tools in _overridden_by([*found, ours], self._paths).items()
+            f"{_listed([other.line])} with {' and '.join(other.tools)}"
+            for other in _overridden_by([*found, ours], self._paths)
         ]
         but = f"\n# Overridden by: {', '.join(by)}" if by else ""
         machine = files.read_id(self._paths.machine_id) or "unknown"
@@ -214,8 +225,7 @@ class SysctlDropIn:
 # To go back: `guard revert --all`. To remove: delete this file; the running limit stays until a reboot.
 # boot_id={persisted.boot_id} machine_id={_printable(machine)}
 # memory_total_bytes={persisted.memory_total_bytes} budget_bytes={persisted.budget_bytes}
-{buckets}net.netfilter.nf_conntrack_max = {persisted.limit}
-"""
+{ours.content}"""
 
 
 class NoDropIn(SysctlDropIn):
@@ -229,9 +239,9 @@ class NoDropIn(SysctlDropIn):
         """Return the acting guard's persisted limit."""
         return super().persisted() if self._reads else None
 
-    def overridden_by(self) -> dict[Assignment, list[Tool]]:
+    def overridden_by(self) -> list[Overriding]:
         """Return nothing: no file of this guard could be overridden."""
-        return {}
+        return []
 
     def _write_nothing(self, *_: object, **__: object) -> None:
         """Ignore a change."""
@@ -246,14 +256,15 @@ def _wanted(override: DropInOverride) -> Persisted | None:
     return None
 
 
-def _overridden_by(found_files: Sequence[SysctlFile], paths: Paths) -> dict[Assignment, list[Tool]]:
-    found: dict[Assignment, list[Tool]] = {}
+def _overridden_by(found_files: Sequence[SysctlFile], paths: Paths) -> list[Overriding]:
+    found: dict[Assignment, Overriding] = {}
     lowest = lowest_accepted(files.read_id(paths.kernel_release) or "", None)
-    for tool in Tool:
-        line = overriding(found_files, tool, str(paths.drop_in), lowest)
-        if line is not None:
-            found.setdefault(line, []).append(tool)
-    return found
+    for what, keys, least in (("limit", LIMIT_KEYS, lowest), ("number of hash buckets", BUCKET_KEYS, 1)):
+        for tool in Tool:
+            if (other := overriding(found_files, tool, str(paths.drop_in), least, keys)) is not None:
+                saved, line = other
+                found.setdefault(line, Overriding(what, saved, line, [])).tools.append(tool)
+    return list(found.values())
 
 
 def _listed(lines: Sequence[Assignment]) -> str:

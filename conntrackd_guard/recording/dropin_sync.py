@@ -5,14 +5,11 @@ import time
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.limits import format_limit, is_lower
 from conntrackd_guard.core.model import OutcomeKind, Override, OverrideKind, Raise, Record, TriggerKind
-from conntrackd_guard.core.sysctl_precedence import Assignment, Tool
+from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host.log import Log
-from conntrackd_guard.host.sysctl_dropin import Persisted, SysctlDropIn
+from conntrackd_guard.host.sysctl_dropin import Overriding, Persisted, SysctlDropIn
 from conntrackd_guard.recording.items import Item
-
-_FOREIGN = frozenset({TriggerKind.OTHER_WRITER, TriggerKind.START})
-"""Triggers whose record shows a limit that may be another program's."""
 
 
 class DropInSync:
@@ -26,7 +23,7 @@ class DropInSync:
         """Another program's higher limit, and when it has stood long enough (time.monotonic)."""
         self._override_due = True
         """A revert, perhaps of before this run, may have left what it could not write."""
-        self._reported: dict[Assignment, list[Tool]] = {}
+        self._reported: list[Overriding] = []
         """The lines that override the drop-in, as last logged."""
 
     @property
@@ -50,7 +47,7 @@ class DropInSync:
             self._due, self._passed = item, None
         elif reverts and record.outcome.kind is OutcomeKind.APPLIED:
             self._due, self._passed, self._override_due = None, None, True  # the command has left what to write
-        elif limit is not None and limit != record.trigger.was and record.trigger.kind in _FOREIGN:
+        elif limit is not None and limit != record.trigger.was and _is_of_others(record):
             self._passed = (time.monotonic() + tuning.STANDING_SECONDS, limit) if self._is_passed_by(limit) else None
             return self._has_stood()
         else:
@@ -82,18 +79,19 @@ class DropInSync:
     def _report_order(self) -> None:
         """Log which sysctl lines override the drop-in, if that is news."""
         found = self._drop_in.overridden_by()
-        saved = self._drop_in.limit() if found else None
-        if found != self._reported and saved is not None:
-            for line, tools in found.items():
-                when = "at the next boot" if Tool.SYSTEMD in tools else f"when somebody calls `{Tool.PROCPS}`"
-                sets = f"sets {line.value}" if line.value else "leaves the limit unset"
-                text = (
-                    f"The {saved:,} saved in the drop-in is overridden {when}: {line.path}:{line.line} is applied after "
-                    f"it and {sets}. Remove that line."
-                )
-                higher = line.number is not None and is_lower(saved, line.number)
-                self._log.emit("guard.info", "info" if higher else "warning", printable(text))
+        known = {(other.line, *other.tools) for other in self._reported}
         self._reported = found
+        for what, saved, line, tools in found:
+            if (line, *tools) in known:
+                continue
+            when = "at the next boot" if Tool.SYSTEMD in tools else f"when somebody calls `{Tool.PROCPS}`"
+            sets = f"sets {line.value}" if line.value else "leaves it unset"
+            text = (
+                f"The saved {what} ({saved:,}) is overridden {when}: {line.path}:{line.line} is applied after it and "
+                f"{sets}. Remove that line."
+            )
+            higher = line.number is not None and is_lower(saved, line.number)
+            self._log.emit("guard.info", "info" if higher else "warning", printable(text))
 
     def _has_stood(self) -> bool:
         """Return whether another program's higher limit stood long enough to void what is persisted."""
@@ -103,6 +101,15 @@ class DropInSync:
         """Return whether another program's limit voids a raise that is due; what the file holds is compared later."""
         due = None if self._due is None else _limit_set_by(self._due.record)
         return due is None or is_lower(due, limit)
+
+
+def _is_of_others(record: Record) -> bool:
+    """Return whether another program set the limit found: just now, or before this start and since the file was written.
+
+    A boot that ends with a higher limit doesn't count: the file lowered nothing.
+    """
+    kept, boot_id = record.trigger.persisted, record.observation.boot_id
+    return record.trigger.kind is TriggerKind.OTHER_WRITER or (kept is not None and kept.boot_id == boot_id)
 
 
 def _limit_set_by(record: Record) -> int | None:

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -22,6 +23,7 @@ from conntrackd_guard.daemon import service
 from conntrackd_guard.daemon.service import Daemon
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.sysctl_dropin import Overriding
 from conntrackd_guard.recording.metrics_exporter import Outlets
 from conntrackd_guard.settings import files
 from conntrackd_guard.settings.files import load_settings
@@ -140,14 +142,14 @@ def test_destinations_come_from_settings(tmp_path: Path, *, dry_run: bool) -> No
 def test_the_farewell_names_the_limit_that_stays() -> None:
     """And whether the next boot begins with it."""
     kept = PersistedLimit(limit=12_288)
-    line = Assignment(path="/etc/sysctl.d/k8s.conf", line=2, value="7")
+    other = partial(Overriding, "limit", 12_288, Assignment(path="/etc/sysctl.d/k8s.conf", line=2, value="7"))
     stays = "Stopped. nf_conntrack_max stays at"
-    assert service._farewell(12_288, kept, {}) == f"{stays} 12,288 (saved for the next boot)."
-    assert service._farewell(12_288, kept, {line: [Tool.PROCPS]}) == f"{stays} 12,288 (saved for the next boot)."
-    overridden = f"{stays} 12,288 (saved, but /etc/sysctl.d/k8s.conf:2 overrides it at the next boot)."
-    assert service._farewell(12_288, kept, {line: [Tool.SYSTEMD]}) == overridden
-    assert service._farewell(16_384, kept, {line: [Tool.SYSTEMD]}) == f"{stays} 16,384."
-    assert service._farewell(None, None, {}) == "Stopped."
+    assert service._farewell(12_288, kept, []) == f"{stays} 12,288 (saved for the next boot)."
+    assert service._farewell(12_288, kept, [other([Tool.PROCPS])]) == f"{stays} 12,288 (saved for the next boot)."
+    overridden = f"{stays} 12,288 (saved, but /etc/sysctl.d/k8s.conf:2 overrides the limit at the next boot)."
+    assert service._farewell(12_288, kept, [other([Tool.SYSTEMD])]) == overridden
+    assert service._farewell(16_384, kept, [other([Tool.SYSTEMD])]) == f"{stays} 16,384."
+    assert service._farewell(None, None, []) == "Stopped."
 
 
 def test_a_start_waits_for_a_limit_that_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def test_a_bare_host(tmp_path: Path) -> None:
         ("options nf_conntrack \\\n hashsize=0x20000\n", 131_072),
         ("install nf_conntrack /sbin/modprobe -i nf_conntrack hashsize=4096\n", 4_096),
         ("options nf_conntrack hashsize=8192\noptions nf_conntrack hashsize=16384\n", 16_384),
-        ("options nf_conntrack hashsize=0\n", None),
+        ("options nf_conntrack hashsize=0\noptions nf_conntrack hashsize=-1\n", None),
         ("options nf_conntrack hashsize=many\n#options nf_conntrack hashsize=1\n", None),
         ("options nf_conntrack_ftp hashsize=1024\noptions nf_conntrack expect_hashsize=1024\noptions\n", None),
     ],

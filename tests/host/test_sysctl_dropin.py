@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from conntrackd_guard.core.model import PersistedLimit
+from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.sysctl_dropin import NoDropIn, Persisted, SysctlDropIn
@@ -129,7 +130,7 @@ def test_the_comment_claims_what_is_true(
     assert rows["Overrides"] == overrides.format(etc)
     assert rows.get("Overridden by") == (overridden_by and overridden_by.format(etc))
     assert bool(drop_in.overridden_by()) is (overridden_by is not None)
-    assert NoDropIn(Paths(tmp_path), reads=True).overridden_by() == {}
+    assert NoDropIn(Paths(tmp_path), reads=True).overridden_by() == []
 
 
 def test_a_line_of_another_file_cannot_end_the_comment(tmp_path: Path) -> None:
@@ -142,3 +143,18 @@ def test_a_line_of_another_file_cannot_end_the_comment(tmp_path: Path) -> None:
     (shown,) = [line for line in lines if line.startswith("# Overrides")]
     assert shown.endswith("and 32 more")
     assert [line for line in lines if not line.startswith("#")] == ["net.netfilter.nf_conntrack_max = 98304"]
+
+
+def test_a_line_that_overrides_the_buckets_is_named(tmp_path: Path) -> None:
+    """They are saved with the limit, and lost without it being lost."""
+    other = tmp_path / "etc/sysctl.d/999-x.conf"
+    other.parent.mkdir(parents=True)
+    other.write_text("net.netfilter.nf_conntrack_max = 98304\nnet.netfilter.nf_conntrack_buckets = 4096\n")
+    drop_in = SysctlDropIn(Paths(tmp_path))
+    drop_in.put(replace(PERSISTED, buckets=65_536), 1.0)
+    (found,) = drop_in.overridden_by()
+    assert (found.what, found.saved, found.line.line, found.tools) == ("number of hash buckets", 65_536, 2, [*Tool])
+    assert (
+        f"# Overridden by: {other}:2 (4096) with systemd-sysctl and sysctl --system\n"
+        in Paths(tmp_path).drop_in.read_text()
+    )

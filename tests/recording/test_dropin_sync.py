@@ -127,18 +127,22 @@ def test_a_passing_limit_does_not_void_a_due_raise(host: Host) -> None:
 
 
 def test_a_higher_limit_found_at_start_ends_the_persisted_one(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It had not stood long enough when the last guard stopped."""
+    """It had not stood long enough when the last guard stopped. What another boot ended with does not count."""
+    boot = host.root / "proc/sys/kernel/random/boot_id"
+    boot.write_text("b001\n")
     guarded = raised(host)
     host.limit = 1_000_000
     guarded.turn(3.0)
     guarded.stop()
     assert host.persisted == STEP
     monkeypatch.setattr(tuning, "STANDING_SECONDS", 0.0)
-    after = again(guarded)
-    after.loop.start()
-    after.written()
-    assert host.persisted is None
-    after.stop()
+    for name, persisted in (("b002", STEP), ("b001", None)):
+        boot.write_text(f"{name}\n")
+        guarded = again(guarded)
+        guarded.loop.start()
+        guarded.written()
+        assert host.persisted == persisted
+        guarded.stop()
 
 
 def test_another_writers_lower_limit_leaves_the_file(host: Host) -> None:
