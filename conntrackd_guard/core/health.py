@@ -115,7 +115,7 @@ def _actions(document: Mapping[str, Any]) -> Iterator[Reason]:
     if refused := _mapping(document, "not_writable"):
         yield reason("not_writable", f"can't write {refused.get('why')}", str(refused.get("next_step")))
     elif why := document.get("write_refused"):
-        yield reason("write_refused", f"the kernel refused to write the limit: {why}", "`guard doctor` tells more.")
+        yield reason("write_refused", f"the kernel refused to write the limit: {why}", "`guard doctor` has more.")
     if document.get("conflict"):
         text = "raising is off, another program keeps lowering the limit"
         yield reason("conflict", text, "`guard doctor` looks for it; change it there, then `guard resume`.")
@@ -127,7 +127,7 @@ def _actions(document: Mapping[str, Any]) -> Iterator[Reason]:
         yield reason("memory_exceeded", text, "Nothing is raised until that ends; `guard status` has the figures.")
     if unknown := document.get("memory_unknown"):
         text = f"memory is unknown, so nothing is raised: {unknown}"
-        yield reason("memory_unknown", text, "Find out what hides or changes that file; `guard doctor` tells more.")
+        yield reason("memory_unknown", text, "Find out what hides or changes that file; `guard doctor` has more.")
     for need in _list(document, "unmet"):
         code, table = (str(need.get(key)) for key in ("reason", "table")) if isinstance(need, Mapping) else ("", "")
         label = _LABELS.get(code, code)
@@ -160,7 +160,7 @@ def _losses(document: Mapping[str, Any]) -> Iterator[Reason]:
         notes = "; ".join(map(str, _list(sources, "notes"))) or "no ring buffer and no journal"
         yield reason("no_messages", f"kernel messages can't be read: {notes}", "The counters alone are watched.")
     for text in _list(document, "unread"):
-        yield reason("unread", f"not read: {text}", "`guard doctor` tells more.")
+        yield reason("unread", f"not read: {text}", "`guard doctor` has more.")
 
 
 def _until(wall_seconds: object) -> str:

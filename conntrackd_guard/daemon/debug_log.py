@@ -6,6 +6,7 @@ from functools import partial
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.dedup import MessageStatus
 from conntrackd_guard.core.explain import sentence
+from conntrackd_guard.core.explain_holds import counters
 from conntrackd_guard.core.kernel_messages import KernelEvent
 from conntrackd_guard.core.model import Hold, Record, Table
 from conntrackd_guard.core.records import table_name
@@ -30,8 +31,7 @@ class DebugLog:
         """Log the fullest tables of a tick."""
         fullest = sorted(tables, key=lambda table: table.count, reverse=True)[:_TABLES_SHOWN]
         shown = "; ".join(
-            f"{table_name(table)} {table.count:,} ({table.count / limit:.0%}, {table.demand_per_second or 0:,.0f} new/s, "
-            f"{table.dropped or 0:,} dropped)"
+            f"{table_name(table)} {table.count:,} ({', '.join([f'{table.count / limit:.0%}', *counters(table)])})"
             for table in fullest
         )
         self._log(f"Tick: {len(tables)} tables read, limit {limit:,}, threshold {policy.threshold:.0%}: {shown}.")

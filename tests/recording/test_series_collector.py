@@ -73,7 +73,7 @@ def test_many_tables_have_points_or_are_in_the_sum(host: Host) -> None:
 
 
 def test_tables_that_end_leave_the_sum(host: Host) -> None:
-    """Namespaces are scanned within a minute, or once the memory of entries tells that some are missing."""
+    """Namespaces are scanned within a minute, or once the memory of entries shows that some are missing."""
     for number in range(40):
         host.namespace(str(1000 + number), 1000)
     guarded = Guarded(host)

@@ -42,13 +42,16 @@ _LINE = re.compile(
 class Listing(ExitStack):
     """An open listing of one table. Iterate `entries`, then perhaps `count` the rest, then close."""
 
-    def __init__(self, source: str, batches: Iterator[Batch], close: Callable[[], object]) -> None:
+    def __init__(
+        self, source: str, batches: Iterator[Batch], close: Callable[[], object], rest: Iterator[Batch] | None = None
+    ) -> None:
+        """`rest` counts what `batches` has not read yet as entries that can't be parsed, which is faster."""
         super().__init__()
         self.callback(close)
         self.source = source
         self.skipped = 0
         """Lines or messages that could not be parsed so far."""
-        self._batches = batches
+        self._batches, self._rest = batches, rest or batches
         self._listed = 0
         self._ended = self._failed = False
 
@@ -70,6 +73,7 @@ class Listing(ExitStack):
 
     def count(self, *, seconds: float) -> int | None:
         """Read on to the end; return the number of all entries, None if it breaks off or takes longer than `seconds`."""
+        self._batches = self._rest
         for _ in self.entries(most=MODULUS, seconds=seconds):
             pass
         return self._listed if self._ended and not self._failed else None
@@ -119,7 +123,7 @@ def _own_listing() -> Listing:
 
 def _text_listing(path: str, source: str) -> Listing:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    return Listing(source, _batches(descriptor), lambda: os.close(descriptor))
+    return Listing(source, _batches(descriptor), lambda: os.close(descriptor), _counted(descriptor))
 
 
 def _batches(descriptor: int) -> Iterator[Batch]:
@@ -131,6 +135,12 @@ def _batches(descriptor: int) -> Iterator[Batch]:
         if len(partial) > _LONGEST_LINE_BYTES:
             partial = b""
             yield [], 1
+
+
+def _counted(descriptor: int) -> Iterator[Batch]:
+    """Yield the number of lines in each read. Raises OSError."""
+    while chunk := os.read(descriptor, _CHUNK_BYTES):
+        yield [], chunk.count(b"\n")
 
 
 def parse(lines: bytes) -> Batch:

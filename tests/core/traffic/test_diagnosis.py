@@ -163,14 +163,14 @@ def test_an_answered_source_is_not_dropped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "said"), [(frozenset({"10.0.0.1"}), "an address of this host"), (None, "addresses can't be read")]
+    ("own", "shown"), [(frozenset({"10.0.0.1"}), "an address of this host"), (None, "addresses can't be read")]
 )
-def test_an_address_of_this_host_is_never_dropped(own: frozenset[str] | None, said: str) -> None:
+def test_an_address_of_this_host_is_never_dropped(own: frozenset[str] | None, shown: str) -> None:
     """Nor is anything where the host's addresses are unknown; the next largest stranger is."""
     whole = seen((5000, half_open()))
     steps = diagnose(Evidence(sample=whole, own_sources=own))[0].steps
     assert not [step for step in steps if "drop" in step.command]
-    assert said in steps[-1].why
+    assert shown in steps[-1].why
     other = seen((3000, half_open()), (2000, half_open(source=bytes((198, 51, 100, 7)))))
     found = commands(Evidence(sample=other, own_sources=frozenset({"10.0.0.1"})))
     assert ["198.51.100.7" in command for command in found if "drop" in command] == [True]

@@ -41,7 +41,7 @@ from scratch_namespace import ScratchNamespace
 GOAL = 60_000
 """Entries of the initial table at the end: the limit for it exceeds the budget of 384 MiB of memory later."""
 RESCAN_SECONDS = 60.0
-"""The guard scans for network namespaces this often, unless something tells that one is missing."""
+"""The guard scans for network namespaces this often, unless something shows that one is missing."""
 SMALL_STEP = 8_192
 """Entries; leaves memory for the raises that follow."""
 NOTIFY = "conntrackd-guard-notify.service"

@@ -108,8 +108,8 @@ def guard_and_rule_agree() -> str:
     return f"{limit():,} in force; history: {', '.join(reasons)}; status line “{shown(GUARD, 'StatusText')}”"
 
 
-def losses_to_long_chains_are_told() -> str:
-    """They come without a kernel message. A kernel that limits no chain loses nothing, and nothing is said."""
+def losses_to_long_chains_are_logged() -> str:
+    """They come without a kernel message. A kernel that limits no chain loses nothing, and nothing is logged."""
     initial, buckets = InitialTable(), SYSCTL / "nf_conntrack_buckets"
     initial.fill(CHAINED)
     buckets.write_text(f"{FEW_BUCKETS}\n", "ascii")
@@ -119,7 +119,7 @@ def losses_to_long_chains_are_told() -> str:
     if not HAS_CHAIN_LIMIT:
         time.sleep(SETTLED_SECONDS)
         equal([row["sentence"] for row in decisions() if row["trigger"] == "chains"], [])
-        return f"{found}, and nothing is said"
+        return f"{found}, and nothing is logged"
     return f"{found}; history: {decision('chain_drops')['sentence']}"
 
 
@@ -244,7 +244,7 @@ BOOTS: dict[str, tuple[Callable[[], str], ...]] = {
     ),
     "daily": (
         guard_and_rule_agree,
-        losses_to_long_chains_are_told,
+        losses_to_long_chains_are_logged,
         the_next_boot_has_a_file_that_shadows,
     ),
     "shadowed": (
