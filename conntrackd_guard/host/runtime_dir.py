@@ -114,13 +114,16 @@ class RuntimeDir:
         except OSError as error:
             return 0 if isinstance(error, FileNotFoundError) else None
         place = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
-        try:
-            rows = files.read(self._paths.proc / "locks")
-        except OSError:
-            return None
-        if rows and not rows.endswith(b"\n"):
-            return None  # cut short
-        return next((int(pid) for pid, where in _LOCK.findall(rows) if where == place.encode()), 0)
+        for _ in range(2):  # the kernel shows a page at a time, and may skip a row if another lock ends meanwhile
+            try:
+                rows = files.read(self._paths.proc / "locks")
+            except OSError:
+                return None
+            if rows and not rows.endswith(b"\n"):
+                return None  # cut short
+            if pids := [int(pid) for pid, where in _LOCK.findall(rows) if where == place.encode()]:
+                return pids[0]
+        return 0
 
     def is_running(self) -> bool | None:
         """Return whether a guard is running; None if unknown. Never raises."""

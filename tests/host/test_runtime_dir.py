@@ -14,6 +14,7 @@ import pytest
 from testbed.another_user import run_as_another
 
 from conntrackd_guard.core.errors import AnswerIsNo
+from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir, acting_guard
 
@@ -120,3 +121,16 @@ def test_a_dry_run_knows_whose_write_it_sees(tmp_path: Path) -> None:
     assert [acting_guard(tmp_path, limit) for limit in (98_304, 147_456)] == [ours, ours]
     assert acting_guard(tmp_path, 65_536) == "`guard revert`"
     assert acting_guard(tmp_path, 70_000) == ""
+
+
+def test_a_lock_that_one_reading_skips_is_found(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of locks is read a page at a time; one that ends meanwhile hides another's row."""
+    paths.lock.parent.mkdir(parents=True, exist_ok=True)
+    paths.lock.touch()
+    found = paths.lock.stat()
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    readings = [b"\n", f"\n1: FLOCK  ADVISORY  WRITE 4711 {place} 0 EOF\n".encode()]
+    monkeypatch.setattr(files, "read", lambda _: readings.pop(0))
+    assert RuntimeDir(paths).holder() == 4711
+    readings = [b"1: POSIX  ADVISORY  WRITE 1 00:1a:1 0 EOF\n"] * 2
+    assert RuntimeDir(paths).holder() == 0
