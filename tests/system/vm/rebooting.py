@@ -216,7 +216,7 @@ def a_limit_that_means_none_is_left_alone() -> str:
         return "this kernel takes no such limit"
     (SYSCTL / "nf_conntrack_max").write_text(f"{UNLIMITED}\n", "ascii")
     as_read = UNLIMITED % 2**32  # by the kernel, and so in the history
-    (row,) = until(lambda: [row for row in decisions() if row["from"] == as_read], 60, "history has that limit")
+    row, *_ = until(lambda: [row for row in decisions() if row["from"] == as_read], 60, "history has that limit")
     run("systemctl", "restart", GUARD)
     until(lambda: "unlimited" in shown(GUARD, "StatusText"), 60, "the status line shows that there is no limit")
     equal((limit(), [path for path in (DROP_IN,) if path.exists()]), (UNLIMITED, []))
