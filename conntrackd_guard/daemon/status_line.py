@@ -10,14 +10,17 @@ from conntrackd_guard.core.limits import format_limit
 
 _HEADS = {Level.ACTION_REQUIRED: "ACTION NEEDED: ", Level.DEGRADED: "degraded: "}
 
+_SHOWN = 3
+
 
 def status_line(document: Mapping[str, Any]) -> str:
-    """Return a published status as the line in `systemctl status`: the gravest problem first, then the limit."""
+    """Return a published status as the line in `systemctl status`: problems, the gravest first, then the limit."""
     found, needs = health.of_document(document), document["needs"]
     words = "watching: " if document["mode"] == Mode.ACT.value else "dry run: "
     if found.reasons:
-        more = f" and {len(found.reasons) - 1} more" if len(found.reasons) > 1 else ""
-        words = f"{_HEADS[found.level]}{found.reasons[0].text}{more}; "
+        texts = [reason.text for reason in found.reasons[:_SHOWN]]
+        more = [f"{len(found.reasons) - _SHOWN} more problems"] if len(found.reasons) > _SHOWN else []
+        words = f"{_HEADS[found.level]}{'; '.join(texts + more)}; "
     filling = f", {needs} full or filling up" if needs else ""
     return f"{words}{limit_text(document['limit'])}{filling}{'; see `guard status`' if found.reasons else ''}"
 

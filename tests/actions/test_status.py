@@ -220,7 +220,8 @@ def test_the_service_managers_line() -> None:
     assert status_line(published(limit=None)) == "watching: no limit: this kernel tracks no connections yet"
     bad = published(conflict=True, recorder={"trouble": ["disk full"]}, over_budget=True)
     assert status_line(bad) == (
-        "ACTION NEEDED: raising is off, another program keeps lowering the limit and 2 more; limit 65,536; see `guard status`"
+        "ACTION NEEDED: raising is off, another program keeps lowering the limit; the limit is too high for this host's "
+        "memory: a full table would exceed the memory budget; disk full; limit 65,536; see `guard status`"
     )
     paused = published(paused={"by": "guard pause", "reason": "drill"})
     assert status_line(paused) == (
