@@ -21,13 +21,10 @@ from conntrackd_guard.history.documents import decision_document
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
-from conntrackd_guard.host.conntrack.observer import Observer
+from conntrackd_guard.host.conntrack.observer import LOOK_SECONDS, Observer
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.settings.files import load_settings
-
-LOOK_SECONDS = 0.25
-"""Time between the two readings that growth needs, as between two ticks of the daemon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

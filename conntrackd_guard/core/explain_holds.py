@@ -8,7 +8,7 @@ from conntrackd_guard.core.kernel_default import default_limit
 from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import Corroboration, Hold, LoadFacts, MessageKind, Pause, Record, Table
 from conntrackd_guard.core.records import concerned, impossible_text, is_dropping, table_name
-from conntrackd_guard.core.state import advance
+from conntrackd_guard.core.state import advance, conflicts
 from conntrackd_guard.core.units import format_bytes, format_duration, format_rate, format_span, utc
 from conntrackd_guard.core.usage import CONFIRM_USE
 
@@ -177,7 +177,7 @@ def _foreign_write(record: Record, was: int, policy: Policy) -> str:
     if len(after) <= len(record.state.conflict_seconds) or not policy.conflict_limit:
         return text
     window, most = tuning.CONFLICT_WINDOW_SECONDS, policy.conflict_limit
-    count = sum(at > now - window for at in after)
+    count = conflicts(state, now)
     stops = "the guard has stopped raising" if count >= most else f"at {most} the guard stops raising"
     return f"{text} {count} of {most} in {window / 3600:.0f} h: {stops}."
 

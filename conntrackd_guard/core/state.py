@@ -27,6 +27,11 @@ _CONFLICTS_KEPT = 100
 """More than any policy counts; a bound on the size of the state."""
 
 
+def conflicts(state: State, now_seconds: float) -> int:
+    """Return the number of conflicts within the window. `now_seconds` is CLOCK_BOOTTIME."""
+    return sum(at > now_seconds - tuning.CONFLICT_WINDOW_SECONDS for at in state.conflict_seconds)
+
+
 def advance(state: State, record: Record) -> State:  # noqa: PLR0911 - one return a case
     """Return the state after `record`. A record that changes nothing returns the state itself."""
     now, outcome = record.observation.boottime_seconds, record.outcome

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from conntrackd_guard.core import chains
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.hold_reasons import HoldReason
@@ -55,7 +56,7 @@ class Applier:
                 except HostError as error:
                     self._runtime_dir.intents.drop(planned.key)
                     return BucketsRefused(str(error))
-                stall_ms = decision.arithmetic.in_use * 0.5 / 1000  # 0.5 µs an entry, all locks held
+                stall_ms = chains.stall_ms(decision.arithmetic.in_use)
                 was = decision.arithmetic.buckets
                 notes.append(f"buckets {was} → {buckets}, traffic stalled for about {stall_ms:.0f} ms")
             after = self._kernel.set_limit(decision.target)

@@ -3,13 +3,13 @@
 import os
 from typing import Any
 
-from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Pause, State
 from conntrackd_guard.core.records import ACTIONABLE
+from conntrackd_guard.core.state import conflicts
 from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.status_line import status_line
 
@@ -25,7 +25,7 @@ class Publisher:
     def __init__(self, parts: Dependencies) -> None:
         self._p = parts
         self._since_seconds = parts.clock.wall()
-        self._read_at = 0.0
+        self._read_at = parts.clock.boottime() + _READ_SECONDS  # the start has just read it
         self._logged = False
         """Whether the log has it that the limit can't be written."""
 
@@ -46,7 +46,6 @@ class Publisher:
             self._read_at = now + _READ_SECONDS
             self._p.observer.observe()
         pause, refusal = self._p.runtime_dir.pause(now), state.refusal
-        conflicts = sum(at > now - tuning.CONFLICT_WINDOW_SECONDS for at in state.conflict_seconds)
         needs = [known for known in episodes.values() if now - known.needed_seconds <= _NEED_SECONDS]
         document = {
             "version": 1,
@@ -60,7 +59,7 @@ class Publisher:
             "sources": self._p.log_sources.report(),
             "recorder": self._p.recorder.report(),
             "paused": None if pause is None else paused(pause, wall - now),
-            "conflict": 0 < policy.conflict_limit <= conflicts,
+            "conflict": 0 < policy.conflict_limit <= conflicts(state, now),
             "over_budget": over_budget,
             "memory_exceeded": memory_exceeded,
             "long_chains": long_chains,

@@ -12,6 +12,7 @@ from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.limits import lowest_accepted
 from conntrackd_guard.core.records import table_name
+from conntrackd_guard.core.state import conflicts
 from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN
 from conntrackd_guard.core.units import format_bytes
@@ -19,10 +20,8 @@ from conntrackd_guard.doctor import facts, module_loading, verdicts
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
 from conntrackd_guard.doctor.settings_warnings import warnings
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
-from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
-from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.conntrack.sampler import Sampler
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_message
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
@@ -33,8 +32,6 @@ from conntrackd_guard.settings.settings import DEFAULT
 
 JOURNAL_SECONDS = 1.0
 """journald stores a kernel message within milliseconds; after this it won't."""
-LOOK_SECONDS = 0.25
-"""Between two readings of the tables, as between two ticks of the daemon."""
 _MAX_PROBLEMS = 3
 
 
@@ -77,13 +74,6 @@ def _as_root(host: HostFacts) -> str:
 def _guard(host: HostFacts) -> Check:
     dry_run = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
     return verdicts.guard(host.health, host.live, dry_run=dry_run)
-
-
-def _tables(host: HostFacts) -> Check:
-    observer = Observer(host.paths, LiveKernel(host.paths), Clock(), host.runtime_dir)
-    observer.observe(rescan=True)
-    time.sleep(LOOK_SECONDS)  # drops are a difference
-    return verdicts.tables(observer.observe())
 
 
 def _settings(host: HostFacts) -> Check:
@@ -216,7 +206,7 @@ def _boot_trap(host: HostFacts) -> Check:
 
 def _other_writers(host: HostFacts) -> Check:
     found = other_writers(host.paths.root, os.cpu_count() or 1)
-    lowered = None if host.state is None else verdicts.conflicts(host.state, host.now)
+    lowered = None if host.state is None else conflicts(host.state, host.now)
     unseen = "" if sees_processes(host.paths.root) else "other users' processes are hidden"
     unseen = unseen if lowered is not None else "the history can't be read"
     limit = host.limit if host.saved is None else host.saved
@@ -248,7 +238,7 @@ def _disk(host: HostFacts) -> Check:
 _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "guard": _guard,
     "health": lambda host: verdicts.health(host.health, host.live),
-    "tables": _tables,
+    "tables": lambda host: verdicts.tables(host.observation),
     "settings": _settings,
     "pause": lambda host: verdicts.pause(host.runtime_dir.pause(host.now), host.now),
     "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets, host.place),

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -17,7 +18,7 @@ from conntrackd_guard.history.database import History, Row
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel
-from conntrackd_guard.host.conntrack.observer import Observer
+from conntrackd_guard.host.conntrack.observer import LOOK_SECONDS, Observer
 from conntrackd_guard.host.conntrack.stat import read_statistics
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
@@ -74,8 +75,11 @@ class HostFacts:
 
     @cached_property
     def observation(self) -> Observation:
-        """Tables and memory now, as root or as far as this user may. Raises HostError or OSError."""
-        return Observer(self.paths, LiveKernel(self.paths), Clock(), self.runtime_dir).observe(rescan=True)
+        """Tables and memory now, as root or as far as this user may; takes LOOK_SECONDS. Raises HostError or OSError."""
+        observer = Observer(self.paths, LiveKernel(self.paths), Clock(), self.runtime_dir)
+        observer.observe(rescan=True)
+        time.sleep(LOOK_SECONDS)  # drops are a difference
+        return observer.observe()
 
     @property
     def saved(self) -> int | None:

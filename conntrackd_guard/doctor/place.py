@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.processes import maps_all_users
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, linux/proc_ns.h
-_WHOLE_MAP = [b"0", b"0", b"4294967295"]
 _KIND_BYTES = 64
 _INITIAL_ONLY = "proc/sys/net/core/netdev_max_backlog"
 """The kernel shows this sysctl in the initial network namespace alone, whatever the mode of its other files."""
@@ -51,7 +51,7 @@ def _container(paths: Paths) -> str:
         content = files.read_regular(paths.root / "run/systemd/container", _KIND_BYTES)
         kind = printable((content or b"")[:_KIND_BYTES].decode("utf-8", "replace").strip()) or kind
     with suppress(OSError):
-        if files.read(paths.proc / "self/uid_map").split() != _WHOLE_MAP:
+        if not maps_all_users(paths.proc / "self"):
             return kind or "a user namespace"
     with suppress(OSError):
         if os.stat(paths.proc / "self/ns/pid").st_ino != _INITIAL_PID_NAMESPACE:

@@ -17,7 +17,7 @@ from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.health import Health, Level
 from conntrackd_guard.core.limits import format_limit, is_lower, is_unlimited
-from conntrackd_guard.core.model import Observation, Pause, State
+from conntrackd_guard.core.model import Observation, Pause
 from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.sysctl_precedence import (
     BUCKET_KEYS,
@@ -419,11 +419,6 @@ def boot_trap(*, built_in: bool | None, rule: str, listed: str, saved: bool) -> 
     evidence = "the module loads after the sysctl files are applied, so a saved limit is lost at boot"
     step = "`echo nf_conntrack > /etc/modules-load.d/conntrackd-guard.conf`"
     return wrong(evidence, step) if saved else note(evidence, step)
-
-
-def conflicts(state: State, now_seconds: float) -> int:
-    """Return the number of conflicts within the window. `now_seconds` is CLOCK_BOOTTIME."""
-    return sum(at > now_seconds - tuning.CONFLICT_WINDOW_SECONDS for at in state.conflict_seconds)
 
 
 def other_writers(

@@ -22,7 +22,8 @@ from conntrackd_guard.core.sysctl_precedence import (
     writes,
 )
 from conntrackd_guard.core.text import printable
-from conntrackd_guard.host import conf_dirs, files
+from conntrackd_guard.host import conf_dirs
+from conntrackd_guard.host.processes import started_ticks
 
 UNKNOWN = "unknown"
 STARTED_SECONDS = 60.0
@@ -133,11 +134,8 @@ def attribute_change(  # noqa: PLR0913 - each is evidence
 
 def _started_ago(root: Path, pid: int, seen_seconds: float) -> float | None:
     """Return how long before `seen_seconds` a process started; None if it has ended."""
-    try:
-        fields = files.read(root / "proc" / str(pid) / "stat").rpartition(b")")[2].split()
-        return seen_seconds - int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22: start time in ticks since boot
-    except (OSError, ValueError, IndexError, OverflowError):
-        return None
+    ticks = started_ticks(root / "proc" / str(pid))
+    return None if ticks is None else seen_seconds - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def sees_processes(root: Path) -> bool:

@@ -1,6 +1,7 @@
 """Sample the table that a decision is about, just after it: on the recorder's thread, never in the main loop."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,17 +65,15 @@ class TableSampler:
     @staticmethod
     def _analysis(table: Table, sampler: "Sampler") -> "TableAnalysis | None":
         """Return the table's analysis, None if it is gone. A process that ends meanwhile is a reason to look again."""
-        for last_try in (False, True):
+
+        def look() -> "TableAnalysis | None":
             found = sampler.find()
             one = next((one for one in found if one.table.namespace == table.namespace), None)
-            if one is None:
-                return None
-            try:
-                return sampler.analyze(one, found)
-            except GuardError:
-                if last_try:
-                    raise
-        return None
+            return None if one is None else sampler.analyze(one, found)
+
+        with suppress(GuardError):
+            return look()
+        return look()
 
     def prune(self, sampling: Sampling) -> None:
         """Delete samples older than their retention."""

@@ -13,6 +13,7 @@ from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.health import Health, of_host
 from conntrackd_guard.core.model import Pause, State, Table
+from conntrackd_guard.core.state import conflicts
 from conntrackd_guard.core.sysctl_precedence import SysctlFile, Tool
 from conntrackd_guard.doctor import verdicts
 from conntrackd_guard.doctor.place import Place
@@ -405,7 +406,7 @@ def test_only_lowerings_within_the_window_count(monkeypatch: pytest.MonkeyPatch)
     """Older ones are ignored; with a `conflict_limit` of 0 the guard never stops."""
     monkeypatch.setattr(tuning, "CONFLICT_WINDOW_SECONDS", 500.0)
     state = State(conflict_seconds=(10.0, 1000.0, 1001.0, 1002.0))
-    assert verdicts.conflicts(state, 1100.0) == 3
+    assert conflicts(state, 1100.0) == 3
     assert "stopped" not in verdicts.other_writers([], 3, 500, conflict_limit=0, unseen="").evidence
 
 

@@ -26,6 +26,7 @@ from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.text import printable, short
 from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.history.database import History, Row
+from conntrackd_guard.host.conntrack.observer import LOOK_SECONDS
 from conntrackd_guard.host.paths import Paths
 
 REFRESH_SECONDS = 2.0
@@ -130,7 +131,7 @@ def watch(console: Console, paths: Paths) -> None:
         with console.capture() as drawn:
             console.print(view(found, live, last, console))
         terminal.redraw(console, drawn.get())
-        time.sleep(REFRESH_SECONDS - status.LOOK_SECONDS)
+        time.sleep(REFRESH_SECONDS - LOOK_SECONDS)
 
 
 def view(found: Status, live: LiveView, last: list[Row], console: Console) -> RenderableType:

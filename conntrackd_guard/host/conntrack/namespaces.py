@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.processes import maps_all_users
 
 _NS_GET_USERNS = 0xB701  # _IO(0xb7, 1), linux/nsfs.h
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO, linux/proc_ns.h
-_WHOLE_MAP = [b"0", b"0", b"4294967295"]
 _MOUNTED = re.compile(r"^\S+ \S+ \S+ net:\[(\d{1,18})\] (\S+) ", re.MULTILINE)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 """/proc/PID/mountinfo, proc(5): the root of a mounted namespace is its number; blanks in a path are octal."""
@@ -114,7 +114,7 @@ class NamespaceScanner:
             except OSError:
                 if user_owned is None:  # without ptrace rights: by the id map of a process in it
                     with contextlib.suppress(OSError):
-                        user_owned = files.read(f"{self._proc}/{pid}/uid_map").split() != _WHOLE_MAP
+                        user_owned = not maps_all_users(f"{self._proc}/{pid}")
         return None, user_owned is not False
 
     def _with_mounted(self, found: list[NetNamespace]) -> list[NetNamespace]:

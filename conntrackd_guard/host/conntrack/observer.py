@@ -27,6 +27,8 @@ from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 
 RESCAN_SECONDS = 60.0
+LOOK_SECONDS = 0.25
+"""Time between two readings for growth and drops, as between two ticks of the daemon."""
 _TABLES_A_TICK = 16
 """Tables read in one tick, about 25 µs each: half of them the fullest, the others in turn."""
 _UNEXPLAINED_SHARE = 0.10

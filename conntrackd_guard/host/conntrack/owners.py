@@ -15,6 +15,7 @@ from conntrackd_guard.host import files
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import process_of
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.processes import started_ticks
 
 _POD = re.compile(r"(?:.*-)?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?")
 """kubelet: `pod<uid>`, or `kubepods-burstable-pod<uid with _>.slice`; a static pod's uid has 32 hex digits."""
@@ -40,7 +41,7 @@ def find_owner(netns: NetNamespace, paths: Paths) -> Owner:
                 owner = Owner()
                 with contextlib.suppress(OSError):  # without cgroups
                     owner = by_cgroup(files.read(f"{folder}/cgroup"))
-                return replace(owner, pid=pid, process=name, started_ticks=_started_ticks(folder))
+                return replace(owner, pid=pid, process=name, started_ticks=started_ticks(folder))
         except OSError:
             continue
     return Owner()
@@ -48,7 +49,7 @@ def find_owner(netns: NetNamespace, paths: Paths) -> Owner:
 
 def oldest_first(netns: NetNamespace, paths: Paths) -> NetNamespace:
     """Return the namespace with its known processes in order of age, entered by the oldest if by a process."""
-    started = {pid: _started_ticks(f"{paths.proc}/{pid}") for pid in netns.pids}
+    started = {pid: started_ticks(f"{paths.proc}/{pid}") for pid in netns.pids}
     pids = tuple(sorted(netns.pids, key=lambda pid: (started[pid] is None, started[pid] or 0)))  # those that ended last
     by_process = netns.enter.startswith(f"{paths.proc}/") and pids
     return replace(netns, pids=pids, enter=f"{paths.proc}/{pids[0]}/ns/net" if by_process else netns.enter)
@@ -58,16 +59,8 @@ def has_ended(owner: Owner, paths: Paths) -> bool:
     """Return whether the owner's process has ended: its number may be another's by now."""
     return (
         None not in (owner.pid, owner.started_ticks)
-        and _started_ticks(f"{paths.proc}/{owner.pid}") != owner.started_ticks
+        and started_ticks(f"{paths.proc}/{owner.pid}") != owner.started_ticks
     )
-
-
-def _started_ticks(folder: str) -> int | None:
-    """Return when a process started, in clock ticks after the boot (field 22, proc_pid_stat(5)); None if it has ended."""
-    try:
-        return int(files.read(f"{folder}/stat").rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 def by_cgroup(content: bytes) -> Owner:
