@@ -22,14 +22,20 @@ def rebooted(host: Host, clock_of: Guarded | None = None) -> Guarded:
     return guarded
 
 
-def raised_once(host: Host) -> Guarded:
-    """Return an ended guard that has raised and kept STEP."""
+def raised(host: Host) -> Guarded:
+    """Return a running guard that has raised for a full table, which has emptied since."""
     guarded = Guarded(host)
     host.table(LIMIT)
     guarded.message()
     guarded.turn()
-    guarded.stop()
     host.table(10)
+    return guarded
+
+
+def raised_once(host: Host) -> Guarded:
+    """Return an ended guard that has raised and kept STEP."""
+    guarded = raised(host)
+    guarded.stop()
     assert host.persisted == STEP
     return guarded
 
@@ -168,11 +174,7 @@ def load_module(host: Host, limit: int | None = LIMIT, buckets: int = LIMIT) -> 
 def test_a_module_loaded_again_between_two_looks(host: Host) -> None:
     """A firewall's restart: what the running guard raised comes back, however often, and that is no conflict."""
     load_module(host, limit=None)
-    guarded = Guarded(host)
-    host.table(LIMIT)
-    guarded.message()
-    guarded.turn()
-    host.table(10)
+    guarded = raised(host)
     for _ in range(4):
         load_module(host)
         guarded.turn(5.0)
@@ -186,11 +188,7 @@ def test_a_module_loaded_again_between_two_looks(host: Host) -> None:
 def test_a_module_loaded_again_that_somebody_tuned(host: Host) -> None:
     """A value that is no default stays, and what comes later is no conflict: nothing of the guard's is in force."""
     load_module(host, limit=None)
-    guarded = Guarded(host)
-    host.table(LIMIT)
-    guarded.message()
-    guarded.turn()
-    host.table(10)
+    guarded = raised(host)
     load_module(host, limit=70_000)
     guarded.turn(5.0)
     assert guarded.reasons()[-2:] == ["hold reloaded none", "hold set_elsewhere none"]
@@ -203,11 +201,7 @@ def test_a_module_loaded_again_that_somebody_tuned(host: Host) -> None:
 
 def test_a_module_that_is_gone_for_a_while(host: Host) -> None:
     """What the running guard raised is put back as what it found at start; nothing was saved at that start."""
-    guarded = Guarded(host)
-    host.table(LIMIT)
-    guarded.message()
-    guarded.turn()
-    host.table(10)
+    guarded = raised(host)
     (host.root / "proc/sys/net/netfilter/nf_conntrack_max").unlink()
     guarded.turn(5.0)
     host.limit = host.buckets = LIMIT
@@ -233,11 +227,7 @@ def test_a_module_loaded_again_while_no_guard_ran(host: Host) -> None:
 def test_a_reverted_limit_is_not_put_back(host: Host) -> None:
     """The operator outranks what was kept, also after the module was loaded again."""
     load_module(host, limit=None)
-    guarded = Guarded(host)
-    host.table(LIMIT)
-    guarded.message()
-    guarded.turn()
-    host.table(10)
+    guarded = raised(host)
     guarded.written()
     assert main(["revert", "--all"], guarded.paths) is Exit.DONE
     guarded.turn(5.0)
@@ -316,11 +306,7 @@ def test_who_set_another_value_is_named(host: Host) -> None:
 def test_a_lowering_after_the_module_was_loaded_again_is_a_conflict(host: Host) -> None:
     """The limit was in force again at once: what lowers it later is somebody."""
     load_module(host, limit=None)
-    guarded = Guarded(host)
-    host.table(LIMIT)
-    guarded.message()
-    guarded.turn()
-    host.table(10)
+    guarded = raised(host)
     load_module(host, limit=None)
     guarded.turn(5.0)
     host.limit = 40_000
