@@ -70,7 +70,9 @@ def _command(name: str, parser: argparse.ArgumentParser) -> str:
 
 def _shown(action: argparse.Action) -> bool:
     return (
-        not isinstance(action, argparse._SubParsersAction | argparse._HelpAction) and action.help != argparse.SUPPRESS
+        not isinstance(action, argparse._SubParsersAction | argparse._HelpAction)
+        and action.help != argparse.SUPPRESS
+        and action.dest != "root"  # every command has it
     )
 
 

@@ -177,7 +177,7 @@ class Daemon:
         if rehearsing is not None and rehearsed is not None:
             rehearsing.set_limit(rehearsed)
         ring, notes = _open_ring_buffer(paths)
-        log_sources = LogSources(ring, recorder, recovered.past, observer.boot_id, notes)
+        log_sources = LogSources(ring, recorder, recovered.past, observer.boot_id, notes, journal_root=paths.journal)
         log_sources.debug = self._debug
         parts = Dependencies(
             mode=paths.mode,
@@ -239,7 +239,7 @@ def check(paths: Paths, log: Log) -> bool:
     """
     runtime_dir, live = RuntimeDir(paths), LiveKernel(paths)
     ring, notes = _open_ring_buffer(paths)
-    journal = JournalFollower() if ring is None else JournalBacklog()
+    journal = JournalFollower(paths.journal) if ring is None else JournalBacklog(paths.journal)
     journal.read_once()
     sources = {"ring_buffer": "absent" if ring is None else "following", "journal": journal.state, "notes": list(notes)}
     kernel = live if paths.mode is Mode.ACT else RehearsingKernel(live)

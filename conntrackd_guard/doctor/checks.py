@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import HostError
@@ -72,7 +71,7 @@ def _as_root(host: HostFacts) -> str:
 
 
 def _guard(host: HostFacts) -> Check:
-    dry_run = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
+    dry_run = host.paths.mode is Mode.ACT and bool(RuntimeDir(host.paths.for_mode(Mode.DRY_RUN)).is_running())
     return verdicts.guard(host.health, host.live, dry_run=dry_run)
 
 
@@ -159,9 +158,8 @@ def _newest_warning(paths: Paths) -> int | None:
 
 def _newest_in_journal(host: HostFacts) -> tuple[bool, int | None]:
     """Return whether a journal exists, and the stamp of its newest kernel message of this boot. Raises HostError."""
-    folder = None if host.paths.root == Path("/") else host.paths.root / "var/log/journal"
     try:
-        exists, boot_id, stamp = newest_message(folder)
+        exists, boot_id, stamp = newest_message(host.paths.journal)
     except FileNotFoundError:
         return False, None
     except READ_ERRORS as error:
@@ -197,7 +195,7 @@ def _entries(host: HostFacts) -> Check:
 def _boot_trap(host: HostFacts) -> Check:
     root = host.paths.root
     return verdicts.boot_trap(
-        built_in=module_loading.built_in(root),
+        built_in=module_loading.built_in(host.paths.sys),
         rule=module_loading.udev_rule(root),
         listed=module_loading.listed(root),
         saved=host.persist or host.saved is not None,

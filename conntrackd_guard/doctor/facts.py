@@ -44,7 +44,7 @@ class HostFacts:
             self.settings = load_settings(paths.settings_file, paths.settings_folder)
         except SettingsError as error:
             self.settings_problems = str(error).splitlines()
-        self.paths = Paths(paths.root, self.settings.mode if self.settings else Mode.ACT)
+        self.paths = paths.for_mode(self.settings.mode if self.settings else Mode.ACT)
         self.policy = self.settings.policy if self.settings else Policy()
         self.persist = self.paths.mode is Mode.ACT and (self.settings is None or self.settings.persist)
         self.runtime_dir = RuntimeDir(self.paths)

@@ -19,6 +19,7 @@ from typing import Any
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.processes import own_pid
 
 WAIT_SECONDS = 2.0
 """A write takes milliseconds; one that lasts longer than this waits for a stalled disk."""
@@ -83,7 +84,7 @@ class DropInLock:
 
     def follow(self, decided_us: int) -> None:
         """Note the decision that the drop-in follows now. For the holder. Raises HostError."""
-        content = f"{os.getpid()} {self._boot_id} {decided_us}".ljust(_CONTENT_BYTES - 1) + "\n"
+        content = f"{own_pid(self._paths)} {self._boot_id} {decided_us}".ljust(_CONTENT_BYTES - 1) + "\n"
         path = self._paths.drop_in_lock
         with files.translate_errors("write", path, "Check /run."), path.open("r+b", buffering=0) as file:
             file.write(content.encode())

@@ -3,7 +3,6 @@
 The figures are read from the host for each export. The state of the main loop comes from its status under /run.
 """
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,7 +102,7 @@ class Exporter:
     def _text(self) -> str:
         """Return the metrics; "" until the main loop has published its status. Raises HostError."""
         live = self._runtime_dir.status() or {}
-        if live.get("pid") != os.getpid():
+        if live.get("pid") != self._runtime_dir.pid:
             return ""
         try:
             sources = live["sources"]

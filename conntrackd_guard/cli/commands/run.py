@@ -26,7 +26,7 @@ def run(args: argparse.Namespace, paths: Paths) -> Exit:
     settings = read_settings()
     if os.geteuid() != 0 and settings.mode is Mode.ACT:
         raise NotPermitted("Raising the limit needs root. Run `sudo guard run`, or try `sudo guard run --dry-run`.")
-    here = Paths(paths.root, settings.mode)
+    here = paths.for_mode(settings.mode)
     log = Log(args.log_format, sys.stderr, level=args.log_level)
     if args.check:
         return Exit.DONE if check(here, log) else Exit.FAILED

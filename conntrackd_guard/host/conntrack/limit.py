@@ -140,7 +140,7 @@ class LiveKernel:
         self.not_writable = limit.not_writable
         self.buckets = buckets.read
         self.set_buckets = buckets.write
-        self._module = paths.root / "sys/module/nf_conntrack"
+        self._module = paths.sys / "module/nf_conntrack"
 
     def module(self) -> int | None:
         """Return the inode of the module's folder in sysfs, which is not reused: kernfs numbers count up."""
