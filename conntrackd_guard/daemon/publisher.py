@@ -50,6 +50,7 @@ class Publisher:
         document = {
             "version": 1,
             "pid": self._p.runtime_dir.pid,
+            "root": self._p.runtime_dir.root,
             "since": self._since_seconds,
             "at": wall,
             "boottime_seconds": now,  # by which readers measure its age

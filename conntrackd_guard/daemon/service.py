@@ -33,6 +33,7 @@ from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
+from conntrackd_guard.host.container import RING_BUFFER_STEP, Gap, gaps, sees_folders
 from conntrackd_guard.host.kernel_log.journal import JournalBacklog, JournalFollower
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.load_facts import load_facts
@@ -206,7 +207,13 @@ class Daemon:
         )
         for text in seen.unread:
             recorder.log("guard.info", "warning", f"Not read: {text}.")
-        for text in outlook(seen, self._settings.policy, paths.root) if rehearsing is not None else ():
+        for gap in gaps(paths, persist=paths.mode is Mode.ACT and self._settings.persist):
+            recorder.log(*_of_gap(gap))
+        for text in (
+            outlook(seen, self._settings.policy, paths.root if sees_folders(paths) else None)
+            if rehearsing is not None
+            else ()
+        ):
             recorder.log("guard.info", "info", text)
         controller = Controller(parts, self._settings.policy, recovered.state)
         return parts, Loop(parts, controller, self._signals.take)
@@ -232,7 +239,7 @@ class Daemon:
         )
 
 
-def check(paths: Paths, log: Log) -> bool:
+def check(paths: Paths, settings: Settings, log: Log) -> bool:
     """Log the result of the start-up checks; return whether a guard would work here.
 
     Takes no lock, writes nothing, and leaves overrides and intents to the daemon.
@@ -254,13 +261,21 @@ def check(paths: Paths, log: Log) -> bool:
         "memory_unknown": seen.memory_unknown,
         "paused": None if seen.pause is None else paused(seen.pause, clock.wall() - clock.boottime()),
     }
-    found = health.of_document(document)
+    found, lacking = health.of_document(document), gaps(paths, persist=paths.mode is Mode.ACT and settings.persist)
+    for gap in lacking:
+        log.emit(*_of_gap(gap))
     for reason in found.reasons:
         event, level = ("guard.info", "warning") if reason.level is Level.DEGRADED else ("guard.error", "error")
         log.emit(event, level, f"{reason.text[0].upper()}{reason.text[1:]}. {reason.next_step}")
     if holder := runtime_dir.holder():
         log.emit("guard.info", "info", f"A guard in this mode runs already, as process {holder}.")
-    return found.level.severity < Level.ACTION_REQUIRED.severity
+    return found.level.severity < Level.ACTION_REQUIRED.severity and not any(gap.is_needed for gap in lacking)
+
+
+def _of_gap(gap: Gap) -> tuple[str, str, str]:
+    """Return event, level and message for what a container lacks."""
+    event, level = ("guard.error", "error") if gap.is_needed else ("guard.info", "warning")
+    return event, level, f"{gap.text[0].upper()}{gap.text[1:]}. {gap.next_step}"
 
 
 def _farewell(limit: int | None, persisted: PersistedLimit | None, overridden: Sequence[Overriding]) -> str:
@@ -279,4 +294,6 @@ def _open_ring_buffer(paths: Paths) -> tuple[RingBuffer | None, tuple[str, ...]]
     try:
         return (RingBuffer.adopt(0) if RingBuffer.is_kmsg(0) else RingBuffer.open(paths.kmsg)), ()
     except HostError as error:
+        if paths.has_prefix:
+            error = HostError(error.action, error.path, OSError(error.errno, error.cause), RING_BUFFER_STEP)
         return None, (str(error),)

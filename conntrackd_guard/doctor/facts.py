@@ -96,8 +96,9 @@ class HostFacts:
         """Return `path` inside the running guard's sandbox, if this user can access that."""
         if not self.root or self.pid is None:
             return path
-        inside = self.paths.proc / str(self.pid) / "root" / path.relative_to(self.paths.root)
-        return inside if inside.exists() else path
+        below = str((self.live or {}).get("root", "/")).lstrip("/")  # where that guard has the host's files
+        inside = self.paths.proc / str(self.pid) / "root" / below / path.relative_to(self.paths.root)
+        return inside if os.path.exists(inside) else path
 
     def _read_history(self) -> None:
         try:

@@ -17,6 +17,7 @@ from conntrackd_guard.core.errors import AnswerIsNo, HostError, NotPermitted
 from conntrackd_guard.core.model import Pause
 from conntrackd_guard.core.units import MOST_BYTES, MOST_SECONDS
 from conntrackd_guard.host import files
+from conntrackd_guard.host.container import RUN_FOLDER, mount_step
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.processes import home, own_pid
 
@@ -75,8 +76,8 @@ class RuntimeDir:
         self.pause_files = (str(paths.fleet_pause), str(paths.pause))
         """While neither exists, raising is not paused: cheaper to check than `pause`."""
         self._lock: int | None = None
-        self.pid = own_pid(paths)
-        """This process's, among the host's processes."""
+        self.pid, self.root = own_pid(paths), str(paths.root)
+        """This process's, among the host's processes, and where it has the host's files."""
 
     def prepare(self) -> None:
         """Create the folders. Raises NotPermitted too."""
@@ -87,7 +88,8 @@ class RuntimeDir:
             except PermissionError as error:
                 raise NotPermitted(denied) from error
             except OSError as error:
-                raise HostError("create", folder, error, "Check that /run is mounted and writable.") from error
+                step = mount_step(self._paths, RUN_FOLDER, "Check that /run is mounted and writable.")
+                raise HostError("create", folder, error, step) from error
             if os.geteuid() and not os.access(folder, os.W_OK):
                 raise NotPermitted(denied)
 

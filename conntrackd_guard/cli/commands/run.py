@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, paths: Paths) -> Exit:
     here = paths.for_mode(settings.mode)
     log = Log(args.log_format, sys.stderr, level=args.log_level)
     if args.check:
-        return Exit.DONE if check(here, log) else Exit.FAILED
+        return Exit.DONE if check(here, settings, log) else Exit.FAILED
     if Daemon(here, settings, read_settings, log).run():
         return Exit.DONE
     note(f"The recorder did not finish in {CLOSE_SECONDS:g} s. Pending writes will be reconciled at the next start.")
