@@ -41,6 +41,7 @@ class HoldReason(Enum):
     )
     UNREACHABLE_NAMESPACE = (
         "No process and no name leads to the namespace. Any user can keep one that way, so the guard does not raise for it.",
+        "unreachable",
     )
     PAUSED = "Raising is paused."
     CONFLICT = "Another program keeps lowering the limit."
