@@ -30,6 +30,8 @@ ACTIONABLE = frozenset({
     HoldReason.CHAIN_DROPS, HoldReason.LONG_CHAINS, HoldReason.BUCKETS_LOST, HoldReason.IMPOSSIBLE_COUNT,
 })  # fmt: skip
 """Need met a bound that the guard can't move, or the guard stopped itself. Time, a raise or an operator ends the others."""
+UNTRUSTED = frozenset({HoldReason.UNTRUSTED_NAMESPACE, HoldReason.OWNER_UNKNOWN, HoldReason.UNREACHABLE_NAMESPACE})
+"""Holds for namespaces that may be any user's."""
 NAMED_ONE_BY_ONE = 32
 """The fullest tables have an entry each in a record; 5,000 would make it 1 MiB, and encoding it 55 ms."""
 
@@ -113,7 +115,7 @@ def concerned(record: Record) -> Table | None:
     """
     tables, decision = record.observation.tables, record.decision
     about = [table for table in tables if table.namespace == record.trigger.namespace] or [*tables]
-    if isinstance(decision, Hold) and decision.reason is HoldReason.UNTRUSTED_NAMESPACE:
+    if isinstance(decision, Hold) and decision.reason in UNTRUSTED:
         about = [table for table in about if table.user_owned] or about
     arithmetic = None if isinstance(decision, Override) else decision.arithmetic
     if arithmetic is not None and arithmetic.full_tables > 1 and any(table.user_owned for table in about):
