@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core import health, tuning
-from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.configuration import Listen, Mode, Policy
 from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.health import Level
 from conntrackd_guard.core.limits import format_limit
@@ -103,6 +103,9 @@ class Daemon:
         self._configure_worker(settings)
         self._recorder = Recorder(self._worker)
         self._recorder.start()
+        self._exposed: Listen | None = None
+        """The address beyond loopback of which the log has a warning."""
+        self._warn_of_listening(settings)
         self._debug = DebugLog(self._recorder) if log.logs("debug") else None
 
     def run(self) -> bool:
@@ -135,6 +138,7 @@ class Daemon:
             self._manager.ready()
             return None
         self._configure_worker(settings)
+        self._warn_of_listening(settings)
         changed = {name for name in _AFTER_RESTART if getattr(settings, name) != getattr(self._settings, name)}
         names = ", ".join(f"`{key.name}`" for key in KEYS if key.field in changed)
         text = "Settings reloaded."
@@ -143,6 +147,16 @@ class Daemon:
         self._recorder.log("guard.info", "info", text)
         self._manager.ready()
         return settings.policy
+
+    def _warn_of_listening(self, settings: Settings) -> None:
+        listen = settings.metrics_http
+        if listen is not None and not listen.is_loopback and listen != self._exposed:
+            self._exposed = listen
+            text = (
+                f"`metrics_http` listens on {listen}: whoever reaches that can read limit, use, drops, memory and the names "
+                "of network namespaces, without a password. See docs/explanation/security-model.md."
+            )
+            self._recorder.log("guard.info", "warning", text)
 
     def _begin(self) -> tuple[Dependencies, Loop] | None:
         """Start, again every WAITING_SECONDS while the host can't be read; None if a signal says stop meanwhile.
@@ -227,11 +241,12 @@ class Daemon:
             return None
 
     def _configure_worker(self, settings: Settings) -> None:
-        """Give the recorder's thread what a reload may change. A dry run notifies nobody and exports no metrics."""
-        file, port = settings.metrics_file, settings.metrics_port
-        if self._paths.mode is Mode.ACT:
-            self._worker.notices = None if settings.notify is None else NotifySpool(self._paths)
-            self._worker.outlets = Outlets(file=Path(file) if file else None, port=port)
+        """Give the recorder's thread what a reload may change. A dry run notifies nobody and writes no metrics file."""
+        acts, file = self._paths.mode is Mode.ACT, settings.metrics_file
+        self._worker.notices = NotifySpool(self._paths) if acts and settings.notify is not None else None
+        self._worker.outlets = Outlets(
+            file=Path(file) if acts and file else None, http=settings.metrics_http, alive=self._manager.alive
+        )
         self._worker.sampling = Sampling(
             entries=tuning.SAMPLE_ENTRIES,
             addresses=settings.sample_addresses,

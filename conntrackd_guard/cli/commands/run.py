@@ -21,7 +21,9 @@ def run(args: argparse.Namespace, paths: Paths) -> Exit:
 
     def read_settings() -> Settings:
         settings = load_settings(paths.settings_file, paths.settings_folder, only=args.config)
-        return replace(settings, mode=Mode.DRY_RUN) if args.dry_run else settings
+        if not args.dry_run or settings.mode is Mode.DRY_RUN:
+            return settings
+        return replace(settings, mode=Mode.DRY_RUN, metrics_http=None)  # the acting guard beside it has the port
 
     settings = read_settings()
     if os.geteuid() != 0 and settings.mode is Mode.ACT:
