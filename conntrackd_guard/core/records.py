@@ -14,6 +14,7 @@ from conntrackd_guard.core.model import (
     INT_MAX,
     Hold,
     ImpossibleCount,
+    NamespaceOwner,
     Observation,
     OutcomeKind,
     Override,
@@ -34,6 +35,8 @@ USERS: Final = "users"
 """The subject of holds for the tables of user namespaces, all together: any user can create thousands."""
 MOST_NAMED: Final = 6
 """Of those namespaces, the first few that a row names."""
+UNTRUSTED = frozenset({HoldReason.UNTRUSTED_NAMESPACE, HoldReason.OWNER_UNKNOWN, HoldReason.UNREACHABLE_NAMESPACE})
+"""Holds for namespaces that may be any user's."""
 NAMED_ONE_BY_ONE = 32
 """The fullest tables have an entry each in a record; 5,000 would make it 1 MiB, and encoding it 55 ms."""
 
@@ -96,7 +99,8 @@ def subject(record: Record) -> int | str | None:
     That is one for a namespace of a user, and for one that is gone: nothing shows whose it was.
     """
     number = record.trigger.namespace
-    if number is None or not isinstance(record.decision, Hold):
+    is_roots = record.observation.unread_owner is NamespaceOwner.ROOT
+    if number is None or is_roots or not isinstance(record.decision, Hold):
         return number
     trusted = (table.namespace for table in record.observation.tables if not table.user_owned)
     return number if number in trusted else USERS
@@ -139,7 +143,7 @@ def concerned(record: Record) -> Table | None:
     """
     tables, decision = record.observation.tables, record.decision
     about = [table for table in tables if table.namespace == record.trigger.namespace] or [*tables]
-    if isinstance(decision, Hold) and decision.reason is HoldReason.UNTRUSTED_NAMESPACE:
+    if isinstance(decision, Hold) and decision.reason in UNTRUSTED:
         about = [table for table in about if table.user_owned] or about
     arithmetic = None if isinstance(decision, Override) else decision.arithmetic
     if arithmetic is not None and arithmetic.full_tables > 1 and any(table.user_owned for table in about):

@@ -12,6 +12,7 @@ from conntrackd_guard.core.model import Hold, Record
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.records import (
     MOST_NAMED,
+    UNTRUSTED,
     USERS,
     changes_state,
     concerned,
@@ -202,7 +203,7 @@ def _slim(record: Record, policy: Policy) -> Record:
     seen, about = record.observation, concerned(record)
     others = [table for table in seen.tables if table.user_owned and table is not about]
     users = isinstance(record.decision, Hold) and (
-        record.decision.reason is HoldReason.UNTRUSTED_NAMESPACE or subject(record) == USERS
+        record.decision.reason in UNTRUSTED or subject(record) == USERS
     )
     if not users or not others:
         return record
