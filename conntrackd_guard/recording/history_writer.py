@@ -202,9 +202,7 @@ def _slim(record: Record, policy: Policy) -> Record:
     """Return a hold for a user's table without the tables of other users, if it is decided alike without them."""
     seen, about = record.observation, concerned(record)
     others = [table for table in seen.tables if table.user_owned and table is not about]
-    users = isinstance(record.decision, Hold) and (
-        record.decision.reason in UNTRUSTED or subject(record) == USERS
-    )
+    users = isinstance(record.decision, Hold) and (record.decision.reason in UNTRUSTED or subject(record) == USERS)
     if not users or not others:
         return record
     slim = replace(
