@@ -57,7 +57,7 @@ def test_entries_that_nothing_leads_to_are_not_raised_for(rootless: Host) -> Non
 
 @pytest.mark.parametrize("number", [GONE, None])
 def test_where_user_namespaces_are_trusted_it_is_stepped_for(rootless: Host, number: int | None) -> None:
-    """The operator has said that no user is an attacker."""
+    """By the settings, no user is an attacker."""
     rootless.table(LIMIT, pid="200")
     rootless.end("200", memory_is_kept=True)
     guarded = Guarded(rootless, Policy(trust_user_namespaces=True))

@@ -4,6 +4,7 @@ The guard listens; a peer may answer if it has CAP_SYS_PTRACE itself. An answer 
 gives nothing else: it is bounded, of a fixed form, and about an id that was asked for.
 """
 
+import os
 import re
 import select
 import socket
@@ -12,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.host import files
 from conntrackd_guard.host.conntrack.owner_helper import MOST_BYTES
 from conntrackd_guard.host.processes import maps_all_users
@@ -48,16 +50,11 @@ def reads_owners(proc: Path) -> bool:
 
 
 class OwnerClient:
-    """Listens for the helper and keeps its last answers. Raises HostError if it can't listen."""
+    """Listens for the helper and keeps its last answers. While it can't listen, the helper is missing. Never raises."""
 
     def __init__(self, path: Path, proc: Path) -> None:
-        self._proc = proc
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        with files.translate_errors("listen at", path, "Check /run."):
-            path.unlink(missing_ok=True)
-            self._listener.bind(str(path))
-            path.chmod(0o666)  # the helper's user is made at its start; `_may_answer` judges who connects
-            self._listener.listen(_MOST_ACCEPTED)
+        self._path, self._proc = path, proc
+        self._listener = _listener(path)
         self._helper: socket.socket | None = None
         self._answers: dict[int, tuple[int, int, bool]] = {}
         """The process asked about, number, and whether user-owned, by key; the oldest answer first."""
@@ -79,9 +76,12 @@ class OwnerClient:
             else:
                 self._let_go()
             return self._helper is None
+        self._listener = listener = self._listener or _listener(self._path)
         for _ in range(_MOST_ACCEPTED):
+            if listener is None:
+                break
             try:
-                peer, _ = self._listener.accept()
+                peer, _ = listener.accept()
             except OSError:
                 return False
             if self._may_answer(peer):
@@ -123,7 +123,8 @@ class OwnerClient:
     def close(self) -> None:
         """Stop listening."""
         self._let_go()
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
 
     def _ask(self, helper: socket.socket, ids: dict[int, int]) -> None:
         try:
@@ -156,7 +157,7 @@ class OwnerClient:
                 self._answers[key] = (int(one), int(number), owner == b"u")
 
     def _let_go(self) -> None:
-        """Forget the helper and all it said: it may have been wrong."""
+        """Forget the helper and its answers: they may have been wrong."""
         if self._helper is not None:
             self._helper.close()
         self._helper, self._absent_since = None, time.monotonic()
@@ -182,6 +183,21 @@ class OwnerClient:
         )
 
 
+def _listener(path: Path) -> socket.socket | None:
+    """Return a socket that listens at that path, None if the host refuses it. What is no socket there is set aside."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    try:
+        if os.path.lexists(path):
+            path.unlink() if path.is_socket() else files.set_aside(path)
+        listener.bind(str(path))
+        path.chmod(0o666)  # the helper's user is made at its start; `_may_answer` judges who connects
+        listener.listen(_MOST_ACCEPTED)
+    except (OSError, HostError):
+        listener.close()
+        return None
+    return listener
+
+
 def listen(path: Path, proc: Path) -> OwnerClient | None:
-    """Return a client for the helper, None if this process reads the owners itself. Raises HostError."""
+    """Return a client for the helper, None if this process reads the owners itself. Never raises."""
     return None if reads_owners(proc) else OwnerClient(path, proc)

@@ -136,7 +136,7 @@ def test_many_namespaces_are_asked_about_in_turn(client: OwnerClient, tmp_path: 
 def test_a_helper_that_says_nothing_is_let_go(
     client: OwnerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then it is missing like one that has ended, and nothing that it said counts."""
+    """Then it is missing like one that has ended, and none of its answers counts."""
     now = time.monotonic()
     with a_peer(client, tmp_path / "helper.sock") as peer:
         client.read({KEY: [8]})
@@ -187,6 +187,18 @@ def test_a_peer_that_has_become_root_can_not_answer(
         peer.connect(str(tmp_path / "helper.sock"))
         assert not client.has_changed()
         assert peer.recv(8) == b""
+
+
+@NEEDS_ROOT
+def test_what_stands_in_the_way_delays_the_helper_only(tmp_path: Path) -> None:
+    """A folder at the socket's path is set aside; where none can be made, that is tried again."""
+    path = tmp_path / "run/helper.sock"
+    client = OwnerClient(path, PROC)
+    assert not client.has_changed()
+    path.mkdir(parents=True)
+    assert not client.has_changed()
+    a_peer(client, path).close()
+    client.close()
 
 
 @pytest.mark.parametrize(("effective", "reads"), [("000001ffffffffff", True), ("0000000000080000", True), ("0", False)])
