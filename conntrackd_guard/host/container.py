@@ -21,7 +21,9 @@ RUN_FOLDER = "/run/conntrackd-guard"
 RING_BUFFER_STEP = (
     "A pod has it with privileged: true only. Without, kernel messages come from the journal, up to 0.5 s later."
 )
-_POINT = re.compile(r"^\S+ \S+ \S+ \S+ (\S+) ", re.MULTILINE)
+_MASKS = ("/proc/sys/fs", "/proc/fs")
+"""Folders with mounts of their own in /proc: binfmt_misc, nfsd. A read-only volume leaves those writable."""
+_POINT = re.compile(r"^\S+ \S+ \S+ \S+ (\S+) (\S+) ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,24 +127,37 @@ def _mounts(paths: Paths, *, persist: bool) -> Iterator[Gap]:
         else:
             continue
         yield Gap(text=text, field=mount.field(paths), is_needed=mount.is_needed)
+    within, own = f"{paths.proc}/", str(paths.sysctl)
+    if writable := [
+        point for point, is_ro in points.items() if point.startswith(within) and point != own and not is_ro
+    ]:
+        text = (
+            f"{', '.join(writable)} can be written here: more of the host than the guard needs, up to becoming its root"
+        )
+        masks = " and ".join(f"{paths.root}{mask}" for mask in _MASKS)
+        field = (
+            f"recursiveReadOnly: Enabled for {paths.proc} (Kubernetes 1.33), or empty volumes with mountPath: {masks}"
+        )
+        yield Gap(text=text, field=field)
     if not any(_is_mounted(Path(f"{paths.root}{mount.path}"), paths.root, points) for mount in JOURNALS):
         text = "no journal of the host is mounted: messages from before the start are missed"
         fields = " and ".join(mount.field(paths) for mount in JOURNALS)
         yield Gap(text=text, field=f"{fields}, where the host has them")
 
 
-def _mount_points(paths: Paths) -> frozenset[str]:
+def _mount_points(paths: Paths) -> dict[str, bool]:
+    """Return each mount point, and whether it is read-only."""
     try:
         rows = files.read(paths.own / "proc/self/mountinfo").decode("utf-8", "replace")
     except OSError:
-        return frozenset()
-    return frozenset(_POINT.findall(rows))
+        return {}
+    return {point: "ro" in options.split(",") for point, options in _POINT.findall(rows)}
 
 
-def _is_mounted(path: Path, root: Path, points: frozenset[str]) -> bool:
+def _is_mounted(path: Path, root: Path, points: dict[str, bool]) -> bool:
     """Return whether a path is on a mount at `root` or below it; images may have empty folders there."""
     within = (str(place) for place in (path, *path.parents) if place.is_relative_to(root))
-    return path.exists() and not points.isdisjoint(within)
+    return path.exists() and any(place in points for place in within)
 
 
 def _is_read_only(path: Path) -> bool:

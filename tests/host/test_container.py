@@ -89,6 +89,19 @@ def test_a_read_only_mount_is_named(pod: Pod, monkeypatch: pytest.MonkeyPatch) -
     assert (field.endswith("readOnly: false"), needed) == (True, True)
 
 
+def test_writable_mounts_within_proc_are_named(pod: Pod) -> None:
+    """A read-only volume of /proc leaves what is mounted inside it as it is: binfmt_misc makes its writer root."""
+    rows = (pod.paths.own / "proc/self/mountinfo").read_text()
+    within = f"{pod.host.root}/proc/sys/fs/binfmt_misc"
+    (pod.paths.own / "proc/self/mountinfo").write_text(f"{rows}99 1 0:9 / {within} rw,nosuid - binfmt_misc x rw\n")
+    ((text, field, needed),) = pod.gaps()
+    assert text.startswith(f"{within} can be written here")
+    assert "recursiveReadOnly: Enabled" in field
+    assert not needed
+    (pod.paths.own / "proc/self/mountinfo").write_text(f"{rows}99 1 0:9 / {within} ro,nosuid - binfmt_misc x rw\n")
+    assert pod.gaps() == []
+
+
 def test_other_namespaces_and_users_are_named(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     """Network, user and PID namespace, and the user; each has its own field."""
     (pod.host.root / INITIAL_ONLY).unlink()

@@ -63,6 +63,7 @@ def test_it_raises_the_limit_of_the_host(pod: Pod, table: ScratchNamespace) -> N
     assert table.overflow(20) == 20
     assert [event for event in guard.events() if event["level"] == "error"] == []
     assert guard.stop() == 0
+    assert not [event for event in guard.events() if "can be written here" in event["message"]]
     (row,) = [row for row in replace(pod, name="0" * 64).decisions() if row["verdict"] == "raise"]
     assert (row["outcome"], row["from"]) == ("applied", LIMIT)
 
@@ -144,7 +145,7 @@ def test_nothing_but_the_limit_can_be_written(pod: Pod) -> None:
     """No other sysctl, no memory of a process; /proc/PID/root of the host's processes can't be entered."""
     script = """
 for path in /host/proc/sys/kernel/printk /host/proc/sys/net/core/somaxconn /host/proc/1/mem /host/proc/1/oom_score_adj \
-    /proc/sys/kernel/printk
+    /proc/sys/kernel/printk /host/proc/sys/fs/binfmt_misc/register /host/proc/sys/fs/binfmt_misc/status
 do (echo 1 >$path) 2>/dev/null && echo "wrote $path"; done
 ls /host/proc/1/root/ /host/proc/1/cwd/ 2>/dev/null
 (echo x >/host/proc/sysrq-trigger) 2>/dev/null && echo sysrq

@@ -28,10 +28,11 @@ mkdir -p "$1/upper" "$1/work" "$1/rootfs"
 mount -n -t overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" overlay "$1/rootfs"
 mkdir -p "$1/rootfs/repository" "$1/rootfs/host" "$1/rootfs/etc/conntrackd-guard"
 umount /sys/fs/cgroup/unified 2>/dev/null || true
+mount -n -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc 2>/dev/null || true
 shift
 exec "$@"
 """
-"""crun refuses a hybrid hierarchy of cgroups."""
+"""crun refuses a hybrid hierarchy of cgroups. Hosts have binfmt_misc mounted, which a read-only volume leaves writable."""
 
 
 @dataclass(kw_only=True)
@@ -52,7 +53,7 @@ class Pod:
 
     def __post_init__(self) -> None:
         """Make the folders that stand for the host's."""
-        for name in ("run", "lib", "etc", "journal", "netns"):
+        for name in ("run", "lib", "etc", "journal", "netns", "empty"):
             (self.folder / name).mkdir(exist_ok=True)
 
     def configure(self, settings: dict[str, object]) -> None:
@@ -135,7 +136,7 @@ class Pod:
                 "noNewPrivileges": True,
                 "capabilities": {kind: [] for kind in ("bounding", "effective", "permitted", "inheritable")},
             },
-            "mounts": [*_OWN, *self._mounts()],
+            "mounts": [*(_OWN if self.host_users else _OWN_OF_USER), *self._mounts()],
             "linux": linux,
         }  # fmt: skip
 
@@ -154,8 +155,8 @@ class Pod:
             for path, (source, access) in of_host.items()
             if path not in self.without
         ]
-        if not self.host_users:  # such a container may not mount the sysfs of the host's network namespace
-            mounts.append(_bind("/sys", "/sys", "ro"))
+        if "/proc" not in self.without:
+            mounts += [_bind(f"{HOST}/proc{path}", self.folder / "empty", "ro") for path in ("/sys/fs", "/fs")]
         return [
             *mounts,
             _bind("/etc/conntrackd-guard", self.folder / "etc", "ro"),
@@ -182,3 +183,5 @@ _OWN = (
     _own("/run", "tmpfs", "nodev", "mode=755"),
     _own("/tmp", "tmpfs", "nodev", "mode=1777"),  # noqa: S108 - the container's own
 )
+_OWN_OF_USER = (*(mount for mount in _OWN if mount["destination"] != "/sys"), _bind("/sys", "/sys", "ro"))
+"""Such a container may not mount the sysfs of the host's network namespace."""
