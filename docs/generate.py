@@ -130,7 +130,12 @@ def container_mounts() -> str:
     """Return the paths of the host that a container needs."""
     mounts = [(mount, "yes" if mount.is_needed else "no") for mount in (*MOUNTS, *JOURNALS, DROP_IN)]
     rows = [
-        (f"`{mount.path}`", "read-write" if mount.writable else "read-only", needed, f"{mount.without}{_propagated(mount)}")
+        (
+            f"`{mount.path}`",
+            "read-write" if mount.writable else "read-only",
+            needed,
+            f"{mount.without}{_propagated(mount)}",
+        )
         for mount, needed in mounts
     ]
     return table(("path of the host", "access", "needed to raise", "without it"), rows)
