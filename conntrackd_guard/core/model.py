@@ -203,8 +203,12 @@ class Observation:
     tables: tuple[Table, ...] = ()
     """The tables that hold entries or dropped some: all that matter by themselves (see `core.records`)."""
     small_tables: int = 0
-    """Further tables, each below half the limit and without drops."""
+    """Further tables, each below the threshold and 30 % of the limit."""
     small_entries: int = 0
+    small_user_owned_entries: int = 0
+    """Of these, the entries of user namespaces."""
+    hidden_entries: int = 0
+    """Entries that no table in the other fields holds: nothing leads to their namespace, or its table can't be read."""
     idle_tables: int = 0
     """Tracking namespaces without entries."""
     unread: tuple[str, ...] = ()
@@ -214,7 +218,7 @@ class Observation:
     impossible: tuple[ImpossibleCount, ...] = ()
     """Tables that are in none of the other fields, because their count can't be true."""
     unread_tables: int = 0
-    """Tables that can't be read, but must be expected: each is charged as a full one."""
+    """Tables of known namespaces that can't be read: each is charged as a full one."""
     has_statistics: bool = True
     """Whether this kernel has statistics files: without them it shows no other namespace's table, and drops over netlink."""
     buckets: int | None = None
