@@ -146,6 +146,7 @@ class Charges:
     """For these no raise is made, so they are charged at what they hold even if full (see `core.budget`)."""
     small_untrusted: int = 0
     hidden: int = 0
+    """Those that known tables which can't be read have no room for: these are among `full`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +239,7 @@ def assess(trigger: Trigger, observation: Observation, policy: Policy) -> Assess
             small=observation.small_entries - small_untrusted,
             untrusted=tuple(untrusted),
             small_untrusted=small_untrusted,
-            hidden=observation.hidden_entries,
+            hidden=max(0, observation.hidden_entries - observation.unread_tables * limit),
         ),
         in_use=in_use,
         largest_count=largest,

@@ -208,7 +208,7 @@ class Observation:
     small_user_owned_entries: int = 0
     """Of these, the entries of user namespaces."""
     hidden_entries: int = 0
-    """Entries that no table in the other fields holds: nothing leads to their namespace, or its table can't be read."""
+    """Entries of tables that can't be read, and of namespaces that nothing leads to; 0 below a tenth of the limit."""
     idle_tables: int = 0
     """Tracking namespaces without entries."""
     unread: tuple[str, ...] = ()

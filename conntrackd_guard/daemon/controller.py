@@ -349,7 +349,9 @@ class Controller:
         if is_long and (not self._chains_long or is_losing != was_losing or now >= self._chains_again):
             self._chains_again = now + CHAINS_AGAIN_SECONDS
             trigger = Trigger(kind=TriggerKind.CHAINS, since_seconds=self._chains.since_seconds)
-            case = assess(trigger, condense(self._chains.mark(self._p.observer.observe()), None, self.policy), self.policy)
+            case = assess(
+                trigger, condense(self._chains.mark(self._p.observer.observe()), None, self.policy), self.policy
+            )
             record = self._record(case, resolve(case, self.state, self.policy))
             self._finish(record, self.policy, case, is_news=False, covers=lambda: False)
         elif self._chains_long and not is_long:
