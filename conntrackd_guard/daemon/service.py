@@ -11,7 +11,7 @@ from pathlib import Path
 from conntrackd_guard import __version__
 from conntrackd_guard.core import health, tuning
 from conntrackd_guard.core.configuration import Mode, Policy
-from conntrackd_guard.core.errors import GuardError, HostError
+from conntrackd_guard.core.errors import GuardError, HostError, describe
 from conntrackd_guard.core.health import Level
 from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import PersistedLimit
@@ -158,8 +158,8 @@ class Daemon:
         while True:
             try:
                 return self._start()
-            except (GuardError, OSError) as error:
-                problem = f"Can't start yet: {error}. Retrying every {WAITING_SECONDS:g} s."
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with this host may be cured while this waits
+                problem = f"Can't start yet: {describe(error)}. Retrying every {WAITING_SECONDS:g} s."
             if problem != reported:
                 self._recorder.log("guard.error", "error", problem)
                 self._manager.ready()  # else systemd ends a start that takes long

@@ -204,6 +204,10 @@ class ToldIntake(LogSources):
         taken, self.lines = self.lines, []
         return taken
 
+    def descriptors(self) -> list[int]:
+        """Return none: only a signal wakes the loop."""
+        return []
+
     def position(self) -> Position:
         """Return a position that never moves."""
         return Position(boot_id="boot-1", stamp_us=1)
