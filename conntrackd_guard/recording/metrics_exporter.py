@@ -97,7 +97,8 @@ class Exporter:
                 self._attempt("metrics file", self._file.put, texts[0])
             if self._endpoint is not None:
                 self._endpoint.show(texts[0])
-        self._due_seconds = max(self._due_seconds, began + (time.monotonic() - began) / MAX_CPU_SHARE)
+        if texts != [""]:  # which read nothing yet
+            self._due_seconds = max(self._due_seconds, began + (time.monotonic() - began) / MAX_CPU_SHARE)
 
     def _switch(self, outlets: Outlets) -> None:
         """Apply new destinations; close and remove the old ones."""
