@@ -19,7 +19,8 @@ from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Outcome, OutcomeKind, OverrideKind
-from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
+from conntrackd_guard.host.dropin_lock import DropInLock
+from conntrackd_guard.host.dropin_request import DropInRequest
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 
 STEP = 98_304
@@ -246,7 +247,8 @@ def test_a_start_does_what_a_revert_could_not(host: Host) -> None:
     guarded = raised(host)
     guarded.stop()
     guarded.clock.now += 1.0
-    DropInLock(guarded.paths).leave_override(DropInOverride(int(guarded.clock.now * 1e6), None))
+    override = DropInRequest(boot_id="boot-1", decided_us=int(guarded.clock.now * 1e6), content=None)
+    DropInLock(guarded.paths).leave_override(override)
     host.limit = LIMIT
     after = again(guarded)
     assert after.kept is None
