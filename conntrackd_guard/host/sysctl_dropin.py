@@ -154,10 +154,14 @@ class SysctlDropIn:
         self._lock.follow(request.decided_us)
 
     def _read_back(self, request: DropInRequest) -> None:
-        """Raise HostError if the drop-in follows `request` and does not hold what that wants. For the lock's holder."""
+        """Raise HostError if the drop-in follows `request` and does not hold what that wants. For the lock's holder.
+
+        Another program replaced it meanwhile. It follows that request no longer: the next try writes it again.
+        """
         wanted, found = None if request.content is None else request.content.limit, self.limit()
         if self._lock.followed_us() != request.decided_us or request.lower_than is not None or found == wanted:
             return
+        self._lock.follow(request.decided_us - 1)
         holds = ["no limit" if limit is None else format_limit(limit) for limit in (found, wanted)]
         error = OSError(None, f"it holds {holds[0]} after a write of {holds[1]}")
         raise HostError("keep", self._paths.drop_in, error, "Find out what else writes it.")
