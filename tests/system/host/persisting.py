@@ -108,9 +108,6 @@ def twenty_raises_are_persisted() -> None:
     answers = in_the_sandbox(_EACH)
     equal([answer[1:] for answer in answers], [[limit, ""] for limit in range(300_000, 300_020)])
     equal(saved(), "300019")
-    Path("/results/persist-seconds").write_text(f"{sorted(answer[0] for answer in answers)}\n", encoding="ascii")
-    cpu = [line for line in run("journalctl", "--unit", SERVICE, "--output=cat").splitlines() if "CPU time" in line]
-    Path("/results/persist-cpu").write_text("\n".join(cpu), encoding="ascii")
 
 
 def no_request_is_missed() -> None:
@@ -157,7 +154,8 @@ def hostile_requests_write_nothing() -> None:
     """Whatever stands in place of a request is refused with one line each, and no file of sysctl.d changes."""
     before, sysctl_d = saved(), sorted(os.listdir("/etc/sysctl.d"))
     good = {
-        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        # Not from /proc: a container has an id of its own there, and units a new /proc, with the kernel's.
+        "boot_id": RUN.joinpath("drop-in.lock").read_text(encoding="ascii").split()[1],
         "decided_us": 10**15,
         "content": {
             "limit": 800_000, "limit_before": 1, "wall_seconds": 1, "decision": "7", "memory_total_bytes": 1,
