@@ -20,7 +20,8 @@ _STATEMENTS = frozenset({
 })  # fmt: skip
 """Holds of which nobody expected a raise: their sentence begins without `Not raised`."""
 _ABOUT_A_TABLE = frozenset({
-    HoldReason.STABLE, HoldReason.UNTRUSTED_NAMESPACE, HoldReason.PAUSED, HoldReason.CONFLICT, HoldReason.WRITE_REFUSED,
+    HoldReason.STABLE, HoldReason.UNTRUSTED_NAMESPACE, HoldReason.OWNER_UNKNOWN, HoldReason.PAUSED, HoldReason.CONFLICT,
+    HoldReason.WRITE_REFUSED,
     HoldReason.RATE_LIMITED, HoldReason.OVER_BUDGET, HoldReason.RESERVE, HoldReason.AT_CEILING, HoldReason.FLOOD,
     HoldReason.UNSAMPLED, HoldReason.CHAINS, HoldReason.INT_MAX, HoldReason.CONTRADICTED, HoldReason.DRY_RUN_SUFFICIENT,
     HoldReason.MEMORY_UNKNOWN,

@@ -88,7 +88,7 @@ class Daemon:
         self._signals = Signals()
         self._manager = Service()
         self._runtime_dir = RuntimeDir(paths)
-        self._runtime_dir.prepare()
+        moved = self._runtime_dir.prepare()
         self._runtime_dir.take_lock()
         writes_dropin = settings.persist and paths.mode is Mode.ACT
         self._drop_in = RequestedDropIn(paths) if writes_dropin else NoDropIn(paths, reads=settings.persist)
@@ -103,6 +103,8 @@ class Daemon:
         self._configure_worker(settings)
         self._recorder = Recorder(self._worker)
         self._recorder.start()
+        for text in moved:
+            self._recorder.log("guard.error", "error", text)
         self._debug = DebugLog(self._recorder) if log.logs("debug") else None
 
     def run(self) -> bool:

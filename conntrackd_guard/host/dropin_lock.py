@@ -13,7 +13,6 @@ import errno
 import fcntl
 import json
 import os
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -119,7 +118,7 @@ class DropInLock:
         path = self._paths.drop_in_lock
         with files.translate_errors("lock", path, "Remove it if it is no regular file; check /run."):
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = self._open()
+            descriptor = files.open_lock(path)
         try:
             self._wait(descriptor, WAIT_SECONDS if wait_seconds is None else wait_seconds)
             self.follow(self.followed_us())  # notes this process as the holder
@@ -131,20 +130,11 @@ class DropInLock:
         """Note the decision that the drop-in follows now. For the holder. Raises HostError."""
         content = f"{os.getpid()} {self.boot_id} {decided_us}".ljust(_CONTENT_BYTES - 1) + "\n"
         with files.translate_errors("write", self._paths.drop_in_lock, "Check /run."):
-            descriptor = self._open()
+            descriptor = files.open_lock(self._paths.drop_in_lock)
             try:
                 os.write(descriptor, content.encode())
             finally:
                 os.close(descriptor)
-
-    def _open(self) -> int:
-        """Open the lock file, which must be a regular one: root writes to it. Raises OSError."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(self._paths.drop_in_lock, flags, 0o600)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise OSError(errno.EINVAL, "not a regular file")
-        return descriptor
 
     def _wait(self, descriptor: int, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -175,13 +165,8 @@ class DropInLock:
     def _read(path: Path) -> bytes:
         """Return the content of a file that another process left. Raises OSError, also for anything but a small file."""
         try:
-            content = files.read_regular(path, _MOST_BYTES + 1, os.O_NOFOLLOW)
+            return files.read(path, _MOST_BYTES, os.O_NOFOLLOW)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise OSError(errno.ELOOP, "a symbolic link") from error
             raise
-        if content is None:
-            raise OSError(errno.EINVAL, "not a regular file")
-        if len(content) > _MOST_BYTES:
-            raise OSError(errno.EFBIG, f"more than {_MOST_BYTES} bytes")
-        return content

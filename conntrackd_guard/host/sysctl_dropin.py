@@ -143,7 +143,9 @@ class SysctlDropIn:
             self._carry_out(override)
 
     def _carry_out(self, request: DropInRequest) -> None:
-        content, before = request.content, self._read()
+        content, before = request.content, None
+        with contextlib.suppress(HostError):  # what can't be read is replaced
+            before = self._read()
         if content is not None:
             kept = None if before is None else before.buckets
             if content.buckets is None and content.keeps_buckets is not None and (kept or 0) >= content.keeps_buckets:

@@ -163,6 +163,7 @@ class Worker:
         if now - self._flush_seconds >= FLUSH_SECONDS:
             self._flush_seconds = now
             self.attempt("repeats", self.history_writer.flush)
+            self.attempt("size", self.history_writer.shrink)
         if now >= self._series_seconds:
             self._series_seconds = now + SERIES_SECONDS
             self.attempt("time series", self._write_series)

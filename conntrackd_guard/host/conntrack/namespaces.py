@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.processes import maps_all_users
 
 _NS_GET_USERNS = 0xB701  # _IO(0xb7, 1), linux/nsfs.h
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO, linux/proc_ns.h
@@ -18,6 +17,10 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 """/proc/PID/mountinfo, proc(5): the root of a mounted namespace is its number; blanks in a path are octal."""
 _PIDS_KEPT = 4
 """Processes remembered for each namespace: one that ends leaves others to read it through."""
+_LINKS_OF_ONE_THREAD = 3
+"""Links of /proc/PID/task: two, and one a thread."""
+_THREADS = 64
+"""Threads looked at in each process, about 13 µs each; the kernel lists the oldest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,9 @@ class NetNamespace:
     enter: str = ""
     """A path for setns(2), used if /proc does not show its table."""
     user_owned: bool = False
+    """Another user namespace than the initial one owns it, or its owner can't be read."""
+    owner_unknown: bool = False
+    """Its owner can't be read."""
 
     @property
     def number(self) -> int:
@@ -42,7 +48,7 @@ class NetNamespace:
 
 
 class NamespaceScanner:
-    """Scans /proc and the mounts. Takes about 13 µs per process: not for every tick."""
+    """Scans /proc and the mounts. Takes about 20 µs per process, 13 per further thread: not for every tick."""
 
     def __init__(self, paths: Paths) -> None:
         self._proc = str(paths.proc)
@@ -58,7 +64,8 @@ class NamespaceScanner:
         found = []
         for key, members in pids.items():
             # Read at each scan: the kernel reuses a freed inode number for the next namespace at once.
-            namespace, user_owned = self._identify(["self"] if key == own else [str(pid) for pid in members])
+            identity = self._identify(["self"] if key == own else [str(pid) for pid in members])
+            namespace, user_owned = (None, True) if identity is None else identity
             found.append(
                 NetNamespace(
                     key=key,
@@ -68,6 +75,7 @@ class NamespaceScanner:
                     pids=tuple(members),
                     enter=f"{self._proc}/{members[0]}/ns/net",
                     user_owned=user_owned and key != own,
+                    owner_unknown=identity is None and key != own,
                 )
             )
         return self._with_mounted(found), complete
@@ -90,32 +98,46 @@ class NamespaceScanner:
         for name in names:
             if not name.isdecimal():
                 continue
+            key = None
             try:
                 key = os.stat(prefix + name + "/net/stat").st_ino
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it has ended
+                pass  # it has ended, or its first thread has
             except OSError:
                 complete = False  # hidden (hidepid) or refused: its namespace may have a table
                 continue
-            members = found.setdefault(key, [])
-            if len(members) < _PIDS_KEPT:
-                members.append(int(name))
+            if key is not None:
+                members = found.setdefault(key, [])
+                if len(members) < _PIDS_KEPT:
+                    members.append(int(name))
+            try:
+                if os.stat(prefix + name + "/task").st_nlink > _LINKS_OF_ONE_THREAD:
+                    self._add_threads(found, int(name), key)
+            except OSError:
+                pass  # it has ended
         return found, complete
 
-    def _identify(self, pids: list[str]) -> tuple[int | None, bool]:
+    def _add_threads(self, found: dict[int, list[int]], pid: int, key: int | None) -> None:
+        """Add the threads of a process that are in another namespace than its first one, which is in `key`.
+
+        /proc/TID is not listed, but has what /proc/PID has. Raises OSError if the process ends.
+        """
+        for thread in os.listdir(f"{self._proc}/{pid}/task")[:_THREADS]:
+            with contextlib.suppress(OSError):  # it has ended
+                in_key = os.stat(f"{self._proc}/{thread}/net/stat").st_ino
+                members = found.setdefault(in_key, []) if in_key != key else []
+                if len(members) < _PIDS_KEPT:
+                    members.append(int(thread))
+
+    def _identify(self, pids: list[str]) -> tuple[int, bool] | None:
         """Return the namespace number, and whether a user namespace other than the initial one owns it.
 
-        Any of the processes may have ended. If none is readable, the namespace counts as user-owned.
+        None if that can't be read by any of the processes: each may have ended, or it takes ptrace rights.
         """
-        user_owned = None
         for pid in pids:
-            try:
+            with contextlib.suppress(OSError):
                 return _inspect(f"{self._proc}/{pid}/ns/net")
-            except OSError:
-                if user_owned is None:  # without ptrace rights: by the id map of a process in it
-                    with contextlib.suppress(OSError):
-                        user_owned = not maps_all_users(f"{self._proc}/{pid}")
-        return None, user_owned is not False
+        return None
 
     def _with_mounted(self, found: list[NetNamespace]) -> list[NetNamespace]:
         """Add names from mounts (`ip netns`, Docker), and namespaces without a process."""
@@ -124,12 +146,22 @@ class NamespaceScanner:
             label = printable(path.removeprefix(self._named + "/").removeprefix(self._root + "/run/"))
             index = by_number.get(number)
             if index is None:
+                owner_unknown = False
                 try:
                     _, user_owned = _inspect(path)
                 except OSError:
-                    user_owned = True
+                    user_owned = owner_unknown = True
                 by_number[number] = len(found)
-                found.append(NetNamespace(key=number, namespace=number, label=label, enter=path, user_owned=user_owned))
+                found.append(
+                    NetNamespace(
+                        key=number,
+                        namespace=number,
+                        label=label,
+                        enter=path,
+                        user_owned=user_owned,
+                        owner_unknown=owner_unknown,
+                    )
+                )
             elif found[index].label.startswith("process "):
                 found[index] = replace(found[index], label=label, enter=path)  # which outlives its processes
         return found

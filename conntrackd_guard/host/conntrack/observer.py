@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from conntrackd_guard.core import chains, usage
 from conntrackd_guard.core.assessment import Growth
-from conntrackd_guard.core.model import INT_MAX, ImpossibleCount, Observation, Table
+from conntrackd_guard.core.model import INT_MAX, ImpossibleCount, NamespaceOwner, Observation, Table
 from conntrackd_guard.core.records import impossible_text
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
@@ -29,6 +29,8 @@ from conntrackd_guard.host.runtime_dir import RuntimeDir
 RESCAN_SECONDS = 60.0
 LOOK_SECONDS = 0.25
 """Time between two readings for growth and drops, as between two ticks of the daemon."""
+REUSE_SECONDS = 10.0
+"""A message may be about a namespace that ended at most this long ago. Judgement: the kernel logs again after 5 s."""
 _TABLES_A_TICK = 16
 """Tables read in one tick, about 25 µs each: half of them the fullest, the others in turn."""
 _UNEXPLAINED_SHARE = 0.10
@@ -73,6 +75,8 @@ class Observer:
         self.unread: tuple[str, ...] = ()
         """What the last observation could not read, but for tables that this kernel never shows."""
         self._complete = False
+        self._left: dict[int, float] = {}
+        """When a scan no longer found a namespace of a user, by its number."""
         self._statistics = str(paths.proc / "self/net/stat/nf_conntrack")
         self._initial: Counters | None = None
         self._scanned_seconds = -RESCAN_SECONDS
@@ -140,6 +144,9 @@ class Observer:
         if not complete or not has_file or hidden >= usage.CONFIRM_USE * (limit or math.inf):
             unread_tables, missing = (0, ()) if limit is None else self._missing(memory, hidden, limit)
             complete, unread = complete and not unread_tables, unread + missing
+        owner = None
+        if not complete or not self.present.issuperset(namespaces):
+            owner = self._unread_owner(namespaces, now)
         for found in self._impossible.values():
             unread_tables, unread = unread_tables + 1, (*unread, impossible_text(found))
         if limit is None and tables:
@@ -159,6 +166,7 @@ class Observer:
             complete=complete,
             impossible=tuple(self._impossible.values()),
             unread_tables=unread_tables,
+            unread_owner=owner,
             has_statistics=has_statistics,
             buckets=buckets,
             chain_limit=self.chain_limit,
@@ -195,6 +203,7 @@ class Observer:
         self._names = self._scanner.names()
         self._scanned_seconds = self._clock.boottime()
         before, self._tracks = self._tracks, {}
+        left = {key: at for key, at in self._left.items() if at >= self._scanned_seconds - REUSE_SECONDS}
         for netns in found:
             track = before.get(netns.key)
             if track is None or track.netns.namespace != netns.namespace:
@@ -202,6 +211,10 @@ class Observer:
             track.netns, track.folders, track.out_of_reach = netns, self._reader.folders(netns), False
             self._tracks[netns.key] = track
         self.present = frozenset(netns.number for netns in found)
+        for track in before.values():
+            if track.netns.user_owned and track.netns.number not in self.present:
+                left[track.netns.number] = self._scanned_seconds
+        self._left = left
         self._impossible = {key: found for key, found in self._impossible.items() if key in self._tracks}
         self._unexplained = self._hidden()
 
@@ -257,6 +270,27 @@ class Observer:
                 texts.append(_HIDDEN)
         return charged, (", and ".join(texts),) if texts else ()
 
+    def _unread_owner(self, named: Collection[int], now: float) -> NamespaceOwner | None:
+        """Return who owns the namespaces that a message may be about and whose tables can't be read.
+
+        Those are the `named` ones, or without a number all out of reach: if one of them is root's, it may be that one.
+        None if they were read, or if processes are hidden, so that there may be more.
+        """
+        tracks = [track for track in self._tracks.values() if not named or track.netns.namespace in named]
+        found = [track.netns for track in tracks if track.out_of_reach]
+        if named and len(found) < len(tracks):
+            return None
+        if any(not netns.user_owned for netns in found):
+            return NamespaceOwner.ROOT
+        if any(now - self._left.get(number, -math.inf) <= REUSE_SECONDS for number in named):
+            return NamespaceOwner.USER
+        if not self._complete:
+            return None
+        unplaced = named and not found and any(track.netns.namespace is None for track in self._tracks.values())
+        if unplaced or any(netns.owner_unknown for netns in found):
+            return NamespaceOwner.UNKNOWN
+        return NamespaceOwner.USER if found else NamespaceOwner.NONE
+
     def _read(self, tracks: Iterable[_Track], limit: int | None) -> list[Table]:
         """Read these tables, at this limit in force; without those that can't be reached."""
         tables, rehearsing = [], self._kernel.rehearsing
@@ -291,6 +325,7 @@ class Observer:
                 burst_per_second=growth.burst_per_second,
                 burst_seconds=growth.burst_seconds,
                 user_owned=netns.user_owned,
+                owner_unknown=netns.owner_unknown,
                 source=counters.source,
             )
             tables.append(table)

@@ -87,6 +87,7 @@ class Sampler:
                     drop=counters.drop,
                     early_drop=counters.early_drop,
                     user_owned=netns.user_owned,
+                    owner_unknown=netns.owner_unknown,
                     source=counters.source,
                 )
                 bad = impossible_count(netns, counters)

@@ -181,7 +181,7 @@ def hostile_requests_write_nothing() -> None:
         changed(buckets=2**30): "buckets is 1073741824, expected",
         changed(wall_seconds=-1): "wall_seconds is -1, expected",
         "[" * 4000: "nested too deeply",
-        "9" * 10_000_000: "more than 4096 bytes",
+        "9" * 10_000_000: "larger than 4 KiB",
         "": "Expecting value",
         json.dumps({**good, "boot_id": "x"}): "of another boot",
     }
