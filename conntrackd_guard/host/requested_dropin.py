@@ -32,9 +32,11 @@ class RequestedDropIn(SysctlDropIn):
             self._read_back(request)
 
     def _is_forbidden(self) -> bool:
-        """Return whether this process runs in a unit that has the folder read-only."""
+        """Return whether systemd started this process, in a sandbox that has the folder read-only."""
+        if os.environ.get("SYSTEMD_EXEC_PID") != str(os.getpid()):
+            return False
         try:
-            return "INVOCATION_ID" in os.environ and bool(os.statvfs(self._paths.drop_in.parent).f_flag & os.ST_RDONLY)
+            return bool(os.statvfs(self._paths.drop_in.parent).f_flag & os.ST_RDONLY)
         except OSError:
             return False
 

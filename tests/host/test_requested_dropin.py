@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -168,7 +169,7 @@ def test_an_answer_to_another_request_is_not_taken(paths: Paths, monkeypatch: py
 def test_where_it_may_write_it_asks_nobody(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the foreground, and in a unit that an operator allowed to."""
     monkeypatch.undo()
-    monkeypatch.setenv("INVOCATION_ID", "1")
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
     RequestedDropIn(paths).put(PERSISTED, 1.0)
     assert SysctlDropIn(paths).limit() == PERSISTED.limit
     assert not paths.drop_in_request.exists()
