@@ -70,6 +70,10 @@ class DropInLock:
         """Return whether `guard persist` has taken the request that was left."""
         return not os.path.lexists(self._paths.drop_in_request)
 
+    def drop_request(self) -> None:
+        """Withdraw the request that nobody has taken yet, if there is one. Raises HostError."""
+        self._drop(self._paths.drop_in_request)
+
     def take_request(self) -> DropInRequest | None:
         """Take the request that was left, None without one. One that can't be carried out is removed. Raises HostError."""
         path, taken = self._paths.drop_in_request, self._paths.drop_in_request.parent / f".drop-in.{os.getpid()}"

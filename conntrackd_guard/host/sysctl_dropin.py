@@ -90,7 +90,9 @@ class SysctlDropIn:
 
     def release(self, limit: int, decided_seconds: float) -> int | None:
         """Remove a persisted limit that is lower than `limit` and return it, unless a newer decision has the file."""
-        persisted = self.limit()
+        self._lock.drop_request()
+        with self._lock.held():  # behind a write at work
+            persisted = self.limit()
         if persisted is None or not is_lower(persisted, limit):
             return None
         self._settle(replace(self._request(None, decided_seconds), lower_than=limit))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from testbed.stalled_writer import StalledWriter
+from testbed.stalled_writer import LIMIT, StalledWriter
 
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.host.dropin_lock import DropInLock
@@ -91,6 +91,34 @@ def test_a_service_that_does_not_start_is_named_with_the_cure(paths: Paths, monk
     SysctlDropIn(paths).serve()
     assert drop_in.limit() == PERSISTED.limit
     drop_in.put(PERSISTED, 1.0)
+
+
+def test_another_programs_higher_limit_voids_a_request_that_waits(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service starts later: it must not persist what would lower that limit at the next boot."""
+    monkeypatch.setattr(PATIENCE, 0.05)
+    drop_in = RequestedDropIn(paths)
+    with pytest.raises(GuardError):
+        drop_in.put(PERSISTED, 1.0)
+    assert drop_in.release(1_000_000, 2.0) is None
+    assert not SysctlDropIn(paths).serve()
+    assert drop_in.limit() is None
+
+
+def test_another_programs_higher_limit_waits_for_a_write_at_work(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk stalls in the service; once it has written the lower limit, that is removed."""
+    monkeypatch.setattr("conntrackd_guard.host.dropin_lock.WAIT_SECONDS", 0.05)
+    drop_in, writer = RequestedDropIn(paths), StalledWriter(paths.root, ".conf.new", decided_seconds=1.0)
+    try:
+        with pytest.raises(GuardError, match="is still writing it"):
+            drop_in.release(1_000_000, 2.0)
+    finally:
+        writer.finish()
+    assert drop_in.limit() == LIMIT
+    with served(SysctlDropIn(paths).serve):
+        assert drop_in.release(1_000_000, 2.0) == LIMIT
+    assert drop_in.limit() is None
 
 
 def test_a_service_that_does_not_finish_is_named(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
