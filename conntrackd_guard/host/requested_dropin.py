@@ -49,7 +49,7 @@ class RequestedDropIn(SysctlDropIn):
             return error
         wrong = f"{_UNIT}.service {'did not finish' if self._lock.is_taken() else 'did not start'} within {WAIT_SECONDS:g} s"
         next_step = (
-            f"Unmask {_UNIT}.path and .service if they are masked, then `systemctl restart {_UNIT}.path`; "
+            f"Install {_UNIT}.path and .service, or unmask them, then `systemctl restart {_UNIT}.path`; "
             f"`systemctl status {_UNIT}` shows more. Until this works, the limit falls back at the next boot; it is tried again."
         )
         return HostError("write", self._paths.drop_in, OSError(None, wrong), next_step)

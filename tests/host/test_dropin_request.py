@@ -116,13 +116,13 @@ def test_an_older_request_is_void(paths: Paths) -> None:
         ({**REQUEST.document(), "content": "a"}, "expected an object, found 'a'"),
         ({**REQUEST.document(), "kernel.core_pattern": "|"}, "unknown key 'kernel.core_pattern'"),
         (changed(**{"kernel.core_pattern": "|"}), "unknown key 'kernel.core_pattern'"),
-        (changed(**{PLANTED: 1}), r"unknown key '\\nkernel.core_pattern"),
+        (changed(**{PLANTED: 1}), r"unknown key '\nkernel.core_pattern"),
         (changed(limit=0), "limit is 0, expected a whole number from 1 to 2147483647"),
         (changed(limit=2**31), "limit is 2147483648, expected"),
         (changed(limit=True), "limit is True, expected"),
         (changed(limit=98_304.0), "limit is 98304.0, expected"),
         (changed(limit=None), "limit is None, expected"),
-        (changed(limit=f"98304{PLANTED}"), r"limit is '98304\\nkernel.core_pattern"),
+        (changed(limit=f"98304{PLANTED}"), r"limit is '98304\nkernel.core_pattern"),
         (changed(limit_before=-1), "limit_before is -1, expected"),
         (changed(buckets=0), "buckets is 0, expected"),
         (changed(buckets=2**29 + 1), "buckets is 536870913, expected"),
@@ -130,9 +130,9 @@ def test_an_older_request_is_void(paths: Paths) -> None:
         (changed(budget_bytes=2**61), "budget_bytes is 2305843009213693952, expected"),
         (changed(decision=""), "decision is '', which is no key"),
         (changed(decision="a" * 65), "which is no key"),
-        (changed(decision=f"1{PLANTED}"), r"decision is '1\\nkernel.core_pattern"),
-        (changed(decision="1\n"), r"decision is '1\\n', which is no key"),
-        (changed(decision="\u202e"), r"which is no key"),
+        (changed(decision=f"1{PLANTED}"), r"decision is '1\nkernel.core_pattern"),
+        (changed(decision="1\n"), r"decision is '1\n', which is no key"),
+        (changed(decision="\u202e"), "which is no key"),
     ],
 )
 def test_a_request_with_anything_else_is_refused(
@@ -144,7 +144,7 @@ def test_a_request_with_anything_else_is_refused(
     assert main(["persist"], paths) is Exit.FAILED
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"guard: Can't carry out {paths.drop_in_request}: ")
-    assert reason.replace("\\\\", "\\") in line
+    assert reason in line
     assert line.isprintable()
     assert line == f"guard: {answer(paths)}"
     assert settings(paths) == before

@@ -85,7 +85,9 @@ def test_a_service_that_does_not_start_is_named_with_the_cure(paths: Paths, monk
     """The request stays, and is carried out when the service starts."""
     monkeypatch.setattr(PATIENCE, 0.05)
     drop_in = RequestedDropIn(paths)
-    with pytest.raises(GuardError, match=r"persist\.service did not start within .* Unmask .* `systemctl restart"):
+    with pytest.raises(
+        GuardError, match=r"persist\.service did not start within .* or unmask them, then `systemctl restart"
+    ):
         drop_in.put(PERSISTED, 1.0)
     assert drop_in.limit() is None
     SysctlDropIn(paths).serve()

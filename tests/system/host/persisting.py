@@ -172,8 +172,8 @@ def hostile_requests_write_nothing() -> None:
 
     texts = {
         changed(**{"kernel.core_pattern": "|/bin/sh"}): "unknown key 'kernel.core_pattern'",
-        changed(decision="7`\nkernel.core_pattern = |/bin/sh"): "decision is '7`\\\\nkernel.core_pattern",
-        changed(limit="800000\nkernel.core_pattern = |/bin/sh"): "limit is '800000\\\\nkernel",
+        changed(decision="7`\nkernel.core_pattern = |/bin/sh"): "decision is '7`\\nkernel.core_pattern",
+        changed(limit="800000\nkernel.core_pattern = |/bin/sh"): "limit is '800000\\nkernel",
         changed(limit=0): "limit is 0, expected",
         changed(limit=2**31): "limit is 2147483648, expected",
         changed(limit=True): "limit is True, expected",
