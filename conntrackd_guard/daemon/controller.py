@@ -104,6 +104,8 @@ class Controller:
         """Look at the tables; return the episodes after that, and when to look again (CLOCK_BOOTTIME)."""
         now, wall, series = self._p.clock.boottime(), self._p.clock.wall(), self._p.recorder.series_collector
         self._look_for_other_writers()
+        if self._p.owners is not None and self._p.owners.has_changed():
+            self._p.observer.rescan()
         if self._limit_changed:
             episodes, self._limit_changed = episode.on_limit_change(episodes, now), False
         limit = self._p.kernel.limit()

@@ -18,9 +18,9 @@ _RUN = """\
 import sys
 from pathlib import Path
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.host.conntrack import namespaces
+from conntrackd_guard.host.conntrack import owner_helper
 from conntrackd_guard.host.paths import Paths
-namespaces._user_owned = lambda _: False  # its namespaces are files
+owner_helper._user_owned = lambda _: False  # its namespaces are files
 sys.exit(main(["run", "--log-format", "json"], Paths(Path(sys.argv[1]))))
 """
 _DEADLINE_SECONDS = 8.0
