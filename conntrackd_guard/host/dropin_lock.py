@@ -39,6 +39,8 @@ class DropInLock:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+        self._answer = paths.drop_in_request.with_suffix(".answer")
+        """Why `guard persist` did not write the drop-in."""
 
     @property
     def boot_id(self) -> str:
@@ -51,7 +53,7 @@ class DropInLock:
 
     def leave_request(self, request: DropInRequest) -> None:
         """Have conntrackd-guard-persist.path start `guard persist`, which takes the request. Raises HostError."""
-        self._drop(self._paths.drop_in_answer)
+        self._drop(self._answer)
         self._leave(self._paths.drop_in_request, request)
 
     def pending_override(self) -> DropInRequest | None:
@@ -99,12 +101,12 @@ class DropInLock:
         """Leave the reason why a request (None: one that can't be read) is not carried out, for the daemon. Never raises."""
         content = {"decided_us": decided_us, "error": text}
         with suppress(OSError):
-            files.replace(self._paths.drop_in_answer, json.dumps(content).encode(), mode=0o600, durable=False)
+            files.replace(self._answer, json.dumps(content).encode(), mode=0o600, durable=False)
 
     def answer(self, decided_us: int) -> str:
         """Return why the request decided at that time was not carried out, "" without an answer. Never raises."""
         with suppress(OSError, ValueError, LookupError):
-            left = files.parse_json(self._read(self._paths.drop_in_answer))
+            left = files.parse_json(self._read(self._answer))
             if left["decided_us"] in {None, decided_us}:
                 return printable(str(left["error"]))
         return ""

@@ -61,5 +61,3 @@ class Paths:
         """Drop-in wanted by the last revert of this boot."""
         self.drop_in_request = run / "drop-in.request"
         """Drop-in wanted by a daemon that may not write it, until `guard persist` takes it."""
-        self.drop_in_answer = run / "drop-in.answer"
-        """Why `guard persist` did not write it."""

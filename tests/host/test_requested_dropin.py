@@ -193,7 +193,7 @@ def test_an_answer_to_another_request_is_not_taken(paths: Paths, monkeypatch: py
         pytest.raises(GuardError, match="did not start"),
     ):
         drop_in.put(PERSISTED, 1.0)
-    assert json.loads(paths.drop_in_answer.read_text())["error"] == "an old error"
+    assert json.loads((paths.run_folder / "drop-in.answer").read_text())["error"] == "an old error"
 
 
 def test_where_it_may_write_it_asks_nobody(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
