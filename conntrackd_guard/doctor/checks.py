@@ -240,6 +240,7 @@ def _disk(host: HostFacts) -> Check:
 _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "guard": _guard,
     "health": lambda host: verdicts.health(host.health, host.live),
+    "owners": lambda host: verdicts.owners(host.live),
     "tables": lambda host: verdicts.tables(host.observation),
     "settings": _settings,
     "pause": lambda host: verdicts.pause(host.runtime_dir.pause(host.now), host.now),

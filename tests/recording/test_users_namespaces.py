@@ -11,7 +11,7 @@ from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.history.details import detail
 from conntrackd_guard.history.rows import evidence
-from conntrackd_guard.host.conntrack import namespaces
+from conntrackd_guard.host.conntrack import owner_helper
 
 ROUNDS = 12
 FULL = 40
@@ -22,7 +22,7 @@ FULL = 40
 def host(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
     """A host whose containers all belong to users; its own tables are never full."""
     monkeypatch.setattr(
-        namespaces,
+        owner_helper,
         "_user_owned",
         lambda at: "/proc/1/" not in os.readlink(f"/proc/self/fd/{at}").removesuffix("ns/net"),
     )
@@ -83,7 +83,7 @@ def test_a_restart_goes_on_with_the_row(host: Host) -> None:
 
 def test_a_hold_for_a_trusted_table_stays_a_row_of_its_own(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of root's namespaces has its row and its log message."""
-    monkeypatch.setattr(namespaces, "_user_owned", lambda _: False)
+    monkeypatch.setattr(owner_helper, "_user_owned", lambda _: False)
     guarded = Guarded(host)
     guarded.controller.policy = guarded.policy.__class__(max_limit=LIMIT)
     for pid in ("200", "201"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
@@ -159,6 +160,11 @@ def _sysctl_files(root: Path) -> object:
     return conf_dirs.sysctl_files(root), conf_dirs.assignments(root)
 
 
+def _served(root: Path) -> None:
+    with suppress(GuardError):
+        SysctlDropIn(Paths(root)).serve()
+
+
 def _notices(root: Path) -> object:
     spool = NotifySpool(Paths(root))
     try:
@@ -287,6 +293,8 @@ READ_FILES = (
     ),
     ReadFile("sys/kernel/slab/nf_conntrack/objects", b"60000 N0=60000\n", _used),
     ReadFile("sys/kernel/slab/nf_conntrack/sheaf_capacity", b"28\n", _used),
+    ReadFile("sys/kernel/slab/nf_conntrack/objs_per_slab", b"16\n", _used),
+    ReadFile("sys/kernel/slab/nf_conntrack/slabs_cpu_partial", b"56(7) C0=32(4) C1=24(3)\n", _used),
     ReadFile("run/systemd/container", b"lxc\n", lambda root: find_place(Paths(root))),
     ReadFile("etc/pve/firewall/cluster.fw", b"[OPTIONS]\nenable: 1\n", _writers),
     ReadFile("etc/pve/local/host.fw", b"[OPTIONS]\nnf_conntrack_max: 196608\n", _writers),
@@ -349,6 +357,16 @@ READ_FILES = (
         "run/conntrackd-guard/drop-in.override",
         _json(OVERRIDE),
         lambda root: SysctlDropIn(Paths(root)).persisted(),
+    ),
+    ReadFile(
+        "run/conntrackd-guard/drop-in.request",
+        _json(OVERRIDE),
+        _served,
+    ),
+    ReadFile(
+        "run/conntrackd-guard/drop-in.answer",
+        _json({"decided_us": 5, "error": "Can't write it."}),
+        lambda root: DropInLock(Paths(root)).answer(5),
     ),
     ReadFile(
         "run/conntrackd-guard/notices/*",
