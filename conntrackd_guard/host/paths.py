@@ -12,7 +12,7 @@ class Paths:
     settings, the pause for the fleet and devices.
     """
 
-    def __init__(self, root: Path = Path("/"), mode: Mode = Mode.ACT, own: Path | None = None) -> None:
+    def __init__(self, root: Path = Path("/"), mode: Mode = Mode.ACT, own: Path | None = None) -> None:  # noqa: PLR0915 - a list
         own = root if own is None else own
         self.root, self.mode, self.own = root, mode, own
         folder = "dry-run" if mode is Mode.DRY_RUN else ""
@@ -65,7 +65,9 @@ class Paths:
         self.drop_in_lock = run / "drop-in.lock"
         """Lock of the drop-in's writer; has the time of the decision that the drop-in follows."""
         self.drop_in_override = run / "drop-in.override"
-        """Content of the drop-in wanted by the last revert of this boot."""
+        """Drop-in wanted by the last revert of this boot."""
+        self.drop_in_request = run / "drop-in.request"
+        """Drop-in wanted by a daemon that may not write it, until `guard persist` takes it."""
 
     @property
     def has_prefix(self) -> bool:
