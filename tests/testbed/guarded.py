@@ -119,8 +119,9 @@ class Host:
         self._allocate()
 
     def _allocate(self) -> None:
-        allocated = sum(self._counts.values()) + LIMIT // 2  # the gate stands open
-        self._write("sys/kernel/slab/nf_conntrack/total_objects", f"{allocated} N0={allocated}\n")
+        used = sum(self._counts.values())
+        for name, figure in (("objects", used), ("total_objects", used + LIMIT // 2)):  # the gate stands open
+            self._write(f"sys/kernel/slab/nf_conntrack/{name}", f"{figure} N0={figure}\n")
 
     @property
     def persisted(self) -> int | None:
@@ -202,6 +203,10 @@ class ToldIntake(LogSources):
         """Return the messages given since."""
         taken, self.lines = self.lines, []
         return taken
+
+    def descriptors(self) -> list[int]:
+        """Return none: only a signal wakes the loop."""
+        return []
 
     def position(self) -> Position:
         """Return a position that never moves."""

@@ -35,8 +35,8 @@ from ground import (
     steady_limit,
     until,
 )
+from persisting import DROP_IN, PERSISTING, SERVICE
 
-DROP_IN = Path("/etc/sysctl.d/99-zz-conntrackd-guard.conf")
 RULE = Path("/etc/udev/rules.d/60-conntrackd-guard.rules")
 HELPER_KIB = 14_000
 """Memory of the helper: Python's own 9 MiB, and its libraries."""
@@ -80,8 +80,8 @@ def the_command_has_two_names() -> None:
 def the_units_are_sound() -> None:
     """Each directive is known to this systemd, and the exposure is below the threshold."""
     equal(run("systemd-analyze", "verify", GUARD, AUDIT, HELPER), "")
-    for unit in (GUARD, AUDIT, HELPER):
-        run("systemd-analyze", "security", "--threshold=15", unit)
+    for unit, most in ((GUARD, 15), (AUDIT, 15), (SERVICE, 10), (HELPER, 10)):
+        run("systemd-analyze", "security", f"--threshold={most}", unit)
 
 
 def the_guard_is_confined() -> None:
@@ -93,9 +93,19 @@ def the_guard_is_confined() -> None:
 
 
 def the_guard_writes_only_its_own_paths() -> None:
-    """The guard sees a read-only host, except for its own directories, sysctl.d and the limit."""
-    allowed = ["/etc/sysctl.d", "/run/conntrackd-guard", "/var/lib/conntrackd-guard"]
-    refused = ["/etc", "/etc/conntrackd-guard", "/run", "/run/systemd", "/usr", "/usr/lib/sysctl.d", "/var/lib", "/"]
+    """The guard sees a read-only host, except for its own directories and the limit."""
+    allowed = ["/run/conntrackd-guard", "/var/lib/conntrackd-guard"]
+    refused = [
+        "/etc",
+        "/etc/sysctl.d",
+        "/etc/conntrackd-guard",
+        "/run",
+        "/run/systemd",
+        "/usr",
+        "/usr/lib/sysctl.d",
+        "/var/lib",
+        "/",
+    ]
     script = 'for folder; do touch "$folder/tried" 2>/dev/null && rm "$folder/tried" && echo "$folder"; done; true'
     enter = ("nsenter", f"--target={process()}", "--mount")
     equal(run(*enter, "sh", "-c", script, "sh", *allowed, *refused).split(), allowed)
@@ -361,6 +371,7 @@ CHECKS = (
     a_bad_reload_fails_and_changes_nothing,
     a_start_with_bad_settings_is_not_repeated,
     a_frozen_guard_is_restarted,
+    *PERSISTING,
     an_audit_runs_beside_it,
     the_notify_command_is_run,
     a_filling_table_is_decided_on,
