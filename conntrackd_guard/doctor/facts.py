@@ -5,14 +5,14 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
 
 from conntrackd_guard.core import health
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import HostError, SettingsError
 from conntrackd_guard.core.model import Observation, State
-from conntrackd_guard.core.state import advance
+from conntrackd_guard.core.state import fold
 from conntrackd_guard.doctor.place import find_place
 from conntrackd_guard.history.database import History, Row
 from conntrackd_guard.host import files
@@ -104,7 +104,7 @@ class HostFacts:
         try:
             with History(self.paths.history, mode="reader", traceless=True) as history:
                 self.newest = next(history.rows(last=1), None)
-                self.state = reduce(advance, history.records(self.boot_id or ""), State())
+                self.state, _ = fold(history.records(self.boot_id or ""), Clock().boottime())
                 self.history_checked = history.check(CHECK_SECONDS)
         except HostError as error:
             self.history_error = error

@@ -55,6 +55,8 @@ def _rows(found: History | None, args: argparse.Namespace, since: float | None, 
         for row in found.rows(since=since, until=until, last=args.last, verdict=args.verdict, arithmetic=args.json):
             count += 1
             yield row
+        if found.damage:
+            note(found.damage)
     if not count and not args.json:
         narrowed = any(wanted is not None for wanted in (since, until, args.verdict))
         note("No decision matches." if narrowed else "No decision has been recorded yet.")
