@@ -273,7 +273,8 @@ class History:
     def shrink(self, max_bytes: int) -> int:
         """Where it takes more than `max_bytes`, delete the oldest rows, raises last, to SHRUNK of that; return how many.
 
-        One call deletes up to SHRINK_AT_ONCE × PRUNE_AT_ONCE rows. The file keeps its size, and takes no more: the pages that become free are used for new rows.
+        One call deletes up to SHRINK_AT_ONCE × PRUNE_AT_ONCE rows. The file keeps its size, and takes no more: the pages that
+        become free are used for new rows.
         """
         gone, most, left = 0, SHRUNK * max_bytes, SHRINK_AT_ONCE
         for condition in _EXPENDABLE if self.used_bytes() > max_bytes else ():
