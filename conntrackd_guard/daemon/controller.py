@@ -35,7 +35,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.core.policy import resolve
 from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, UNTRUSTED, condense
-from conntrackd_guard.core.state import advance
+from conntrackd_guard.core.state import advance, excused
 from conntrackd_guard.core.verification import End, PendingVerification
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, BucketsRefused, Lowered
 from conntrackd_guard.daemon.dependencies import Dependencies
@@ -258,6 +258,8 @@ class Controller:
     def _look_for_other_writers(self) -> None:
         """Record a change of the limit that neither the guard nor an override made."""
         module, limit = self._p.kernel.module(), self._p.kernel.limit_in_force()
+        while self._p.recorder.restarts:
+            self.state = excused(self.state, self._p.recorder.restarts.popleft())
         if self._pending is not None and limit != self._pending.limit:
             self._conclude(End.LIMIT_CHANGED, self._p.clock.boottime())
         if limit != self.limit:

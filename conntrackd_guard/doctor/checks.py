@@ -26,8 +26,9 @@ from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.sampler import Sampler
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_message
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
-from conntrackd_guard.host.other_writers import other_writers, sees_processes
+from conntrackd_guard.host.other_writers import other_writers
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.programs import sees_processes
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.settings.settings import DEFAULT
 

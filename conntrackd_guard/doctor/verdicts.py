@@ -32,7 +32,7 @@ from conntrackd_guard.core.sysctl_precedence import (
 from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN, UNLISTED_SHARE
 from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.doctor.place import Place
-from conntrackd_guard.host.other_writers import Writer
+from conntrackd_guard.host.writer import Writer
 
 OLDEST_WALL_SECONDS = datetime(2023, 6, 1, tzinfo=UTC).timestamp()
 """Release of Debian 12, the oldest supported host: a clock before that was never set."""
@@ -459,7 +459,9 @@ def other_writers(
         return wrong(text, step) if failed else note(text, step)
     if unseen:
         return unknown(f"none found, but {unseen}", "Run this as root, and see the check `history`.")
-    return good("no kube-proxy, pve-firewall, tuned, ufw or start script sets the limit; no conflict in this boot")
+    return good(
+        "no kube-proxy, pve-firewall, calico-node, tuned, ufw or start script sets the limit; no conflict in this boot"
+    )
 
 
 def disk(folder: str, free_bytes: int, *, inodes_left: bool, writable: bool) -> Check:
