@@ -21,10 +21,12 @@ from conntrackd_guard.core.records import condense
 
 NAMESPACES = 12_000
 _FEW = 100
+_LEAST_SECONDS = 180
+"""For all namespaces."""
 _MIB_EACH = 0.5
 """Kernel memory of a namespace and the process that keeps it (measured: 0.43)."""
 _SPARE_MIB = 4 * 1024
-_MAKING_SECONDS = 60
+_MAKING_SECONDS = 90
 _OPEN_SHARE = 0.35
 """Use of the limit by one table: the watch reads tables from 30 % on."""
 _MOST_PERCENT = 2.0
@@ -50,6 +52,8 @@ def crowd(ground: Ground, number: int, seconds: float) -> Iterator[Row]:
             ground.flows(full, 0, int(_OPEN_SHARE * ground.limit_guard.saved_limit))
             with run(ground, guard("guard"), full) as running:
                 time.sleep(_settle_seconds(made))
+                # as long as one scan and one reading of all tables last for, which are parts of the cost
+                seconds = max(seconds, _LEAST_SECONDS * made / NAMESPACES)
                 start, began = running.cpu_seconds(), time.monotonic()
                 time.sleep(seconds)
                 shares[made] = (running.cpu_seconds() - start) / (time.monotonic() - began) * 100
