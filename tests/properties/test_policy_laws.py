@@ -27,7 +27,7 @@ from conntrackd_guard.core.model import (
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, condense
 
-MANY = settings(max_examples=200, deadline=None)
+MANY = settings(max_examples=2 * settings().max_examples)
 CALM = State()
 
 
