@@ -229,12 +229,10 @@ class MemoryReader:
                 unread = (f"{unknown}: memory is unknown, so nothing is raised",)
         total, hugetlb, available = low or (total, hugetlb, available)
         zfs = 0
-        if low is None and not unknown:
+        if low is None and not unknown and os.access(self._arcstats, os.F_OK):  # half the time of a failed open
             try:
                 with open(self._arcstats, "rb", buffering=0) as file:
                     zfs = zfs_reclaimable(file.read(), total - available)
-            except FileNotFoundError:
-                pass  # no ZFS here
             except (OSError, ValueError) as error:
                 unread = (*unread, f"{self._arcstats} ({_short(error)}): ZFS' cache is counted as used")
         if self._entry_slab_bytes is None and loaded:
