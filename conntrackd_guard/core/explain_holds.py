@@ -20,7 +20,8 @@ _STATEMENTS = frozenset({
 })  # fmt: skip
 """Holds of which nobody expected a raise: their sentence begins without `Not raised`."""
 _ABOUT_A_TABLE = frozenset({
-    HoldReason.STABLE, HoldReason.UNTRUSTED_NAMESPACE, HoldReason.PAUSED, HoldReason.CONFLICT, HoldReason.WRITE_REFUSED,
+    HoldReason.STABLE, HoldReason.UNTRUSTED_NAMESPACE, HoldReason.OWNER_UNKNOWN, HoldReason.PAUSED, HoldReason.CONFLICT,
+    HoldReason.WRITE_REFUSED,
     HoldReason.RATE_LIMITED, HoldReason.OVER_BUDGET, HoldReason.RESERVE, HoldReason.AT_CEILING, HoldReason.FLOOD,
     HoldReason.UNSAMPLED, HoldReason.CHAINS, HoldReason.INT_MAX, HoldReason.CONTRADICTED, HoldReason.DRY_RUN_SUFFICIENT,
     HoldReason.MEMORY_UNKNOWN,
@@ -174,6 +175,8 @@ def _foreign_write(record: Record, was: int, policy: Policy) -> str:
     after = state.conflict_seconds
     if record.state.replaced_limit is not None and state.set_limit == limit:
         return f"{text} The guard had set this limit itself: what stood in between was passing, and no conflict."
+    if record.trigger.restarted:
+        return f"{text} A restart, and no conflict: the next need raises the limit again."
     if len(after) <= len(record.state.conflict_seconds) or not policy.conflict_limit:
         return text
     window, most = tuning.CONFLICT_WINDOW_SECONDS, policy.conflict_limit

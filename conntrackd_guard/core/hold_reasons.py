@@ -36,6 +36,13 @@ class HoldReason(Enum):
     UNTRUSTED_NAMESPACE = (
         "The table belongs to a user namespace. Any user can create one, so the guard does not raise for it.",
     )
+    OWNER_UNKNOWN = (
+        "Nothing shows who owns the namespace. Any user can create one, so the guard does not raise for it.",
+    )
+    UNREACHABLE_NAMESPACE = (
+        "No process and no name leads to the namespace. Any user can keep one that way, so the guard does not raise for it.",
+        "unreachable",
+    )
     PAUSED = "Raising is paused."
     CONFLICT = "Another program keeps lowering the limit."
     UNLIMITED = "The limit is 0, or a negative number that the kernel reads as more than 2 billion: unlimited."

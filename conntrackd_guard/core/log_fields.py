@@ -11,7 +11,8 @@ from conntrackd_guard.core.records import ACTIONABLE, reason
 _ERRORS = frozenset({HoldReason.CONFLICT, HoldReason.RESERVE_BROKEN, HoldReason.OVER_BUDGET_AT_START})
 _WARNINGS = ACTIONABLE | {
     HoldReason.WRITE_REFUSED, HoldReason.LIMIT_LOWERED, HoldReason.BUCKETS_CHANGED, HoldReason.SET_ELSEWHERE,
-    HoldReason.UNTRUSTED_NAMESPACE, HoldReason.PAUSED, HoldReason.EXPECTATION_TABLE, HoldReason.NEIGHBOUR_TABLE,
+    HoldReason.UNTRUSTED_NAMESPACE, HoldReason.UNREACHABLE_NAMESPACE, HoldReason.PAUSED, HoldReason.EXPECTATION_TABLE,
+    HoldReason.NEIGHBOUR_TABLE,
 }  # fmt: skip
 _DEBUG = frozenset({
     HoldReason.COOLDOWN, HoldReason.RESOLVED, HoldReason.SUPERSEDED, HoldReason.CHANGED_UNDER_US,

@@ -87,6 +87,8 @@ class Trigger:
     """The limit before another program changed it."""
     was_buckets: int | None = None
     """The hash buckets before another program changed them; None if it did not."""
+    restarted: bool = False
+    """Whether a kube-proxy lowered it that had just started, on evidence of time and value: a restart, and no conflict."""
     reloaded: bool = False
     """Whether connection tracking was unloaded and loaded since: the kernel set the limit, and no program."""
     persisted: PersistedLimit | None = None
@@ -149,7 +151,9 @@ class Table:
     """Growth since the last reading, if it is steeper: it may be over already."""
     burst_seconds: float | None = None
     user_owned: bool = False
-    """The namespace belongs to a user namespace, which any user can create."""
+    """The namespace belongs to a user namespace, which any user can create; or nothing shows that it does not."""
+    owner_unknown: bool = False
+    """Nothing shows who owns it."""
     flooded: bool | None = None
     """Whether a flood fills it, according to a sample of the last 30 s; None without one (see `on_flood`)."""
     source: str = ""
@@ -163,6 +167,19 @@ class Table:
     def growth_per_second(self) -> float:
         """The steepest growth seen, whether it lasted or not."""
         return max(self.demand_per_second or 0.0, self.burst_per_second or 0.0)
+
+
+class NamespaceOwner(StrEnum):
+    """The owner of a namespace whose table can't be read."""
+
+    ROOT = "root"
+    """The initial user namespace."""
+    USER = "user"
+    """Another user namespace, which any user can create."""
+    UNKNOWN = "unknown"
+    """Nothing shows it."""
+    NONE = "none"
+    """No process and no mount leads to the namespace: something keeps it by a descriptor alone, or it has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,8 +220,12 @@ class Observation:
     tables: tuple[Table, ...] = ()
     """The tables that hold entries or dropped some: all that matter by themselves (see `core.records`)."""
     small_tables: int = 0
-    """Further tables, each below half the limit and without drops."""
+    """Further tables, each below the threshold and 30 % of the limit. In a hold for a user's table all other users' tables."""
     small_entries: int = 0
+    small_user_owned_entries: int = 0
+    """Of these, the entries of user namespaces."""
+    hidden_entries: int = 0
+    """Entries of tables that can't be read, and of namespaces that nothing leads to; 0 below a tenth of the limit."""
     idle_tables: int = 0
     """Tracking namespaces without entries."""
     unread: tuple[str, ...] = ()
@@ -214,7 +235,9 @@ class Observation:
     impossible: tuple[ImpossibleCount, ...] = ()
     """Tables that are in none of the other fields, because their count can't be true."""
     unread_tables: int = 0
-    """Tables that can't be read, but must be expected: each is charged as a full one."""
+    """Tables of known namespaces that can't be read: each is charged as a full one."""
+    unread_owner: NamespaceOwner | None = None
+    """Owner of the namespace that a message is about, if its table can't be read; None if processes are hidden too."""
     has_statistics: bool = True
     """Whether this kernel has statistics files: without them it shows no other namespace's table, and drops over netlink."""
     buckets: int | None = None

@@ -25,6 +25,7 @@ from conntrackd_guard.core.model import (
     Hold,
     LoadFacts,
     MessageKind,
+    NamespaceOwner,
     Observation,
     Raise,
     State,
@@ -49,6 +50,22 @@ _RESUME = "`guard resume` ends a pause; to end /etc/conntrackd-guard/pause, remo
 _READABLE = (
     "See that the guard may read that file: `ProcSubset=pid` in a unit hides it. The next good reading ends this."
 )
+
+_UNTRUSTED: dict[NamespaceOwner | None, tuple[HoldReason, str]] = {
+    NamespaceOwner.USER: (
+        HoldReason.UNTRUSTED_NAMESPACE,
+        "Set `trust_user_namespaces: true` if the containers of this host are trusted.",
+    ),
+    NamespaceOwner.UNKNOWN: (
+        HoldReason.OWNER_UNKNOWN,
+        "`systemctl start conntrackd-guard-namespaces`, which reads the owners; `guard doctor` has more.",
+    ),
+    NamespaceOwner.NONE: (
+        HoldReason.UNREACHABLE_NAMESPACE,
+        "If it is yours, name it while a process is in it: `ip netns attach NAME PID`.",
+    ),
+}
+"""Holds for namespaces that may be any user's, unless the policy trusts them."""
 
 _SIBLINGS = {
     MessageKind.EXPECTATION_FULL: (
@@ -162,6 +179,10 @@ def unconfirmed(  # noqa: C901, PLR0911 - one return an answer
         return Hold(reason=HoldReason.SUPERSEDED, corroboration=truth)
     if truth is Corroboration.CONTRADICTED:
         return Hold(reason=HoldReason.CONTRADICTED, corroboration=truth)
+    owner = NamespaceOwner.ROOT if policy.trust_user_namespaces else observation.unread_owner
+    if owner in _UNTRUSTED:
+        reason, advice = _UNTRUSTED[owner]
+        return Hold(reason=reason, retry_seconds=now + RECHECK_SECONDS, corroboration=truth, advice=(advice,))
     if state.unknown_seconds is not None and now < state.unknown_seconds + tuning.MAX_RAISES_WINDOW_SECONDS:
         return Hold(reason=HoldReason.UNCONFIRMED, retry_seconds=now + RECHECK_SECONDS, corroboration=truth)
     return None
@@ -174,10 +195,8 @@ def forbidden(case: Assessment, state: State, policy: Policy) -> Hold | None:
     for at in state.conflict_seconds:
         conflicts += at > now - tuning.CONFLICT_WINDOW_SECONDS
     if case.needy and not case.trusted:
-        reason, advice = (
-            HoldReason.UNTRUSTED_NAMESPACE,
-            "Set `trust_user_namespaces: true` if the containers of this host are trusted.",
-        )
+        is_unknown = any(table.owner_unknown for table in case.needy)
+        reason, advice = _UNTRUSTED[NamespaceOwner.UNKNOWN if is_unknown else NamespaceOwner.USER]
     elif case.observation.pause is not None:
         reason, advice = HoldReason.PAUSED, _RESUME
     elif policy.conflict_limit and conflicts >= policy.conflict_limit:

@@ -35,7 +35,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.core.policy import resolve
 from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, condense
-from conntrackd_guard.core.state import advance
+from conntrackd_guard.core.state import advance, excused
 from conntrackd_guard.core.verification import End, PendingVerification
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, BucketsRefused, Lowered
 from conntrackd_guard.daemon.dependencies import Dependencies
@@ -104,6 +104,8 @@ class Controller:
         """Look at the tables; return the episodes after that, and when to look again (CLOCK_BOOTTIME)."""
         now, wall, series = self._p.clock.boottime(), self._p.clock.wall(), self._p.recorder.series_collector
         self._look_for_other_writers()
+        if self._p.owners is not None and self._p.owners.has_changed():
+            self._p.observer.rescan()
         if self._limit_changed:
             episodes, self._limit_changed = episode.on_limit_change(episodes, now), False
         limit = self._p.kernel.limit()
@@ -151,7 +153,7 @@ class Controller:
             if policy.on_flood.action is not FloodAction.RAISE:
                 observation = self._p.floods.mark(observation)
             if len(observation.tables) > NAMED_ONE_BY_ONE:
-                observation = condense(observation, trigger.namespace)
+                observation = condense(observation, trigger.namespace, policy)
             case = assess(trigger, observation, policy)
             if trigger.message_kind is MessageKind.TABLE_FULL and trigger.message_count and trigger.live and not named:
                 case = self._explained(case)
@@ -196,7 +198,7 @@ class Controller:
             if self.policy.trust_user_namespaces or not table.user_owned:
                 return case
         observation = self._p.floods.mark(self._p.observer.observe(rescan=True))
-        return assess(case.trigger, condense(observation, None), self.policy)
+        return assess(case.trigger, condense(observation, None, self.policy), self.policy)
 
     def _record(self, case: Assessment, decision: Decision) -> Record:
         seen = case.observation
@@ -251,12 +253,14 @@ class Controller:
     def _look_for_other_writers(self) -> None:
         """Record a change of the limit that neither the guard nor an override made."""
         module, limit = self._p.kernel.module(), self._p.kernel.limit_in_force()
+        while self._p.recorder.restarts:
+            self.state = excused(self.state, self._p.recorder.restarts.popleft())
         if self._pending is not None and limit != self._pending.limit:
             self._conclude(End.LIMIT_CHANGED, self._p.clock.boottime())
         if limit != self.limit:
             self._take_overrides()
         if limit != self.limit or self._p.kernel.buckets() != self._buckets:
-            self._take_change(condense(self._p.floods.mark(self._p.observer.observe()), None))
+            self._take_change(condense(self._p.floods.mark(self._p.observer.observe()), None, self.policy))
         else:
             self._module = module  # loaded again, and the same limit was set since: nothing to restore
         while self._changes:
@@ -298,13 +302,13 @@ class Controller:
 
     def _take_overrides(self) -> None:
         """Take overrides into the state, and have them recorded in case the command could not do it."""
-        for key, record in queued_overrides(self._p.runtime_dir, self._p.recorder):
+        for record in queued_overrides(self._p.runtime_dir, self._p.recorder):
             limit, buckets = record.outcome.limit_after, getattr(record.decision, "buckets_target", None)
             self._reverted_buckets = buckets or self._reverted_buckets
             if limit is not None and limit != self._p.kernel.limit_in_force():
                 if self._p.clock.boottime() - record.observation.boottime_seconds < OVERRIDE_SECONDS:
                     continue  # it is being carried out
-                text = f"The override {key} was not carried out: its limit {limit:,} is not in force."
+                text = f"The override {record.key} was not carried out: its limit {limit:,} is not in force."
                 self._p.recorder.log("guard.info", "warning", text)
             else:
                 self.state = advance(self.state, record)
@@ -312,7 +316,7 @@ class Controller:
                 if limit is not None and record.outcome.kind is OutcomeKind.APPLIED and self._kept is not None:
                     self._kept = replace(self._kept, limit=limit, buckets=buckets or self._kept.buckets)
                 self._p.recorder.submit(record, self.policy)
-            self._p.runtime_dir.overrides.drop(key)
+            self._p.runtime_dir.overrides.drop(record.key)
 
     def _restore(self) -> None:
         """Compare the limit that was kept with the one in force, and write it if a boot has lost it."""
@@ -349,7 +353,9 @@ class Controller:
         if is_long and (not self._chains_long or is_losing != was_losing or now >= self._chains_again):
             self._chains_again = now + CHAINS_AGAIN_SECONDS
             trigger = Trigger(kind=TriggerKind.CHAINS, since_seconds=self._chains.since_seconds)
-            case = assess(trigger, condense(self._chains.mark(self._p.observer.observe()), None), self.policy)
+            case = assess(
+                trigger, condense(self._chains.mark(self._p.observer.observe()), None, self.policy), self.policy
+            )
             record = self._record(case, resolve(case, self.state, self.policy))
             self._finish(record, self.policy, case, is_news=False, covers=lambda: False)
         elif self._chains_long and not is_long:

@@ -7,6 +7,7 @@ neither drop-in nor log message.
 import math
 import platform
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,9 +22,10 @@ from conntrackd_guard.core.records import needs_operator
 from conntrackd_guard.history.database import HistoryDamaged, Position
 from conntrackd_guard.history.documents import notify_document
 from conntrackd_guard.history.rows import first_row
+from conntrackd_guard.host.conntrack.namespaces import ReadOwners
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import MAX_QUEUED, NotifySpool
-from conntrackd_guard.host.other_writers import STARTED_SECONDS, attribute_change
+from conntrackd_guard.host.other_writers import STARTED_SECONDS, Cause, attribute_change
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir, acting_guard
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
@@ -73,19 +75,20 @@ class Worker:
         runtime_dir: RuntimeDir,
         retention_seconds: float,
         max_rows: int,
+        read_owners: ReadOwners | None = None,
     ) -> None:
         self.log, self._runtime_dir, self._root, self._drop_in = log, runtime_dir, paths.root, drop_in
         self.notices: NotifySpool | None = None
         """Where decisions are left for the `notify` command; None without one. A reload sets it."""
         self.outlets = Outlets()
         """Where metrics go. A reload sets it."""
-        self._exporter = Exporter(paths, runtime_dir, self.attempt)
+        self._exporter = Exporter(paths, runtime_dir, self.attempt, read_owners)
         self.sampling = Sampling()
         """How decisions' tables are sampled. A reload sets it."""
         self.series_collector = SeriesCollector()
         """The main loop adds to it, this thread takes from it."""
         self.history_writer = HistoryWriter(paths.history, retention_seconds, max_rows, log)
-        self._sampler = TableSampler(paths, self.history_writer, log)
+        self._sampler = TableSampler(paths, self.history_writer, log, read_owners)
         self._dropin_sync = DropInSync(drop_in, log)
         self._progress: dict[str, _Progress] = {}
         """Of records that are not stored yet, by key."""
@@ -94,6 +97,8 @@ class Worker:
         self._persist_seconds = self._flush_seconds = self._prune_seconds = 0.0
         self._series_seconds = time.monotonic() + SERIES_SECONDS
         self._wall_offset = self._steady_since = 0.0
+        self.restarts: deque[Record] = deque()
+        """Lowerings of the limit by a kube-proxy that had just started. The main loop takes them."""
         self.errors: dict[str, str] = {}
         """The current errors, by subject."""
 
@@ -163,6 +168,7 @@ class Worker:
         if now - self._flush_seconds >= FLUSH_SECONDS:
             self._flush_seconds = now
             self.attempt("repeats", self.history_writer.flush)
+            self.attempt("size", self.history_writer.shrink)
         if now >= self._series_seconds:
             self._series_seconds = now + SERIES_SECONDS
             self.attempt("time series", self._write_series)
@@ -202,16 +208,22 @@ class Worker:
         trigger, seen = record.trigger, record.observation
         if reason not in _BY_OTHERS:
             return record
-        by = acting_guard(self._root, limit) if record.mode is Mode.DRY_RUN else ""
-        by = by or attribute_change(  # looks at all processes
-            self._root,
-            limit,
-            seen.boottime_seconds,
-            was=trigger.was,
-            buckets=seen.buckets if reason is HoldReason.BUCKETS_CHANGED else None,
-            window_seconds=math.inf if trigger.kind is TriggerKind.START else STARTED_SECONDS,
-        )
-        return replace(record, outcome=replace(record.outcome, detail=f"by {by}"))
+        acting = acting_guard(self._root, limit) if record.mode is Mode.DRY_RUN else ""
+        cause = Cause(acting)
+        if not acting:
+            cause = attribute_change(  # looks at all processes
+                self._root,
+                limit,
+                seen.boottime_seconds,
+                was=trigger.was,
+                buckets=seen.buckets if reason is HoldReason.BUCKETS_CHANGED else None,
+                window_seconds=math.inf if trigger.kind is TriggerKind.START else STARTED_SECONDS,
+            )
+        record = replace(record, outcome=replace(record.outcome, detail=f"by {cause.text}"))
+        if cause.is_restart and reason is HoldReason.LIMIT_LOWERED:
+            record = replace(record, trigger=replace(trigger, restarted=True))
+            self.restarts.append(record)
+        return record
 
     def _store(self, item: Item, progress: _Progress) -> None:
         is_news = self.history_writer.write(item)

@@ -18,6 +18,7 @@ from conntrackd_guard.core.model import (
     ImpossibleCount,
     LoadFacts,
     MessageKind,
+    NamespaceOwner,
     Observation,
     Pause,
     PersistedLimit,
@@ -59,6 +60,7 @@ def start(kept: int, buckets: int | None = None) -> Trigger:
     return Trigger(kind=TriggerKind.START, persisted=PersistedLimit(limit=kept, buckets=buckets))
 
 
+UNKNOWN_OWNER = table(LIMIT, user_owned=True, owner_unknown=True)
 UNKNOWN: dict[str, Any] = {
     "memory_unknown": "/proc/meminfo (no valid MemTotal)", "memory_total_bytes": 0, "memory_available_bytes": 0,
 }  # fmt: skip
@@ -86,6 +88,20 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
     # dry run: the kernel's table is full, the rehearsed limit would hold it
     (HoldReason.DRY_RUN_SUFFICIENT, message(), host(FULL, limit=393_216, kernel_limit=LIMIT), CALM, Policy(), None),
     (HoldReason.UNTRUSTED_NAMESPACE, message(), host(table(LIMIT, user_owned=True)), CALM, Policy(), SOON),
+    # nothing can be read of the named namespace, but who owns it, or that nothing leads to it
+    (HoldReason.UNTRUSTED_NAMESPACE, message(), host(unread_owner=NamespaceOwner.USER), CALM, Policy(), SOON),
+    (HoldReason.OWNER_UNKNOWN, message(), host(unread_owner=NamespaceOwner.UNKNOWN), CALM, Policy(), SOON),
+    (HoldReason.UNREACHABLE_NAMESPACE, message(), host(unread_owner=NamespaceOwner.NONE), CALM, Policy(), SOON),
+    # entries of a namespace that nothing leads to
+    (
+        HoldReason.UNREACHABLE_NAMESPACE,
+        message(None),
+        host(complete=False, unread_tables=1, unread_owner=NamespaceOwner.NONE),
+        CALM,
+        Policy(),
+        SOON,
+    ),
+    (HoldReason.OWNER_UNKNOWN, PRESSURE, host(UNKNOWN_OWNER), CALM, Policy(), SOON),
     (HoldReason.PAUSED, message(), host(FULL, pause=Pause(by="root", reason="drill")), CALM, Policy(), SOON),
     (HoldReason.CONFLICT, message(), FULL_HOST, State(conflict_seconds=(1.0, 2.0, 3.0)), Policy(), SOON),
     (HoldReason.UNLIMITED, message(), host(FULL, limit=0), CALM, Policy(), SOON),
@@ -174,6 +190,17 @@ def test_holds(  # noqa: PLR0913, PLR0917 - a row of the table
     assert isinstance(decision, Hold)
     assert decision.reason is reason
     assert decision.retry_seconds == (None if retry is None else pytest.approx(retry))
+
+
+@pytest.mark.parametrize("owner", [None, *NamespaceOwner])
+def test_a_namespace_that_can_not_be_read_is_stepped_for_if_no_user_can_have_made_it(
+    owner: NamespaceOwner | None,
+) -> None:
+    """One plain step: for root's own, where a process is hidden, and wherever the operator trusts user namespaces."""
+    seen = host(unread_owner=owner)
+    assert isinstance(decide(message(), seen, CALM, Policy(trust_user_namespaces=True)), Raise)
+    steps = isinstance(decide(message(), seen, CALM, Policy()), Raise)
+    assert steps is (owner in {None, NamespaceOwner.ROOT})
 
 
 def test_every_reason_has_its_row() -> None:
@@ -423,7 +450,8 @@ def test_user_namespaces_are_charged_and_not_raised_for() -> None:
     decision = decide(message(None), host(theirs, FULL), CALM, Policy())
     assert isinstance(decision, Raise)
     assert decision.target == 393_216  # our own full table's step, not the demand of theirs
-    assert decision.arithmetic.full_tables == 2
+    assert decision.arithmetic.full_tables == 1
+    assert decision.arithmetic.untrusted_entries == 393_216  # what it may hold then, as of any other table
     trusted = decide(message(OTHER), host(theirs), CALM, Policy(trust_user_namespaces=True))
     assert isinstance(trusted, Raise)
     assert trusted.target == 1_048_576

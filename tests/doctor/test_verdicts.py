@@ -18,7 +18,7 @@ from conntrackd_guard.core.sysctl_precedence import SysctlFile, Tool
 from conntrackd_guard.doctor import verdicts
 from conntrackd_guard.doctor.place import Place
 from conntrackd_guard.doctor.verdicts import Check, Verdict
-from conntrackd_guard.host.other_writers import Writer
+from conntrackd_guard.host.writer import Writer
 
 SAVED = "sysctl.d/99-zz-conntrackd-guard.conf"
 OURS = f"/etc/{SAVED}"
@@ -60,6 +60,16 @@ def test_buckets(limit: int | None, number: int | None, verdict: str, text: str)
     found = shown(verdicts.buckets(limit, number))
     assert found[0] == verdict
     assert text in found[1]
+
+
+@pytest.mark.parametrize(
+    ("reader", "verdict"), [("guard", "good"), ("helper", "good"), ("nobody", "note"), (None, "unknown")]
+)
+def test_owners(reader: str | None, verdict: str) -> None:
+    """Without the helper, and without the right itself, the guard raises for less than it could."""
+    found = shown(verdicts.owners({"owners_read_by": reader}))
+    assert found[0] == verdict
+    assert ("`systemctl start conntrackd-guard-namespaces`" in found[1]) is (verdict == "note")
 
 
 def test_buckets_of_a_kernel_without_a_chain_limit() -> None:

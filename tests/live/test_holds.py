@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 
@@ -159,6 +160,28 @@ def test_a_refused_write_is_rejected_and_retried(stage: Stage) -> None:
     assert (row["verdict"], limit()) == ("raise", LIMIT)
     stage.world.run(["mount", "-n", "-o", "remount,rw,bind", "/proc/sys"]).check_returncode()
     stage.raised()
+
+
+def test_a_namespace_that_only_a_descriptor_keeps_is_not_raised_for(stage: Stage) -> None:
+    """A user fills a table, keeps the namespace by a descriptor and a socket, and ends every process in it."""
+    with ScratchNamespace(user_owned=True) as table:
+        stage.limit_guard.own(table.number)
+        kept = os.open(f"/proc/{table.pid}/ns/net", os.O_RDONLY)
+        senders = [table._socket() for _ in range(3)]
+        try:
+            table.fill(LIMIT)
+            table.leave()
+            stage.start(LINE_ONLY)
+            for sender in senders:
+                with sender, pytest.raises(PermissionError):  # EPERM: dropped by the full table
+                    sender.sendto(b"x", ("127.0.0.1", 9))
+            row = stage.held("unreachable_namespace")
+            assert (row["trigger"], limit()) == ("kernel_message", LIMIT)
+            time.sleep(6.0)  # the next decision about it comes after 5 s
+        finally:
+            os.close(kept)
+    assert {row["verdict"] for row in stage.world.decisions()} == {"hold"}
+    assert limit() == LIMIT
 
 
 def test_a_user_namespace_is_not_raised_for(stage: Stage) -> None:

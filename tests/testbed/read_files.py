@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
@@ -159,6 +160,11 @@ def _sysctl_files(root: Path) -> object:
     return conf_dirs.sysctl_files(root), conf_dirs.assignments(root)
 
 
+def _served(root: Path) -> None:
+    with suppress(GuardError):
+        SysctlDropIn(Paths(root)).serve()
+
+
 def _notices(root: Path) -> object:
     spool = NotifySpool(Paths(root))
     try:
@@ -245,6 +251,7 @@ READ_FILES = (
         at="proc/200/cgroup",
     ),
     ReadFile("proc/*/cmdline", b"kube-proxy\0--config=/var/lib/kube-proxy/config.conf\0", _writers, at="proc/300/cmdline"),
+    ReadFile("proc/*/status", b"Name:\tkube-proxy\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\n", _writers, at="proc/300/status"),
     ReadFile(
         "proc/*/stat",
         b"300 (kube-proxy) S 1 300 300 0 -1 4194560 1 1 1 1 1 1 1 1 20 0 1 0 9000 1 1\n",
@@ -286,6 +293,8 @@ READ_FILES = (
     ),
     ReadFile("sys/kernel/slab/nf_conntrack/objects", b"60000 N0=60000\n", _used),
     ReadFile("sys/kernel/slab/nf_conntrack/sheaf_capacity", b"28\n", _used),
+    ReadFile("sys/kernel/slab/nf_conntrack/objs_per_slab", b"16\n", _used),
+    ReadFile("sys/kernel/slab/nf_conntrack/slabs_cpu_partial", b"56(7) C0=32(4) C1=24(3)\n", _used),
     ReadFile("run/systemd/container", b"lxc\n", lambda root: find_place(Paths(root))),
     ReadFile("etc/pve/firewall/cluster.fw", b"[OPTIONS]\nenable: 1\n", _writers),
     ReadFile("etc/pve/local/host.fw", b"[OPTIONS]\nnf_conntrack_max: 196608\n", _writers),
@@ -350,6 +359,16 @@ READ_FILES = (
         lambda root: SysctlDropIn(Paths(root)).persisted(),
     ),
     ReadFile(
+        "run/conntrackd-guard/drop-in.request",
+        _json(OVERRIDE),
+        _served,
+    ),
+    ReadFile(
+        "run/conntrackd-guard/drop-in.answer",
+        _json({"decided_us": 5, "error": "Can't write it."}),
+        lambda root: DropInLock(Paths(root)).answer(5),
+    ),
+    ReadFile(
         "run/conntrackd-guard/notices/*",
         _json({"decision": {"id": 12, "sentence": "Held."}}),
         _notices,
@@ -365,7 +384,9 @@ def put_all(root: Path) -> None:
     put(root, "proc/200/net/stat/nf_conntrack", STATISTICS)
     for pid, name in ((300, "kube-proxy"), (301, "k3s-server"), (302, "pve-firewall")):
         put(root, f"proc/{pid}/comm", f"{name}\n".encode())
-    put(root, "proc/300/cgroup", f"0::/kubepods.slice/cri-containerd-{'a' * 64}.scope\n".encode())
+        put(root, f"proc/{pid}/status", b"Uid:\t0\t0\t0\t0\n")
+        put(root, f"proc/{pid}/cgroup", f"0::/kubepods.slice/cri-containerd-{'a' * 64}.scope\n".encode())
+        (root / f"proc/{pid}/net").symlink_to("../1/net")
     if not (root / "proc/self").exists():
         (root / "proc/self").symlink_to("1")
 

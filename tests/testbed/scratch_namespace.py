@@ -79,11 +79,15 @@ class ScratchNamespace:
         """Return the number of packets dropped since the start."""
         return sum(self._stat("drop"))
 
-    def close(self) -> None:
-        """End the namespace with everything in it."""
+    def leave(self) -> None:
+        """End the process in it; a socket keeps the namespace."""
         if self._holder.stdin:
             self._holder.stdin.close()
         self._holder.wait(timeout=10)
+
+    def close(self) -> None:
+        """End the namespace with everything in it."""
+        self.leave()
         if self._holder.stdout:
             self._holder.stdout.close()
         if hasattr(self, "_receiver"):

@@ -1,23 +1,25 @@
 """Find network namespaces and the ways to read each of them."""
 
 import contextlib
-import fcntl
 import os
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host import files
+from conntrackd_guard.host.conntrack.owner_helper import inspect_namespace
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.processes import maps_all_users
 
-_NS_GET_USERNS = 0xB701  # _IO(0xb7, 1), linux/nsfs.h
-_INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO, linux/proc_ns.h
 _MOUNTED = re.compile(r"^\S+ \S+ \S+ net:\[(\d{1,18})\] (\S+) ", re.MULTILINE)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 """/proc/PID/mountinfo, proc(5): the root of a mounted namespace is its number; blanks in a path are octal."""
 _PIDS_KEPT = 4
 """Processes remembered for each namespace: one that ends leaves others to read it through."""
+_LINKS_OF_ONE_THREAD = 3
+"""Links of /proc/PID/task: two, and one a thread."""
+_THREADS = 64
+"""Threads looked at in each process, about 13 µs each; the kernel lists the oldest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,9 @@ class NetNamespace:
     enter: str = ""
     """A path for setns(2), used if /proc does not show its table."""
     user_owned: bool = False
+    """Another user namespace than the initial one owns it, or its owner can't be read."""
+    owner_unknown: bool = False
+    """Its owner can't be read."""
 
     @property
     def number(self) -> int:
@@ -41,10 +46,16 @@ class NetNamespace:
         return self.key if self.namespace is None else self.namespace
 
 
-class NamespaceScanner:
-    """Scans /proc and the mounts. Takes about 13 µs per process: not for every tick."""
+ReadOwners = Callable[[Mapping[int, Sequence[int]]], Mapping[int, tuple[int, bool]]]
+"""Returns number and whether user-owned by key, of those known, for the processes of each key."""
 
-    def __init__(self, paths: Paths) -> None:
+
+class NamespaceScanner:
+    """Scans /proc and the mounts. Takes about 20 µs per process, 13 per further thread: not for every tick."""
+
+    def __init__(self, paths: Paths, read_owners: ReadOwners | None = None) -> None:
+        """Take number and owner of other namespaces from `read_owners`; by default read them, which takes ptrace rights."""
+        self._read_owners = read_owners
         self._proc = str(paths.proc)
         self._root = str(paths.root).rstrip("/")
         self._named = str(paths.named_namespaces)
@@ -56,9 +67,15 @@ class NamespaceScanner:
             own = os.stat(f"{self._proc}/self/net/stat").st_ino
         pids, complete = self._pids_by_key()
         found = []
+        others = {key: members for key, members in pids.items() if key != own}
+        # Read at each scan: the kernel reuses a freed inode number for the next namespace at once.
+        identities = {} if self._read_owners is None else self._read_owners(others)
         for key, members in pids.items():
-            # Read at each scan: the kernel reuses a freed inode number for the next namespace at once.
-            namespace, user_owned = self._identify(["self"] if key == own else [str(pid) for pid in members])
+            if key == own or self._read_owners is None:
+                identity = self._identify(["self"] if key == own else [str(pid) for pid in members])
+            else:
+                identity = identities.get(key)
+            namespace, user_owned = (None, True) if identity is None else identity
             found.append(
                 NetNamespace(
                     key=key,
@@ -68,6 +85,7 @@ class NamespaceScanner:
                     pids=tuple(members),
                     enter=f"{self._proc}/{members[0]}/ns/net",
                     user_owned=user_owned and key != own,
+                    owner_unknown=identity is None and key != own,
                 )
             )
         return self._with_mounted(found), complete
@@ -90,32 +108,46 @@ class NamespaceScanner:
         for name in names:
             if not name.isdecimal():
                 continue
+            key = None
             try:
                 key = os.stat(prefix + name + "/net/stat").st_ino
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it has ended
+                pass  # it has ended, or its first thread has
             except OSError:
                 complete = False  # hidden (hidepid) or refused: its namespace may have a table
                 continue
-            members = found.setdefault(key, [])
-            if len(members) < _PIDS_KEPT:
-                members.append(int(name))
+            if key is not None:
+                members = found.setdefault(key, [])
+                if len(members) < _PIDS_KEPT:
+                    members.append(int(name))
+            try:
+                if os.stat(prefix + name + "/task").st_nlink > _LINKS_OF_ONE_THREAD:
+                    self._add_threads(found, int(name), key)
+            except OSError:
+                pass  # it has ended
         return found, complete
 
-    def _identify(self, pids: list[str]) -> tuple[int | None, bool]:
+    def _add_threads(self, found: dict[int, list[int]], pid: int, key: int | None) -> None:
+        """Add the threads of a process that are in another namespace than its first one, which is in `key`.
+
+        /proc/TID is not listed, but has what /proc/PID has. Raises OSError if the process ends.
+        """
+        for thread in os.listdir(f"{self._proc}/{pid}/task")[:_THREADS]:
+            with contextlib.suppress(OSError):  # it has ended
+                in_key = os.stat(f"{self._proc}/{thread}/net/stat").st_ino
+                members = found.setdefault(in_key, []) if in_key != key else []
+                if len(members) < _PIDS_KEPT:
+                    members.append(int(thread))
+
+    def _identify(self, pids: list[str]) -> tuple[int, bool] | None:
         """Return the namespace number, and whether a user namespace other than the initial one owns it.
 
-        Any of the processes may have ended. If none is readable, the namespace counts as user-owned.
+        None if that can't be read by any of the processes: each may have ended, or it takes ptrace rights.
         """
-        user_owned = None
         for pid in pids:
-            try:
-                return _inspect(f"{self._proc}/{pid}/ns/net")
-            except OSError:
-                if user_owned is None:  # without ptrace rights: by the id map of a process in it
-                    with contextlib.suppress(OSError):
-                        user_owned = not maps_all_users(f"{self._proc}/{pid}")
-        return None, user_owned is not False
+            with contextlib.suppress(OSError):
+                return inspect_namespace(f"{self._proc}/{pid}/ns/net")
+        return None
 
     def _with_mounted(self, found: list[NetNamespace]) -> list[NetNamespace]:
         """Add names from mounts (`ip netns`, Docker), and namespaces without a process."""
@@ -124,12 +156,22 @@ class NamespaceScanner:
             label = printable(path.removeprefix(self._named + "/").removeprefix(self._root + "/run/"))
             index = by_number.get(number)
             if index is None:
+                owner_unknown = False
                 try:
-                    _, user_owned = _inspect(path)
+                    _, user_owned = inspect_namespace(path)
                 except OSError:
-                    user_owned = True
+                    user_owned = owner_unknown = True
                 by_number[number] = len(found)
-                found.append(NetNamespace(key=number, namespace=number, label=label, enter=path, user_owned=user_owned))
+                found.append(
+                    NetNamespace(
+                        key=number,
+                        namespace=number,
+                        label=label,
+                        enter=path,
+                        user_owned=user_owned,
+                        owner_unknown=owner_unknown,
+                    )
+                )
             elif found[index].label.startswith("process "):
                 found[index] = replace(found[index], label=label, enter=path)  # which outlives its processes
         return found
@@ -145,23 +187,3 @@ class NamespaceScanner:
             for number, path in _MOUNTED.findall(mounts)
         ]
         return sorted(found, key=lambda mounted: (not mounted[1].startswith(self._named), mounted))
-
-
-def _inspect(path: str) -> tuple[int, bool]:
-    """Return a namespace's number, and whether another user namespace than the initial one owns it. Raises OSError."""
-    descriptor = files.open_read(path)
-    try:
-        return os.fstat(descriptor).st_ino, _user_owned(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _user_owned(descriptor: int) -> bool:
-    try:
-        owner = fcntl.ioctl(descriptor, _NS_GET_USERNS)
-    except OSError:
-        return True  # EPERM: its owner is not below our user namespace
-    try:
-        return os.fstat(owner).st_ino != _INITIAL_USER_NAMESPACE
-    finally:
-        os.close(owner)

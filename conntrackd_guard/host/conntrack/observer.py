@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from conntrackd_guard.core import chains, usage
 from conntrackd_guard.core.assessment import Growth
-from conntrackd_guard.core.model import INT_MAX, ImpossibleCount, Observation, Table
+from conntrackd_guard.core.model import INT_MAX, ImpossibleCount, NamespaceOwner, Observation, Table
 from conntrackd_guard.core.records import impossible_text
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
-from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
+from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace, ReadOwners
 from conntrackd_guard.host.conntrack.stat import (
     STATISTICS_FILE,
     Counters,
@@ -29,15 +29,20 @@ from conntrackd_guard.host.runtime_dir import RuntimeDir
 RESCAN_SECONDS = 60.0
 LOOK_SECONDS = 0.25
 """Time between two readings for growth and drops, as between two ticks of the daemon."""
+REUSE_SECONDS = 10.0
+"""A message may be about a namespace that ended at most this long ago. Judgement: the kernel logs again after 5 s."""
 _TABLES_A_TICK = 16
 """Tables read in one tick, about 25 µs each: half of them the fullest, the others in turn."""
 _UNEXPLAINED_SHARE = 0.10
-"""Entries that no known table holds, as a share of the limit, from which the watch scans for another namespace."""
+"""Entries that no table in reach holds count from this share of the limit on, and the watch scans for their namespace.
+
+Judgement: free objects kept by each processor are no more than that.
+"""
 _NO_FILE = "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS)"
 _NO_LIMIT = (
     "connections are tracked, but nf_conntrack_max is hidden here, as in a container: `guard doctor` has the cure"
 )
-_HIDDEN = "entries exist in a network namespace that no process or name leads to: counted as one more full table"
+_HIDDEN = "{:,} entries exist in network namespaces that no process or name leads to: counted as they are"
 
 
 @dataclass(slots=True)
@@ -55,12 +60,20 @@ class _Track:
 class Observer:
     """Reads the host for the loop and for `guard status`. One instance remembers growth between looks."""
 
-    def __init__(self, paths: Paths, kernel: Kernel, clock: Clock, runtime_dir: RuntimeDir) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        kernel: Kernel,
+        clock: Clock,
+        runtime_dir: RuntimeDir,
+        read_owners: ReadOwners | None = None,
+    ) -> None:
+        """Have `read_owners` read who owns each namespace; by default this process does."""
         self._kernel = kernel
         self._clock = clock
         self._runtime_dir = runtime_dir
         self.memory = MemoryReader(paths, runtime_dir)
-        self._scanner = NamespaceScanner(paths)
+        self._scanner = NamespaceScanner(paths, read_owners)
         self._reader = TableReader(paths)
         self.boot_id = files.read_boot_id(paths.boot_id)
         """"" if it can't be read: then nothing shows which records are of this boot."""
@@ -73,6 +86,8 @@ class Observer:
         self.unread: tuple[str, ...] = ()
         """What the last observation could not read, but for tables that this kernel never shows."""
         self._complete = False
+        self._left: dict[int, float] = {}
+        """When a scan no longer found a namespace of a user, by its number."""
         self._statistics = str(paths.proc / "self/net/stat/nf_conntrack")
         self._initial: Counters | None = None
         self._scanned_seconds = -RESCAN_SECONDS
@@ -134,12 +149,19 @@ class Observer:
         reached = [track for track in self._tracks.values() if not track.out_of_reach]
         # Without a limit, connection tracking is not loaded, and no namespace has a table.
         complete, unread_tables = limit is None or (self._complete and len(reached) == len(self._tracks)), 0
-        hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in reached)
+        shown = sum(track.growth.count or 0 for track in reached)
+        hidden = max(0, (memory.allocated_entries or 0) - shown)
+        if hidden >= _UNEXPLAINED_SHARE * (limit or math.inf) and (used := self.memory.used_entries()) is not None:
+            hidden = max(0, used - shown)  # without the free objects of slabs that are kept
         has_file = self._initial is None or self._initial.source == STATISTICS_FILE
         has_statistics = has_file or os.path.lexists(self._statistics)
         if not complete or not has_file or hidden >= usage.CONFIRM_USE * (limit or math.inf):
             unread_tables, missing = (0, ()) if limit is None else self._missing(memory, hidden, limit)
-            complete, unread = complete and not unread_tables, unread + missing
+            complete = complete and not unread_tables and hidden < usage.CONFIRM_USE * (limit or math.inf)
+            unread += missing
+        owner = None
+        if not complete or not self.present.issuperset(namespaces):
+            owner = self._unread_owner(namespaces, now)
         for found in self._impossible.values():
             unread_tables, unread = unread_tables + 1, (*unread, impossible_text(found))
         if limit is None and tables:
@@ -159,6 +181,8 @@ class Observer:
             complete=complete,
             impossible=tuple(self._impossible.values()),
             unread_tables=unread_tables,
+            hidden_entries=hidden if hidden >= _UNEXPLAINED_SHARE * (limit or math.inf) else 0,
+            unread_owner=owner,
             has_statistics=has_statistics,
             buckets=buckets,
             chain_limit=self.chain_limit,
@@ -195,6 +219,7 @@ class Observer:
         self._names = self._scanner.names()
         self._scanned_seconds = self._clock.boottime()
         before, self._tracks = self._tracks, {}
+        left = {key: at for key, at in self._left.items() if at >= self._scanned_seconds - REUSE_SECONDS}
         for netns in found:
             track = before.get(netns.key)
             if track is None or track.netns.namespace != netns.namespace:
@@ -202,6 +227,10 @@ class Observer:
             track.netns, track.folders, track.out_of_reach = netns, self._reader.folders(netns), False
             self._tracks[netns.key] = track
         self.present = frozenset(netns.number for netns in found)
+        for track in before.values():
+            if track.netns.user_owned and track.netns.number not in self.present:
+                left[track.netns.number] = self._scanned_seconds
+        self._left = left
         self._impossible = {key: found for key, found in self._impossible.items() if key in self._tracks}
         self._unexplained = self._hidden()
 
@@ -251,11 +280,29 @@ class Observer:
             which = "a network namespace" if self._complete and unreadable == 1 else which
             texts.append(f"the tables of {which} can't be read: counted as {charged} full table{'s'[charged == 1 :]}")
         elif hidden >= usage.CONFIRM_USE * (limit or math.inf):
-            used, shown = self.memory.used_entries(), (memory.allocated_entries or 0) - hidden
-            if used is None or used - shown >= usage.CONFIRM_USE * limit:
-                charged = 1
-                texts.append(_HIDDEN)
+            texts.append(_HIDDEN.format(hidden))
         return charged, (", and ".join(texts),) if texts else ()
+
+    def _unread_owner(self, named: Collection[int], now: float) -> NamespaceOwner | None:
+        """Return who owns the namespaces that a message may be about and whose tables can't be read.
+
+        Those are the `named` ones, or without a number all out of reach: if one of them is root's, it may be that one.
+        None if they were read, or if processes are hidden, so that there may be more.
+        """
+        tracks = [track for track in self._tracks.values() if not named or track.netns.namespace in named]
+        found = [track.netns for track in tracks if track.out_of_reach]
+        if named and len(found) < len(tracks):
+            return None
+        if any(not netns.user_owned for netns in found):
+            return NamespaceOwner.ROOT
+        if any(now - self._left.get(number, -math.inf) <= REUSE_SECONDS for number in named):
+            return NamespaceOwner.USER
+        if not self._complete:
+            return None
+        unplaced = named and not found and any(track.netns.namespace is None for track in self._tracks.values())
+        if unplaced or any(netns.owner_unknown for netns in found):
+            return NamespaceOwner.UNKNOWN
+        return NamespaceOwner.USER if found else NamespaceOwner.NONE
 
     def _read(self, tracks: Iterable[_Track], limit: int | None) -> list[Table]:
         """Read these tables, at this limit in force; without those that can't be reached."""
@@ -291,6 +338,7 @@ class Observer:
                 burst_per_second=growth.burst_per_second,
                 burst_seconds=growth.burst_seconds,
                 user_owned=netns.user_owned,
+                owner_unknown=netns.owner_unknown,
                 source=counters.source,
             )
             tables.append(table)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,20 +40,49 @@ def test_an_unreadable_namespace_is_not_trusted(tmp_path: Path) -> None:
     scanner = tree(tmp_path)
     process(tmp_path, "200", ended=True)
     places, _ = scanner.scan()
-    assert [(netns.namespace, netns.user_owned) for netns in places if not netns.initial] == [(None, True)]
+    (netns,) = [netns for netns in places if not netns.initial]
+    assert (netns.namespace, netns.user_owned, netns.owner_unknown) == (None, True, True)
 
 
-def test_the_id_map_is_used_without_ptrace_rights(tmp_path: Path) -> None:
-    """The id map of a process shows whether its user namespace is the initial one."""
-    scanner = tree(tmp_path)
-    for pid, ids in (("200", "0 0 4294967295\n"), ("201", "0 1000 1\n")):
-        process(tmp_path, pid, ended=True)
-        (tmp_path / f"proc/{pid}/uid_map").write_text(ids)
-    places, _ = scanner.scan()
-    assert {netns.label: netns.user_owned for netns in places if not netns.initial} == {
-        "process 200": False,
-        "process 201": True,
-    }
+@NEEDS_ROOT
+@pytest.mark.parametrize("leader_ends", [False, True])
+def test_a_namespace_of_a_thread_alone_is_found(*, leader_ends: bool) -> None:
+    """/proc/PID shows the first thread's namespace, and none once that thread has ended."""
+    with a_thread_in_a_namespace(leader_ends=leader_ends) as (thread, number):
+        places, complete = NamespaceScanner(Paths()).scan()
+        (netns,) = [netns for netns in places if netns.namespace == number]
+        assert (netns.pids, netns.label, netns.user_owned, complete) == ((thread,), f"process {thread}", False, True)
+
+
+IN_A_THREAD = """
+import ctypes, os, sys, threading
+def enter():
+    assert ctypes.CDLL(None).unshare(0x40000000) == 0
+    print(threading.get_native_id(), os.stat("/proc/thread-self/ns/net").st_ino, flush=True)
+    sys.stdin.read()
+    os._exit(0)
+thread = threading.Thread(target=enter)
+thread.start()
+if sys.argv[1] == "True":
+    ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)  # exit, of this thread alone
+thread.join()
+"""
+
+
+@contextlib.contextmanager
+def a_thread_in_a_namespace(*, leader_ends: bool) -> Iterator[tuple[int, int]]:
+    """Run a process whose second thread is in a namespace of its own; yield the thread's id and the number."""
+    command = [sys.executable, "-c", IN_A_THREAD, str(leader_ends)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        thread, number = map(int, running.stdout.readline().split())
+        if leader_ends:
+            state = Path(f"/proc/{running.pid}/stat")
+            while state.read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z":
+                time.sleep(0.001)
+        yield thread, number
+        running.stdin.close()
 
 
 def test_an_unreadable_process_list_is_reported(tmp_path: Path) -> None:
