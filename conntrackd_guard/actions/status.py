@@ -76,7 +76,7 @@ def gather(paths: Paths) -> Status:
         holder=holder,
         live=live,
         silent_seconds=health.silent_seconds(live, observation.boottime_seconds),
-        other_runs=any(RuntimeDir(Paths(paths.root, mode)).is_running() for mode in Mode if mode is not paths.mode),
+        other_runs=any(RuntimeDir(paths.for_mode(mode)).is_running() for mode in Mode if mode is not paths.mode),
         observation=observation,
         cost=cost_of(observation, policy),
         next_step=preview(observation, state, policy),

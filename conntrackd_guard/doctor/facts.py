@@ -44,7 +44,7 @@ class HostFacts:
             self.settings = load_settings(paths.settings_file, paths.settings_folder)
         except SettingsError as error:
             self.settings_problems = str(error).splitlines()
-        self.paths = Paths(paths.root, self.settings.mode if self.settings else Mode.ACT)
+        self.paths = paths.for_mode(self.settings.mode if self.settings else Mode.ACT)
         self.policy = self.settings.policy if self.settings else Policy()
         self.persist = self.paths.mode is Mode.ACT and (self.settings is None or self.settings.persist)
         self.runtime_dir = RuntimeDir(self.paths)
@@ -96,8 +96,9 @@ class HostFacts:
         """Return `path` inside the running guard's sandbox, if this user can access that."""
         if not self.root or self.pid is None:
             return path
-        inside = self.paths.proc / str(self.pid) / "root" / path.relative_to(self.paths.root)
-        return inside if inside.exists() else path
+        below = str((self.live or {}).get("root", "/")).lstrip("/")  # where that guard has the host's files
+        inside = self.paths.proc / str(self.pid) / "root" / below / path.relative_to(self.paths.root)
+        return inside if os.path.exists(inside) else path
 
     def _read_history(self) -> None:
         try:

@@ -30,7 +30,7 @@ def open_history(paths: Paths) -> History | None:
     if found is None:
         other, option = (Mode.DRY_RUN, "--dry-run") if paths.mode is Mode.ACT else (Mode.ACT, "--no-dry-run")
         text = f"No decision has been recorded yet: {paths.history} does not exist."
-        there = Paths(paths.root, other).history.exists()
+        there = paths.for_mode(other).history.exists()
         note(f"{text} {f'That of mode {other} does: {option} shows it.' if there else '`guard run` creates it.'}")
     elif found.note:
         note(found.note)
