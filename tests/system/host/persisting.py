@@ -207,6 +207,26 @@ def hostile_requests_write_nothing() -> None:
     equal((saved(), sorted(os.listdir("/etc/sysctl.d"))), (before, sysctl_d))
 
 
+def the_guard_can_not_reach_into_the_service() -> None:
+    """While the service runs, the guard can neither write through its view of the host nor into its memory."""
+    tries = """
+answers = []
+for path, mode in (("root/etc/sysctl.d/planted.conf", "w"), ("cwd/etc/sysctl.d/planted.conf", "w"), ("mem", "r+b"), ("maps", "r")):
+    try:
+        open(f"/proc/{pid}/{path}", mode).close()
+        answers.append(f"opened {path}")
+    except PermissionError:
+        pass
+"""
+    with unit_altered(SERVICE, "ExecStart=\nExecStart=/usr/bin/sleep 60\n"):
+        run("systemctl", "start", "--no-block", SERVICE)
+        pid = until(lambda: int(shown(SERVICE, "MainPID")), 5, "the service runs")
+        equal(in_the_sandbox(tries.replace("{pid}", str(pid))), [])
+        equal(int(shown(SERVICE, "MainPID")), pid)
+        run("systemctl", "stop", SERVICE)
+    equal([path.name for path in Path("/etc/sysctl.d").glob("planted*")], [])
+
+
 def the_guard_runs_again() -> None:
     """After these checks the guard runs as before."""
     DROP_IN.unlink()
@@ -223,5 +243,6 @@ PERSISTING = (
     a_start_that_fails_is_tried_again,
     a_full_disk_is_reported,
     hostile_requests_write_nothing,
+    the_guard_can_not_reach_into_the_service,
     the_guard_runs_again,
 )
