@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from conntrackd_guard.core.codec import encode_one
 from conntrackd_guard.core.errors import AnswerIsNo, HostError, NotPermitted
 from conntrackd_guard.core.model import Pause
 from conntrackd_guard.core.units import MOST_BYTES, MOST_SECONDS
@@ -32,6 +33,7 @@ _STATUS_NUMBERS = {
 _STATUS_LISTS = (("recorder", "trouble"), ("sources", "notes"))
 _LOCK = re.compile(rb"^[0-9]+: FLOCK +ADVISORY +WRITE +([0-9]{1,10}) ([0-9a-f]+:[0-9a-f]+:[0-9]+) ", re.MULTILINE)
 """A row of /proc/locks: `1: FLOCK  ADVISORY  WRITE 4711 00:1a:1234 0 EOF`."""
+_JSON = json.JSONEncoder(default=encode_one, check_circular=False)
 
 
 class JsonFolder:
@@ -40,11 +42,11 @@ class JsonFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def put(self, key: str, content: dict[str, Any]) -> None:
-        """Write or replace a file. Raises HostError."""
+    def put(self, key: str, content: object) -> None:
+        """Write or replace a file; `content` is a value of `core.model` or a dict. Raises HostError."""
         path = f"{self._folder}/{key}.json"
         try:
-            files.replace(path, json.dumps(content).encode(), durable=False)
+            files.replace(path, _JSON.encode(content).encode(), durable=False)
         except OSError as error:
             raise HostError("write", path, error, _NO_ROOM) from error
 

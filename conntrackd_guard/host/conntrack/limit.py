@@ -80,8 +80,7 @@ class Sysctl:
         """Return the number as the kernel reads it (-1 is 4,294,967,295); None if the sysctl doesn't exist."""
         cause = None
         try:
-            with open(self._path, "rb", buffering=0) as file:
-                match = _NUMBER.match(file.read(files.NUMBER_BYTES))
+            match = _NUMBER.match(files.read_once(self._path, files.NUMBER_BYTES))
             if match is not None and (number := int(match[1])) in self._valid:
                 if self._unread:
                     self._unread.pop(self._path, None)
