@@ -302,16 +302,17 @@ class Controller:
 
     def _take_overrides(self) -> None:
         """Take overrides into the state, and have them recorded in case the command could not do it."""
+        now = self._p.clock.boottime()
         for record in queued_overrides(self._p.runtime_dir, self._p.recorder):
             limit, buckets = record.outcome.limit_after, getattr(record.decision, "buckets_target", None)
             self._reverted_buckets = buckets or self._reverted_buckets
             if limit is not None and limit != self._p.kernel.limit_in_force():
-                if self._p.clock.boottime() - record.observation.boottime_seconds < OVERRIDE_SECONDS:
+                if 0 <= now - record.observation.boottime_seconds < OVERRIDE_SECONDS:
                     continue  # it is being carried out
                 text = f"The override {record.key} was not carried out: its limit {limit:,} is not in force."
                 self._p.recorder.log("guard.info", "warning", text)
             else:
-                self.state = advance(self.state, record)
+                self.state = advance(self.state, record, now)
                 self.limit = self.limit if limit is None else limit
                 if limit is not None and record.outcome.kind is OutcomeKind.APPLIED and self._kept is not None:
                     self._kept = replace(self._kept, limit=limit, buckets=buckets or self._kept.buckets)

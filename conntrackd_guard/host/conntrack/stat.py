@@ -197,7 +197,7 @@ class MemoryReader:
         self._slab = paths.slab
         self._slab_size = str(paths.slab / "slab_size")
         self._total_objects = str(paths.slab / "total_objects")
-        self._nodes = str(paths.root / "sys/devices/system/node")
+        self._nodes = str(paths.sys / "devices/system/node")
         self._entry_slab_bytes: int | None = None
         """Read once: a kernel's entries have one size."""
         self.total_bytes = 0
