@@ -1,5 +1,7 @@
 """The guard's memory. Pure: `advance` folded over this boot's records is the whole state."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 from conntrackd_guard.core import tuning
@@ -32,9 +34,25 @@ def conflicts(state: State, now_seconds: float) -> int:
     return sum(at > now_seconds - tuning.CONFLICT_WINDOW_SECONDS for at in state.conflict_seconds)
 
 
-def advance(state: State, record: Record) -> State:  # noqa: PLR0911 - one return a case
-    """Return the state after `record`. A record that changes nothing returns the state itself."""
-    now, outcome = record.observation.boottime_seconds, record.outcome
+def fold(records: Iterable[Record], now_seconds: float) -> tuple[State, int]:
+    """Return the state after a boot's records, oldest first, and how many of them are dated ahead of now (CLOCK_BOOTTIME).
+
+    Those count as made now: after a return to a snapshot, in a time namespace or in a damaged row, a raise to come would
+    hold all others until then.
+    """
+    state, ahead = State(), 0
+    for record in records:
+        state = advance(state, record, now_seconds)
+        ahead += record.observation.boottime_seconds > now_seconds
+    return state, ahead
+
+
+def advance(state: State, record: Record, latest_seconds: float = math.inf) -> State:  # noqa: PLR0911 - one return a case
+    """Return the state after `record`, made at `latest_seconds` (CLOCK_BOOTTIME) at the latest.
+
+    A record that changes nothing returns the state itself.
+    """
+    now, outcome = min(record.observation.boottime_seconds, latest_seconds), record.outcome
     match record.decision:
         case Raise(corroboration=truth) if outcome.kind in _RAISED:
             return replace(

@@ -106,7 +106,9 @@ class Worker:
         """Return what earlier runs left; no records without a boot id. Raises HostError where the history can't be opened."""
         records: list[Record] = []
         whole = self.attempt("history", lambda: records.extend(self.history_writer.history().records(boot_id)))
-        position = self.history_writer.history().position()
+        position, damage = self.history_writer.history().position(), self.history_writer.history().damage
+        if damage:
+            self.log.emit("guard.error", "error", f"{self.history_writer.history().path}: {damage}", subject="history")
         kept = None
         with suppress(GuardError):  # recovery goes by the limit alone then
             kept = self._drop_in.persisted()

@@ -90,12 +90,13 @@ class NamespaceScanner:
             )
         return self._with_mounted(found), complete
 
-    def names(self) -> frozenset[str]:
-        """Return the names in /run/netns; a new one is a reason to scan."""
+    def names(self) -> tuple[int, int] | None:
+        """Return what differs once a name in /run/netns comes or goes, which is a reason to scan: one cheap look."""
         try:
-            return frozenset(os.listdir(self._named))
+            status = os.stat(self._named)
         except OSError:
-            return frozenset()
+            return None
+        return status.st_mtime_ns, status.st_size
 
     def _pids_by_key(self) -> tuple[dict[int, list[int]], bool]:
         found: dict[int, list[int]] = {}
@@ -183,7 +184,11 @@ class NamespaceScanner:
         except OSError:
             return []
         found = [
-            (int(number), self._root + _OCTAL.sub(lambda escaped: chr(int(escaped[1], 8)), path))
-            for number, path in _MOUNTED.findall(mounts)
+            (int(number), self._path(_OCTAL.sub(lambda escaped: chr(int(escaped[1], 8)), point)))
+            for number, point in _MOUNTED.findall(mounts)
         ]
         return sorted(found, key=lambda mounted: (not mounted[1].startswith(self._named), mounted))
+
+    def _path(self, point: str) -> str:
+        """Return the path of a mount point. In a container it names the folder of the host's files already."""
+        return point if point.startswith(f"{self._root}/") else self._root + point
