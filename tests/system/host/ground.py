@@ -12,6 +12,7 @@ from typing import Any
 
 GUARD = "conntrackd-guard.service"
 AUDIT = "conntrackd-guard-audit.service"
+NOTIFY = "conntrackd-guard-notify.service"
 SITE = "/etc/conntrackd-guard/guard.d/10-site.yaml"
 MOST_LIMIT = 1_000_000
 """Half a table above this takes more than 200 MB of kernel memory."""
