@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.host.clock import Clock
@@ -50,16 +51,23 @@ class Messenger:
     ) -> None:
         self._spool, self._command, self._log, self._clock, self._sleep = spool, command, log, clock, sleep
         self._retries: dict[str, _Retries] = {}
+        self._stuck: set[str] = set()
+        """Files that can't be moved or removed: not tried again, and waited for, as systemd would start this at once."""
 
     def work(self) -> None:
-        """Return when the queue is empty. Raises HostError, NotPermitted and what `command` raises."""
+        """Return when the queue is empty. Raises HostError if it can't be read, NotPermitted and what `command` raises."""
         while files := self._spool.files():
             self._log.flush()
             now = self._clock.boottime()
             self._retries = {file: self._retries.get(file) or _Retries(now, now) for file in files}
-            due = [file for file in files if self._retries[file].next_seconds <= now]
+            self._stuck &= set(files)
+            due = [file for file in files if self._retries[file].next_seconds <= now and file not in self._stuck]
             for file in due:
-                self._deliver(file)
+                try:
+                    self._deliver(file)
+                except HostError as error:
+                    self._stuck.add(file)
+                    self._emit("error", str(error))
             if not due:
                 self._sleep(_POLL_SECONDS)
 

@@ -1,6 +1,6 @@
 """Every command, argument and option of `guard`.
 
-Imports argparse and units only: help texts and shell completions cost no command's imports. `cli.main` runs
+Imports argparse and constants only: help texts and shell completions cost no command's imports. `cli.main` runs
 the function named after the command in `cli/commands/<module>.py`. Times are parsed by the commands that take them.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from conntrackd_guard import __version__
-from conntrackd_guard.core import units
+from conntrackd_guard.core import tuning, units
 
 _FILE = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 """`shtab.FILE`: shells complete the names of files."""
@@ -128,7 +128,8 @@ _COMMANDS = {  # in the order of the help text
             _option("--last", metavar="N", type=_positive, help="the newest N at most"),
             _option("--verdict", choices=("raise", "hold", "override"), help="decisions with this verdict only"),
             _JSON, _MODE,
-        )),
+        ), description=f"List decisions, newest first. Up to {tuning.HISTORY_MAX_ROWS:,} decisions are kept, in up to"
+            f" {tuning.HISTORY_MAX_BYTES >> 20} MiB: holds are deleted first, raises last."),
     "show": _Command("show", "show one decision: inputs, memory calculation, result", "guard show 12", (
         _option("id", metavar="ID", help="number from the first column of `guard history`, or key from a log line"),
         _JSON, _MODE,

@@ -33,3 +33,14 @@ class NotPermitted(GuardError):  # noqa: N818 - reads as the exit code's name
 
 class AnswerIsNo(GuardError):  # noqa: N818 - not a fault
     """A valid request with a negative answer: exit code 3."""
+
+
+def describe(error: Exception) -> str:
+    """Return an error as one sentence without its end; one that nobody expected with its type and its place."""
+    if isinstance(error, GuardError | OSError):
+        return str(error)
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    where = "" if frame is None else f" in {frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
+    return f"Unexpected {type(error).__name__}: {error}{where}"

@@ -21,6 +21,11 @@ STUCK_SECONDS = 10.0
 """A step of the recorder takes milliseconds, and less than this on any disk that works."""
 READABLE = ("following", "read ")
 """Prefixes of the state of a readable source of kernel messages."""
+OWNERS_UNKNOWN = (
+    "Nothing reads who owns a network namespace (conntrackd-guard-namespaces.service is not connected): no table in a "
+    "namespace other than the initial one is raised for, unless root has named it in /run/netns"
+)
+START_HELPER = "`systemctl start conntrackd-guard-namespaces`; see its journal."
 _LABELS = {reason.code: reason.label for reason in HoldReason}
 
 
@@ -159,6 +164,8 @@ def _losses(document: Mapping[str, Any]) -> Iterator[Reason]:
     if sources and not any(str(sources.get(name)).startswith(READABLE) for name in ("ring_buffer", "journal")):
         notes = "; ".join(map(str, _list(sources, "notes"))) or "no ring buffer and no journal"
         yield reason("no_messages", f"kernel messages can't be read: {notes}", "The counters alone are watched.")
+    if document.get("owners_read_by") == "nobody":
+        yield reason("owners_unknown", f"{OWNERS_UNKNOWN[0].lower()}{OWNERS_UNKNOWN[1:]}", START_HELPER)
     for text in _list(document, "unread"):
         yield reason("unread", f"not read: {text}", "`guard doctor` has more.")
 

@@ -46,7 +46,10 @@ Incidents = Mapping[int, Incident]
 
 
 def on_record(incidents: Incidents, record: Record) -> Incidents:
-    """Return the incidents after a decision: one begins with a raise, or with a hold that is worth a warning."""
+    """Return the incidents after a decision: one begins with a raise, or with a hold that is worth a warning.
+
+    A hold for the table of a user namespace begins none: there may be thousands.
+    """
     table, trigger = concerned(record), record.trigger
     raised = isinstance(record.decision, Raise) and record.outcome.kind in _RAISED
     if table is None or not trigger.live or trigger.kind not in _OF_TABLES:
@@ -57,7 +60,7 @@ def on_record(incidents: Incidents, record: Record) -> Incidents:
     if not raised and level_of(record) not in {"warning", "error"}:
         return incidents
     if known is None:
-        if len(incidents) >= _MOST:
+        if len(incidents) >= _MOST or (table.user_owned and not raised):  # any user could have each one's end logged
             return incidents
         now, limit = record.observation.boottime_seconds, record.observation.limit or 0
         messages = trigger.message_count if raised else 0  # each is about a packet, and rate-limited

@@ -218,7 +218,7 @@ class Observation:
     tables: tuple[Table, ...] = ()
     """The tables that hold entries or dropped some: all that matter by themselves (see `core.records`)."""
     small_tables: int = 0
-    """Further tables, each below half the limit and without drops."""
+    """Further tables, each below half the limit and without drops. In a hold for a user's table all other users' tables."""
     small_entries: int = 0
     idle_tables: int = 0
     """Tracking namespaces without entries."""

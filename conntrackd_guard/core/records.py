@@ -5,7 +5,7 @@ count moves.
 """
 
 from dataclasses import replace
-from typing import assert_never
+from typing import Final, assert_never
 
 from conntrackd_guard.core.codec import verdict
 from conntrackd_guard.core.hold_reasons import HoldReason
@@ -14,6 +14,7 @@ from conntrackd_guard.core.model import (
     INT_MAX,
     Hold,
     ImpossibleCount,
+    NamespaceOwner,
     Observation,
     OutcomeKind,
     Override,
@@ -30,6 +31,10 @@ ACTIONABLE = frozenset({
     HoldReason.CHAIN_DROPS, HoldReason.LONG_CHAINS, HoldReason.BUCKETS_LOST, HoldReason.IMPOSSIBLE_COUNT,
 })  # fmt: skip
 """Need met a bound that the guard can't move, or the guard stopped itself. Time, a raise or an operator ends the others."""
+USERS: Final = "users"
+"""The subject of holds for the tables of user namespaces, all together: any user can create thousands."""
+MOST_NAMED: Final = 6
+"""Of those namespaces, the first few that a row names."""
 UNTRUSTED = frozenset({HoldReason.UNTRUSTED_NAMESPACE, HoldReason.OWNER_UNKNOWN, HoldReason.UNREACHABLE_NAMESPACE})
 """Holds for namespaces that may be any user's."""
 NAMED_ONE_BY_ONE = 32
@@ -76,15 +81,38 @@ def needs_operator(record: Record) -> bool:
 
 
 def fingerprint(record: Record) -> str:
-    """Return namespace, trigger, verdict, reason and limit as one text: records with equal texts are the same news.
+    """Return subject, trigger, verdict, reason and limit as one text: records with equal texts are the same news.
 
     A refused write is about limit and error alone, whichever table it was for.
     """
     limit, trigger = record.observation.limit, record.trigger
     parts: tuple[object, ...] = ("refused", record.outcome.errno, limit)
     if not is_refused(record):
-        parts = (trigger.namespace, trigger.kind, trigger.message_kind, verdict(record.decision), reason(record), limit)
+        about = subject(record)
+        parts = (about, trigger.kind, trigger.message_kind, verdict(record.decision), reason(record), limit)
     return "|".join(map(str, parts))
+
+
+def subject(record: Record) -> int | str | None:
+    """Return the namespace that triggered the record, None without one. For a hold that any user can cause: USERS.
+
+    That is one for a namespace of a user, and for one that is gone: nothing shows whose it was.
+    """
+    number = record.trigger.namespace
+    is_roots = record.observation.unread_owner is NamespaceOwner.ROOT
+    if number is None or is_roots or not isinstance(record.decision, Hold):
+        return number
+    trusted = (table.namespace for table in record.observation.tables if not table.user_owned)
+    return number if number in trusted else USERS
+
+
+def users_namespaces(record: Record) -> tuple[tuple[int, str], ...]:
+    """Return number and name of the namespace that the record has as one of USERS; else nothing."""
+    number = record.trigger.namespace
+    if number is None or subject(record) != USERS:
+        return ()
+    tables = (table for table in record.observation.tables if table.namespace == number)
+    return ((number, next(map(table_name, tables), f"netns {number}")),)
 
 
 def condense(observation: Observation, concerned: int | None) -> Observation:

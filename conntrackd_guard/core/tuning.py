@@ -51,3 +51,10 @@ SAMPLE_ENTRIES = 5000
 
 HISTORY_MAX_ROWS = 200_000
 """Decisions kept in the history. Judgement: 500 a day for 400 days; repeated holds share a row."""
+
+HISTORY_MAX_BYTES = 256 << 20
+"""What the history takes at most. Holds are deleted first, raises last.
+
+Judgement: 13,000 decisions of the largest kind (32 tables, 20 KB), far more of the usual 5 KB; a small part of any disk.
+With half of it the largest kind fills it in a month of 430 a day, with double a small /var notices.
+"""

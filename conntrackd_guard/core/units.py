@@ -23,12 +23,14 @@ MOST_SECONDS = 100 * 31_557_600
 _LEAST_IN_SECONDS = 0.1
 _MOST_IN_SECONDS = 100
 _YEAR_10000 = 253_402_300_800
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]?)(i?B)?")
+_DECIMAL = r"(?!0[0-9])[0-9]++(?:\.[0-9]++)?"
+"""A number such as 10 or 1.5. A leading zero (octal?) is refused, as in a count."""
+_SIZE = re.compile(rf"({_DECIMAL})\s*([kKMGT]?)(i?B)?")
 _SIZE_UNITS = {"": 1, "k": 2**10, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
-_PERCENTAGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
+_NUMBER = re.compile(_DECIMAL)
+_PERCENTAGE = re.compile(rf"({_DECIMAL})\s*%")
 _COUNT = re.compile(r"0|[1-9][0-9]*|[1-9][0-9]{0,2}(?:_[0-9]{3})+")
-_SPAN = re.compile(r"([0-9]++(?:\.[0-9]++)?|\.[0-9]++)\s*+([A-Za-z\u00b5\u03bc]*+)\s*+")
+_SPAN = re.compile(rf"({_DECIMAL}|\.[0-9]++)\s*+([A-Za-z\u00b5\u03bc]*+)\s*+")
 _SPANS = re.compile(f"(?:{_SPAN.pattern})++")
 """Possessive: without it, a long row of digits could be split into spans in any way."""
 

@@ -104,6 +104,8 @@ class Controller:
         """Look at the tables; return the episodes after that, and when to look again (CLOCK_BOOTTIME)."""
         now, wall, series = self._p.clock.boottime(), self._p.clock.wall(), self._p.recorder.series_collector
         self._look_for_other_writers()
+        if self._p.owners is not None and self._p.owners.has_changed():
+            self._p.observer.rescan()
         if self._limit_changed:
             episodes, self._limit_changed = episode.on_limit_change(episodes, now), False
         limit = self._p.kernel.limit()
@@ -298,13 +300,13 @@ class Controller:
 
     def _take_overrides(self) -> None:
         """Take overrides into the state, and have them recorded in case the command could not do it."""
-        for key, record in queued_overrides(self._p.runtime_dir, self._p.recorder):
+        for record in queued_overrides(self._p.runtime_dir, self._p.recorder):
             limit, buckets = record.outcome.limit_after, getattr(record.decision, "buckets_target", None)
             self._reverted_buckets = buckets or self._reverted_buckets
             if limit is not None and limit != self._p.kernel.limit_in_force():
                 if self._p.clock.boottime() - record.observation.boottime_seconds < OVERRIDE_SECONDS:
                     continue  # it is being carried out
-                text = f"The override {key} was not carried out: its limit {limit:,} is not in force."
+                text = f"The override {record.key} was not carried out: its limit {limit:,} is not in force."
                 self._p.recorder.log("guard.info", "warning", text)
             else:
                 self.state = advance(self.state, record)
@@ -312,7 +314,7 @@ class Controller:
                 if limit is not None and record.outcome.kind is OutcomeKind.APPLIED and self._kept is not None:
                     self._kept = replace(self._kept, limit=limit, buckets=buckets or self._kept.buckets)
                 self._p.recorder.submit(record, self.policy)
-            self._p.runtime_dir.overrides.drop(key)
+            self._p.runtime_dir.overrides.drop(record.key)
 
     def _restore(self) -> None:
         """Compare the limit that was kept with the one in force, and write it if a boot has lost it."""

@@ -11,6 +11,7 @@ from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.observer import Observer
+from conntrackd_guard.host.conntrack.owner_client import OwnerClient
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.systemd_notify import Service
 from conntrackd_guard.recording.recorder import Recorder
@@ -34,5 +35,7 @@ class Dependencies:
     """What may set another limit than the persisted one at boot."""
     kept: PersistedLimit | None = None
     """The limit persisted for this boot, as found at start."""
+    owners: OwnerClient | None = None
+    """Reads the owners of namespaces; None if the guard does."""
     debug: DebugLog | None = None
     """None unless the level of the log is debug: then the write must not wait for it."""

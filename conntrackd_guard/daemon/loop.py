@@ -9,13 +9,14 @@ import select
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 from conntrackd_guard.core import episode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.episode import Episode
-from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.core.errors import describe
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import MessageKind, Trigger, TriggerKind
 from conntrackd_guard.core.usage import HURRIED_TICK_SECONDS
@@ -28,6 +29,10 @@ BUSY_WAKES = 100
 REST_SECONDS = 0.002
 PAST_SECONDS = 2.0
 """Messages from before the start are gathered for this long: ring buffer and journal give them in parts."""
+FAILED_WAIT_SECONDS = 0.25
+"""If the loop can't wait for messages and signals, it looks for both at this interval."""
+MOST_FAILED_TURNS = 30
+"""In a row, WAITING_SECONDS apart: a minute. Then the watchdog is no longer fed, and the service manager restarts the daemon."""
 _MOST_COUNTED, _MOST_NAMED = 1000, 5
 """Namespaces of such messages that are counted, and that a record names."""
 
@@ -51,45 +56,48 @@ class Loop:
         """When those are recorded."""
         self._tick_at = self._status_at = self._blind_until = 0.0
         self._wakes: tuple[int, int] = (0, 0)
-        self._failing = self._unpublished = False
+        self._failed_turns = 0
+        """Since the last tick that succeeded."""
+        self._unpublished = self._unread = self._deaf = False
+        """The status could not be written, messages could not be taken, and the loop could not wait, the last time."""
 
     def run(self, wake_descriptor: int, reload: Callable[[], Policy | None]) -> None:
         """Work until a signal asks to stop. `wake_descriptor` becomes readable on a signal."""
         self.start()
         while True:
-            poller = select.poll()
-            for descriptor in (wake_descriptor, *self._log_sources.descriptors()):
-                poller.register(descriptor, select.POLLIN)
-            woken = {descriptor for descriptor, _ in poller.poll(self._wait_ms())}
-            if wake_descriptor in woken:
-                signals = self._signals()
-                if "stop" in signals:
-                    self._past_at = 0.0
-                    self.turn(readable=False)
-                    return
-                if "reload" in signals and (policy := reload()) is not None:
-                    self._controller.policy = policy
+            woken = self._wait(wake_descriptor)
+            signals = self._signals() if wake_descriptor in woken else frozenset()
+            if "stop" in signals:
+                self._past_at = 0.0
+                self.turn(readable=False)
+                return
+            if "reload" in signals:
+                self._reload(reload)
             if woken:
                 self._rest()
             self.turn(readable=bool(woken))
-            self._service.watchdog()
+            if self._failed_turns < MOST_FAILED_TURNS:
+                self._service.watchdog()
 
     def start(self) -> None:
         """Compare the limit with the last run's and the persisted one, then do a first turn."""
         try:
             self._controller.start()
-        except (GuardError, OSError, RuntimeError) as error:
-            self._recorder.log("guard.error", "error", f"Can't compare the limit with the persisted one: {error}")
+        except Exception as error:  # noqa: BLE001 - the loop goes on without the comparison
+            self._log_error(f"Can't compare the limit with the persisted one: {describe(error)}")
         self.turn()
 
     def turn(self, *, readable: bool = True) -> None:
-        """Do one turn; `readable`: a source may have messages. A host error is logged and ends the turn only.
+        """Do one turn; `readable`: a source may have messages. An error, whatever its kind, is logged and ends the turn only.
 
-        After an error, decisions and ticks wait for WAITING_SECONDS; messages are still taken.
+        After an error, decisions and ticks wait for WAITING_SECONDS; messages are still taken, if not they were the reason.
         """
+        ticked = False
         try:
             if readable:
+                self._unread = True
                 self._take_messages()
+                self._unread = False
             now = self._clock.boottime()
             if now >= self._blind_until:
                 for namespace in [*self._new]:  # packets are dropped: nothing comes before this
@@ -102,21 +110,59 @@ class Loop:
                 self._decide_due()
                 if now >= self._tick_at:
                     self._episodes, self._tick_at = self._controller.tick(self._episodes)
-                    self._failing = False
+                    ticked = True
                     self._decide_due()
                 self._record_others()
             if self._debug is not None:
                 self._debug.episodes(self._episodes)
             if self._clock.boottime() >= self._status_at:
                 self._publish()
-        except (GuardError, OSError, RuntimeError) as error:  # out of descriptors, out of threads
-            if not self._failing:
-                self._recorder.log("guard.error", "error", f"{error}. Retrying every {WAITING_SECONDS:g} s.")
-            elif self._debug is not None:
-                self._debug.failure(error)
-            self._failing = True
-            self._blind_until = self._clock.boottime() + WAITING_SECONDS
-            self._status_at = max(self._status_at, self._blind_until)
+            self._failed_turns = 0 if ticked else self._failed_turns
+        except Exception as error:  # noqa: BLE001 - out of descriptors, threads or memory, or a fault of this program
+            self._back_off(error)
+
+    def _back_off(self, error: Exception) -> None:
+        """Log the first error of a row; have decisions and ticks wait."""
+        self._failed_turns += 1
+        self._blind_until = self._clock.boottime() + WAITING_SECONDS
+        self._status_at = max(self._status_at, self._blind_until)
+        if self._failed_turns == 1:
+            self._log_error(f"{describe(error)}. Retrying every {WAITING_SECONDS:g} s.")
+        elif self._failed_turns == MOST_FAILED_TURNS:
+            self._log_error(
+                f"{describe(error)}. Failed {MOST_FAILED_TURNS} times in a row: leaving it to the watchdog."
+            )
+        elif self._debug is not None:
+            self._debug.failure(error)
+
+    def _log_error(self, text: str) -> None:
+        with suppress(MemoryError):
+            self._recorder.log("guard.error", "error", text)
+
+    def _wait(self, wake_descriptor: int) -> set[int]:
+        """Wait for a signal, a message or what is due next; return the descriptors that may be readable."""
+        descriptors = [wake_descriptor]
+        try:
+            if not self._unread or self._clock.boottime() >= self._blind_until:
+                descriptors += self._log_sources.descriptors()
+            poller = select.poll()
+            for descriptor in descriptors:
+                poller.register(descriptor, select.POLLIN)
+            woken = {descriptor for descriptor, _ in poller.poll(self._wait_ms())}
+        except Exception as error:  # noqa: BLE001 - poll(2) fails without memory
+            if not self._deaf:
+                self._log_error(f"{describe(error)}. Looking for messages every {FAILED_WAIT_SECONDS:g} s.")
+            self._deaf = True
+            time.sleep(FAILED_WAIT_SECONDS)
+            return {*descriptors}
+        self._deaf = False
+        return woken
+
+    def _reload(self, reload: Callable[[], Policy | None]) -> None:
+        try:
+            self._controller.policy = reload() or self._controller.policy
+        except Exception as error:  # noqa: BLE001 - the old settings stay in effect
+            self._log_error(f"Settings not reloaded, the old ones stay in effect: {describe(error)}")
 
     def _wait_ms(self) -> float:
         now = self._clock.boottime()
@@ -205,9 +251,9 @@ class Loop:
         self._status_at = self._clock.boottime() + STATUS_SECONDS
         try:
             self._controller.publish(self._episodes)
-        except GuardError as error:
+        except Exception as error:  # noqa: BLE001 - nothing but the status depends on it
             if not self._unpublished:
-                self._recorder.log("guard.error", "error", str(error))
+                self._log_error(describe(error))
             self._unpublished = True
         else:
             self._unpublished = False

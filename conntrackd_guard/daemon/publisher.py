@@ -7,6 +7,7 @@ from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.health import OWNERS_UNKNOWN, START_HELPER
 from conntrackd_guard.core.model import Pause, State
 from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.core.state import conflicts
@@ -26,6 +27,8 @@ class Publisher:
         self._p = parts
         self._since_seconds = parts.clock.wall()
         self._read_at = parts.clock.boottime() + _READ_SECONDS  # the start has just read it
+        self._owners = ""
+        """Who read the owners of namespaces at the last time."""
         self._logged = False
         """Whether the log has it that the limit can't be written."""
 
@@ -46,6 +49,10 @@ class Publisher:
             self._read_at = now + _READ_SECONDS
             self._p.observer.observe()
         pause, refusal = self._p.runtime_dir.pause(now), state.refusal
+        owners = "guard" if self._p.owners is None else "nobody" if self._p.owners.is_missing else "helper"
+        if owners == "nobody" and self._owners != owners:
+            self._p.recorder.log("guard.info", "warning", f"{OWNERS_UNKNOWN}. {START_HELPER}")
+        self._owners = owners
         needs = [known for known in episodes.values() if now - known.needed_seconds <= _NEED_SECONDS]
         document = {
             "version": 1,
@@ -67,6 +74,7 @@ class Publisher:
             "write_refused": os.strerror(refusal.errno) if refusal is not None and refusal.limit == limit else None,
             "needs": len(needs),
             "unmet": [self._unmet(need) for need in needs if need.reason in ACTIONABLE],
+            "owners_read_by": owners,
             "unread": list(self._p.observer.unread),
             "memory_unknown": self._p.observer.memory.unknown,
             "memory_total_bytes": self._p.observer.memory.total_bytes,  # for a guard that can't read it

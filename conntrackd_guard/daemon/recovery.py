@@ -10,9 +10,10 @@ from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Outcome, OutcomeKind, Raise, Record, State
+from conntrackd_guard.core.text import printable
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
-from conntrackd_guard.host.runtime_dir import RuntimeDir
+from conntrackd_guard.host.runtime_dir import JsonFolder, RuntimeDir
 from conntrackd_guard.recording.items import Past
 from conntrackd_guard.recording.recorder import Recorder
 from conntrackd_guard.recording.worker import Worker
@@ -54,7 +55,7 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
         known = {record.key for record in past.records}
     persisted = None if past is None else past.persisted
     intents, limit = _reconciled(runtime_dir, kernel, recorder, persisted), kernel.limit_in_force()
-    overrides = [_as_found(record, limit) for _, record in queued_overrides(runtime_dir, recorder)]
+    overrides = [_as_found(record, limit) for record in queued_overrides(runtime_dir, recorder)]
     for record in intents + overrides:
         is_stored = record.key in known  # the kill came after the row was written
         if not is_stored:
@@ -64,15 +65,23 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
     return Recovered(state=state, past=future)
 
 
-def queued_overrides(runtime_dir: RuntimeDir, recorder: Recorder) -> Iterator[tuple[str, Record]]:
-    """Yield the overrides that commands have queued, with their keys; one that can't be read is logged and removed."""
+def queued_overrides(runtime_dir: RuntimeDir, recorder: Recorder) -> Iterator[Record]:
+    """Yield the overrides that commands have queued; one that can't be read is logged and set aside."""
     for key, content in runtime_dir.overrides.all():
-        record = _decoded(content)
+        record = _decoded(key, content)
         if record is not None:
-            yield key, record
+            yield record
         else:
-            recorder.log("guard.error", "error", f"Can't read the override {key}; ignored.")
-            runtime_dir.overrides.drop(key)
+            _set_aside(recorder, runtime_dir.overrides, key, "override", "it is ignored")
+
+
+def _set_aside(recorder: Recorder, folder: JsonFolder, key: str, kind: str, result: str) -> None:
+    """Log a file that can't be read and move it out of the way; one that stays there holds up nothing."""
+    try:
+        where = f"Moved it to {folder.set_aside(key)}."
+    except GuardError as error:
+        where = str(error)
+    recorder.log("guard.error", "error", f"Can't read the {kind} {printable(key)}: {result}. {where}")
 
 
 def _reconciled(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder, persisted: str | None) -> list[Record]:
@@ -83,10 +92,9 @@ def _reconciled(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder, per
     reached = kernel.limit()
     reconciled = []
     for key, content in reversed(runtime_dir.intents.all()):
-        record = _decoded(content)
+        record = _decoded(key, content)
         if record is None or not isinstance(record.decision, Raise):
-            recorder.log("guard.error", "error", f"Can't read the intent {key}: whether its write happened is unknown.")
-            runtime_dir.intents.drop(key)
+            _set_aside(recorder, runtime_dir.intents, key, "intent", "whether its write happened is unknown")
             continue
         target, before = record.decision.target, record.observation.limit
         if kernel.rehearsing:
@@ -118,8 +126,10 @@ def _missed(record: Record, target: int, limit: int | None, writer: str) -> Outc
     return Outcome(kind=OutcomeKind.UNKNOWN, detail=f"unknown: the limit at start is neither {before} nor {target}")
 
 
-def _decoded(content: dict[str, Any] | None) -> Record | None:
+def _decoded(key: str, content: dict[str, Any] | None) -> Record | None:
+    """Return the record in the file `key`, None for anything else."""
     try:
-        return decode(Record, content)
+        record = decode(Record, content)
     except ValueError:
         return None
+    return record if record.key == key else None

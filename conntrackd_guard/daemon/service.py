@@ -11,7 +11,7 @@ from pathlib import Path
 from conntrackd_guard import __version__
 from conntrackd_guard.core import health, tuning
 from conntrackd_guard.core.configuration import Mode, Policy
-from conntrackd_guard.core.errors import GuardError, HostError
+from conntrackd_guard.core.errors import GuardError, HostError, describe
 from conntrackd_guard.core.health import Level
 from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import PersistedLimit
@@ -31,6 +31,7 @@ from conntrackd_guard.daemon.recovery import recover
 from conntrackd_guard.daemon.status_line import limit_text, sources_text
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
+from conntrackd_guard.host.conntrack import owner_client
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.kernel_log.journal import JournalBacklog, JournalFollower
@@ -87,8 +88,9 @@ class Daemon:
         self._signals = Signals()
         self._manager = Service()
         self._runtime_dir = RuntimeDir(paths)
-        self._runtime_dir.prepare()
+        moved = self._runtime_dir.prepare()
         self._runtime_dir.take_lock()
+        self._owners = owner_client.listen(paths.owner_socket, paths.proc)
         writes_dropin = settings.persist and paths.mode is Mode.ACT
         self._drop_in = SysctlDropIn(paths) if writes_dropin else NoDropIn(paths, reads=settings.persist)
         self._worker = Worker(
@@ -98,10 +100,13 @@ class Daemon:
             runtime_dir=self._runtime_dir,
             retention_seconds=settings.history_retention_seconds,
             max_rows=tuning.HISTORY_MAX_ROWS,
+            read_owners=None if self._owners is None else self._owners.known,
         )
         self._configure_worker(settings)
         self._recorder = Recorder(self._worker)
         self._recorder.start()
+        for text in moved:
+            self._recorder.log("guard.error", "error", text)
         self._debug = DebugLog(self._recorder) if log.logs("debug") else None
 
     def run(self) -> bool:
@@ -153,8 +158,8 @@ class Daemon:
         while True:
             try:
                 return self._start()
-            except (GuardError, OSError) as error:
-                problem = f"Can't start yet: {error}. Retrying every {WAITING_SECONDS:g} s."
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with this host may be cured while this waits
+                problem = f"Can't start yet: {describe(error)}. Retrying every {WAITING_SECONDS:g} s."
             if problem != reported:
                 self._recorder.log("guard.error", "error", problem)
                 self._manager.ready()  # else systemd ends a start that takes long
@@ -169,7 +174,9 @@ class Daemon:
         live = LiveKernel(paths)
         rehearsing = RehearsingKernel(live) if paths.mode is Mode.DRY_RUN else None
         kernel = rehearsing or live
-        observer = Observer(paths, kernel, clock, self._runtime_dir)
+        observer = Observer(
+            paths, kernel, clock, self._runtime_dir, None if self._owners is None else self._owners.read
+        )
         # The baseline of the drop counters, and warm code; first, as nothing can be recovered from an unreadable host.
         seen = observer.observe(rescan=True)
         recovered = recover(recorder, self._runtime_dir, kernel, clock, observer.boot_id, self._settings.policy)
@@ -192,6 +199,7 @@ class Daemon:
             service=self._manager,
             kept=self._persisted(),
             load=load_facts(paths),
+            owners=self._owners,
             debug=self._debug,
         )
         sources = log_sources.report()

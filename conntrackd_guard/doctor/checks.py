@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.limits import lowest_accepted
@@ -221,7 +222,7 @@ def _history(host: HostFacts) -> Check:
         raise error
     if error is not None:
         return wrong(f"can't {error.action} {path}: {error.cause}", error.next_step)
-    size = f"{path}, {format_bytes(path.stat().st_size)}"
+    size = f"{path}, {format_bytes(path.stat().st_size)} of at most {format_bytes(tuning.HISTORY_MAX_BYTES)}"
     if not host.history_checked:
         evidence = f"readable ({size}), but too large to check all pages in {CHECK_SECONDS:.0f} s"
         return unknown(evidence, f"To check all pages: `sqlite3 {path} 'PRAGMA quick_check'`.")
@@ -238,6 +239,7 @@ def _disk(host: HostFacts) -> Check:
 _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "guard": _guard,
     "health": lambda host: verdicts.health(host.health, host.live),
+    "owners": lambda host: verdicts.owners(host.live),
     "tables": lambda host: verdicts.tables(host.observation),
     "settings": _settings,
     "pause": lambda host: verdicts.pause(host.runtime_dir.pause(host.now), host.now),

@@ -48,8 +48,8 @@ def _container(paths: Paths) -> str:
     for name, kind_of in ((".dockerenv", "docker"), ("run/.containerenv", "podman")):
         kind = kind_of if (paths.root / name).exists() else kind
     with suppress(OSError):
-        content = files.read_regular(paths.root / "run/systemd/container", _KIND_BYTES)
-        kind = printable((content or b"")[:_KIND_BYTES].decode("utf-8", "replace").strip()) or kind
+        content = files.read(paths.root / "run/systemd/container")
+        kind = printable(content[:_KIND_BYTES].decode("utf-8", "replace").strip()) or kind
     with suppress(OSError):
         if not maps_all_users(paths.proc / "self"):
             return kind or "a user namespace"

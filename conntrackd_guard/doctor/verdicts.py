@@ -15,7 +15,7 @@ from conntrackd_guard.core import budget, chains, tuning
 from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.configuration import Policy
-from conntrackd_guard.core.health import Health, Level
+from conntrackd_guard.core.health import OWNERS_UNKNOWN, START_HELPER, Health, Level
 from conntrackd_guard.core.limits import format_limit, is_lower, is_unlimited
 from conntrackd_guard.core.model import Observation, Pause
 from conntrackd_guard.core.records import table_name
@@ -136,6 +136,18 @@ def health(found: Health, live: Mapping[str, Any] | None) -> Check:
     evidence = "; ".join([*(reason.text for reason in reasons), *notes])
     step = " ".join(dict.fromkeys(reason.next_step for reason in reasons))
     return wrong(evidence, step) if found.level is Level.ACTION_REQUIRED else note(evidence, step)
+
+
+def owners(live: Mapping[str, Any] | None) -> Check:
+    """Judge whether the running guard can see who owns a network namespace."""
+    match (live or {}).get("owners_read_by"):
+        case "guard":
+            return good("the running guard reads them itself")
+        case "helper":
+            return good("conntrackd-guard-namespaces.service reads them for the guard")
+        case "nobody":
+            return note(OWNERS_UNKNOWN, START_HELPER)
+    return unknown("no guard runs that needs them")
 
 
 def tables(seen: Observation | None) -> Check:

@@ -34,6 +34,12 @@ __all__ = ["History", "HistoryDamaged", "Position", "Row"]
 
 PRUNE_AT_ONCE: Final = 1000
 """Rows deleted a transaction: each then holds the write lock for some 20 ms only."""
+FOLDED_MOST: Final = 1000
+"""Rows of this boot that are never deleted: as many raises as `core.state` remembers."""
+SHRUNK: Final = 0.9
+"""The share of the maximum that is left when a history is shrunk, so that it isn't shrunk for each new row."""
+_EXPENDABLE: Final = ("verdict = 'hold'", "verdict != 'raise'", "TRUE")
+"""What is deleted first where room is needed, in this order: raises last."""
 _FIRST: Final = frozenset({"id", "key", "at", "at_seconds", "boottime_seconds", "repeats"})
 """The columns that a repeat does not change, or counts."""
 _SUMMARY: Final = ", ".join(COLUMNS)
@@ -108,13 +114,14 @@ class History:
             _put_position(database, position)
         return int(row_id)
 
-    def merge(self, row_id: int, times: int, last_wall_seconds: float, position: Position | None = None) -> None:
-        """Count `times` repeats in a row; not synced."""
+    def merge(
+        self, row_id: int, times: int, last_wall_seconds: float, position: Position | None = None, *, also: str = ""
+    ) -> None:
+        """Count `times` repeats in a row, and have its detail name what it is `also` about; not synced."""
         with self._transaction("count a repeat in", durable=False) as database:
-            database.execute(
-                "UPDATE decisions SET repeats = repeats + ?, last_at = ?, last_seconds = ? WHERE id = ?",
-                (times, rfc3339(last_wall_seconds), last_wall_seconds, row_id),
-            )
+            changes = "repeats = repeats + ?, last_at = ?, last_seconds = ?, detail = coalesce(nullif(?, ''), detail)"
+            values = (times, rfc3339(last_wall_seconds), last_wall_seconds, rows.storable(also), row_id)
+            database.execute(f"UPDATE decisions SET {changes} WHERE id = ?", values)  # noqa: S608 - constants
             _put_position(database, position)
 
     def add_verification(self, verification: Verification) -> None:
@@ -162,16 +169,17 @@ class History:
         found = self._all("SELECT id FROM decisions WHERE key = ?", (key,))
         return int(found[0][0]) if found else None
 
-    def find_fingerprint(self, wanted: str, boot_id: str) -> tuple[int, float] | None:
-        """Return that boot's newest row with this fingerprint and the wall time of its last repeat.
+    def find_fingerprint(self, wanted: str, boot_id: str) -> tuple[int, float, int | None, str] | None:
+        """Return that boot's newest row with this fingerprint: id, wall time of its last repeat, namespace, detail.
 
         None where it has none, or where another row came since that can change the state: then it is news again.
         """
-        query = f"""SELECT id, last_seconds FROM decisions WHERE boot_id = :boot AND fingerprint = :wanted AND id > coalesce(
-            (SELECT max(id) FROM decisions WHERE boot_id = :boot AND {FOLDED} AND fingerprint != :wanted), 0)
+        query = f"""SELECT id, last_seconds, namespace, detail FROM decisions
+            WHERE boot_id = :boot AND fingerprint = :wanted AND id > coalesce(
+                (SELECT max(id) FROM decisions WHERE boot_id = :boot AND {FOLDED} AND fingerprint != :wanted), 0)
             ORDER BY id DESC LIMIT 1"""  # noqa: S608 - constants
         found = self._all(query, {"boot": boot_id, "wanted": wanted})
-        return (int(found[0][0]), float(found[0][1])) if found else None
+        return found[0] if found else None
 
     def save_position(self, position: Position) -> None:
         """Write how far the guard has read; not synced."""
@@ -248,18 +256,37 @@ class History:
         return found[0][0] if found else None
 
     def prune(self, now: float, retention_seconds: float, max_rows: int) -> int:
-        """Delete what is older than the retention, then the oldest holds, then the oldest others; return how many.
+        """Delete what is older than the retention, and the oldest beyond the maximum, raises last; return how many.
 
         `now` is wall time. What the newest row's boot needs to fold its state is never deleted.
         """
-        newest = "(SELECT boot_id FROM decisions ORDER BY id DESC LIMIT 1)"
-        keep = f"NOT (boot_id = {newest} AND {FOLDED})"
-        old = self._delete(f"last_seconds < ? AND {keep}", (now - retention_seconds,))
+        old = gone = self._delete("last_seconds < ?", (now - retention_seconds,))
         surplus = max(0, self._all("SELECT count(*) FROM decisions")[0][0] - max_rows)
         with self._transaction("forget tables of", durable=False) as database:
             series.forget_names(database)
-        holds = self._delete(f"verdict = 'hold' AND {keep}", (), surplus)
-        return old + holds + self._delete(keep, (), surplus - holds)
+        for condition in _EXPENDABLE:
+            gone += self._delete(condition, (), surplus - (gone - old))
+        return gone
+
+    def shrink(self, max_bytes: int) -> int:
+        """Where it takes more than `max_bytes`, delete the oldest rows, raises last, to SHRUNK of that; return how many.
+
+        The file keeps its size, and takes no more: the pages that become free are used for new rows.
+        """
+        gone, most = 0, SHRUNK * max_bytes
+        for condition in _EXPENDABLE if self.used_bytes() > max_bytes else ():
+            done = PRUNE_AT_ONCE
+            while done == PRUNE_AT_ONCE and self.used_bytes() > most:
+                done = self._delete(condition, (), PRUNE_AT_ONCE)
+                gone += done
+        return gone
+
+    def used_bytes(self) -> int:
+        """Return what the rows and the time series take of the file."""
+        page, pages, free = (
+            self._all(f"PRAGMA {name}")[0][0] for name in ("page_size", "page_count", "freelist_count")
+        )
+        return int(page * (pages - free))
 
     def check(self, seconds: float) -> bool:
         """Check every page; return whether that was done within `seconds`. Raises HistoryDamaged where one is unsound."""
@@ -267,7 +294,11 @@ class History:
             return file.check_pages(self._database, self.path, seconds)
 
     def _delete(self, condition: str, values: tuple[object, ...], most: float = float("inf")) -> int:
-        """Delete the oldest rows that fit, in small transactions."""
+        """Delete the oldest rows that fit, in small transactions, but for those that this boot's state is folded from."""
+        newest = "boot_id = (SELECT boot_id FROM decisions ORDER BY id DESC LIMIT 1)"
+        folded = f"{newest} AND {FOLDED}"
+        first = f"SELECT id FROM decisions WHERE {folded} ORDER BY id DESC LIMIT 1 OFFSET {FOLDED_MOST - 1}"  # noqa: S608 - constants
+        condition += f" AND NOT ({folded} AND id >= coalesce(({first}), 0))"
         gone = 0
         while gone < most:
             batch = min(PRUNE_AT_ONCE, most - gone)

@@ -1,8 +1,10 @@
 """Open a history file: folders, rights, migrations, damage, and readers without write permission."""
 
+import errno
 import grp
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +31,8 @@ and a power cut; only a broken disk damages a file, and in a larger one a bad pa
 PROGRESS_STEPS: Final = 10_000
 """SQLite's steps between two readings of the clock: well under a millisecond."""
 
+_SUFFIXES: Final = ("", "-wal", "-shm")
+"""Of the files of one database."""
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _NEXT_STEPS: Final = {
     sqlite3.SQLITE_FULL: "Free space on that file system.",
@@ -82,7 +86,7 @@ def set_aside(path: Path, now: float, damage: HistoryDamaged) -> str:
     """Move a damaged file and its WAL aside and return the message to log. `now`: wall seconds."""
     aside = path.with_name(f"{path.name}.corrupt-{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}")
     with translate_errors("set aside the damaged history", path):
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in _SUFFIXES:
             with suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     return (
@@ -93,7 +97,9 @@ def set_aside(path: Path, now: float, damage: HistoryDamaged) -> str:
 
 def _writer(path: Path) -> tuple[sqlite3.Connection, str]:
     _make_folder(path.parent)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE))
+    for suffix in _SUFFIXES:
+        _expect_file(path.with_name(path.name + suffix))
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, FILE_MODE))
     _hand_to_readers(path, FILE_MODE)
     wal = path.with_name(path.name + "-wal")
     unclean = wal.exists() and wal.stat().st_size > 0  # a clean close removes it
@@ -128,9 +134,26 @@ def check_pages(database: sqlite3.Connection, path: Path, seconds: float = float
     return True
 
 
+def _expect_file(path: Path) -> None:
+    """Raise HistoryDamaged if something else than a regular file is at `path`; a dangling link is an unmounted disk."""
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        regular = False
+    if not regular:
+        raise HistoryDamaged(
+            "open", path, OSError(None, "not a regular file"), "It is set aside when the guard starts."
+        )
+
+
 def _reader(path: Path, *, traceless: bool) -> tuple[sqlite3.Connection, str]:
     """Open for reading; if SQLite may not create its -shm file, read the file alone, without the WAL."""
-    os.close(os.open(path, os.O_RDONLY))  # names "not there" and "not permitted" better than SQLite
+    _expect_file(path)
+    os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))  # names "not there" and "not permitted" better than SQLite
     wal = path.with_name(path.name + "-wal")
     if traceless and not wal.exists():
         return _open(path, "ro&immutable=1"), ""  # nobody has it open, so the file is complete

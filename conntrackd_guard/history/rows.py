@@ -64,6 +64,11 @@ class Row:
     verification: Verification | None = None
     """Raises only."""
 
+    @property
+    def text(self) -> str:
+        """The sentence, and the further namespaces that a row about those of users names."""
+        return f"{self.sentence} A{self.detail[1:]}." if self.detail.startswith("also ") else self.sentence
+
 
 COLUMNS: Final = tuple(field.name for field in fields(Row) if field.default is MISSING)
 """Those of the table `decisions`."""
@@ -84,13 +89,13 @@ def first_row(record: Record, row_id: int, *, policy: Policy, sentence: str, ker
         outcome=outcome.kind.value,
         limit_after=outcome.limit_after,
         errno=outcome.errno,
-        detail=_storable(outcome.detail),
+        detail=storable(outcome.detail),
         mode=record.mode.value,
         namespace=record.trigger.namespace,
-        message=_storable(record.trigger.message),
+        message=storable(record.trigger.message),
         repeats=1,
         last_at=rfc3339(observation.wall_seconds),
-        sentence=_storable(sentence),
+        sentence=storable(sentence),
         boot_id=observation.boot_id,
         uid=by.uid if by else None,
         login_uid=by.login_uid if by else None,
@@ -101,7 +106,7 @@ def first_row(record: Record, row_id: int, *, policy: Policy, sentence: str, ker
         at_seconds=observation.wall_seconds,
         boottime_seconds=observation.boottime_seconds,
         last_seconds=observation.wall_seconds,
-        fingerprint=_storable(fingerprint(record)),
+        fingerprint=storable(fingerprint(record)),
         arithmetic=encode(getattr(decision, "arithmetic", None)),
     )
 
@@ -150,6 +155,6 @@ def compact(data: object) -> str:
     return json.dumps(data, separators=(",", ":"), sort_keys=True)
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Return text as SQLite takes it: bytes that were no UTF-8 in the journal become visible escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -44,14 +44,11 @@ def effective_files(root: Path, folders: Iterable[str], suffix: str) -> list[Pat
 def read_text(path: Path) -> str | None:
     """Return a file's content: "" if it is missing or not a regular file, None if it can't be read or is too large."""
     try:
-        content = files.read_regular(path, MAX_BYTES + 1)
-    except FileNotFoundError:
-        return ""  # a dangling link
+        return files.read(path, MAX_BYTES).decode("utf-8", "surrogateescape")
+    except (FileNotFoundError, files.NotRegular):
+        return ""  # a dangling link, or a link to /dev/null
     except OSError:
         return None
-    if content is None:
-        return ""  # usually /dev/null
-    return content.decode("utf-8", "surrogateescape") if len(content) <= MAX_BYTES else None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -73,7 +73,7 @@ class DropInLock:
         path = self._paths.drop_in_lock
         with files.translate_errors("lock", path, "Check /run."):
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = files.open_lock(path)
         try:
             self._wait(descriptor)
             self.follow(self.followed_us())  # notes this process as the holder
@@ -85,8 +85,12 @@ class DropInLock:
         """Note the decision that the drop-in follows now. For the holder. Raises HostError."""
         content = f"{os.getpid()} {self._boot_id} {decided_us}".ljust(_CONTENT_BYTES - 1) + "\n"
         path = self._paths.drop_in_lock
-        with files.translate_errors("write", path, "Check /run."), path.open("r+b", buffering=0) as file:
-            file.write(content.encode())
+        with files.translate_errors("write", path, "Check /run."):
+            descriptor = files.open_lock(path)
+            try:
+                os.write(descriptor, content.encode())
+            finally:
+                os.close(descriptor)
 
     def _wait(self, descriptor: int) -> None:
         deadline = time.monotonic() + WAIT_SECONDS

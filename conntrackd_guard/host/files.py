@@ -10,15 +10,23 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.text import printable
+from conntrackd_guard.core.units import format_bytes
 
 CHUNK_BYTES = 16 * 1024
 MOST_BYTES = 16 << 20
 """More than any file read whole: the statistics of 4,096 CPUs take 600 KiB, a list of 50,000 mounts 10 MiB."""
+JSON_BYTES = 1 << 20
+"""Fifty times a record with its evidence."""
+_ID_BYTES = 4096
+_ASIDE_CHARACTERS = 50
+"""Kept of the name of a file that is set aside, so that it stays within 255 bytes."""
 NUMBER_BYTES = 64
 """The kernel allocates a buffer of the size of a sysctl read: 1 MiB takes 0.35 ms, this takes 5 µs."""
 NUMBER = re.compile(rb"\s*([0-9]{1,18})\s")
@@ -36,12 +44,29 @@ def translate_errors(action: str, path: object, next_step: str, by_errno: Mappin
         raise HostError(action, path, error, by_errno.get(error.errno or 0, next_step)) from error
 
 
-def read(path: str | Path) -> bytes:
-    """Return the content of a small file. Raises OSError, also for more than MOST_BYTES."""
-    content = _content(open_read(path), MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    return content
+class NotRegular(OSError):  # noqa: N818 - a state of the file
+    """The path leads to a folder, a FIFO, a socket or a device."""
+
+
+def read(path: str | Path, most_bytes: int = MOST_BYTES, flags: int = 0) -> bytes:
+    """Return the content of a regular file; `flags` are more flags for open(2).
+
+    Raises OSError, also for more than `most_bytes`; NotRegular for anything but a regular file, of which nothing is read.
+    """
+    chunks, left = list[bytes](), most_bytes
+    descriptor = open_read(path, flags)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotRegular(errno.EINVAL, "not a regular file")
+        while status.st_size <= most_bytes and left >= 0 and (chunk := os.read(descriptor, CHUNK_BYTES)):
+            chunks.append(chunk)  # statistics of many CPUs come in parts, and no file of /proc has a size
+            left -= len(chunk)
+    finally:
+        os.close(descriptor)
+    if status.st_size > most_bytes or left < 0:
+        raise OSError(errno.EFBIG, f"larger than {format_bytes(most_bytes)}")
+    return b"".join(chunks)
 
 
 def read_number(path: str | Path, *, signed: bool = False) -> int:
@@ -59,22 +84,10 @@ def read_number(path: str | Path, *, signed: bool = False) -> int:
     return int(match[1])
 
 
-def read_regular(path: Path, enough_bytes: int, flags: int = 0) -> bytes | None:
-    """Return the content of a regular file, at least `enough_bytes` of a larger one; None of anything else.
-
-    `flags` are more flags for open(2). Raises OSError.
-    """
-    descriptor = open_read(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        return None
-    return _content(descriptor, enough_bytes)
-
-
 def read_id(path: Path) -> str | None:
     """Return the id in a file, as the kernel's of this boot; None if it can't be read, or is empty or cut short."""
     try:
-        match = _ID.fullmatch(read(path))
+        match = _ID.fullmatch(read(path, _ID_BYTES))
     except OSError:
         return None
     return None if match is None else match[1].decode()
@@ -82,7 +95,7 @@ def read_id(path: Path) -> str | None:
 
 def read_json(path: Path | str) -> dict[str, Any]:
     """Return the object in a JSON file. Raises OSError, or ValueError for anything else."""
-    return parse_json(read(path))
+    return parse_json(read(path, JSON_BYTES))
 
 
 def parse_json(content: bytes) -> dict[str, Any]:
@@ -108,16 +121,14 @@ def open_read(path: str | Path, flags: int = 0) -> int:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from error
 
 
-def _content(descriptor: int, enough_bytes: int) -> bytes:
-    """Read to the end, or until `enough_bytes` are read; close the descriptor. Raises OSError."""
-    chunks, left = [], enough_bytes
-    try:
-        while left > 0 and (chunk := os.read(descriptor, CHUNK_BYTES)):  # statistics of many CPUs come in parts
-            chunks.append(chunk)
-            left -= len(chunk)
-    finally:
+def open_lock(path: Path) -> int:
+    """Open or create a file to lock, not through a link. Raises OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-    return b"".join(chunks)
+        raise NotRegular(errno.EINVAL, "not a regular file")
+    return descriptor
 
 
 def read_boot_id(path: Path) -> str:
@@ -159,6 +170,14 @@ def replace(path: Path | str, content: bytes, *, mode: int = 0o644, durable: boo
         raise
     if durable:
         sync_folder(folder)
+
+
+def set_aside(path: Path) -> str:
+    """Rename a file, folder or link to a hidden name beside it and return that, safe to print. Raises HostError."""
+    aside = path.with_name(f".set-aside-{path.name[:_ASIDE_CHARACTERS]}-{time.time_ns():x}")
+    with translate_errors("set aside", path, "Remove it by hand."):
+        os.rename(path, aside)
+    return printable(str(aside))
 
 
 def sync_folder(folder: Path | str) -> None:

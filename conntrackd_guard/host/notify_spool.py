@@ -17,8 +17,6 @@ MAX_QUEUED = 100
 """Judgement: one decision an hour for each of four tables makes 96 a day; 100 take some 400 KiB of /run."""
 _MAX_BYTES = 64 * 1024
 """Sixteen times a decision with its calculation."""
-_NAME_CHARACTERS = 50
-"""Kept of a foreign name, so that it stays within 255 bytes with the prefix."""
 _CHECK = "Check that /run has room and is writable."
 
 
@@ -72,15 +70,11 @@ class NotifySpool:
     def read(self, file: str) -> QueuedDecision | None:
         """Return the decision in a file, None if the file is gone. Raises NoDecision."""
         try:
-            content = files.read_regular(self.folder / file, _MAX_BYTES + 1, os.O_NOFOLLOW)
+            content = files.read(self.folder / file, _MAX_BYTES, os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise NoDecision(f"can't read it: {error.strerror}") from error
-        if content is None:
-            raise NoDecision("not a regular file")
-        if len(content) > _MAX_BYTES:
-            raise NoDecision(f"larger than {_MAX_BYTES // 1024} KiB")
         return _parse(file, content)
 
     def drop(self, file: str) -> None:
@@ -90,10 +84,7 @@ class NotifySpool:
 
     def set_aside(self, file: str) -> str:
         """Rename a file so that it is no longer queued, and return its path, safe to print."""
-        aside = self.folder / f".set-aside-{file[:_NAME_CHARACTERS]}"
-        with files.translate_errors("set aside", self.folder / file, "Remove it by hand."):
-            os.replace(self.folder / file, aside)
-        return printable(str(aside))
+        return files.set_aside(self.folder / file)
 
 
 def _parse(file: str, content: bytes) -> QueuedDecision:

@@ -49,6 +49,8 @@ class Paths:
         self.overrides = self.run_folder / "overrides"
         """Operator overrides that the running guard has yet to take into its state."""
         self.status_file = self.run_folder / "status.json"
+        self.owner_socket = self.run_folder / "namespaces.sock"
+        """Where the helper that reads the owners of namespaces connects."""
         self.notices = run / "notices"
         """Queue of the `notify` command; a dry run leaves it empty."""
         self.pause = run / "pause"

@@ -5,10 +5,12 @@ survive a reboot. Only root may write to the folder.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,13 +53,18 @@ class JsonFolder:
         except OSError:
             return []
         for path in map(self._folder.joinpath, names):
-            with contextlib.suppress(OSError):
-                found.append((path.stat().st_mtime_ns, path.stem, _read(path)))
+            with contextlib.suppress(OSError):  # removed in the meantime
+                content = _read(path)
+                found.append((path.lstat().st_mtime_ns, path.stem, content))
         return [(key, content) for _, key, content in sorted(found, key=lambda item: item[:2])]
 
     def drop(self, key: str) -> None:
         """Remove a file, if it exists. Raises HostError."""
         _drop(self._folder / f"{key}.json")
+
+    def set_aside(self, key: str) -> str:
+        """Rename a file so that it is read no more, and return its path, safe to print. Raises HostError."""
+        return files.set_aside(self._folder / f"{key}.json")
 
 
 class RuntimeDir:
@@ -74,11 +81,14 @@ class RuntimeDir:
         """While neither exists, raising is not paused: cheaper to check than `pause`."""
         self._lock: int | None = None
 
-    def prepare(self) -> None:
-        """Create the folders. Raises NotPermitted too."""
+    def prepare(self) -> list[str]:
+        """Create the folders, set aside what is none, and return a message for each of those. Raises NotPermitted too."""
+        moved = list[str]()
         for folder in (self._paths.pause.parent, self._paths.run_folder, self._paths.intents, self._paths.overrides):
             denied = f"Can't write to {folder}: permission denied. Run this as root."
             try:
+                if os.path.lexists(folder) and not folder.is_dir():
+                    moved.append(f"{folder} is no folder. Moved it to {files.set_aside(folder)}.")
                 folder.mkdir(mode=0o755, exist_ok=True)
             except PermissionError as error:
                 raise NotPermitted(denied) from error
@@ -86,12 +96,22 @@ class RuntimeDir:
                 raise HostError("create", folder, error, "Check that /run is mounted and writable.") from error
             if os.geteuid() and not os.access(folder, os.W_OK):
                 raise NotPermitted(denied)
+        return moved + [
+            f"{path} is no regular file. Moved it to {files.set_aside(path)}."
+            for path in (
+                self._paths.lock,
+                self._paths.drop_in_lock,
+                self._paths.drop_in_override,
+                self._paths.status_file,
+            )
+            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode)
+        ]
 
     def take_lock(self) -> None:
         """Lock out other guards of this mode until this process ends. Raises AnswerIsNo if one is running."""
         path = self._paths.lock
         with files.translate_errors("lock", path, "Check /run."):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = files.open_lock(path)
             os.fchmod(descriptor, 0o600)  # anyone who can open it could lock it
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,7 +153,9 @@ class RuntimeDir:
     def put_pause(self, pause: Pause) -> None:
         """Pause raising."""
         content = {"version": 1, "by": pause.by, "reason": pause.reason, "until_seconds": pause.until_seconds}
-        with files.translate_errors("write", self._paths.pause, _NO_ROOM):
+        with files.translate_errors(
+            "write", self._paths.pause, _NO_ROOM, {errno.EISDIR: "`guard resume` moves it away."}
+        ):
             files.replace(self._paths.pause, json.dumps(content).encode(), durable=False)
 
     def drop_pause(self) -> None:
@@ -209,4 +231,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _drop(path: Path) -> None:
     with files.translate_errors("remove", path, "Check that /run is writable."):
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except IsADirectoryError:
+            files.set_aside(path)

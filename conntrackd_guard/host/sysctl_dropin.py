@@ -122,7 +122,9 @@ class SysctlDropIn:
         with self._lock.held():
             self._obey()
             if decided_us > self._lock.followed_us():
-                before = self._read() if persisted.buckets is None else None
+                before = None
+                with contextlib.suppress(HostError):  # what can't be read is replaced
+                    before = self._read() if persisted.buckets is None else None
                 if before is not None and (before.buckets or 0) >= (buckets or 0):
                     persisted = replace(persisted, buckets=before.buckets)
                 self._write(persisted)

@@ -2,12 +2,18 @@
 
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from conntrackd_guard.core import tuning
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Record
+from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.records import (
+    MOST_NAMED,
+    UNTRUSTED,
+    USERS,
     changes_state,
     concerned,
     fingerprint,
@@ -15,6 +21,7 @@ from conntrackd_guard.core.records import (
     is_refused,
     merges,
     needs_operator,
+    subject,
 )
 from conntrackd_guard.history import file
 from conntrackd_guard.history.database import History, HistoryDamaged, Position
@@ -22,6 +29,7 @@ from conntrackd_guard.host.log import Log
 from conntrackd_guard.recording.items import Item
 
 _KNOWN_MAX = 500
+_MORE = " and more"
 LOG_AGAIN_SECONDS = 3600.0
 """A hold that lasts is logged once an hour."""
 NEWS_SECONDS = 3600.0
@@ -34,7 +42,21 @@ class _Known:
 
     row_id: int
     last_wall_seconds: float
+    first: int | None
+    """The namespace of its first record."""
+    also: str = ""
+    """Further ones, if it is about those of users: `also web (netns 4026532316), netns 4026532317 and more`."""
     unwritten: int = 0
+
+    def name(self, namespaces: tuple[tuple[int, str], ...]) -> None:
+        """Name further namespaces, up to MOST_NAMED with the first."""
+        for number, name in namespaces:
+            if number == self.first or f"netns {number}" in self.also or self.also.endswith(_MORE):
+                continue
+            if self.also.count("netns ") >= MOST_NAMED - 1:
+                self.also += _MORE
+            else:
+                self.also = f"{self.also}, {name}" if self.also else f"also {name}"
 
 
 class HistoryWriter:
@@ -86,6 +108,7 @@ class HistoryWriter:
             self._add(item, known.row_id)
         else:
             known.unwritten += item.times
+            known.name(item.namespaces)
             self.position = item.position or self.position
         known.last_wall_seconds = item.last_wall_seconds
         return self._is_unlogged(record)
@@ -107,6 +130,11 @@ class HistoryWriter:
         """Delete rows past their retention, and the oldest beyond the maximum."""
         self.history().prune(time.time(), self._retention_seconds, self._max_rows)
 
+    def shrink(self) -> None:
+        """Keep an open history within HISTORY_MAX_BYTES."""
+        if self._history is not None:
+            self._history.shrink(tuning.HISTORY_MAX_BYTES)
+
     def _write_new(self, item: Item) -> None:
         row_id = self._add(item, None)
         if changes_state(item.record):  # an equal hold is news after this
@@ -114,7 +142,8 @@ class HistoryWriter:
             self._logged.clear()
         if merges(item.record):
             more = 0 if is_refused(item.record) else item.times - 1
-            known = _Known(row_id, item.last_wall_seconds, more)
+            known = _Known(row_id, item.last_wall_seconds, item.record.trigger.namespace, unwritten=more)
+            known.name(item.namespaces)
             self._remember(fingerprint(item.record), known)
             self._write_repeats(known)  # the row's position covers all of them: a kill must not lose the count
 
@@ -155,7 +184,7 @@ class HistoryWriter:
         """Write the row with its position, after the repeats that this position covers too."""
         self.flush()
         return self.history().add(
-            item.record,
+            _slim(item.record, item.policy),
             policy=item.policy,
             sentence=item.sentence,
             kernel_release=platform.release(),
@@ -165,8 +194,25 @@ class HistoryWriter:
 
     def _write_repeats(self, known: _Known) -> None:
         if known.unwritten:
-            self.history().merge(known.row_id, known.unwritten, known.last_wall_seconds)
+            self.history().merge(known.row_id, known.unwritten, known.last_wall_seconds, also=known.also)
             known.unwritten = 0
+
+
+def _slim(record: Record, policy: Policy) -> Record:
+    """Return a hold for a user's table without the tables of other users, if it is decided alike without them."""
+    seen, about = record.observation, concerned(record)
+    others = [table for table in seen.tables if table.user_owned and table is not about]
+    users = isinstance(record.decision, Hold) and (record.decision.reason in UNTRUSTED or subject(record) == USERS)
+    if not users or not others:
+        return record
+    slim = replace(
+        seen,
+        tables=tuple(table for table in seen.tables if table is about or not table.user_owned),
+        small_tables=seen.small_tables + len(others),
+        small_entries=seen.small_entries + sum(table.count for table in others),
+    )
+    is_alike = decide(record.trigger, slim, record.state, policy) == record.decision
+    return replace(record, observation=slim) if is_alike else record
 
 
 def _subject(record: Record) -> str:
@@ -174,8 +220,9 @@ def _subject(record: Record) -> str:
 
     A hold that needs an operator is news again once packets are dropped.
     """
-    decision, trigger, table = record.decision, record.trigger, concerned(record)
+    decision, about, table = record.decision, subject(record), concerned(record)
     if not isinstance(decision, Hold) or decision.reason is HoldReason.HISTORICAL:
         return fingerprint(record)
-    namespace = trigger.namespace or (table and table.namespace)
-    return f"{namespace}|{decision.reason.code}|{record.observation.limit}|{needs_operator(record) and is_dropping(record)}"
+    if about is None and table is not None:
+        about = USERS if table.user_owned else table.namespace
+    return f"{about}|{decision.reason.code}|{record.observation.limit}|{needs_operator(record) and is_dropping(record)}"

@@ -20,6 +20,8 @@ class Item:
     """Decisions that it counts for: equal holds that waited become one."""
     last_wall_seconds: float
     """When the last of them was made."""
+    namespaces: tuple[tuple[int, str], ...] = ()
+    """Numbers and names of the first few users' namespaces that it counts for."""
     is_stored: bool = False
     """Its row was written, and its message logged, by an earlier run."""
     sentence: str = ""

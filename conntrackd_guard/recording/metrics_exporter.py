@@ -29,6 +29,7 @@ from conntrackd_guard.core.model import Record
 from conntrackd_guard.core.records import is_refused, merges
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.conntrack.namespaces import ReadOwners
 from conntrackd_guard.host.conntrack.observer import RESCAN_SECONDS, Observer
 from conntrackd_guard.host.metrics_file import MetricsFile
 from conntrackd_guard.host.metrics_http import Endpoint
@@ -52,7 +53,14 @@ class Outlets:
 class Exporter:
     """Exports metrics. For the recorder's thread only. `attempt` is `Worker.attempt`."""
 
-    def __init__(self, paths: Paths, runtime_dir: RuntimeDir, attempt: Callable[..., bool]) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        runtime_dir: RuntimeDir,
+        attempt: Callable[..., bool],
+        read_owners: ReadOwners | None = None,
+    ) -> None:
+        self._read_owners = read_owners
         self._paths, self._runtime_dir, self._attempt = paths, runtime_dir, attempt
         self._outlets = Outlets()
         self._file: MetricsFile | None = None
@@ -121,7 +129,9 @@ class Exporter:
             raise HostError("parse", self._paths.status_file, cause, "The guard rewrites it within seconds.") from error
         try:
             if self._observer is None:
-                self._observer = Observer(self._paths, LiveKernel(self._paths), Clock(), self._runtime_dir)
+                self._observer = Observer(
+                    self._paths, LiveKernel(self._paths), Clock(), self._runtime_dir, self._read_owners
+                )
             now = time.monotonic()
             rescan = now >= self._rescan_seconds
             self._rescan_seconds = now + RESCAN_SECONDS if rescan else self._rescan_seconds

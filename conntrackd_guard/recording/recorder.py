@@ -17,7 +17,7 @@ from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Hold, Record
-from conntrackd_guard.core.records import fingerprint, merges
+from conntrackd_guard.core.records import MOST_NAMED, fingerprint, merges, users_namespaces
 from conntrackd_guard.core.verification import Drops, End, Verification
 from conntrackd_guard.history.database import Position
 from conntrackd_guard.recording.items import Call, Entry, Item, LogMessage
@@ -67,13 +67,22 @@ class Recorder:
         """Record a decision; equal holds that still wait become one. With `is_stored`, an earlier run wrote its row."""
         last = record.observation.wall_seconds
         item = Item(
-            record=record, policy=policy, position=position, times=times, last_wall_seconds=last, is_stored=is_stored
+            record=record,
+            policy=policy,
+            position=position,
+            times=times,
+            last_wall_seconds=last,
+            namespaces=users_namespaces(record),
+            is_stored=is_stored,
         )
         with self._changed:
             if isinstance(record.decision, Hold):
                 name = fingerprint(record)
                 if (waiting := self._joinable.get(name)) is not None:
-                    self._joinable[name] = replace(waiting, times=waiting.times + times, last_wall_seconds=last)
+                    named = tuple(dict.fromkeys([*waiting.namespaces, *item.namespaces]))[: MOST_NAMED + 1]
+                    self._joinable[name] = replace(
+                        waiting, times=waiting.times + times, last_wall_seconds=last, namespaces=named
+                    )
                     self.note_position(position)  # not the first one's: others that wait are covered too
                     return
                 if self._holds >= MOST_HOLDS_QUEUED:

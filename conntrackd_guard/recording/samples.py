@@ -16,6 +16,7 @@ from conntrackd_guard.recording.history_writer import HistoryWriter
 
 if TYPE_CHECKING:
     from conntrackd_guard.core.traffic.analysis import TableAnalysis
+    from conntrackd_guard.host.conntrack.namespaces import ReadOwners
     from conntrackd_guard.host.conntrack.sampler import Sampler
 
 
@@ -32,7 +33,10 @@ class Sampling:
 class TableSampler:
     """Analyzes tables and stores the result in history. Methods raise HostError where the history refuses."""
 
-    def __init__(self, paths: Paths, history_writer: HistoryWriter, log: Log) -> None:
+    def __init__(
+        self, paths: Paths, history_writer: HistoryWriter, log: Log, read_owners: "ReadOwners | None" = None
+    ) -> None:
+        self._read_owners = read_owners
         self._paths, self._history_writer, self._log = paths, history_writer, log
         self._sampler: Sampler | None = None
         self._made_for = Sampling()
@@ -101,7 +105,12 @@ class TableSampler:
             # 0.8 MiB of 24 that a daemon does without until a table fills
             from conntrackd_guard.host.conntrack.sampler import Sampler  # noqa: PLC0415
 
-            self._sampler = Sampler(self._paths, entries=sampling.entries, addresses=sampling.addresses)
+            self._sampler = Sampler(
+                self._paths,
+                entries=sampling.entries,
+                addresses=sampling.addresses,
+                read_owners=self._read_owners,
+            )
             self._made_for = sampling
         return self._sampler
 

@@ -21,6 +21,7 @@ from conntrackd_guard.core.records import needs_operator
 from conntrackd_guard.history.database import HistoryDamaged, Position
 from conntrackd_guard.history.documents import notify_document
 from conntrackd_guard.history.rows import first_row
+from conntrackd_guard.host.conntrack.namespaces import ReadOwners
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import MAX_QUEUED, NotifySpool
 from conntrackd_guard.host.other_writers import STARTED_SECONDS, attribute_change
@@ -73,19 +74,20 @@ class Worker:
         runtime_dir: RuntimeDir,
         retention_seconds: float,
         max_rows: int,
+        read_owners: ReadOwners | None = None,
     ) -> None:
         self.log, self._runtime_dir, self._root, self._drop_in = log, runtime_dir, paths.root, drop_in
         self.notices: NotifySpool | None = None
         """Where decisions are left for the `notify` command; None without one. A reload sets it."""
         self.outlets = Outlets()
         """Where metrics go. A reload sets it."""
-        self._exporter = Exporter(paths, runtime_dir, self.attempt)
+        self._exporter = Exporter(paths, runtime_dir, self.attempt, read_owners)
         self.sampling = Sampling()
         """How decisions' tables are sampled. A reload sets it."""
         self.series_collector = SeriesCollector()
         """The main loop adds to it, this thread takes from it."""
         self.history_writer = HistoryWriter(paths.history, retention_seconds, max_rows, log)
-        self._sampler = TableSampler(paths, self.history_writer, log)
+        self._sampler = TableSampler(paths, self.history_writer, log, read_owners)
         self._dropin_sync = DropInSync(drop_in, log)
         self._progress: dict[str, _Progress] = {}
         """Of records that are not stored yet, by key."""
@@ -163,6 +165,7 @@ class Worker:
         if now - self._flush_seconds >= FLUSH_SECONDS:
             self._flush_seconds = now
             self.attempt("repeats", self.history_writer.flush)
+            self.attempt("size", self.history_writer.shrink)
         if now >= self._series_seconds:
             self._series_seconds = now + SERIES_SECONDS
             self.attempt("time series", self._write_series)

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from yaml.reader import ReaderError
 
+from conntrackd_guard.core.text import printable
 from conntrackd_guard.settings.keys import Settings
 from conntrackd_guard.settings.settings import Entry, Problem, read_settings, shown
 
@@ -43,23 +44,31 @@ def _items(settings_file: Path, settings_folder: Path, only: Path | None, owner:
     if only is not None:
         yield from _file(only, owner, required=True)
         return
+    yield from _folder(settings_file.parent, owner)
     yield from _file(settings_file, owner, required=False)
-    folder = str(settings_folder)
+    names = list[str]()
+    yield from _folder(settings_folder, owner, names)
+    for name in sorted(name for name in names if not name.startswith(".")):
+        if name.endswith(".yml"):
+            yield Problem(
+                place=_printed(settings_folder / name), text="only *.yaml is read; rename or remove this file"
+            )
+        elif name.endswith(".yaml"):
+            yield from _file(settings_folder / name, owner, required=True)
+
+
+def _folder(folder: Path, owner: int, names: list[str] | None = None) -> Iterator[Problem]:
+    """Yield why a folder can't be used or trusted; add its names to `names`. A missing one is skipped."""
     try:
-        problem = _untrusted(os.stat(settings_folder), owner)
-        names = sorted(name for name in os.listdir(settings_folder) if not name.startswith("."))
+        problem = _untrusted(os.stat(folder), owner)
+        if names is not None:
+            names += os.listdir(folder)
     except FileNotFoundError:
         return
     except OSError as error:
-        yield Problem(place=folder, text=f"can't be opened: {error.strerror}; make it a folder or remove it")
-        return
+        problem = f"can't be opened: {error.strerror}; make it a folder or remove it"
     if problem:
-        yield Problem(place=folder, text=problem)
-    for name in names:
-        if name.endswith(".yml"):
-            yield Problem(place=str(settings_folder / name), text="only *.yaml is read; rename or remove this file")
-        elif name.endswith(".yaml"):
-            yield from _file(settings_folder / name, owner, required=True)
+        yield Problem(place=_printed(folder), text=problem)
 
 
 def _file(path: Path, owner: int, *, required: bool) -> Iterator[Entry | Problem]:
@@ -69,10 +78,10 @@ def _file(path: Path, owner: int, *, required: bool) -> Iterator[Entry | Problem
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
         if required or path.is_symlink():
-            yield Problem(place=str(path), text=f"can't be opened: {error.strerror}; create or remove it")
+            yield Problem(place=_printed(path), text=f"can't be opened: {error.strerror}; create or remove it")
         return
     except OSError as error:
-        yield Problem(place=str(path), text=f"can't be opened: {error.strerror}; make it a file that you may read")
+        yield Problem(place=_printed(path), text=f"can't be opened: {error.strerror}; make it a file that you may read")
         return
     content = b""
     try:
@@ -88,9 +97,9 @@ def _file(path: Path, owner: int, *, required: bool) -> Iterator[Entry | Problem
     if len(content) > MAX_BYTES:
         problem = f"found more than {MAX_BYTES // 1024} KiB; settings need an eighth of that"
     if problem:
-        yield Problem(place=str(path), text=problem)
+        yield Problem(place=_printed(path), text=problem)
     else:
-        yield from entries(content, str(path))
+        yield from entries(content, _printed(path))
 
 
 def entries(content: bytes, file: str) -> Iterator[Entry | Problem]:
@@ -106,7 +115,7 @@ def entries(content: bytes, file: str) -> Iterator[Entry | Problem]:
         yield from refused
         return
     root = yaml.compose(text, Loader=_LOADER)
-    if root is None:
+    if root is None or (isinstance(root, yaml.ScalarNode) and not root.value and not root.style):  # "---" alone
         return
     if not isinstance(root, yaml.MappingNode):
         yield Problem(place=_place(file, root), text="found no settings, expected lines of the form key: value")
@@ -162,6 +171,11 @@ def _invalid(error: yaml.YAMLError, text: str, file: str) -> Problem:
         line = text.count("\n", 0, error.position) + 1
         why = error.reason
     return Problem(place=f"{file}:{line}", text=f"found invalid YAML ({why}), expected lines of the form key: value")
+
+
+def _printed(path: Path) -> str:
+    """Return a path safe to print: a name in a folder may hold a terminal's escapes."""
+    return printable(str(path))
 
 
 def _place(file: str, at: yaml.Event | yaml.Node) -> str:

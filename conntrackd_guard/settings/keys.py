@@ -199,7 +199,8 @@ KEYS = (
     ),
     Key(
         name="history_retention", field="history_retention_seconds", kind=types.duration("1d", "3650d"),
-        does=f"Delete decisions older than this. The history holds up to {tuning.HISTORY_MAX_ROWS:,} decisions.",
+        does=f"Delete decisions older than this. The history holds up to {tuning.HISTORY_MAX_ROWS:,} decisions in "
+             f"{tuning.HISTORY_MAX_BYTES >> 20} MiB, and deletes holds first, raises last.",
         source="last year's peak remains available for comparison (our judgement).",
         instead=(
             ("200d", "no comparison with the same season a year ago."),
@@ -219,6 +220,7 @@ FIXED = {
     "conflict_window": f"{_span(tuning.CONFLICT_WINDOW_SECONDS)}, as configuration tools usually run daily",
     "sample_entries": f"{tuning.SAMPLE_ENTRIES:,}, which shows shares within 1.4 points",
     "history_max_rows": f"{tuning.HISTORY_MAX_ROWS:,}, enough for 500 decisions a day in 400 days",
+    "history_max_bytes": f"{tuning.HISTORY_MAX_BYTES >> 20} MiB, 13,000 decisions of the largest kind, and far more usual ones",
 }
 """Former settings that are constants now: the value and its reason."""
 

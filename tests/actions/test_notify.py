@@ -16,6 +16,7 @@ from conntrackd_guard.actions import notify
 from conntrackd_guard.actions.notify import Messenger
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import NotifySpool
@@ -213,12 +214,41 @@ def test_foreign_files_are_set_aside(post: Post) -> None:
     log = post.work()
     assert ("info", "Decision 11 delivered.") in log
     ((_, error),) = [line for line in log if line[0] == "error"]
-    aside = f"{post.spool.folder}/.set-aside-a\\x1b.json"
+    (moved,) = post.spool.folder.glob(".set-aside-a\x1b.json-*")
+    aside = str(moved).replace("\x1b", "\\x1b")
     assert (
         error == f"a\\x1b.json is not a decision (not a JSON object: Expecting property name enclosed in "
         f"double quotes: line 1 column 2 (char 1)). Moved to {aside}."
     )
-    assert (post.spool.folder / ".set-aside-a\x1b.json").exists()
+
+
+@pytest.mark.parametrize("work", ["set_aside", "drop"])
+def test_a_file_that_stays_holds_up_no_other(post: Post, monkeypatch: pytest.MonkeyPatch, work: str) -> None:
+    """It is logged and delivered once. The process waits while it is there: systemd would start it again at once."""
+    does = getattr(NotifySpool, work)
+
+    def refuse(spool: NotifySpool, file: str) -> object:
+        if file == "10.json":
+            raise HostError("move", file, OSError(1, "Operation not permitted"), "Remove it by hand.")
+        return does(spool, file)
+
+    monkeypatch.setattr(NotifySpool, work, refuse)
+    stuck = post.spool.folder / "10.json"
+    stuck.write_text("{") if work == "set_aside" else post.leave("10")
+    came = False
+
+    def meanwhile() -> None:
+        nonlocal came
+        if came:
+            stuck.unlink(missing_ok=True)
+        else:
+            post.leave("11")
+        came = True
+
+    post.meanwhile = meanwhile
+    log = post.work()
+    assert ("error", "Can't move 10.json: Operation not permitted. Remove it by hand.") in log
+    assert post.got() == [11] if work == "set_aside" else [10, 11]
 
 
 def test_with_the_setting_off_the_queue_is_emptied(post: Post) -> None:

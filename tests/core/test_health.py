@@ -32,6 +32,7 @@ CONDITIONS: list[tuple[dict[str, Any], Level, str]] = [
     ({"recorder": {"trouble": ["disk full"]}}, Level.ACTION_REQUIRED, "recorder"),
     ({"recorder": {"trouble": [], "stuck_seconds": 11.0}}, Level.DEGRADED, "recorder_stuck"),
     ({"sources": {"ring_buffer": "absent", "journal": "absent"}}, Level.DEGRADED, "no_messages"),
+    ({"owners_read_by": "nobody"}, Level.DEGRADED, "owners_unknown"),
     ({"unread": ["/proc/meminfo"]}, Level.DEGRADED, "unread"),
     ({"long_chains": {"lost": 0}}, Level.DEGRADED, "long_chains"),
     ({"long_chains": {"lost": 7}}, Level.DEGRADED, "chain_drops"),

@@ -17,12 +17,13 @@ from conntrackd_guard.core.model import (
     Override,
     OverrideKind,
     Record,
-    Table,
     TriggerKind,
 )
 from conntrackd_guard.core.records import changes_state, fingerprint, merges, needs_operator
 
 PAST = a_record("past", Hold(reason=HoldReason.HISTORICAL))
+WEB = PAST.observation.tables[0]
+USERS = replace(WEB, user_owned=True)
 REFUSED = replace(a_record("r", RAISE), outcome=Outcome(kind=OutcomeKind.REJECTED, errno=30, detail="read-only"))
 
 
@@ -34,7 +35,7 @@ def triggered(record: Record, **more: Any) -> Record:
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        (PAST, a_record("p", PAST.decision, tables=(Table(namespace=1, label="x", count=7),)), True),
+        (PAST, a_record("p", PAST.decision, tables=(replace(WEB, label="x", count=7),)), True),
         (PAST, a_record("p", PAST.decision, limit=4096), False),
         (
             triggered(PAST, message_kind=MessageKind.TABLE_FULL),
@@ -42,6 +43,10 @@ def triggered(record: Record, **more: Any) -> Record:
             False,
         ),
         (PAST, triggered(PAST, namespace=7), False),
+        (PAST, triggered(PAST, namespace=None), False),
+        (PAST, a_record("p", PAST.decision, tables=(USERS,)), False),
+        (a_record("u", PAST.decision, tables=(USERS,)), a_record("gone", PAST.decision, tables=()), True),
+        (a_record("u", RAISE, tables=(USERS,)), triggered(a_record("r", RAISE, tables=(USERS,)), namespace=7), False),
         (REFUSED, replace(REFUSED, outcome=replace(REFUSED.outcome, detail="other words")), True),
         (REFUSED, triggered(REFUSED, kind=TriggerKind.FILLING_UP, namespace=7), True),
         (REFUSED, replace(REFUSED, outcome=replace(REFUSED.outcome, errno=13)), False),
@@ -49,7 +54,10 @@ def triggered(record: Record, **more: Any) -> Record:
     ],
 )
 def test_fingerprint(one: Record, other: Record, *, same: bool) -> None:
-    """Figures and words are no part of it; the kind of message, the limit and a refusal's error are."""
+    """Figures and words are no part of it; the kind of message, the limit and a refusal's error are.
+
+    Holds for users' namespaces, and for those that are gone, are the same.
+    """
     assert (fingerprint(one) == fingerprint(other)) is same
 
 

@@ -10,7 +10,7 @@ from testbed.guarded import LIMIT, Guarded, Host, an_override
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import OverrideKind, Pause
-from conntrackd_guard.host.conntrack import namespaces
+from conntrackd_guard.host.conntrack import owner_helper
 
 STEP = 98_304
 """65,536 × 1.5."""
@@ -21,7 +21,7 @@ LINE_ONLY = Policy(raise_early=False)
 def rootless(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
     """Give a host whose container belongs to a user namespace."""
     # Not by its inode: the next file may get the same one, as the next namespace may in a kernel.
-    monkeypatch.setattr(namespaces, "_user_owned", lambda at: "/200/" in os.readlink(f"/proc/self/fd/{at}"))
+    monkeypatch.setattr(owner_helper, "_user_owned", lambda at: "/200/" in os.readlink(f"/proc/self/fd/{at}"))
     return host
 
 

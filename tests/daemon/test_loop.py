@@ -13,9 +13,10 @@ from testbed.guarded import LIMIT, Guarded, Host
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import MessageKind, State
 from conntrackd_guard.core.policy import decide
-from conntrackd_guard.daemon.loop import PAST_SECONDS, Loop
+from conntrackd_guard.daemon.loop import MOST_FAILED_TURNS, PAST_SECONDS, Loop
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.details import detail
+from conntrackd_guard.host.systemd_notify import Service
 
 STEP = 98_304
 """65,536 × 1.5."""
@@ -150,13 +151,12 @@ def test_messages_from_before_the_start_are_one_record(host: Host) -> None:
         assert [row.repeats for row in history.rows()] == [1, 1, 15]
 
 
-def test_a_stop_records_what_is_gathered(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_records_what_is_gathered(host: Host) -> None:
     """The position that the stop saves covers those messages."""
     guarded = Guarded(host)
     guarded.message(live=False)
     read, write = os.pipe()
     os.write(write, b"x")
-    monkeypatch.setattr(guarded.log_sources, "descriptors", list)
     Loop(guarded.parts, guarded.controller, lambda: frozenset({"stop"})).run(read, lambda: None)
     assert guarded.reasons() == ["hold historical none"]
     os.close(read)
@@ -329,4 +329,137 @@ def test_a_record_keeps_the_state_it_was_decided_with(host: Host) -> None:
     assert found is not None
     assert found.record.state == State()
     assert guarded.state == replace(State(), last_raise_seconds=1_000.0, raise_seconds=(1_000.0,), set_limit=STEP)
+    guarded.stop()
+
+
+ERRORS = (
+    IndexError("x"),
+    KeyError("x"),
+    OverflowError("x"),
+    MemoryError(),
+    RecursionError("x"),
+    OSError(errno.ENOMEM, "x"),
+)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize("place", ["take", "decide", "tick", "publish"])
+def test_no_error_ends_a_turn(host: Host, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str) -> None:
+    """It is logged once; when its cause is gone, the message that waited is decided."""
+    guarded = Guarded(host)
+    owner = guarded.log_sources if place == "take" else guarded.controller
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    host.table(LIMIT)
+    guarded.message()
+    monkeypatch.setattr(owner, place, fail)
+    for _ in range(5):
+        guarded.turn(3.0)
+    monkeypatch.undo()
+    guarded.turn(3.0)
+    assert host.limit == STEP
+    guarded.written()
+    (logged,) = guarded.logged("guard.error")
+    assert ("Retrying every 2 s." in logged["message"]) is (place != "publish")
+    if not isinstance(error, OSError):
+        assert f"Unexpected {type(error).__name__}: " in logged["message"]
+        assert f"{__file__}:" in logged["message"]
+    guarded.stop()
+
+
+class Manager(Service):
+    """A service manager that counts, and asks for a stop after some turns."""
+
+    def __init__(self, turns: int) -> None:
+        super().__init__()
+        self.fed, self.left = 0, turns
+
+    def watchdog(self) -> None:
+        """Count."""
+        self.fed += 1
+
+    def signals(self) -> frozenset[str]:
+        """Return a signal in the last turn."""
+        self.left -= 1
+        return frozenset({"stop"} if self.left < 0 else ())
+
+
+def run(guarded: Guarded, turns: int, seconds: float = 3.0) -> int:
+    """Run a loop that a signal wakes for each turn, so long after the one before; return how often it fed the watchdog."""
+    manager = Manager(turns)
+    read, write = os.pipe()
+    os.write(write, b"x")
+
+    def signals() -> frozenset[str]:
+        guarded.clock.now += seconds
+        return manager.signals()
+
+    guarded.parts.service = manager
+    Loop(guarded.parts, guarded.controller, signals).run(read, lambda: None)
+    os.close(read)
+    os.close(write)
+    return manager.fed
+
+
+def test_turns_that_keep_failing_are_left_to_the_watchdog(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 30 in a row it is fed no more, and that is logged; after a tick that succeeds it is fed again."""
+    guarded = Guarded(host)
+    tick, left = guarded.controller.tick, 40
+
+    def fail(*arguments: object) -> object:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise KeyError("x")
+        return tick(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(guarded.controller, "tick", fail)
+    assert run(guarded, 60) == 60 - (40 - MOST_FAILED_TURNS + 1)
+    guarded.written()
+    messages = [line["message"] for line in guarded.logged("guard.error")]
+    assert len(messages) == 2
+    assert "Failed 30 times in a row: leaving it to the watchdog." in messages[1]
+    guarded.stop()
+
+
+def test_a_poll_without_memory_ends_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages, signals and ticks are looked for without it."""
+    guarded = Guarded(host)
+
+    class Poller:
+        def register(self, *_: object) -> None:
+            """Accept."""
+
+        def poll(self, _: float) -> list[tuple[int, int]]:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("conntrackd_guard.daemon.loop.select.poll", Poller)
+    monkeypatch.setattr("conntrackd_guard.daemon.loop.FAILED_WAIT_SECONDS", 0.0)
+    host.table(LIMIT)
+    guarded.message()
+    assert run(guarded, 10) == 10
+    assert host.limit == STEP
+    guarded.written()
+    (logged,) = guarded.logged("guard.error")
+    assert "Cannot allocate memory. Looking for messages every 0 s." in logged["message"]
+    guarded.stop()
+
+
+def test_a_reload_that_fails_leaves_the_settings(host: Host) -> None:
+    """Whatever the error is."""
+    guarded = Guarded(host)
+    signals = iter([frozenset({"reload"}), frozenset({"stop"})])
+    read, write = os.pipe()
+    os.write(write, b"x")
+
+    def reload() -> None:
+        raise KeyError("x")
+
+    Loop(guarded.parts, guarded.controller, lambda: next(signals)).run(read, reload)
+    os.close(read)
+    os.close(write)
+    guarded.written()
+    assert "Settings not reloaded, the old ones stay in effect" in str(guarded.logged("guard.error"))
     guarded.stop()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import cast
 
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.core.configuration import Policy
-from conntrackd_guard.host.conntrack import namespaces
+from conntrackd_guard.core.health import START_HELPER
+from conntrackd_guard.host.conntrack import namespaces, owner_helper
+from conntrackd_guard.host.conntrack.owner_client import OwnerClient
 
 GONE = 999
 """A number that no process and no mount leads to."""
@@ -18,7 +21,7 @@ UNREACHABLE = {"hold unreachable_namespace none"}
 @pytest.fixture
 def rootless(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
     """Give a host whose container belongs to a user namespace."""
-    monkeypatch.setattr(namespaces, "_user_owned", lambda at: "/200/" in os.readlink(f"/proc/self/fd/{at}"))
+    monkeypatch.setattr(owner_helper, "_user_owned", lambda at: "/200/" in os.readlink(f"/proc/self/fd/{at}"))
     return host
 
 
@@ -54,7 +57,7 @@ def test_entries_that_nothing_leads_to_are_not_raised_for(rootless: Host) -> Non
 
 @pytest.mark.parametrize("number", [GONE, None])
 def test_where_user_namespaces_are_trusted_it_is_stepped_for(rootless: Host, number: int | None) -> None:
-    """The operator has said that no user is an attacker."""
+    """By the settings, no user is an attacker."""
     rootless.table(LIMIT, pid="200")
     rootless.end("200", memory_is_kept=True)
     guarded = Guarded(rootless, Policy(trust_user_namespaces=True))
@@ -119,7 +122,7 @@ def test_a_table_of_an_unknown_owner_is_held(host: Host, monkeypatch: pytest.Mon
             raise PermissionError
         return os.stat(path).st_ino, False
 
-    monkeypatch.setattr(namespaces, "_inspect", inspect)
+    monkeypatch.setattr(namespaces, "inspect_namespace", inspect)
     host.table(LIMIT, pid="200")
     guarded = Guarded(host)
     guarded.message(host.container)
@@ -130,4 +133,62 @@ def test_a_table_of_an_unknown_owner_is_held(host: Host, monkeypatch: pytest.Mon
     host.table(LIMIT)
     guarded.turn(0.25)
     assert guarded.kernel.writes != []
+    guarded.stop()
+
+
+class Helper:
+    """The guard's end of a helper, as the test has it."""
+
+    def __init__(self) -> None:
+        self.is_missing = False
+        self.changed = False
+
+    def has_changed(self) -> bool:
+        """Return whether the test has changed it since."""
+        changed, self.changed = self.changed, False
+        return changed
+
+
+def test_a_helper_that_is_missing_is_warned_of_once(host: Host) -> None:
+    """One warning names the cure; the status has it until the helper is back, and a new end is news."""
+    guarded = Guarded(host)
+    guarded.parts.owners = helper = cast("OwnerClient", Helper())
+    for is_missing in (True, True, False, True):
+        have(helper, is_missing=is_missing)
+        guarded.turn(2.5)
+        status = guarded.runtime_dir.status()
+        assert status is not None
+        assert status["owners_read_by"] == ("nobody" if is_missing else "helper")
+    guarded.written()
+    warnings = [line["message"] for line in guarded.logged("guard.info") if line["level"] == "warning"]
+    assert len(warnings) == 2
+    assert START_HELPER in warnings[0]
+    guarded.stop()
+
+
+def have(helper: OwnerClient, **values: bool) -> None:
+    """Set what the made-up helper shows."""
+    for name, value in values.items():
+        setattr(helper, name, value)
+
+
+def test_a_helper_that_comes_is_a_reason_to_scan(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that was held for its unknown owner is raised for within a tick or two."""
+    rights = [False]
+
+    def inspect(path: str) -> tuple[int, bool]:
+        if "/200/" in path and not rights[0]:
+            raise PermissionError
+        return os.stat(path).st_ino, False
+
+    monkeypatch.setattr(namespaces, "inspect_namespace", inspect)
+    host.table(LIMIT, pid="200")
+    guarded = Guarded(host)
+    guarded.parts.owners = helper = cast("OwnerClient", Helper())
+    watch(guarded, 1.0)
+    assert guarded.reasons() == ["hold owner_unknown none"]
+    rights[0] = True
+    have(helper, changed=True)
+    watch(guarded, 6.0)
+    assert guarded.reasons()[1].startswith("raise filling_up confirmed")
     guarded.stop()

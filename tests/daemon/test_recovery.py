@@ -260,7 +260,7 @@ def test_an_override_given_while_no_guard_ran_is_known(host: Host) -> None:
 
 
 @pytest.mark.parametrize("folder", ["intents", "overrides"])
-def test_an_unreadable_file_is_reported_and_removed(host: Host, folder: str) -> None:
+def test_an_unreadable_file_is_reported_and_set_aside(host: Host, folder: str) -> None:
     """Half a file, or one of another program, keeps no guard from starting."""
     first = Guarded(host)
     first.stop()
@@ -268,5 +268,7 @@ def test_an_unreadable_file_is_reported_and_removed(host: Host, folder: str) -> 
     guarded = again(first)
     guarded.written()
     assert len(guarded.logged("guard.error")) == 1
-    assert list((host.root / "run/conntrackd-guard" / folder).iterdir()) == []
+    (aside,) = (host.root / "run/conntrackd-guard" / folder).iterdir()
+    assert aside.name.startswith(".set-aside-1-2-3.json-")
     guarded.stop()
+    assert again(first).logged("guard.error") == []

@@ -265,8 +265,10 @@ def test_without_rights_other_checks_still_run(host: FakeHost, monkeypatch: pyte
     monkeypatch.setattr(facts, "History", _unreadable)
     found = host.examine(running=False)
     unknown = {name: check for name, check in found.items() if check.verdict.value == "unknown"}
-    assert sorted(unknown) == ["health", "history", "journal", "other_writers", "ring_buffer", "writable"]
-    assert all("root" in check.next_step for name, check in unknown.items() if name != "health")  # it needs a guard
+    assert sorted(unknown) == ["health", "history", "journal", "other_writers", "owners", "ring_buffer", "writable"]
+    assert all(
+        "root" in check.next_step for name, check in unknown.items() if name not in {"health", "owners"}
+    )  # no guard runs
     assert found["at_boot"].verdict.value == found["drop_in"].verdict.value == "good"
 
 

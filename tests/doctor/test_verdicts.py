@@ -62,6 +62,16 @@ def test_buckets(limit: int | None, number: int | None, verdict: str, text: str)
     assert text in found[1]
 
 
+@pytest.mark.parametrize(
+    ("reader", "verdict"), [("guard", "good"), ("helper", "good"), ("nobody", "note"), (None, "unknown")]
+)
+def test_owners(reader: str | None, verdict: str) -> None:
+    """Without the helper, and without the right itself, the guard raises for less than it could."""
+    found = shown(verdicts.owners({"owners_read_by": reader}))
+    assert found[0] == verdict
+    assert ("`systemctl start conntrackd-guard-namespaces`" in found[1]) is (verdict == "note")
+
+
 def test_buckets_of_a_kernel_without_a_chain_limit() -> None:
     """It drops nothing for them, so nothing is wrong."""
     found = verdicts.buckets(786433, 65536, chain_limit=False)

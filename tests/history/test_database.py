@@ -17,6 +17,7 @@ from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Outcome, OutcomeKind, Override, OverrideKind, Table, Trigger, TriggerKind
+from conntrackd_guard.history import database
 from conntrackd_guard.history.database import History, HistoryDamaged, Position
 from conntrackd_guard.history.details import detail
 from conntrackd_guard.history.schema import MIGRATIONS
@@ -119,6 +120,42 @@ def test_pruning_spares_what_this_boot_needs(path: Path) -> None:
         assert list(history.records(BOOT)) == [raised("mine", wall_seconds=20.0)]
 
 
+def test_its_size_is_bounded_and_raises_go_last(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bytes the oldest holds are deleted, then overrides, then raises: down to a tenth less."""
+    monkeypatch.setattr(database, "PRUNE_AT_ONCE", 1)
+    large = (Table(namespace=1, label="x" * 60, count=1, source="y" * 20_000),)
+    with History(path, mode="writer") as history:
+        for number in range(10):
+            add(history, raised(f"r{number}", boot_id="boot-0", tables=large))
+            add(history, a_record(f"o{number}", Override(kind=OverrideKind.PAUSE), boot_id="boot-0", tables=large))
+            add(history, a_record(f"h{number}", boot_id="boot-0", tables=large))
+        add(history, raised("mine", wall_seconds=20.0))
+        assert history.shrink(1 << 20) == 0
+        whole = history.used_bytes()
+        for most, kinds in ((int(share * whole), kinds) for share, kinds in ((0.9, "hor"), (0.6, "or"), (0.3, "r"))):
+            assert history.shrink(most) > 0
+            assert history.used_bytes() <= 0.9 * most
+            left = [row.key for row in history.rows()]
+            assert {key[0] for key in left if key != "mine"} == set(kinds)
+            for kind in kinds:  # the newest of each are left
+                kept = [int(key[1:]) for key in left if key[0] == kind and key != "mine"]
+                assert kept == list(range(9, 9 - len(kept), -1))
+            assert history.shrink(most) == 0
+        assert list(history.records(BOOT)) == [raised("mine", wall_seconds=20.0)]
+    assert path.stat().st_size < 1 << 20  # freed pages are used again
+
+
+def test_a_boot_keeps_what_its_state_is_folded_from_and_no_more(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program that changes the limit every few seconds for months doesn't fill the disk."""
+    monkeypatch.setattr(database, "FOLDED_MOST", 3)
+    with History(path, mode="writer") as history:
+        for number in range(6):
+            change = a_record(f"c{number}", Hold(reason=HoldReason.LIMIT_LOWERED), trigger=TriggerKind.OTHER_WRITER)
+            add(history, change)
+        history.shrink(0)
+        assert [row.key for row in history.rows()] == ["c5", "c4", "c3"]
+
+
 def test_a_damaged_file_is_set_aside(path: Path) -> None:
     """A file that is no database is moved aside with a clear message, and a new history starts at once."""
     path.parent.mkdir()
@@ -160,9 +197,9 @@ def test_damage_in_the_middle_is_named(path: Path) -> None:
 def test_a_newer_file_is_refused_and_not_moved(path: Path) -> None:
     """After a downgrade the newer guard's history is neither read wrongly nor thrown away."""
     History(path, mode="writer").close()
-    database = sqlite3.connect(path)
-    database.execute("PRAGMA user_version = 99")
-    database.close()
+    file = sqlite3.connect(path)
+    file.execute("PRAGMA user_version = 99")
+    file.close()
     with pytest.raises(HostError, match=rf"it has schema 99, this guard knows {len(MIGRATIONS)}\. Use the newer guard"):
         History.open_or_set_aside(path, now=0.0)
     with pytest.raises(HostError, match="schema 99"):

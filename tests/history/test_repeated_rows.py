@@ -39,14 +39,19 @@ def test_repeats_are_counted_in_one_row(path: Path) -> None:
 
 
 def test_a_row_is_found_by_its_fingerprint(path: Path) -> None:
-    """The newest of its boot, with the wall time of its last repeat."""
+    """The newest of its boot, with the wall time of its last repeat and what it names."""
     hold = a_record("a")
     with History(path, mode="writer") as history:
         add(history, hold)
         row_id = add(history, a_record("b"))
-        assert history.find_fingerprint(fingerprint(hold), BOOT) == (row_id, 1000.0)
-        history.merge(row_id, 1, 2000.5)
-        assert history.find_fingerprint(fingerprint(hold), BOOT) == (row_id, 2000.5)
+        assert history.find_fingerprint(fingerprint(hold), BOOT) == (row_id, 1000.0, 4026532316, "")
+        history.merge(row_id, 1, 2000.5, also="also netns 4026532317")
+        assert history.find_fingerprint(fingerprint(hold), BOOT) == (
+            row_id,
+            2000.5,
+            4026532316,
+            "also netns 4026532317",
+        )
         assert history.find_fingerprint(fingerprint(hold), "boot-2") is None
 
 

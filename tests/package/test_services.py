@@ -16,10 +16,10 @@ FOLDER = Path(__file__).resolve().parents[2] / "systemd"
 GUARD, AUDIT = FOLDER / "conntrackd-guard.service", FOLDER / "conntrackd-guard-audit.service"
 MOST_EXPOSURE = 15
 """In tenths: a root service with one capability and the host's network (measured: 14)."""
-FOR_ACTING = {"OOMScoreAdjust", "ManagedOOMPreference", "MemorySwapMax", "ReadWritePaths", "Wants"}
+FOR_ACTING = {"OOMScoreAdjust", "ManagedOOMPreference", "MemorySwapMax", "ReadWritePaths"}
 """Only the acting guard needs these, to write the limit and to notify."""
 ITS_OWN = {
-    "Description", "Documentation", "ExecStart", "StateDirectory", "RuntimeDirectory", "CapabilityBoundingSet",
+    "Description", "Documentation", "ExecStart", "StateDirectory", "RuntimeDirectory", "Wants", "CapabilityBoundingSet",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import Corroboration, OverrideKind, Pause, Raise, Record, Trigger
 from conntrackd_guard.daemon.applier import BucketsRefused, Lowered
-from conntrackd_guard.host.conntrack import namespaces
+from conntrackd_guard.host.conntrack import owner_helper
 
 OURS, THEIRS = "1", "200"
 """Processes: of the initial namespace, and of a rootless container, which is not trusted."""
@@ -41,7 +41,7 @@ class Scene:
     """The host and its guard, and what a reader of the law needs to know of them."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, policy: Policy) -> None:
-        patch.setattr(namespaces, "_user_owned", lambda at: f"/{THEIRS}/" in os.readlink(f"/proc/self/fd/{at}"))
+        patch.setattr(owner_helper, "_user_owned", lambda at: f"/{THEIRS}/" in os.readlink(f"/proc/self/fd/{at}"))
         self.host = Host(folder)
         self.guarded = Guarded(self.host, policy)
         self.counts, self.drops = {OURS: 0, THEIRS: 0}, {OURS: 0, THEIRS: 0}

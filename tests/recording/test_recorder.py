@@ -8,7 +8,9 @@ import time
 import pytest
 from testbed.disks import until
 from testbed.guarded import BARRIER_SECONDS, LIMIT, Guarded, Host
+from testbed.records import a_record
 
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import MessageKind
 from conntrackd_guard.history.database import History
 from conntrackd_guard.recording import recorder
@@ -105,9 +107,8 @@ def test_beyond_a_bound_holds_are_counted_and_raises_are_kept(
     guarded = Guarded(host)
     (reached,) = fill_and_raise(guarded, 1)
     host.table(10)
-    for namespace in range(20):  # twenty different pieces of news
-        guarded.message(namespace, MessageKind.NEIGHBOUR_FULL)
-        guarded.turn(0.01)
+    for limit in range(20):  # twenty different pieces of news
+        guarded.recorder.submit(a_record(f"hold-{limit}", limit=limit), Policy())
     assert guarded.recorder.report()["lost_holds"] >= 14
     limits = [reached, *fill_and_raise(guarded, 2)]
     stalled.set()

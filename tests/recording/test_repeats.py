@@ -30,7 +30,12 @@ def guarded(host: Host) -> Iterator[Guarded]:
 def hold(guarded: Guarded, seconds: float, namespace: int = 7) -> None:
     """Record a hold of that time, always for the same reason."""
     record = a_record(f"{seconds}-{namespace}", boottime_seconds=seconds, wall_seconds=1e9 + seconds)
-    record = replace(record, trigger=Trigger(kind=TriggerKind.FILLING_UP, namespace=namespace))
+    table = replace(record.observation.tables[0], namespace=namespace)
+    record = replace(
+        record,
+        trigger=Trigger(kind=TriggerKind.FILLING_UP, namespace=namespace),
+        observation=replace(record.observation, tables=(table,)),
+    )
     guarded.recorder.submit(record, Policy())
     guarded.written()
 

@@ -49,12 +49,9 @@ def test_without_files_the_defaults_hold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "\n", "# only a comment\n", "---\n", "\ufeff"])
 def test_an_empty_file_sets_nothing(etc: Path, content: str) -> None:
-    """A file without a setting is no problem, but `---` needs settings after it."""
+    """A file without a setting is no problem."""
     put(etc / "guard.yaml", content)
-    if content == "---\n":
-        assert problems(etc) == ["guard.yaml:2: found no settings, expected lines of the form key: value"]
-    else:
-        assert set(load(etc).origins.values()) == {"default"}
+    assert set(load(etc).origins.values()) == {"default"}
 
 
 def test_files_merge_in_name_order(etc: Path) -> None:
@@ -100,6 +97,7 @@ def test_a_file_from_the_command_line_is_read_alone(etc: Path) -> None:
         ("a: " + "[" * 60_000, 1, "found nested lists or mappings"),
         ("? [a]\n: b\n", 1, "found a list or mapping as a key"),
         ("- factor\n", 1, "found no settings, expected lines of the form key: value"),
+        ("--- ''\n", 1, "found no settings, expected lines of the form key: value"),
         ("just words\n", 1, "found no settings, expected lines of the form key: value"),
         ("growth_factor: 2\n---\ngrowth_factor: 3\n", 2, "found a second YAML document, expected one"),
         ("growth_factor: 2\nmode: a: b\n", 2, "found invalid YAML ("),
@@ -151,6 +149,22 @@ def test_a_folder_that_others_may_write_is_refused(etc: Path) -> None:
     """Whoever can add a file to guard.d sets the limit."""
     (etc / "guard.d").chmod(0o777)
     assert problems(etc) == ["guard.d: found mode 0777, writable by others; sudo chmod go-w"]
+
+
+def test_the_folder_of_all_settings_is_nobody_elses(etc: Path) -> None:
+    """Whoever can replace guard.yaml sets the limit."""
+    put(etc / "guard.yaml", "growth_factor: 2\n")
+    etc.chmod(0o777)
+    assert problems(etc) == [f"{etc}: found mode 0777, writable by others; sudo chmod go-w"]
+
+
+def test_a_file_name_with_escapes_is_printed_escaped(etc: Path) -> None:
+    """It may clear the screen of whoever reads the problem, or the origin of a value."""
+    put(etc / "guard.d/10-\x1b[2J.yaml", "growth_factor: 2\n")
+    assert load(etc).origins["growth_factor"].endswith("guard.d/10-\\x1b[2J.yaml:1")
+    put(etc / "guard.d/20-\x1b[2J.yml", "growth_factor: 0\n")
+    put(etc / "guard.d/30-\x1b[2J.yaml", "growth_factor: 0\n")
+    assert "".join(problems(etc)).isprintable()
 
 
 def test_a_symlink_to_a_trusted_file_is_followed(etc: Path) -> None:

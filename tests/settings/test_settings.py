@@ -160,6 +160,14 @@ def test_bounds(key: str, least: str, most: str, outside: list[str]) -> None:
         assert line == f"guard.yaml:1: {key}: found '{text}', expected {BY_NAME[key].kind.expected}"
 
 
+@pytest.mark.parametrize("key", [key.name for key in KEYS])
+def test_a_leading_zero_is_refused_in_every_setting(key: str) -> None:
+    """`010` is 8 to some programs and 10 to others."""
+    for text in ("010", "010%", "010s", "010MiB", "01.5", "raise_to 010", "1h 010min"):
+        (line,) = problems(entry(key, text))
+        assert f"found '{text}', expected" in line
+
+
 def test_a_path_with_control_characters_is_refused() -> None:
     """The message shows them escaped."""
     (line,) = problems(entry("metrics_file", "/x\u202e.prom"))

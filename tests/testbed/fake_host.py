@@ -23,6 +23,7 @@ HEALTHY: dict[str, Any] = {
     "version": 1,
     "pid": 42,
     "mode": "act",
+    "owners_read_by": "helper",
     "sources": {"ring_buffer": "following", "journal": "following", "notes": []},
     "recorder": {"trouble": [], "stuck_seconds": 0.0, "lost_lines": 0, "lost_holds": 0},
 }

@@ -36,7 +36,7 @@ from conntrackd_guard.daemon.recovery import Recovered, recover
 from conntrackd_guard.history.database import History, Position, Row
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
-from conntrackd_guard.host.conntrack import namespaces
+from conntrackd_guard.host.conntrack import owner_helper
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.load_facts import load_facts
@@ -203,6 +203,10 @@ class ToldIntake(LogSources):
         taken, self.lines = self.lines, []
         return taken
 
+    def descriptors(self) -> list[int]:
+        """Return none: only a signal wakes the loop."""
+        return []
+
     def position(self) -> Position:
         """Return a position that never moves."""
         return Position(boot_id="boot-1", stamp_us=1)
@@ -343,6 +347,6 @@ def again(guarded: Guarded) -> Guarded:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     """Give a made-up host; its namespaces are files, which no user namespace owns."""
-    monkeypatch.setattr(namespaces, "_user_owned", lambda _: False)
+    monkeypatch.setattr(owner_helper, "_user_owned", lambda _: False)
     monkeypatch.setattr("conntrackd_guard.recording.recorder._FIRST_RETRY_SECONDS", 0.01)
     return Host(tmp_path)

@@ -41,7 +41,7 @@ def print_history(console: Console, rows: Iterable[Row]) -> None:
             print_head(console, *(Text(part, style="bold") for part in title))
         for row in group:
             print_head(console, head(row), repeats(row))
-            print_indented(console, Text(printable(row.sentence), style="dim" if row.verdict == "hold" else ""))
+            print_indented(console, Text(printable(row.text), style="dim" if row.verdict == "hold" else ""))
             if row.verification is not None:
                 print_indented(console, result_text(row.verification))
 

@@ -27,7 +27,7 @@ def print_detail(console: Console, detail: DecisionDetail) -> None:
     """Print one decision: inputs, memory calculation, who filled the table, decision, result."""
     row, record = detail.row, detail.record
     print_head(console, head(row), repeats(row))
-    print_indented(console, Text(printable(row.sentence)))
+    print_indented(console, Text(printable(row.text)))
     section(console, "Inputs", _inputs(record))
     for title, lines in calculations(record, detail.policy):
         section(console, title, lines)

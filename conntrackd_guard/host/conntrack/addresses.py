@@ -59,10 +59,8 @@ def is_own(name: str, own: Collection[bytes]) -> bool:
 
 
 def _read(folder: Path) -> frozenset[bytes]:
-    """Return the addresses in a /proc/PID/net. Raises OSError, or ValueError for a table too large to read."""
-    trie, six = (files.read_regular(folder / name, _MOST_BYTES) for name in ("fib_trie", "if_inet6"))
-    if trie is None or six is None or max(len(trie), len(six)) >= _MOST_BYTES:
-        raise ValueError("no addresses, or too many routes")
+    """Return the addresses in a /proc/PID/net. Raises OSError, also for a table too large to read, or ValueError."""
+    trie, six = (files.read(folder / name, _MOST_BYTES) for name in ("fib_trie", "if_inet6"))
     found = {inet_pton(AF_INET, address.decode("ascii")) for address in _LOCAL.findall(trie)}
     rows = (row.split(None, 1) for row in six.splitlines())
     return frozenset(

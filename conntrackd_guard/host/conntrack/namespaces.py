@@ -1,17 +1,16 @@
 """Find network namespaces and the ways to read each of them."""
 
 import contextlib
-import fcntl
 import os
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host import files
+from conntrackd_guard.host.conntrack.owner_helper import inspect_namespace
 from conntrackd_guard.host.paths import Paths
 
-_NS_GET_USERNS = 0xB701  # _IO(0xb7, 1), linux/nsfs.h
-_INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO, linux/proc_ns.h
 _MOUNTED = re.compile(r"^\S+ \S+ \S+ net:\[(\d{1,18})\] (\S+) ", re.MULTILINE)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 """/proc/PID/mountinfo, proc(5): the root of a mounted namespace is its number; blanks in a path are octal."""
@@ -47,10 +46,16 @@ class NetNamespace:
         return self.key if self.namespace is None else self.namespace
 
 
+ReadOwners = Callable[[Mapping[int, Sequence[int]]], Mapping[int, tuple[int, bool]]]
+"""Returns number and whether user-owned by key, of those known, for the processes of each key."""
+
+
 class NamespaceScanner:
     """Scans /proc and the mounts. Takes about 20 µs per process, 13 per further thread: not for every tick."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, read_owners: ReadOwners | None = None) -> None:
+        """Take number and owner of other namespaces from `read_owners`; by default read them, which takes ptrace rights."""
+        self._read_owners = read_owners
         self._proc = str(paths.proc)
         self._root = str(paths.root).rstrip("/")
         self._named = str(paths.named_namespaces)
@@ -62,9 +67,14 @@ class NamespaceScanner:
             own = os.stat(f"{self._proc}/self/net/stat").st_ino
         pids, complete = self._pids_by_key()
         found = []
+        others = {key: members for key, members in pids.items() if key != own}
+        # Read at each scan: the kernel reuses a freed inode number for the next namespace at once.
+        identities = {} if self._read_owners is None else self._read_owners(others)
         for key, members in pids.items():
-            # Read at each scan: the kernel reuses a freed inode number for the next namespace at once.
-            identity = self._identify(["self"] if key == own else [str(pid) for pid in members])
+            if key == own or self._read_owners is None:
+                identity = self._identify(["self"] if key == own else [str(pid) for pid in members])
+            else:
+                identity = identities.get(key)
             namespace, user_owned = (None, True) if identity is None else identity
             found.append(
                 NetNamespace(
@@ -136,7 +146,7 @@ class NamespaceScanner:
         """
         for pid in pids:
             with contextlib.suppress(OSError):
-                return _inspect(f"{self._proc}/{pid}/ns/net")
+                return inspect_namespace(f"{self._proc}/{pid}/ns/net")
         return None
 
     def _with_mounted(self, found: list[NetNamespace]) -> list[NetNamespace]:
@@ -148,7 +158,7 @@ class NamespaceScanner:
             if index is None:
                 owner_unknown = False
                 try:
-                    _, user_owned = _inspect(path)
+                    _, user_owned = inspect_namespace(path)
                 except OSError:
                     user_owned = owner_unknown = True
                 by_number[number] = len(found)
@@ -177,23 +187,3 @@ class NamespaceScanner:
             for number, path in _MOUNTED.findall(mounts)
         ]
         return sorted(found, key=lambda mounted: (not mounted[1].startswith(self._named), mounted))
-
-
-def _inspect(path: str) -> tuple[int, bool]:
-    """Return a namespace's number, and whether another user namespace than the initial one owns it. Raises OSError."""
-    descriptor = files.open_read(path)
-    try:
-        return os.fstat(descriptor).st_ino, _user_owned(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _user_owned(descriptor: int) -> bool:
-    try:
-        owner = fcntl.ioctl(descriptor, _NS_GET_USERNS)
-    except OSError:
-        return True  # EPERM: its owner is not below our user namespace
-    try:
-        return os.fstat(owner).st_ino != _INITIAL_USER_NAMESPACE
-    finally:
-        os.close(owner)

@@ -12,7 +12,7 @@ from conntrackd_guard.core.records import impossible_text
 from conntrackd_guard.host import files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
-from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
+from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace, ReadOwners
 from conntrackd_guard.host.conntrack.stat import (
     STATISTICS_FILE,
     Counters,
@@ -57,12 +57,20 @@ class _Track:
 class Observer:
     """Reads the host for the loop and for `guard status`. One instance remembers growth between looks."""
 
-    def __init__(self, paths: Paths, kernel: Kernel, clock: Clock, runtime_dir: RuntimeDir) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        kernel: Kernel,
+        clock: Clock,
+        runtime_dir: RuntimeDir,
+        read_owners: ReadOwners | None = None,
+    ) -> None:
+        """Have `read_owners` read who owns each namespace; by default this process does."""
         self._kernel = kernel
         self._clock = clock
         self._runtime_dir = runtime_dir
         self.memory = MemoryReader(paths, runtime_dir)
-        self._scanner = NamespaceScanner(paths)
+        self._scanner = NamespaceScanner(paths, read_owners)
         self._reader = TableReader(paths)
         self.boot_id = files.read_boot_id(paths.boot_id)
         """"" if it can't be read: then nothing shows which records are of this boot."""

@@ -19,7 +19,7 @@ from conntrackd_guard.core.usage import risen
 from conntrackd_guard.host.conntrack.addresses import is_own, own_addresses
 from conntrackd_guard.host.conntrack.entries import EntryReader
 from conntrackd_guard.host.conntrack.limit import LiveKernel
-from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace
+from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner, NetNamespace, ReadOwners
 from conntrackd_guard.host.conntrack.owners import find_owner, oldest_first
 from conntrackd_guard.host.conntrack.setns import nsenter_prefix
 from conntrackd_guard.host.conntrack.stat import Counters, MemoryReader, TableReader, impossible_count
@@ -58,6 +58,7 @@ class Sampler:
         entries: int = tuning.SAMPLE_ENTRIES,
         addresses: Addresses = Addresses.FULL,
         whole: bool = False,
+        read_owners: ReadOwners | None = None,
     ) -> None:
         """With `whole`, read each listing to its end, for WHOLE_SECONDS more at most, to see whether it shows all entries."""
         self._paths = paths
@@ -65,7 +66,7 @@ class Sampler:
         self._addresses = addresses
         self._whole = whole
         self._kernel = LiveKernel(paths)
-        self._scanner = NamespaceScanner(paths)
+        self._scanner = NamespaceScanner(paths, read_owners)
         self._tables = TableReader(paths)
         self._memory = MemoryReader(paths, RuntimeDir(paths))
         self._entries = EntryReader(paths, enter=True)  # which the daemon's unit forbids

@@ -22,7 +22,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.host.clock import Clock
-from conntrackd_guard.host.conntrack import namespaces, stat_netlink
+from conntrackd_guard.host.conntrack import owner_helper, stat_netlink
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.observer import Observer
 from conntrackd_guard.host.paths import Paths
@@ -103,7 +103,7 @@ def test_drops_over_netlink(host: Host, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_unread_table_is_charged_in_every_sum(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A confirmed raise, an unconfirmed one, the highest limit, the limit in force and the status all count it."""
-    monkeypatch.setattr(namespaces, "_user_owned", lambda _: False)
+    monkeypatch.setattr(owner_helper, "_user_owned", lambda _: False)
     without_statistics(host, LIMIT)
     seen = observe(host)
     confirmed = decide(MESSAGE, seen, State(), Policy())

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ground import AUDIT, GUARD, NOTIFY, equal, run, shown, until
+from ground import AUDIT, GUARD, NAMESPACES, NOTIFY, equal, run, shown, until
 
 RESULTS = Path("/results")
 """Kept by scripts/test-host: the table of all attempts."""
@@ -69,7 +69,7 @@ Results = list[dict[str, str]]
 def no_unit_leaves_its_sandbox() -> None:
     """Each unit refuses every attempt to leave its sandbox but the named ones, which run no code outside it."""
     found = {"no sandbox": _without_a_sandbox()}
-    for unit, peer in ((GUARD, AUDIT), (AUDIT, GUARD), (NOTIFY, GUARD)):
+    for unit, peer in ((GUARD, AUDIT), (AUDIT, GUARD), (NOTIFY, GUARD), (NAMESPACES, GUARD)):
         run("systemctl", "start", peer)
         found[unit] = _inside(unit, int(shown(peer, "MainPID")))
     run("systemctl", "stop", AUDIT)
@@ -174,7 +174,7 @@ def _inside(unit: str, peer: int | None) -> Results:
             arguments = json.dumps(targets | {"peer": peer}).replace('"', '\\"')
             drop_in.write_text(
                 "[Service]\nType=notify\nNotifyAccess=main\nRestart=no\nWatchdogSec=0\nOOMPolicy=continue\nExecStart=\n"
-                f'ExecStart=/usr/bin/python3 -B {PROGRAM} "{arguments}"\nBindReadOnlyPaths=/test-host\n'
+                f'ExecStart=/usr/bin/python3 -B {PROGRAM} "{arguments}"\nBindReadOnlyPaths=/test-host /run/systemd/notify\n'
                 f"StandardOutput=truncate:{output}\n",
                 encoding="utf-8",
             )
@@ -200,7 +200,7 @@ def _mounts() -> Iterator[None]:
         for folder in (*LATE, LATE_BELOW):
             Path(folder).mkdir(parents=True)
             stack.callback(os.rmdir, folder)
-            run("mount", "-t", "tmpfs", "none", folder)
+            run("mount", "-t", "tmpfs", "-o", "mode=755", "none", folder)
             stack.callback(run, "umount", folder)
         yield
 

@@ -13,6 +13,7 @@ from typing import Any
 GUARD = "conntrackd-guard.service"
 AUDIT = "conntrackd-guard-audit.service"
 NOTIFY = "conntrackd-guard-notify.service"
+NAMESPACES = "conntrackd-guard-namespaces.service"
 SITE = "/etc/conntrackd-guard/guard.d/10-site.yaml"
 MOST_LIMIT = 1_000_000
 """Half a table above this takes more than 200 MB of kernel memory."""
