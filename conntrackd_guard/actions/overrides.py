@@ -209,13 +209,12 @@ class Overrides:
         self._runtime_dir.overrides.put(record.key, encode(record))
         return self._store(record)
 
-    @staticmethod
-    def _planned(override: Override, observation: Observation, outcome: OutcomeKind) -> Record:
+    def _planned(self, override: Override, observation: Observation, outcome: OutcomeKind) -> Record:
         return Record(
             key=f"{int(observation.boottime_seconds * 1e6)}-{os.getpid()}-{override.kind}",
             mode=Mode.ACT,
             trigger=Trigger(kind=TriggerKind.OVERRIDE, message_count=0),
-            observation=condense(observation, None),
+            observation=condense(observation, None, self._policy),
             state=State(),
             decision=override,
             outcome=Outcome(kind=outcome),

@@ -100,6 +100,7 @@ def document(status: Status) -> dict[str, Any]:
             encode(table) | {"share": round(table.count / limit, 4) if limit else None} for table in fullest_first(seen)
         ],
         "idle_tables": seen.idle_tables,
+        "hidden_entries": seen.hidden_entries,
         "average_chain": None if seen.chain_limit is False else chains.average(chains.alive(seen), seen.buckets),
         "memory": encode(cost) | {"headroom_bytes": cost.headroom_bytes},
         "paused": encode(seen.pause),
@@ -127,8 +128,8 @@ def _policy(paths: Paths, live: dict[str, Any] | None, unread: list[str]) -> Pol
 
 
 def preview(observation: Observation, state: State, policy: Policy) -> Raise | Hold:
-    """Return the decision if the fullest table filled up now, but not with a flood: no sample is taken here."""
-    then, full = filled(observation)
+    """Return the decision if the fullest table that is raised for filled up now, but not with a flood: no sample is taken here."""
+    then, full = filled(observation, policy)
     kind = TriggerKind.KERNEL_MESSAGE if policy.kernel_message else TriggerKind.FILLING_UP
     line = MessageKind.TABLE_FULL if policy.kernel_message else None
     trigger = Trigger(kind=kind, message_kind=line, namespace=full.namespace)

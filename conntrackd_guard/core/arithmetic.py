@@ -49,7 +49,11 @@ class Arithmetic:
     full_tables: int
     """Tables charged at the target (one for all that are unknown)."""
     other_entries: int
-    """Entries charged for all other tables."""
+    """Entries charged for all other tables: the two below, and twice the entries of each trusted one."""
+    untrusted_entries: int = 0
+    """Of those, charged for tables of user namespaces that are not trusted."""
+    hidden_entries: int = 0
+    """Of those, entries that exist in no table that was read."""
     charged_entries: int
     """full_tables × target + other_entries."""
     held_entries: int

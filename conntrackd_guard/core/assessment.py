@@ -133,12 +133,20 @@ def presses(count: int, limit: int, demand: float | None, policy: Policy, *, alr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charges:
-    """Who is charged: `full` tables at the target, the `others` (count, alive) and the `small` at twice their count."""
+    """Who is charged: `full` tables at the target, the others at twice their count, `hidden` entries at what they are.
+
+    `others` and `untrusted` have (count, alive) of each table, `small` and `small_untrusted` the sums of condensed ones.
+    """
 
     full: int = 0
     full_held: int = 0
     others: tuple[tuple[int, int], ...] = ()
     small: int = 0
+    untrusted: tuple[tuple[int, int], ...] = ()
+    """For these no raise is made, so they are charged at what they hold even if full (see `core.budget`)."""
+    small_untrusted: int = 0
+    hidden: int = 0
+    """Those that known tables which can't be read have no room for: these are among `full`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +167,7 @@ class Assessment:
     """The needy tables whose need counts: without those of user namespaces, unless the policy trusts them."""
     charges: Charges
     in_use: int
-    """Entries in all tables."""
+    """Entries in all namespaces."""
     largest_count: int
     is_pressing: bool
     """A table is over the threshold or about to be full."""
@@ -176,11 +184,11 @@ def assess(trigger: Trigger, observation: Observation, policy: Policy) -> Assess
     episode = number if filling_up else None  # its table has the hysteresis
     full_count = max(CONFIRM_USE, policy.threshold) * (observation.kernel_limit or 0)
     dropped_count, charged_count = policy.threshold * (observation.kernel_limit or 0), policy.threshold * limit
-    concerned, needy, trusted, others = [], [], [], []
+    concerned, needy, trusted, others, untrusted = [], [], [], [], []
     is_judged = number is None
     is_unknown = number is None and (not observation.complete or bool(observation.impossible))
     is_confirmed = is_pressing = is_dropping = False
-    in_use, largest, full, full_held = observation.small_entries, 0, 0, 0
+    in_use, largest, full, full_held = observation.small_entries + observation.hidden_entries, 0, 0, 0
     for table in observation.tables:
         count, alive = table.count, table.count if table.held is None else table.held
         is_full = count >= full_count or (bool(table.dropped) and count >= dropped_count)  # as the function does
@@ -200,7 +208,9 @@ def assess(trigger: Trigger, observation: Observation, policy: Policy) -> Assess
             if policy.trust_user_namespaces or not table.user_owned:
                 trusted.append(table)
                 is_dropping = is_dropping or count >= limit or drops
-        if is_charged or count >= charged_count:
+        if table.user_owned and not policy.trust_user_namespaces:
+            untrusted.append((count, alive))
+        elif is_charged or count >= charged_count:
             full, full_held = full + 1, full_held + alive
         else:
             others.append((count, alive))
@@ -214,6 +224,7 @@ def assess(trigger: Trigger, observation: Observation, policy: Policy) -> Assess
     if is_need and policy.on_flood.action is not FloodAction.RAISE:
         samples = {table.flooded for table in trusted}
         flooded = False if not samples or False in samples else None if None in samples else True
+    small_untrusted = 0 if policy.trust_user_namespaces else observation.small_user_owned_entries
     return Assessment(
         trigger=trigger,
         observation=observation,
@@ -221,7 +232,15 @@ def assess(trigger: Trigger, observation: Observation, policy: Policy) -> Assess
         concerned=tuple(concerned),
         needy=tuple(needy),
         trusted=tuple(trusted),
-        charges=Charges(full=full, full_held=full_held, others=tuple(others), small=observation.small_entries),
+        charges=Charges(
+            full=full,
+            full_held=full_held,
+            others=tuple(others),
+            small=observation.small_entries - small_untrusted,
+            untrusted=tuple(untrusted),
+            small_untrusted=small_untrusted,
+            hidden=max(0, observation.hidden_entries - observation.unread_tables * limit),
+        ),
         in_use=in_use,
         largest_count=largest,
         is_pressing=is_pressing,

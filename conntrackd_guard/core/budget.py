@@ -1,16 +1,18 @@
 """The memory cost of a limit: the calculation that every decision shows. Pure, integers throughout.
 
 Charged are full tables at the target, and every other tracking namespace at twice its count (it
-may grow, but never past the target). An entry that exists is already missing from available memory.
+may grow, but never past the target). Tables that no raise is made for are among the others even if
+they are full, and together take a share at most: no user of the host ends all raises. An entry that
+exists is already missing from available memory.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from conntrackd_guard.core import chains
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, Charges, assess
-from conntrackd_guard.core.chains import CHAIN_ADVISE, CHAIN_HOLD, enough_buckets
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
 from conntrackd_guard.core.limits import is_unlimited
 from conntrackd_guard.core.model import INT_MAX, Observation, Table, Trigger, TriggerKind
@@ -24,6 +26,12 @@ UNKNOWN_ENTRY_BYTES = 640
 _ROUNDED_TO_BYTES = 64
 """The planning figure is rounded up to a whole cache line: (256 + 256) × 1.1 = 563 → 576."""
 BUCKET_BYTES = 8
+UNTRUSTED_SHARE = 4
+"""Untrusted tables together are charged at most one part in this many of what each bound has.
+
+Judgement: a quarter is more than rootless containers hold on most hosts, and costs the tables that are raised for less
+than one step by half. Half of it ignores more of what users do hold; double lets them end raises at half the budget.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +41,7 @@ class Cost:
     bytes_per_entry: int
     now_bytes: int
     full_bytes: int
-    """If every table that holds an entry now, or can't be read, filled up to the limit."""
+    """If every table that holds an entry now, or can't be read, filled up to the limit; hidden entries stay as they are."""
     budget_bytes: int | None
     """This and the next two are None if memory is unknown."""
     min_available_bytes: int | None
@@ -101,28 +109,38 @@ def calculate(  # noqa: PLR0913, PLR0917 - the calculation has as many terms
     for count, alive in charges.others:
         other_entries += min(target, 2 * count)
         held += min(target, alive)
-    held += min(full_entries, charges.full_held)
+    untrusted, untrusted_held = 2 * charges.small_untrusted, charges.small_untrusted
+    for count, alive in charges.untrusted:
+        untrusted += min(target, 2 * count)
+        untrusted_held += alive
+    each, source = bytes_per_entry(seen.entry_slab_bytes)
+    budget = budget_bytes(policy, seen.memory_total_bytes, seen.memory_hugetlb_bytes)
+    least = min_available_bytes(policy, seen.memory_total_bytes)
+    has_chain_limit = seen.chain_limit is not False
+    if untrusted:
+        spare = max(0, seen.memory_available_bytes - least)
+        untrusted = min(untrusted, budget // each // UNTRUSTED_SHARE, untrusted_held + spare // each // UNTRUSTED_SHARE)
+        if buckets is not None and has_chain_limit:
+            untrusted = min(untrusted, chains.CHAIN_HOLD * buckets // 2 // UNTRUSTED_SHARE)
+    other_entries += untrusted + charges.hidden
+    held += min(full_entries, charges.full_held) + min(untrusted, untrusted_held) + charges.hidden
     entries, buckets_target = full_entries + other_entries, None
-    if policy.buckets is Buckets.MATCH and buckets is not None and 2 * entries > CHAIN_ADVISE * buckets:
-        buckets_target = enough_buckets(entries)
+    if policy.buckets is Buckets.MATCH and buckets is not None and 2 * entries > chains.CHAIN_ADVISE * buckets:
+        buckets_target = chains.enough_buckets(entries)
     kept = None if case.trigger.persisted is None else case.trigger.persisted.buckets
     if kept is not None and buckets is not None and kept > max(buckets, buckets_target or 0):
         buckets_target = kept  # what this guard raised comes back with the limit
     array_bytes, after = BUCKET_BYTES * seen.bucket_arrays, buckets_target or buckets
-    each, source = bytes_per_entry(seen.entry_slab_bytes)
     cost = each * entries + array_bytes * (after or 0)
     new = each * (entries - held) + array_bytes * (buckets_target or 0)
-    budget = budget_bytes(policy, seen.memory_total_bytes, seen.memory_hugetlb_bytes)
-    least = min_available_bytes(policy, seen.memory_total_bytes)
     flood = policy.on_flood if case.flooded else None
-    has_chain_limit = seen.chain_limit is not False
     exceeded = (
         (Bound.INT_MAX, target > INT_MAX),
         (Bound.MAX_LIMIT, policy.max_limit is not None and target > policy.max_limit),
         (Bound.FLOOD, flood is not None and not flood.allows(target)),
         (Bound.BUDGET, cost > budget),
         (Bound.MIN_AVAILABLE, seen.memory_available_bytes - new < least),
-        (Bound.CHAINS, after is not None and has_chain_limit and 2 * entries > CHAIN_HOLD * after),
+        (Bound.CHAINS, after is not None and has_chain_limit and 2 * entries > chains.CHAIN_HOLD * after),
     )
     bound = Bound.TARGET
     for candidate, is_exceeded in exceeded:
@@ -145,6 +163,8 @@ def calculate(  # noqa: PLR0913, PLR0917 - the calculation has as many terms
         new_bucket_bytes=array_bytes * (buckets_target or 0),
         full_tables=charges.full,
         other_entries=other_entries,
+        untrusted_entries=untrusted,
+        hidden_entries=charges.hidden,
         charged_entries=entries,
         held_entries=held,
         cost_bytes=cost,
@@ -172,7 +192,7 @@ def is_broken(case: Assessment, policy: Policy) -> Arithmetic | None:
     seen = case.observation
     if seen.memory_unknown:
         return None
-    alive = sum(table.alive for table in seen.tables) + seen.small_entries
+    alive = chains.alive(seen)
     limit = seen.limit or 0
     arithmetic = calculate(replace(case, charges=Charges()), limit, limit, 0.0, policy, counted=())
     cost = arithmetic.bytes_per_entry * alive + arithmetic.bucket_bytes
@@ -183,6 +203,7 @@ def is_broken(case: Assessment, policy: Policy) -> Arithmetic | None:
         in_use=alive,
         charged_entries=alive,
         other_entries=alive,
+        hidden_entries=seen.hidden_entries,
         held_entries=alive,
         cost_bytes=cost,
         new_bytes=0,
@@ -198,12 +219,13 @@ def cost_of(observation: Observation, policy: Policy) -> Cost:
         not observation.memory_unknown,
     )
     arrays = BUCKET_BYTES * observation.bucket_arrays * (observation.buckets or 0)
-    in_use = sum(table.count for table in observation.tables)
-    tables = max(1, sum(table.count > 0 for table in observation.tables) + observation.unread_tables)
+    in_use = sum(table.count for table in observation.tables) + observation.small_entries + observation.hidden_entries
+    tables = sum(table.count > 0 for table in observation.tables) + observation.small_tables
+    tables = max(1, tables + observation.unread_tables)
     return Cost(
         bytes_per_entry=each,
         now_bytes=each * in_use + arrays,
-        full_bytes=each * tables * (observation.limit or 0) + arrays,
+        full_bytes=each * (tables * (observation.limit or 0) + observation.hidden_entries) + arrays,
         budget_bytes=budget_bytes(policy, total, hugetlb) if is_known else None,
         min_available_bytes=min_available_bytes(policy, total) if is_known else None,
         available_bytes=observation.memory_available_bytes if is_known else None,
@@ -215,16 +237,15 @@ def fullest_first(observation: Observation) -> tuple[Table, ...]:
     return tuple(sorted(observation.tables, key=lambda table: (-table.count, not table.initial, table.namespace)))
 
 
-def filled(observation: Observation) -> tuple[Observation, Table]:
-    """Return the host with its fullest table full, the new entries taken from available memory, and that table."""
-    limit = observation.limit or 0
-    fullest = fullest_first(observation)[:1] or (Table(namespace=0, label="initial", initial=True, count=0),)
-    full = replace(fullest[0], count=max(limit, fullest[0].count))
+def filled(observation: Observation, policy: Policy) -> tuple[Observation, Table]:
+    """Return the host with the fullest table full that is raised for, its new entries no longer available, and that table."""
+    fullest, others = _fullest(observation, policy)
+    full = replace(fullest, count=max(observation.limit or 0, fullest.count))
     each, _ = bytes_per_entry(observation.entry_slab_bytes)
     then = replace(
         observation,
-        tables=(full, *(table for table in observation.tables if table is not fullest[0])),
-        memory_available_bytes=max(0, observation.memory_available_bytes - each * (full.count - fullest[0].count)),
+        tables=(full, *others),
+        memory_available_bytes=max(0, observation.memory_available_bytes - each * (full.count - fullest.count)),
     )
     return then, full
 
@@ -236,7 +257,7 @@ def highest_affordable(observation: Observation, policy: Policy) -> Arithmetic |
     """
     if observation.limit is None or is_unlimited(observation.limit) or observation.memory_unknown:
         return None
-    then, _ = filled(condense(observation, None))
+    then, _ = filled(condense(observation, None, policy), policy)
     calm = tuple(replace(table, demand_per_second=None) for table in then.tables)
     case = assess(Trigger(kind=TriggerKind.MEMORY), replace(then, tables=calm), policy)
     return largest_target(case, INT_MAX + 1, 0.0, policy)  # so that something always bounds it
@@ -248,14 +269,23 @@ def at_limit(observation: Observation, policy: Policy) -> tuple[Arithmetic, int]
     The calculation's bound is the budget or `min_available` if the host can't bear it, whoever set the limit; else the
     target. None if there is no limit, or it is unlimited.
     """
-    limit, seen = observation.limit, condense(observation, None)
+    limit, seen = observation.limit, condense(observation, None, policy)
     if limit is None or is_unlimited(limit):
         return None
-    fullest, *others = fullest_first(seen) or (Table(namespace=0, label="initial", initial=True, count=0),)
+    fullest, others = _fullest(seen, policy)
     full = replace(fullest, count=max(limit, fullest.count), held=fullest.alive)
     case = assess(Trigger(kind=TriggerKind.MEMORY), replace(seen, tables=(full, *others)), policy)
     counted = frozenset({Bound.BUDGET, Bound.MIN_AVAILABLE})
     return calculate(case, limit, limit, 0.0, policy, counted), largest_target(case, limit, 0.0, policy, counted).target
+
+
+def _fullest(observation: Observation, policy: Policy) -> tuple[Table, list[Table]]:
+    """Return the fullest table that is raised for, an empty one without any, and all others."""
+    tables = fullest_first(observation)
+    for table in tables:
+        if policy.trust_user_namespaces or not table.user_owned:
+            return table, [other for other in tables if other is not table]
+    return Table(namespace=0, label="initial", initial=True, count=0), [*tables]
 
 
 def _share(share: Share, total: int) -> int:

@@ -49,8 +49,8 @@ def keep_command(buckets: int) -> str:
 
 
 def alive(observation: Observation) -> int:
-    """Return the entries that exist in all tables."""
-    return sum(table.alive for table in observation.tables) + observation.small_entries
+    """Return the entries that exist in all namespaces."""
+    return sum(table.alive for table in observation.tables) + observation.small_entries + observation.hidden_entries
 
 
 class ChainLosses:

@@ -218,8 +218,12 @@ class Observation:
     tables: tuple[Table, ...] = ()
     """The tables that hold entries or dropped some: all that matter by themselves (see `core.records`)."""
     small_tables: int = 0
-    """Further tables, each below half the limit and without drops. In a hold for a user's table all other users' tables."""
+    """Further tables, each below the threshold and 30 % of the limit. In a hold for a user's table all other users' tables."""
     small_entries: int = 0
+    small_user_owned_entries: int = 0
+    """Of these, the entries of user namespaces."""
+    hidden_entries: int = 0
+    """Entries of tables that can't be read, and of namespaces that nothing leads to; 0 below a tenth of the limit."""
     idle_tables: int = 0
     """Tracking namespaces without entries."""
     unread: tuple[str, ...] = ()
@@ -229,7 +233,7 @@ class Observation:
     impossible: tuple[ImpossibleCount, ...] = ()
     """Tables that are in none of the other fields, because their count can't be true."""
     unread_tables: int = 0
-    """Tables that can't be read, but must be expected: each is charged as a full one."""
+    """Tables of known namespaces that can't be read: each is charged as a full one."""
     unread_owner: NamespaceOwner | None = None
     """Owner of the namespace that a message is about, if its table can't be read; None if processes are hidden too."""
     has_statistics: bool = True

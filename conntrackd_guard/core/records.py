@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final, assert_never
 
 from conntrackd_guard.core.codec import verdict
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.limits import signed
 from conntrackd_guard.core.model import (
@@ -24,6 +25,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.text import short
+from conntrackd_guard.core.usage import GATE_USE
 
 ACTIONABLE = frozenset({
     HoldReason.OVER_BUDGET, HoldReason.OVER_BUDGET_AT_START, HoldReason.RESERVE, HoldReason.AT_CEILING, HoldReason.FLOOD,
@@ -115,38 +117,44 @@ def users_namespaces(record: Record) -> tuple[tuple[int, str], ...]:
     return ((number, next(map(table_name, tables), f"netns {number}")),)
 
 
-def condense(observation: Observation, concerned: int | None) -> Observation:
+def condense(observation: Observation, concerned: int | None, policy: Policy) -> Observation:
     """Return the observation with its small tables as one sum: any user can create thousands of namespaces.
 
     No decision changes by it, and no calculation but that of a hold whose bounds allow less than the limit in force.
-    A small table is under half the limit, so it is charged twice what it holds whatever the target. Never among them:
-    the fullest, the initial one, that of the namespace `concerned`, and those that dropped, or may have.
+    A small table is below the threshold and too empty to be in need by its growth, whatever it dropped. So it is charged
+    twice what it holds, which is less than the limit. Never among them: the fullest, the initial one, that of the
+    namespace `concerned`, and those that lost packets to long chains.
     """
     if len(observation.tables) <= NAMED_ONE_BY_ONE:
         return observation
-    limit = observation.limit or 0
+    limits = [limit for limit in (observation.limit, observation.kernel_limit) if limit]  # counts are judged by either
+    small_below = min(GATE_USE, policy.threshold) * min(limits, default=INT_MAX)
     fullest = sorted(observation.tables, key=lambda table: (-table.count, table.namespace))
     alone = fullest[:NAMED_ONE_BY_ONE]
     small: list[Table] = []
     for table in fullest[NAMED_ONE_BY_ONE:]:
-        is_losing = table.dropped != 0 or bool(table.lost_to_chains)
-        apart = table.initial or table.namespace == concerned or is_losing or 2 * table.count > limit
+        apart = table.initial or table.namespace == concerned or table.lost_to_chains or table.count >= small_below
         (alone if apart else small).append(table)
-    entries = sum(table.count for table in small)
-    return replace(observation, tables=tuple(alone), small_tables=len(small), small_entries=entries)
+    return replace(
+        observation,
+        tables=tuple(alone),
+        small_tables=len(small),
+        small_entries=sum(table.count for table in small),
+        small_user_owned_entries=sum(table.count for table in small if table.user_owned),
+    )
 
 
 def concerned(record: Record) -> Table | None:
     """Return the table that the record is about: the one named, else the fullest, None where none was read.
 
-    A hold for an untrusted table is about that one. An arithmetic that charges another table as full is about the other.
+    A hold for an untrusted table is about that one. A calculation that charges it as such is about another table.
     """
     tables, decision = record.observation.tables, record.decision
     about = [table for table in tables if table.namespace == record.trigger.namespace] or [*tables]
     if isinstance(decision, Hold) and decision.reason in UNTRUSTED:
         about = [table for table in about if table.user_owned] or about
     arithmetic = None if isinstance(decision, Override) else decision.arithmetic
-    if arithmetic is not None and arithmetic.full_tables > 1 and any(table.user_owned for table in about):
+    if arithmetic is not None and arithmetic.untrusted_entries and any(table.user_owned for table in about):
         about = [table for table in tables if not table.user_owned] or about
     return max(about, key=lambda table: table.count, default=None)
 

@@ -153,7 +153,7 @@ class Controller:
             if policy.on_flood.action is not FloodAction.RAISE:
                 observation = self._p.floods.mark(observation)
             if len(observation.tables) > NAMED_ONE_BY_ONE:
-                observation = condense(observation, trigger.namespace)
+                observation = condense(observation, trigger.namespace, policy)
             case = assess(trigger, observation, policy)
             if trigger.message_kind is MessageKind.TABLE_FULL and trigger.message_count and trigger.live and not named:
                 case = self._explained(case)
@@ -198,7 +198,7 @@ class Controller:
             if self.policy.trust_user_namespaces or not table.user_owned:
                 return case
         observation = self._p.floods.mark(self._p.observer.observe(rescan=True))
-        return assess(case.trigger, condense(observation, None), self.policy)
+        return assess(case.trigger, condense(observation, None, self.policy), self.policy)
 
     def _record(self, case: Assessment, decision: Decision) -> Record:
         seen = case.observation
@@ -258,7 +258,7 @@ class Controller:
         if limit != self.limit:
             self._take_overrides()
         if limit != self.limit or self._p.kernel.buckets() != self._buckets:
-            self._take_change(condense(self._p.floods.mark(self._p.observer.observe()), None))
+            self._take_change(condense(self._p.floods.mark(self._p.observer.observe()), None, self.policy))
         else:
             self._module = module  # loaded again, and the same limit was set since: nothing to restore
         while self._changes:
@@ -351,7 +351,9 @@ class Controller:
         if is_long and (not self._chains_long or is_losing != was_losing or now >= self._chains_again):
             self._chains_again = now + CHAINS_AGAIN_SECONDS
             trigger = Trigger(kind=TriggerKind.CHAINS, since_seconds=self._chains.since_seconds)
-            case = assess(trigger, condense(self._chains.mark(self._p.observer.observe()), None), self.policy)
+            case = assess(
+                trigger, condense(self._chains.mark(self._p.observer.observe()), None, self.policy), self.policy
+            )
             record = self._record(case, resolve(case, self.state, self.policy))
             self._finish(record, self.policy, case, is_news=False, covers=lambda: False)
         elif self._chains_long and not is_long:

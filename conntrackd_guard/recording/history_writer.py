@@ -210,6 +210,7 @@ def _slim(record: Record, policy: Policy) -> Record:
         tables=tuple(table for table in seen.tables if table is about or not table.user_owned),
         small_tables=seen.small_tables + len(others),
         small_entries=seen.small_entries + sum(table.count for table in others),
+        small_user_owned_entries=seen.small_user_owned_entries + sum(table.count for table in others),
     )
     is_alike = decide(record.trigger, slim, record.state, policy) == record.decision
     return replace(record, observation=slim) if is_alike else record

@@ -19,7 +19,7 @@ from conntrackd_guard.core.policy import decide
 def stepped(observation: Observation, policy: Policy) -> int:
     """Return the limit after raises for a fullest table that is full again after each."""
     for _ in range(100):
-        then, full = filled(observation)
+        then, full = filled(observation, policy)
         line = Trigger(
             kind=TriggerKind.KERNEL_MESSAGE,
             message_kind=MessageKind.TABLE_FULL,

@@ -11,8 +11,12 @@ from testbed.hosts import GIB, LIMIT, MIB, OTHER, host, message, table
 from conntrackd_guard.core import budget
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, Charges, assess
+from conntrackd_guard.core.budget import UNTRUSTED_SHARE
 from conntrackd_guard.core.configuration import Buckets, Policy, Share
-from conntrackd_guard.core.model import INT_MAX, Observation, Trigger, TriggerKind
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import INT_MAX, Corroboration, Hold, Observation, Raise, State, Trigger, TriggerKind
+from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, condense
 
 
 def assessed(observation: Observation, policy: Policy | None = None) -> Assessment:
@@ -232,3 +236,76 @@ def test_what_is_held_may_break_the_promise() -> None:
     starved = broken(host(table(10), memory_available_bytes=1_288_490_187))
     assert starved is not None
     assert broken(host(table(10), memory_available_bytes=1_288_490_188)) is None
+
+
+CROWD = tuple(table(6_636, 100 + n, user_owned=True) for n in range(11))
+"""81 % of 8,192 each: 25 MiB in all."""
+
+
+def test_untrusted_tables_end_no_raise() -> None:
+    """Full ones are charged at twice what they hold, and together at most a quarter of each bound."""
+    seen = host(table(8_192, initial=True), *CROWD, limit=8_192, kernel_limit=8_192, buckets=8_192)
+    decision = decide(message(), seen, State(), Policy())
+    assert isinstance(decision, Raise)
+    total = decision.arithmetic
+    assert (total.target, total.full_tables) == (16_384, 1)
+    assert total.untrusted_entries == 12 * 8_192 // UNTRUSTED_SHARE  # of the average chain of 24
+    trusting = decide(message(), seen, State(), Policy(trust_user_namespaces=True))
+    assert isinstance(trusting, Hold)
+    assert trusting.reason is HoldReason.CHAINS
+
+
+def test_an_untrusted_table_is_charged_twice_what_it_holds() -> None:
+    """As any other that no raise is made for, even if it is full."""
+    seen = host(table(LIMIT), table(1_000, OTHER, user_owned=True), table(230_000, 3, user_owned=True))
+    case = assessed(seen)
+    assert case.charges == Charges(full=1, full_held=LIMIT, untrusted=((1_000, 1_000), (230_000, 230_000)))
+    total = budget.calculate(case, 393_216, 393_216, 0.0, Policy())
+    assert (total.untrusted_entries, total.held_entries) == (2_000 + 393_216, LIMIT + 231_000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "most"),
+    [
+        ({}, 393_216),
+        ({"memory_total_bytes": 4 * GIB}, 4 * GIB // 10 // 576 // 4),  # of the budget
+        ({"buckets": 65_536}, 12 * 65_536 // 4),  # of what keeps chains short
+        ({"memory_available_bytes": 24 * GIB // 20 + (64 << 20)}, 230_000 + (64 << 20) // 576 // 4),  # of what is spare
+    ],
+)
+def test_the_share_of_untrusted_tables(changes: dict[str, Any], most: int) -> None:
+    """Each bound has a share, and the smallest counts."""
+    seen = host(table(LIMIT), table(230_000, OTHER, user_owned=True), **changes)
+    assert budget.calculate(assessed(seen), 393_216, 393_216, 0.0, Policy()).untrusted_entries == most
+
+
+def test_hidden_entries_are_charged_at_what_they_are() -> None:
+    """In the sum and in what exists; never in new memory, for available memory lacks them already."""
+    seen = host(table(8_192), limit=8_192, hidden_entries=200_000)
+    total = budget.calculate(assessed(seen), 16_384, 16_384, 0.0, Policy())
+    assert (total.charged_entries, total.hidden_entries, total.in_use) == (216_384, 200_000, 208_192)
+    assert total.new_bytes == 576 * 8_192
+    policy = Policy(budget=Share(bytes=30 << 20))
+    assert not isinstance(decide(message(), seen, State(), policy), Raise)
+    found = budget.is_broken(assessed(seen, policy), policy)
+    assert found is not None
+    assert found.cost_bytes == 576 * 208_192 + found.bucket_bytes
+    cost = budget.cost_of(seen, policy)
+    assert (cost.now_bytes, cost.headroom_bytes) == (found.cost_bytes, 0)
+
+
+def test_small_tables_below_the_threshold_alone_are_condensed() -> None:
+    """With a threshold of 40 %, a table at 45 % is charged as a full one, alone or among a hundred."""
+    policy = Policy(threshold=0.40)
+    seen = host(table(LIMIT), *(table(118_000, 100 + n, dropped=0) for n in range(100)))
+    for observation in (seen, condense(seen, None, policy)):
+        assert assess(message(), observation, policy).charges.full == 101
+
+
+@pytest.mark.parametrize("condensed", [False, True])
+def test_a_drop_in_a_nearly_empty_table_shows_no_full_one(*, condensed: bool) -> None:
+    """A message without a number is not confirmed by tables of five entries that dropped one packet."""
+    seen = host(table(10, initial=True), *(table(5, 100 + n, dropped=1) for n in range(100)))
+    seen = condense(seen, None, Policy()) if condensed else seen
+    assert len(seen.tables) == (NAMED_ONE_BY_ONE if condensed else 101)
+    assert assess(message(), seen, Policy()).corroboration is Corroboration.CONTRADICTED

@@ -291,12 +291,12 @@ ROOTLESS = Table(namespace=4026532316, label="rootless", count=65536, user_owned
     ("decision", "others", "says"),
     [
         (
-            replace(RAISE, arithmetic=replace(SUM, full_tables=2)),
+            replace(RAISE, arithmetic=replace(SUM, untrusted_entries=98_304)),
             (60000,),
             "the table of web (netns 7) was filling up (60,0",
         ),
         (
-            replace(RAISE, arithmetic=replace(SUM, full_tables=2)),
+            replace(RAISE, arithmetic=replace(SUM, untrusted_entries=98_304)),
             (),
             "the table of rootless (netns 4026532316) was full",
         ),

@@ -450,7 +450,8 @@ def test_user_namespaces_are_charged_and_not_raised_for() -> None:
     decision = decide(message(None), host(theirs, FULL), CALM, Policy())
     assert isinstance(decision, Raise)
     assert decision.target == 393_216  # our own full table's step, not the demand of theirs
-    assert decision.arithmetic.full_tables == 2
+    assert decision.arithmetic.full_tables == 1
+    assert decision.arithmetic.untrusted_entries == 393_216  # what it may hold then, as of any other table
     trusted = decide(message(OTHER), host(theirs), CALM, Policy(trust_user_namespaces=True))
     assert isinstance(trusted, Raise)
     assert trusted.target == 1_048_576

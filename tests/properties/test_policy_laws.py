@@ -11,7 +11,8 @@ from testbed.strategies import NOW, crowds, observations, policies, restrictions
 from conntrackd_guard.core import budget
 from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.assessment import assess
-from conntrackd_guard.core.configuration import Buckets, FloodResponse, Policy
+from conntrackd_guard.core.budget import UNTRUSTED_SHARE
+from conntrackd_guard.core.configuration import Buckets, FloodResponse, Policy, Share
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import (
     INT_MAX,
@@ -26,6 +27,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, condense
+from conntrackd_guard.core.usage import GATE_USE
 
 MANY = settings(max_examples=200, deadline=None)
 CALM = State()
@@ -88,7 +90,7 @@ def test_condensing_a_crowd_changes_no_decision(
     trigger: Trigger, seen: Observation, state: State, policy: Policy
 ) -> None:
     """Condensing keeps verdict, reason and every term of a sum that reaches the limit, and keeps a record small."""
-    condensed = condense(seen, trigger.namespace)
+    condensed = condense(seen, trigger.namespace, policy)
     whole, reduced = decide(trigger, seen, state, policy), decide(trigger, condensed, state, policy)
     if whole.arithmetic is not None and whole.arithmetic.target < (seen.limit or 0):
         assert isinstance(whole, Hold)
@@ -96,7 +98,48 @@ def test_condensing_a_crowd_changes_no_decision(
         assert reduced.reason is whole.reason
     else:
         assert reduced == whole
-    assert len([table for table in condensed.tables if 2 * table.count <= (seen.limit or 0)]) <= NAMED_ONE_BY_ONE + 4
+    small_below = min(GATE_USE, policy.threshold) * (seen.limit or 0)
+    assert len([table for table in condensed.tables if table.count < small_below]) <= NAMED_ONE_BY_ONE + 4
+
+
+@MANY
+@given(crowds(), policies)
+def test_untrusted_tables_take_a_share_at_most(seen: Observation, policy: Policy) -> None:
+    """Whatever users fill, raising goes as far as on a host without them that has three quarters of each bound."""
+    policy = replace(policy, trust_user_namespaces=False, buckets=Buckets.KEEP)
+    with_users = budget.highest_affordable(seen, policy)
+    assert with_users is not None
+    spare = max(0, seen.memory_available_bytes - with_users.min_available_bytes)
+    quarters = replace(
+        seen,
+        tables=tuple(table for table in seen.tables if not table.user_owned),
+        memory_available_bytes=with_users.min_available_bytes + 3 * spare // 4
+        if spare
+        else seen.memory_available_bytes,
+        buckets=None if seen.buckets is None else 3 * seen.buckets // 4,
+        bucket_arrays=3 if seen.buckets else 2,  # of three quarters: no less memory than two whole ones
+    )
+    alone = budget.highest_affordable(quarters, replace(policy, budget=Share(bytes=3 * with_users.budget_bytes // 4)))
+    assert alone is not None
+    if alone.target >= (seen.limit or 0):  # below it, what is condensed is charged twice its entries all the same
+        assert with_users.target >= alone.target
+
+
+@MANY
+@given(triggers, observations(), states, policies)
+def test_all_that_exists_is_charged(trigger: Trigger, seen: Observation, state: State, policy: Policy) -> None:
+    """Entries of no known table cost what they are and take no available memory again; so do users' ones, up to a share."""
+    total = decide(trigger, seen, state, policy).arithmetic
+    if total is None:
+        return
+    trusted = [table for table in seen.tables if policy.trust_user_namespaces or not table.user_owned]
+    existing = sum(min(table.count, total.target) for table in trusted) + total.hidden_entries
+    assert total.hidden_entries >= seen.hidden_entries - seen.unread_tables * total.current
+    assert total.charged_entries >= seen.hidden_entries or total.target < total.current
+    assert total.charged_entries >= existing + total.untrusted_entries
+    assert total.held_entries >= existing
+    assert total.charged_entries - total.held_entries >= 0
+    assert UNTRUSTED_SHARE * total.bytes_per_entry * total.untrusted_entries <= total.budget_bytes
 
 
 @MANY
@@ -112,7 +155,7 @@ def test_the_sum_can_be_redone_by_hand(trigger: Trigger, seen: Observation, stat
     assert total.new_bytes == (
         total.bytes_per_entry * (total.charged_entries - total.held_entries) + total.new_bucket_bytes
     )
-    assert total.in_use == sum(table.count for table in seen.tables)
+    assert total.in_use == sum(table.count for table in seen.tables) + seen.hidden_entries
 
 
 @MANY

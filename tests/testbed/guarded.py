@@ -119,8 +119,9 @@ class Host:
         self._allocate()
 
     def _allocate(self) -> None:
-        allocated = sum(self._counts.values()) + LIMIT // 2  # the gate stands open
-        self._write("sys/kernel/slab/nf_conntrack/total_objects", f"{allocated} N0={allocated}\n")
+        used = sum(self._counts.values())
+        for name, figure in (("objects", used), ("total_objects", used + LIMIT // 2)):  # the gate stands open
+            self._write(f"sys/kernel/slab/nf_conntrack/{name}", f"{figure} N0={figure}\n")
 
     @property
     def persisted(self) -> int | None:

@@ -286,6 +286,8 @@ READ_FILES = (
     ),
     ReadFile("sys/kernel/slab/nf_conntrack/objects", b"60000 N0=60000\n", _used),
     ReadFile("sys/kernel/slab/nf_conntrack/sheaf_capacity", b"28\n", _used),
+    ReadFile("sys/kernel/slab/nf_conntrack/objs_per_slab", b"16\n", _used),
+    ReadFile("sys/kernel/slab/nf_conntrack/slabs_cpu_partial", b"56(7) C0=32(4) C1=24(3)\n", _used),
     ReadFile("run/systemd/container", b"lxc\n", lambda root: find_place(Paths(root))),
     ReadFile("etc/pve/firewall/cluster.fw", b"[OPTIONS]\nenable: 1\n", _writers),
     ReadFile("etc/pve/local/host.fw", b"[OPTIONS]\nnf_conntrack_max: 196608\n", _writers),

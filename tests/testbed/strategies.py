@@ -55,6 +55,7 @@ def observations(draw: st.DrawFn) -> Observation:
         tables=draw(tables(limit)),
         complete=draw(st.booleans()),
         unread_tables=draw(st.just(0) | st.integers(1, 3)),
+        hidden_entries=draw(st.just(0) | st.integers(0, 2 * limit)),
         buckets=draw(st.sampled_from([None, 65_536, 262_144, 1 << 22]) | st.integers(512, 1 << 22)),
         entry_slab_bytes=draw(st.none() | st.integers(192, 512)),
         memory_total_bytes=total,
@@ -67,12 +68,21 @@ def observations(draw: st.DrawFn) -> Observation:
 
 @st.composite
 def crowds(draw: st.DrawFn) -> Observation:
-    """A host with up to two hundred small tables beside."""
+    """A host with up to two hundred tables beside, from nearly empty to full; some of users, some that dropped."""
     seen = draw(observations())
-    most = max(1, (seen.limit or 0) // 2)
-    counts = draw(st.lists(st.integers(1, 5000), max_size=200))
+    limit = seen.limit or 0
+    shares = draw(st.lists(st.sampled_from([0.0, 0.29, 0.31, 0.45, 0.49, 0.75, 0.81, 1.0]), max_size=20))
+    counts = draw(st.lists(st.integers(1, 5000), max_size=180)) + [int(share * limit) for share in shares]
     crowd = tuple(
-        Table(namespace=index, label="", count=min(count, most), dropped=0) for index, count in enumerate(counts)
+        Table(
+            namespace=index,
+            label="",
+            count=min(count, limit),
+            dropped=draw(st.sampled_from([0, None, 1])),
+            demand_per_second=draw(st.sampled_from([None, 1e6])),
+            user_owned=draw(st.booleans()),
+        )
+        for index, count in enumerate(counts)
     )
     return replace(seen, tables=seen.tables + crowd)
 

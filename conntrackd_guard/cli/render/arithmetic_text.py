@@ -67,6 +67,12 @@ def _memory_lines(a: Arithmetic, policy: Policy) -> list[Line]:
         ("bytes per entry", f"{a.bytes_source} → {a.bytes_per_entry:,} (rounded up to 64 bytes)"),
         ("planned for", f"{planned}, {a.held_entries:,} of them already in memory"),
         *([("", f"{a.unread_tables:,} of the full tables can't be read")] if a.unread_tables else []),
+        *([("", f"{a.untrusted_entries:,} of those for the others are untrusted")] if a.untrusted_entries else []),
+        *(
+            [("", f"{a.hidden_entries:,} of those entries are in no table that can be read")]
+            if a.hidden_entries
+            else []
+        ),
         ("hash table", _buckets(a)),
         ("cost", f"{a.bytes_per_entry:,} × {a.charged_entries:,} + {a.bucket_bytes:,} = {_bytes(a.cost_bytes)}"),
         ("budget", f"{_share(policy.budget, a, hugetlb=True)} = {_bytes(a.budget_bytes)}"),

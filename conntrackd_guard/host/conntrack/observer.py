@@ -34,12 +34,15 @@ REUSE_SECONDS = 10.0
 _TABLES_A_TICK = 16
 """Tables read in one tick, about 25 µs each: half of them the fullest, the others in turn."""
 _UNEXPLAINED_SHARE = 0.10
-"""Entries that no known table holds, as a share of the limit, from which the watch scans for another namespace."""
+"""Entries that no table in reach holds count from this share of the limit on, and the watch scans for their namespace.
+
+Judgement: free objects kept by each processor are no more than that.
+"""
 _NO_FILE = "this kernel has no /proc/net/stat/nf_conntrack (CONFIG_NF_CONNTRACK_PROCFS)"
 _NO_LIMIT = (
     "connections are tracked, but nf_conntrack_max is hidden here, as in a container: `guard doctor` has the cure"
 )
-_HIDDEN = "entries exist in a network namespace that no process or name leads to: counted as one more full table"
+_HIDDEN = "{:,} entries exist in network namespaces that no process or name leads to: counted as they are"
 
 
 @dataclass(slots=True)
@@ -146,12 +149,16 @@ class Observer:
         reached = [track for track in self._tracks.values() if not track.out_of_reach]
         # Without a limit, connection tracking is not loaded, and no namespace has a table.
         complete, unread_tables = limit is None or (self._complete and len(reached) == len(self._tracks)), 0
-        hidden = (memory.allocated_entries or 0) - sum(track.growth.count or 0 for track in reached)
+        shown = sum(track.growth.count or 0 for track in reached)
+        hidden = max(0, (memory.allocated_entries or 0) - shown)
+        if hidden >= _UNEXPLAINED_SHARE * (limit or math.inf) and (used := self.memory.used_entries()) is not None:
+            hidden = max(0, used - shown)  # without the free objects of slabs that are kept
         has_file = self._initial is None or self._initial.source == STATISTICS_FILE
         has_statistics = has_file or os.path.lexists(self._statistics)
         if not complete or not has_file or hidden >= usage.CONFIRM_USE * (limit or math.inf):
             unread_tables, missing = (0, ()) if limit is None else self._missing(memory, hidden, limit)
-            complete, unread = complete and not unread_tables, unread + missing
+            complete = complete and not unread_tables and hidden < usage.CONFIRM_USE * (limit or math.inf)
+            unread += missing
         owner = None
         if not complete or not self.present.issuperset(namespaces):
             owner = self._unread_owner(namespaces, now)
@@ -174,6 +181,7 @@ class Observer:
             complete=complete,
             impossible=tuple(self._impossible.values()),
             unread_tables=unread_tables,
+            hidden_entries=hidden if hidden >= _UNEXPLAINED_SHARE * (limit or math.inf) else 0,
             unread_owner=owner,
             has_statistics=has_statistics,
             buckets=buckets,
@@ -272,10 +280,7 @@ class Observer:
             which = "a network namespace" if self._complete and unreadable == 1 else which
             texts.append(f"the tables of {which} can't be read: counted as {charged} full table{'s'[charged == 1 :]}")
         elif hidden >= usage.CONFIRM_USE * (limit or math.inf):
-            used, shown = self.memory.used_entries(), (memory.allocated_entries or 0) - hidden
-            if used is None or used - shown >= usage.CONFIRM_USE * limit:
-                charged = 1
-                texts.append(_HIDDEN)
+            texts.append(_HIDDEN.format(hidden))
         return charged, (", and ".join(texts),) if texts else ()
 
     def _unread_owner(self, named: Collection[int], now: float) -> NamespaceOwner | None:

@@ -33,6 +33,10 @@ _ENTRY_SLAB_BYTES = range(128, 4097)
 """Possible sizes: 248 to 320 bytes on kernels since 4.x, several times that with the allocator's debugging."""
 _SHEAF_CAPACITY = 256
 """More than any sheaf holds: those of entries hold 28 (7.3)."""
+_OBJECTS_A_SLAB = 512
+"""More than any slab of entries has: 16 or 32."""
+_LISTED_SLABS = re.compile(rb"\d{1,9}\((\d{1,9})\)")
+"""Free objects on the processors' lists, and in how many slabs."""
 STATISTICS_FILE = "statistics file"
 """A table's source, if its namespace's files in /proc show it."""
 
@@ -282,23 +286,32 @@ class MemoryReader:
         return counters
 
     def used_entries(self) -> int | None:
-        """Return an upper bound of the entries that exist; None if it can't be read.
+        """Return the entries that exist at least; None if it can't be read.
 
         `total_objects` also counts the free objects of slabs that fragments, or since 7.3 sheaves, keep allocated.
-        `objects` counts those in sheaves alone, up to (10 a memory node + 2 a CPU) sheaves. It walks lists under a lock.
+        `objects` counts those that processors keep alone: up to (10 a memory node + 2 a CPU) sheaves, before them a slab
+        each and a list of more. It walks lists under a lock: 1.6 ms for 12,178 slabs (measured: 200,000 entries, 80 % of
+        them gone).
         """
         try:
-            used, capacity = files.read_number(self._slab / "objects"), 0
+            used, capacity, slab, listed = files.read_number(self._slab / "objects"), 0, 0, 0
             with contextlib.suppress(FileNotFoundError):
                 capacity = files.read_number(self._slab / "sheaf_capacity")
+            with contextlib.suppress(FileNotFoundError):
+                slab = files.read_number(self._slab / "objs_per_slab")
+                found = _LISTED_SLABS.match(files.read(self._slab / "slabs_cpu_partial"))
+                listed = 0 if found is None else int(found[1])
         except (OSError, ValueError):
             return None
         if not 0 <= capacity <= _SHEAF_CAPACITY:
             capacity = 0
-        nodes = 1
+        if not 0 <= slab <= _OBJECTS_A_SLAB:
+            slab = 0
+        processors, nodes = os.cpu_count() or 1, 1
         with contextlib.suppress(OSError):
             nodes = max(1, sum(name.startswith("node") for name in os.listdir(self._nodes)))
-        return max(0, used - (10 * nodes + 2 * (os.cpu_count() or 1)) * capacity)
+        kept = (10 * nodes + 2 * processors) * capacity if capacity else (processors + listed) * slab
+        return max(0, used - kept)
 
     def _last_total(self) -> int:
         """Return the last good MemTotal of this boot: this process's, or else what a guard has published under /run."""
