@@ -24,4 +24,6 @@ def test_both_pages_show_the_same_drop_in() -> None:
 def test_the_unit_forbids_both_by_default() -> None:
     """The drop-in is needed for file and port."""
     unit = (ROOT / "systemd/conntrackd-guard.service").read_text("utf-8")
-    assert {"RestrictAddressFamilies=AF_UNIX", "IPAddressDeny=any", "RootDirectory=/run/conntrackd-guard-root"} <= set(unit.splitlines())
+    assert {"RestrictAddressFamilies=AF_UNIX", "IPAddressDeny=any", "RootDirectory=/run/conntrackd-guard-root"} <= set(
+        unit.splitlines()
+    )
