@@ -75,7 +75,7 @@ def host(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
     for folder in ("intents", "overrides", "notices"):
         for file in (host.root / "run/conntrackd-guard" / folder).iterdir():
             file.unlink()
-    for name in ("pause", "drop-in.override"):
+    for name in ("pause", "drop-in.override", "drop-in.request", "drop-in.answer"):
         (host.root / "run/conntrackd-guard" / name).unlink()
     monkeypatch.setattr(status, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(checks, "JOURNAL_SECONDS", 0.0)

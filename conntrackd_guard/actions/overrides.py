@@ -7,7 +7,9 @@ file under /run into its state, so it does not mistake the new limit for a confl
 import contextlib
 import os
 import pwd
+import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,14 +37,17 @@ from conntrackd_guard.history.database import History
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.observer import Observer
+from conntrackd_guard.host.dropin_request import Persisted
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
-from conntrackd_guard.host.sysctl_dropin import Persisted, SysctlDropIn
+from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 
 REVERT_PAUSE_SECONDS = 3600.0
 """A revert pauses raising for this long: else the next message would undo it."""
 _IN_FLIGHT_SECONDS = 0.1
 """A daemon that read no pause just before writes its raise within this time; then the revert checks once more."""
+_FILE_SECONDS = 3.0
+"""A stalled disk keeps the limit up no longer than this; a second more than the drop-in's lock is waited for."""
 _NO_LOGIN = 0xFFFFFFFF
 _ARTICLES = {"hold": "a", "override": "an"}
 _NAMED = 10
@@ -140,7 +145,10 @@ class Overrides:
             raise AnswerIsNo(f"Decision {row_id} is no raise but {_ARTICLES[row.verdict]} {row.verdict}. {step}")
 
     def revert(self, plan: Plan, reason: str) -> Record:
-        """Carry a plan out: pause, write, read back, drop-in, history. After a failure the pauses are as before."""
+        """Carry a plan out: pause, drop-in, limit, read back, history. After a failure pauses and drop-in are as before.
+
+        The drop-in comes first: after a kill the next boot does not undo the revert, and it can be repeated.
+        """
         self._runtime_dir.prepare()
         now = self._clock.boottime()
         why = reason or "the limit was reverted"
@@ -180,7 +188,7 @@ class Overrides:
         return self._store(replace(planned, outcome=replace(applied, limit_after=after, detail=detail)))
 
     def _write(self, planned: Record, plan: Plan, decided: float) -> tuple[int, str]:
-        """Write limit, buckets and drop-in; return the limit read back, and which of the others could not be written.
+        """Write drop-in, limit and buckets; return the limit read back, and which of the others could not be written.
 
         An unlimited limit stays: another program has set it since the plan was made.
         """
@@ -188,20 +196,61 @@ class Overrides:
         if now is not None and is_unlimited(now):
             error = OSError(None, f"the limit has become {format_limit(now)}")
             raise HostError(f"write {plan.target} to", self._paths.limit, error, "Find out what set it.")
-        after, failed = self._kernel.set_limit(plan.target), []
+        if (refusal := self._kernel.not_writable()) is not None:
+            raise refusal
+        kept, failed = self._kept(planned), []
+        if behind := self._persist(self._wanted(planned, plan, kept), decided):
+            failed.append(behind)
+        try:
+            after = self._kernel.set_limit(plan.target)
+        except HostError:
+            self._persist(kept, self._clock.boottime())
+            raise
         if plan.buckets is not None:
             try:
                 self._kernel.set_buckets(plan.buckets)
             except HostError as error:
                 failed.append(f"The hash buckets stay as they are: {error}")
-        try:
-            none = plan.original or self._drop_in.limit() is None
-            persisted = Persisted.from_record(planned, plan.target, sentence(planned, self._policy))
-            persisted = replace(persisted, buckets=plan.buckets_to_keep)
-            self._drop_in.override(None if none else persisted, decided)
-        except GuardError as error:
-            failed.append(f"The drop-in does not follow yet: {error}")
         return after, " ".join(failed)
+
+    def _kept(self, planned: Record) -> Persisted | None:
+        """Return the content of the drop-in before a revert; None without one, or if it can't be read."""
+        with contextlib.suppress(HostError):
+            if (kept := self._drop_in.persisted()) is not None:
+                return replace(
+                    Persisted.from_record(planned, kept.limit),
+                    buckets=kept.buckets,
+                    memory_total_bytes=kept.memory_total_bytes,
+                    budget_bytes=kept.budget_bytes,
+                )
+        return None
+
+    @staticmethod
+    def _wanted(planned: Record, plan: Plan, kept: Persisted | None) -> Persisted | None:
+        """Return the content of the drop-in after a revert; None for no drop-in."""
+        if kept is None or plan.original:
+            return None
+        return replace(Persisted.from_record(planned, plan.target), buckets=plan.buckets_to_keep)
+
+    def _persist(self, wanted: Persisted | None, decided: float) -> str:
+        """Have the drop-in follow; return why it does not yet. A stalled disk must not keep the limit up."""
+        written: Future[None] = Future()
+
+        def write() -> None:
+            try:
+                self._drop_in.override(wanted, decided)
+                written.set_result(None)
+            except BaseException as error:  # noqa: BLE001 - for the thread that waits
+                written.set_exception(error)
+
+        threading.Thread(target=write).start()  # the command ends when the disk answers
+        try:
+            written.result(_FILE_SECONDS)
+        except TimeoutError:
+            return "The drop-in does not follow yet: its disk does not answer. This command waits for it at its end."
+        except GuardError as error:
+            return f"The drop-in does not follow yet: {error}"
+        return ""
 
     def _record(self, override: Override) -> Record:
         """Record an override that wrote no limit, and leave it for a running daemon."""

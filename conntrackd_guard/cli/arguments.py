@@ -172,6 +172,9 @@ _COMMANDS = {  # in the order of the help text
     "notify": _Command("notify", "run the `notify` command for each queued decision",
         "sudo guard notify    does what conntrackd-guard-notify.service does, without its sandbox.",
         description="Run the command of the `notify` setting for each queued decision, until the queue is empty."),
+    "persist": _Command("persist", "write the sysctl.d file that the daemon requests",
+        "sudo guard persist    does what conntrackd-guard-persist.service does, without its sandbox.",
+        description="Write the sysctl.d file that the daemon requests, whose sandbox may not write it."),
     "config": _Command("config", "check, show or explain the settings",
         "guard config check && sudo systemctl reload conntrackd-guard", actions={
             "check": _Command("config", "list every problem in the settings, and warn of those that can't work here",

@@ -40,8 +40,9 @@ from conntrackd_guard.host.load_facts import load_facts
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import NotifySpool
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.requested_dropin import RequestedDropIn
 from conntrackd_guard.host.runtime_dir import RuntimeDir
-from conntrackd_guard.host.sysctl_dropin import NoDropIn, Overriding, SysctlDropIn
+from conntrackd_guard.host.sysctl_dropin import NoDropIn, Overriding
 from conntrackd_guard.host.systemd_notify import Service
 from conntrackd_guard.recording.metrics_exporter import Outlets
 from conntrackd_guard.recording.recorder import Recorder
@@ -92,7 +93,7 @@ class Daemon:
         self._runtime_dir.take_lock()
         self._owners = owner_client.listen(paths.owner_socket, paths.proc)
         writes_dropin = settings.persist and paths.mode is Mode.ACT
-        self._drop_in = SysctlDropIn(paths) if writes_dropin else NoDropIn(paths, reads=settings.persist)
+        self._drop_in = RequestedDropIn(paths) if writes_dropin else NoDropIn(paths, reads=settings.persist)
         self._worker = Worker(
             paths=paths,
             drop_in=self._drop_in,

@@ -58,4 +58,6 @@ class Paths:
         self.drop_in_lock = run / "drop-in.lock"
         """Lock of the drop-in's writer; has the time of the decision that the drop-in follows."""
         self.drop_in_override = run / "drop-in.override"
-        """Content of the drop-in wanted by the last revert of this boot."""
+        """Drop-in wanted by the last revert of this boot."""
+        self.drop_in_request = run / "drop-in.request"
+        """Drop-in wanted by a daemon that may not write it, until `guard persist` takes it."""

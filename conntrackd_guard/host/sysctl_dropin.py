@@ -6,14 +6,13 @@
 import contextlib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, Self
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from conntrackd_guard import __version__
-from conntrackd_guard.core.codec import decode
-from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.core.limits import is_lower, is_unlimited, lowest_accepted
-from conntrackd_guard.core.model import PersistedLimit, Raise, Record
+from conntrackd_guard.core.errors import GuardError, HostError
+from conntrackd_guard.core.limits import format_limit, is_lower, is_unlimited, lowest_accepted
+from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.sysctl_precedence import (
     BUCKET_KEYS,
     FOLDERS,
@@ -28,7 +27,8 @@ from conntrackd_guard.core.sysctl_precedence import (
 from conntrackd_guard.core.units import rfc3339
 from conntrackd_guard.host import files
 from conntrackd_guard.host.conf_dirs import sysctl_files
-from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
+from conntrackd_guard.host.dropin_lock import DropInLock
+from conntrackd_guard.host.dropin_request import DropInRequest, Persisted
 from conntrackd_guard.host.paths import Paths
 
 _SETTING = re.compile(rb"^net\.netfilter\.nf_conntrack_max = (\d{1,10})$", re.MULTILINE)
@@ -38,38 +38,6 @@ _ID = re.compile(rb"\b(boot_id|machine_id)=([0-9a-f-]{1,64})\b")
 _SIZE = re.compile(rb"\b(memory_total_bytes|budget_bytes)=(\d{1,18})(?!\S)")
 _LISTED, _VALUE = 8, 40
 """Lines and characters of a value in the comment: it is for people."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Persisted:
-    """Content of the file. `why` is the guard's own sentence, without text from the kernel."""
-
-    limit: int
-    buckets: int | None = None
-    """Hash buckets that the guard raised; None: it raised none with this decision."""
-    at: str
-    version: str
-    decision: str
-    why: str
-    boot_id: str
-    memory_total_bytes: int
-    budget_bytes: int
-
-    @classmethod
-    def from_record(cls, record: Record, limit: int, sentence: str) -> Self:
-        """Return the content for the record that set `limit`."""
-        decision, observation = record.decision, record.observation
-        return cls(
-            limit=limit,
-            buckets=decision.buckets_target if isinstance(decision, Raise) else None,
-            at=rfc3339(observation.wall_seconds),
-            version=__version__,
-            decision=record.key,
-            why=sentence,
-            boot_id=observation.boot_id,
-            memory_total_bytes=observation.memory_total_bytes,
-            budget_bytes=decision.arithmetic.budget_bytes if isinstance(decision, Raise) else 0,
-        )
 
 
 class Overriding(NamedTuple):
@@ -102,11 +70,11 @@ class SysctlDropIn:
         pending = self._lock.pending_override()
         if pending is None:
             return self._read()
-        wanted = _wanted(pending)
+        wanted = pending.content
         if wanted is None:
             return None
         return PersistedLimit(
-            limit=wanted.limit, buckets=wanted.buckets, decision=wanted.decision, boot_id=wanted.boot_id
+            limit=wanted.limit, buckets=wanted.buckets, decision=wanted.decision, boot_id=pending.boot_id
         )
 
     def overridden_by(self) -> list[Overriding]:
@@ -118,34 +86,21 @@ class SysctlDropIn:
 
         Buckets that an earlier raise persisted stay, unless more are in force by now (`buckets`): another program's.
         """
-        decided_us = int(decided_seconds * 1e6)
-        with self._lock.held():
-            self._obey()
-            if decided_us > self._lock.followed_us():
-                before = None
-                with contextlib.suppress(HostError):  # what can't be read is replaced
-                    before = self._read() if persisted.buckets is None else None
-                if before is not None and (before.buckets or 0) >= (buckets or 0):
-                    persisted = replace(persisted, buckets=before.buckets)
-                self._write(persisted)
-                self._lock.follow(decided_us)
-            self._obey()
+        self._settle(self._request(replace(persisted, keeps_buckets=buckets or 0), decided_seconds))
 
-    def release(self, limit: int) -> int | None:
-        """Remove a persisted limit that is lower than `limit` and return it."""
-        with self._lock.held():
-            self._obey()
+    def release(self, limit: int, decided_seconds: float) -> int | None:
+        """Remove a persisted limit that is lower than `limit` and return it, unless a newer decision has the file."""
+        self._lock.drop_request()
+        with self._lock.held():  # behind a write at work
             persisted = self.limit()
-            if persisted is None or not is_lower(persisted, limit):
-                return None
-            self._remove()
-            self._obey()
-            return persisted
+        if persisted is None or not is_lower(persisted, limit):
+            return None
+        self._settle(replace(self._request(None, decided_seconds), lower_than=limit))
+        return persisted if self.limit() is None else None
 
     def override(self, persisted: Persisted | None, decided_seconds: float) -> None:
         """Persist what an operator wants, None: nothing. A write at work in another process ends in this too."""
-        content = None if persisted is None else asdict(persisted)
-        override = DropInOverride(int(decided_seconds * 1e6), content)
+        override = self._request(persisted, decided_seconds)
         self._lock.leave_override(override)
         with self._lock.held():
             self._carry_out(override)
@@ -153,22 +108,67 @@ class SysctlDropIn:
 
     def follow_override(self) -> None:
         """Do what an earlier `override` could not, as it was killed or the disk stalled."""
-        if self._lock.pending_override() is not None:
-            with self._lock.held():
-                self._obey()
+        if (override := self._lock.pending_override()) is not None:
+            self._settle(override)
+
+    def serve(self) -> bool:
+        """Carry out the request of a daemon that may not do it itself, and leave it the answer; False without a request."""
+        decided_us = None
+        try:
+            if (request := self._lock.take_request()) is None:
+                return False
+            decided_us = request.decided_us
+            self._follow(request)
+        except GuardError as error:
+            self._lock.leave_answer(decided_us, str(error))
+            raise
+        return True
+
+    def _request(self, content: Persisted | None, decided_seconds: float) -> DropInRequest:
+        return DropInRequest(boot_id=self._lock.boot_id, decided_us=int(decided_seconds * 1e6), content=content)
+
+    def _settle(self, request: DropInRequest) -> None:
+        """Have the drop-in follow a request, and read it back."""
+        self._follow(request)
+
+    def _follow(self, request: DropInRequest) -> None:
+        with self._lock.held():
+            self._obey()
+            if request.decided_us > self._lock.followed_us():
+                self._carry_out(request)
+            self._obey()
+            self._read_back(request)
 
     def _obey(self) -> None:
         """Carry out overrides until none is pending: another may have come meanwhile."""
         while (override := self._lock.pending_override()) is not None:
             self._carry_out(override)
 
-    def _carry_out(self, override: DropInOverride) -> None:
-        wanted = _wanted(override)
-        if wanted is None:
+    def _carry_out(self, request: DropInRequest) -> None:
+        content, before = request.content, None
+        with contextlib.suppress(HostError):  # what can't be read is replaced
+            before = self._read()
+        if content is not None:
+            kept = None if before is None else before.buckets
+            if content.buckets is None and content.keeps_buckets is not None and (kept or 0) >= content.keeps_buckets:
+                content = replace(content, buckets=kept)
+            self._write(content, request.boot_id)
+        elif request.lower_than is None or (before is not None and is_lower(before.limit, request.lower_than)):
             self._remove()
-        else:
-            self._write(wanted)
-        self._lock.follow(override.decided_us)
+        self._lock.follow(request.decided_us)
+
+    def _read_back(self, request: DropInRequest) -> None:
+        """Raise HostError if the drop-in follows `request` and does not hold what that wants. For the lock's holder.
+
+        Another program replaced it meanwhile. It follows that request no longer: the next try writes it again.
+        """
+        wanted, found = None if request.content is None else request.content.limit, self.limit()
+        if self._lock.followed_us() != request.decided_us or request.lower_than is not None or found == wanted:
+            return
+        self._lock.follow(request.decided_us - 1)
+        holds = ["no limit" if limit is None else format_limit(limit) for limit in (found, wanted)]
+        error = OSError(None, f"it holds {holds[0]} after a write of {holds[1]}")
+        raise HostError("keep", self._paths.drop_in, error, "Find out what else writes it.")
 
     def _read(self) -> PersistedLimit | None:
         try:
@@ -188,12 +188,12 @@ class SysctlDropIn:
             origin["buckets"] = int(raised[1])
         return PersistedLimit(limit=int(setting[1]), **origin)
 
-    def _write(self, persisted: Persisted) -> None:
+    def _write(self, persisted: Persisted, boot_id: str) -> None:
         path = self._paths.drop_in
         next_step = "Until this works, the limit falls back at the next boot; it is tried again."
         with files.translate_errors("write", path, next_step):
             path.parent.mkdir(parents=True, exist_ok=True)
-            files.replace(path, self._text(persisted).encode(), durable=True)
+            files.replace(path, self._text(persisted, boot_id).encode(), durable=True)
 
     def _remove(self) -> None:
         path = self._paths.drop_in
@@ -202,7 +202,7 @@ class SysctlDropIn:
             path.unlink()
             files.sync_folder(path.parent)
 
-    def _text(self, persisted: Persisted) -> str:
+    def _text(self, persisted: Persisted, boot_id: str) -> str:
         buckets = f"net.netfilter.nf_conntrack_buckets = {persisted.buckets}\n" if persisted.buckets else ""
         ours = SysctlFile(
             folder=FOLDERS[0],
@@ -220,12 +220,12 @@ class SysctlDropIn:
         but = f"\n# Overridden by: {', '.join(by)}" if by else ""
         machine = files.read_id(self._paths.machine_id) or "unknown"
         return f"""\
-# Written by conntrackd-guard {persisted.version}; the next raise replaces this file.
-# When: {persisted.at}   Decision: `guard show {persisted.decision}`
-# Why: {persisted.why}
+# Written by conntrackd-guard {__version__}; the next raise replaces this file.
+# When: {rfc3339(persisted.wall_seconds)}   Decision: `guard show {persisted.decision}`
+# Why: {_why(persisted)}
 # Overrides: {_listed(overridden) or "nothing"}{but}
 # To go back: `guard revert --all`. To remove: delete this file; the running limit stays until a reboot.
-# boot_id={persisted.boot_id} machine_id={_printable(machine)}
+# boot_id={boot_id} machine_id={_printable(machine)}
 # memory_total_bytes={persisted.memory_total_bytes} budget_bytes={persisted.budget_bytes}
 {ours.content}"""
 
@@ -251,11 +251,9 @@ class NoDropIn(SysctlDropIn):
     put = release = override = follow_override = _write_nothing
 
 
-def _wanted(override: DropInOverride) -> Persisted | None:
-    """Return what an override wants persisted; nothing where another version wrote it."""
-    with contextlib.suppress(ValueError):
-        return None if override.content is None else decode(Persisted, override.content)
-    return None
+def _why(persisted: Persisted) -> str:
+    verb = "raised" if persisted.limit >= persisted.limit_before else "reverted"
+    return f"the limit was {verb} from {persisted.limit_before:,} to {persisted.limit:,}."
 
 
 def _overridden_by(found_files: Sequence[SysctlFile], paths: Paths) -> list[Overriding]:

@@ -7,8 +7,9 @@ from conntrackd_guard.core.limits import format_limit, is_lower
 from conntrackd_guard.core.model import OutcomeKind, Override, OverrideKind, Raise, Record, TriggerKind
 from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.core.text import printable
+from conntrackd_guard.host.dropin_request import Persisted
 from conntrackd_guard.host.log import Log
-from conntrackd_guard.host.sysctl_dropin import Overriding, Persisted, SysctlDropIn
+from conntrackd_guard.host.sysctl_dropin import Overriding, SysctlDropIn
 from conntrackd_guard.recording.items import Item
 
 
@@ -19,8 +20,8 @@ class DropInSync:
         self._drop_in, self._log = drop_in, log
         self._due: Item | None = None
         """A raise to persist."""
-        self._passed: tuple[float, int] | None = None
-        """Another program's higher limit, and when it has stood long enough (time.monotonic)."""
+        self._passed: tuple[float, int, float] | None = None
+        """When another program's higher limit has stood long enough (time.monotonic), it, and when it was seen (CLOCK_BOOTTIME)."""
         self._override_due = True
         """A revert, perhaps of before this run, may have left what it could not write."""
         self._reported: list[Overriding] = []
@@ -48,7 +49,9 @@ class DropInSync:
         elif reverts and record.outcome.kind is OutcomeKind.APPLIED:
             self._due, self._passed, self._override_due = None, None, True  # the command has left what to write
         elif limit is not None and limit != record.trigger.was and _is_of_others(record):
-            self._passed = (time.monotonic() + tuning.STANDING_SECONDS, limit) if self._is_passed_by(limit) else None
+            seen = record.observation.boottime_seconds
+            passed = (time.monotonic() + tuning.STANDING_SECONDS, limit, seen)
+            self._passed = passed if self._is_passed_by(limit) else None
             return self._has_stood()
         else:
             return False
@@ -61,8 +64,8 @@ class DropInSync:
             self._override_due = False
             self._report_order()
         if self._passed is not None and self._has_stood():
-            limit = self._passed[1]
-            if (removed := self._drop_in.release(limit)) is not None:
+            _, limit, seen = self._passed
+            if (removed := self._drop_in.release(limit, seen)) is not None:
                 text = (
                     f"Removed the {removed:,} saved for the next boot: the limit is now {format_limit(limit)}, and it would have "
                     "lowered it."
@@ -71,7 +74,7 @@ class DropInSync:
             self._due = self._passed = None
         if self._due is not None and (raised_to := _limit_set_by(self._due.record)) is not None:
             record = self._due.record
-            persisted = Persisted.from_record(record, raised_to, self._due.sentence)
+            persisted = Persisted.from_record(record, raised_to)
             self._drop_in.put(persisted, record.observation.boottime_seconds, record.observation.buckets)
             self._due = None
             self._report_order()

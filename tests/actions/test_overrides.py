@@ -73,7 +73,7 @@ def test_a_revert_lengthens_a_shorter_pause(guarded: Guarded) -> None:
 def test_a_refused_revert_leaves_the_pause_as_it_was(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch, seconds: float | None
 ) -> None:
-    """If the kernel refuses, an earlier pause is kept, and the revert's own is not."""
+    """If the kernel refuses, drop-in and an earlier pause are kept, and the revert's own pause is not."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     if seconds != 0.0:
         guarded.runtime_dir.put_pause(Pause(by="root", reason="drill", until_seconds=seconds and now + seconds))
@@ -82,6 +82,7 @@ def test_a_refused_revert_leaves_the_pause_as_it_was(
     assert main(["revert"], guarded.paths) is Exit.FAILED
     assert guarded.runtime_dir.pause(now) == before
     assert guarded.runtime_dir.overrides.all() == []
+    assert guarded.host.persisted == STEP
     assert guarded.reasons()[-1] == "override revert rejected"
 
 

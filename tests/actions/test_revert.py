@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
+from typing import Any
 
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host, Killed
@@ -11,8 +14,11 @@ from testbed.overridden import STEP, fill_and_turn, refuse_rows
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.model import Pause
+from conntrackd_guard.history.database import History
 from conntrackd_guard.host.conntrack.limit import Sysctl
-from conntrackd_guard.host.runtime_dir import RuntimeDir
+from conntrackd_guard.host.dropin_lock import DropInLock
+from conntrackd_guard.host.runtime_dir import JsonFolder, RuntimeDir
+from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 
 SETTING = "net.netfilter.nf_conntrack_max"
 
@@ -163,6 +169,74 @@ def test_a_killed_revert_is_recorded_as_the_kernel_shows_it(
     assert after.recovered.state.set_limit == (None if recorded[0] == "applied" else STEP)
     assert after.runtime_dir.overrides.all() == []
     after.stop()
+
+
+@pytest.mark.parametrize("arguments", [["revert"], ["revert", "--all"]])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("place", "step"),
+    [
+        (RuntimeDir, "put_pause"),
+        (JsonFolder, "put"),
+        (DropInLock, "leave_override"),
+        (SysctlDropIn, "_carry_out"),
+        (DropInLock, "follow"),
+        (Sysctl, "write"),
+        (History, "add"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_a_killed_revert_is_not_undone_by_the_next_boot_and_can_be_repeated(  # noqa: PLR0913, PLR0917 - a row of the table
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, place: type, step: str, when: str, arguments: list[str]
+) -> None:
+    """Whatever the step: the next boot starts with no more than the limit in force, and another revert completes it."""
+    host = guarded.host
+    fill_and_turn(guarded)
+    host.table(10)
+    guarded.stop()
+    wanted = (LIMIT, None) if arguments[1:] else (STEP, STEP)
+    done = getattr(place, step)
+
+    def killed(*args: Any, **options: Any) -> None:
+        if when == "after":
+            done(*args, **options)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, step, killed)
+        with pytest.raises(Killed):
+            main(arguments, guarded.paths)
+    assert (host.persisted or LIMIT) <= host.limit
+    if host.limit == wanted[0]:
+        assert host.persisted == wanted[1]
+    else:
+        assert main(arguments, guarded.paths) is Exit.DONE
+    assert (host.limit, host.persisted) == wanted
+
+
+def test_a_stalled_disk_does_not_keep_the_limit_up(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command writes the file first, and waits for it no longer than a moment; the file follows."""
+    guarded.stop()
+    unlink, answers, before = os.unlink, threading.Event(), set(threading.enumerate())
+
+    def stalling(path: Any, *args: Any, **options: Any) -> None:
+        if str(path).endswith("99-zz-conntrackd-guard.conf"):
+            assert answers.wait(10.0)
+        unlink(path, *args, **options)
+
+    monkeypatch.setattr(os, "unlink", stalling)
+    monkeypatch.setattr("conntrackd_guard.actions.overrides._FILE_SECONDS", 0.05)
+    try:
+        assert main(["revert"], guarded.paths) is Exit.DONE
+        assert (guarded.host.limit, guarded.host.persisted) == (LIMIT, STEP)
+        assert "its disk does not answer" in capsys.readouterr().err
+    finally:
+        answers.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10.0)
+    assert guarded.host.persisted is None
 
 
 @pytest.mark.parametrize("raised", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,12 @@ import pytest
 from testbed.stalled_writer import BOOT, LIMIT, StalledWriter, start
 
 from conntrackd_guard.core.errors import HostError
-from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
+from conntrackd_guard.host.dropin_request import Persisted
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.sysctl_dropin import Persisted, SysctlDropIn
+from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 
 REVERTED = Persisted(
-    limit=70_000, at="", version="0", decision="revert", why="", boot_id=BOOT, memory_total_bytes=0, budget_bytes=0
+    limit=70_000, limit_before=98_304, wall_seconds=0, decision="revert", memory_total_bytes=0, budget_bytes=0
 )
 BEFORE_RENAME, AFTER_RENAME = ".conf.new", "/sysctl.d"
 FILE_STATES = pytest.mark.parametrize("stalls_at", [BEFORE_RENAME, AFTER_RENAME])
@@ -105,7 +106,8 @@ def test_an_override_of_another_version_persists_nothing(paths: Paths) -> None:
     """Its fields are unknown; without a drop-in the next boot has the limit from before the guard."""
     drop_in = SysctlDropIn(paths)
     drop_in.put(REVERTED, 100.0)
-    DropInLock(paths).leave_override(DropInOverride(101_000_000, {"ceiling": 5}))
+    left = {"boot_id": BOOT, "decided_us": 101_000_000, "content": {"ceiling": 5}}
+    paths.drop_in_override.write_text(json.dumps(left))
     assert drop_in.persisted() is None
     drop_in.follow_override()
     assert drop_in.limit() is None

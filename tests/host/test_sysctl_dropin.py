@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.sysctl_precedence import Tool
-from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
+from conntrackd_guard.host.dropin_lock import DropInLock
+from conntrackd_guard.host.dropin_request import DropInRequest, Persisted
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.sysctl_dropin import NoDropIn, Persisted, SysctlDropIn
+from conntrackd_guard.host.sysctl_dropin import NoDropIn, SysctlDropIn
 
 PERSISTED = Persisted(
     limit=98_304,
-    at="2026-11-01T10:00:00+00:00",
-    version="0.1.0",
+    limit_before=65_536,
+    wall_seconds=1_761_991_200,
     decision="7",
-    why="Raised 65,536 → 98,304: budget_bytes=1 is no header.",
-    boot_id="5a2b-b007",
     memory_total_bytes=8 << 30,
     budget_bytes=800 << 20,
 )
@@ -29,6 +28,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     """Limit, boot, machine, memory and budget are read back."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/machine-id").write_text("00ff\n")
+    (tmp_path / "proc/sys/kernel/random").mkdir(parents=True)
+    (tmp_path / "proc/sys/kernel/random/boot_id").write_text("5a2b-b007\n")
     drop_in = SysctlDropIn(Paths(tmp_path))
     assert drop_in.persisted() is None
     drop_in.put(PERSISTED, 1.0)
@@ -82,7 +83,8 @@ def test_an_older_raise_takes_no_buckets_along(tmp_path: Path) -> None:
 def test_a_pending_revert_has_its_buckets(tmp_path: Path) -> None:
     """A revert that could not write the file yet counts as written."""
     paths = Paths(tmp_path)
-    DropInLock(paths).leave_override(DropInOverride(1_000_000, asdict(replace(PERSISTED, buckets=512))))
+    override = DropInRequest(boot_id="unknown", decided_us=1_000_000, content=replace(PERSISTED, buckets=512))
+    DropInLock(paths).leave_override(override)
     found = SysctlDropIn(paths).persisted()
     assert found is not None
     assert found.buckets == 512

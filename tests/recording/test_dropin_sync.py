@@ -19,7 +19,9 @@ from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Outcome, OutcomeKind, OverrideKind
-from conntrackd_guard.host.dropin_lock import DropInLock, DropInOverride
+from conntrackd_guard.host.dropin_lock import DropInLock
+from conntrackd_guard.host.dropin_request import DropInRequest
+from conntrackd_guard.host.requested_dropin import RequestedDropIn
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 
 STEP = 98_304
@@ -246,7 +248,8 @@ def test_a_start_does_what_a_revert_could_not(host: Host) -> None:
     guarded = raised(host)
     guarded.stop()
     guarded.clock.now += 1.0
-    DropInLock(guarded.paths).leave_override(DropInOverride(int(guarded.clock.now * 1e6), None))
+    override = DropInRequest(boot_id="boot-1", decided_us=int(guarded.clock.now * 1e6), content=None)
+    DropInLock(guarded.paths).leave_override(override)
     host.limit = LIMIT
     after = again(guarded)
     assert after.kept is None
@@ -292,6 +295,27 @@ def test_an_override_recorded_twice_is_one_row(host: Host) -> None:
     for _ in range(2):
         guarded.recorder.submit(order, guarded.policy)
     assert guarded.reasons().count("override revert applied") == 1
+    guarded.stop()
+
+
+def test_an_intent_stays_until_the_service_has_written(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the sandbox: row and message come at once, status has the cure, and the limit is read back before the intent goes."""
+    monkeypatch.setattr("conntrackd_guard.host.requested_dropin.WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(RequestedDropIn, "_is_forbidden", lambda _: True)
+    monkeypatch.setattr("testbed.guarded.SysctlDropIn", RequestedDropIn)
+    (host.root / "etc/sysctl.d").mkdir(parents=True)
+    guarded = raised(host)
+    assert guarded.reasons() == ["raise kernel_message confirmed applied"]
+    assert len(guarded.logged("guard.raise")) == 1
+    (trouble,) = guarded.recorder.report()["trouble"]
+    assert "conntrackd-guard-persist.service did not start" in trouble
+    assert (host.persisted, guarded.intents()) == (None, 1)
+    service = SysctlDropIn(guarded.paths)
+    until(lambda: service.serve() or guarded.intents() == 0)
+    until(lambda: guarded.intents() == 0)
+    assert host.persisted == STEP
+    guarded.written()
+    assert guarded.recorder.report()["trouble"] == []
     guarded.stop()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
@@ -157,6 +158,11 @@ def _writers(root: Path) -> object:
 
 def _sysctl_files(root: Path) -> object:
     return conf_dirs.sysctl_files(root), conf_dirs.assignments(root)
+
+
+def _served(root: Path) -> None:
+    with suppress(GuardError):
+        SysctlDropIn(Paths(root)).serve()
 
 
 def _notices(root: Path) -> object:
@@ -350,6 +356,16 @@ READ_FILES = (
         "run/conntrackd-guard/drop-in.override",
         _json(OVERRIDE),
         lambda root: SysctlDropIn(Paths(root)).persisted(),
+    ),
+    ReadFile(
+        "run/conntrackd-guard/drop-in.request",
+        _json(OVERRIDE),
+        _served,
+    ),
+    ReadFile(
+        "run/conntrackd-guard/drop-in.answer",
+        _json({"decided_us": 5, "error": "Can't write it."}),
+        lambda root: DropInLock(Paths(root)).answer(5),
     ),
     ReadFile(
         "run/conntrackd-guard/notices/*",

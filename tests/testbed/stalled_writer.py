@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from conntrackd_guard.host.dropin_request import Persisted
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.sysctl_dropin import Persisted, SysctlDropIn
+from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 
 BOOT, LIMIT = "boot-1", 98_304
 _FOLDER = Path(__file__).parents[1]
@@ -53,7 +54,7 @@ def _write(root: str, stalls_at: str, *decided_seconds: str) -> None:
 
     os.fsync = stalling
     persisted = Persisted(
-        limit=LIMIT, at="", version="0", decision="raise", why="", boot_id=BOOT, memory_total_bytes=0, budget_bytes=0
+        limit=LIMIT, limit_before=1, wall_seconds=0, decision="raise", memory_total_bytes=0, budget_bytes=0
     )
     for seconds in decided_seconds:
         SysctlDropIn(Paths(Path(root))).put(persisted, float(seconds))

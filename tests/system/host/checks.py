@@ -37,13 +37,13 @@ from ground import (
     steady_limit,
     until,
 )
+from persisting import DROP_IN, PERSISTING, SERVICE
 
-DROP_IN = Path("/etc/sysctl.d/99-zz-conntrackd-guard.conf")
 RULE = Path("/etc/udev/rules.d/60-conntrackd-guard.rules")
 INERT = 1 << 11
 """CAP_NET_BROADCAST, linux/capability.h"""
 WRITABLE = [
-    "/etc/sysctl.d", "/proc/sys/net/netfilter", "/run/conntrackd-guard", "/tmp",  # noqa: S108 - both are its own
+    "/proc/sys/net/netfilter", "/run/conntrackd-guard", "/tmp",  # noqa: S108 - both are its own
     "/var/lib/conntrackd-guard", "/var/tmp",  # noqa: S108
 ]  # fmt: skip
 """The mounts that the guard may write."""
@@ -85,8 +85,8 @@ def the_command_has_two_names() -> None:
 def the_units_are_sound() -> None:
     """Each directive is known to this systemd, and the exposure is below the threshold."""
     equal(run("systemd-analyze", "verify", GUARD, AUDIT), "")
-    for unit in (GUARD, AUDIT):
-        run("systemd-analyze", "security", "--threshold=15", unit)
+    for unit, most in ((GUARD, 15), (AUDIT, 15), (SERVICE, 10)):
+        run("systemd-analyze", "security", f"--threshold={most}", unit)
 
 
 def the_guard_is_confined() -> None:
@@ -98,7 +98,7 @@ def the_guard_is_confined() -> None:
 
 
 def the_guard_writes_only_its_own_paths() -> None:
-    """Every mount that the guard sees is read-only, except for its own directories, sysctl.d and the limit's."""
+    """Every mount that the guard sees is read-only, except for its own directories and the limit's."""
     mounts = Path(f"/proc/{process()}/mountinfo").read_text(encoding="utf-8").splitlines()
     equal(
         sorted(path for *_, path, options in (line.split()[:6] for line in mounts) if "ro" not in options.split(",")),
@@ -320,6 +320,7 @@ CHECKS = (
     a_start_with_bad_settings_is_not_repeated,
     the_guard_outlives_its_sockets,
     a_frozen_guard_is_restarted,
+    *PERSISTING,
     an_audit_runs_beside_it,
     the_notify_command_is_run,
     a_filling_table_is_decided_on,
