@@ -76,6 +76,7 @@ def no_unit_leaves_its_sandbox() -> None:
         run("systemctl", "start", peer)
         found[unit] = _inside(unit, int(shown(peer, "MainPID")))
     run("systemctl", "stop", AUDIT)
+    run("systemctl", "reset-failed")  # the service that refused to write core_pattern
     (RESULTS / "attempts").write_text("".join(map(_table, found, found.values())), encoding="utf-8")
     (RESULTS / "attempts.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     useless = {row["id"] for row in found.pop("no sandbox") if row["result"] != "possible"}
@@ -230,7 +231,8 @@ def _targets() -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _process(*command: str) -> Iterator[int]:
-    with subprocess.Popen(command) as process:
+    null = subprocess.DEVNULL  # which another process can open again, unlike the journal's socket
+    with subprocess.Popen(command, stdin=null, stdout=null, stderr=null) as process:
         try:
             yield process.pid
         finally:
