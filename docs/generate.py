@@ -36,6 +36,7 @@ from conntrackd_guard.core.model import (
 from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.documents import decision_document
+from conntrackd_guard.host.container import DROP_IN, JOURNALS, MOUNTS, Mount
 from conntrackd_guard.settings.keys import BY_NAME, FIXED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +71,9 @@ def _command(name: str, parser: argparse.ArgumentParser) -> str:
 
 def _shown(action: argparse.Action) -> bool:
     return (
-        not isinstance(action, argparse._SubParsersAction | argparse._HelpAction) and action.help != argparse.SUPPRESS
+        not isinstance(action, argparse._SubParsersAction | argparse._HelpAction)
+        and action.help != argparse.SUPPRESS
+        and action.dest != "root"  # every command has it
     )
 
 
@@ -118,6 +121,28 @@ def fixed_values() -> str:
     constants = [name for name in vars(tuning) if name.isupper()]
     current = [name for name in FIXED if any(constant.startswith(name.upper()) for constant in constants)]
     return "\n\n".join(definition(f"`{name}`", f"{FIXED[name]}.") for name in current)
+
+
+# Containers
+
+
+def container_mounts() -> str:
+    """Return the paths of the host that a container needs."""
+    mounts = [(mount, "yes" if mount.is_needed else "no") for mount in (*MOUNTS, *JOURNALS, DROP_IN)]
+    rows = [
+        (
+            f"`{mount.path}`",
+            "read-write" if mount.writable else "read-only",
+            needed,
+            f"{mount.without}{_propagated(mount)}",
+        )
+        for mount, needed in mounts
+    ]
+    return table(("path of the host", "access", "needed to raise", "without it"), rows)
+
+
+def _propagated(mount: Mount) -> str:
+    return f" (`mountPropagation: {mount.propagation}`)" if mount.propagation else ""
 
 
 # Decisions

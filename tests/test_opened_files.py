@@ -24,6 +24,7 @@ from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import NotifySpool
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.recording.metrics_exporter import Outlets
+from conntrackd_guard.settings.keys import Settings
 
 NO_TEXT = ("proc/*/ns/net", "run/netns/*", "dev/*", "var/*", "run/conntrackd-guard.prom")
 """Opened for their inode or owner, devices, the history, and what the guard only writes."""
@@ -109,7 +110,7 @@ def test_the_daemon(host: Host) -> None:
         guarded.intents_folder.put("left", {"by": "a kill"})
         guarded.stop()
         again(guarded).stop()
-        service.check(paths, Log("json", io.StringIO()))
+        service.check(paths, Settings(), Log("json", io.StringIO()))
     used = below(host.root, opened)
     assert without_table(used) == []
     expected = {

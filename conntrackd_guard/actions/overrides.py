@@ -15,7 +15,6 @@ from typing import Any
 
 from conntrackd_guard.actions.revertible import Step, buckets_before, revertible_raises
 from conntrackd_guard.core import chains
-from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError
 from conntrackd_guard.core.explain import sentence
@@ -168,7 +167,7 @@ class Overrides:
         try:
             if plan.paused is None:
                 self._runtime_dir.put_pause(own)
-            self._runtime_dir.overrides.put(planned.key, encode(replace(planned, outcome=applied)))
+            self._runtime_dir.overrides.put(planned.key, replace(planned, outcome=applied))
             decided = self._clock.boottime()  # after the pause: a raise that read none was decided earlier
             after, detail = self._write(planned, plan, decided)
             time.sleep(_IN_FLIGHT_SECONDS)
@@ -255,7 +254,7 @@ class Overrides:
     def _record(self, override: Override) -> Record:
         """Record an override that wrote no limit, and leave it for a running daemon."""
         record = self._planned(override, self._observer.observe(), OutcomeKind.APPLIED)
-        self._runtime_dir.overrides.put(record.key, encode(record))
+        self._runtime_dir.overrides.put(record.key, record)
         return self._store(record)
 
     def _planned(self, override: Override, observation: Observation, outcome: OutcomeKind) -> Record:

@@ -3,7 +3,6 @@
 import contextlib
 import time
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any
 
 from conntrackd_guard.core import chains, health
@@ -15,7 +14,7 @@ from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.health import Health
 from conntrackd_guard.core.model import Hold, MessageKind, Observation, Raise, State, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide
-from conntrackd_guard.core.state import advance, rehearsed_limit
+from conntrackd_guard.core.state import fold, rehearsed_limit
 from conntrackd_guard.history.database import History, Row
 from conntrackd_guard.history.documents import decision_document
 from conntrackd_guard.host import files
@@ -77,7 +76,7 @@ def gather(paths: Paths) -> Status:
         holder=holder,
         live=live,
         silent_seconds=health.silent_seconds(live, observation.boottime_seconds),
-        other_runs=any(RuntimeDir(Paths(paths.root, mode)).is_running() for mode in Mode if mode is not paths.mode),
+        other_runs=any(RuntimeDir(paths.for_mode(mode)).is_running() for mode in Mode if mode is not paths.mode),
         observation=observation,
         cost=cost_of(observation, policy),
         next_step=preview(observation, state, policy),
@@ -146,7 +145,10 @@ def _past(paths: Paths, unread: list[str]) -> tuple[State, Row | None]:
         history = History.existing(paths.history)
         if history is not None:
             with history:
-                return reduce(advance, history.records(boot_id), State()), next(history.rows(last=1), None)
+                state, _ = fold(history.records(boot_id), Clock().boottime())
+                last = next(history.rows(last=1), None)
+                unread += [f"history: {history.damage}"] if history.damage else []
+                return state, last
     except GuardError as error:
         unread.append(f"history ({error}): rate limit and conflicts are not considered")
     return State(), None

@@ -20,6 +20,11 @@ _COMPLETED_BY = {
     ("top", "namespace"): "_guard_namespaces",
 }
 """Functions of the shell that list values, by command and argument; `scripts/completions` defines them."""
+_ROOT: dict[str, Any] = {
+    "type": Path, "metavar": "DIR", "help": "in a container: where the host's files are mounted (default: $GUARD_ROOT, or /)",
+}  # fmt: skip
+_ROOT_AGAIN = (("--root",), {**_ROOT, "default": argparse.SUPPRESS})
+"""The option after a command, which overrides the one before it."""
 _DIGITS = 19
 """As many as SQLite's largest number has."""
 _TIME = "'2026-11-01 10:00', yesterday, -1h, @EPOCH"
@@ -50,6 +55,7 @@ def parser(command: str = "") -> argparse.ArgumentParser:
         epilog="Example: sudo guard run --dry-run    logs what it would do on this host, and changes nothing.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    guard.add_argument("--root", **_ROOT)
     guard.add_argument("--version", action="version", version=f"guard {__version__}")
     commands = guard.add_subparsers(dest="command", metavar="COMMAND")
     for name in [command] if command in _COMMANDS else _COMMANDS:
@@ -67,7 +73,7 @@ def _add(commands: Any, name: str, command: _Command) -> None:
     )
     added.set_defaults(module=command.module)
     either = added.add_mutually_exclusive_group() if command.either else added
-    for place, options in ((either, command.either), (added, command.options)):
+    for place, options in ((either, command.either), (added, (*command.options, _ROOT_AGAIN))):
         for names, settings in options:
             argument = place.add_argument(*names, **settings)
             if argument.type is Path:

@@ -7,6 +7,7 @@ from argparse import ArgumentTypeError, Namespace
 from contextlib import suppress
 from importlib import import_module
 from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 from conntrackd_guard.cli.answer import Answer
@@ -48,7 +49,7 @@ def main(arguments: list[str], paths: Paths) -> Exit:
         parser().print_help()
         return Exit.USAGE
     try:
-        return _carry_out(args, paths)
+        return _carry_out(args, _of_host(args.root or os.environ.get("GUARD_ROOT"), paths))
     except ArgumentTypeError as error:
         parser().error(str(error))
     except SettingsError as error:
@@ -76,6 +77,17 @@ def _missing(error: ImportError) -> str:
     return f"Python modules are missing: {found}. Install them: apt install {debian} (elsewhere: pip install {pypi})."
 
 
+def _of_host(root: Path | str | None, paths: Paths) -> Paths:
+    """Return the paths of the host that is mounted below `root`. Raises GuardError if none is."""
+    if not root:
+        return paths
+    found = Paths(Path(os.path.abspath(root)), own=paths.root)
+    if not found.proc.is_dir():
+        text = f"{found.proc} does not exist: mount the host's /proc there, or name another folder with --root."
+        raise GuardError(text)
+    return found
+
+
 def _carry_out(args: Namespace, paths: Paths) -> Exit:
     if args.command in _LEAN:
         import_module("conntrackd_guard.daemon.import_stubs")  # before anything that would import what it leaves out
@@ -96,7 +108,7 @@ def _looked_at(dry_run: bool | None, paths: Paths) -> Paths:  # noqa: FBT001 - t
         load_settings = _load("settings.files", "load_settings")  # yaml costs 17 ms
         with suppress(SettingsError):
             mode = load_settings(paths.settings_file, paths.settings_folder).mode
-    return Paths(paths.root, mode)
+    return paths.for_mode(mode)
 
 
 def _print(answer: Answer | Exit, *, as_json: bool) -> Exit:

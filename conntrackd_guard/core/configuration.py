@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
+
+LOOPBACK = "127.0.0.1"
 
 
 class Mode(StrEnum):
@@ -32,6 +35,22 @@ class Share:
 
     bytes: int | None = None
     fraction: float | None = None
+
+
+class Listen(NamedTuple):
+    """An IPv4 or IPv6 address to listen on, and a port."""
+
+    address: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host can connect."""
+        return self.address.startswith("127.") or self.address == "::1"
+
+    def __str__(self) -> str:
+        """Return it as an operator would write it."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 
 class FloodAction(StrEnum):

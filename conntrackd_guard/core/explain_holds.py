@@ -175,6 +175,8 @@ def _foreign_write(record: Record, was: int, policy: Policy) -> str:
     after = state.conflict_seconds
     if record.state.replaced_limit is not None and state.set_limit == limit:
         return f"{text} The guard had set this limit itself: what stood in between was passing, and no conflict."
+    if record.trigger.restarted:
+        return f"{text} A restart, and no conflict: the next need raises the limit again."
     if len(after) <= len(record.state.conflict_seconds) or not policy.conflict_limit:
         return text
     window, most = tuning.CONFLICT_WINDOW_SECONDS, policy.conflict_limit

@@ -87,6 +87,8 @@ class Trigger:
     """The limit before another program changed it."""
     was_buckets: int | None = None
     """The hash buckets before another program changed them; None if it did not."""
+    restarted: bool = False
+    """Whether a kube-proxy lowered it that had just started, on evidence of time and value: a restart, and no conflict."""
     reloaded: bool = False
     """Whether connection tracking was unloaded and loaded since: the kernel set the limit, and no program."""
     persisted: PersistedLimit | None = None

@@ -1,5 +1,7 @@
 """The guard's memory. Pure: `advance` folded over this boot's records is the whole state."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 from conntrackd_guard.core import tuning
@@ -32,9 +34,25 @@ def conflicts(state: State, now_seconds: float) -> int:
     return sum(at > now_seconds - tuning.CONFLICT_WINDOW_SECONDS for at in state.conflict_seconds)
 
 
-def advance(state: State, record: Record) -> State:  # noqa: PLR0911 - one return a case
-    """Return the state after `record`. A record that changes nothing returns the state itself."""
-    now, outcome = record.observation.boottime_seconds, record.outcome
+def fold(records: Iterable[Record], now_seconds: float) -> tuple[State, int]:
+    """Return the state after a boot's records, oldest first, and how many of them are dated ahead of now (CLOCK_BOOTTIME).
+
+    Those count as made now: after a return to a snapshot, in a time namespace or in a damaged row, a raise to come would
+    hold all others until then.
+    """
+    state, ahead = State(), 0
+    for record in records:
+        state = advance(state, record, now_seconds)
+        ahead += record.observation.boottime_seconds > now_seconds
+    return state, ahead
+
+
+def advance(state: State, record: Record, latest_seconds: float = math.inf) -> State:  # noqa: PLR0911 - one return a case
+    """Return the state after `record`, made at `latest_seconds` (CLOCK_BOOTTIME) at the latest.
+
+    A record that changes nothing returns the state itself.
+    """
+    now, outcome = min(record.observation.boottime_seconds, latest_seconds), record.outcome
     match record.decision:
         case Raise(corroboration=truth) if outcome.kind in _RAISED:
             return replace(
@@ -49,7 +67,7 @@ def advance(state: State, record: Record) -> State:  # noqa: PLR0911 - one retur
         case Raise() if outcome.kind is OutcomeKind.REJECTED:
             return replace(state, refusal=_refused(state.refusal, outcome, record.observation.limit or 0, now))
         case Hold(reason=HoldReason.LIMIT_LOWERED | HoldReason.LIMIT_RAISED):
-            return _replaced(state, record.observation.limit or 0, now)
+            return _replaced(state, record.observation.limit or 0, now, counts=not record.trigger.restarted)
         case Hold(reason=HoldReason.RELOADED):
             return replace(state, set_limit=None, replaced_limit=None)
         case Override(kind=OverrideKind.REVERT) if outcome.kind is OutcomeKind.APPLIED:
@@ -58,6 +76,13 @@ def advance(state: State, record: Record) -> State:  # noqa: PLR0911 - one retur
             return replace(state, conflict_seconds=(), refusal=None)
         case _:
             return state
+
+
+def excused(state: State, record: Record) -> State:
+    """Return the state without the conflict that a lowering counted as until evidence showed that it is a restart."""
+    before = replace(record, trigger=replace(record.trigger, restarted=False))
+    counted = {*advance(record.state, before).conflict_seconds} - {*advance(record.state, record).conflict_seconds}
+    return replace(state, conflict_seconds=tuple(at for at in state.conflict_seconds if at not in counted))
 
 
 def lost(now: float) -> State:
@@ -70,10 +95,10 @@ def rehearsed_limit(state: State, in_force: int | None) -> int | None:
     return state.set_limit if in_force and (state.set_limit or 0) > in_force else None
 
 
-def _replaced(state: State, limit: int, now: float) -> State:
+def _replaced(state: State, limit: int, now: float, *, counts: bool) -> State:
     """Return the state after another program set `limit`: a lowering below the guard's own value is a conflict.
 
-    Not if that value is back, or a higher one there, within STANDING_SECONDS: such a lowering was passing.
+    Unless it doesn't count, or that value is back, or a higher one there, within STANDING_SECONDS: it was passing.
     """
     ours, since, conflicts = state.set_limit, now, state.conflict_seconds
     if ours is None:
@@ -84,7 +109,7 @@ def _replaced(state: State, limit: int, now: float) -> State:
             conflicts = conflicts[:-1]
     if limit == ours:
         return replace(state, set_limit=ours, replaced_limit=None, conflict_seconds=conflicts)
-    if is_lower(limit, ours):
+    if counts and is_lower(limit, ours):
         conflicts = (*conflicts, since)[-_CONFLICTS_KEPT:]
     return replace(state, set_limit=None, replaced_limit=ours, replaced_seconds=since, conflict_seconds=conflicts)
 

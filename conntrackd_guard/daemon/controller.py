@@ -35,7 +35,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.core.policy import resolve
 from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, condense
-from conntrackd_guard.core.state import advance
+from conntrackd_guard.core.state import advance, excused
 from conntrackd_guard.core.verification import End, PendingVerification
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, BucketsRefused, Lowered
 from conntrackd_guard.daemon.dependencies import Dependencies
@@ -253,6 +253,8 @@ class Controller:
     def _look_for_other_writers(self) -> None:
         """Record a change of the limit that neither the guard nor an override made."""
         module, limit = self._p.kernel.module(), self._p.kernel.limit_in_force()
+        while self._p.recorder.restarts:
+            self.state = excused(self.state, self._p.recorder.restarts.popleft())
         if self._pending is not None and limit != self._pending.limit:
             self._conclude(End.LIMIT_CHANGED, self._p.clock.boottime())
         if limit != self.limit:
@@ -300,16 +302,17 @@ class Controller:
 
     def _take_overrides(self) -> None:
         """Take overrides into the state, and have them recorded in case the command could not do it."""
+        now = self._p.clock.boottime()
         for record in queued_overrides(self._p.runtime_dir, self._p.recorder):
             limit, buckets = record.outcome.limit_after, getattr(record.decision, "buckets_target", None)
             self._reverted_buckets = buckets or self._reverted_buckets
             if limit is not None and limit != self._p.kernel.limit_in_force():
-                if self._p.clock.boottime() - record.observation.boottime_seconds < OVERRIDE_SECONDS:
+                if 0 <= now - record.observation.boottime_seconds < OVERRIDE_SECONDS:
                     continue  # it is being carried out
                 text = f"The override {record.key} was not carried out: its limit {limit:,} is not in force."
                 self._p.recorder.log("guard.info", "warning", text)
             else:
-                self.state = advance(self.state, record)
+                self.state = advance(self.state, record, now)
                 self.limit = self.limit if limit is None else limit
                 if limit is not None and record.outcome.kind is OutcomeKind.APPLIED and self._kept is not None:
                     self._kept = replace(self._kept, limit=limit, buckets=buckets or self._kept.buckets)

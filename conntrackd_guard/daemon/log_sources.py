@@ -4,6 +4,7 @@ import time
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 from conntrackd_guard.core.dedup import Deduplicator, MessageStatus
@@ -30,10 +31,18 @@ class LogSources:
     overrun and once a minute, for messages that were logged while no guard ran and for those that the overrun lost.
     """
 
-    def __init__(
-        self, ring: RingBuffer | None, recorder: Recorder, past: Future[Past], boot_id: str, notes: tuple[str, ...] = ()
+    def __init__(  # noqa: PLR0913 - wiring
+        self,
+        ring: RingBuffer | None,
+        recorder: Recorder,
+        past: Future[Past],
+        boot_id: str,
+        notes: tuple[str, ...] = (),
+        *,
+        journal_root: Path | None = None,
     ) -> None:
         self._ring, self._recorder, self._past, self._boot_id = ring, recorder, past, boot_id
+        self._journal_root = journal_root
         self.debug: DebugLog | None = None
         """Set if the level of the log is debug."""
         self._notes = notes
@@ -51,7 +60,7 @@ class LogSources:
         self._recorded: Position | None = None
         self._reading: Future[float] | None = None
         self._read_at = self._read_often_until = 0.0
-        self._journal: JournalBacklog = JournalFollower() if ring is None else JournalBacklog()
+        self._journal: JournalBacklog = JournalFollower(journal_root) if ring is None else JournalBacklog(journal_root)
         self._recall()
         if self._recalled:
             self._journal.await_end(AT_START_SECONDS)
@@ -167,7 +176,7 @@ class LogSources:
             ring.close()
             self._ring, self._notes = None, (*self._notes, str(error))
             events, backlog = self._journal.take(), self._journal
-            self._journal = JournalFollower()
+            self._journal = JournalFollower(self._journal_root)
             if self._recalled:
                 self._journal.begin(backlog.newest_cursor)
             return events

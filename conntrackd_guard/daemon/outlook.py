@@ -22,8 +22,8 @@ _BOUNDS = {
 }
 
 
-def outlook(seen: Observation, policy: Policy, root: Path) -> list[str]:
-    """Return one sentence for each, safe to print."""
+def outlook(seen: Observation, policy: Policy, root: Path | None) -> list[str]:
+    """Return one sentence for each, safe to print. `root`: None where the host's folders can't be seen."""
     cost, table = cost_of(seen, policy), next(iter(fullest_first(seen)), None)
     use = "No table could be read"
     if table is not None:
@@ -31,7 +31,10 @@ def outlook(seen: Observation, policy: Policy, root: Path) -> list[str]:
         use = f"The fullest table, of {table_name(table)}, holds {table.count:,}{of} entries{share}"
     most = "unknown size" if cost.budget_bytes is None else format_bytes(cost.budget_bytes)
     budget = f"all tables take {format_bytes(cost.now_bytes)} of a memory budget of {most}"
-    return [printable(text) for text in (f"{use}; {budget}.", _reach(seen, policy), _at_boot(root))]
+    return [
+        printable(text)
+        for text in (f"{use}; {budget}.", _reach(seen, policy), *([] if root is None else [_at_boot(root)]))
+    ]
 
 
 def _reach(seen: Observation, policy: Policy) -> str:

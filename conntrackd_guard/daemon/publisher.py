@@ -56,7 +56,8 @@ class Publisher:
         needs = [known for known in episodes.values() if now - known.needed_seconds <= _NEED_SECONDS]
         document = {
             "version": 1,
-            "pid": os.getpid(),
+            "pid": self._p.runtime_dir.pid,
+            "root": self._p.runtime_dir.root,
             "since": self._since_seconds,
             "at": wall,
             "boottime_seconds": now,  # by which readers measure its age

@@ -44,14 +44,13 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
         past = future.result(HISTORY_SECONDS)
     except (TimeoutError, GuardError):  # the position is needed all the same, once the disk answers
         future = recorder.call(read_past, retry=True)
-    state, known = State(), set[str]()
+    now, known, ahead = clock.boottime(), set[str](), 0
     if past is None or past.records is None:
-        state = states.lost(clock.boottime())
+        state = states.lost(now)
         text = "Can't read this boot's history. Starting with half of the raise rate limit used up."
         recorder.log("guard.info", "warning", text)
     else:
-        for record in past.records:
-            state = states.advance(state, record)
+        state, ahead = states.fold(past.records, now)
         known = {record.key for record in past.records}
     persisted = None if past is None else past.persisted
     intents, limit = _reconciled(runtime_dir, kernel, recorder, persisted), kernel.limit_in_force()
@@ -59,9 +58,13 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
     for record in intents + overrides:
         is_stored = record.key in known  # the kill came after the row was written
         if not is_stored:
-            state = states.advance(state, record)
+            state = states.advance(state, record, now)
+            ahead += record.observation.boottime_seconds > now
         recorder.submit(record, policy, is_stored=is_stored)
         runtime_dir.overrides.drop(record.key)
+    if ahead:
+        text = f"{ahead} decisions of this boot are dated ahead of its clock. They count as made now."
+        recorder.log("guard.info", "warning", text)
     return Recovered(state=state, past=future)
 
 

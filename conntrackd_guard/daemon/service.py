@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core import health, tuning
-from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.configuration import Listen, Mode, Policy
 from conntrackd_guard.core.errors import GuardError, HostError, describe
 from conntrackd_guard.core.health import Level
 from conntrackd_guard.core.limits import format_limit
@@ -34,6 +34,7 @@ from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack import owner_client
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import Observer
+from conntrackd_guard.host.container import RING_BUFFER_STEP, Gap, gaps, sees_folders
 from conntrackd_guard.host.kernel_log.journal import JournalBacklog, JournalFollower
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.load_facts import load_facts
@@ -106,6 +107,9 @@ class Daemon:
         self._configure_worker(settings)
         self._recorder = Recorder(self._worker)
         self._recorder.start()
+        self._exposed: Listen | None = None
+        """The address beyond loopback of which the log has a warning."""
+        self._warn_of_listening(settings)
         for text in moved:
             self._recorder.log("guard.error", "error", text)
         self._debug = DebugLog(self._recorder) if log.logs("debug") else None
@@ -140,6 +144,7 @@ class Daemon:
             self._manager.ready()
             return None
         self._configure_worker(settings)
+        self._warn_of_listening(settings)
         changed = {name for name in _AFTER_RESTART if getattr(settings, name) != getattr(self._settings, name)}
         names = ", ".join(f"`{key.name}`" for key in KEYS if key.field in changed)
         text = "Settings reloaded."
@@ -148,6 +153,16 @@ class Daemon:
         self._recorder.log("guard.info", "info", text)
         self._manager.ready()
         return settings.policy
+
+    def _warn_of_listening(self, settings: Settings) -> None:
+        listen = settings.metrics_http
+        if listen is not None and not listen.is_loopback and listen != self._exposed:
+            self._exposed = listen
+            text = (
+                f"`metrics_http` listens on {listen}: whoever reaches that can read limit, use, drops, memory and the names "
+                "of network namespaces, without a password. See docs/explanation/security-model.md."
+            )
+            self._recorder.log("guard.info", "warning", text)
 
     def _begin(self) -> tuple[Dependencies, Loop] | None:
         """Start, again every WAITING_SECONDS while the host can't be read; None if a signal says stop meanwhile.
@@ -185,7 +200,7 @@ class Daemon:
         if rehearsing is not None and rehearsed is not None:
             rehearsing.set_limit(rehearsed)
         ring, notes = _open_ring_buffer(paths)
-        log_sources = LogSources(ring, recorder, recovered.past, observer.boot_id, notes)
+        log_sources = LogSources(ring, recorder, recovered.past, observer.boot_id, notes, journal_root=paths.journal)
         log_sources.debug = self._debug
         parts = Dependencies(
             mode=paths.mode,
@@ -215,7 +230,13 @@ class Daemon:
         )
         for text in seen.unread:
             recorder.log("guard.info", "warning", f"Not read: {text}.")
-        for text in outlook(seen, self._settings.policy, paths.root) if rehearsing is not None else ():
+        for gap in gaps(paths, persist=paths.mode is Mode.ACT and self._settings.persist):
+            recorder.log(*_of_gap(gap))
+        for text in (
+            outlook(seen, self._settings.policy, paths.root if sees_folders(paths) else None)
+            if rehearsing is not None
+            else ()
+        ):
             recorder.log("guard.info", "info", text)
         controller = Controller(parts, self._settings.policy, recovered.state)
         return parts, Loop(parts, controller, self._signals.take)
@@ -229,11 +250,12 @@ class Daemon:
             return None
 
     def _configure_worker(self, settings: Settings) -> None:
-        """Give the recorder's thread what a reload may change. A dry run notifies nobody and exports no metrics."""
-        file, port = settings.metrics_file, settings.metrics_port
-        if self._paths.mode is Mode.ACT:
-            self._worker.notices = None if settings.notify is None else NotifySpool(self._paths)
-            self._worker.outlets = Outlets(file=Path(file) if file else None, port=port)
+        """Give the recorder's thread what a reload may change. A dry run notifies nobody and writes no metrics file."""
+        acts, file = self._paths.mode is Mode.ACT, settings.metrics_file
+        self._worker.notices = NotifySpool(self._paths) if acts and settings.notify is not None else None
+        self._worker.outlets = Outlets(
+            file=Path(file) if acts and file else None, http=settings.metrics_http, alive=self._manager.alive
+        )
         self._worker.sampling = Sampling(
             entries=tuning.SAMPLE_ENTRIES,
             addresses=settings.sample_addresses,
@@ -241,14 +263,14 @@ class Daemon:
         )
 
 
-def check(paths: Paths, log: Log) -> bool:
+def check(paths: Paths, settings: Settings, log: Log) -> bool:
     """Log the result of the start-up checks; return whether a guard would work here.
 
     Takes no lock, writes nothing, and leaves overrides and intents to the daemon.
     """
     runtime_dir, live = RuntimeDir(paths), LiveKernel(paths)
     ring, notes = _open_ring_buffer(paths)
-    journal = JournalFollower() if ring is None else JournalBacklog()
+    journal = JournalFollower(paths.journal) if ring is None else JournalBacklog(paths.journal)
     journal.read_once()
     sources = {"ring_buffer": "absent" if ring is None else "following", "journal": journal.state, "notes": list(notes)}
     kernel = live if paths.mode is Mode.ACT else RehearsingKernel(live)
@@ -263,13 +285,21 @@ def check(paths: Paths, log: Log) -> bool:
         "memory_unknown": seen.memory_unknown,
         "paused": None if seen.pause is None else paused(seen.pause, clock.wall() - clock.boottime()),
     }
-    found = health.of_document(document)
+    found, lacking = health.of_document(document), gaps(paths, persist=paths.mode is Mode.ACT and settings.persist)
+    for gap in lacking:
+        log.emit(*_of_gap(gap))
     for reason in found.reasons:
         event, level = ("guard.info", "warning") if reason.level is Level.DEGRADED else ("guard.error", "error")
         log.emit(event, level, f"{reason.text[0].upper()}{reason.text[1:]}. {reason.next_step}")
     if holder := runtime_dir.holder():
         log.emit("guard.info", "info", f"A guard in this mode runs already, as process {holder}.")
-    return found.level.severity < Level.ACTION_REQUIRED.severity
+    return found.level.severity < Level.ACTION_REQUIRED.severity and not any(gap.is_needed for gap in lacking)
+
+
+def _of_gap(gap: Gap) -> tuple[str, str, str]:
+    """Return event, level and message for what a container lacks."""
+    event, level = ("guard.error", "error") if gap.is_needed else ("guard.info", "warning")
+    return event, level, f"{gap.text[0].upper()}{gap.text[1:]}. {gap.next_step}"
 
 
 def _farewell(limit: int | None, persisted: PersistedLimit | None, overridden: Sequence[Overriding]) -> str:
@@ -288,4 +318,6 @@ def _open_ring_buffer(paths: Paths) -> tuple[RingBuffer | None, tuple[str, ...]]
     try:
         return (RingBuffer.adopt(0) if RingBuffer.is_kmsg(0) else RingBuffer.open(paths.kmsg)), ()
     except HostError as error:
+        if paths.has_prefix:
+            error = HostError(error.action, error.path, OSError(error.errno, error.cause), RING_BUFFER_STEP)
         return None, (str(error),)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Mode
@@ -21,19 +20,22 @@ from conntrackd_guard.doctor import facts, module_loading, verdicts
 from conntrackd_guard.doctor.facts import CHECK_SECONDS, DENIED, HostFacts
 from conntrackd_guard.doctor.settings_warnings import warnings
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
+from conntrackd_guard.host import container
 from conntrackd_guard.host.conf_dirs import sysctl_files
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.sampler import Sampler
-from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, newest_message
+from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, files_below, newest_message
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
-from conntrackd_guard.host.other_writers import other_writers, sees_processes
+from conntrackd_guard.host.other_writers import other_writers
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.programs import sees_processes
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.settings.settings import DEFAULT
 
 JOURNAL_SECONDS = 1.0
 """journald stores a kernel message within milliseconds; after this it won't."""
 _MAX_PROBLEMS = 3
+_SEEN_ON_HOST = "Nothing, if nodes are replaced instead of rebooted. Else check it on the host itself."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +75,7 @@ def _as_root(host: HostFacts) -> str:
 
 
 def _guard(host: HostFacts) -> Check:
-    dry_run = host.paths.mode is Mode.ACT and bool(RuntimeDir(Paths(host.paths.root, Mode.DRY_RUN)).is_running())
+    dry_run = host.paths.mode is Mode.ACT and bool(RuntimeDir(host.paths.for_mode(Mode.DRY_RUN)).is_running())
     return verdicts.guard(host.health, host.live, dry_run=dry_run)
 
 
@@ -134,11 +136,20 @@ def _ring_buffer(host: HostFacts) -> Check:
     if error.errno in DENIED and not host.root:
         return unknown(f"this user can't read {path} (CAP_SYSLOG)", _as_root(host))
     evidence = f"{path}: {error.strerror}; kernel messages come from the journal only, up to 0.2 s late"
-    return note(evidence, "Pass it in: StandardInput=file:/dev/kmsg in the guard's unit.")
+    step = "Pass it in: StandardInput=file:/dev/kmsg in the guard's unit."
+    return note(evidence, container.RING_BUFFER_STEP if host.paths.has_prefix else step)
 
 
 def _journal(host: HostFacts) -> Check:
     """Wait up to JOURNAL_SECONDS for the kernel's newest warning to reach the journal."""
+    root = host.paths.journal
+    found = [] if root is None else list(files_below(root))
+    if refused := [f"{path} ({reason})" for path, reason in found if reason is not None]:
+        evidence = f"{len(refused)} of {len(found)} files can't be read by this libsystemd: {'; '.join(refused[:_MAX_PROBLEMS])}"
+        return note(evidence, "Use an image whose libsystemd is as new as the host's journald.")
+    if host.paths.has_prefix and not found:
+        evidence = f"no journal below {root}: messages logged while the guard is down are missed"
+        return note(evidence, "See `container`, if this host has one.")
     warned = _newest_warning(host.paths)
     deadline = time.monotonic() + JOURNAL_SECONDS
     while True:
@@ -160,9 +171,8 @@ def _newest_warning(paths: Paths) -> int | None:
 
 def _newest_in_journal(host: HostFacts) -> tuple[bool, int | None]:
     """Return whether a journal exists, and the stamp of its newest kernel message of this boot. Raises HostError."""
-    folder = None if host.paths.root == Path("/") else host.paths.root / "var/log/journal"
     try:
-        exists, boot_id, stamp = newest_message(folder)
+        exists, boot_id, stamp = newest_message(host.paths.journal)
     except FileNotFoundError:
         return False, None
     except READ_ERRORS as error:
@@ -180,6 +190,8 @@ def _drop_in(host: HostFacts) -> Check:
 
 
 def _order(host: HostFacts, tool: Tool) -> Check:
+    if not container.sees_folders(host.paths):
+        return unknown(f"the host's sysctl folders are not mounted below {host.paths.root}", _SEEN_ON_HOST)
     files, saved, buckets = sysctl_files(host.paths.root), host.saved, host.saved_buckets
     lowest = lowest_accepted(host.kernel_release, host.limit)
     return verdicts.order(files, tool, str(host.paths.drop_in), saved, buckets, lowest=lowest)
@@ -197,8 +209,10 @@ def _entries(host: HostFacts) -> Check:
 
 def _boot_trap(host: HostFacts) -> Check:
     root = host.paths.root
+    if not container.sees_folders(host.paths):
+        return unknown(f"the host's folders are not mounted below {root}", _SEEN_ON_HOST)
     return verdicts.boot_trap(
-        built_in=module_loading.built_in(root),
+        built_in=module_loading.built_in(host.paths.sys),
         rule=module_loading.udev_rule(root),
         listed=module_loading.listed(root),
         saved=host.persist or host.saved is not None,
@@ -209,6 +223,8 @@ def _other_writers(host: HostFacts) -> Check:
     found = other_writers(host.paths.root, os.cpu_count() or 1)
     lowered = None if host.state is None else conflicts(host.state, host.now)
     unseen = "" if sees_processes(host.paths.root) else "other users' processes are hidden"
+    if not container.sees_folders(host.paths):
+        unseen = f"the host's folders are not mounted below {host.paths.root}"
     unseen = unseen if lowered is not None else "the history can't be read"
     limit = host.limit if host.saved is None else host.saved
     return verdicts.other_writers(found, lowered, limit, conflict_limit=host.policy.conflict_limit, unseen=unseen)
@@ -244,6 +260,7 @@ _CHECKS: dict[str, Callable[[HostFacts], Check]] = {
     "settings": _settings,
     "pause": lambda host: verdicts.pause(host.runtime_dir.pause(host.now), host.now),
     "conntrack": lambda host: verdicts.conntrack(LiveKernel(host.paths).limit(), host.buckets, host.place),
+    "container": lambda host: verdicts.container(container.gaps(host.paths, persist=host.persist), host.paths.root),
     "namespace": _namespace,
     "writable": _writable,
     "figures": _figures,

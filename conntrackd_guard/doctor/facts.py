@@ -5,14 +5,14 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
 
 from conntrackd_guard.core import health
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import HostError, SettingsError
 from conntrackd_guard.core.model import Observation, State
-from conntrackd_guard.core.state import advance
+from conntrackd_guard.core.state import fold
 from conntrackd_guard.doctor.place import find_place
 from conntrackd_guard.history.database import History, Row
 from conntrackd_guard.host import files
@@ -44,7 +44,7 @@ class HostFacts:
             self.settings = load_settings(paths.settings_file, paths.settings_folder)
         except SettingsError as error:
             self.settings_problems = str(error).splitlines()
-        self.paths = Paths(paths.root, self.settings.mode if self.settings else Mode.ACT)
+        self.paths = paths.for_mode(self.settings.mode if self.settings else Mode.ACT)
         self.policy = self.settings.policy if self.settings else Policy()
         self.persist = self.paths.mode is Mode.ACT and (self.settings is None or self.settings.persist)
         self.runtime_dir = RuntimeDir(self.paths)
@@ -96,14 +96,15 @@ class HostFacts:
         """Return `path` inside the running guard's sandbox, if this user can access that."""
         if not self.root or self.pid is None:
             return path
-        inside = self.paths.proc / str(self.pid) / "root" / path.relative_to(self.paths.root)
-        return inside if inside.exists() else path
+        below = str((self.live or {}).get("root", "/")).lstrip("/")  # where that guard has the host's files
+        inside = self.paths.proc / str(self.pid) / "root" / below / path.relative_to(self.paths.root)
+        return inside if os.path.exists(inside) else path
 
     def _read_history(self) -> None:
         try:
             with History(self.paths.history, mode="reader", traceless=True) as history:
                 self.newest = next(history.rows(last=1), None)
-                self.state = reduce(advance, history.records(self.boot_id or ""), State())
+                self.state, _ = fold(history.records(self.boot_id or ""), Clock().boottime())
                 self.history_checked = history.check(CHECK_SECONDS)
         except HostError as error:
             self.history_error = error

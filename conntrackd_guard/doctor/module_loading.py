@@ -14,9 +14,9 @@ _LISTS = [f"{root}/modules-load.d" for root in _ROOTS]
 _MODULE = "nf_conntrack"
 
 
-def built_in(root: Path) -> bool | None:
+def built_in(sys: Path) -> bool | None:
     """Return whether the module is part of the kernel; None if connection tracking is not loaded."""
-    module = root / "sys/module" / _MODULE
+    module = sys / "module" / _MODULE
     return not (module / "initstate").exists() if module.exists() else None  # only loaded modules have it
 
 

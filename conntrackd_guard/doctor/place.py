@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host import files
+from conntrackd_guard.host.container import INITIAL_ONLY
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.processes import maps_all_users
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, linux/proc_ns.h
 _KIND_BYTES = 64
-_INITIAL_ONLY = "proc/sys/net/core/netdev_max_backlog"
-"""The kernel shows this sysctl in the initial network namespace alone, whatever the mode of its other files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +27,13 @@ class Place:
     """Whether connections are tracked here."""
     container: str = ""
     """What shows that this is a container, "" if nothing does. Printable."""
+    in_pod: bool = False
+    """Whether the host's files are mounted below a prefix: then a pod's fields are the cure."""
 
 
 def find_place(paths: Paths) -> Place:
     """Return where this process runs. Never raises."""
-    core, mode = paths.root / _INITIAL_ONLY, 0
+    core, mode = paths.root / INITIAL_ONLY, 0
     tracks = (paths.proc / "self/net/stat/nf_conntrack").exists() or (paths.sysctl / "nf_conntrack_count").exists()
     initial: bool | None = False if tracks else None  # a user namespace's network namespaces don't show the limit
     with suppress(OSError):
@@ -40,15 +41,21 @@ def find_place(paths: Paths) -> Place:
         initial, tracks = bool(mode & stat.S_IWUSR), True
     if core.parent.exists() and not core.exists():
         initial = False
-    return Place(initial=initial, writable=bool(mode & stat.S_IWUSR), tracks=tracks, container=_container(paths))
+    return Place(
+        initial=initial,
+        writable=bool(mode & stat.S_IWUSR),
+        tracks=tracks,
+        container=_container(paths),
+        in_pod=paths.has_prefix,
+    )
 
 
 def _container(paths: Paths) -> str:
-    kind = ""
+    kind = "its host is below --root" if paths.has_prefix else ""
     for name, kind_of in ((".dockerenv", "docker"), ("run/.containerenv", "podman")):
-        kind = kind_of if (paths.root / name).exists() else kind
+        kind = kind_of if (paths.own / name).exists() else kind
     with suppress(OSError):
-        content = files.read(paths.root / "run/systemd/container")
+        content = files.read(paths.own / "run/systemd/container")
         kind = printable(content[:_KIND_BYTES].decode("utf-8", "replace").strip()) or kind
     with suppress(OSError):
         if not maps_all_users(paths.proc / "self"):
@@ -56,6 +63,6 @@ def _container(paths: Paths) -> str:
     with suppress(OSError):
         if os.stat(paths.proc / "self/ns/pid").st_ino != _INITIAL_PID_NAMESPACE:
             return kind or "a PID namespace"
-        if os.path.samestat(os.stat(paths.proc / "1/root/."), os.stat(paths.root)):
+        if os.path.samestat(os.stat(paths.proc / "1/root/."), os.stat(paths.own)):
             return ""  # the host's own files: an image has left those behind
     return kind

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conntrackd_guard.core import budget
 from conntrackd_guard.core.arithmetic import Bound
-from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.configuration import Listen, Mode, Policy
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.model import Observation
 from conntrackd_guard.core.units import format_bytes
@@ -23,15 +23,15 @@ _KEYS = {
     Bound.MAX_LIMIT: "max_limit", Bound.BUDGET: "budget", Bound.MIN_AVAILABLE: "min_available", Bound.CHAINS: "buckets",
 }  # fmt: skip
 """The setting behind each bound."""
-_IGNORED_IN_DRY_RUN = {"notify": "notify", "metrics_file": "metrics_file", "metrics_http": "metrics_port"}
+_IGNORED_IN_DRY_RUN = {"notify": "notify", "metrics_file": "metrics_file"}
 """Settings and their fields."""
 
 
 def warnings(settings: Settings, paths: Paths) -> list[str]:
     """Return one sentence for each, with its place and the setting's name. Unreadable facts give none. Never raises."""
     found = [*_of_triggers(settings.policy), *_of_bounds(settings.policy, paths), *_of_places(settings)]
-    if settings.metrics_port is not None and not RuntimeDir(paths).is_running() and _is_taken(settings.metrics_port):
-        text = f"another program listens on port {settings.metrics_port}: metrics can't be served. Set another one."
+    if (listen := settings.metrics_http) is not None and not RuntimeDir(paths).is_running() and _is_taken(listen):
+        text = f"another program listens on port {listen.port}: metrics can't be served. Set another one."
         found.append(("metrics_http", text))
     found += [
         (name, "has no effect in mode dry-run.")
@@ -97,12 +97,12 @@ def _of_places(settings: Settings) -> Iterator[tuple[str, str]]:
             yield "metrics_file", f"{path} is a folder: no metrics are written."
 
 
-def _is_taken(port: int) -> bool:
-    """Return whether a program listens on that port of 127.0.0.1."""
-    with socket.socket() as probe:
+def _is_taken(listen: Listen) -> bool:
+    """Return whether another program listens there."""
+    with socket.socket(socket.AF_INET6 if ":" in listen.address else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind(tuple(listen))
         except OSError as error:
             return error.errno == errno.EADDRINUSE
     return False

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from conntrackd_guard.core import budget, chains, tuning
@@ -32,7 +33,8 @@ from conntrackd_guard.core.sysctl_precedence import (
 from conntrackd_guard.core.traffic.diagnosis import LEAST_SEEN, UNLISTED_SHARE
 from conntrackd_guard.core.units import format_bytes, format_duration
 from conntrackd_guard.doctor.place import Place
-from conntrackd_guard.host.other_writers import Writer
+from conntrackd_guard.host.container import Gap
+from conntrackd_guard.host.writer import Writer
 
 OLDEST_WALL_SECONDS = datetime(2023, 6, 1, tzinfo=UTC).timestamp()
 """Release of Debian 12, the oldest supported host: a clock before that was never set."""
@@ -186,7 +188,7 @@ def conntrack(limit: int | None, buckets: int | None, place: Place) -> Check:
     """Check that connection tracking is loaded and limited, and that its limit can be seen."""
     if limit is None and place.tracks:
         evidence = "connections are tracked here, but nf_conntrack_max is hidden, as in a user namespace"
-        return wrong(f"{evidence}{_in_container(place)}", _ON_THE_HOST)
+        return wrong(f"{evidence}{_in_container(place)}", "" if place.in_pod else _ON_THE_HOST)
     if limit is None:
         step = "Nothing, unless a firewall rule needs connection tracking; then `modprobe nf_conntrack`."
         return note("connection tracking is not loaded; the guard waits for it", step)
@@ -210,17 +212,27 @@ def namespace(place: Place, *, guard_beside: bool | None) -> Check:
             evidence = f"{where}: this kernel (before 5.12.2) lets it write the limit, which is the whole host's"
         else:
             evidence = f"{where}: the limit can't be written here"
-        return wrong(evidence, _ON_THE_HOST if place.container else _OUTSIDE)
+        return wrong(evidence, _outside(place))
     if guard_beside is False:
         step = "Remove PrivateNetwork= and NetworkNamespacePath= from its unit: `systemctl cat conntrackd-guard`."
         return wrong("the initial network namespace, but the guard runs in another one", step)
     return good(f"the initial network namespace{'; the guard runs in it' if guard_beside else ''}")
 
 
+def container(gaps: Sequence[Gap], root: Path) -> Check:
+    """Check that a container has of its host what the guard needs."""
+    if not gaps:
+        return good(f"what the guard needs of this host is below {root}")
+    evidence, step = "; ".join(gap.text for gap in gaps), " ".join(gap.next_step for gap in gaps)
+    return (wrong if gaps[0].is_needed else note)(evidence, step)
+
+
 def unwritable(path: str, error: OSError, place: Place, *, is_here: bool) -> Check:
     """Return why the guard can't write the limit. `is_here`: this command can't write it either."""
     if place.initial is False:
-        step = _ON_THE_HOST if place.container else _OUTSIDE
+        step = _outside(place)
+    elif place.in_pod:
+        step = "See `container`."
     elif error.errno == errno.EROFS and place.container:
         step = "The container's /proc/sys is read-only: start it privileged, or run the guard on the host itself."
     elif error.errno == errno.EROFS and is_here:
@@ -459,7 +471,9 @@ def other_writers(
         return wrong(text, step) if failed else note(text, step)
     if unseen:
         return unknown(f"none found, but {unseen}", "Run this as root, and see the check `history`.")
-    return good("no kube-proxy, pve-firewall, tuned, ufw or start script sets the limit; no conflict in this boot")
+    return good(
+        "no kube-proxy, pve-firewall, calico-node, tuned, ufw or start script sets the limit; no conflict in this boot"
+    )
 
 
 def disk(folder: str, free_bytes: int, *, inodes_left: bool, writable: bool) -> Check:
@@ -489,6 +503,11 @@ def clock(boot_id: str | None, wall_seconds: float, newest_seconds: float | None
     if ahead > CLOCK_SLACK_SECONDS:
         return wrong(f"set back: it is {now}, and the newest decision is {format_duration(ahead)} later", step)
     return good(f"{now}, boot {boot_id[:8]}")
+
+
+def _outside(place: Place) -> str:
+    """Return the cure of another network namespace than the host's."""
+    return "The pod needs hostNetwork: true." if place.in_pod else _ON_THE_HOST if place.container else _OUTSIDE
 
 
 def _in_container(place: Place) -> str:

@@ -7,11 +7,11 @@ makes harmless.
 """
 
 import errno
-import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import repeat
+from functools import partial
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -42,9 +42,22 @@ _EXPENDABLE: Final = ("verdict = 'hold'", "verdict != 'raise'", "TRUE")
 """What is deleted first where room is needed, in this order: raises last."""
 _FIRST: Final = frozenset({"id", "key", "at", "at_seconds", "boottime_seconds", "repeats"})
 """The columns that a repeat does not change, or counts."""
+MOST_REPEATS: Final = 1000
+"""Of one row in the state, which keeps no more raises."""
+_NAMED: Final = 5
+_NUMBER: Final = "typeof({}) IN ('integer', 'real')"
+"""SQLite stores any type in any column."""
 _SUMMARY: Final = ", ".join(COLUMNS)
 _ARITHMETIC: Final = "(SELECT arithmetic FROM evidence WHERE id = decisions.id)"
 _VERIFICATION: Final = "(SELECT json FROM verifications WHERE id = decisions.id)"
+
+
+class UnreadableRow(HostError):  # noqa: N818 - a state of the row
+    """A decision that is damaged, or that a newer guard wrote."""
+
+    def __init__(self, row_id: int, path: Path, why: str) -> None:
+        next_step = "If a newer guard wrote it, use that one to read it."
+        super().__init__(f"understand decision {row_id} of", path, OSError(None, why), next_step)
 
 
 class History:
@@ -53,6 +66,7 @@ class History:
     def __init__(self, path: Path, *, mode: Literal["writer", "reader"], traceless: bool = False) -> None:
         self.path = path
         self._database, self.note = file.connect(path, writes=mode == "writer", traceless=traceless)
+        self._damaged = list[int]()
 
     @classmethod
     def open_or_set_aside(cls, path: Path, now: float) -> tuple[Self, str | None]:
@@ -140,7 +154,7 @@ class History:
     def points(self, since: float, until: float, step: int) -> list[Point]:
         """Return the time series between two wall times, oldest first, in steps of at least `step` seconds."""
         with translate_errors("read", self.path):
-            return list(series.read(self._database, int(since), int(until), step))
+            return list(series.read(self._found, int(since), int(until), step))
 
     def held(self, since: float, until: float, step: int) -> list[tuple[int, int]]:
         """Return (wall time, the most entries in all tables together), in the steps of `points`."""
@@ -149,7 +163,9 @@ class History:
 
     def begins(self) -> float | None:
         """Return the wall time of the oldest decision or point, None in an empty history."""
-        query = "SELECT min(at) FROM (SELECT min(at_seconds) AS at FROM decisions UNION ALL SELECT min(at) FROM series)"
+        number = _NUMBER.format("at")
+        query = f"""SELECT min(at) FROM (SELECT at_seconds AS at FROM decisions UNION ALL SELECT at FROM series)
+            WHERE {number}"""  # noqa: S608 - constants
         found: float | None = self._all(query)[0][0]
         return found
 
@@ -177,6 +193,7 @@ class History:
         query = f"""SELECT id, last_seconds, namespace, detail FROM decisions
             WHERE boot_id = :boot AND fingerprint = :wanted AND id > coalesce(
                 (SELECT max(id) FROM decisions WHERE boot_id = :boot AND {FOLDED} AND fingerprint != :wanted), 0)
+            AND {_NUMBER.format("last_seconds")} AND typeof(detail) = 'text' AND typeof(namespace) IN ('integer', 'null')
             ORDER BY id DESC LIMIT 1"""  # noqa: S608 - constants
         found = self._all(query, {"boot": boot_id, "wanted": wanted})
         return found[0] if found else None
@@ -190,18 +207,31 @@ class History:
         """Return how far the guard had read, None in a new history and where it can't be understood."""
         found = self._all("SELECT value FROM meta WHERE key = 'position'")
         with suppress(ValueError):
-            return decode(Position, json.loads(found[0][0])) if found else None
+            return decode(Position, rows.parse(found[0][0])) if found else None
         return None
+
+    @property
+    def damage(self) -> str:
+        """The decisions that were left out so far because they can't be read, as a sentence; "" if there were none."""
+        if not self._damaged:
+            return ""
+        ids = ", ".join(map(str, self._damaged[:_NAMED])) + (" and more" if len(self._damaged) > _NAMED else "")
+        return f"{len(self._damaged)} damaged decisions are left out, by number: {ids}."
 
     def records(self, boot_id: str) -> Iterator[Record]:
         """Yield that boot's records that can change the state, oldest first, each as often as it came: no plain holds.
 
-        An empty `boot_id` is that of records made while it could not be read, in any boot: none of them is yielded.
+        Damaged ones are left out (`damage`). An empty `boot_id` is that of records made while it could not be read, in any
+        boot: none of them is yielded.
         """
-        query = f"SELECT {_SUMMARY} FROM decisions WHERE boot_id = ? AND {FOLDED} ORDER BY id"  # noqa: S608 - constants
-        for found in self._all(query, (boot_id,)) if boot_id else ():
-            row = Row(*found)
-            yield from repeat(self.record(row), row.repeats)
+        query = f"SELECT {_SUMMARY}, NULL, NULL FROM decisions WHERE boot_id = ? AND {FOLDED} ORDER BY id"  # noqa: S608
+        for row in self._intact(query, (boot_id,)) if boot_id else ():
+            try:
+                record = self.record(row)
+            except UnreadableRow:
+                self._damaged.append(row.id)
+            else:
+                yield from repeat(record, min(row.repeats, MOST_REPEATS))
 
     def rows(
         self,
@@ -215,40 +245,42 @@ class History:
         """Yield decisions, newest first, that came (or came again) between two wall times, both included."""
         sums = _ARITHMETIC if arithmetic else "NULL"
         query = f"""SELECT {_SUMMARY}, {sums}, {_VERIFICATION} FROM decisions
-            WHERE last_seconds >= ? AND at_seconds <= ? AND coalesce(verdict = ?, TRUE)
-            ORDER BY id DESC LIMIT ?"""  # noqa: S608 - constants
+            WHERE last_seconds >= ? AND (at_seconds <= ? OR NOT {_NUMBER.format("at_seconds")}) AND coalesce(verdict = ?, TRUE)
+            ORDER BY id DESC"""  # noqa: S608 - constants
         low, high = (-1e18 if since is None else since), (1e18 if until is None else until)
-        with translate_errors("read", self.path):
-            for found in self._database.execute(query, (low, high, verdict, -1 if last is None else last)):
-                yield rows.row_of(found)
+        yield from islice(self._intact(query, (low, high, verdict)), last)
 
     def steps(self) -> Iterator[Row]:
         """Yield what moved the limit, newest first: applied raises and reverts, and what other writers did."""
         query = f"""SELECT {_SUMMARY}, {_ARITHMETIC}, NULL FROM decisions
             WHERE (trigger = 'other_writer' AND reason != 'buckets_changed')
             OR (outcome = 'applied' AND (verdict = 'raise' OR reason = 'revert')) ORDER BY id DESC"""  # noqa: S608 - constants
-        with translate_errors("read", self.path):
-            for found in self._database.execute(query):
-                yield rows.row_of(found)
+        return self._intact(query, ())
 
     def row(self, row_id: int) -> Row | None:
-        """Return the decision with that id, None where there is none."""
-        found = self._all(f"SELECT {_SUMMARY}, NULL, {_VERIFICATION} FROM decisions WHERE id = ?", (row_id,))  # noqa: S608
-        return rows.row_of(found[0]) if found else None
+        """Return the decision with that id, None where there is none. Raises UnreadableRow."""
+        query = f"SELECT {_SUMMARY}, NULL, {_VERIFICATION} FROM decisions WHERE id = ?"  # noqa: S608 - constants
+        for row in self._intact(query, (row_id,)):
+            return row
+        if row_id in self._damaged:
+            raise UnreadableRow(row_id, self.path, "a column is damaged")
+        return None
 
     def record(self, row: Row) -> Record:
-        """Return the record behind a row."""
+        """Return the record behind a row. Raises UnreadableRow."""
         query = "SELECT trigger, observation, state, decision, arithmetic FROM evidence WHERE id = ?"
         try:
             return rows.record_of(row, *self._all(query, (row.id,))[0])
         except (ValueError, LookupError, TypeError) as error:
-            cause, next_step = OSError(None, str(error)), "If a newer guard wrote it, use that one to read it."
-            raise HostError(f"understand decision {row.id} of", self.path, cause, next_step) from error
+            raise UnreadableRow(row.id, self.path, str(error)) from error
 
     def policy(self, row: Row) -> Policy:
-        """Return the policy that a row was decided with."""
-        text = self._all("SELECT json FROM policies WHERE hash = ?", (row.policy_hash,))[0][0]
-        return decode(Policy, json.loads(text))
+        """Return the policy that a row was decided with. Raises UnreadableRow."""
+        try:
+            text = self._all("SELECT json FROM policies WHERE hash = ?", (row.policy_hash,))[0][0]
+            return decode(Policy, rows.parse(text))
+        except (ValueError, LookupError) as error:
+            raise UnreadableRow(row.id, self.path, str(error)) from error
 
     def sample(self, row_id: int) -> str | None:
         """Return the analysis of a decision's table as JSON, None without one."""
@@ -311,8 +343,32 @@ class History:
         return gone
 
     def _all(self, query: str, values: tuple[object, ...] | dict[str, object] = ()) -> list[tuple[Any, ...]]:
+        return list(self._found(query, values))
+
+    def _intact(self, query: str, values: tuple[object, ...]) -> Iterator[Row]:
+        """Yield the rows that a query returns, but for damaged ones, which are noted."""
+        for found in self._found(query, values):
+            row = rows.row_of(found)
+            if row is not None:
+                yield row
+            elif found[0] not in self._damaged:
+                self._damaged.append(found[0])
+
+    def _found(self, query: str, values: tuple[object, ...] | dict[str, object]) -> Iterator[tuple[Any, ...]]:
+        """Yield what a query returns. Text that is no UTF-8 gets replacement characters, from the first on: they cost time."""
+        count = 0
         with translate_errors("read", self.path):
-            return self._database.execute(query, values).fetchall()
+            while True:
+                try:
+                    for found in islice(self._database.execute(query, values), count, None):
+                        count += 1
+                        yield found
+                except sqlite3.OperationalError as error:
+                    if self._database.text_factory is not str or "UTF-8" not in str(error):
+                        raise
+                    self._database.text_factory = partial(str, encoding="utf-8", errors="replace")
+                else:
+                    return
 
     @contextmanager
     def _transaction(self, action: str, *, durable: bool) -> Iterator[sqlite3.Connection]:

@@ -3,7 +3,6 @@
 The analysis of tables comes with it: 0.6 MB and 12 ms that the daemon and a list of decisions do without.
 """
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from conntrackd_guard.core.model import Record
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.documents import decision_document, document
-from conntrackd_guard.history.rows import Row
+from conntrackd_guard.history.rows import Row, parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +36,14 @@ class DecisionDetail:
 
 
 def detail(history: History, row_id: int) -> DecisionDetail | None:
-    """Return the decision with that id and all its evidence, None where there is none. Raises HostError."""
+    """Return the decision with that id and all its evidence, None where there is none. Raises HostError, or UnreadableRow."""
     row = history.row(row_id)
     if row is None:
         return None
     analysis = None
     with suppress(ValueError):  # damaged, or written by a newer guard
         sample = history.sample(row_id)
-        analysis = None if sample is None else decode(TableAnalysis, json.loads(sample))
+        analysis = None if sample is None else decode(TableAnalysis, parse(sample))
     return DecisionDetail(row=row, record=history.record(row), policy=history.policy(row), analysis=analysis)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Final
 
 from conntrackd_guard import __version__
@@ -72,6 +72,16 @@ class Row:
 
 COLUMNS: Final = tuple(field.name for field in fields(Row) if field.default is MISSING)
 """Those of the table `decisions`."""
+_KINDS: Final[dict[str, frozenset[type]]] = {
+    "int": frozenset({int}), "str": frozenset({str}), "float": frozenset({int, float}),
+    "int | None": frozenset({int, type(None)}),
+}  # fmt: skip
+_TYPES: Final = tuple(
+    _KINDS[str(getattr(field.type, "__name__", field.type))] for field in fields(Row) if field.default is MISSING
+)
+"""What SQLite may return for each of them: it stores any type in any column."""
+_MOST_SECONDS: Final = 253_402_214_400
+"""The last day of year 9999: later times can't be printed in every zone."""
 
 
 def first_row(record: Record, row_id: int, *, policy: Policy, sentence: str, kernel_release: str) -> Row:
@@ -127,7 +137,7 @@ def evidence(record: Record) -> tuple[str | None, ...]:
 
 def record_of(row: Row, *texts: str | None) -> Record:
     """Return the record that `first_row` and `evidence` made a row of; ValueError where it is damaged."""
-    parts: list[Any] = [None if text is None else json.loads(text) for text in texts]
+    parts: list[Any] = [None if text is None else parse(text) for text in texts]
     trigger, observation, state, decision, arithmetic = parts
     outcome = Outcome(kind=OutcomeKind(row.outcome), limit_after=row.limit_after, errno=row.errno, detail=row.detail)
     return Record(
@@ -141,13 +151,35 @@ def record_of(row: Row, *texts: str | None) -> Record:
     )
 
 
-def row_of(columns: tuple[Any, ...]) -> Row:
-    """Return a row from its columns and, as JSON, its arithmetic and its verification, which may be damaged."""
+def row_of(columns: tuple[Any, ...]) -> Row | None:
+    """Return a row from its columns and, as JSON, its arithmetic and its verification; None if a column is damaged.
+
+    A damaged arithmetic or verification is left out.
+    """
     *summary, arithmetic, verification = columns
-    values: list[Any] = [*summary, json.loads(arithmetic) if arithmetic else None]
+    if any(type(value) not in kinds for value, kinds in zip(summary, _TYPES, strict=True)):
+        return None
+    row = Row(*summary)
+    if not (0 <= row.at_seconds < _MOST_SECONDS and 0 <= row.last_seconds < _MOST_SECONDS and row.repeats > 0):
+        return None
     with suppress(ValueError):
-        values.append(decode(Verification, json.loads(verification)) if verification else None)
-    return Row(*values)
+        sums = parse(arithmetic) if arithmetic else None
+        row = replace(row, arithmetic=sums if isinstance(sums, dict) else None)
+    with suppress(ValueError):
+        row = replace(row, verification=decode(Verification, parse(verification)) if verification else None)
+    return row
+
+
+def parse(text: object) -> Any:
+    """Return the value of a column with JSON. Raises ValueError for anything else, also for NaN and deep nesting."""
+    try:
+        return json.loads(text, parse_constant=_no_number)  # type: ignore[arg-type] # a damaged column may be anything
+    except (RecursionError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
 
 
 def compact(data: object) -> str:

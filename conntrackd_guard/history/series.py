@@ -7,9 +7,9 @@ bounded, however many namespaces come and go: 21 tables in 3,600 + 10,080 + 8,76
 
 import heapq
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class Point:
         return self.namespace, self.label
 
 
+Execute = Callable[[str, dict[str, object]], Iterable[tuple[Any, ...]]]
+"""Returns the rows of a query."""
 OTHERS: Final = "others"
 """The label of the sum of all tables without a point of their own; its namespace is 0."""
 THE_OTHERS: Final = (0, OTHERS)
@@ -62,6 +64,8 @@ TABLES: Final = (
         PRIMARY KEY (step, at, name)) WITHOUT ROWID""",
 )
 
+_KINDS: Final = (int, int, str, int, int, int, int, int)
+"""Of a point's fields: SQLite stores any type in any column."""
 _PUT: Final = """INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
     "limit" = max("limit", excluded."limit"), count = max(count, excluded.count),
     dropped = dropped + excluded.dropped, evicted = evicted + excluded.evicted"""
@@ -134,15 +138,16 @@ def forget_names(database: sqlite3.Connection) -> None:
         database.execute("DELETE FROM series WHERE name NOT IN (SELECT id FROM series_names)")
 
 
-def read(database: sqlite3.Connection, since: int, until: int, step: int) -> Iterator[Point]:
+def read(execute: Execute, since: int, until: int, step: int) -> Iterator[Point]:
     """Yield the points between two wall times, oldest first, joined to steps of at least `step` seconds."""
     # in the order of Point's fields
     query = f"""SELECT at - at % max(step, :wide) AS slot, namespace, label, max("limit"), max(count),
             sum(dropped), sum(evicted), max(max(step, :wide))
         FROM series JOIN series_names ON series_names.id = series.name
         WHERE {_WITHIN} GROUP BY slot, name ORDER BY slot, namespace"""  # noqa: S608 - a constant
-    for row in database.execute(query, {"wide": step, "since": since, "until": until}):
-        yield Point(*row)
+    for row in execute(query, {"wide": step, "since": since, "until": until}):
+        if all(isinstance(value, kind) for value, kind in zip(row, _KINDS, strict=True)):  # else a damaged one
+            yield Point(*row)
 
 
 def held(database: sqlite3.Connection, since: int, until: int, step: int) -> list[tuple[int, int]]:

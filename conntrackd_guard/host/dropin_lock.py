@@ -23,6 +23,7 @@ from conntrackd_guard.core.text import printable
 from conntrackd_guard.host import files
 from conntrackd_guard.host.dropin_request import DropInRequest
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.processes import own_pid
 
 WAIT_SECONDS = 2.0
 """A write takes milliseconds; one that lasts longer than this waits for a stalled disk."""
@@ -134,7 +135,7 @@ class DropInLock:
 
     def follow(self, decided_us: int) -> None:
         """Note the decision that the drop-in follows now. For the holder. Raises HostError."""
-        content = f"{os.getpid()} {self.boot_id} {decided_us}".ljust(_CONTENT_BYTES - 1) + "\n"
+        content = f"{own_pid(self._paths)} {self.boot_id} {decided_us}".ljust(_CONTENT_BYTES - 1) + "\n"
         with files.translate_errors("write", self._paths.drop_in_lock, "Check /run."):
             descriptor = files.open_lock(self._paths.drop_in_lock)
             try:

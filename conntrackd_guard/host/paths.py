@@ -1,4 +1,4 @@
-"""Every path that the guard uses, below one root that tests can replace."""
+"""Every path that the guard uses: the host's below one root, and the settings below the guard's own."""
 
 from pathlib import Path
 
@@ -6,11 +6,16 @@ from conntrackd_guard.core.configuration import Mode
 
 
 class Paths:
-    """Paths on a host; `mode` gives a dry run its own lock, state folder and history."""
+    """Paths on a host; `mode` gives a dry run its own lock, state folder and history.
 
-    def __init__(self, root: Path = Path("/"), mode: Mode = Mode.ACT) -> None:
-        self.root, self.mode = root, mode
-        own = "dry-run" if mode is Mode.DRY_RUN else ""
+    In a container `root` is where the host's files are mounted (`--root`), and `own` is the container's root: it has the
+    settings, the pause for the fleet and devices.
+    """
+
+    def __init__(self, root: Path = Path("/"), mode: Mode = Mode.ACT, own: Path | None = None) -> None:  # noqa: PLR0915 - a list
+        own = root if own is None else own
+        self.root, self.mode, self.own = root, mode, own
+        folder = "dry-run" if mode is Mode.DRY_RUN else ""
         run = root / "run/conntrackd-guard"
 
         self.proc = root / "proc"
@@ -21,26 +26,28 @@ class Paths:
         self.limit = self.sysctl / "nf_conntrack_max"
         """One global value, writable in the initial namespace only."""
         self.buckets = self.sysctl / "nf_conntrack_buckets"
-        self.hashsize = root / "sys/module/nf_conntrack/parameters/hashsize"
+        self.sys = root / "sys" if (root / "sys/module").is_dir() else own / "sys"
+        """A container's own sysfs shows the same kernel; mounting the host's would add its debugfs and cgroups."""
+        self.hashsize = self.sys / "module/nf_conntrack/parameters/hashsize"
         """The same number as the module's parameter (root only)."""
-        self.slab = root / "sys/kernel/slab/nf_conntrack"
+        self.slab = self.sys / "kernel/slab/nf_conntrack"
         """The slab cache of entries (root only)."""
-        self.kmsg = root / "dev/kmsg"
+        self.kmsg = own / "dev/kmsg"
         self.named_namespaces = root / "run/netns"
         """Named network namespaces (`ip netns`)."""
         self.machine_id = root / "etc/machine-id"
 
-        self.settings_file = root / "etc/conntrackd-guard/guard.yaml"
-        self.settings_folder = root / "etc/conntrackd-guard/guard.d"
+        self.settings_file = own / "etc/conntrackd-guard/guard.yaml"
+        self.settings_folder = own / "etc/conntrackd-guard/guard.d"
         """More settings, merged in name order."""
-        self.fleet_pause = root / "etc/conntrackd-guard/pause"
+        self.fleet_pause = own / "etc/conntrackd-guard/pause"
         """While this file exists, nothing is raised."""
         self.drop_in = root / "etc/sysctl.d/99-zz-conntrackd-guard.conf"
         """Persisted limit. `99-zz-` sorts after Debian's `99-sysctl.conf`."""
-        self.state_folder = root / "var/lib/conntrackd-guard" / own
+        self.state_folder = root / "var/lib/conntrackd-guard" / folder
         self.history = self.state_folder / "history.db"
 
-        self.run_folder = run / own
+        self.run_folder = run / folder
         """State of this boot, in memory: a stalled disk does not affect it."""
         self.lock = self.run_folder / "lock"
         """Lock of the running guard."""
@@ -61,3 +68,17 @@ class Paths:
         """Drop-in wanted by the last revert of this boot."""
         self.drop_in_request = run / "drop-in.request"
         """Drop-in wanted by a daemon that may not write it, until `guard persist` takes it."""
+
+    @property
+    def has_prefix(self) -> bool:
+        """Whether the host's files are mounted below a prefix."""
+        return self.root != self.own
+
+    @property
+    def journal(self) -> Path | None:
+        """The root of the journal's files; None: this system's journal."""
+        return None if self.root == Path("/") else self.root
+
+    def for_mode(self, mode: Mode) -> "Paths":
+        """Return the same host's paths in another mode."""
+        return Paths(self.root, mode, self.own)

@@ -15,13 +15,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from conntrackd_guard.core.codec import encode_one
 from conntrackd_guard.core.errors import AnswerIsNo, HostError, NotPermitted
 from conntrackd_guard.core.model import Pause
 from conntrackd_guard.core.units import MOST_BYTES, MOST_SECONDS
 from conntrackd_guard.host import files
+from conntrackd_guard.host.container import RUN_FOLDER, mount_step
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.processes import home, own_pid
 
 _NO_ROOM = "Check that /run has room and is writable."
+_STOP = "Stop it first, or see `guard status`."
 _STATUS_NUMBERS = {
     "pid": 1 << 22, "since": 1e11, "at": 1e11, "boottime_seconds": MOST_SECONDS, "memory_total_bytes": MOST_BYTES,
 }  # fmt: skip
@@ -29,6 +33,7 @@ _STATUS_NUMBERS = {
 _STATUS_LISTS = (("recorder", "trouble"), ("sources", "notes"))
 _LOCK = re.compile(rb"^[0-9]+: FLOCK +ADVISORY +WRITE +([0-9]{1,10}) ([0-9a-f]+:[0-9a-f]+:[0-9]+) ", re.MULTILINE)
 """A row of /proc/locks: `1: FLOCK  ADVISORY  WRITE 4711 00:1a:1234 0 EOF`."""
+_JSON = json.JSONEncoder(default=encode_one, check_circular=False)
 
 
 class JsonFolder:
@@ -37,11 +42,11 @@ class JsonFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def put(self, key: str, content: dict[str, Any]) -> None:
-        """Write or replace a file. Raises HostError."""
+    def put(self, key: str, content: object) -> None:
+        """Write or replace a file; `content` is a value of `core.model` or a dict. Raises HostError."""
         path = f"{self._folder}/{key}.json"
         try:
-            files.replace(path, json.dumps(content).encode(), durable=False)
+            files.replace(path, _JSON.encode(content).encode(), durable=False)
         except OSError as error:
             raise HostError("write", path, error, _NO_ROOM) from error
 
@@ -80,6 +85,8 @@ class RuntimeDir:
         self.pause_files = (str(paths.fleet_pause), str(paths.pause))
         """While neither exists, raising is not paused: cheaper to check than `pause`."""
         self._lock: int | None = None
+        self.pid, self.root = own_pid(paths), str(paths.root)
+        """This process's, among the host's processes, and where it has the host's files."""
 
     def prepare(self) -> list[str]:
         """Create the folders, set aside what is none, and return a message for each of those. Raises NotPermitted too."""
@@ -93,7 +100,8 @@ class RuntimeDir:
             except PermissionError as error:
                 raise NotPermitted(denied) from error
             except OSError as error:
-                raise HostError("create", folder, error, "Check that /run is mounted and writable.") from error
+                step = mount_step(self._paths, RUN_FOLDER, "Check that /run is mounted and writable.")
+                raise HostError("create", folder, error, step) from error
             if os.geteuid() and not os.access(folder, os.W_OK):
                 raise NotPermitted(denied)
         return moved + [
@@ -117,12 +125,18 @@ class RuntimeDir:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 os.close(descriptor)
-                holder = files.read_id(path) or "unknown"
-                message = f"A guard is already running (process {holder} holds {path})."
-                raise AnswerIsNo(f"{message} Stop it first, or see `guard status`.") from error
+                raise AnswerIsNo(self._occupied()) from error
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, b"%d\n" % os.getpid())
+            os.write(descriptor, b"%d\n" % self.pid)
         self._lock = descriptor
+
+    def _occupied(self) -> str:
+        """Return who holds the lock and where: a guard from the package and one in a pod have the same lock."""
+        pid, path = self.holder(), self._paths.lock
+        if not pid:  # hidden, or a process of another PID namespace: as it noted itself
+            return f"A guard is already running (process {files.read_id(path) or 'unknown'} holds {path}). {_STOP}"
+        where = home(self._paths, pid)
+        return f"A guard is already running (process {pid}{where and f' in {where}'} holds {path}). {_STOP}"
 
     def holder(self) -> int | None:
         """Return the pid of the running guard, 0 without one, None if unknown. Needs no rights. Never raises.

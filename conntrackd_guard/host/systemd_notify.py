@@ -8,6 +8,9 @@ from systemd import daemon
 
 from conntrackd_guard.core.text import printable
 
+WATCHDOG_SECONDS = 30.0
+"""As `WatchdogSec=` of the unit."""
+
 
 class Service:
     """Does nothing without a service manager (NOTIFY_SOCKET)."""
@@ -17,6 +20,8 @@ class Service:
         ours = os.environ.get("WATCHDOG_PID") in {None, str(os.getpid())}
         self._every = int(microseconds) / 1e6 / 3 if microseconds.isdecimal() and int(microseconds) and ours else None
         self._fed = 0.0
+        self._beat = time.monotonic()
+        self._within = WATCHDOG_SECONDS if self._every is None else 3 * self._every
         self._status = ""
 
     def ready(self) -> None:
@@ -39,10 +44,14 @@ class Service:
 
     def watchdog(self) -> None:
         """Report that the main loop is alive, at a third of the watchdog's interval."""
-        now = time.monotonic()
+        now = self._beat = time.monotonic()
         if self._every is not None and now - self._fed >= self._every:
             self._fed = now
             self._send("WATCHDOG=1")
+
+    def alive(self) -> bool:
+        """Return whether the main loop has reported within the watchdog's time; WATCHDOG_SECONDS without one."""
+        return time.monotonic() - self._beat < self._within
 
     def _send(self, text: str) -> None:
         with contextlib.suppress(OSError):  # the service manager is being re-executed

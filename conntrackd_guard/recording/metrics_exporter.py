@@ -3,17 +3,16 @@
 The figures are read from the host for each export. The state of the main loop comes from its status under /run.
 """
 
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core import health
 from conntrackd_guard.core.budget import cost_of, highest_affordable
 from conntrackd_guard.core.codec import decode
-from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.configuration import Listen, Policy
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.metrics import (
     Figures,
@@ -47,7 +46,9 @@ class Outlets:
     """Destinations of metrics."""
 
     file: Path | None = None
-    port: int | None = None
+    http: Listen | None = None
+    alive: Callable[[], bool] = field(default=lambda: True, compare=False)
+    """Whether the main loop works, for /healthz."""
 
 
 class Exporter:
@@ -84,6 +85,8 @@ class Exporter:
             self._switch(outlets)
         if self._left is not None and self._attempt("metrics file", self._left.drop):
             self._left = None
+        if self._endpoint is not None:
+            self._attempt("metrics endpoint", self._endpoint.open)
         began = time.monotonic()
         if outlets == Outlets() or began < self._due_seconds:
             return
@@ -93,8 +96,9 @@ class Exporter:
             if self._file is not None:
                 self._attempt("metrics file", self._file.put, texts[0])
             if self._endpoint is not None:
-                self._attempt("metrics endpoint", self._endpoint.show, texts[0])
-        self._due_seconds = max(self._due_seconds, began + (time.monotonic() - began) / MAX_CPU_SHARE)
+                self._endpoint.show(texts[0])
+        if texts != [""]:  # which read nothing yet
+            self._due_seconds = max(self._due_seconds, began + (time.monotonic() - began) / MAX_CPU_SHARE)
 
     def _switch(self, outlets: Outlets) -> None:
         """Apply new destinations; close and remove the old ones."""
@@ -103,15 +107,15 @@ class Exporter:
         if outlets.file != before.file:
             self._left = self._file
             self._file = None if outlets.file is None else MetricsFile(outlets.file)
-        if outlets.port != before.port:
+        if outlets.http != before.http:
             if self._endpoint is not None:
                 self._attempt("metrics endpoint", self._endpoint.close)
-            self._endpoint = None if outlets.port is None else Endpoint(outlets.port)
+            self._endpoint = None if outlets.http is None else Endpoint(outlets.http, outlets.alive)
 
     def _text(self) -> str:
         """Return the metrics; "" until the main loop has published its status. Raises HostError."""
         live = self._runtime_dir.status() or {}
-        if live.get("pid") != os.getpid():
+        if live.get("pid") != self._runtime_dir.pid:
             return ""
         try:
             sources = live["sources"]

@@ -39,6 +39,8 @@ class Recorder:
         self._worker = worker
         self.series_collector = worker.series_collector
         """Takes what the main loop reads, for the time series."""
+        self.restarts = worker.restarts
+        """Lowerings that turned out to be restarts, for the main loop to take."""
         self._queue: deque[Entry] = deque()
         self._joinable: dict[str, Item] = {}
         """Holds in the queue that an equal one may still join, with those that did, by fingerprint."""

@@ -7,6 +7,7 @@ neither drop-in nor log message.
 import math
 import platform
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from conntrackd_guard.history.rows import first_row
 from conntrackd_guard.host.conntrack.namespaces import ReadOwners
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import MAX_QUEUED, NotifySpool
-from conntrackd_guard.host.other_writers import STARTED_SECONDS, attribute_change
+from conntrackd_guard.host.other_writers import STARTED_SECONDS, Cause, attribute_change
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir, acting_guard
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
@@ -96,6 +97,8 @@ class Worker:
         self._persist_seconds = self._flush_seconds = self._prune_seconds = 0.0
         self._series_seconds = time.monotonic() + SERIES_SECONDS
         self._wall_offset = self._steady_since = 0.0
+        self.restarts: deque[Record] = deque()
+        """Lowerings of the limit by a kube-proxy that had just started. The main loop takes them."""
         self.errors: dict[str, str] = {}
         """The current errors, by subject."""
 
@@ -103,7 +106,9 @@ class Worker:
         """Return what earlier runs left; no records without a boot id. Raises HostError where the history can't be opened."""
         records: list[Record] = []
         whole = self.attempt("history", lambda: records.extend(self.history_writer.history().records(boot_id)))
-        position = self.history_writer.history().position()
+        position, damage = self.history_writer.history().position(), self.history_writer.history().damage
+        if damage:
+            self.log.emit("guard.error", "error", f"{self.history_writer.history().path}: {damage}", subject="history")
         kept = None
         with suppress(GuardError):  # recovery goes by the limit alone then
             kept = self._drop_in.persisted()
@@ -205,16 +210,22 @@ class Worker:
         trigger, seen = record.trigger, record.observation
         if reason not in _BY_OTHERS:
             return record
-        by = acting_guard(self._root, limit) if record.mode is Mode.DRY_RUN else ""
-        by = by or attribute_change(  # looks at all processes
-            self._root,
-            limit,
-            seen.boottime_seconds,
-            was=trigger.was,
-            buckets=seen.buckets if reason is HoldReason.BUCKETS_CHANGED else None,
-            window_seconds=math.inf if trigger.kind is TriggerKind.START else STARTED_SECONDS,
-        )
-        return replace(record, outcome=replace(record.outcome, detail=f"by {by}"))
+        acting = acting_guard(self._root, limit) if record.mode is Mode.DRY_RUN else ""
+        cause = Cause(acting)
+        if not acting:
+            cause = attribute_change(  # looks at all processes
+                self._root,
+                limit,
+                seen.boottime_seconds,
+                was=trigger.was,
+                buckets=seen.buckets if reason is HoldReason.BUCKETS_CHANGED else None,
+                window_seconds=math.inf if trigger.kind is TriggerKind.START else STARTED_SECONDS,
+            )
+        record = replace(record, outcome=replace(record.outcome, detail=f"by {cause.text}"))
+        if cause.is_restart and reason is HoldReason.LIMIT_LOWERED:
+            record = replace(record, trigger=replace(trigger, restarted=True))
+            self.restarts.append(record)
+        return record
 
     def _store(self, item: Item, progress: _Progress) -> None:
         is_news = self.history_writer.write(item)

@@ -6,7 +6,7 @@ A default stands once: in `core.configuration.Policy` for the settings that affe
 from dataclasses import dataclass, field
 
 from conntrackd_guard.core import tuning
-from conntrackd_guard.core.configuration import Addresses, Buckets, Mode, Policy
+from conntrackd_guard.core.configuration import Addresses, Buckets, Listen, Mode, Policy
 from conntrackd_guard.core.units import format_duration as _span
 from conntrackd_guard.settings import types
 
@@ -23,7 +23,7 @@ class Settings:
     notify: tuple[str, ...] | None = None
     """The words of the command, None to run none."""
     metrics_file: str | None = None
-    metrics_port: int | None = None
+    metrics_http: Listen | None = None
     sample_addresses: Addresses = Addresses.FULL
     sample_retention_seconds: float = 30 * _DAY_SECONDS
     history_retention_seconds: float = 400 * _DAY_SECONDS
@@ -177,10 +177,13 @@ KEYS = (
         instead=(("/var/lib/prometheus/node-exporter/guard.prom", "Debian's folder; the unit needs permission to write there."),),
     ),
     Key(
-        name="metrics_http", field="metrics_port", kind=types.optional("none", types.PORT),
-        does="Port on 127.0.0.1 to serve metrics on over HTTP. Ignored in dry-run mode.",
+        name="metrics_http", field="metrics_http", kind=types.optional("none", types.LISTEN),
+        does="Port on 127.0.0.1, or address and port, to serve metrics and /healthz on by HTTP. `guard run --dry-run` ignores it.",
         source="the unit has no network access, and a file is enough for most sites.",
-        instead=(("9786", "every user of this host can read the metrics."),),
+        instead=(
+            ("9786", "every user of this host can read the metrics."),
+            ("0.0.0.0:9786", "so can everyone who reaches this host, without a password; '[::]:9786' is its IPv6 form, in quotes."),
+        ),
     ),
     Key(
         name="sample_addresses", field="sample_addresses", kind=types.choice(Addresses),

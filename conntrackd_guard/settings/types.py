@@ -4,6 +4,7 @@ The text of a kind's `write` gives the same value through its `read`.
 """
 
 import shlex
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -11,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from conntrackd_guard.core import units
-from conntrackd_guard.core.configuration import FloodAction, FloodResponse, Share
+from conntrackd_guard.core.configuration import LOOPBACK, FloodAction, FloodResponse, Listen, Share
 from conntrackd_guard.core.model import INT_MAX
 
 _SHELL_ONLY = frozenset({"|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"})
@@ -104,6 +105,23 @@ def _write_flood_response(value: FloodResponse) -> str:
     return str(value.action) if value.limit is None else f"{value.action} {LIMIT.write(value.limit)}"
 
 
+def _read_listen(text: str) -> Listen:
+    address, _, port = text.strip().rpartition(":")
+    if not address:
+        return Listen(LOOPBACK, PORT.read(text))
+    inner = address.removeprefix("[").removesuffix("]")
+    family = socket.AF_INET6 if address == f"[{inner}]" else socket.AF_INET
+    try:
+        socket.inet_pton(family, inner)
+    except OSError as error:
+        raise ValueError(f"{address} is no address") from error
+    return Listen(inner, PORT.read(port))
+
+
+def _write_listen(value: Listen) -> str:
+    return str(value.port) if value.address == LOOPBACK else str(value)
+
+
 def optional(word: str, kind: Kind) -> Kind:
     """Return `kind` with one more word, which stands for None."""
     return Kind(
@@ -116,6 +134,11 @@ def optional(word: str, kind: Kind) -> Kind:
 BOOLEAN = Kind(expected="true or false", read=units.parse_boolean, write=lambda value: str(value).lower())
 LIMIT = count("1", f"{INT_MAX:_}")
 PORT = _ranged("a port", units.parse_count, str, "1024", "65535")
+LISTEN = Kind(
+    expected=f"{PORT.expected}, alone or after an address and a colon (IPv6 in brackets)",
+    read=_read_listen,
+    write=_write_listen,
+)
 PROM_PATH = Kind(expected="an absolute path that ends in .prom", read=_read_prom_path, write=str)
 COMMAND = Kind(
     expected="the absolute path of a command and its arguments; quotes group words, but no shell reads | ; & < >",

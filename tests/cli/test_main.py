@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from importlib import import_module
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from testbed.command_line import TOP, commands
+from testbed.fake_host import FakeHost
 
 from conntrackd_guard.cli.arguments import parser
 from conntrackd_guard.cli.exits import Exit
@@ -47,7 +49,7 @@ def test_values_are_completed_by_the_shell() -> None:
         f"{name} {[action.dest, *action.option_strings][-1]}": action.complete["bash"]
         for name in NAMES
         for action in subparser(parser(), name)._actions
-        if hasattr(action, "complete")
+        if hasattr(action, "complete") and action.dest != "root"
     }
     assert hints == {
         "report --output": "_shtab_compgen_files",
@@ -65,3 +67,31 @@ def test_a_help_text_imports_no_command() -> None:
     loaded = set(done.stdout.split())
     assert not loaded & {"rich", "yaml", "structlog", "sqlite3", "jinja2", "systemd", "dataclasses"}
     assert not {name for name in loaded if name.startswith("conntrackd_guard.cli.commands")}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--root", "{}", "status", "--json"], ["status", "--json", "--root", "{}"], None]
+)
+def test_the_host_may_be_below_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str] | None
+) -> None:
+    """By the option before or after the command, or by the environment; the settings are the container's own."""
+    host, own = FakeHost(tmp_path / "host"), Paths(tmp_path / "own")
+    (tmp_path / "own").mkdir()
+    if arguments is None:
+        monkeypatch.setenv("GUARD_ROOT", str(host.root))
+        arguments = ["status", "--json"]
+    own.settings_folder.parent.mkdir(parents=True)
+    own.fleet_pause.write_text("")
+    main([word.format(host.root) for word in arguments], own)
+    found = json.loads(capsys.readouterr().out)
+    assert found["limit"] == 98304
+    assert found["paused"]["by"] == str(own.fleet_pause)
+
+
+def test_a_folder_without_a_host_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistaken --root is no host on which nothing was recorded."""
+    assert main(["--root", str(tmp_path / "hots"), "history"], Paths(tmp_path)) is Exit.FAILED
+    assert capsys.readouterr().err == (
+        f"guard: {tmp_path}/hots/proc does not exist: mount the host's /proc there, or name another folder with --root.\n"
+    )

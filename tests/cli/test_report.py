@@ -363,3 +363,22 @@ def test_a_screen_reader_gets_tables_names_and_headings(browser: Browser, width:
         "Memory of the tables",
     ]
     assert "8,100 packets dropped" in charts[1]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
+def test_a_link_in_a_shared_folder_is_not_followed(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int
+) -> None:
+    """Whoever else may write there could have made it, and root would replace what it leads to."""
+    (tmp_path / "theirs").write_text("keep")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(mode)
+    (shared / "page.html").symlink_to(tmp_path / "theirs")
+    (tmp_path / "own.html").symlink_to(shared / "page.html")
+    for output in (shared / "page.html", tmp_path / "own.html"):
+        assert main(["report", *SPAN, "-o", str(output)], Paths(scene)) == Exit.FAILED
+        assert "it is a link in a folder that others may write to" in capsys.readouterr().err
+    assert (tmp_path / "theirs").read_text() == "keep"
+    (shared / "page.html").unlink()
+    assert main(["report", *SPAN, "-o", str(shared / "page.html")], Paths(scene)) == Exit.DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from conntrackd_guard.core.model import (
     Refusal,
     State,
 )
-from conntrackd_guard.core.state import advance, lost, rehearsed_limit
+from conntrackd_guard.core.state import advance, fold, lost, rehearsed_limit
 
 BUSY = State(
     last_raise_seconds=1.0,
@@ -78,6 +79,17 @@ RAISED = replace(BUSY, last_raise_seconds=NOW, raise_seconds=(1.0, NOW), set_lim
 def test_advance(record: Record, after: State) -> None:
     """The state after each kind of record."""
     assert advance(BUSY, record) == after
+
+
+@pytest.mark.parametrize("ahead", [1.0, 1e9, math.inf])
+def test_a_record_dated_ahead_of_now_counts_as_made_now(ahead: float) -> None:
+    """Else no raise could follow until then. One in time is left as it is."""
+    later = a_record("k", RAISE, outcome=OutcomeKind.APPLIED, boottime_seconds=NOW + ahead)
+    in_time = record(RAISE, OutcomeKind.APPLIED)
+    assert advance(State(), later, NOW).last_raise_seconds == NOW
+    assert advance(State(), in_time, NOW + 5).last_raise_seconds == NOW
+    state, count = fold([in_time, later, later], NOW + 0.5)
+    assert (state.raise_seconds, count) == ((NOW, NOW + 0.5, NOW + 0.5), 2)
 
 
 def test_a_lowering_of_what_the_guard_never_set_is_no_conflict() -> None:

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,8 +58,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the folder of the journal that is read, with one old entry in it."""
     made = tmp_path / "journal"
     made.mkdir()
-    monkeypatch.setattr(joined, "JournalBacklog", partial(JournalBacklog, made))
-    monkeypatch.setattr(joined, "JournalFollower", partial(JournalFollower, made))
+    monkeypatch.setattr(joined, "JournalBacklog", lambda _: JournalBacklog(made))
+    monkeypatch.setattr(joined, "JournalFollower", lambda _: JournalFollower(made))
     write(made, "a", entry(1))
     return made
 

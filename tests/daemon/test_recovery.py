@@ -272,3 +272,25 @@ def test_an_unreadable_file_is_reported_and_set_aside(host: Host, folder: str) -
     assert aside.name.startswith(".set-aside-1-2-3.json-")
     guarded.stop()
     assert again(first).logged("guard.error") == []
+
+
+def test_a_raise_dated_ahead_of_the_clock_holds_up_none(host: Host) -> None:
+    """As after a return to a snapshot with a newer disk: it counts as made at the start, and that is logged."""
+    first = Guarded(host)
+    first.clock.now += 9e6
+    host.table(LIMIT)
+    first.message()
+    first.turn()
+    raised_to = host.limit
+    first.stop()
+    first.clock.now -= 9e6
+    guarded = again(first)
+    host.table(raised_to)
+    guarded.message()
+    guarded.turn()
+    guarded.turn(2.1)
+    assert host.limit > raised_to
+    guarded.written()
+    (warning,) = [line for line in guarded.logged("guard.info") if line["level"] == "warning"]
+    assert warning["message"] == "1 decisions of this boot are dated ahead of its clock. They count as made now."
+    guarded.stop()

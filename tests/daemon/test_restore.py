@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host
+from testbed.programs import process
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
@@ -293,11 +294,7 @@ def test_who_set_another_value_is_named(host: Host) -> None:
     """On evidence: a program that runs since some time in this boot, and sets this value."""
     raised_once(host)
     host.limit, host.buckets = 70_000, 65_536
-    process = host.root / "proc/701"
-    process.mkdir()
-    (process / "comm").write_text("kube-proxy\n")
-    (process / "cmdline").write_text("kube-proxy\0--conntrack-max-per-core=1\0--conntrack-min=70000\0")
-    (process / "stat").write_text(f"701 (kube-proxy) S {' '.join('0' * 18)} 100 0 0\n")
+    process(host.root, "kube-proxy", "kube-proxy", "--conntrack-max-per-core=1", "--conntrack-min=70000")
     second = rebooted(host)
     assert "so it stays. Probable cause: kube-proxy is running (pid 701)" in second.rows()[-1].sentence
     second.stop()

@@ -16,7 +16,7 @@ from typing import cast
 import pytest
 from testbed.read_files import put
 
-from conntrackd_guard.core.configuration import Mode, Policy
+from conntrackd_guard.core.configuration import LOOPBACK, Listen, Mode, Policy
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.sysctl_precedence import Assignment, Tool
 from conntrackd_guard.daemon import service
@@ -128,15 +128,27 @@ def test_a_reload_turns_notify_on_and_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_destinations_come_from_settings(tmp_path: Path, *, dry_run: bool) -> None:
-    """There are none by default, and none in a dry run: nothing is queued and nothing exported."""
+    """There are none by default, and in a dry run only the endpoint, which a pod's probes need."""
     started = Started(tmp_path, dry_run=dry_run)
     worker = started.daemon._worker
     assert started.logged() == []
     assert (worker.notices, worker.outlets) == (None, Outlets())
     started.write("metrics_file: /var/x/guard.prom\nmetrics_http: 9786\nnotify: /bin/x")
     started.daemon._configure_worker(started.settings())
-    assert worker.outlets == (Outlets() if dry_run else Outlets(file=Path("/var/x/guard.prom"), port=9786))
+    assert worker.outlets == Outlets(file=None if dry_run else Path("/var/x/guard.prom"), http=Listen(LOOPBACK, 9786))
     assert (worker.notices is None) == dry_run
+
+
+def test_an_address_beyond_loopback_is_warned_of_once(tmp_path: Path) -> None:
+    """Not at each reload; another such address is another warning."""
+    started = Started(tmp_path)
+    for text in ("9786", "0.0.0.0:9786", "0.0.0.0:9786", "[::1]:9786", "'[::]:9786'"):
+        started.write(f"metrics_http: {text}")
+        started.daemon.reload()
+    warned = [message for event, message in started.logged() if "`metrics_http` listens on" in message]
+    assert [message.split(": whoever")[0] for message in warned] == [
+        "`metrics_http` listens on 0.0.0.0:9786", "`metrics_http` listens on [::]:9786"
+    ]  # fmt: skip
 
 
 def test_the_farewell_names_the_limit_that_stays() -> None:

@@ -19,11 +19,11 @@ def put(path: Path, content: str) -> None:
 
 def test_built_in_and_loaded_differ(tmp_path: Path) -> None:
     """A loaded module has a state, a built-in one has none."""
-    assert module_loading.built_in(tmp_path) is None
+    assert module_loading.built_in(tmp_path / "sys") is None
     put(tmp_path / "sys/module/nf_conntrack/parameters/hashsize", "1")
-    assert module_loading.built_in(tmp_path) is True
+    assert module_loading.built_in(tmp_path / "sys") is True
     put(tmp_path / "sys/module/nf_conntrack/initstate", "live")
-    assert module_loading.built_in(tmp_path) is False
+    assert module_loading.built_in(tmp_path / "sys") is False
 
 
 @pytest.mark.parametrize(

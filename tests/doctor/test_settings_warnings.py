@@ -77,7 +77,7 @@ def found(paths: Paths, text: str) -> list[str]:
         ("metrics_file: {root}/gone/g.prom", "f:1: metrics_file: {root}/gone does not exist: no metrics are written."),
         ("metrics_file: {root}/page/g.prom", "f:1: metrics_file: {root}/page is no folder: no metrics are written."),
         ("metrics_file: {root}/g.prom", "f:1: metrics_file: {root}/g.prom is a folder: no metrics are written."),
-        ("mode: dry-run\nmetrics_http: 9786", "f:2: metrics_http: has no effect in mode dry-run."),
+        ("mode: dry-run\nnotify: /bin/true", "f:2: notify: has no effect in mode dry-run."),
     ],
 )
 def test_a_setting_that_switches_off_or_cannot_work_is_named(paths: Paths, text: str, expected: str) -> None:

@@ -18,7 +18,7 @@ from conntrackd_guard.core.sysctl_precedence import SysctlFile, Tool
 from conntrackd_guard.doctor import verdicts
 from conntrackd_guard.doctor.place import Place
 from conntrackd_guard.doctor.verdicts import Check, Verdict
-from conntrackd_guard.host.other_writers import Writer
+from conntrackd_guard.host.writer import Writer
 
 SAVED = "sysctl.d/99-zz-conntrackd-guard.conf"
 OURS = f"/etc/{SAVED}"

@@ -70,6 +70,41 @@ def test_a_running_guard_is_detected_until_it_is_killed(paths: Paths, guard: sub
     runtime_dir.take_lock()
 
 
+@pytest.mark.parametrize(
+    ("cgroup", "where"),
+    [
+        (f"0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-{'1a' * 32}.scope", " in container 1a1a1a1a1a1a"),
+        (f"4:memory:/kubepods/besteffort/pod1/{'1a' * 32}\n0::/", " in container 1a1a1a1a1a1a"),
+        (f"0::/machine.slice/libpod-{'1a' * 32}.scope/container", " in container 1a1a1a1a1a1a"),
+        ("0::/../../system.slice/conntrackd-guard.service", " in conntrackd-guard.service"),
+        ("0::/user.slice/user-1000.slice/session-3.scope", " in session-3.scope"),
+        ("0::/", ""),
+        (None, ""),
+    ],
+)
+def test_a_second_guard_is_refused_with_where_the_first_runs(
+    tmp_path: Path, paths: Paths, guard: subprocess.Popen[str], cgroup: str | None, where: str
+) -> None:
+    """One from the package and one in a pod share the lock; the cgroup of its holder shows which it is."""
+    if cgroup is not None:
+        (tmp_path / f"proc/{guard.pid}").mkdir()
+        (tmp_path / f"proc/{guard.pid}/cgroup").write_text(f"{cgroup}\n")
+    with pytest.raises(AnswerIsNo) as refused:
+        RuntimeDir(paths).take_lock()
+    assert str(refused.value) == (
+        f"A guard is already running (process {guard.pid}{where} holds {paths.lock}). Stop it first, or see `guard status`."
+    )
+
+
+def test_a_container_notes_the_hosts_pid(tmp_path: Path, paths: Paths) -> None:
+    """Its own pid means nothing to other processes of the host; /proc/self of the host's procfs has the other."""
+    (tmp_path / "proc/self").symlink_to("4711")
+    inside = RuntimeDir(Paths(tmp_path, own=Path("/")))
+    inside.take_lock()
+    assert (paths.lock.read_text(), inside.pid) == ("4711\n", 4711)
+    assert RuntimeDir(paths).pid == os.getpid()
+
+
 def test_a_host_without_a_guard(tmp_path: Path, paths: Paths) -> None:
     """A lock file that nobody holds is no running guard; without /proc/locks it is unknown."""
     runtime_dir = RuntimeDir(paths)

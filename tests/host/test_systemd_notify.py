@@ -84,3 +84,20 @@ def test_without_a_manager_or_with_one_gone_nothing_happens(
     monkeypatch.delenv("NOTIFY_SOCKET")
     Service().ready()
     assert received(manager) == []
+
+
+@pytest.mark.parametrize(("microseconds", "seconds"), [("", 30.0), ("9000000", 9.0)])
+def test_the_main_loop_counts_as_alive_for_the_watchdogs_time(
+    monkeypatch: pytest.MonkeyPatch, microseconds: str, seconds: float
+) -> None:
+    """From the last report on; without a watchdog, for the time that the unit's has."""
+    now = [1000.0]
+    monkeypatch.setenv("WATCHDOG_USEC", microseconds)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    service = Service()
+    for _ in range(2):
+        now[0] += seconds - 0.1
+        assert service.alive()
+        service.watchdog()
+    now[0] += seconds
+    assert not service.alive()

@@ -29,7 +29,7 @@ from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, condense
 from conntrackd_guard.core.usage import GATE_USE
 
-MANY = settings(max_examples=200, deadline=None)
+MANY = settings(max_examples=2 * settings().max_examples)
 CALM = State()
 
 

@@ -12,6 +12,7 @@ from testbed.disks import until
 from testbed.exposition import samples
 from testbed.guarded import LIMIT, Guarded, Host, again
 
+from conntrackd_guard.core.configuration import LOOPBACK, Listen
 from conntrackd_guard.recording import metrics_exporter
 from conntrackd_guard.recording.metrics_exporter import Outlets
 
@@ -183,7 +184,9 @@ def test_an_old_file_is_removed(host: Host, file: Path, tmp_path: Path) -> None:
 def test_errors_end_when_metrics_are_switched_off(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors of the file, of the endpoint and of the figures."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        guarded = exporting(host, Outlets(file=tmp_path / "absent/x.prom", port=taken.getsockname()[1]))
+        guarded = exporting(
+            host, Outlets(file=tmp_path / "absent/x.prom", http=Listen(LOOPBACK, taken.getsockname()[1]))
+        )
         until(lambda: len(guarded.recorder.report()["trouble"]) == 2)
         monkeypatch.setattr(metrics_exporter, "decode", lambda *_: int("x"))
         until(lambda: len(guarded.recorder.report()["trouble"]) == 3)
@@ -204,7 +207,7 @@ def test_the_endpoint_opens_and_closes_with_the_setting(host: Host) -> None:
     """It is open while the setting has a port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    guarded = exporting(host, Outlets(port=port))
+    guarded = exporting(host, Outlets(http=Listen(LOOPBACK, port)))
     until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)))
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         assert b"\nguard_limit_entries 65536.0\n" in answer.read()
@@ -217,7 +220,7 @@ def test_the_endpoint_opens_and_closes_with_the_setting(host: Host) -> None:
 def test_a_guard_whose_port_is_in_use_goes_on(host: Host, file: Path) -> None:
     """The error is logged once; the file is written and decisions are made."""
     other = socket.create_server(("127.0.0.1", 0))
-    guarded = exporting(host, Outlets(file=file, port=other.getsockname()[1]))
+    guarded = exporting(host, Outlets(file=file, http=Listen(LOOPBACK, other.getsockname()[1])))
     until(lambda: guarded.recorder.report()["trouble"])
     host.table(LIMIT)
     guarded.message()

@@ -64,7 +64,10 @@ def test_every_value_reaches_its_field() -> None:
     )  # fmt: skip
     assert (settings.mode, settings.persist) == (Mode.DRY_RUN, False)
     assert settings.notify == ("/usr/bin/mail", "-s", "table full", "ops")
-    assert (settings.metrics_file, settings.metrics_port) == ("/var/lib/prometheus/node-exporter/guard.prom", 9786)
+    assert (settings.metrics_file, settings.metrics_http) == (
+        "/var/lib/prometheus/node-exporter/guard.prom",
+        ("127.0.0.1", 9786),
+    )
     assert (settings.sample_addresses, settings.sample_retention_seconds) == (Addresses.PREFIX, 7 * 86400)
     assert settings.history_retention_seconds == 30 * 86400
     assert settings.origins["mode"] == "guard.yaml:1"
@@ -144,7 +147,23 @@ def test_former_names_lead_to_present_ones() -> None:
         ("cooldown", "200ms", "1h", ["61min", "-1s", "infinity"]),
         ("conflict_limit", "0", "1000", ["1001", "never"]),
         ("metrics_file", "none", "/a b/ü.prom", ["guard.prom", "/x.txt", "/.prom", "/x/.prom", "/x.prom/"]),
-        ("metrics_http", "1024", "65535", ["0", "80", "65536", "0.0.0.0:9786", ":9786", "auto"]),
+        (
+            "metrics_http",
+            "1024",
+            "65535",
+            [
+                "0",
+                "80",
+                "65536",
+                "0.0.0.0:80",
+                ":9786",
+                "auto",
+                "::1:9786",
+                "[127.0.0.1]:9786",
+                "localhost:9786",
+                "1.2:9786",
+            ],
+        ),
         ("history_retention", "1d", "3650d", ["23h", "3651d"]),
         ("mode", "act", "dry-run", ["dry_run", "ACT", "audit"]),
         ("persist", "yes", "no", ["maybe", "1", "null", "~"]),

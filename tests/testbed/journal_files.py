@@ -42,8 +42,9 @@ def entry(number: int, **changed: str | bytes | None) -> bytes:
 
 
 def write(folder: Path, name: str, *entries: bytes) -> Path:
-    """Make a journal file, or append to one."""
-    path = folder / f"{name}.journal"
+    """Make a journal file of the host below `folder`, or append to one."""
+    path = folder / f"var/log/journal/system@{name}.journal"
+    path.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([REMOTE, "-o", str(path), "-"], input=b"".join(entries), check=True, capture_output=True)
     return path
 
@@ -102,9 +103,9 @@ def count_openings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     openings: list[int] = []
     init = KernelJournal.__init__
 
-    def counted(self: KernelJournal, directory: Path | None) -> None:
+    def counted(self: KernelJournal, root: Path | None) -> None:
         openings.append(1)
-        init(self, directory)
+        init(self, root)
 
     monkeypatch.setattr(KernelJournal, "__init__", counted)
     return openings

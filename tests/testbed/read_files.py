@@ -251,6 +251,7 @@ READ_FILES = (
         at="proc/200/cgroup",
     ),
     ReadFile("proc/*/cmdline", b"kube-proxy\0--config=/var/lib/kube-proxy/config.conf\0", _writers, at="proc/300/cmdline"),
+    ReadFile("proc/*/status", b"Name:\tkube-proxy\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\n", _writers, at="proc/300/status"),
     ReadFile(
         "proc/*/stat",
         b"300 (kube-proxy) S 1 300 300 0 -1 4194560 1 1 1 1 1 1 1 1 20 0 1 0 9000 1 1\n",
@@ -383,7 +384,9 @@ def put_all(root: Path) -> None:
     put(root, "proc/200/net/stat/nf_conntrack", STATISTICS)
     for pid, name in ((300, "kube-proxy"), (301, "k3s-server"), (302, "pve-firewall")):
         put(root, f"proc/{pid}/comm", f"{name}\n".encode())
-    put(root, "proc/300/cgroup", f"0::/kubepods.slice/cri-containerd-{'a' * 64}.scope\n".encode())
+        put(root, f"proc/{pid}/status", b"Uid:\t0\t0\t0\t0\n")
+        put(root, f"proc/{pid}/cgroup", f"0::/kubepods.slice/cri-containerd-{'a' * 64}.scope\n".encode())
+        (root / f"proc/{pid}/net").symlink_to("../1/net")
     if not (root / "proc/self").exists():
         (root / "proc/self").symlink_to("1")
 

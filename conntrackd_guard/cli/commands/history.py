@@ -30,7 +30,7 @@ def open_history(paths: Paths) -> History | None:
     if found is None:
         other, option = (Mode.DRY_RUN, "--dry-run") if paths.mode is Mode.ACT else (Mode.ACT, "--no-dry-run")
         text = f"No decision has been recorded yet: {paths.history} does not exist."
-        there = Paths(paths.root, other).history.exists()
+        there = paths.for_mode(other).history.exists()
         note(f"{text} {f'That of mode {other} does: {option} shows it.' if there else '`guard run` creates it.'}")
     elif found.note:
         note(found.note)
@@ -55,6 +55,8 @@ def _rows(found: History | None, args: argparse.Namespace, since: float | None, 
         for row in found.rows(since=since, until=until, last=args.last, verdict=args.verdict, arithmetic=args.json):
             count += 1
             yield row
+        if found.damage:
+            note(found.damage)
     if not count and not args.json:
         narrowed = any(wanted is not None for wanted in (since, until, args.verdict))
         note("No decision matches." if narrowed else "No decision has been recorded yet.")

@@ -1,7 +1,10 @@
 """`guard report`: a time on this host as one page."""
 
 import argparse
+import errno
+import os
 import platform
+import stat
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,7 +19,8 @@ from conntrackd_guard.cli.render.report.page import Report, page
 from conntrackd_guard.core.errors import AnswerIsNo, HostError
 from conntrackd_guard.core.verification import Drops
 from conntrackd_guard.history import details
-from conntrackd_guard.history.database import History
+from conntrackd_guard.history.database import History, UnreadableRow
+from conntrackd_guard.history.details import DecisionDetail
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 
@@ -26,6 +30,8 @@ _DOTS = 500
 """A chart is some 1,000 pixels wide."""
 _MOST_DECISIONS = 500
 """Each takes 2 KB of the page with its sum, and 4 KB more with who filled the table."""
+_MOST_LINKS = 40
+"""As the kernel follows in one path."""
 _FILE_MODE = 0o640
 """As the history's: it holds the same data."""
 
@@ -48,8 +54,12 @@ def report(args: argparse.Namespace, paths: Paths) -> Exit:
 
 
 def _write(output: Path, content: bytes) -> None:
-    """Write the page. A link (such as /dev/stdout), a device and a pipe are written to, never replaced."""
+    """Write the page. A link (such as /dev/stdout), a device and a pipe are written to, never replaced.
+
+    A link in a folder of another user is not followed: it may lead to any file that this user may write.
+    """
     try:
+        _expect_own(output)
         if not output.is_symlink() and (output.is_file() or not output.exists()):
             files.replace(output, content, mode=_FILE_MODE, durable=False)
         else:
@@ -57,6 +67,18 @@ def _write(output: Path, content: bytes) -> None:
     except OSError as error:
         next_step = "Name a file in a directory that you may write to."
         raise HostError("write the report to", output, error, next_step) from error
+
+
+def _expect_own(output: Path) -> None:
+    """Raise OSError if `output`, or a link that it leads to, is a link that somebody else could have made."""
+    for _ in range(_MOST_LINKS):
+        if not output.is_symlink():
+            return
+        folder = output.parent.stat()
+        if folder.st_uid not in {0, os.geteuid()} or folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise OSError(errno.ELOOP, "it is a link in a folder that others may write to")
+        output = output.parent / output.readlink()
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
 def _gathered(history: History, since: float, until: float, paths: Paths) -> Report:
@@ -73,6 +95,16 @@ def _gathered(history: History, since: float, until: float, paths: Paths) -> Rep
         counted["continuing"] += row.verification is not None and row.verification.drops is Drops.CONTINUING
         if len(newest) < _MOST_DECISIONS:
             newest.append(row.id)
+    entries = list[DecisionDetail]()
+    for number in newest:
+        try:
+            found = details.detail(history, number)
+        except UnreadableRow as error:
+            note(str(error))
+        else:
+            entries += [] if found is None else [with_process(found, paths)]
+    if history.damage:
+        note(history.damage)
     span = Span(since=since, until=until, step=max(1, round((until - since) / _DOTS)))
     return Report(
         host=platform.node(),
@@ -81,8 +113,6 @@ def _gathered(history: History, since: float, until: float, paths: Paths) -> Rep
         span=span,
         points=history.points(since, until, span.step),
         held=history.held(since, until, span.step),
-        entries=[
-            with_process(found, paths) for number in newest if (found := details.detail(history, number)) is not None
-        ],
+        entries=entries,
         counts=counted,
     )

@@ -21,15 +21,17 @@ def run(args: argparse.Namespace, paths: Paths) -> Exit:
 
     def read_settings() -> Settings:
         settings = load_settings(paths.settings_file, paths.settings_folder, only=args.config)
-        return replace(settings, mode=Mode.DRY_RUN) if args.dry_run else settings
+        if not args.dry_run or settings.mode is Mode.DRY_RUN:
+            return settings
+        return replace(settings, mode=Mode.DRY_RUN, metrics_http=None)  # the acting guard beside it has the port
 
     settings = read_settings()
     if os.geteuid() != 0 and settings.mode is Mode.ACT:
         raise NotPermitted("Raising the limit needs root. Run `sudo guard run`, or try `sudo guard run --dry-run`.")
-    here = Paths(paths.root, settings.mode)
+    here = paths.for_mode(settings.mode)
     log = Log(args.log_format, sys.stderr, level=args.log_level)
     if args.check:
-        return Exit.DONE if check(here, log) else Exit.FAILED
+        return Exit.DONE if check(here, settings, log) else Exit.FAILED
     if Daemon(here, settings, read_settings, log).run():
         return Exit.DONE
     note(f"The recorder did not finish in {CLOSE_SECONDS:g} s. Pending writes will be reconciled at the next start.")

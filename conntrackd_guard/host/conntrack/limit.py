@@ -10,6 +10,7 @@ from typing import Protocol
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.limits import unsigned
 from conntrackd_guard.host import files
+from conntrackd_guard.host.container import LIMIT_FOLDER, mount_step
 from conntrackd_guard.host.paths import Paths
 
 _NUMBER = re.compile(rb"\s*(-?[0-9]{1,18})\s")
@@ -23,6 +24,13 @@ _NEXT_STEPS = {
     errno.EINVAL: "This kernel does not accept that number: set `max_limit` to the largest it accepts.",
     errno.ENOENT: "The connection-tracking module is not loaded. Nothing to do until it is.",
 }
+
+
+_IN_POD = dict.fromkeys(
+    (errno.EACCES, errno.EPERM),
+    "Only root in the host's network and user namespaces may write it: the pod needs hostNetwork: true, "
+    "securityContext.runAsUser: 0, and no hostUsers: false.",
+)
 
 
 class Kernel(Protocol):
@@ -61,17 +69,18 @@ class Sysctl:
     last good reading, or None.
     """
 
-    def __init__(self, path: Path, twin: Path, valid: range, unread: dict[str, str], *, required: bool) -> None:
+    def __init__(  # noqa: PLR0913 - two sysctls in all
+        self, path: Path, twin: Path, valid: range, unread: dict[str, str], steps: dict[int, str], *, required: bool
+    ) -> None:
         self._path, self._twin, self._valid, self._unread = str(path), twin, valid, unread
-        self._required = required
+        self._steps, self._required = steps, required
         self._last: int | None = None
 
     def read(self) -> int | None:
         """Return the number as the kernel reads it (-1 is 4,294,967,295); None if the sysctl doesn't exist."""
         cause = None
         try:
-            with open(self._path, "rb", buffering=0) as file:
-                match = _NUMBER.match(file.read(files.NUMBER_BYTES))
+            match = _NUMBER.match(files.read_once(self._path, files.NUMBER_BYTES))
             if match is not None and (number := int(match[1])) in self._valid:
                 if self._unread:
                     self._unread.pop(self._path, None)
@@ -105,7 +114,7 @@ class Sysctl:
         except FileNotFoundError:
             return None
         except OSError as error:
-            return HostError("write", self._path, error, _NEXT_STEPS.get(error.errno or 0, "The check is repeated."))
+            return HostError("write", self._path, error, self._steps.get(error.errno or 0, "The check is repeated."))
         return None
 
     def write(self, target: int) -> int:
@@ -117,7 +126,7 @@ class Sysctl:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            step = _NEXT_STEPS.get(error.errno or 0, "The write is retried later.")
+            step = self._steps.get(error.errno or 0, "The write is retried later.")
             raise HostError(f"write {target} to", self._path, error, step) from error
         back = self.read()
         if back is None:
@@ -132,15 +141,16 @@ class LiveKernel:
 
     def __init__(self, paths: Paths) -> None:
         self.unread: dict[str, str] = {}
+        steps = _NEXT_STEPS | ({errno.EROFS: mount_step(paths, LIMIT_FOLDER, "")} | _IN_POD if paths.has_prefix else {})
         alias = paths.root / "proc/sys/net/nf_conntrack_max"
-        limit = Sysctl(paths.limit, alias, _LIMITS, self.unread, required=True)
-        buckets = Sysctl(paths.buckets, paths.hashsize, _BUCKETS, self.unread, required=False)
+        limit = Sysctl(paths.limit, alias, _LIMITS, self.unread, steps, required=True)
+        buckets = Sysctl(paths.buckets, paths.hashsize, _BUCKETS, self.unread, steps, required=False)
         self.limit = self.limit_in_force = limit.read
         self.set_limit = limit.write
         self.not_writable = limit.not_writable
         self.buckets = buckets.read
         self.set_buckets = buckets.write
-        self._module = paths.root / "sys/module/nf_conntrack"
+        self._module = paths.sys / "module/nf_conntrack"
 
     def module(self) -> int | None:
         """Return the inode of the module's folder in sysfs, which is not reused: kernfs numbers count up."""

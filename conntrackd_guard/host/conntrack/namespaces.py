@@ -183,7 +183,11 @@ class NamespaceScanner:
         except OSError:
             return []
         found = [
-            (int(number), self._root + _OCTAL.sub(lambda escaped: chr(int(escaped[1], 8)), path))
-            for number, path in _MOUNTED.findall(mounts)
+            (int(number), self._path(_OCTAL.sub(lambda escaped: chr(int(escaped[1], 8)), point)))
+            for number, point in _MOUNTED.findall(mounts)
         ]
         return sorted(found, key=lambda mounted: (not mounted[1].startswith(self._named), mounted))
+
+    def _path(self, point: str) -> str:
+        """Return the path of a mount point. In a container it names the folder of the host's files already."""
+        return point if point.startswith(f"{self._root}/") else self._root + point

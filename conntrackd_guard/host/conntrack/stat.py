@@ -73,11 +73,14 @@ def read_statistics(folders: Iterable[str], key: int | None, source: str = STATI
             # Pids are reused: the inode shows whether the process is still in this namespace.
             if key is not None and os.stat(folder + "net/stat").st_ino != key:
                 continue
-            with open(folder + _STAT, "rb", buffering=0) as file:
-                content = chunk = file.read(files.CHUNK_BYTES)
+            descriptor = os.open(folder + _STAT, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                content = chunk = os.read(descriptor, files.CHUNK_BYTES)
                 while chunk and len(content) < files.MOST_BYTES:
-                    chunk = file.read(files.CHUNK_BYTES)
+                    chunk = os.read(descriptor, files.CHUNK_BYTES)
                     content += chunk
+            finally:
+                os.close(descriptor)
             header, _, body = content.partition(b"\n")
             # Both are names of one column; kernels before 5.15 have neither, and drop nothing for long chains.
             names = header.replace(b"chaintoolong", b"chainlength").split()
@@ -194,7 +197,7 @@ class MemoryReader:
         self._slab = paths.slab
         self._slab_size = str(paths.slab / "slab_size")
         self._total_objects = str(paths.slab / "total_objects")
-        self._nodes = str(paths.root / "sys/devices/system/node")
+        self._nodes = str(paths.sys / "devices/system/node")
         self._entry_slab_bytes: int | None = None
         """Read once: a kernel's entries have one size."""
         self.total_bytes = 0
@@ -210,8 +213,7 @@ class MemoryReader:
         unread: tuple[str, ...] = ()
         content, problem, allocated, unknown = b"", "", None, ""
         try:
-            with open(self._meminfo, "rb", buffering=0) as file:
-                content = file.read(files.CHUNK_BYTES)
+            content = files.read_once(self._meminfo, files.CHUNK_BYTES)
         except OSError as error:
             problem = _short(error)
         rows = dict(_MEMINFO.findall(content))
@@ -231,12 +233,10 @@ class MemoryReader:
                 unread = (f"{unknown}: memory is unknown, so nothing is raised",)
         total, hugetlb, available = low or (total, hugetlb, available)
         zfs = 0
-        if low is None and not unknown:
+        if low is None and not unknown and os.access(self._arcstats, os.F_OK):  # half the time of a failed open
             try:
                 with open(self._arcstats, "rb", buffering=0) as file:
                     zfs = zfs_reclaimable(file.read(), total - available)
-            except FileNotFoundError:
-                pass  # no ZFS here
             except (OSError, ValueError) as error:
                 unread = (*unread, f"{self._arcstats} ({_short(error)}): ZFS' cache is counted as used")
         if self._entry_slab_bytes is None and loaded:
@@ -245,8 +245,7 @@ class MemoryReader:
             except (OSError, ValueError) as error:
                 unread = (*unread, f"{self._slab_size} ({_short(error)}): assuming 640 bytes an entry")
         try:
-            with open(self._total_objects, "rb", buffering=0) as file:
-                match = files.NUMBER.match(file.read(files.NUMBER_BYTES))
+            match = files.NUMBER.match(files.read_once(self._total_objects, files.NUMBER_BYTES))
             allocated = None if match is None else int(match[1])
             if allocated and allocated * _ENTRY_SLAB_BYTES.start > total > 0:
                 allocated = None  # more than the host's memory holds

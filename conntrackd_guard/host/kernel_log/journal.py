@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from conntrackd_guard.core.kernel_messages import KernelEvent
-from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, KernelJournal
+from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, KernelJournal, files_below
 
 NONE_HERE = "not found on this host"
+NONE_READABLE = "not readable"
 MOST_A_TURN = 1000
 """Entries read between two checks of the bounds below."""
 MOST_QUEUED = 1000
@@ -43,15 +44,17 @@ STOP_SECONDS = 1.0
 class JournalBacklog:
     """The kernel's messages after a cursor. One thread calls `begin` and `take`, another `read`; none raises.
 
-    `directory` holds the journal files to read instead of the system's.
+    `root` is where the host's files are mounted, None for this system's journal.
     """
 
     pause_seconds = BACKLOG_SECONDS
     at_end = "read once a minute"
     """The state once everything is read."""
 
-    def __init__(self, directory: Path | None = None) -> None:
-        self._directory = directory
+    def __init__(self, root: Path | None = None) -> None:
+        self._root = root
+        self._refused: tuple[str, ...] = ()
+        """Files that this libsystemd can't read, as the last opening found them."""
         self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._queue: deque[KernelEvent | str] = deque()
         """Events, and the cursors that were reached behind them."""
@@ -76,6 +79,7 @@ class JournalBacklog:
             (self.reopens, "reopened after an error"),
             (self.skipped, "unreadable entries skipped"),
             (self.lost_places, "cursors not found"),
+            (len(self._refused), f"files that this libsystemd can't read, such as {(*self._refused, '')[0]}"),
         )
         text = ", ".join(f"{count} {what}" for count, what in counts if count)
         return f"{self._condition} ({text})" if text else self._condition
@@ -137,7 +141,7 @@ class JournalBacklog:
             return self._drain(self._journal, unread=False)
         except FileNotFoundError:
             self.close()
-            self._condition, self._was_absent = NONE_HERE, True
+            self._condition, self._was_absent = NONE_READABLE if self._refused else NONE_HERE, True
             self._caught_up.set()
             return max(ABSENT_SECONDS, self.pause_seconds)
         except READ_ERRORS as error:
@@ -156,7 +160,10 @@ class JournalBacklog:
 
     def _open(self) -> float:
         """Open the journal and read. Raises READ_ERRORS, FileNotFoundError where there is none."""
-        self._journal = journal = KernelJournal(self._directory)
+        if self._root is not None:
+            refused = ((path, why) for path, why in files_below(self._root) if why is not None)
+            self._refused = tuple(f"{path} ({why})" for path, why in refused)
+        self._journal = journal = KernelJournal(self._root)
         if not journal.exists():
             raise FileNotFoundError
         if self._was_absent:
@@ -234,8 +241,8 @@ class JournalFollower(JournalBacklog):
     pause_seconds = POLL_SECONDS
     at_end = "following"
 
-    def __init__(self, directory: Path | None = None) -> None:
-        super().__init__(directory)
+    def __init__(self, root: Path | None = None) -> None:
+        super().__init__(root)
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._stopping = threading.Event()
 

@@ -5,18 +5,24 @@ entry takes 2 µs instead of 16.
 """
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from systemd import _reader
 
 from conntrackd_guard.core.kernel_messages import MARKS, KernelEvent, recognise
+from conntrackd_guard.host import files
 
 READ_ERRORS = (OSError, ValueError, KeyError, RuntimeError)
 """Raised for damaged, vanishing or foreign files. UnicodeDecodeError is a ValueError."""
 
 _MATCHES = ("_TRANSPORT=kernel", "SYSLOG_FACILITY=0")
 """Both are needed: messages that root writes to /dev/kmsg have the transport, too, but never facility 0."""
+_OS_ROOT = 1 << 4
+"""SD_JOURNAL_OS_ROOT of sd-journal.h."""
+_FOLDERS = ("var/log/journal", "run/log/journal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +37,23 @@ class Drained:
 
 
 class KernelJournal:
-    """An open journal with the kernel's own messages only. Methods raise READ_ERRORS."""
+    """An open journal with the kernel's own messages only: this system's, or that of the host below `root`.
 
-    def __init__(self, directory: Path | None) -> None:
-        self._directory = directory
-        if directory is None:
+    Methods raise READ_ERRORS.
+    """
+
+    def __init__(self, root: Path | None) -> None:
+        self._root, own = root, None
+        if root is None:
             self._reader = _reader._Reader(_reader.SYSTEM | _reader.LOCAL_ONLY)  # noqa: SLF001 - see the first lines
         else:
-            self._reader = _reader._Reader(0, path=str(directory))  # noqa: SLF001
+            self._reader = _reader._Reader(_reader.SYSTEM | _OS_ROOT, path=str(root))  # noqa: SLF001
+            own = files.read_id(root / "etc/machine-id")  # LOCAL_ONLY is not allowed with a root
         try:
-            for match in _MATCHES:  # before any seek, or the place is lost
+            for match in (
+                *_MATCHES,
+                *((f"_MACHINE_ID={own}",) if own else ()),
+            ):  # before any seek, or the place is lost
                 self._reader.add_match(match)
         except BaseException:
             self._reader.close()
@@ -55,9 +68,9 @@ class KernelJournal:
         self._reader.close()
 
     def exists(self) -> bool:
-        """Return whether there is any journal file."""
-        if self._directory is not None:
-            return any(self._directory.rglob("*.journal"))
+        """Return whether there is any journal file that can be read."""
+        if self._root is not None:  # has_persistent_files() of libsystemd 252 is false for every root
+            return any(reason is None for _, reason in files_below(self._root))
         return self._reader.has_runtime_files() or self._reader.has_persistent_files()
 
     def process(self) -> None:
@@ -152,12 +165,28 @@ class KernelJournal:
             return b""
 
 
-def newest_message(directory: Path | None) -> tuple[bool, str, int | None]:
+def files_below(root: Path) -> Iterator[tuple[Path, str | None]]:
+    """Yield the system's journal files below `root`, each with why this libsystemd can't read it, None if it can.
+
+    Opening a journal skips such files without an error: a newer journald may have written them.
+    """
+    for path in sorted(chain.from_iterable((root / folder).rglob("system*.journal") for folder in _FOLDERS)):
+        reason = None
+        try:
+            _reader._Reader(0, files=[str(path)]).close()  # noqa: SLF001
+        except FileNotFoundError:
+            continue  # rotated away
+        except READ_ERRORS as error:
+            reason = getattr(error, "strerror", None) or str(error)
+        yield path, reason
+
+
+def newest_message(root: Path | None) -> tuple[bool, str, int | None]:
     """Return whether there is a journal, and boot id and kernel timestamp (µs) of the newest kernel message in it.
 
     Raises READ_ERRORS.
     """
-    with contextlib.closing(KernelJournal(directory)) as journal:
+    with contextlib.closing(KernelJournal(root)) as journal:
         if not journal.exists():
             return False, "", None
         journal.place_at_end()

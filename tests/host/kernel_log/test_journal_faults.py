@@ -140,14 +140,28 @@ def test_damage_is_waited_out_and_skipped(tmp_path: Path, start: Start, monkeypa
 
 
 def test_a_file_of_noise_beside_good_ones_is_survived(tmp_path: Path, start: Start) -> None:
-    """Beside a truncated file and one that is no journal, the good one is followed."""
-    whole = write(tmp_path, "cut", *(entry(number) for number in range(1, 500))).read_bytes()
-    (tmp_path / "cut.journal").write_bytes(whole[: len(whole) // 64])
-    (tmp_path / "noise.journal").write_bytes(os.urandom(1 << 16))
+    """Beside a truncated file and one that is no journal, the good one is followed; the others are counted and named."""
+    cut = write(tmp_path, "cut", *(entry(number) for number in range(1, 500)))
+    cut.write_bytes(cut.read_bytes()[: 1 << 17])
+    noise = cut.with_name("system@noise.journal")
+    noise.write_bytes(os.urandom(1 << 16))
     write(tmp_path, "good", entry(1000))
     follower = start(tmp_path)
     write(tmp_path, "good", entry(1001))
     assert 1001 in numbers(take(follower, 1))
+    assert follower.state == (f"following (2 files that this libsystemd can't read, such as {cut} (No data available))")
+
+
+def test_a_newer_journald_is_named(tmp_path: Path, start: Start) -> None:
+    """A journal of which no file can be read is not called absent."""
+    path = write(tmp_path, "a", entry(1))
+    content = bytearray(path.read_bytes())
+    content[12] |= 0x80  # an incompatible flag (le32 behind the signature and the compatible ones), which none has yet
+    path.write_bytes(content)
+    follower = start(tmp_path, state="not readable")
+    assert follower.state == (
+        f"not readable (1 files that this libsystemd can't read, such as {path} (Protocol not supported))"
+    )
 
 
 def test_without_inotify_messages_come_and_no_core_is_busy(

@@ -11,6 +11,7 @@ import pwd
 import re
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from escapes import (
@@ -21,7 +22,9 @@ from escapes import (
 from ground import (
     AUDIT,
     GUARD,
+    HELPER,
     SITE,
+    a_namespace,
     another_runs,
     equal,
     explained,
@@ -47,6 +50,10 @@ WRITABLE = [
     "/var/lib/conntrackd-guard", "/var/tmp",  # noqa: S108
 ]  # fmt: skip
 """The mounts that the guard may write."""
+HELPER_KIB = 14_000
+"""Memory of the helper: Python's own 9 MiB, and its libraries."""
+SYS_PTRACE = 1 << 19
+"""linux/capability.h"""
 
 
 def the_package_installs() -> None:
@@ -84,8 +91,8 @@ def the_command_has_two_names() -> None:
 
 def the_units_are_sound() -> None:
     """Each directive is known to this systemd, and the exposure is below the threshold."""
-    equal(run("systemd-analyze", "verify", GUARD, AUDIT), "")
-    for unit, most in ((GUARD, 15), (AUDIT, 15), (SERVICE, 10)):
+    equal(run("systemd-analyze", "verify", GUARD, AUDIT, HELPER), "")
+    for unit, most in ((GUARD, 15), (AUDIT, 15), (SERVICE, 10), (HELPER, 10)):
         run("systemd-analyze", "security", f"--threshold={most}", unit)
 
 
@@ -119,6 +126,68 @@ def the_guard_outlives_its_sockets() -> None:
     run("guard", "resume")
     until(lambda: "paused" not in shown(GUARD, "StatusText"), 5, "the pause is over")
     equal((process(), shown(GUARD, "ActiveState")), (before, "active"))
+
+
+def the_helper_has_one_right() -> None:
+    """The helper is no root, has one capability and no more memory than it needs, and is connected to the guard."""
+    until(lambda: owners_read_by() == "helper", 20, "the helper is connected")
+    status = Path(f"/proc/{shown(HELPER, 'MainPID')}/status").read_text(encoding="utf-8")
+    fields = dict(re.findall(r"(?m)^(\w+):\t(.*)$", status))
+    equal([int(fields[name], 16) for name in ("CapEff", "CapPrm", "CapBnd")], [SYS_PTRACE] * 3)
+    equal((fields["NoNewPrivs"], fields["Seccomp"], "0" in fields["Uid"].split()), ("1", "2", False))
+    if (memory := int(fields["VmRSS"].split()[0])) > HELPER_KIB:
+        raise AssertionError(f"the helper takes {memory} KiB")
+
+
+def owners_read_by() -> str:
+    """Return who reads the owners of namespaces, by the guard's status."""
+    found = json.loads(Path("/run/conntrackd-guard/status.json").read_text(encoding="utf-8"))
+    return str(found["owners_read_by"])
+
+
+def the_helper_places_namespaces() -> None:
+    """The guard decides about a container's table by its owner, and knows root's by the number in kernel messages."""
+    equal(decided_about_a_full_namespace(), "at_ceiling")
+    equal(decided_about_a_full_namespace("--user"), "untrusted_namespace")
+
+
+def without_the_helper_owners_are_unknown() -> None:
+    """Without the helper, the guard holds for a container, warns once and names the cure, which ends it."""
+    run("systemctl", "stop", HELPER)
+    try:
+        until(lambda: owners_read_by() == "nobody", 30, "the helper is missing")
+        equal(decided_about_a_full_namespace(), "owner_unknown")
+        warned = [line["MESSAGE"] for line in lines(PRIORITY="4")]
+        (text,) = [text for text in warned if "systemctl start conntrackd-guard-namespaces" in text]
+        holds(text, "Nothing reads who owns a network namespace")
+        checks = json.loads(run("guard", "doctor", "--json", fails=True))["checks"]
+        equal([check["verdict"] for check in checks if check["name"] == "owners"], ["note"])
+        holds(run("guard", "status", fails=True), "nothing reads who owns a network namespace")
+    finally:
+        run("systemctl", "start", HELPER)
+    until(lambda: owners_read_by() == "helper", 10, "the helper is connected again")
+    equal(decided_about_a_full_namespace(), "at_ceiling")
+
+
+def decided_about_a_full_namespace(*owner: str) -> str:
+    """Fill a container's table beyond the threshold, where only its owner lets the guard hold before `max_limit` does.
+
+    Return the reason. A hold for a table of root's has its number.
+    """
+    begin = datetime.now(UTC)
+    with settings("threshold: 35%\nmax_limit: 1\n"), steady_limit() as limit, a_namespace(*owner) as (pid, number):
+        grow(0, limit // 2, steps=20, enter=("nsenter", f"--net=/proc/{pid}/ns/net"))
+
+        def found() -> list[str]:
+            rows = json.loads(run("guard", "history", "--json"))["decisions"]
+            recent = [row for row in rows if datetime.fromisoformat(row["last_at"]) >= begin]
+            placed = [row for row in recent if row["reason"] != "at_ceiling" or row["namespace"] == number]
+            reasons = {"at_ceiling", "untrusted_namespace", "owner_unknown", "unreachable_namespace"}
+            return [row["reason"] for row in placed if row["reason"] in reasons]
+
+        (reason, *others) = until(found, 30, f"a decision about netns {number}")
+    equal(others, [])
+    return str(reason)
 
 
 def the_journal_has_fields() -> None:
@@ -287,7 +356,7 @@ def removal_keeps_the_limit() -> None:
         ],
         [],
     )
-    equal([shown(unit, "MainPID") for unit in (GUARD, AUDIT)], ["0", "0"])
+    equal([shown(unit, "MainPID") for unit in (GUARD, AUDIT, HELPER)], ["0", "0", "0"])
 
 
 def a_purge_keeps_the_files_of_the_operator() -> None:
@@ -324,6 +393,9 @@ CHECKS = (
     an_audit_runs_beside_it,
     the_notify_command_is_run,
     a_filling_table_is_decided_on,
+    the_helper_has_one_right,
+    the_helper_places_namespaces,
+    without_the_helper_owners_are_unknown,
     members_of_adm_read_the_history,
     removal_keeps_the_limit,
     a_purge_keeps_the_files_of_the_operator,

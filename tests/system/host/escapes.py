@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ground import AUDIT, GUARD, NAMESPACES, NOTIFY, equal, run, shown, until
+from ground import AUDIT, GUARD, HELPER, NOTIFY, equal, run, shown, until
 
 RESULTS = Path("/results")
 """Kept by scripts/test-host: the table of all attempts."""
@@ -29,7 +29,7 @@ _EVERYWHERE = {
 POSSIBLE = {
     GUARD: _EVERYWHERE,
     AUDIT: _EVERYWHERE,
-    NAMESPACES: {},
+    HELPER: {},
     NOTIFY: _EVERYWHERE
     | dict.fromkeys(("kill", "kill_thread", "kill_by_descriptor", "kill_with_value"), _KILL)
     | {
@@ -72,7 +72,7 @@ Results = list[dict[str, str]]
 def no_unit_leaves_its_sandbox() -> None:
     """Each unit refuses every attempt to leave its sandbox but the named ones, which run no code outside it."""
     found = {"no sandbox": _without_a_sandbox()}
-    for unit, peer in ((GUARD, AUDIT), (AUDIT, GUARD), (NOTIFY, GUARD), (NAMESPACES, GUARD)):
+    for unit, peer in ((GUARD, AUDIT), (AUDIT, GUARD), (NOTIFY, GUARD), (HELPER, GUARD)):
         run("systemctl", "start", peer)
         found[unit] = _inside(unit, int(shown(peer, "MainPID")))
     run("systemctl", "stop", AUDIT)

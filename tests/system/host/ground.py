@@ -6,14 +6,14 @@ import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 GUARD = "conntrackd-guard.service"
 AUDIT = "conntrackd-guard-audit.service"
 NOTIFY = "conntrackd-guard-notify.service"
-NAMESPACES = "conntrackd-guard-namespaces.service"
+HELPER = "conntrackd-guard-namespaces.service"
 SITE = "/etc/conntrackd-guard/guard.d/10-site.yaml"
 MOST_LIMIT = 1_000_000
 """Half a table above this takes more than 200 MB of kernel memory."""
@@ -94,13 +94,25 @@ def settings(text: str) -> Iterator[None]:
         run("systemctl", "reload", GUARD, AUDIT)
 
 
-def grow(begin: int, end: int, steps: int = 1) -> None:
-    """Add the flows from number `begin` to `end` to this host's table, in `steps` steps of 0.1 s.
+@contextlib.contextmanager
+def a_namespace(*owner: str) -> Iterator[tuple[int, int]]:
+    """Yield a process in a network namespace of its own, and that one's number; `--user` for a user's."""
+    command = ["unshare", *owner, "--net", "sh", "-c", "stat -L -c %i /proc/self/ns/net; exec cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        try:
+            yield running.pid, int(running.stdout.readline())
+        finally:
+            running.kill()
+
+
+def grow(begin: int, end: int, steps: int = 1, enter: Sequence[str] = ()) -> None:
+    """Add the flows from number `begin` to `end` to this host's table, or that of `enter`, in `steps` steps of 0.1 s.
 
     The guard reads the counters four times a second and needs two readings of growth to see demand.
     """
     with subprocess.Popen(
-        ["conntrack", "-R", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [*enter, "conntrack", "-R", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as load:
         assert load.stdin is not None
         size = -(-(end - begin) // steps)
