@@ -66,6 +66,7 @@ class History:
     def __init__(self, path: Path, *, mode: Literal["writer", "reader"], traceless: bool = False) -> None:
         self.path = path
         self._database, self.note = file.connect(path, writes=mode == "writer", traceless=traceless)
+        self._files = file.OpenFile(path)
         self._damaged = list[int]()
 
     @classmethod
@@ -102,6 +103,14 @@ class History:
         """Close the file; the last writer merges the WAL into it."""
         with suppress(sqlite3.Error):
             self._database.close()
+
+    def change(self) -> str:
+        """Return what happened to the file since it was opened, as the end of a sentence; "" if nothing did."""
+        return self._files.change()
+
+    def leave(self) -> None:
+        """Close a file that `change` has found elsewhere."""
+        self._files.leave(self._database)
 
     def add(  # noqa: PLR0913 - a row has as many parts
         self,
