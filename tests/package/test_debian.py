@@ -62,7 +62,7 @@ def test_a_purge_removes_all_files_of_the_guard() -> None:
 def test_every_unit_has_a_root_directory() -> None:
     """The package makes it at each boot, before the units start."""
     assert f"d {UNIT_ROOT} 0755 root root -" in read("config/tmpfiles.d/conntrackd-guard.conf").splitlines()
-    for unit in ("conntrackd-guard", "conntrackd-guard-audit", "conntrackd-guard-notify"):
+    for unit in ("conntrackd-guard", "conntrackd-guard-audit", "conntrackd-guard-notify", "conntrackd-guard-persist"):
         assert f"RootDirectory={UNIT_ROOT}" in read(f"systemd/{unit}.service").splitlines()
     assert "config/tmpfiles.d/* usr/lib/tmpfiles.d" in read("debian/install").splitlines()
 
