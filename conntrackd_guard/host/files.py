@@ -69,15 +69,6 @@ def read(path: str | Path, most_bytes: int = MOST_BYTES, flags: int = 0) -> byte
     return b"".join(chunks)
 
 
-def read_once(path: str, most_bytes: int) -> bytes:
-    """Return what one read of a file in /proc or /sys gives: two thirds of the time of `open`. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, most_bytes)
-    finally:
-        os.close(descriptor)
-
-
 def read_number(path: str | Path, *, signed: bool = False) -> int:
     """Return the whole number at the start of a file in /proc or /sys, which may be negative if it is `signed`.
 

@@ -90,12 +90,13 @@ class NamespaceScanner:
             )
         return self._with_mounted(found), complete
 
-    def names(self) -> frozenset[str]:
-        """Return the names in /run/netns; a new one is a reason to scan."""
+    def names(self) -> tuple[int, int] | None:
+        """Return what differs once a name in /run/netns comes or goes, which is a reason to scan: one cheap look."""
         try:
-            return frozenset(os.listdir(self._named))
+            status = os.stat(self._named)
         except OSError:
-            return frozenset()
+            return None
+        return status.st_mtime_ns, status.st_size
 
     def _pids_by_key(self) -> tuple[dict[int, list[int]], bool]:
         found: dict[int, list[int]] = {}
