@@ -17,7 +17,7 @@ help:
 	@echo "make deb     build the Debian package, a wheel and an sdist into dist/; needs root to install build tools"
 
 unit:
-	$(PYTHON) -m pytest -q $(T)
+	$(PYTHON) -m pytest -q --hypothesis-profile=quick $(T)
 
 lint:
 	PYTHON=$(PYTHON) scripts/lint

@@ -15,6 +15,7 @@ from bench.checkout import THIS, Checkout, other
 from bench.commands import commands
 from bench.contenders import Contender
 from bench.cost import cost, events
+from bench.crowd import NAMESPACES, crowd
 from bench.dropped import LOADS, dropped
 from bench.ground import Ground, progress
 from bench.history_rows import history
@@ -27,7 +28,7 @@ from bench.table import Row, render
 from bench.who import who
 
 _NEEDED = ("gcc", "nft", "conntrack", "ip", "unshare", "nsenter", "journalctl", "mkfs.ext4")
-_ROWS = ("path", "reaction", "dropped", "cost", "events", "commands", "history", "who")
+_ROWS = ("path", "reaction", "dropped", "cost", "crowd", "events", "commands", "history", "who")
 _LOADS = ("ramp", "burst", "slow")
 _NOT_PERMITTED = 77
 _WHAT = "Measure the guard beside simpler programs on this machine. All rows take about 90 minutes; see --phases."
@@ -101,6 +102,7 @@ def _row_sources(
         "reaction": reaction.rows,
         "dropped": lambda: dropped(ground, options.phases, options.yardstick_phases, loads, options.who, others),
         "cost": lambda: cost(ground, options.seconds, options.journal_mib, options.companies, others, options.rounds),
+        "crowd": lambda: crowd(ground, options.namespaces, options.seconds, others),
         "events": lambda: events(ground, options.events),
         "commands": lambda: commands(ground, checkouts, options.rounds),
         "history": lambda: history(options.history_rows, checkouts),
@@ -143,13 +145,20 @@ def _parser() -> argparse.ArgumentParser:
     company = "only companies with this in their name, in `cost` (may be given again)"
     parser.add_argument("--company", metavar="NAME", action="append", dest="companies", default=[], help=company)
     parser.add_argument(
-        "--seconds", metavar="S", type=float, default=30.0, help="length of each measurement in `cost` (%(default)s)"
+        "--seconds",
+        metavar="S",
+        type=float,
+        default=30.0,
+        help="length of each measurement in `cost` and `crowd` (%(default)s)",
     )
     parser.add_argument(
         "--journal-mib", metavar="MIB", type=int, default=1024, help="size of the journal in `cost` (%(default)s)"
     )
     parser.add_argument(
         "--events", metavar="N", type=int, default=100_000, help="kernel messages in `events` (%(default)s)"
+    )
+    parser.add_argument(
+        "--namespaces", metavar="N", type=int, default=NAMESPACES, help="network namespaces in `crowd` (%(default)s)"
     )
     parser.add_argument(
         "--history-rows", metavar="N", type=int, default=100_000, help="decisions in `history` (%(default)s)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -34,6 +35,8 @@ class Ground:
         self.limit_guard = limit_guard
         self.folder = Path("/run/bench")
         self.folder.mkdir()
+        self.packets = itertools.count()
+        """Of `overflow`: each has another phase."""
         for source in sorted(_SOURCES.glob("*.c")):
             subprocess.run(["gcc", "-O2", "-o", str(self.tool(source.stem)), str(source)], check=True)
         self.journald = self._start_journald()

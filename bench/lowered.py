@@ -62,7 +62,7 @@ def _trial(ground: Ground, running: Running, namespace: ScratchNamespace) -> Ite
     ground.limit_guard.set_limit(_LIMIT)
     before = _waits(running)
     time.sleep(_DROP_AFTER_SECONDS)
-    ticked = is_guard and _waits(running) != before  # by now; the packet follows within 10 ms
+    ticked = is_guard and _waits(running) != before  # by now; the packet follows within 30 ms
     took = overflow(ground, namespace)
     if ticked or took is None:
         progress(f"reaction: a trial is not counted: {'a tick came before the packet' if ticked else 'no raise'}")

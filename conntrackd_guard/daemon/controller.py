@@ -34,13 +34,14 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import resolve
-from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, condense
+from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, UNTRUSTED, condense
 from conntrackd_guard.core.state import advance, excused
 from conntrackd_guard.core.verification import End, PendingVerification
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, BucketsRefused, Lowered
 from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.publisher import Publisher
 from conntrackd_guard.daemon.recovery import queued_overrides
+from conntrackd_guard.host.conntrack.observer import rested
 
 OVERRIDE_SECONDS = 10.0
 """An override that set a limit is in force within milliseconds; one that still isn't was cut short."""
@@ -123,8 +124,8 @@ class Controller:
             self._end_incidents(tables, after, limit, now)
         self._p.floods.look(tables, limit, self.policy, now)
         if tables and now >= self._memory_at:
-            self._memory_at = now + MEMORY_SECONDS
             self._check_memory()
+            self._memory_at = max(now + MEMORY_SECONDS, rested(now, self._p.clock.boottime()))
         self._check_chains(tables, now)
         left = min((usage.seconds_to_full(t.count, limit, t.growth_per_second) for t in tables), default=math.inf)
         last = self.state.last_raise_seconds
@@ -135,8 +136,12 @@ class Controller:
 
     def answer(self, known: Episode, *, covers: Callable[[], bool]) -> Episode:
         """Decide an episode that is due, and return it after that. A first decision that the need is over is no news."""
-        trigger = known.trigger(raise_early=self.policy.raise_early)
-        return episode.on_decision(known, self.decide(trigger, is_news=known.reason is not None, covers=covers))
+        trigger, began = known.trigger(raise_early=self.policy.raise_early), self._p.clock.boottime()
+        decision = self.decide(trigger, is_news=known.reason is not None, covers=covers)
+        if isinstance(decision, Hold) and decision.reason in UNTRUSTED and decision.retry_seconds is not None:
+            again = rested(began, self._p.clock.boottime())  # users make crowds, in which an observation takes long
+            decision = replace(decision, retry_seconds=max(decision.retry_seconds, again))
+        return episode.on_decision(known, decision)
 
     def decide(
         self, trigger: Trigger, *, is_news: bool = True, covers: Callable[[], bool] = lambda: False
@@ -336,8 +341,11 @@ class Controller:
 
     def _check_memory(self) -> None:
         """Record once that the entries that exist break the budget or `min_available`, until they no longer do."""
-        trigger = Trigger(kind=TriggerKind.MEMORY)
-        broken = budget.is_broken(assess(trigger, self._p.observer.observe(), self.policy), self.policy) is not None
+        trigger, seen = Trigger(kind=TriggerKind.MEMORY), self._p.observer.outline()
+        broken = seen is None or budget.is_broken(assess(trigger, seen, self.policy), self.policy) is not None
+        if broken:  # by the upper bound of what exists: only the tables show it
+            seen = self._p.observer.observe()
+            broken = budget.is_broken(assess(trigger, seen, self.policy), self.policy) is not None
         if broken and not self._memory_broken:
             self.decide(trigger)
         self._memory_broken = broken

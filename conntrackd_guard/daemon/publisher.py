@@ -13,6 +13,7 @@ from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.core.state import conflicts
 from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.status_line import status_line
+from conntrackd_guard.host.conntrack.observer import rested
 
 _NEED_SECONDS = 2.0
 """An episode is open for ten seconds after the need; this long, the interval of publishing, it is called one."""
@@ -46,8 +47,8 @@ class Publisher:
         """Publish the status. Raises HostError if it can't be written."""
         now, wall = self._p.clock.boottime(), self._p.clock.wall()
         if now >= self._read_at:
-            self._read_at = now + _READ_SECONDS
             self._p.observer.observe()
+            self._read_at = max(now + _READ_SECONDS, rested(now, self._p.clock.boottime()))
         pause, refusal = self._p.runtime_dir.pause(now), state.refusal
         owners = "guard" if self._p.owners is None else "nobody" if self._p.owners.is_missing else "helper"
         if owners == "nobody" and self._owners != owners:

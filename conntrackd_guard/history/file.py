@@ -7,7 +7,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -28,6 +28,8 @@ CHECK_BYTES: Final = 32 * 2**20
 """Up to this size a file that was not closed cleanly is checked at start (some 50 ms). WAL itself survives kill -9
 and a power cut; only a broken disk damages a file, and in a larger one a bad page is found when it is first read."""
 
+CHECK_SECONDS: Final = 5.0
+"""For the pages of a file that became smaller."""
 PROGRESS_STEPS: Final = 10_000
 """SQLite's steps between two readings of the clock: well under a millisecond."""
 
@@ -80,6 +82,61 @@ def connect(path: Path, *, writes: bool, traceless: bool = False) -> tuple[sqlit
             database.close()
             raise
         return database, note
+
+
+class OpenFile:
+    """The files behind an open connection, to notice when other ones are at their place."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known = {suffix: _identity(path, suffix) for suffix in _SUFFIXES}
+        self._size = 0
+
+    def change(self) -> str:
+        """Return what happened to the file since, as the end of a sentence; "" if nothing did.
+
+        Raises HostError, or HistoryDamaged if a part of the file was cut off.
+        """
+        with translate_errors("look for", self._path):
+            try:
+                status = self._path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return "was removed or renamed"
+            if (status.st_dev, status.st_ino) != self._known[""]:
+                return "was replaced"
+        was, self._size = self._size, status.st_size
+        if self._size < was:
+            self._expect_sound(f"cut from {was:,} to {self._size:,} bytes")
+        return ""
+
+    def _expect_sound(self, what: str) -> None:
+        """Raise HistoryDamaged unless a new connection, which has no page in memory, finds the file sound: VACUUM cuts it too."""
+        try:
+            other, _ = connect(self._path, writes=False)
+            with closing(other), translate_errors("check", self._path):
+                check_pages(other, self._path, CHECK_SECONDS)
+        except HostError as error:
+            raise HistoryDamaged("check", self._path, OSError(None, what), "It is set aside.") from error
+
+    def leave(self, database: sqlite3.Connection) -> None:
+        """Close the connection to a file that is elsewhere by now: it gets all of its WAL, and none stays for the next one."""
+        with suppress(sqlite3.Error):
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with suppress(sqlite3.Error):
+            database.close()
+        if _identity(self._path, "") != self._known[""]:
+            for suffix in _SUFFIXES[1:]:
+                if _identity(self._path, suffix) == self._known[suffix]:
+                    with translate_errors("remove the rest of", self._path):
+                        self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+
+def _identity(path: Path, suffix: str) -> tuple[int, int] | None:
+    try:
+        status = path.with_name(path.name + suffix).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def set_aside(path: Path, now: float, damage: HistoryDamaged) -> str:

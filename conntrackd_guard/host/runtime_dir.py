@@ -15,8 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from conntrackd_guard.core.codec import encode_one
 from conntrackd_guard.core.errors import AnswerIsNo, HostError, NotPermitted
 from conntrackd_guard.core.model import Pause
+from conntrackd_guard.core.text import LONGEST_REASON
 from conntrackd_guard.core.units import MOST_BYTES, MOST_SECONDS
 from conntrackd_guard.host import files
 from conntrackd_guard.host.container import RUN_FOLDER, mount_step
@@ -32,6 +34,7 @@ _STATUS_NUMBERS = {
 _STATUS_LISTS = (("recorder", "trouble"), ("sources", "notes"))
 _LOCK = re.compile(rb"^[0-9]+: FLOCK +ADVISORY +WRITE +([0-9]{1,10}) ([0-9a-f]+:[0-9a-f]+:[0-9]+) ", re.MULTILINE)
 """A row of /proc/locks: `1: FLOCK  ADVISORY  WRITE 4711 00:1a:1234 0 EOF`."""
+_JSON = json.JSONEncoder(default=encode_one, check_circular=False)
 
 
 class JsonFolder:
@@ -40,11 +43,11 @@ class JsonFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def put(self, key: str, content: dict[str, Any]) -> None:
-        """Write or replace a file. Raises HostError."""
+    def put(self, key: str, content: object) -> None:
+        """Write or replace a file; `content` is a value of `core.model` or a dict. Raises HostError."""
         path = f"{self._folder}/{key}.json"
         try:
-            files.replace(path, json.dumps(content).encode(), durable=False)
+            files.replace(path, _JSON.encode(content).encode(), durable=False)
         except OSError as error:
             raise HostError("write", path, error, _NO_ROOM) from error
 
@@ -185,15 +188,15 @@ class RuntimeDir:
         try:
             content = files.read_json(self.pause_files[1])
             until = content["until_seconds"]
-            pause = Pause(by=str(content["by"]), reason=str(content["reason"]), until_seconds=until)
+            by, reason = str(content["by"])[:LONGEST_REASON], str(content["reason"])[:LONGEST_REASON]
+            pause = Pause(by=by, reason=reason, until_seconds=until)
             if until is None or now < until <= now + MOST_SECONDS:
                 return pause
             if until <= now:
                 return None
-        except FileNotFoundError:
-            return None
         except (OSError, ValueError, KeyError, TypeError):
-            pass
+            if not os.path.lexists(self.pause_files[1]):
+                return None
         return Pause(by=self.pause_files[1], reason="the file can't be read; `guard resume` removes it")
 
     def put_status(self, content: dict[str, Any]) -> None:

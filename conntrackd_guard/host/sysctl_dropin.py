@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from conntrackd_guard import __version__
-from conntrackd_guard.core.errors import GuardError, HostError
+from conntrackd_guard.core.errors import AnswerIsNo, GuardError, HostError
 from conntrackd_guard.core.limits import format_limit, is_lower, is_unlimited, lowest_accepted
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.sysctl_precedence import (
@@ -112,7 +112,10 @@ class SysctlDropIn:
             self._settle(override)
 
     def serve(self) -> bool:
-        """Carry out the request of a daemon that may not do it itself, and leave it the answer; False without a request."""
+        """Carry out the request of a daemon that may not do it itself, and leave it the answer; False without a request.
+
+        Raises AnswerIsNo once the request is gone, HostError while it stays.
+        """
         decided_us = None
         try:
             if (request := self._lock.take_request()) is None:
@@ -121,6 +124,8 @@ class SysctlDropIn:
             self._follow(request)
         except GuardError as error:
             self._lock.leave_answer(decided_us, str(error))
+            if self._lock.is_taken():
+                raise AnswerIsNo(str(error)) from error
             raise
         return True
 

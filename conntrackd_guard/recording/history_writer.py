@@ -71,11 +71,15 @@ class HistoryWriter:
         """When holds were last logged (CLOCK_BOOTTIME), by `_subject`."""
         self.position: Position | None = None
         """The position to write with the next `flush`, None where it is written."""
+        self._written: Position | None = None
+        """The last one written."""
         self.was_damaged = False
         """A damaged history was set aside, so what this boot did is not known."""
 
     def history(self) -> History:
-        """Return the open history; a damaged one is set aside and logged."""
+        """Return the open history; a damaged one is set aside, one that is elsewhere is opened anew, and that is logged."""
+        if self._history is not None and (change := self._history.change()):
+            self._leave(self._history, change)
         if self._history is None:
             self._history, note = History.open_or_set_aside(self._path, time.time())
             if note:
@@ -83,11 +87,23 @@ class HistoryWriter:
                 self._log.emit("guard.error", "error", note, subject="history")
         return self._history
 
+    def _leave(self, history: History, change: str) -> None:
+        """Close a history that somebody removed, renamed or replaced: what is at its place is opened when next needed."""
+        self._history = None
+        self._known.clear()
+        self.position = self.position or self._written
+        history.leave()
+        text = (
+            f"The history {self._path} {change} while it was in use. Opened it again: new decisions are recorded there."
+        )
+        self._log.emit("guard.error", "error", text, subject="history")
+
     def set_aside(self, damage: HistoryDamaged) -> None:
         """Move a damaged history aside; a new one is created when next needed."""
         self.close()
         self._known.clear()
         self._logged.clear()
+        self.position = self.position or self._written
         self.was_damaged = True
         self._log.emit("guard.error", "error", file.set_aside(self._path, time.time(), damage), subject="history")
 
@@ -100,6 +116,7 @@ class HistoryWriter:
     def write(self, item: Item) -> bool:
         """Write a row, or count a repeat; return False for a repeat of what was logged within the hour."""
         record = item.record
+        self.history()  # before a row is looked up in it
         known = self._known_row(record) if merges(record) else None
         if known is None:
             self._write_new(item)
@@ -120,11 +137,13 @@ class HistoryWriter:
 
     def flush(self) -> None:
         """Write the repeats counted in memory, then the position: it never runs ahead of what it covers."""
-        for known in self._known.values():
+        if self._history is not None:
+            self.history()  # another file may be at its place
+        for known in list(self._known.values()):
             self._write_repeats(known)
         if self.position is not None:
             self.history().save_position(self.position)
-            self.position = None
+            self._written, self.position = self.position, None
 
     def prune(self) -> None:
         """Delete rows past their retention, and the oldest beyond the maximum."""

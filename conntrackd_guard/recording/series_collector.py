@@ -18,6 +18,8 @@ IDLE_SECONDS = 60
 MOST_POINTS = 4_000
 """Three minutes of MOST_TABLES and the others each second, about 0.25 KB a point."""
 _LONGEST_LABEL = 60
+_TABLES_COMPARED = 1_000
+"""Tables compared each second to find the fullest; with more, all are compared every few seconds."""
 
 
 @dataclass(slots=True)
@@ -39,6 +41,12 @@ class SeriesCollector:
     def __init__(self) -> None:
         self._closed: deque[Point] = deque(maxlen=MOST_POINTS)
         self._known: dict[int, _Known] = {}
+        self._read: dict[int, _Known] = {}
+        """Those read in the current second: the others' figures are as they were."""
+        self._fullest: dict[int, _Known] = {}
+        """Of the last second."""
+        self._entries = self._seconds = 0
+        """Of all known tables; and for how many further seconds only those read can become one of the fullest."""
         self._present: frozenset[int] = frozenset()
         self._second = self._limit = 0
         self._read_seconds = 0.0
@@ -59,14 +67,19 @@ class SeriesCollector:
         self._limit = limit
         if present is not self._present:
             self._known = {name: known for name, known in self._known.items() if name in present}
-            self._present = present
+            self._present, self._seconds = present, 0
+            self._entries = sum(known.count for known in self._known.values())
+            self._read = {name: known for name, known in self._read.items() if name in self._known}
         for table in tables:
             label, known = table.label[:_LONGEST_LABEL], self._known.get(table.namespace)
             if known is None:
                 known = _Known(label, table.count, table.drop, table.early_drop, peak=table.count)
                 self._known[table.namespace] = known
+                self._entries += known.count
+            self._read[table.namespace] = known
             if not label.startswith("process "):  # the process that leads to it changes, the table does not
                 known.label = label
+            self._entries += table.count - known.count
             known.count, known.peak = table.count, max(known.peak, table.count)
             known.dropped += risen(known.drop, table.drop)
             known.evicted += risen(known.early_drop, table.early_drop)
@@ -78,12 +91,22 @@ class SeriesCollector:
 
     def _close_second(self) -> None:
         """Add points for the fullest tables, and one for the sum of the others."""
-        fullest = dict(heapq.nlargest(MOST_TABLES, self._known.items(), key=lambda item: item[1].peak))
-        groups = [(name, known.label, [known]) for name, known in fullest.items()]
-        if others := [known for name, known in self._known.items() if name not in fullest]:
-            groups.append((0, OTHERS, others))
-        for namespace, label, tables in groups:
-            sums = [sum(getattr(known, name) for known in tables) for name in ("peak", "dropped", "evicted")]
-            self._closed.append(Point(self._second, namespace, label, self._limit, *sums))
-        for known in self._known.values():
+        among = self._known
+        if self._seconds > 0:
+            self._seconds, among = self._seconds - 1, self._fullest | self._read
+        else:
+            self._seconds = len(self._known) // _TABLES_COMPARED
+        self._fullest = fullest = dict(heapq.nlargest(MOST_TABLES, among.items(), key=lambda item: item[1].peak))
+        others, dropped, evicted = self._entries, 0, 0
+        for known in self._read.values():
+            others += known.peak - known.count
+            dropped, evicted = dropped + known.dropped, evicted + known.evicted
+        for name, known in fullest.items():
+            figures = (known.peak, known.dropped, known.evicted)
+            self._closed.append(Point(self._second, name, known.label, self._limit, *figures))
+            others, dropped, evicted = others - known.peak, dropped - known.dropped, evicted - known.evicted
+        if len(self._known) > len(fullest):
+            self._closed.append(Point(self._second, 0, OTHERS, self._limit, others, dropped, evicted))
+        for known in self._read.values():
             known.peak, known.dropped, known.evicted = known.count, 0, 0
+        self._read = {}

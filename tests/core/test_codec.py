@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from conntrackd_guard.core.codec import decode, decode_decision, encode, hold_reason
@@ -42,7 +42,6 @@ def a_hold(**observed: Any) -> Record:
     )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
 @given(st.from_type(Record))
 def test_a_record_survives_json(record: Record) -> None:
     """Any record, written as JSON text and read back, is the same record."""

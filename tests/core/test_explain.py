@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from testbed.records import RAISE, SUM, a_record, raised
 
@@ -240,7 +240,6 @@ def test_a_sentence_has_reason_figures_and_next_step(record: Record, says: str) 
     assert says in sentence(record, Policy())
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
 @given(st.from_type(Record))
 def test_every_record_has_one_printable_line(record: Record) -> None:
     """Whatever the decision and whatever strangers wrote: one line without control characters."""

@@ -6,12 +6,13 @@ import errno
 import itertools
 import os
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from testbed.guarded import LIMIT, Guarded, Host
+from testbed.guarded import LIMIT, Guarded, Host, ManualClock
 
 from conntrackd_guard.core.configuration import Policy
-from conntrackd_guard.core.model import MessageKind, State
+from conntrackd_guard.core.model import MessageKind, Observation, State
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.daemon.loop import MOST_FAILED_TURNS, PAST_SECONDS, Loop
 from conntrackd_guard.history.database import History
@@ -259,6 +260,55 @@ def test_memory_that_breaks_the_promise_is_reported_once(host: Host) -> None:
         guarded.turn(0.25)
     assert guarded.reasons() == ["hold reserve_broken none"]
     assert guarded.logged("guard.hold")[0]["level"] == "error"
+    guarded.stop()
+
+
+def test_tables_are_read_for_the_memory_check_only_if_they_could_break_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slab cache bounds what exists; without it, and near the bound, the tables show it."""
+    guarded, seen = Guarded(host), list[Observation]()
+    observe = guarded.observer.observe
+
+    def counted(**more: Any) -> Observation:
+        seen.append(observe(**more))
+        return seen[-1]
+
+    monkeypatch.setattr(guarded.observer, "observe", counted)
+    host.table(10_000)
+    for _ in range(8):
+        guarded.turn(0.25)
+    assert seen == []
+    (host.root / "sys/kernel/slab/nf_conntrack/total_objects").unlink()
+    for _ in range(8):
+        guarded.turn(0.25)
+    assert len(seen) == 2
+    assert guarded.reasons() == []
+    guarded.stop()
+
+
+def test_a_hold_for_a_users_table_is_decided_rarely_in_a_crowd(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An observation that takes a second is made every 200 s for it; a full table of root's waits for nothing."""
+    clock = ManualClock()
+    guarded, times = Guarded(host, clock=clock), list[float]()
+    observe = guarded.observer.observe
+
+    def slow(**more: Any) -> Observation:
+        times.append(clock.now)
+        clock.now += 1.0
+        seen = observe(**more)
+        users = tuple(replace(table, user_owned=not table.initial) for table in seen.tables)
+        return replace(seen, tables=users)
+
+    monkeypatch.setattr(guarded.observer, "observe", slow)
+    host.table(LIMIT, pid="200")
+    for _ in range(1_000):
+        guarded.turn(0.25)
+    assert {*guarded.reasons()} == {"hold untrusted_namespace none"}
+    assert 2 <= len(times) <= 1 + 6  # of 250 s, the status reads once as well
+    host.table(LIMIT)
+    guarded.turn(0.25)
+    assert host.limit > LIMIT
     guarded.stop()
 
 

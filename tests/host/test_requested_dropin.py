@@ -95,6 +95,18 @@ def test_a_service_that_does_not_start_is_named_with_the_cure(paths: Paths, monk
     drop_in.put(PERSISTED, 1.0)
 
 
+def test_the_next_raise_does_not_wait_again(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody takes requests, rows and messages of raises are not held up."""
+    monkeypatch.setattr(PATIENCE, 0.05)
+    drop_in = RequestedDropIn(paths)
+    for number, patience in enumerate((0.05, 3600.0), 1):
+        monkeypatch.setattr(PATIENCE, patience)
+        with pytest.raises(GuardError, match="did not start"):
+            drop_in.put(PERSISTED, float(number))
+    SysctlDropIn(paths).serve()
+    drop_in.put(PERSISTED, 2.0)
+
+
 def test_another_programs_higher_limit_voids_a_request_that_waits(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,8 +154,8 @@ def test_a_stalled_disk_is_named(paths: Paths, monkeypatch: pytest.MonkeyPatch) 
             RequestedDropIn(paths).put(replace(PERSISTED, limit=5), 2.0)
     finally:
         writer.finish()
-    with served(SysctlDropIn(paths).serve):
-        RequestedDropIn(paths).put(replace(PERSISTED, limit=5), 2.0)
+    SysctlDropIn(paths).serve()
+    RequestedDropIn(paths).put(replace(PERSISTED, limit=5), 2.0)
     assert SysctlDropIn(paths).limit() == 5
 
 

@@ -57,7 +57,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> SysctlRoot:
     return SysctlRoot(tmp_path_factory.mktemp("root"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=settings().max_examples * 3 // 2)
 @given(st.dictionaries(st.sampled_from(PATHS), CONTENTS, min_size=1, max_size=5))
 def test_the_simulation_matches_the_programs(root: SysctlRoot, files: dict[str, str | None]) -> None:
     """For any set of files, each program ends with the last value of its simulation."""

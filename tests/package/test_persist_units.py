@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.host.paths import Paths
 
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
@@ -45,7 +46,8 @@ def test_only_the_service_may_write_sysctl_files() -> None:
         for path in UNITS.iterdir()
     }
     paths = Paths()
-    assert writable.pop("conntrackd-guard-persist.service") == [f"-{paths.drop_in.parent} -{paths.run_folder}"]
+    assert writable.pop("conntrackd-guard-persist.service") == [f"-+{paths.drop_in.parent}"]
+    assert f"\nBindPaths=-{paths.run_folder}\n" in read("conntrackd-guard-persist.service")
     assert not [name for name, folders in writable.items() if "/etc" in " ".join(folders)]
 
 
@@ -57,3 +59,9 @@ def test_the_guard_and_the_path_unit_agree() -> None:
     service = read("conntrackd-guard-persist.service")
     assert "\nStartLimitIntervalSec=0\n" in service
     assert "\nExecStart=/usr/bin/conntrackd-guard persist\n" in service
+
+
+def test_only_an_answered_request_is_not_started_again_later() -> None:
+    """Python's own exit code is 1: with that the request stays, and the path unit would start the service in a loop."""
+    service = read("conntrackd-guard-persist.service")
+    assert f"\nRestart=on-failure\nRestartSec=5s\nRestartPreventExitStatus={int(Exit.NO)}\n" in service

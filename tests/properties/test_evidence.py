@@ -131,7 +131,7 @@ class Scene:
         return max(((b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs), default=0.0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=settings().max_examples // 2)
 @given(st.lists(st.tuples(events, times), min_size=6, max_size=30), st.booleans())
 def test_no_raise_without_need_in_any_order_of_events(
     course: list[tuple[tuple[str, str | None, Any], float]],

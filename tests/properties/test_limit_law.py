@@ -31,7 +31,7 @@ from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir
 
-MANY = settings(max_examples=300, deadline=None)
+MANY = settings(max_examples=3 * settings().max_examples)
 EDGES = st.sampled_from([0, 1, 2, 65_536, INT_MAX, INT_MAX + 1, MODULUS - 5, MODULUS - 1])
 LIMITS = EDGES | st.integers(0, 2_000_000) | st.integers(0, MODULUS - 1)
 """As `Sysctl.read` returns them."""

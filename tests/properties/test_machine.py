@@ -195,4 +195,4 @@ class KilledAndContinuous(RuleBasedStateMachine):
 
 
 TestKilledAndContinuous: Any = KilledAndContinuous.TestCase
-TestKilledAndContinuous.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestKilledAndContinuous.settings = settings(max_examples=settings().max_examples * 6 // 10, stateful_step_count=40)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from testbed.guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.series import OTHERS, Point
+from conntrackd_guard.recording import series_collector as module
 from conntrackd_guard.recording import worker
 from conntrackd_guard.recording.series_collector import SeriesCollector
 
@@ -109,3 +112,42 @@ def test_it_is_written_once_a_minute(host: Host, monkeypatch: pytest.MonkeyPatch
     with guarded.history() as history:
         assert len(history.points(0, 2e9, 1)) >= 3
     guarded.stop()
+
+
+looks = st.lists(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 500), st.integers(0, 3)), max_size=12), max_size=12
+)
+
+
+@pytest.mark.parametrize("compared", [1, 1_000])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(looks=looks, gone=st.sets(st.integers(1, 60)))
+def test_no_entry_and_no_drop_is_lost_in_the_sums(
+    monkeypatch: pytest.MonkeyPatch, compared: int, looks: list[list[tuple[int, int, int]]], gone: set[int]
+) -> None:
+    """Each second's points add up to all tables as last read, however rarely the fullest are looked for."""
+    monkeypatch.setattr(module, "_TABLES_COMPARED", compared)
+    collector, drops, counts = SeriesCollector(), dict[int, int](), dict[int, int]()
+    sums, present = list[tuple[int, int]](), frozenset(range(1, 61))
+    for second, look in enumerate(looks):
+        if second == len(looks) // 2:
+            present -= gone
+            counts = {name: count for name, count in counts.items() if name in present}
+        rise, peaks, tables = 0, dict[int, int](), list[Table]()
+        for name, count, dropped in look:
+            if name not in present:
+                continue
+            peaks[name] = max(peaks.get(name, counts.get(name, 0)), count)
+            rise += dropped if name in counts else 0
+            drops[name] = drops.get(name, 0) + dropped
+            counts[name] = count
+            tables.append(Table(namespace=name, label="x", count=count, drop=drops[name]))
+        collector.note(tables, present, 1_000, float(second))
+        if tables:
+            sums.append((sum((counts | peaks).values()), rise))
+    collector.note((Table(namespace=1, label="x", count=1, drop=0),), present, 1_000, 1e6)
+    found: dict[int, tuple[int, int]] = {}
+    for point in collector.take():
+        count, dropped = found.get(point.at, (0, 0))
+        found[point.at] = count + point.count, dropped + point.dropped
+    assert [*found.values()] == sums

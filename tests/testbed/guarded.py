@@ -185,7 +185,7 @@ class EventfulIntents(JsonFolder):
         super().__init__(folder)
         self.meanwhile: list[Callable[[], None]] = []
 
-    def put(self, key: str, content: dict[str, Any]) -> None:
+    def put(self, key: str, content: object) -> None:
         """Note the intent; then something else happens."""
         super().put(key, content)
         if self.meanwhile:

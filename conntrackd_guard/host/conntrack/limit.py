@@ -80,8 +80,11 @@ class Sysctl:
         """Return the number as the kernel reads it (-1 is 4,294,967,295); None if the sysctl doesn't exist."""
         cause = None
         try:
-            with open(self._path, "rb", buffering=0) as file:
-                match = _NUMBER.match(file.read(files.NUMBER_BYTES))
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)  # two thirds of the time of `open`
+            try:
+                match = _NUMBER.match(os.read(descriptor, files.NUMBER_BYTES))
+            finally:
+                os.close(descriptor)
             if match is not None and (number := int(match[1])) in self._valid:
                 if self._unread:
                     self._unread.pop(self._path, None)

@@ -51,7 +51,7 @@ ReadOwners = Callable[[Mapping[int, Sequence[int]]], Mapping[int, tuple[int, boo
 
 
 class NamespaceScanner:
-    """Scans /proc and the mounts. Takes about 20 µs per process, 13 per further thread: not for every tick."""
+    """Scans /proc and the mounts. Takes about 30 µs per process, 15 per further thread: not for every tick."""
 
     def __init__(self, paths: Paths, read_owners: ReadOwners | None = None) -> None:
         """Take number and owner of other namespaces from `read_owners`; by default read them, which takes ptrace rights."""
@@ -90,12 +90,13 @@ class NamespaceScanner:
             )
         return self._with_mounted(found), complete
 
-    def names(self) -> frozenset[str]:
-        """Return the names in /run/netns; a new one is a reason to scan."""
+    def names(self) -> tuple[int, int] | None:
+        """Return what differs once a name in /run/netns comes or goes, which is a reason to scan: one cheap look."""
         try:
-            return frozenset(os.listdir(self._named))
+            status = os.stat(self._named)
         except OSError:
-            return frozenset()
+            return None
+        return status.st_mtime_ns, status.st_size
 
     def _pids_by_key(self) -> tuple[dict[int, list[int]], bool]:
         found: dict[int, list[int]] = {}

@@ -33,6 +33,14 @@ REUSE_SECONDS = 10.0
 """A message may be about a namespace that ended at most this long ago. Judgement: the kernel logs again after 5 s."""
 _TABLES_A_TICK = 16
 """Tables read in one tick, about 25 µs each: half of them the fullest, the others in turn."""
+_TABLES_SORTED = 1_000
+"""Tables sorted in one tick, about 0.2 µs each: with more, they are sorted every few ticks."""
+SCAN_SHARE = 0.005
+"""Share of one core for scans, and for reading all tables, that no decision asked for.
+
+Judgement: four such tasks and the ticks stay below 2 % of a core. Half of it doubles the time until a new namespace is found
+in a crowd: 4 min of 12,000 namespaces.
+"""
 _UNEXPLAINED_SHARE = 0.10
 """Entries that no table in reach holds count from this share of the limit on, and the watch scans for their namespace.
 
@@ -55,6 +63,13 @@ class _Track:
     growth: Growth = field(default_factory=Growth)
     out_of_reach: bool = False
     """It could not be read since the last scan: only another scan may find a way."""
+    shown: int = 0
+    """Its entries as they are part of the sum of all."""
+
+
+def rested(began: float, now: float) -> float:
+    """Return from when on work that went on from `began` to `now` (CLOCK_BOOTTIME) may be repeated, within SCAN_SHARE."""
+    return now + (now - began) / SCAN_SHARE
 
 
 class Observer:
@@ -81,6 +96,14 @@ class Observer:
             () if self.boot_id else (f"{paths.boot_id} (no valid id): the records of this boot are not found",)
         )
         self._tracks: dict[int, _Track] = {}
+        self._by_number: dict[int, _Track] = {}
+        """The same by the number of their table."""
+        self._sorted: list[_Track] = []
+        """Those in reach, the fullest first when last sorted; empty if that is to be done."""
+        self._sorted_ticks = 0
+        """For how many further ticks that is good enough."""
+        self._entries = 0
+        """Of all tables in reach, as they were last read."""
         self.present: frozenset[int] = frozenset()
         """The namespaces found by the last scan, as tables name them."""
         self.unread: tuple[str, ...] = ()
@@ -91,7 +114,10 @@ class Observer:
         self._statistics = str(paths.proc / "self/net/stat/nf_conntrack")
         self._initial: Counters | None = None
         self._scanned_seconds = -RESCAN_SECONDS
-        self._names: frozenset[str] = frozenset()
+        self._rested_seconds = 0.0
+        """From when the watch may scan again: a scan takes long in a crowd."""
+        self._names: tuple[int, int] | None = None
+        """What showed the names in /run/netns at the last scan."""
         self._unexplained = 0
         self._impossible: dict[int, ImpossibleCount] = {}
         """Tables whose last count can't be true, by the key of their namespace."""
@@ -116,15 +142,18 @@ class Observer:
         is_open, hurry = self._gate(now, limit)
         if not is_open and not attentive:
             return (), False
-        if now - self._scanned_seconds >= RESCAN_SECONDS or self._scanner.names() != self._names:
+        is_rested = now >= self._rested_seconds
+        if is_rested and (now - self._scanned_seconds >= RESCAN_SECONDS or self._scanner.names() != self._names):
             self.rescan()
+            self._rest(now)
         tables = self._read(self._some(), limit)
         hidden = self._hidden()
         self._unexplained = min(self._unexplained, hidden)  # the kernel gives memory of ended ones back later
-        if hidden - self._unexplained >= _UNEXPLAINED_SHARE * limit:
+        if is_rested and hidden - self._unexplained >= _UNEXPLAINED_SHARE * limit:
             self.rescan()
             tables = self._read(self._tracks.values(), limit)  # any of them may have grown
             self._unexplained = self._hidden()
+            self._rest(now)
         return tuple(tables), hurry
 
     def observe(self, *, namespaces: Collection[int] = (), rescan: bool = False) -> Observation:
@@ -149,7 +178,7 @@ class Observer:
         reached = [track for track in self._tracks.values() if not track.out_of_reach]
         # Without a limit, connection tracking is not loaded, and no namespace has a table.
         complete, unread_tables = limit is None or (self._complete and len(reached) == len(self._tracks)), 0
-        shown = sum(track.growth.count or 0 for track in reached)
+        shown = self._entries
         hidden = max(0, (memory.allocated_entries or 0) - shown)
         if hidden >= _UNEXPLAINED_SHARE * (limit or math.inf) and (used := self.memory.used_entries()) is not None:
             hidden = max(0, used - shown)  # without the free objects of slabs that are kept
@@ -167,7 +196,11 @@ class Observer:
         if limit is None and tables:
             unread = (*unread, _NO_LIMIT)
         elif limit is None:
-            self._tracks = {}  # once the module is loaded, all namespaces have a table
+            self._tracks, self._sorted, self._entries = (
+                {},
+                [],
+                0,
+            )  # once the module is loaded, all namespaces have a table
         self.unread = unread if has_statistics or limit is None else figures
         return Observation(
             boottime_seconds=now,
@@ -198,13 +231,38 @@ class Observer:
             sources={"memory": "/proc/meminfo", "entry size": "slab" if memory.entry_slab_bytes else "assumed"},
         )
 
+    def outline(self) -> Observation | None:
+        """Return the host without its tables, all entries that may exist as hidden ones; None if their number can't be read.
+
+        One cheap look that shows whether what exists can break the budget or `min_available`.
+        """
+        limit = self._kernel.limit_in_force()
+        memory = self.memory.read(loaded=limit is not None)
+        if memory.allocated_entries is None:
+            return None
+        return Observation(
+            boottime_seconds=self._clock.boottime(),
+            wall_seconds=self._clock.wall(),
+            boot_id=self.boot_id,
+            limit=limit,
+            kernel_limit=limit,
+            hidden_entries=memory.allocated_entries,
+            buckets=self.buckets,
+            entry_slab_bytes=memory.entry_slab_bytes,
+            memory_total_bytes=memory.total_bytes,
+            memory_hugetlb_bytes=memory.hugetlb_bytes,
+            memory_available_bytes=memory.available_bytes,
+            memory_unknown=memory.unknown,
+        )
+
     def netns(self, namespace: int) -> NetNamespace | None:
         """Return the namespace with that number as the last scan found it, None if it did not."""
-        return next((track.netns for track in self._tracks.values() if track.netns.number == namespace), None)
+        track = self._by_number.get(namespace)
+        return None if track is None else track.netns
 
     def entries(self) -> int:
         """Return the entries of all tables in reach, as they were last read."""
-        return sum(track.growth.count or 0 for track in self._tracks.values() if not track.out_of_reach)
+        return self._entries
 
     def rebase(self) -> list[Table]:
         """Count drops again after a raise: those until now belong to the old limit. Return the tables at this moment."""
@@ -214,11 +272,11 @@ class Observer:
         return tables
 
     def rescan(self) -> None:
-        """Find every namespace in reach (about 13 µs a process)."""
+        """Find every namespace in reach (about 30 µs a process)."""
+        self._names = self._scanner.names()  # before the scan: it may miss one that is added meanwhile
         found, self._complete = self._scanner.scan()
-        self._names = self._scanner.names()
         self._scanned_seconds = self._clock.boottime()
-        before, self._tracks = self._tracks, {}
+        before, self._tracks, self._sorted, self._entries = self._tracks, {}, [], 0
         left = {key: at for key, at in self._left.items() if at >= self._scanned_seconds - REUSE_SECONDS}
         for netns in found:
             track = before.get(netns.key)
@@ -226,6 +284,8 @@ class Observer:
                 track = _Track(netns)
             track.netns, track.folders, track.out_of_reach = netns, self._reader.folders(netns), False
             self._tracks[netns.key] = track
+            self._entries += track.shown
+        self._by_number = {track.netns.number: track for track in self._tracks.values()}
         self.present = frozenset(netns.number for netns in found)
         for track in before.values():
             if track.netns.user_owned and track.netns.number not in self.present:
@@ -233,6 +293,11 @@ class Observer:
         self._left = left
         self._impossible = {key: found for key, found in self._impossible.items() if key in self._tracks}
         self._unexplained = self._hidden()
+
+    def _rest(self, began: float) -> None:
+        """Have the watch scan no more until what it did since `began` is SCAN_SHARE of the time."""
+        now = self._clock.boottime()
+        self._rested_seconds = rested(began, now)
 
     def _gate(self, now: float, limit: int) -> tuple[bool, bool]:
         """Return whether a table may be near the limit, and whether one may be soon: one cheap read for all together."""
@@ -249,12 +314,18 @@ class Observer:
 
     def _some(self) -> list[_Track]:
         """Return those never read, then the fullest, and the others in turn."""
-        fullest = [track for track in self._tracks.values() if not track.out_of_reach]
-        fullest.sort(key=lambda track: math.inf if track.growth.count is None else track.growth.count, reverse=True)
+        self._sorted_ticks -= 1
+        if self._sorted_ticks < 0 or not self._sorted:
+            reached = [track for track in self._tracks.values() if not track.out_of_reach]
+            reached.sort(key=lambda track: math.inf if track.growth.count is None else track.growth.count, reverse=True)
+            self._sorted, self._sorted_ticks = reached, len(reached) // _TABLES_SORTED
         half = _TABLES_A_TICK // 2
-        rest = fullest[half:]
-        self._turn = (self._turn + half) % max(1, len(rest))
-        return fullest[:half] + (rest + rest)[self._turn : self._turn + min(half, len(rest))]
+        rest = len(self._sorted) - half
+        if rest <= half:
+            return self._sorted[:_TABLES_A_TICK]
+        self._turn = (self._turn + half) % rest
+        turn = self._sorted[half + self._turn : 2 * half + self._turn]
+        return self._sorted[:half] + turn + self._sorted[half : 2 * half - len(turn)]
 
     def _hidden(self) -> int:
         """Return how many allocated entries no table in reach holds."""
@@ -313,8 +384,14 @@ class Observer:
             if self._impossible or (counters is not None and counters.count > self._most):
                 counters = self._checked(netns, counters)
             track.out_of_reach = counters is None
-            if counters is None or counters.beyond is not None:
+            if counters is None:
+                self._entries -= track.shown
+                track.shown = 0
                 continue
+            if counters.beyond is not None:
+                continue
+            self._entries += counters.count - track.shown
+            track.shown = counters.count
             if counters.drop is not None:
                 self.chain_limit = self.chain_limit or counters.chain_too_long is not None
             if netns.initial:
