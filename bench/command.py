@@ -102,7 +102,7 @@ def _row_sources(
         "reaction": reaction.rows,
         "dropped": lambda: dropped(ground, options.phases, options.yardstick_phases, loads, options.who, others),
         "cost": lambda: cost(ground, options.seconds, options.journal_mib, options.companies, others, options.rounds),
-        "crowd": lambda: crowd(ground, options.namespaces, options.seconds),
+        "crowd": lambda: crowd(ground, options.namespaces, options.seconds, others),
         "events": lambda: events(ground, options.events),
         "commands": lambda: commands(ground, checkouts, options.rounds),
         "history": lambda: history(options.history_rows, checkouts),

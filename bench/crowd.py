@@ -7,13 +7,16 @@ import gc
 import itertools
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from bench.contenders import guard, run
+from testbed.scratch_namespace import ScratchNamespace
+
+from bench.checkout import THIS, Checkout
+from bench.contenders import Contender, guard, run
 from bench.ground import Ground, memory_available_mib, progress
 from bench.table import Row
-from bench.turns import compare
+from bench.turns import compare, with_others
 from conntrackd_guard.core.configuration import FloodAction, FloodResponse, Policy
 from conntrackd_guard.core.model import MessageKind, Observation, State, Table, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide
@@ -37,7 +40,7 @@ _MOST_FACTOR = 2.5
 _LIMIT = 8_192
 
 
-def crowd(ground: Ground, number: int, seconds: float) -> Iterator[Row]:
+def crowd(ground: Ground, number: int, seconds: float, others: Sequence[Checkout]) -> Iterator[Row]:
     """Yield the guard's share of one core beside `number` real namespaces, and beside a few; then the decisions' times.
 
     Each namespace is real and kept by a process. Where memory or _MAKING_SECONDS end before, the row has as many as there
@@ -45,31 +48,46 @@ def crowd(ground: Ground, number: int, seconds: float) -> Iterator[Row]:
     """
     affordable = int(max(0, memory_available_mib() - _SPARE_MIB) / _MIB_EACH)
     ground.limit_guard.set_limit(ground.limit_guard.saved_limit)
-    shares: dict[int, float] = {}
+    few: dict[str, float] = {}
     for wanted in (_FEW, min(number, affordable)):
-        progress(f"crowd: {wanted:,} namespaces, {seconds:.0f} s")
         with ground.scratch() as full, _namespaces(ground, wanted) as made:
             ground.flows(full, 0, int(_OPEN_SHARE * ground.limit_guard.saved_limit))
-            with run(ground, guard("guard"), full) as running:
-                time.sleep(_settle_seconds(made))
-                # as long as one scan and one reading of all tables last for, which are parts of the cost
-                seconds = max(seconds, _LEAST_SECONDS * made / NAMESPACES)
-                start, began = running.cpu_seconds(), time.monotonic()
-                time.sleep(seconds)
-                shares[made] = (running.cpu_seconds() - start) / (time.monotonic() - began) * 100
-                resident = running.memory_kib()[0] / 1024
-        is_judged = wanted != _FEW
-        yield Row(
-            what=f"watching {made:,} namespaces, one table at {_OPEN_SHARE:.0%} of the limit",
-            who="guard",
-            figure=f"{shares[made]:.2f} % of a core over {seconds:.0f} s, {resident:.1f} MiB resident",
-            ratio=compare(shares[made], {f"{few:,} namespaces": shares[few] for few in [*shares][:1]})
-            if is_judged
-            else "",
-            target=f"≤ {_MOST_PERCENT:.0f} %" if is_judged else "",
-            met=shares[made] <= _MOST_PERCENT if is_judged else None,
-        )
+            uses = {
+                contender.name: _use(ground, contender, full, made, seconds)
+                for contender in with_others(guard("guard"), others)
+            }
+        for name, (percent, resident, lasted) in uses.items():
+            is_judged = name == THIS.label("guard") and wanted != _FEW
+            rivals = {f"{_FEW} namespaces": few[name]} if name in few else {}
+            if is_judged:
+                rivals |= {other: use[0] for other, use in uses.items() if other != name}
+            few.setdefault(name, percent)
+            yield Row(
+                what=f"watching {made:,} namespaces, one table at {_OPEN_SHARE:.0%} of the limit",
+                who=name,
+                figure=f"{percent:.2f} % of a core over {lasted:.0f} s, {resident:.1f} MiB resident",
+                ratio=compare(percent, rivals),
+                target=f"≤ {_MOST_PERCENT:.0f} %" if is_judged else "",
+                met=percent <= _MOST_PERCENT if is_judged else None,
+            )
     yield from _decisions()
+
+
+def _use(
+    ground: Ground, contender: Contender, full: ScratchNamespace, namespaces: int, seconds: float
+) -> tuple[float, float, float]:
+    """Return the guard's share of a core in per cent, its resident MiB, and the seconds measured.
+
+    These are enough for a scan and a reading of all tables, which rest long between.
+    """
+    seconds = max(seconds, _LEAST_SECONDS * namespaces / NAMESPACES)
+    progress(f"crowd: {contender.name}, {namespaces:,} namespaces, {seconds:.0f} s")
+    with run(ground, contender, full) as running:
+        time.sleep(_settle_seconds(namespaces))
+        start, began = running.cpu_seconds(), time.monotonic()
+        time.sleep(seconds)
+        percent = (running.cpu_seconds() - start) / (time.monotonic() - began) * 100
+        return percent, running.memory_kib()[0] / 1024, seconds
 
 
 def _settle_seconds(namespaces: int) -> float:

@@ -78,11 +78,13 @@ class Overrides:
         self._paths, self._kernel, self._drop_in, self._policy = paths, kernel, drop_in, policy
         self._clock = Clock()
         self._runtime_dir = RuntimeDir(paths)
+        self.moved = list[str]()
+        """Messages about what stood in the place of the guard's files."""
         self._observer = Observer(paths, kernel, self._clock, self._runtime_dir)
 
     def pause(self, seconds: float | None, reason: str) -> Record:
         """Stop raising, for `seconds` or until resumed."""
-        self._runtime_dir.prepare()
+        self.moved += self._runtime_dir.prepare()
         until = None if seconds is None else self._clock.boottime() + seconds
         override = Override(kind=OverrideKind.PAUSE, until_seconds=until, reason=reason, **_who())
         self._runtime_dir.put_pause(Pause(by="guard pause", reason=reason, until_seconds=until))
@@ -90,7 +92,7 @@ class Overrides:
 
     def resume(self) -> tuple[Record, Pause | None]:
         """End a pause and a conflict; return the record, and the pause that a fleet file still demands."""
-        self._runtime_dir.prepare()
+        self.moved += self._runtime_dir.prepare()
         self._runtime_dir.drop_pause()
         record = self._record(Override(kind=OverrideKind.RESUME, reason="", **_who()))
         return record, self._runtime_dir.pause(self._clock.boottime())
@@ -148,7 +150,7 @@ class Overrides:
 
         The drop-in comes first: after a kill the next boot does not undo the revert, and it can be repeated.
         """
-        self._runtime_dir.prepare()
+        self.moved += self._runtime_dir.prepare()
         now = self._clock.boottime()
         why = reason or "the limit was reverted"
         own = Pause(by="guard revert", reason=why, until_seconds=now + REVERT_PAUSE_SECONDS)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.core.text import printable_lines
 
 
 class Answer(NamedTuple):
@@ -21,5 +22,5 @@ class Answer(NamedTuple):
 
 
 def note(text: str) -> None:
-    """Print a message beside the result, on stderr."""
-    sys.stderr.write(f"guard: {text}\n")
+    """Print a message beside the result, on stderr. It may hold names and words of others."""
+    sys.stderr.write(f"guard: {printable_lines(text)}\n")

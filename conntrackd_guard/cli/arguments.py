@@ -7,10 +7,11 @@ the function named after the command in `cli/commands/<module>.py`. Times are pa
 import argparse
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core import tuning, units
+from conntrackd_guard.core.text import LONGEST_REASON, printable
 
 _FILE = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 """`shtab.FILE`: shells complete the names of files."""
@@ -49,7 +50,7 @@ class _Command(NamedTuple):
 
 def parser(command: str = "") -> argparse.ArgumentParser:
     """Return the parser of the whole command line; with the name of a command, one that knows only that (4 ms less)."""
-    guard = argparse.ArgumentParser(
+    guard = _Parser(
         prog="guard",
         description="Raise nf_conntrack_max within a memory budget when the connection-tracking table fills up.",
         epilog="Example: sudo guard run --dry-run    logs what it would do on this host, and changes nothing.",
@@ -101,6 +102,17 @@ def _duration(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
+def _reason(text: str) -> str:
+    if len(text) > LONGEST_REASON:
+        raise argparse.ArgumentTypeError(f"expected up to {LONGEST_REASON} characters, found {len(text):,}")
+    return text
+
+
 def _option(*names: str, **settings: Any) -> _Option:
     return names, settings
 
@@ -113,7 +125,7 @@ def _flag(name: str, does: str) -> _Option:
 _JSON = _flag("--json", "print one JSON document")
 _MODE = _option("--dry-run", dest="looks_at", action=argparse.BooleanOptionalAction,
     help="use the data of the dry run, or of the acting daemon (default: `mode` in the settings)")
-_REASON = _option("--reason", default="", metavar="TEXT", help="reason to record with the override")
+_REASON = _option("--reason", type=_reason, default="", metavar="TEXT", help="reason to record with the override")
 _CONFIG = _option("--config", type=Path, metavar="FILE", help="read this file instead of /etc")
 
 _COMMANDS = {  # in the order of the help text

@@ -10,11 +10,12 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from conntrackd_guard.cli.answer import Answer
+from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.arguments import parser
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError, NotPermitted, SettingsError
+from conntrackd_guard.core.text import printable_lines
 from conntrackd_guard.host.paths import Paths
 
 _LEAN = frozenset({"run", "notify"})
@@ -53,10 +54,10 @@ def main(arguments: list[str], paths: Paths) -> Exit:
     except ArgumentTypeError as error:
         parser().error(str(error))
     except SettingsError as error:
-        sys.stderr.write(f"{error}\n")  # each line begins with its file and line number
+        sys.stderr.write(f"{printable_lines(str(error))}\n")  # each line begins with its file and line number
         return Exit.BAD_SETTINGS
     except GuardError as error:
-        sys.stderr.write(f"guard: {error}\n")
+        note(str(error))
         return _EXITS.get(type(error), Exit.FAILED)
     except ImportError as error:
         if (error.name or "").startswith("conntrackd_guard"):

@@ -129,7 +129,9 @@ def _actions(document: Mapping[str, Any]) -> Iterator[Reason]:
         yield reason("over_budget", text, "`guard revert --all` restores the original limit.")
     if document.get("memory_exceeded"):
         text = "the tables exceed the memory budget, or too little memory is available"
-        yield reason("memory_exceeded", text, "Nothing is raised until that ends; `guard status` has the figures.")
+        yield reason(
+            "memory_exceeded", text, "Raises that don't fit wait until that ends; `guard status` has the figures."
+        )
     if unknown := document.get("memory_unknown"):
         text = f"memory is unknown, so nothing is raised: {unknown}"
         yield reason("memory_unknown", text, "Find out what hides or changes that file; `guard doctor` has more.")

@@ -120,7 +120,7 @@ def users_namespaces(record: Record) -> tuple[tuple[int, str], ...]:
 def condense(observation: Observation, concerned: int | None, policy: Policy) -> Observation:
     """Return the observation with its small tables as one sum: any user can create thousands of namespaces.
 
-    No decision changes by it, and no calculation but that of a hold whose bounds allow less than the limit in force.
+    No decision changes by it, but the bound and the calculation of a hold whose bounds allow less than the limit in force.
     A small table is below the threshold and too empty to be in need by its growth, whatever it dropped. So it is charged
     twice what it holds, which is less than the limit. Never among them: the fullest, the initial one, that of the
     namespace `concerned`, and those that lost packets to long chains.

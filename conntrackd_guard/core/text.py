@@ -3,6 +3,9 @@
 LONGEST_NAME = 64
 """Length of a container's id."""
 
+LONGEST_REASON = 200
+"""Of an override (judgement): it stands in every log message while raising is paused."""
+
 
 def printable(text: str) -> str:
     r"""Return `text` on one line, with control characters, terminal escapes and bidi overrides escaped.
@@ -19,3 +22,8 @@ def short(text: str) -> str:
     """Return `text` safe to print, cut to LONGEST_NAME: the name of a namespace may be a path of 4 KB."""
     shown = printable(text)
     return shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…"
+
+
+def printable_lines(text: str) -> str:
+    """Return `text` safe to print, with its line ends."""
+    return "\n".join(map(printable, text.split("\n")))

@@ -92,7 +92,7 @@ class Daemon:
         self._runtime_dir = RuntimeDir(paths)
         moved = self._runtime_dir.prepare()
         self._runtime_dir.take_lock()
-        self._owners = owner_client.listen(paths.owner_socket, paths.proc)
+        self._owners = owner_client.listen(paths.owner_socket, paths.proc, in_container=paths.has_prefix)
         writes_dropin = settings.persist and paths.mode is Mode.ACT
         self._drop_in = RequestedDropIn(paths) if writes_dropin else NoDropIn(paths, reads=settings.persist)
         self._worker = Worker(

@@ -238,7 +238,7 @@ def unwritable(path: str, error: OSError, place: Place, *, is_here: bool) -> Che
     elif error.errno == errno.EROFS and is_here:
         step = f"/proc/sys is mounted read-only here, as `findmnt -T {path}` shows. {_ON_THE_HOST}"
     else:
-        step = "Allow it in the guard's unit: ReadWritePaths=/proc/sys/net/netfilter."
+        step = "Allow it in the guard's unit: ReadWritePaths=+/proc/sys/net/netfilter."
     return wrong(f"the guard can't write {path}: {error.strerror}{_in_container(place)}", step)
 
 

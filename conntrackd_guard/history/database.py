@@ -34,6 +34,8 @@ __all__ = ["History", "HistoryDamaged", "Position", "Row"]
 
 PRUNE_AT_ONCE: Final = 1000
 """Rows deleted a transaction: each then holds the write lock for some 20 ms only."""
+SHRINK_AT_ONCE: Final = 5
+"""Such transactions in one `shrink`: the recorder has other work, and comes back in 10 s."""
 FOLDED_MOST: Final = 1000
 """Rows of this boot that are never deleted: as many raises as `core.state` remembers."""
 SHRUNK: Final = 0.9
@@ -312,14 +314,15 @@ class History:
     def shrink(self, max_bytes: int) -> int:
         """Where it takes more than `max_bytes`, delete the oldest rows, raises last, to SHRUNK of that; return how many.
 
-        The file keeps its size, and takes no more: the pages that become free are used for new rows.
+        One call deletes up to SHRINK_AT_ONCE × PRUNE_AT_ONCE rows. The file keeps its size, and takes no more: the pages that
+        become free are used for new rows.
         """
-        gone, most = 0, SHRUNK * max_bytes
+        gone, most, left = 0, SHRUNK * max_bytes, SHRINK_AT_ONCE
         for condition in _EXPENDABLE if self.used_bytes() > max_bytes else ():
             done = PRUNE_AT_ONCE
-            while done == PRUNE_AT_ONCE and self.used_bytes() > most:
+            while done == PRUNE_AT_ONCE and left and self.used_bytes() > most:
                 done = self._delete(condition, (), PRUNE_AT_ONCE)
-                gone += done
+                gone, left = gone + done, left - 1
         return gone
 
     def used_bytes(self) -> int:

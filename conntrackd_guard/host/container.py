@@ -127,10 +127,7 @@ def _mounts(paths: Paths, *, persist: bool) -> Iterator[Gap]:
         else:
             continue
         yield Gap(text=text, field=mount.field(paths), is_needed=mount.is_needed)
-    within, own = f"{paths.proc}/", str(paths.sysctl)
-    if writable := [
-        point for point, is_ro in points.items() if point.startswith(within) and point != own and not is_ro
-    ]:
+    if writable := [point for point, is_ro in points.items() if not is_ro and _is_seen_within(point, paths)]:
         text = (
             f"{', '.join(writable)} can be written here: more of the host than the guard needs, up to becoming its root"
         )
@@ -143,6 +140,11 @@ def _mounts(paths: Paths, *, persist: bool) -> Iterator[Gap]:
         text = "no journal of the host is mounted: messages from before the start are missed"
         fields = " and ".join(mount.field(paths) for mount in JOURNALS)
         yield Gap(text=text, field=f"{fields}, where the host has them")
+
+
+def _is_seen_within(point: str, paths: Paths) -> bool:
+    """Return whether a mount point is inside the host's /proc, other than that of the limit, and no mount hides it."""
+    return point.startswith(f"{paths.proc}/") and point != str(paths.sysctl) and os.path.lexists(point)
 
 
 def _mount_points(paths: Paths) -> dict[str, bool]:

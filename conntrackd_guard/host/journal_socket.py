@@ -31,7 +31,8 @@ class JournalSender:
         most = MOST_BYTES
         for _ in range(3):  # as it is, again to a restarted journald, and shortened
             try:
-                self._connected().send(b"".join(_field(name, value, most) for name, value in fields.items()))
+                content = b"".join(_field(name, value, most) for name, value in fields.items())
+                self._opened().sendto(content, self._path)  # not connected: the unit forbids connect(2)
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -50,10 +51,9 @@ class JournalSender:
                 self._socket.close()
             self._socket = None
 
-    def _connected(self) -> socket.socket:
+    def _opened(self) -> socket.socket:
         if self._socket is None:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            self._socket.connect(self._path)  # `send` closes it if that fails
         return self._socket
 
 

@@ -27,7 +27,7 @@ _NEVER_LOWERED = (1, 22)
 _MAX_PER_CORE = re.compile(r"(?:conntrack-max-per-core|maxPerCore)[\"']?[\s=:]+[\"']?(\d{1,18})\b")
 _MIN_LIMIT = re.compile(r"(?:conntrack-min|^\s*[\"']?min)[\"']?[\s=:]+[\"']?(\d{1,18})\b", re.MULTILINE)
 _CONFIG = re.compile(r"^--config[\s=]+(/.+)$", re.MULTILINE)
-_NO_PROXY = re.compile(r"disable-kube-proxy(?![\"']?\s*[=:]\s*[\"']?false)")
+_NO_PROXY = re.compile(r"disable-(?:kube-proxy|agent)(?![\"']?\s*[=:]\s*[\"']?false)")
 _CONTAINERS = (
     "run/containerd/io.containerd.runtime.v2.task/k8s.io/{}/config.json",
     "run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/{}/config.json",

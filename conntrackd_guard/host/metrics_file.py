@@ -6,8 +6,8 @@ from pathlib import Path
 from conntrackd_guard.host import files
 
 _NEXT_STEPS = {
-    errno.ENOENT: "Create the folder, or set another one in `metrics_file`.",
-    errno.EROFS: "The unit must allow it: see `ReadWritePaths=` in guard.yaml(5), under metrics_file.",
+    errno.ENOENT: "Create the folder, and show it to the unit: see `BindPaths=` in guard.yaml(5), under metrics_file.",
+    errno.EROFS: "The unit must allow it: see `BindPaths=` in guard.yaml(5), under metrics_file.",
 }
 _CHECK = "Check that the folder has room and is writable."
 

@@ -18,6 +18,7 @@ from typing import Any
 from conntrackd_guard.core.codec import encode_one
 from conntrackd_guard.core.errors import AnswerIsNo, HostError, NotPermitted
 from conntrackd_guard.core.model import Pause
+from conntrackd_guard.core.text import LONGEST_REASON
 from conntrackd_guard.core.units import MOST_BYTES, MOST_SECONDS
 from conntrackd_guard.host import files
 from conntrackd_guard.host.container import RUN_FOLDER, mount_step
@@ -187,15 +188,15 @@ class RuntimeDir:
         try:
             content = files.read_json(self.pause_files[1])
             until = content["until_seconds"]
-            pause = Pause(by=str(content["by"]), reason=str(content["reason"]), until_seconds=until)
+            by, reason = str(content["by"])[:LONGEST_REASON], str(content["reason"])[:LONGEST_REASON]
+            pause = Pause(by=by, reason=reason, until_seconds=until)
             if until is None or now < until <= now + MOST_SECONDS:
                 return pause
             if until <= now:
                 return None
-        except FileNotFoundError:
-            return None
         except (OSError, ValueError, KeyError, TypeError):
-            pass
+            if not os.path.lexists(self.pause_files[1]):
+                return None
         return Pause(by=self.pause_files[1], reason="the file can't be read; `guard resume` removes it")
 
     def put_status(self, content: dict[str, Any]) -> None:

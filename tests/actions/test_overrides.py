@@ -18,6 +18,7 @@ from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Pause
 from conntrackd_guard.history.details import detail
 from conntrackd_guard.host.conntrack.limit import Sysctl
+from conntrackd_guard.host.paths import Paths
 
 HOUR = 3600.0
 
@@ -150,3 +151,11 @@ def test_another_user_may_not_override(guarded: Guarded, tmp_path: Path, argumen
     assert "Run this as root." in ended.stderr or "Run as root" in ended.stderr
     assert guarded.runtime_dir.overrides.all() == []
     assert guarded.host.limit == STEP
+
+
+def test_what_is_moved_out_of_the_way_is_named(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command sets aside what a start would."""
+    (host.root / "run/conntrackd-guard").mkdir(parents=True)
+    (host.root / "run/conntrackd-guard/overrides").write_text("no folder")
+    assert main(["pause"], Paths(host.root)) is Exit.DONE
+    assert "run/conntrackd-guard/overrides is no folder. Moved it to " in capsys.readouterr().err

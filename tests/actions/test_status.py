@@ -96,7 +96,7 @@ def test_the_daemon_publishes_this_status(host: Host) -> None:
     assert after == before | changed
     assert before == published() | {
         "since": before["since"], "at": before["at"], "boottime_seconds": guarded.clock.now, "sources": {},
-        "root": str(host.root),
+        "root": str(host.root), "owners_read_by": "guard",
         "paused": {"by": "guard pause", "reason": "drill", "until": None}, "recorder": before["recorder"],
     }  # fmt: skip
     guarded.stop()

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import re
+import sqlite3
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Observation, Outcome, OutcomeKind, Override, OverrideKind, TriggerKind
 from conntrackd_guard.history import details
 from conntrackd_guard.history.database import History
+from conntrackd_guard.history.rows import COLUMNS
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings import files
 
@@ -280,3 +283,38 @@ def test_the_dry_run_has_its_own_history(
         assert main([*command, *arguments], paths) is Exit.DONE
         out = capsys.readouterr().out
         assert [word for word in ("Not raised", "rehearsed") if word in out] == [found]
+
+
+def test_no_column_reaches_the_terminal_raw(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever can write the file, or damage it, must not clear the reader's screen."""
+    text = "\x1b[2J\u202e"
+    with closing(sqlite3.connect(paths.history)) as database:
+        for column in COLUMNS:
+            change = f"UPDATE decisions SET {column} = ? WHERE id = 2 AND typeof({column}) = 'text'"  # noqa: S608 - constants
+            with suppress(sqlite3.IntegrityError):
+                database.execute(change, (text,))
+        for verdict in ("hold", "raise", "override"):
+            database.execute("UPDATE decisions SET verdict = ? WHERE id = 3", (verdict,))
+            database.commit()
+            for arguments in (["history"], ["history", "--json"], ["show", "3"], ["show", "2"], ["show", text]):
+                main([*arguments, "--no-dry-run"], paths)
+                printed = capsys.readouterr()
+                assert "\x1b" not in printed.out + printed.err
+                assert "\u202e" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize("arguments", [["top", "--namespace", "\x1b[2J"], ["\x1b[2J"], ["show", "1", "\x1b[2J"]])
+def test_no_argument_reaches_the_terminal_raw(
+    paths: Paths, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """A script may pass on words of others."""
+    with suppress(SystemExit):
+        main(arguments, paths)
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_reason_has_a_length(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is in every log message while raising is paused."""
+    with pytest.raises(SystemExit):
+        main(["pause", "--reason", "x" * 201], paths)
+    assert "argument --reason: expected up to 200 characters, found 201" in capsys.readouterr().err

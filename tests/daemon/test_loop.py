@@ -287,7 +287,7 @@ def test_tables_are_read_for_the_memory_check_only_if_they_could_break_it(
     guarded.stop()
 
 
-def test_a_hold_for_a_users_table_is_decided_seldom_in_a_crowd(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hold_for_a_users_table_is_decided_rarely_in_a_crowd(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """An observation that takes a second is made every 200 s for it; a full table of root's waits for nothing."""
     clock = ManualClock()
     guarded, times = Guarded(host, clock=clock), list[float]()

@@ -126,8 +126,8 @@ def test_namespace(where: Place, verdict: str, text: str) -> None:
         (errno.EACCES, Place(initial=False, container="lxc"), True, "Run the guard on the host itself"),
         (errno.EROFS, replace(ON_HOST, container="docker"), True, "The container's /proc/sys is read-only: start it privileged"),
         (errno.EROFS, ON_HOST, True, "/proc/sys is mounted read-only here"),
-        (errno.EROFS, ON_HOST, False, "ReadWritePaths=/proc/sys/net/netfilter"),
-        (errno.EACCES, ON_HOST, False, "ReadWritePaths=/proc/sys/net/netfilter"),
+        (errno.EROFS, ON_HOST, False, "ReadWritePaths=+/proc/sys/net/netfilter"),
+        (errno.EACCES, ON_HOST, False, "ReadWritePaths=+/proc/sys/net/netfilter"),
     ],
 )  # fmt: skip
 def test_each_unwritable_limit_has_its_cure(number: int, where: Place, step: str, *, is_here: bool) -> None:

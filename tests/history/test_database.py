@@ -123,6 +123,7 @@ def test_pruning_spares_what_this_boot_needs(path: Path) -> None:
 def test_its_size_is_bounded_and_raises_go_last(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bytes the oldest holds are deleted, then overrides, then raises: down to a tenth less."""
     monkeypatch.setattr(database, "PRUNE_AT_ONCE", 1)
+    monkeypatch.setattr(database, "SHRINK_AT_ONCE", 100)
     large = (Table(namespace=1, label="x" * 60, count=1, source="y" * 20_000),)
     with History(path, mode="writer") as history:
         for number in range(10):
@@ -143,6 +144,16 @@ def test_its_size_is_bounded_and_raises_go_last(path: Path, monkeypatch: pytest.
             assert history.shrink(most) == 0
         assert list(history.records(BOOT)) == [raised("mine", wall_seconds=20.0)]
     assert path.stat().st_size < 1 << 20  # freed pages are used again
+
+
+def test_a_far_too_large_file_is_shrunk_bit_by_bit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of an earlier version may be: the recorder's other work waits for a part only."""
+    monkeypatch.setattr(database, "PRUNE_AT_ONCE", 2)
+    with History(path, mode="writer") as history:
+        for number in range(25):
+            add(history, a_record(f"h{number}", boot_id="boot-0"))
+        add(history, raised("mine"))
+        assert [history.shrink(0) for _ in range(4)] == [10, 10, 5, 0]
 
 
 def test_a_boot_keeps_what_its_state_is_folded_from_and_no_more(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

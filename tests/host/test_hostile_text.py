@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from testbed.bad_files import KINDS
+from testbed.bad_files import replace as replace_file
 from testbed.mutations import mutations
 from testbed.read_files import MEMINFO, READ_FILES, STATISTICS, ZONEINFO, ReadFile, put, put_all
 
@@ -44,6 +46,23 @@ def test_no_text_ends_a_reader(root: Path, file: ReadFile) -> None:
             assert Path(file.place).name in str(error), name  # noqa: PT017
         except Exception as error:  # noqa: BLE001
             pytest.fail(f"{name}: {error!r}")
+
+
+OF_PEOPLE = [file for file in READ_FILES if not file.place.startswith(("proc/", "sys/")) or "/root/" in file.place]
+"""What the kernel does not make; /proc/PID/root is a container's own."""
+
+
+@pytest.mark.parametrize("file", OF_PEOPLE, ids=lambda file: file.place)
+def test_no_kind_of_file_ends_or_holds_up_a_reader(root: Path, file: ReadFile) -> None:
+    """A FIFO is not waited for, a device is not read, and no file without a limit to its size."""
+    for kind in KINDS:
+        replace_file(root / file.place, kind)
+        try:
+            file.read(root)
+        except GuardError as error:
+            assert Path(file.place).name in str(error), kind  # noqa: PT017
+        except Exception as error:  # noqa: BLE001
+            pytest.fail(f"{kind}: {error!r}")
 
 
 @pytest.mark.parametrize("file", READ_FILES, ids=lambda file: file.place)

@@ -58,6 +58,7 @@ def test_a_kube_proxy_that_leaves_the_limit_alone(tmp_path: Path) -> None:
         ("k3s-server", ["server"], {"etc/rancher/k3s/config.yaml": "kube-proxy-arg:\n  - conntrack-max-per-core=0\n"}),
         ("k3s-server", ["server"], {"etc/rancher/k3s/config.yaml.d/9.yaml": 'kube-proxy-arg+: ["conntrack-max-per-core=0"]\n'}),
         ("k3s-server", ["server", "--disable-kube-proxy"], {}),
+        ("k3s-server", ["server", "--disable-agent"], {}),
         ("k3s-server", ["server"], {"etc/rancher/k3s/config.yaml": "disable-kube-proxy: true\n"}),
         ("kubelite", ["kubelite"], {"var/snap/microk8s/current/args/kube-proxy": "--x=1\n--conntrack-max-per-core=0\n"}),
     ],

@@ -77,7 +77,7 @@ def test_a_link_at_its_path_is_replaced(file: MetricsFile, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("error", "step"),
-    [(errno.EROFS, "`ReadWritePaths=`"), (errno.ENOENT, "Create the folder"), (errno.ENOSPC, "has room")],
+    [(errno.EROFS, "`BindPaths=`"), (errno.ENOENT, "Create the folder.*`BindPaths=`"), (errno.ENOSPC, "has room")],
 )
 def test_errors_have_a_next_step(file: MetricsFile, monkeypatch: pytest.MonkeyPatch, error: int, step: str) -> None:
     """The error has the path; no temporary file is left."""

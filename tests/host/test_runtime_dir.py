@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from testbed.another_user import run_as_another
+from testbed.bad_files import KINDS, replace
 
 from conntrackd_guard.core.errors import AnswerIsNo
+from conntrackd_guard.core.model import Pause
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir, acting_guard
@@ -169,3 +171,24 @@ def test_a_lock_that_one_reading_skips_is_found(paths: Paths, monkeypatch: pytes
     assert RuntimeDir(paths).holder() == 4711
     readings = [b"1: POSIX  ADVISORY  WRITE 1 00:1a:1 0 EOF\n"] * 2
     assert RuntimeDir(paths).holder() == 0
+
+
+def test_a_pause_written_by_hand_has_a_length(tmp_path: Path) -> None:
+    """Its words are in every record while it lasts."""
+    runtime_dir = RuntimeDir(Paths(tmp_path))
+    (tmp_path / "run").mkdir()
+    runtime_dir.prepare()
+    runtime_dir.put_pause(Pause(by="b" * 9999, reason="r" * 9999))
+    assert runtime_dir.operator_pause(1.0) == Pause(by="b" * 200, reason="r" * 200)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resume_ends_any_pause(tmp_path: Path, kind: str) -> None:
+    """What can't be read counts as a pause, until it is removed or moved away."""
+    runtime_dir = RuntimeDir(Paths(tmp_path))
+    (tmp_path / "run").mkdir()
+    runtime_dir.prepare()
+    replace(tmp_path / "run/conntrackd-guard/pause", kind)
+    assert runtime_dir.operator_pause(1.0) is not None
+    runtime_dir.drop_pause()
+    assert runtime_dir.operator_pause(1.0) is None

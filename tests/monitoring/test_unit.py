@@ -18,10 +18,12 @@ def test_both_pages_show_the_same_drop_in() -> None:
     """Both have the folder of Debian's node_exporter, and the port."""
     for name in ("how-to/prometheus.md", "reference/guard.yaml.5.md"):
         blocks = re.findall(r"```ini\n(.*?)```", (ROOT / "docs" / name).read_text("utf-8"), re.DOTALL)
-        assert directives("".join(blocks)) == ALLOWS | {"ReadWritePaths": "/var/lib/prometheus/node-exporter"}
+        assert directives("".join(blocks)) == ALLOWS | {"BindPaths": "/var/lib/prometheus/node-exporter"}
 
 
 def test_the_unit_forbids_both_by_default() -> None:
     """The drop-in is needed for file and port."""
     unit = (ROOT / "systemd/conntrackd-guard.service").read_text("utf-8")
-    assert {"RestrictAddressFamilies=AF_UNIX", "IPAddressDeny=any", "ProtectSystem=strict"} <= set(unit.splitlines())
+    assert {"RestrictAddressFamilies=AF_UNIX", "IPAddressDeny=any", "RootDirectory=/run/conntrackd-guard-root"} <= set(
+        unit.splitlines()
+    )

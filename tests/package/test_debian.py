@@ -10,6 +10,8 @@ from conntrackd_guard import __version__
 from conntrackd_guard.host.paths import Paths
 
 ROOT = Path(__file__).resolve().parents[2]
+UNIT_ROOT = "/run/conntrackd-guard-root"
+"""The root directory of the units."""
 DEBIAN_NAMES = {
     "systemd-python": "python3-systemd", "pyyaml": "python3-yaml", "structlog": "python3-structlog",
     "rich": "python3-rich",
@@ -52,7 +54,17 @@ def test_a_purge_removes_all_files_of_the_guard() -> None:
     paths, script = Paths(), read("debian/postrm")
     beside = paths.drop_in.parent / f".{paths.drop_in.name}.new"
     assert f"\ndrop_in={paths.drop_in}\n" in script
-    assert f'\n    rm -f "$drop_in" {beside}\n    rm -rf {paths.state_folder} {paths.run_folder}\n' in script
+    assert (
+        f'\n    rm -f "$drop_in" {beside}\n    rm -rf {paths.state_folder} {paths.run_folder} {UNIT_ROOT}\n' in script
+    )
+
+
+def test_every_unit_has_a_root_directory() -> None:
+    """The package makes it at each boot, before the units start."""
+    assert f"d {UNIT_ROOT} 0755 root root -" in read("config/tmpfiles.d/conntrackd-guard.conf").splitlines()
+    for unit in ("conntrackd-guard", "conntrackd-guard-audit", "conntrackd-guard-notify", "conntrackd-guard-persist"):
+        assert f"RootDirectory={UNIT_ROOT}" in read(f"systemd/{unit}.service").splitlines()
+    assert "config/tmpfiles.d/* usr/lib/tmpfiles.d" in read("debian/install").splitlines()
 
 
 def test_the_rule_applies_the_drop_in_when_the_module_loads() -> None:

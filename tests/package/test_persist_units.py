@@ -46,7 +46,8 @@ def test_only_the_service_may_write_sysctl_files() -> None:
         for path in UNITS.iterdir()
     }
     paths = Paths()
-    assert writable.pop("conntrackd-guard-persist.service") == [f"-{paths.drop_in.parent} -{paths.run_folder}"]
+    assert writable.pop("conntrackd-guard-persist.service") == [f"-+{paths.drop_in.parent}"]
+    assert f"\nBindPaths=-{paths.run_folder}\n" in read("conntrackd-guard-persist.service")
     assert not [name for name, folders in writable.items() if "/etc" in " ".join(folders)]
 
 

@@ -18,7 +18,9 @@ MOST_EXPOSURE = 15
 """In tenths: a root service with one capability and the host's network (measured: 14)."""
 FOR_ACTING = {"OOMScoreAdjust", "ManagedOOMPreference", "MemorySwapMax", "ReadWritePaths"}
 """Only the acting guard needs these, to write the limit and to notify."""
-ITS_OWN = {"Description", "Documentation", "ExecStart", "StateDirectory", "RuntimeDirectory", "Wants"}
+ITS_OWN = {
+    "Description", "Documentation", "ExecStart", "StateDirectory", "RuntimeDirectory", "Wants", "CapabilityBoundingSet",
+}  # fmt: skip
 
 
 def directives(unit: Path) -> dict[str, list[str]]:
@@ -54,6 +56,7 @@ def test_the_audit_unit_hardens_like_the_guard_and_can_not_act() -> None:
     guard, audit = directives(GUARD), directives(AUDIT)
     assert {name for name in guard.keys() | audit.keys() if guard.get(name) != audit.get(name)} == FOR_ACTING | ITS_OWN
     assert not FOR_ACTING & audit.keys()
+    assert not set(guard["CapabilityBoundingSet"]) & set(audit["CapabilityBoundingSet"])
     assert audit["ExecStart"] == [f"{guard['ExecStart'][0]} --dry-run"]
     assert audit["StateDirectory"] == audit["RuntimeDirectory"] == ["conntrackd-guard/dry-run"]
 

@@ -29,6 +29,11 @@ def _replace(path: Path) -> None:
     other.rename(path)
 
 
+def _remove_all(path: Path) -> None:
+    for file in path.parent.glob("history.db*"):
+        file.unlink()
+
+
 def reader(path: Path, opened: list[History] = []) -> None:  # noqa: B006 - it keeps the last one
     """Open it as `guard status --watch` does, and leave it open until the next one is."""
     opened[:] = [History(path, mode="reader")]
@@ -37,7 +42,7 @@ def reader(path: Path, opened: list[History] = []) -> None:  # noqa: B006 - it k
 
 DEEDS: dict[str, tuple[Callable[[Path], object], ...]] = {
     "removed": (Path.unlink,),
-    "removed with its WAL": (lambda path: [file.unlink() for file in path.parent.glob("history.db*")],),
+    "removed with its WAL": (_remove_all,),
     "removed with its folder": (lambda path: shutil.rmtree(path.parent),),
     "removed while it is read": (reader, Path.unlink),
     "renamed": (lambda path: path.rename(path.with_name("old.db")),),

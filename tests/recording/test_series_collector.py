@@ -125,7 +125,7 @@ looks = st.lists(
 def test_no_entry_and_no_drop_is_lost_in_the_sums(
     monkeypatch: pytest.MonkeyPatch, compared: int, looks: list[list[tuple[int, int, int]]], gone: set[int]
 ) -> None:
-    """Each second's points add up to all tables as last read, however seldom the fullest are looked for."""
+    """Each second's points add up to all tables as last read, however rarely the fullest are looked for."""
     monkeypatch.setattr(module, "_TABLES_COMPARED", compared)
     collector, drops, counts = SeriesCollector(), dict[int, int](), dict[int, int]()
     sums, present = list[tuple[int, int]](), frozenset(range(1, 61))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,5 +40,7 @@ KINDS: dict[str, Callable[[Path], object]] = {
 def replace(path: Path, kind: str) -> None:
     """Put that kind of file at a path, with its folders, instead of the file that may be there."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     path.unlink(missing_ok=True)
     KINDS[kind](path)

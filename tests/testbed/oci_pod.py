@@ -22,6 +22,7 @@ _MASKED = (
     "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
     "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
 )  # fmt: skip
+_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 _SET_UP = """
 mkdir -p "$1/upper" "$1/work" "$1/rootfs"
@@ -42,6 +43,7 @@ class Pod:
     folder: Path
     runtime: str
     uid: int = 0
+    capabilities: tuple[str, ...] = ()
     host_network: bool = True
     host_users: bool = True
     read_only: frozenset[str] = frozenset()
@@ -71,6 +73,13 @@ class Pod:
                 stderr=out,
             )
         return Guard(process, log)
+
+    def start_helper(self) -> subprocess.Popen[bytes]:
+        """Start the helper for owners in a container of its own: with another user and another PID namespace."""
+        helper = "/repository/conntrackd_guard/host/conntrack/owner_helper.py"
+        return subprocess.Popen(
+            self._runtime((PYTHON, "-I", "-S", helper, f"{HOST}/run/conntrackd-guard/namespaces.sock"))
+        )
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program in a container like this to its end."""
@@ -134,7 +143,7 @@ class Pod:
                     "PYTHONDONTWRITEBYTECODE=1", "LANG=C.UTF-8",
                 ],
                 "noNewPrivileges": True,
-                "capabilities": {kind: [] for kind in ("bounding", "effective", "permitted", "inheritable")},
+                "capabilities": dict.fromkeys(_SETS, self.capabilities),
             },
             "mounts": [*(_OWN if self.host_users else _OWN_OF_USER), *self._mounts()],
             "linux": linux,

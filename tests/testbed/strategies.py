@@ -71,8 +71,8 @@ def crowds(draw: st.DrawFn) -> Observation:
     """A host with up to two hundred tables beside, from nearly empty to full; some of users, some that dropped."""
     seen = draw(observations())
     limit = seen.limit or 0
-    shares = draw(st.lists(st.sampled_from([0.0, 0.29, 0.31, 0.45, 0.49, 0.75, 0.81, 1.0]), max_size=20))
-    counts = draw(st.lists(st.integers(1, 5000), max_size=180)) + [int(share * limit) for share in shares]
+    share, number = draw(st.sampled_from([0.0, 0.29, 0.31, 0.45, 0.49, 0.75, 0.81, 1.0])), draw(st.integers(0, 60))
+    counts = draw(st.lists(st.integers(1, 5000), max_size=140)) + [int(share * limit)] * number
     crowd = tuple(
         Table(
             namespace=index,

@@ -1,16 +1,12 @@
 """`guard history`: list decisions."""
 
 import argparse
-import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from datetime import UTC, tzinfo
-from pathlib import Path
-from zoneinfo import ZoneInfo
 
 from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.timespec import parse_time
+from conntrackd_guard.cli.zone import HostZone
 from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.history import documents
 from conntrackd_guard.history.database import History, Row
@@ -42,7 +38,7 @@ def time_option(name: str, text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        return parse_time(text, now_seconds=time.time(), zone=_zone())
+        return parse_time(text, now_seconds=time.time(), zone=HostZone())
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"argument {name}: {error}") from error
 
@@ -60,13 +56,3 @@ def _rows(found: History | None, args: argparse.Namespace, since: float | None, 
     if not count and not args.json:
         narrowed = any(wanted is not None for wanted in (since, until, args.verdict))
         note("No decision matches." if narrowed else "No decision has been recorded yet.")
-
-
-def _zone() -> tzinfo:
-    """Return the reader's time zone, with its summer times: $TZ, else the host's, else UTC."""
-    with suppress(ValueError, OSError):
-        if name := os.environ.get("TZ", "").removeprefix(":"):
-            return ZoneInfo(name)
-        with Path("/etc/localtime").open("rb") as file:
-            return ZoneInfo.from_file(file)
-    return UTC

@@ -18,7 +18,8 @@ from conntrackd_guard.settings.files import load_settings
 
 def pause(args: argparse.Namespace, paths: Paths) -> Exit:
     """Stop raising until `guard resume`, or for `--for`."""
-    _note_detail(_overrides(paths).pause(args.duration, args.reason))
+    overrides = _overrides(paths)
+    _note_detail(overrides, overrides.pause(args.duration, args.reason))
     until = "until `guard resume`" if args.duration is None else f"for {units.format_duration(args.duration)}"
     note(f"Raising is paused {until}. Full tables drop new connections meanwhile.")
     return Exit.DONE
@@ -26,8 +27,9 @@ def pause(args: argparse.Namespace, paths: Paths) -> Exit:
 
 def resume(_args: argparse.Namespace, paths: Paths) -> Exit:
     """End a pause, and forget who lowered the limit."""
-    record, left = _overrides(paths).resume()
-    _note_detail(record)
+    overrides = _overrides(paths)
+    record, left = overrides.resume()
+    _note_detail(overrides, record)
     if left is not None:
         raise AnswerIsNo(f"Raising is still paused: {left.by} exists. Remove that file to resume.")
     note("Raising is resumed. Earlier conflicts with other programs no longer count.")
@@ -51,7 +53,7 @@ def revert(args: argparse.Namespace, paths: Paths) -> Exit:
     if plan.squeezed and not args.force:
         raise AnswerIsNo("Refused, because new connections would drop. Use --force if that is meant.")
     record = overrides.revert(plan, args.reason)
-    _note_detail(record)
+    _note_detail(overrides, record)
     if record.outcome.limit_after != plan.target:
         note(f"The limit reads {record.outcome.limit_after}, not {plan.target}: another program changed it.")
         return Exit.FAILED
@@ -69,7 +71,9 @@ def _overrides(paths: Paths) -> Overrides:
     return Overrides(paths, LiveKernel(paths), SysctlDropIn(paths), policy)
 
 
-def _note_detail(record: Record) -> None:
-    """Print which part of an override failed although the rest was carried out."""
+def _note_detail(overrides: Overrides, record: Record) -> None:
+    """Print what was moved out of the way, and which part of an override failed although the rest was carried out."""
+    for text in overrides.moved:
+        note(text)
     if record.outcome.detail:
         note(printable(record.outcome.detail))

@@ -84,7 +84,7 @@ def incident_text(group: list[Row]) -> tuple[str, str] | None:
 def head(row: Row) -> Text:
     """Return the first line of a decision, without its `repeats`."""
     text = Text(f"{row.id:>5}  {local(row.at_seconds)}  ")
-    text.append(f"{row.verdict:8}", _STYLES.get(row.verdict, ""))
+    text.append(f"{printable(row.verdict):8}", _STYLES.get(row.verdict, ""))
     text.append(f"  {step(row):18}  ")
     if row.outcome in _BAD_OUTCOMES:
         text.append(f"{trigger(row)}, ").append(outcome(row), "bold red")
@@ -112,23 +112,23 @@ def step(row: Row) -> str:
 
 def outcome(row: Row) -> str:
     """Return how the write ended."""
-    return _OUTCOMES.get(row.outcome, row.outcome)
+    return _OUTCOMES.get(row.outcome, printable(row.outcome))
 
 
 def trigger(row: Row) -> str:
     """Return what led to a decision."""
-    return _TRIGGERS.get(row.trigger, row.trigger)
+    return _TRIGGERS.get(row.trigger, printable(row.trigger))
 
 
 def why(row: Row) -> str:
     """Return the reason of a decision; a code that this version does not know is shown as it is."""
     match row.verdict:
         case "hold":
-            return _HOLDS.get(row.reason, row.reason)
+            return _HOLDS.get(row.reason, printable(row.reason))
         case "raise" if row.reason == "restore":
             return "restored after boot"
         case "raise":
             unchecked = " (unchecked)" if row.reason.endswith(Corroboration.UNKNOWN) else ""
             return f"{trigger(row)}{unchecked}"
         case _:
-            return row.reason
+            return printable(row.reason)

@@ -39,7 +39,7 @@ def print_detail(console: Console, detail: DecisionDetail) -> None:
     section(console, "Result", _result(row))
     guard = f"{row.guard_version}, mode {row.mode}, policy {row.policy_hash} (in full with --json)"
     kernel = f"{printable(row.kernel_release)}, boot {printable(row.boot_id)}"
-    section(console, "By", [("guard", guard), ("kernel", kernel)])
+    section(console, "By", [("guard", printable(guard)), ("kernel", kernel)])
 
 
 def _inputs(record: Record) -> list[Line]:

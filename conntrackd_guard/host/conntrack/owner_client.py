@@ -32,6 +32,9 @@ _ANSWER = re.compile(rb"([0-9]{1,10}):([1-9][0-9]{0,9}):([ru])")
 _MOST_NUMBER = 2**32 - 1
 _CREDENTIALS = struct.Struct("iII")
 _STATUS = re.compile(rb"^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)\n.*^CapEff:\t([0-9a-f]{1,16})\n", re.MULTILINE | re.DOTALL)
+_SO_PEERPIDFD = 77  # asm-generic/socket.h
+_PIDFD = re.compile(rb"^Pid:\t([1-9][0-9]{0,9})\n", re.MULTILINE)
+"""In the fdinfo of a pidfd: as the PID namespace of that /proc counts."""
 _CAP_SYS_PTRACE = 1 << 19  # linux/capability.h
 
 Wanted = Mapping[int, Sequence[int]]
@@ -52,8 +55,8 @@ def reads_owners(proc: Path) -> bool:
 class OwnerClient:
     """Listens for the helper and keeps its last answers. While it can't listen, the helper is missing. Never raises."""
 
-    def __init__(self, path: Path, proc: Path) -> None:
-        self._path, self._proc = path, proc
+    def __init__(self, path: Path, proc: Path, *, in_container: bool = False) -> None:
+        self._path, self._proc, self._in_container = path, proc, in_container
         self._listener = _listener(path)
         self._helper: socket.socket | None = None
         self._answers: dict[int, tuple[int, int, bool]] = {}
@@ -171,9 +174,10 @@ class OwnerClient:
         """
         pid, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         try:
+            pid = self._pid_on_host(peer) if self._in_container else pid
             status = _STATUS.search(files.read(self._proc / str(pid) / "status"))
             is_initial = maps_all_users(self._proc / str(pid))
-        except OSError:
+        except (OSError, ValueError):
             return False
         return (
             status is not None
@@ -181,6 +185,20 @@ class OwnerClient:
             and {int(one) for one in status.groups()[:4]} == {uid}
             and bool(int(status[5], 16) & _CAP_SYS_PTRACE)
         )
+
+    def _pid_on_host(self, peer: socket.socket) -> int:
+        """Return the pid that the host knows a peer by: SO_PEERCRED has one of the container, or none for another's.
+
+        Raises OSError before Linux 6.5.
+        """
+        descriptor = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+        try:
+            found = _PIDFD.search(files.read(f"{self._proc}/self/fdinfo/{descriptor}"))
+        finally:
+            os.close(descriptor)
+        if found is None:
+            raise ValueError("no pid")
+        return int(found[1])
 
 
 def _listener(path: Path) -> socket.socket | None:
@@ -198,6 +216,6 @@ def _listener(path: Path) -> socket.socket | None:
     return listener
 
 
-def listen(path: Path, proc: Path) -> OwnerClient | None:
+def listen(path: Path, proc: Path, *, in_container: bool = False) -> OwnerClient | None:
     """Return a client for the helper, None if this process reads the owners itself. Never raises."""
-    return None if reads_owners(proc) else OwnerClient(path, proc)
+    return None if reads_owners(proc) else OwnerClient(path, proc, in_container=in_container)

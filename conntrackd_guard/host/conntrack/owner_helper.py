@@ -21,6 +21,8 @@ _WAIT_SECONDS = 10.0
 """For a guard to accept: others may stand in line."""
 _ID_DIGITS = 10
 _NS_GET_USERNS = 0xB701  # _IO(0xb7, 1), linux/nsfs.h
+_PROC = os.environ.get("GUARD_ROOT", "").rstrip("/") + "/proc"
+"""In a container, that of the host."""
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO, linux/proc_ns.h
 
 
@@ -44,7 +46,7 @@ def _user_owned(descriptor: int) -> bool:
         os.close(owner)
 
 
-def answer(request: bytes, proc: str = "/proc") -> bytes:
+def answer(request: bytes, proc: str = _PROC) -> bytes:
     """Return the answer to a request. Whatever else it asks for is left out."""
     answers = []
     for word in request.split():

@@ -11,6 +11,7 @@ from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import AnswerIsNo, HostError
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.records import impossible_text
+from conntrackd_guard.core.text import short
 from conntrackd_guard.core.traffic.analysis import TableAnalysis
 from conntrackd_guard.core.traffic.diagnosis import NO_LOSSES, Evidence, Losses
 from conntrackd_guard.core.traffic.remedies import DEFAULT_TIMEOUTS, diagnose
@@ -196,4 +197,6 @@ def choose(found: list[Found], wanted: str | None) -> Found:
     for one in found:
         if wanted in {str(one.table.namespace), one.table.label}:
             return one
-    raise AnswerIsNo(f"No table of namespace {wanted} can be read. `guard status` lists the tables with entries.")
+    raise AnswerIsNo(
+        f"No table of namespace {short(wanted)} can be read. `guard status` lists the tables with entries."
+    )

@@ -147,7 +147,7 @@ def test_the_sum_of_entries_follows_every_reading(host: Host, observer: Observer
 def test_every_table_has_its_turn_in_a_crowd(
     host: Host, observer: Observer, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fullest is read at each tick, the others in turn, however seldom they are sorted."""
+    """The fullest is read at each tick, the others in turn, however rarely they are sorted."""
     monkeypatch.setattr(module, "_TABLES_SORTED", 10)
     for pid in range(400, 440):
         host.namespace(str(pid), pid)

@@ -211,3 +211,19 @@ def test_a_guard_with_the_right_needs_no_helper(tmp_path: Path, effective: str, 
     assert (listening is None) is reads
     if listening is not None:
         listening.close()
+
+
+@NEEDS_ROOT
+def test_in_a_container_a_peer_is_known_by_the_hosts_pid(tmp_path: Path) -> None:
+    """Its own PID namespace has another process of that number, or none; the host's /proc decides."""
+    path = tmp_path / "helper.sock"
+    client = OwnerClient(path, PROC, in_container=True)
+    try:
+        a_peer(client, path).close()
+    finally:
+        client.close()
+    client = OwnerClient(path, tmp_path, in_container=True)  # a /proc that does not show this process
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.connect(str(path))
+        assert not client.has_changed()
+    client.close()

@@ -12,6 +12,8 @@ from typing import Any
 
 GUARD = "conntrackd-guard.service"
 AUDIT = "conntrackd-guard-audit.service"
+NOTIFY = "conntrackd-guard-notify.service"
+PERSIST = "conntrackd-guard-persist.service"
 HELPER = "conntrackd-guard-namespaces.service"
 SITE = "/etc/conntrackd-guard/guard.d/10-site.yaml"
 MOST_LIMIT = 1_000_000

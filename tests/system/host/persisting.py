@@ -133,7 +133,7 @@ def a_masked_unit_is_reported() -> None:
 
 def a_start_that_fails_is_tried_again() -> None:
     """If the service can't be started, or fails at once, it is started every 5 s until it can, without an operator."""
-    broken = ("InaccessiblePaths=/usr/bin/python3\n", "ExecStart=\nExecStart=/usr/bin/false\n")
+    broken = ("InaccessiblePaths=+/usr/bin/python3\n", "ExecStart=\nExecStart=/usr/bin/false\n")
     for limit, directive in enumerate(broken, 600_000):
         with unit_altered(SERVICE, directive):
             before = failures()
