@@ -121,7 +121,7 @@ def unanswerable(  # noqa: C901, PLR0911 - one return an answer
     if observation.limit is None:
         return Hold(reason=HoldReason.NO_CONNTRACK)
     if trigger.kind is TriggerKind.OTHER_WRITER:
-        return Hold(reason=_change(trigger, observation.limit))
+        return changed(trigger, observation)
     if trigger.kind is TriggerKind.CHAINS:
         return _long_chains(observation, policy)
     if not 0 < observation.limit <= INT_MAX:  # what `limits.is_unlimited` says, without a call
@@ -139,14 +139,15 @@ def unanswerable(  # noqa: C901, PLR0911 - one return an answer
     return None if is_on else Hold(reason=HoldReason.TRIGGER_OFF)
 
 
-def _change(trigger: Trigger, limit: int) -> HoldReason:
-    """Return what changed besides the guard's own writes."""
+def changed(trigger: Trigger, observation: Observation) -> Hold:
+    """Return the decision about what changed besides the guard's own writes. It needs no assessment."""
+    limit = observation.limit or 0
     if trigger.reloaded:
-        return HoldReason.RELOADED
+        return Hold(reason=HoldReason.RELOADED)
     if trigger.was == limit:
-        return HoldReason.BUCKETS_CHANGED
+        return Hold(reason=HoldReason.BUCKETS_CHANGED)
     lowered = trigger.was is None or is_lower(limit, trigger.was)
-    return HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED
+    return Hold(reason=HoldReason.LIMIT_LOWERED if lowered else HoldReason.LIMIT_RAISED)
 
 
 def unconfirmed(  # noqa: C901, PLR0911 - one return an answer

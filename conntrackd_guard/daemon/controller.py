@@ -33,7 +33,7 @@ from conntrackd_guard.core.model import (
     Trigger,
     TriggerKind,
 )
-from conntrackd_guard.core.policy import resolve
+from conntrackd_guard.core.policy import changed, resolve
 from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, UNTRUSTED, condense
 from conntrackd_guard.core.state import advance, excused
 from conntrackd_guard.core.verification import End, PendingVerification
@@ -164,7 +164,7 @@ class Controller:
                 case = self._explained(case)
             if case.observation.kernel_limit != self.limit or case.observation.buckets != self._buckets:
                 self._take_change(case.observation)
-            record = self._record(case, resolve(case, self.state, policy))
+            record = self._record(case.trigger, case.observation, resolve(case, self.state, policy))
             if not isinstance(record.decision, Raise):
                 break
             match self._p.applier.apply(record, record.decision):
@@ -205,13 +205,12 @@ class Controller:
         observation = self._p.floods.mark(self._p.observer.observe(rescan=True))
         return assess(case.trigger, condense(observation, None, self.policy), self.policy)
 
-    def _record(self, case: Assessment, decision: Decision) -> Record:
-        seen = case.observation
+    def _record(self, trigger: Trigger, seen: Observation, decision: Decision) -> Record:
         self._keys += 1
         return Record(
             key=f"{seen.boot_id[:8]}-{int(seen.boottime_seconds * 1e6)}-{os.getpid()}-{self._keys}",
             mode=self._p.mode,
-            trigger=case.trigger,
+            trigger=trigger,
             observation=seen,
             state=self.state,
             decision=decision,
@@ -298,8 +297,7 @@ class Controller:
             reloaded=reloaded,
         )
         self._limit_changed = self._limit_changed or limit != before
-        change = assess(trigger, seen, self.policy)
-        record = self._record(change, resolve(change, self.state, self.policy))
+        record = self._record(trigger, seen, changed(trigger, seen))
         self.state = advance(self.state, record)
         self._changes.append(record)
         if reloaded:
@@ -365,7 +363,7 @@ class Controller:
             case = assess(
                 trigger, condense(self._chains.mark(self._p.observer.observe()), None, self.policy), self.policy
             )
-            record = self._record(case, resolve(case, self.state, self.policy))
+            record = self._record(case.trigger, case.observation, resolve(case, self.state, self.policy))
             self._finish(record, self.policy, case, is_news=False, covers=lambda: False)
         elif self._chains_long and not is_long:
             text = f"Hash chains are short again (average {chain:.1f}): no more packets are lost to them."

@@ -36,6 +36,8 @@ _BUCKETS = re.compile(rb"^net\.netfilter\.nf_conntrack_buckets = (\d{1,10})$", r
 _DECISION = re.compile(rb"^# When: .* Decision: `guard show ([^`]{1,64})`$", re.MULTILINE)
 _ID = re.compile(rb"\b(boot_id|machine_id)=([0-9a-f-]{1,64})\b")
 _SIZE = re.compile(rb"\b(memory_total_bytes|budget_bytes)=(\d{1,18})(?!\S)")
+_MOST_BYTES = 64 * 1024
+"""Sixteen times a drop-in with all its comments."""
 _LISTED, _VALUE = 8, 40
 """Lines and characters of a value in the comment: it is for people."""
 
@@ -177,11 +179,11 @@ class SysctlDropIn:
 
     def _read(self) -> PersistedLimit | None:
         try:
-            content = files.read(self._paths.drop_in)
+            content = files.read(self._paths.drop_in, _MOST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise HostError("read", self._paths.drop_in, error, "Check its rights.") from error
+            raise HostError("read", self._paths.drop_in, error, "Check its rights, or remove it.") from error
         setting = _SETTING.search(content)
         if setting is None or is_unlimited(int(setting[1])):
             return None

@@ -1,0 +1,1 @@
+"""Where evidence of the past comes from: one kind of source a file."""
