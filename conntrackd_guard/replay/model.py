@@ -3,12 +3,13 @@
 All text from a source (names, notes) is untrusted; renderers escape it. Times are wall time in seconds.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from conntrackd_guard.core.model import MessageKind
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import MessageKind, Record
 
 
 class Grade(StrEnum):
@@ -62,6 +63,30 @@ class HostFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """The time to replay, in wall seconds; None: as far as the source goes."""
+
+    since: float | None = None
+    until: float | None = None
+
+    def has(self, seconds: float) -> bool:
+        """Return whether that moment is within, both ends included."""
+        return (self.since is None or self.since <= seconds) and (self.until is None or seconds <= self.until)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """One decision of a history, with all that it was decided by."""
+
+    row: int
+    guard_version: str
+    repeats: int
+    record: Record | None
+    """None if it can't be read."""
+    policy: Policy | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostInput:
     """The evidence about one host. The iterables are read once, oldest first."""
 
@@ -70,6 +95,8 @@ class HostInput:
     facts: HostFacts
     samples: Iterable[Sample] = ()
     messages: Iterable[Message] = ()
+    decisions: Iterable[Recorded] = ()
+    """Of `exact` evidence."""
     notes: tuple[str, ...] = ()
     """What the source found that a reader should know (gaps, damaged files, a second machine id)."""
 
@@ -80,6 +107,20 @@ class Skipped:
 
     name: str
     why: str
+
+
+class Unit(Protocol):
+    """A part of a source that one worker reads: a history file, a Prometheus host, a group of journal files. Picklable.
+
+    A worker opens what it needs in `read`; nothing is open while a unit is sent to one.
+    """
+
+    @property
+    def key(self) -> str:
+        """Identify it in its source, also in a later run (`--resume`)."""
+
+    def read(self, span: Span) -> Iterator[HostInput | Skipped]:
+        """Yield the hosts in it. Raises GuardError with one clear sentence if nothing can be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,14 +184,15 @@ class HostResult:
     until: float | None = None
     messages: int = 0
     """Kernel messages, "table full" and others: what the log has, so a floor where the kernel rate-limits."""
-    episodes: int = 0
+    episodes: int | None = None
+    """Times of need of a table; None where the evidence doesn't show when one ended."""
     raises: int = 0
     first_limit: int | None = None
     """The limit at the start."""
     highest_limit: int | None = None
     """The highest that the policy would have set, or that was in force."""
     peak_cost_bytes: int | None = None
-    """The highest memory that all entries at their peak, and the hash tables, would have taken."""
+    """Kernel memory of a table as full as the highest limit allows, and of its hash buckets; None if unknown."""
     dropped: int | None = None
     """Packets that the kernel counted as dropped in that time; None where the source has no counter."""
     saved: int | None = None

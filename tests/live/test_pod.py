@@ -68,28 +68,6 @@ def test_it_raises_the_limit_of_the_host(pod: Pod, table: ScratchNamespace) -> N
     assert (row["outcome"], row["from"]) == ("applied", LIMIT)
 
 
-def test_a_helper_in_another_container_reads_the_owners(pod: Pod, table: ScratchNamespace) -> None:
-    """The guard raises for namespaces of root's, without trusting those of users; the helper can write nothing."""
-    pod.configure({"persist": False})
-    helper = replace(
-        pod,
-        name="3" * 64,
-        uid=64_123,
-        capabilities=("CAP_SYS_PTRACE",),
-        without=frozenset({LIMIT_FOLDER, "/var/lib/conntrackd-guard", "/var/log/journal", "/etc/machine-id"}),
-        read_only=frozenset({"/run/conntrackd-guard"}),
-    )
-    guard = ready(pod)
-    with helper.start_helper() as process:
-        table.fill(LIMIT)
-        table.overflow()
-        eventually(lambda: limit() > LIMIT, "a raise", guard.log)
-        (row,) = [row for row in replace(pod, name="4" * 64).decisions() if row["verdict"] == "raise"]
-        assert (row["outcome"], row["namespace"]) == ("applied", table.number)
-        assert guard.stop() == 0
-        process.terminate()
-
-
 def test_a_second_guard_names_the_first_and_its_container(pod: Pod) -> None:
     """By the pid that the host knows it by."""
     first = ready(pod)

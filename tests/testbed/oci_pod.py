@@ -74,13 +74,6 @@ class Pod:
             )
         return Guard(process, log)
 
-    def start_helper(self) -> subprocess.Popen[bytes]:
-        """Start the helper for owners in a container of its own: with another user and another PID namespace."""
-        helper = "/repository/conntrackd_guard/host/conntrack/owner_helper.py"
-        return subprocess.Popen(
-            self._runtime((PYTHON, "-I", "-S", helper, f"{HOST}/run/conntrackd-guard/namespaces.sock"))
-        )
-
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program in a container like this to its end."""
         return subprocess.run(self._runtime(command), capture_output=True, text=True, timeout=60, check=False)
