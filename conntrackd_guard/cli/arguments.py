@@ -206,6 +206,10 @@ _COMMANDS = {  # in the order of the help text
     "notify": _Command("notify", "run the `notify` command for each queued decision",
         "sudo guard notify    does what conntrackd-guard-notify.service does, without its sandbox.",
         description="Run the command of the `notify` setting for each queued decision, until the queue is empty."),
+    "events": _Command("events", "in a pod: report decisions to Kubernetes as Events and a condition of the Node",
+        "guard events    (a container of its own in the pod; NODE_NAME and a service account's token)",
+        description="Report each raise, and each hold that needs an operator, as an Event of this pod's Node, and whether"
+            " raising is blocked as its condition ConntrackConstrained. Runs until it gets SIGTERM."),
     "persist": _Command("persist", "write the sysctl.d file that the daemon requests",
         "sudo guard persist    does what conntrackd-guard-persist.service does, without its sandbox.",
         description="Write the sysctl.d file that the daemon requests, whose sandbox may not write it."),
