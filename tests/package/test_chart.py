@@ -26,6 +26,8 @@ OF_OTHER_VALUES = {"mode", "persist", "metrics_http"}
 """Settings that the values dryRun, persist and metrics stand for."""
 NEED_A_UNIT = {"notify", "metrics_file"}
 """Settings of no use in a pod."""
+SOCKET = {"name": "socket", "mountPath": "/run/conntrackd-guard"}
+"""A volume of the pod, where the guard listens for the other container."""
 
 Objects = dict[tuple[str, str], dict[str, Any]]
 """Kubernetes objects by kind and name."""
@@ -185,15 +187,16 @@ def test_the_owners_container_can_write_nothing() -> None:
     """It has the capability, without root, and neither the limit nor the history; its user and group are nobody else's."""
     objects = rendered()
     owners = container(objects, "owners")
-    assert of_host(objects, "owners") == [("/proc", False, ""), ("/run/conntrackd-guard", False, "")]
+    assert of_host(objects, "owners") == [("/proc", False, "")]
     assert all(mount["readOnly"] for mount in mounts(objects, "owners"))
+    assert owners["command"][-1] == f"{SOCKET['mountPath']}/namespaces.sock"
+    assert SOCKET in mounts(objects, "guard")
+    assert {**SOCKET, "readOnly": True} in mounts(objects, "owners")
     context = owners["securityContext"]
     assert context["capabilities"] == {"drop": ["ALL"], "add": ["SYS_PTRACE"]}
     assert context["runAsUser"] == context["runAsGroup"] > 65_535
     assert context["runAsNonRoot"] is context["readOnlyRootFilesystem"] is True
     assert context["appArmorProfile"] == {"type": "Unconfined"}
-    dry = container(rendered("dryRun=true"), "owners")["command"]
-    assert dry[-1] == "/host/run/conntrackd-guard/dry-run/namespaces.sock"
 
 
 def test_before_1_30_apparmor_is_an_annotation() -> None:
