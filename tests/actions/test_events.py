@@ -150,7 +150,7 @@ def test_equal_holds_are_counted_in_one_event(pod: Pod) -> None:
     assert pod.api.events()[-1]["metadata"]["name"] == f"{NODE}.a-5"
 
 
-def test_an_expired_series_is_begun_anew(pod: Pod) -> None:
+def test_an_expired_series_is_begun_again(pod: Pod) -> None:
     """Somebody has deleted the Event that the hold would be counted in."""
     pod.leave("a-1")
     pod.run()
