@@ -84,6 +84,7 @@ class Recorded:
     record: Record | None
     """None if it can't be read."""
     policy: Policy | None
+    """The policy of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,29 +149,18 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exact:
-    """What deciding a history's rows again found."""
+    """What deciding a history's rows again found. rows = same + different + overrides + other_versions + unreadable."""
 
     rows: int = 0
-    """Decisions of the policy in the history; operators' overrides are none."""
     same: int = 0
-    other_versions: dict[str, int]
-    """Rows by the guard version that wrote them, of those that another version decided: counted as recorded."""
-    unreadable: int = 0
     different: int = 0
+    overrides: int = 0
+    """Operators' actions: no policy decides them."""
+    other_versions: dict[str, int]
+    """Rows of other guard versions, by version: they count as recorded."""
+    unreadable: int = 0
     differences: tuple[Difference, ...] = ()
     """The first ones."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """One moment of a host's chart."""
-
-    at: float
-    entries: int
-    limit: int
-    """The limit that the source recorded."""
-    replayed: int
-    """The limit that the policy would have set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +200,6 @@ class HostResult:
     steps: tuple[Step, ...] = ()
     """The first raises."""
     exact: Exact | None = None
-    points: tuple[Point, ...] = ()
-    """For a chart; bounded."""
+    points: tuple[tuple[int, ...], ...] = ()
+    """For a chart, a bounded number: (wall time, entries, limit recorded, limit replayed)."""
     notes: tuple[str, ...] = ()
