@@ -10,9 +10,11 @@ import json
 import os
 import socket
 import subprocess
+import tarfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,7 +25,10 @@ from testbed.private_world import PYTHON, REPOSITORY, Guard, eventually
 from testbed.scratch_namespace import ScratchNamespace
 from testbed.stage import LIMIT, limit
 
+from conntrackd_guard.host.conntrack.owner_client import HELPER_UID
+
 pytestmark = pytest.mark.live
+PROGRAM = "usr/lib/conntrackd-guard/python3-namespaces"
 ATTEMPTS = REPOSITORY / "tests/system/host/attempts"
 CODE, WRITE = "runs code outside the sandbox", "writes a file outside its own"
 OF_THE_CONTAINER = {
@@ -206,6 +211,28 @@ def test_another_user_is_refused(pod: Pod) -> None:
     answer = pod.guard("run")
     assert answer.returncode == 77
     assert "needs root" in answer.stderr
+
+
+def test_the_image_is_labelled_and_its_capability_is_in_the_layer() -> None:
+    """One file has a capability, for its group alone, and everything has the same date."""
+    layout = Path(os.environ["GUARD_LAYOUT"])
+    manifest = blob(layout, json.loads((layout / "index.json").read_text())["manifests"][0])
+    config = blob(layout, manifest["config"])["config"]
+    assert (config["User"], config["Entrypoint"], config["Cmd"]) == ("0:4", ["/usr/bin/conntrackd-guard"], ["run"])
+    assert {f"org.opencontainers.image.{name}" for name in ("title", "version", "created", "licenses")} <= set(
+        config["Labels"]
+    )
+    with tarfile.open(layout / "blobs" / manifest["layers"][-1]["digest"].replace(":", "/")) as layer:
+        members = layer.getmembers()
+    (held,) = [one for one in members if "SCHILY.xattr.security.capability" in one.pax_headers]
+    assert (held.name, held.mode & 0o7777, held.uid, held.gid) == (PROGRAM, 0o050, 0, HELPER_UID)
+    assert len({one.mtime for one in members}) == 1
+
+
+def blob(layout: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a document of the image."""
+    found: dict[str, Any] = json.loads((layout / "blobs" / entry["digest"].replace(":", "/")).read_text())
+    return found
 
 
 def test_only_the_helpers_interpreter_has_the_capability(pod: Pod) -> None:

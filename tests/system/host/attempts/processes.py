@@ -81,6 +81,14 @@ def cron_by_working_directory(targets: Targets) -> str:
     return _etc(f"/proc/{given(targets.bare)}/cwd")
 
 
+@attempt(WRITE)
+def directories_of_all(targets: Targets) -> str:
+    """Write /tmp and other directories that are open to all through the root of a root process."""
+    folders = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - that is the attempt
+    roots = (f"/proc/{given(targets.root)}/root", f"/proc/{given(targets.bare)}/root")
+    return either(*((lambda path=f"{root}{folder}": create(path)) for root in roots for folder in folders))
+
+
 @attempt(CODE)
 def memory_of_bare(targets: Targets) -> str:
     """Open the memory of a root process without capabilities for writing."""
