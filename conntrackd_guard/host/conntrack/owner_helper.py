@@ -1,10 +1,10 @@
 """Number and owner of a network namespace; and the process that reads them for a guard without CAP_SYS_PTRACE.
 
-conntrackd-guard-namespaces.service runs this file by its path: it imports nothing of the package. It connects to the
-guard's sockets, each a path in its arguments, and answers until it is ended; in a container it confines itself first. A
-guard sends the ids of processes or threads, separated by blanks, in one packet. The answer is one packet too:
-`ID:NUMBER:r` for each of them that can be read, with `u` instead of `r` if another user namespace than the initial one
-owns the network namespace, then a newline.
+conntrackd-guard-namespaces.service runs this file by its path: it imports nothing of the package. It confines itself,
+connects to the guard's sockets, each a path in its arguments, and answers until it is ended. A guard sends the ids of
+processes or threads, separated by blanks, in one packet. The answer is one packet too: `ID:NUMBER:r` for each of them that
+can be read, with `u` instead of `r` if another user namespace than the initial one owns the network namespace, then a
+newline.
 """
 
 import contextlib
@@ -54,10 +54,10 @@ _ARGUMENTS = (
 def confine() -> None:
     """Leave this process only the system calls that it needs, files to read, and local sockets. Raises OSError, KeyError.
 
-    In a pod nothing else does: a runtime's list of system calls grows with CAP_SYS_PTRACE, and /proc/PID/root leads to
-    directories of the host that every user may write.
+    CAP_SYS_PTRACE opens /proc/PID/root, with directories of the host that every user may write. Neither a unit nor a pod can
+    allow openat for reading alone; a container runtime's list of system calls even grows with that capability.
     """
-    import ctypes  # noqa: PLC0415 - 1 MiB that the unit does not need
+    import ctypes  # noqa: PLC0415 - not for the guard, which imports this file
 
     audit, calls, limited = _CALLS[os.uname().machine]
     load, masked, equal, done = 0x20, 0x54, 0x15, 0x06  # linux/bpf_common.h; offsets are those of struct seccomp_data
@@ -148,7 +148,7 @@ def _reply(connection: socket.socket) -> bool:
 
 def main() -> None:
     """Serve the guards that listen at the paths in the arguments."""
-    if _PROC != "/proc":
+    if os.uname().machine in _CALLS and sys.maxsize > 1 << 32:
         confine()
     connections: dict[str, socket.socket | None] = dict.fromkeys(sys.argv[1:])
     while True:

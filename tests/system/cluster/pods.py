@@ -272,20 +272,6 @@ def test_other_sysctls_and_memory_are_read_only(pod: Pod) -> None:
     assert answer.stdout.splitlines() == [*(f"{path} EROFS" for path in refused), f"{written} can be written"]
 
 
-CONFINED = """
-import importlib.util, json, sys
-sys.path.insert(0, "/attempts")
-spec = importlib.util.spec_from_file_location("helper", sys.argv[2])
-helper = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(helper)
-import ctypes
-import runpy
-main = runpy.run_path("/attempts/__main__.py")["main"]
-helper.confine()
-main()
-"""
-
-
 @pytest.fixture
 def targets() -> Iterator[str]:
     """Start what the attempts aim at; give the fields of Targets."""
@@ -322,5 +308,6 @@ def test_the_helpers_container_leads_nowhere(pod: Pod, targets: str) -> None:
     """As the process that it runs, which confines itself."""
     interpreter, *options, helper, _ = pod.container(OWNERS)["command"]
     volumes = (("/attempts", ATTEMPTS),)
-    answer = pod.run(interpreter, *options, "-c", CONFINED, targets, helper, name=OWNERS, volumes=volumes)
+    given = json.dumps({**json.loads(targets), "helper": helper})
+    answer = pod.run(interpreter, *options, "/attempts", given, name=OWNERS, volumes=volumes)
     assert possible(answer) == {}

@@ -8,6 +8,7 @@ alone: files are created and removed, values are written as they are.
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 
 import files  # noqa: F401 - each adds its attempts
@@ -24,6 +25,8 @@ def main() -> None:
         PREFIXES.insert(0, targets.host)
     if targets.late:
         sys.stdin.buffer.read(1)
+    if targets.helper:
+        runpy.run_path(targets.helper)["confine"]()
     print(json.dumps([attempt.result(targets) for attempt in ATTEMPTS]))  # noqa: T201 - the result
 
 

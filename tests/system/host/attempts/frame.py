@@ -58,6 +58,8 @@ class Targets:
     """Such a directory below one that the sandbox shows."""
     terminal: str | None = None
     """The path of a terminal of root's."""
+    helper: str | None = None
+    """A file whose function `confine` is called first: that of the helper for owners."""
     host: str = ""
     """Where a container has files of the host: they are tried too."""
 
