@@ -161,7 +161,7 @@ class Assessment:
     needy: tuple[Table, ...]
     """Tables to raise for: the concerned ones, and those over the threshold or about to be full that aren't stable.
 
-    At start the initial namespace's table alone.
+    At start, and below `min_limit`, the initial namespace's table alone.
     """
     trusted: tuple[Table, ...]
     """The needy tables whose need counts: without those of user namespaces, unless the policy trusts them."""
@@ -179,7 +179,8 @@ class Assessment:
 
 def assess(trigger: Trigger, observation: Observation, policy: Policy) -> Assessment:
     """Return the facts about `trigger`. One pass over the tables: packets may drop until it is done."""
-    limit, number, at_start = observation.limit or 0, trigger.namespace, trigger.persisted is not None
+    limit, number = observation.limit or 0, trigger.namespace
+    at_start = trigger.persisted is not None or trigger.kind is TriggerKind.MINIMUM
     by_message, filling_up = trigger.kind is TriggerKind.KERNEL_MESSAGE, trigger.kind is TriggerKind.FILLING_UP
     episode = number if filling_up else None  # its table has the hysteresis
     full_count = max(CONFIRM_USE, policy.threshold) * (observation.kernel_limit or 0)

@@ -90,6 +90,7 @@ class Policy:
     budget: Share = Share(fraction=0.10)
     min_available: Share | None = None
     """None: the larger of 5 % of memory and min(512 MiB, 10 % of memory)."""
+    min_limit: int | None = None
     max_limit: int | None = None
     on_flood: FloodResponse = FloodResponse()
     cooldown_seconds: float = 2.0

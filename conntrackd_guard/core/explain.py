@@ -85,6 +85,8 @@ def _need(record: Record, decision: Raise) -> str:
         persisted, boot = record.trigger.persisted, record.observation.boot_id
         was = "set in this boot" if persisted.boot_id == boot else "saved for this boot"
         return f"{persisted.limit:,} was {was}, and the kernel's default was in force"
+    if record.trigger.kind is TriggerKind.MINIMUM:
+        return f"the limit was below the `min_limit` of {decision.arithmetic.wanted:,}"
     table, limit = concerned(record), decision.arithmetic.current
     if decision.corroboration is Corroboration.UNKNOWN or table is None:
         number = record.trigger.namespace

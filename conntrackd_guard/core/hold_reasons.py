@@ -76,6 +76,7 @@ class HoldReason(Enum):
     LIMIT_RAISED = "Another program raised the limit."
     LIMIT_LOWERED = "Another program lowered the limit."
     BUCKETS_CHANGED = "Another program changed the number of hash buckets."
+    REVERTED = "An operator reverted the limit, so `min_limit` raises nothing until `guard resume` or the next boot."
     RELOADED = (
         "The kernel loaded connection tracking, which sets limit and buckets to its defaults.",
         "module loaded",

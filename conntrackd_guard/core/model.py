@@ -42,6 +42,7 @@ class TriggerKind(StrEnum):
     OTHER_WRITER = "other_writer", "other program"
     MEMORY = "memory", "memory check"
     START = "start", "start"
+    MINIMUM = "min_limit", "below min_limit"
     OVERRIDE = "override", "operator"
 
 
@@ -89,6 +90,8 @@ class Trigger:
     """The hash buckets before another program changed them; None if it did not."""
     restarted: bool = False
     """Whether a kube-proxy lowered it that had just started, on evidence of time and value: a restart, and no conflict."""
+    below_minimum: bool = False
+    """Whether another program went below `min_limit`."""
     reloaded: bool = False
     """Whether connection tracking was unloaded and loaded since: the kernel set the limit, and no program."""
     persisted: PersistedLimit | None = None
@@ -370,6 +373,8 @@ class State:
     refusal: Refusal | None = None
     unknown_seconds: float | None = None
     """The last raise for an unconfirmed message."""
+    reverted: bool = False
+    """An operator has reverted the limit, and neither resumed raising nor was there a raise since."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,7 +102,8 @@ def decide(trigger: Trigger, observation: Observation, state: State, policy: Pol
 
 def resolve(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
     """Return the decision about a trigger that is assessed already."""
-    for gate in GATES if case.trigger.persisted is None else START_GATES:
+    gates = GATES if case.trigger.persisted is None else START_GATES
+    for gate in MINIMUM_GATES if case.trigger.kind is TriggerKind.MINIMUM else gates:
         if (hold := gate(case, state, policy)) is not None:
             return hold
     return fit(case, state, policy)
@@ -136,6 +137,8 @@ def unanswerable(  # noqa: C901, PLR0911 - one return an answer
             is_on = policy.raise_early
         case TriggerKind.START | TriggerKind.OVERRIDE:
             is_on = trigger.persisted is not None
+        case TriggerKind.MINIMUM:
+            is_on = policy.min_limit is not None
     return None if is_on else Hold(reason=HoldReason.TRIGGER_OFF)
 
 
@@ -273,16 +276,26 @@ def unrestorable(case: Assessment, _: State, policy: Policy) -> Hold | None:
     return None if observation.pause is None else Hold(reason=HoldReason.PAUSED, advice=(_RESUME,))
 
 
+def above_minimum(case: Assessment, state: State, policy: Policy) -> Hold | None:
+    """Hold unless the limit is below `min_limit`, and no operator reverted it."""
+    if (case.observation.limit or 0) >= (policy.min_limit or 0):
+        return Hold(reason=HoldReason.RESOLVED)
+    return Hold(reason=HoldReason.REVERTED) if state.reverted else None
+
+
 GATES: tuple[Gate, ...] = (unanswerable, unconfirmed, forbidden, too_soon, unsampled)
 START_GATES: tuple[Gate, ...] = (unanswerable, unrestorable)
 """For the limit that was persisted for this boot."""
+MINIMUM_GATES: tuple[Gate, ...] = (unanswerable, above_minimum, forbidden, too_soon)
 
 
 def fit(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
     """Return a raise to as much of the step as every bound allows; a hold if that isn't worth a write."""
     persisted, truth, limit = case.trigger.persisted, case.corroboration, case.observation.limit or 0
+    fixed = policy.min_limit if case.trigger.kind is TriggerKind.MINIMUM else None
+    fixed = fixed if persisted is None else persisted.limit
     rates: list[tuple[float, float | None, int]] = [(0.0, None, LOOKAHEAD_FACTOR)]
-    if case.flooded is not None and truth is not Corroboration.UNKNOWN and persisted is None:
+    if case.flooded is not None and truth is not Corroboration.UNKNOWN and fixed is None:
         for table in case.trusted:
             if policy.on_flood.action is not FloodAction.RAISE and table.flooded and not case.flooded:
                 continue  # a flood beside a need
@@ -298,8 +311,8 @@ def fit(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
         min(math.ceil(limit + demand * ahead), factor * limit),
         math.floor(case.largest_count / policy.threshold) + 1,  # brings every table below the threshold
     )
-    if persisted is not None:
-        wanted = persisted.limit
+    if fixed is not None:
+        wanted = fixed
     arithmetic = budget.calculate(case, wanted, wanted, demand, policy)
     if arithmetic.bound is not Bound.TARGET:
         arithmetic = budget.largest_target(case, wanted, demand, policy)

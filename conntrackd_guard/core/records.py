@@ -39,6 +39,8 @@ MOST_NAMED: Final = 6
 """Of those namespaces, the first few that a row names."""
 UNTRUSTED = frozenset({HoldReason.UNTRUSTED_NAMESPACE, HoldReason.OWNER_UNKNOWN, HoldReason.UNREACHABLE_NAMESPACE})
 """Holds for namespaces that may be any user's."""
+WITHOUT_NEED = frozenset({TriggerKind.START, TriggerKind.MINIMUM})
+"""Triggers of raises while no table is known to be full."""
 NAMED_ONE_BY_ONE = 32
 """The fullest tables have an entry each in a record; 5,000 would make it 1 MiB, and encoding it 55 ms."""
 
@@ -46,13 +48,15 @@ NAMED_ONE_BY_ONE = 32
 def reason(record: Record) -> str:
     """Return why, in one or two stable words.
 
-    For a hold `over_budget`, for a raise `restore` or `kernel_message confirmed`, for an override `revert`.
+    For a hold `over_budget`, for a raise `restore`, `min_limit` or `kernel_message confirmed`, for an override `revert`.
     """
     match record.decision:
         case Hold(reason=why):
             return why.code
         case Raise() if record.trigger.kind is TriggerKind.START:
             return "restore"
+        case Raise() if record.trigger.kind is TriggerKind.MINIMUM:
+            return "min_limit"
         case Raise(corroboration=corroboration):
             return f"{record.trigger.kind} {corroboration}"
         case Override(kind=kind):

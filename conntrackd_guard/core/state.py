@@ -63,17 +63,18 @@ def advance(state: State, record: Record, latest_seconds: float = math.inf) -> S
                 replaced_limit=None,
                 refusal=None,
                 unknown_seconds=now if truth is Corroboration.UNKNOWN else state.unknown_seconds,
+                reverted=False,
             )
         case Raise() if outcome.kind is OutcomeKind.REJECTED:
             return replace(state, refusal=_refused(state.refusal, outcome, record.observation.limit or 0, now))
         case Hold(reason=HoldReason.LIMIT_LOWERED | HoldReason.LIMIT_RAISED):
-            return _replaced(state, record.observation.limit or 0, now, counts=not record.trigger.restarted)
+            return _replaced(state, record, now, counts=not record.trigger.restarted)
         case Hold(reason=HoldReason.RELOADED):
             return replace(state, set_limit=None, replaced_limit=None)
         case Override(kind=OverrideKind.REVERT) if outcome.kind is OutcomeKind.APPLIED:
-            return replace(state, set_limit=None, replaced_limit=None, refusal=None)
+            return replace(state, set_limit=None, replaced_limit=None, refusal=None, reverted=True)
         case Override(kind=OverrideKind.RESUME):
-            return replace(state, conflict_seconds=(), refusal=None)
+            return replace(state, conflict_seconds=(), refusal=None, reverted=False)
         case _:
             return state
 
@@ -95,16 +96,19 @@ def rehearsed_limit(state: State, in_force: int | None) -> int | None:
     return state.set_limit if in_force and (state.set_limit or 0) > in_force else None
 
 
-def _replaced(state: State, limit: int, now: float, *, counts: bool) -> State:
-    """Return the state after another program set `limit`: a lowering below the guard's own value is a conflict.
+def _replaced(state: State, record: Record, now: float, *, counts: bool) -> State:
+    """Return the state after another program's change: a lowering below the guard's own value, or `min_limit`, is a conflict.
 
     Unless it doesn't count, or that value is back, or a higher one there, within STANDING_SECONDS: it was passing.
     """
+    limit, was = record.observation.limit or 0, record.trigger.was
     ours, since, conflicts = state.set_limit, now, state.conflict_seconds
     if ours is None:
         ours, since = state.replaced_limit, state.replaced_seconds
         if ours is None or now - since > tuning.STANDING_SECONDS:
-            return replace(state, replaced_limit=None)
+            if counts and record.trigger.below_minimum and was is not None and is_lower(limit, was):
+                conflicts = (*conflicts, now)[-_CONFLICTS_KEPT:]
+            return replace(state, replaced_limit=None, conflict_seconds=conflicts)
         if conflicts[-1:] == (since,):
             conflicts = conflicts[:-1]
     if limit == ours:

@@ -17,7 +17,7 @@ from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.incident import Incidents
 from conntrackd_guard.core.kernel_default import default_limit
-from conntrackd_guard.core.limits import format_limit, is_unlimited
+from conntrackd_guard.core.limits import format_limit, is_lower, is_unlimited
 from conntrackd_guard.core.model import (
     Decision,
     Hold,
@@ -25,6 +25,8 @@ from conntrackd_guard.core.model import (
     Observation,
     Outcome,
     OutcomeKind,
+    Override,
+    OverrideKind,
     PersistedLimit,
     Raise,
     Record,
@@ -34,7 +36,7 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import changed, resolve
-from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, UNTRUSTED, condense
+from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, UNTRUSTED, WITHOUT_NEED, condense
 from conntrackd_guard.core.state import advance, excused
 from conntrackd_guard.core.verification import End, PendingVerification
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, BucketsRefused, Lowered
@@ -55,6 +57,7 @@ MEMORY_SECONDS = 1.0
 """Interval for comparing the entries that exist with budget and `min_available`, while tables are read."""
 
 _RESTORED_LATER = frozenset({HoldReason.PAUSED, HoldReason.WRITE_REFUSED, HoldReason.MEMORY_UNKNOWN})
+_RAISED_LATER = _RESTORED_LATER | {HoldReason.COOLDOWN, HoldReason.CHANGED_UNDER_US, HoldReason.NO_CONNTRACK}
 
 
 class Controller:
@@ -78,6 +81,8 @@ class Controller:
             self._kept = PersistedLimit(limit=ours, buckets=buckets, boot_id=parts.observer.boot_id)
         self._restore_at: float | None = None
         """When to try again to put it back, after one of _RESTORED_LATER."""
+        self._minimum_at: float | None = 0.0
+        """When to raise to `min_limit`: at start, and after another program went below it; None once it was decided."""
         self._affordable: int | None = None
         """The limit that this host could bear at start, if the limit found then was higher."""
         self._pending: PendingVerification | None = None
@@ -100,6 +105,7 @@ class Controller:
         self._look_for_other_writers()
         if self._restore_at is not None:
             self._restore()
+        self._raise_to_minimum()
 
     def tick(self, episodes: Episodes) -> tuple[dict[int | None, Episode], float]:
         """Look at the tables; return the episodes after that, and when to look again (CLOCK_BOOTTIME)."""
@@ -186,6 +192,7 @@ class Controller:
         now = self._p.clock.boottime()
         if self._restore_at is not None and now >= self._restore_at and self._p.runtime_dir.pause(now) is None:
             self._restore()
+        self._raise_to_minimum()
         over_budget = self._affordable is not None and (self.limit or 0) > self._affordable
         self._publisher.publish(
             self.limit,
@@ -295,11 +302,14 @@ class Controller:
             was=before,
             was_buckets=was_buckets if resized and not reloaded else None,
             reloaded=reloaded,
+            below_minimum=self.policy.min_limit is not None and is_lower(limit or 0, self.policy.min_limit),
         )
         self._limit_changed = self._limit_changed or limit != before
         record = self._record(trigger, seen, changed(trigger, seen))
         self.state = advance(self.state, record)
         self._changes.append(record)
+        if trigger.below_minimum and changed(trigger, seen).reason in {HoldReason.LIMIT_LOWERED, HoldReason.RELOADED}:
+            self._minimum_at = 0.0
         if reloaded:
             self._restore()  # the kernel's default hides the limit that was kept
 
@@ -316,6 +326,9 @@ class Controller:
                 self._p.recorder.log("guard.info", "warning", text)
             else:
                 self.state = advance(self.state, record, now)
+                if isinstance(record.decision, Override) and self._minimum_at is not None:
+                    again = {OverrideKind.REVERT: None, OverrideKind.RESUME: 0.0}
+                    self._minimum_at = again.get(record.decision.kind, self._minimum_at)
                 self.limit = self.limit if limit is None else limit
                 if limit is not None and record.outcome.kind is OutcomeKind.APPLIED and self._kept is not None:
                     self._kept = replace(self._kept, limit=limit, buckets=buckets or self._kept.buckets)
@@ -334,6 +347,20 @@ class Controller:
             self._restore_at = decision.retry_seconds or 0.0
         elif isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START and decision.arithmetic:
             self._affordable = decision.arithmetic.target
+
+    def _raise_to_minimum(self) -> None:
+        """Decide once about `min_limit`, after whatever has to end first: a pause, the cooldown, a kernel without a limit."""
+        now, least, limit = self._p.clock.boottime(), self.policy.min_limit, self._p.kernel.limit()
+        if self._minimum_at is None or now < self._minimum_at or limit is None:
+            return
+        if least is None or limit >= least:
+            self._minimum_at = None
+        elif self._p.runtime_dir.pause(now) is None:
+            decision = self.decide(Trigger(kind=TriggerKind.MINIMUM), is_news=False)
+            later = isinstance(decision, Hold) and decision.reason in _RAISED_LATER
+            self._minimum_at = (decision.retry_seconds or now) if isinstance(decision, Hold) and later else None
+            if isinstance(decision, Hold) and decision.reason is HoldReason.CONFLICT:
+                self._minimum_at = math.inf  # until an operator resumes
 
     # -- after the write ------------------------------------------------------------------------
 
@@ -393,7 +420,7 @@ class Controller:
         if self._pending is not None and seen.kernel_limit == self._pending.limit:
             self._pending, end = verification.seen(self._pending, seen.tables, seen.boottime_seconds), End.RAISED_AGAIN
         self._conclude(end, seen.boottime_seconds)
-        if record.trigger.kind is not TriggerKind.START:  # nothing was full, and the tables aren't watched
+        if record.trigger.kind not in WITHOUT_NEED:  # nothing was full, and the tables aren't watched
             self._pending = verification.begin(record, limit, tables)
 
     def _conclude(self, end: End, now: float) -> None:

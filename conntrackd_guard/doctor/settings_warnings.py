@@ -60,6 +60,8 @@ def _of_bounds(policy: Policy, paths: Paths) -> Iterator[tuple[str, str]]:
     if policy.max_limit is not None and limit and policy.max_limit <= limit:
         text = f"{policy.max_limit:,} is not above the limit in force ({limit:,}): nothing is raised. Set a higher one, or none."
         yield "max_limit", text
+    if policy.min_limit is not None and policy.max_limit is not None and policy.min_limit > policy.max_limit:
+        yield "min_limit", f"{policy.min_limit:,} is above max_limit ({policy.max_limit:,}), which bounds it."
     if not total:
         return
     most, least = budget.budget_bytes(policy, total, memory.hugetlb_bytes), budget.min_available_bytes(policy, total)
@@ -74,6 +76,9 @@ def _of_bounds(policy: Policy, paths: Paths) -> Iterator[tuple[str, str]]:
     )  # fmt: skip
     allowed = budget.highest_affordable(empty, policy)
     name = _KEYS.get(allowed.bound) if allowed is not None else None
+    if allowed is not None and name != "max_limit" and allowed.target < (policy.min_limit or 0):
+        text = f"{policy.min_limit:,} is more than this host can bear: {allowed.bound} allows {allowed.target:,}."
+        yield "min_limit", f"{text} `guard recommend` has the figures."
     if allowed is not None and name not in {None, "max_limit"} and allowed.target <= (limit or 0):
         text = (
             f"allows {allowed.target:,} entries on this host, and the limit in force is {limit:,}: nothing is raised."

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Addresses
 from conntrackd_guard.core.errors import GuardError
-from conntrackd_guard.core.model import OutcomeKind, Raise, Record, Table, TriggerKind
-from conntrackd_guard.core.records import concerned, needs_operator, table_name
+from conntrackd_guard.core.model import OutcomeKind, Raise, Record, Table
+from conntrackd_guard.core.records import WITHOUT_NEED, concerned, needs_operator, table_name
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.recording.history_writer import HistoryWriter
@@ -117,5 +117,5 @@ class TableSampler:
 
 def _matters(record: Record) -> bool:
     """Return whether an operator needs to know what fills the table: after a raise, or where a bound holds one."""
-    raised = isinstance(record.decision, Raise) and record.trigger.kind is not TriggerKind.START
+    raised = isinstance(record.decision, Raise) and record.trigger.kind not in WITHOUT_NEED
     return (raised and record.outcome.kind in {OutcomeKind.APPLIED, OutcomeKind.REHEARSED}) or needs_operator(record)

@@ -53,6 +53,7 @@ INITIAL = table(100, OTHER, initial=True)
 
 
 CHAINS = Trigger(kind=TriggerKind.CHAINS)
+MINIMUM = Trigger(kind=TriggerKind.MINIMUM)
 
 
 def start(kept: int, buckets: int | None = None) -> Trigger:
@@ -166,6 +167,9 @@ HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]
     (HoldReason.LIMIT_RAISED, other_writer(65_536), host(), CALM, Policy(), None),
     (HoldReason.LIMIT_LOWERED, other_writer(393_216), host(), CALM, Policy(), None),
     (HoldReason.BUCKETS_CHANGED, replace(other_writer(LIMIT), was_buckets=65_536), host(), CALM, Policy(), None),
+    (HoldReason.REVERTED, MINIMUM, host(), State(reverted=True), Policy(min_limit=2 * LIMIT), None),
+    (HoldReason.RESOLVED, MINIMUM, host(), CALM, Policy(min_limit=LIMIT), None),
+    (HoldReason.UNLIMITED, MINIMUM, host(limit=0, kernel_limit=0), CALM, Policy(min_limit=LIMIT), SOON),
     (HoldReason.RELOADED, replace(other_writer(393_216), reloaded=True), host(), CALM, Policy(), None),
     (
         HoldReason.RESERVE_BROKEN,

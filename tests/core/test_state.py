@@ -70,7 +70,10 @@ RAISED = replace(BUSY, last_raise_seconds=NOW, raise_seconds=(1.0, NOW), set_lim
         (hold(HoldReason.LIMIT_LOWERED, LIMIT), BUSY),
         (hold(HoldReason.RELOADED, LIMIT - 1), replace(BUSY, set_limit=None)),
         (hold(HoldReason.BUCKETS_CHANGED), BUSY),
-        (record(Override(kind=OverrideKind.REVERT), OutcomeKind.APPLIED), replace(BUSY, set_limit=None, refusal=None)),
+        (
+            record(Override(kind=OverrideKind.REVERT), OutcomeKind.APPLIED),
+            replace(BUSY, set_limit=None, refusal=None, reverted=True),
+        ),
         (record(Override(kind=OverrideKind.REVERT), OutcomeKind.REJECTED), BUSY),
         (record(Override(kind=OverrideKind.PAUSE)), BUSY),
         (record(Override(kind=OverrideKind.RESUME)), replace(BUSY, conflict_seconds=(), refusal=None)),

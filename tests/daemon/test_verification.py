@@ -11,6 +11,7 @@ from testbed.guarded import LIMIT, Guarded, Host, an_override
 
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import OverrideKind
 from conntrackd_guard.core.verification import Drops, End, Verification
 
@@ -126,7 +127,7 @@ def test_drops_that_only_the_next_raise_saw_count(host: Host) -> None:
 
 def test_a_table_that_nobody_can_read_is_no_proof(host: Host) -> None:
     """The message names a namespace that is out of reach: that all others drop nothing proves nothing about it."""
-    guarded = Guarded(host)
+    guarded = Guarded(host, Policy(trust_user_namespaces=True))
     host.table(1000)
     guarded.message(namespace=999)
     guarded.turn()

@@ -49,6 +49,11 @@ def found(paths: Paths, text: str) -> list[str]:
             "f:2: raise_early: is off, and so is kernel_message: nothing is ever",
         ),
         ("max_limit: 262143", "f:1: max_limit: 262,143 is not above the limit in force (262,144): nothing is raised."),
+        (
+            "min_limit: 300001\nmax_limit: 300000",
+            "f:1: min_limit: 300,001 is above max_limit (300,000), which bounds it.",
+        ),
+        ("min_limit: 900000", "f:1: min_limit: 900,000 is more than this host can bear: budget allows "),
         ("max_limit: 262144", "f:1: max_limit: 262,144 is not above the limit in force (262,144): nothing is raised."),
         (
             "on_flood: raise_to 100000",
@@ -93,6 +98,7 @@ def test_a_setting_that_switches_off_or_cannot_work_is_named(paths: Paths, text:
         "kernel_message: false",
         "raise_early: false",
         "max_limit: 262145",
+        "min_limit: 300000\nmax_limit: 300000",
         "on_flood: raise_to 300000",
         "on_flood: hold",
         "budget: 2GiB\nmin_available: 1GiB",

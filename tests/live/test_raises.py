@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from testbed.stage import LIMIT, Stage, limit
 
@@ -46,6 +48,19 @@ def test_the_raise_survives_a_reboot(stage: Stage) -> None:
     text = (stage.world.root / "etc/sysctl.d/99-zz-conntrackd-guard.conf").read_text()
     values = [line.replace(" ", "") for line in text.splitlines() if line and not line.startswith("#")]
     assert f"net.netfilter.nf_conntrack_max={after}" in [value.lstrip("-") for value in values]
+
+
+def test_min_limit_is_raised_to_at_start_and_after_another_program(stage: Stage) -> None:
+    """An almost empty table is enough; the other program's value stands for seconds at most, and counts as a conflict."""
+    least = 2 * LIMIT
+    stage.start({"min_limit": least})
+    assert stage.raised() == least
+    Path("/proc/sys/net/netfilter/nf_conntrack_max").write_text(f"{LIMIT}\n", encoding="ascii")
+    assert stage.raised() == least
+    rows = [row for row in stage.raises() if row["trigger"] == "min_limit"]
+    assert [(row["outcome"], row["to"]) for row in rows] == [("applied", least)] * 2
+    lowered = stage.decision(lambda row: row["reason"] == "limit_lowered", "the other program's lowering")
+    assert "1 of 3 in 24 h" in lowered["sentence"]
 
 
 def test_a_dry_run_changes_nothing(stage: Stage) -> None:

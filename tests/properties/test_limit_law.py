@@ -92,7 +92,7 @@ starts = st.builds(
 
 
 @MANY
-@given(triggers | starts, observations(), LIMITS, states, policies)
+@given(triggers | starts | st.just(Trigger(kind=TriggerKind.MINIMUM)), observations(), LIMITS, states, policies)
 def test_no_decision_lowers_the_limit(
     trigger: Trigger, seen: Observation, limit: int, state: State, policy: Policy
 ) -> None:

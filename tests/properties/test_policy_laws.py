@@ -28,6 +28,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.records import ACTIONABLE, NAMED_ONE_BY_ONE, condense
+from conntrackd_guard.core.state import conflicts
 from conntrackd_guard.core.usage import GATE_USE
 
 MANY = settings(max_examples=2 * settings().max_examples)
@@ -47,6 +48,26 @@ def test_a_raise_stays_within_every_bound(trigger: Trigger, seen: Observation, s
     assert seen.limit < decision.target <= min(INT_MAX, policy.max_limit or INT_MAX)
     assert total.cost_bytes <= total.budget_bytes
     assert seen.memory_available_bytes - total.new_bytes >= total.min_available_bytes
+
+
+@MANY
+@given(observations(), states, policies, st.integers(1, INT_MAX))
+def test_min_limit_raises_to_it_at_most_and_never_against_an_operator(
+    seen: Observation, state: State, policy: Policy, least: int
+) -> None:
+    """From below it, within every bound; not while paused, after a revert, from 0 or a negative, nor in a conflict."""
+    decision = decide(Trigger(kind=TriggerKind.MINIMUM), seen, state, replace(policy, min_limit=least))
+    if not isinstance(decision, Raise):
+        return
+    event("raised")
+    total, limit = decision.arithmetic, seen.limit or 0
+    assert 0 < limit < decision.target <= min(least, policy.max_limit or INT_MAX)
+    assert total.cost_bytes <= total.budget_bytes
+    assert seen.memory_available_bytes - total.new_bytes >= total.min_available_bytes
+    assert total.charged_entries >= decision.target
+    assert seen.pause is None
+    assert not state.reverted
+    assert not policy.conflict_limit or conflicts(state, seen.boottime_seconds) < policy.conflict_limit
 
 
 @MANY

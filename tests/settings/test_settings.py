@@ -38,17 +38,18 @@ def test_without_entries_every_setting_has_its_default() -> None:
 
 
 def test_every_field_has_its_key() -> None:
-    """No field of Policy or Settings is without a key, no key without a field; there are at most 20 keys."""
+    """No field of Policy or Settings is without a key, no key without a field; there are at most 21 keys."""
     expected = {field.name for field in (*fields(Policy), *fields(Settings))} - {"policy", "origins"}
     assert {key.field for key in KEYS} == expected
-    assert len(KEYS) == len(BY_NAME) <= 20
+    assert len(KEYS) == len(BY_NAME) <= 21
 
 
 def test_every_value_reaches_its_field() -> None:
     """Each key sets its attribute and is listed with its origin."""
     given_texts = {
         "mode": "dry-run", "kernel_message": "no", "raise_early": "off", "threshold": "70%", "growth_factor": "2",
-        "budget": "256MiB", "min_available": "7.5%", "max_limit": "1_000_000", "on_flood": "raise_to 900_000",
+        "budget": "256MiB", "min_available": "7.5%", "min_limit": "500_000", "max_limit": "1_000_000",
+        "on_flood": "raise_to 900_000",
         "cooldown": "3s", "conflict_limit": "0", "buckets": "match", "trust_user_namespaces": "yes", "persist": "false",
         "notify": "/usr/bin/mail -s 'table full' ops",
         "metrics_file": "/var/lib/prometheus/node-exporter/guard.prom", "metrics_http": "9786",
@@ -58,7 +59,7 @@ def test_every_value_reaches_its_field() -> None:
     settings = read_settings(entry(key, text, line) for line, (key, text) in enumerate(given_texts.items(), 1))
     assert settings.policy == Policy(
         kernel_message=False, raise_early=False, threshold=0.7, growth_factor=2.0,
-        budget=Share(bytes=256 * 2**20), min_available=Share(fraction=0.075), max_limit=1_000_000,
+        budget=Share(bytes=256 * 2**20), min_available=Share(fraction=0.075), min_limit=500_000, max_limit=1_000_000,
         on_flood=FloodResponse(action=FloodAction.RAISE_TO, limit=900_000), cooldown_seconds=3.0, conflict_limit=0,
         buckets=Buckets.MATCH, trust_user_namespaces=True,
     )  # fmt: skip

@@ -6,13 +6,14 @@ import io
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conntrackd_guard.core.configuration import Mode, Policy
-from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.kernel_messages import KernelEvent, KernelMessage
 from conntrackd_guard.core.model import (
     MessageKind,
@@ -248,7 +249,9 @@ class Guarded:
         self.recovered: Recovered = recover(
             self.recorder, self.runtime_dir, self.kernel, self.clock, boot_id, self.policy
         )
-        self.kept = SysctlDropIn(self.paths).persisted()
+        self.kept = None
+        with suppress(GuardError):  # the service logs it, and begins without
+            self.kept = SysctlDropIn(self.paths).persisted()
         self.observer = Observer(self.paths, self.kernel, self.clock, self.runtime_dir)
         self.observer.observe(rescan=True)
         self.floods = FloodDetector(self.paths, self.observer)

@@ -98,6 +98,7 @@ policies = st.just(Policy()) | st.builds(
     growth_factor=st.floats(1.01, 10),
     budget=st.builds(Share, fraction=st.floats(0, 0.9)),
     min_available=st.none() | st.builds(Share, fraction=st.floats(0, 0.9)),
+    min_limit=st.none() | st.integers(1, INT_MAX),
     max_limit=st.none() | st.integers(1, INT_MAX),
     on_flood=st.just(FloodResponse()) | restrictions,
     buckets=st.sampled_from(Buckets),
@@ -109,6 +110,7 @@ states = st.just(State()) | st.builds(
     last_raise_seconds=st.none() | st.floats(NOW - 60, NOW),
     raise_seconds=st.lists(st.floats(NOW - 700, NOW), max_size=25).map(lambda times: tuple(sorted(times))),
     set_limit=st.none(),
+    reverted=st.booleans(),
     conflict_seconds=st.lists(st.floats(NOW - 90_000, NOW), max_size=5).map(lambda times: tuple(sorted(times))),
     refusal=st.none()
     | st.builds(

@@ -110,6 +110,8 @@ def _wanted(record: Record, a: Arithmetic, policy: Policy) -> str:
     persisted = record.trigger.persisted
     if persisted is not None:
         return "saved for this boot" if a.wanted == persisted.limit else "in force"
+    if record.trigger.kind is TriggerKind.MINIMUM:
+        return "min_limit"
     over = "" if a.demand_seconds is None else f" (measured over {format_span(a.demand_seconds)})"
     return (
         f"the largest of {a.current:,} × {policy.growth_factor:.12g}; {a.current:,} + {tuning.MIN_STEP:,}; "

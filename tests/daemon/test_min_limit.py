@@ -1,0 +1,146 @@
+"""`min_limit`: one raise at start and one each time another program goes below it, within every bound."""
+
+from __future__ import annotations
+
+import pytest
+from testbed.guarded import LIMIT, Guarded, Host, again, an_override
+
+from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.configuration import Policy, Share
+from conntrackd_guard.core.model import OverrideKind, Pause, TriggerKind
+from conntrackd_guard.core.policy import decide
+
+LEAST = 200_000
+POLICY = Policy(min_limit=LEAST)
+RAISED = "raise min_limit applied"
+
+
+def some_turns(guarded: Guarded) -> None:
+    """Let 30 s pass: pending decisions, retries, and whatever would raise a second time."""
+    for _ in range(12):
+        guarded.turn(2.5)
+
+
+def test_a_start_raises_to_it_once(host: Host) -> None:
+    """The raise is recorded, and saved for the next boot; an empty table is no reason for another."""
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    guarded.written()
+    assert (host.limit, host.persisted) == (LEAST, LEAST)
+    assert guarded.reasons() == [RAISED]
+    (row,) = guarded.rows()
+    assert row.sentence.startswith(
+        "Raised 65,536 → 200,000: the limit was below the `min_limit` of 200,000; when full,"
+    )
+    guarded.stop()
+
+
+@pytest.mark.parametrize("limit", [LEAST, 3 * LEAST, 0])
+def test_nothing_is_raised_from_as_much_or_from_unlimited(host: Host, limit: int) -> None:
+    """0 is no limit: any number would lower it."""
+    host.limit = limit
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    assert host.limit == limit
+    assert guarded.kernel.writes == []
+    guarded.stop()
+
+
+def test_without_it_nothing_changes(host: Host) -> None:
+    """The default is none."""
+    guarded = Guarded(host)
+    host.limit = 100
+    some_turns(guarded)
+    assert host.limit == 100
+    guarded.stop()
+
+
+def test_the_budget_bounds_it(host: Host) -> None:
+    """Part of it fits: 64 MiB less 4 MiB of buckets, at 576 bytes an entry."""
+    guarded = Guarded(host, Policy(min_limit=LEAST, budget=Share(bytes=64 << 20)))
+    some_turns(guarded)
+    assert host.limit == ((64 << 20) - 16 * 262_144) // 576
+    assert guarded.reasons() == [RAISED]
+    guarded.stop()
+
+
+def test_each_lowering_is_answered_once_and_is_a_conflict(host: Host) -> None:
+    """Also the first one, of a limit that the guard had not set; the third stops raising until an operator resumes."""
+    host.limit = 300_000
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    for number in (1, 2):
+        host.limit = LIMIT
+        some_turns(guarded)
+        assert host.limit == LEAST
+        assert len(guarded.state.conflict_seconds) == number
+    host.limit = LIMIT
+    some_turns(guarded)
+    assert host.limit == LIMIT
+    assert guarded.reasons().count(RAISED) == 2
+    assert guarded.reasons().count("hold conflict none") == 1
+    resume = an_override(guarded, OverrideKind.RESUME)
+    guarded.runtime_dir.overrides.put(resume.key, encode(resume))
+    some_turns(guarded)
+    assert host.limit == LEAST
+    guarded.stop()
+
+
+def test_a_lowering_that_stays_above_it_is_no_reason(host: Host) -> None:
+    """Another program may set what it likes from `min_limit` on."""
+    host.limit = 300_000
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    host.limit = LEAST
+    some_turns(guarded)
+    assert host.limit == LEAST
+    assert guarded.state.conflict_seconds == ()
+    guarded.stop()
+
+
+def test_a_pause_delays_it(host: Host) -> None:
+    """Nothing while paused, and the raise after its end."""
+    guarded = Guarded(host, POLICY)
+    guarded.runtime_dir.put_pause(Pause(by="root", reason="drill", until_seconds=guarded.clock.now + 40.0))
+    host.limit = LIMIT - 1
+    some_turns(guarded)
+    assert host.limit in {LIMIT - 1, LEAST}  # the start may have raised before the pause
+    host.limit = LIMIT - 1
+    guarded.turn(0.5)
+    assert host.limit == LIMIT - 1
+    some_turns(guarded)
+    assert host.limit == LEAST
+    guarded.stop()
+
+
+def test_a_revert_outranks_it(host: Host) -> None:
+    """Neither a restart nor another program's lowering raises after `guard revert`, until an operator resumes."""
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    record = an_override(guarded, OverrideKind.REVERT, LIMIT)
+    host.limit = LIMIT
+    guarded.runtime_dir.overrides.put(record.key, encode(record))
+    some_turns(guarded)
+    guarded = again(guarded)
+    some_turns(guarded)
+    host.limit = LIMIT - 1
+    some_turns(guarded)
+    assert host.limit == LIMIT - 1
+    assert guarded.reasons()[-1] == "hold reverted none"
+    guarded.stop()
+
+
+def test_its_rows_decide_again_to_the_same(host: Host) -> None:
+    """Trigger, observation, state and policy of each row are all that its decision came from."""
+    host.limit = 300_000
+    guarded = Guarded(host, POLICY)
+    for _ in range(3):
+        some_turns(guarded)
+        host.limit = LIMIT
+    some_turns(guarded)
+    with guarded.history() as history:
+        found = [record for record in history.records("boot-1") if record.trigger.kind is TriggerKind.MINIMUM]
+    assert len(found) == 2
+    for record in found:
+        assert decide(record.trigger, record.observation, record.state, POLICY) == record.decision
+    guarded.stop()
