@@ -233,6 +233,12 @@ def test_openshift_allows_what_the_pods_need() -> None:
     assert rendered("openshift.scc=true", "owners.enabled=false")[key]["allowPrivilegeEscalation"] is False
 
 
+def test_gke_gets_a_quota_for_the_priority_class() -> None:
+    """Without one it refuses pods of that class outside kube-system."""
+    quota = rendered("gke.quota=true")["ResourceQuota", "conntrackd-guard"]["spec"]
+    assert quota["scopeSelector"]["matchExpressions"][0]["values"] == [pod(rendered())["priorityClassName"]]
+
+
 def test_the_notes_name_what_the_chart_can_not_do() -> None:
     """The namespace's label, kube-proxy's setting, and how to go back before the removal."""
     done = helm("install", "conntrackd-guard", str(CHART), "--namespace=guards", "--dry-run=client")
