@@ -111,6 +111,16 @@ def test_a_users_table_is_not_raised_for(pod: Pod, limit_guard: LimitGuard) -> N
         assert guard.stop() == 0
 
 
+def test_without_the_helper_the_hold_names_its_container(pod: Pod, table: ScratchNamespace) -> None:
+    """The table is root's, but nothing shows it."""
+    guard = ready(pod)
+    table.fill(LIMIT)
+    table.overflow()
+    eventually(lambda: "in a pod its container `owners`" in guard.log.read_text(), "a hold", guard.log)
+    assert limit() == LIMIT
+    assert guard.stop() == 0
+
+
 def test_the_configmap_pauses(pod: Pod, table: ScratchNamespace) -> None:
     """A key that appears in the volume pauses the running guard, and one that goes ends the pause."""
     guard = answered(pod)
