@@ -13,6 +13,8 @@ from conntrackd_guard import __version__
 from conntrackd_guard.core import tuning, units
 from conntrackd_guard.core.text import LONGEST_REASON, printable
 
+INT_MAX = 2**31 - 1
+"""As `model.INT_MAX`: the highest limit that the kernel accepts. The model costs each command 10 ms."""
 _FILE = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 """`shtab.FILE`: shells complete the names of files."""
 _COMPLETED_BY = {
@@ -94,6 +96,12 @@ def _add(commands: Any, name: str, command: _Command) -> None:
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > _DIGITS or not 1 <= int(text) < 1 << 63:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > _DIGITS or not 1 <= int(text) <= INT_MAX:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {INT_MAX:,}, found {text!r}")
     return int(text)
 
 
@@ -184,10 +192,10 @@ _COMMANDS = {  # in the order of the help text
         ), description="Sample the entries of one table (the fullest, by default) and rank them. Needs root."),
     "recommend": _Command("recommend", "recommend a limit, hash buckets and timeouts, each with its calculation",
         "guard recommend --memory 8GiB --entries 300000    (for another host; changes nothing)", (
-            _option("--entries", type=_positive, metavar="N", help="peak of the fullest table (default: the last month's)"),
+            _option("--entries", type=_count, metavar="N", help="peak of the fullest table (default: the last month's)"),
             _option("--memory", type=_size, metavar="SIZE", help="describe another host: its memory, such as 8GiB"),
-            _option("--buckets", type=_positive, metavar="N", help="its hash buckets (default: the kernel's for that memory)"),
-            _option("--cpus", type=_positive, metavar="N", help="its CPUs, for kube-proxy"),
+            _option("--buckets", type=_count, metavar="N", help="its hash buckets (default: the kernel's for that memory)"),
+            _option("--cpus", type=_count, metavar="N", help="its CPUs, for kube-proxy"),
             _option("--format", choices=("text", "json", "sysctl", "modprobe", "kube-proxy", "helm"), default="text",
                 help="format of the output; all but text and json are lines to paste (default: text)"),
             _flag("--write", "write what no other file sets to /etc/sysctl.d (with --format modprobe: /etc/modprobe.d)"),

@@ -1,6 +1,7 @@
 """What a host should be set to, by the very policy that runs there. Pure: every figure is one of `policy` or `budget`."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from conntrackd_guard.core import budget
 from conntrackd_guard.core.arithmetic import Arithmetic
@@ -10,8 +11,12 @@ from conntrackd_guard.core.kernel_default import default_buckets, default_limit
 from conntrackd_guard.core.limits import is_unlimited
 from conntrackd_guard.core.model import LoadFacts, MessageKind, Observation, Raise, State, Trigger, TriggerKind
 from conntrackd_guard.core.policy import decide
-from conntrackd_guard.core.traffic.diagnosis import Finding, Step
 
+if TYPE_CHECKING:  # 10 ms that a host without a sample does without
+    from conntrackd_guard.core.traffic.diagnosis import Finding, Step
+
+_SLAB_BYTES = 256
+"""Of an entry on 64-bit kernels (5.10 to 6.18)."""
 LIMIT_KEY, BUCKETS_KEY = "net.netfilter.nf_conntrack_max", "net.netfilter.nf_conntrack_buckets"
 
 
@@ -50,11 +55,11 @@ class Recommendation:
     """The calculation of a full table at that one."""
     highest: Arithmetic
     """The highest affordable limit with as many buckets as it takes."""
-    findings: tuple[Finding, ...] = ()
+    findings: "tuple[Finding, ...]" = ()
     """Of a sample of the fullest table, if one was taken."""
 
     @property
-    def timeouts(self) -> tuple[Step, ...]:
+    def timeouts(self) -> "tuple[Step, ...]":
         """Steps that shorten a timeout, for which the sample shows the reason."""
         return tuple(step for finding in self.findings for step in finding.steps if "_timeout" in step.command)
 
@@ -82,7 +87,7 @@ def recommend(  # noqa: PLR0913 - the facts that it depends on
     load: LoadFacts,
     is_described: bool,
     cpus: int | None,
-    findings: tuple[Finding, ...] = (),
+    findings: "tuple[Finding, ...]" = (),
 ) -> Recommendation:
     """Return what the host should be set to. Raises AnswerIsNo if its memory is unknown, or too little for any table."""
     total = observation.memory_total_bytes
@@ -94,23 +99,27 @@ def recommend(  # noqa: PLR0913 - the facts that it depends on
     limit = observation.limit
     if limit is None or is_unlimited(limit):
         limit = default_limit(load, buckets, total) or buckets
+    default_or_set = limit
     seen = replace(observation, limit=limit, kernel_limit=limit, buckets=buckets, pause=None)
     matched = replace(policy, buckets=Buckets.MATCH)
+    total_full, bearable = _at(seen, limit, matched)
+    if bearable < 1:
+        text = f"This host can bear no table at all: {total_full.bound} allows none."
+        raise AnswerIsNo(f"{text} Free or add memory, or change that setting.")
+    if bearable < limit:  # a table that fills such a limit leaves nothing to raise with
+        limit = bearable
+        seen = replace(seen, limit=limit, kernel_limit=limit)
     highest = _highest(seen, matched)
-    if highest.target < 1:
-        raise AnswerIsNo(
-            f"This host can bear no table at all: {highest.bound} allows none. Add memory, or raise that setting."
-        )
     needed, start = None, limit
     if peak.entries:
         needed = _needed(seen, peak.entries, matched)
         start = max(limit, peak.entries if needed is None else needed.target)
     start = min(start, highest.target)
-    full = _full(seen, start, matched)
+    full, _ = _at(seen, start, matched)
     buckets = full.buckets_target or buckets
     reach = _highest(replace(seen, buckets=buckets), policy)
     return Recommendation(
-        observation=seen,
+        observation=replace(seen, limit=default_or_set),
         policy=policy,
         is_described=is_described,
         in_force=None if is_described else observation.limit,
@@ -121,10 +130,29 @@ def recommend(  # noqa: PLR0913 - the facts that it depends on
         buckets=buckets,
         full=full,
         reach=reach,
-        reach_full=_full(replace(seen, buckets=buckets), reach.target, policy),
+        reach_full=_at(replace(seen, buckets=buckets), reach.target, policy)[0],
         highest=highest,
         findings=findings,
     )
+
+
+def describe(
+    policy: Policy, memory_bytes: int, buckets: int | None, cpus: int | None, entries: int | None
+) -> Recommendation:
+    """Return the recommendation for a 64-bit host with that memory, all of it available. Raises AnswerIsNo."""
+    seen = Observation(
+        boottime_seconds=0.0,
+        wall_seconds=0.0,
+        boot_id="",
+        limit=None,
+        kernel_limit=None,
+        buckets=buckets,
+        entry_slab_bytes=_SLAB_BYTES,
+        memory_total_bytes=memory_bytes,
+        memory_available_bytes=memory_bytes,
+    )
+    peak = Peak(entries=entries or 0, source="--entries")
+    return recommend(seen, policy, peak, load=LoadFacts(), is_described=True, cpus=cpus)
 
 
 def _highest(seen: Observation, policy: Policy) -> Arithmetic:
@@ -133,10 +161,11 @@ def _highest(seen: Observation, policy: Policy) -> Arithmetic:
     return found
 
 
-def _full(seen: Observation, limit: int, policy: Policy) -> Arithmetic:
+def _at(seen: Observation, limit: int, policy: Policy) -> tuple[Arithmetic, int]:
+    """Return the calculation of a full table at that limit, and the highest up to it that the host can bear."""
     found = budget.at_limit(replace(seen, limit=limit, kernel_limit=limit), policy)
     assert found is not None  # noqa: S101 - as above
-    return found[0]
+    return found
 
 
 def _needed(seen: Observation, peak: int, policy: Policy) -> Arithmetic | None:

@@ -172,11 +172,6 @@ class History:
         with translate_errors("read", self.path):
             return series.held(self._database, int(since), int(until), step)
 
-    def peak(self, since: float) -> tuple[int, int] | None:
-        """Return (the most entries in one table, its wall time) since then; None without a point."""
-        with translate_errors("read", self.path):
-            return series.peak(self._database, int(since))
-
     def begins(self) -> float | None:
         """Return the wall time of the oldest decision or point, None in an empty history."""
         number = _NUMBER.format("at")

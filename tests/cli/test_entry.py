@@ -97,7 +97,7 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__")
 
 
 COMMANDS = [
-    "run", "run --dry-run", "run --check", "history", "show 1", "report -o /dev/null", "status", "top", "doctor",
+    "run", "run --dry-run", "run --check", "history", "show 1", "report -o /dev/null", "status", "top", "recommend", "doctor",
     "pause", "resume", "revert", "revert 99", "notify", "persist", "config check", "config show", "config example",
 ]  # fmt: skip
 

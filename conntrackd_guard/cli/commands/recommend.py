@@ -1,19 +1,20 @@
 """`guard recommend`: what this host, or one described, should be set to."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from conntrackd_guard.actions.recommend import Written, described, for_host, write_module_options, write_sysctl
 from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.render.recommend_lines import FORMATS
 from conntrackd_guard.core.codec import encode
-from conntrackd_guard.core.recommendation import Recommendation
-from conntrackd_guard.history import documents
+from conntrackd_guard.core.recommendation import Recommendation, describe
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.files import load_settings
 
-_WRITERS = {"text": write_sysctl, "sysctl": write_sysctl, "modprobe": write_module_options}
+if TYPE_CHECKING:
+    from conntrackd_guard.actions.recommended_files import Written
+
+_WRITABLE = ("text", "sysctl", "modprobe")
 
 
 def recommend(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
@@ -22,17 +23,26 @@ def recommend(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
         raise argparse.ArgumentTypeError("--buckets and --cpus describe another host: give its --memory, too")
     if args.write and args.memory is not None:
         raise argparse.ArgumentTypeError("--write is for this host, and --memory describes another")
-    if args.write and args.format not in _WRITERS:
+    if args.write and args.format not in _WRITABLE:
         raise argparse.ArgumentTypeError(f"--write takes --format sysctl or modprobe, not {args.format}")
     policy = load_settings(paths.settings_file, paths.settings_folder).policy
     if args.memory is None:
+        # Each of the late imports costs a command that does without it 15 ms or more.
+        from conntrackd_guard.actions.recommend import for_host  # noqa: PLC0415
+
         found = for_host(paths, policy, args.entries)
     else:
-        found = described(policy, args.memory, args.buckets, args.cpus, args.entries)
+        found = describe(policy, args.memory, args.buckets, args.cpus, args.entries)
     if args.write:
-        _note_written(_WRITERS[args.format](found, paths))
+        from conntrackd_guard.actions import recommended_files  # noqa: PLC0415
+
+        is_module = args.format == "modprobe"
+        write = recommended_files.write_module_options if is_module else recommended_files.write_sysctl
+        _note_written(write(found, paths))
         return Exit.DONE
     if args.format == "json":
+        from conntrackd_guard.history import documents  # noqa: PLC0415
+
         return Answer(value=documents.document(document(found)))
     if args.format in FORMATS:
         return Answer(value=FORMATS[args.format](found))
@@ -68,7 +78,7 @@ def document(found: Recommendation) -> dict[str, Any]:
     }
 
 
-def _note_written(written: Written) -> None:
+def _note_written(written: "Written") -> None:
     for text in written.left_out:
         note(f"Left out: {text}")
     if not written.is_new:
