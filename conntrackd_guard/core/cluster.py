@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from conntrackd_guard.core.health import Health, Reason
+from conntrackd_guard.core import health
+from conntrackd_guard.core.health import Health
 from conntrackd_guard.core.text import printable
 
 CONTROLLER: Final = "conntrackd-guard"
@@ -69,31 +70,22 @@ def event_name(node: str, key: str) -> str:
     return f"{node[: _MOST_NAME - 1 - len(key)].rstrip('.-')}.{key}"
 
 
-def condition(health: Health) -> dict[str, str]:
+def condition(found: Health) -> dict[str, str]:
     """Return the condition without its times: True while raising is blocked, Unknown while no guard answers."""
-    blocking = [reason for reason in health.reasons if blocks(reason)]
+    for reason in found.reasons:
+        if reason.code in _UNKNOWN:
+            text = f"{_sentence(reason.text)} See the log of the guard's container."
+            return _condition("Unknown", "GuardSilent", text)
+    blocking = health.blocking(found)
     if not blocking:
         return _condition("False", "RaisesPossible", "The guard can raise nf_conntrack_max.")
-    first = blocking[0]
-    if first.code in _UNKNOWN:
-        text = f"{first.text[:1].upper()}{first.text[1:]}. See the log of the guard's container."
-        return _condition("Unknown", "GuardSilent", text)
-    text = " ".join(
-        f"{reason.text[:1].upper()}{reason.text[1:]}. {reason.next_step}".strip() for reason in blocking[:_MOST_REASONS]
-    )
-    return _condition("True", _camel(first.code), text)
+    texts = [f"{_sentence(reason.text)} {reason.next_step}".rstrip() for reason in blocking[:_MOST_REASONS]]
+    return _condition("True", _camel(blocking[0].code), " ".join(texts))
 
 
 def stopped() -> dict[str, str]:
     """Return the condition after its reporter has ended."""
     return _condition("Unknown", "GuardStopped", "The container that reports this was stopped.")
-
-
-def blocks(reason: Reason) -> bool:
-    """Return whether nothing is raised until this ends, or nothing shows whether it is."""
-    if reason.code == "recorder":  # decisions are not recorded: raises go on
-        return False
-    return reason.level.is_bad or reason.code in {"paused", *_UNKNOWN}
 
 
 def micro_time(wall_seconds: float) -> str:
@@ -115,6 +107,10 @@ def seconds(at: object) -> float:
     if not isinstance(at, str):
         raise ValueError("no time")  # noqa: TRY004 - a fault of the content, not of the caller
     return datetime.fromisoformat(at).timestamp()
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _camel(code: str) -> str:

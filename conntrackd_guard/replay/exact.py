@@ -22,7 +22,7 @@ def redecide(host: HostInput, policy: Policy | None) -> HostResult:
     The state before each decision is the recorded one: what another policy's own raises would have led to, only a
     simulation shows.
     """
-    tally, counted, versions = Tally(host), Counter[str](), Counter[str]()
+    tally, counted, versions = Tally(host, policy or Policy()), Counter[str](), Counter[str]()
     differences: list[Difference] = []
     for recorded in host.decisions:
         counted["rows"] += 1
@@ -87,13 +87,13 @@ def _count(tally: Tally, recorded: Recorded, record: Record, decision: Decision)
     if trigger.kind is TriggerKind.KERNEL_MESSAGE:
         tally.messages += recorded.repeats
     tally.limit(seen.limit)
-    tally.causes[trigger.kind.value] += recorded.repeats
+    tally.causes[trigger.kind.value] += 1
     if isinstance(decision, Raise):
         refused = record.decision is decision and record.outcome.kind is OutcomeKind.REJECTED
         if not refused:
             tally.raised(
                 Step(at=seen.wall_seconds, before=seen.limit or 0, target=decision.target, cause=trigger.kind.value)
             )
-            tally.cost(decision.arithmetic.cost_bytes)
+            tally.cost(seen, decision.target)
     elif isinstance(decision, Hold):
-        tally.held(decision.reason, recorded.repeats, decision.advice)
+        tally.held(decision.reason, decision.advice)

@@ -55,6 +55,10 @@ class HostFacts:
     kernel: str | None = None
     """The release, as in `uname -r`."""
     buckets: int | None = None
+    entry_slab_bytes: int | None = None
+    hugetlb_bytes: int = 0
+    chain_limit: bool | None = None
+    """Whether this kernel drops packets for long hash chains."""
     boots: int | None = None
     limit: int | None = None
     """The limit to assume where no sample has one (`--limit`)."""
@@ -192,9 +196,9 @@ class HostResult:
     allowed_limit: int | None = None
     """The highest limit that the policy allows on this host with one full table (`asked_only`), None if unknown."""
     causes: dict[str, int]
-    """Decisions by trigger."""
+    """Raises and holds by trigger."""
     holds: dict[str, int]
-    """Decisions not to raise, by reason."""
+    """Holds by reason; equal ones in a row are one, as in a history."""
     actions: tuple[str, ...] = ()
     """What an operator would have had to do."""
     steps: tuple[Step, ...] = ()

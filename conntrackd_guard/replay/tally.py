@@ -1,8 +1,12 @@
 """What one host's replay has found so far; all kinds of evidence are counted here."""
 
 from collections import Counter
+from dataclasses import replace
 
+from conntrackd_guard.core.budget import cost_of
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import INT_MAX, Observation
 from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.replay.model import Exact, HostInput, HostResult, Step
 
@@ -18,8 +22,8 @@ _Point = tuple[int, int, int, int]
 class Tally:
     """Counts for one row of the answer."""
 
-    def __init__(self, host: HostInput) -> None:
-        self._host = host
+    def __init__(self, host: HostInput, policy: Policy) -> None:
+        self._host, self._policy = host, policy
         self._since: float | None = None
         self._until: float | None = None
         self.messages = 0
@@ -61,15 +65,16 @@ class Tally:
         if len(self._steps) < MOST_STEPS:
             self._steps.append(step)
 
-    def cost(self, cost_bytes: int) -> None:
-        """Note the memory that full tables take at a limit."""
-        self.peak_cost_bytes = max(cost_bytes, self.peak_cost_bytes or 0)
+    def cost(self, seen: Observation, limit: int) -> None:
+        """Note what full tables cost at a limit."""
+        cost = cost_of(replace(seen, limit=limit), self._policy).full_bytes if 0 < limit <= INT_MAX else 0
+        self.peak_cost_bytes = max(cost, self.peak_cost_bytes or 0)
 
-    def held(self, reason: HoldReason, times: int, advice: tuple[str, ...]) -> None:
-        """Count decisions not to raise; of a hold that only an operator can end, keep the advice."""
-        self.holds[reason.code] += times
+    def held(self, reason: HoldReason, advice: tuple[str, ...]) -> None:
+        """Count a decision not to raise; of a hold that only an operator can end, keep the advice."""
+        self.holds[reason.code] += 1
         if reason in ACTIONABLE:
-            for text in advice or (reason.code,):
+            for text in advice or (reason.sentence,):
                 if len(self._actions) < MOST_ACTIONS:
                     self._actions[text] = None
 

@@ -150,7 +150,7 @@ def test_equal_holds_are_counted_in_one_event(pod: Pod) -> None:
     assert pod.api.events()[-1]["metadata"]["name"] == f"{NODE}.a-5"
 
 
-def test_an_expired_series_is_begun_anew(pod: Pod) -> None:
+def test_an_expired_series_is_begun_again(pod: Pod) -> None:
     """Somebody has deleted the Event that the hold would be counted in."""
     pod.leave("a-1")
     pod.run()
@@ -304,7 +304,7 @@ def test_a_right_that_is_missing_stops_the_other_task_not(pod: Pod) -> None:
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_an_event_that_is_refused_for_good_holds_up_no_other(pod: Pod, status: int) -> None:
-    """It is logged with what the API server said, and not sent again."""
+    """It is logged with the API server's message, and not sent again."""
     pod.leave("a-1")
     pod.leave("a-2", reason="conflict")
     pod.api.reply = lambda one: Reply(status=status, message="too \x1b[2Jlong") if "a-1" in str(one.body) else Reply()
