@@ -10,7 +10,7 @@ T ?= $(UNIT)
 
 help:
 	@echo "make unit    run the quick tests; one of them: make unit T=tests/core/test_policy.py"
-	@echo "make lint    run ruff, mypy, import-linter, codespell, shellcheck and validate-pyproject"
+	@echo "make lint    run ruff, mypy, import-linter, codespell, shellcheck, validate-pyproject and helm"
 	@echo "make completions    generate share/completions after a change of the command line; run make lint once before"
 	@echo "make docs    build the documentation and check its generated parts"
 	@echo "make live    run the tests on the real kernel; needs root, and lowers nf_conntrack_max temporarily"

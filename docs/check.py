@@ -66,6 +66,8 @@ def _commands(block: str) -> list[str]:
         for call in _COMMAND_END.split(line):
             words = shlex.split(call, comments=True)
             words = words[words[:1] == ["sudo"] :]
+            if words[:1] == ["kubectl"] and "--" in words:
+                words = words[words.index("--") + 1 :]
             if words[:1] == ["guard"] and not _understood(words[1:]):
                 problems.append(f"not understood: {call}")
             if words and words[0].startswith("scripts/") and not (ROOT / words[0]).exists():

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import json
 import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from typing import Any
 
+import yaml
 from examples import OBSERVED, WALL_SECONDS, raised, with_history
 from markup import definition, table
 
@@ -124,6 +129,25 @@ def fixed_values() -> str:
 
 
 # Containers
+
+
+def chart_values() -> str:
+    """Return the chart's values that have a comment, their defaults, and the comments; fails if a group has none."""
+    text = (ROOT / "deploy/helm/conntrackd-guard/values.yaml").read_text("utf-8")
+    values = yaml.safe_load(text)
+    found, path, comment = dict[str, tuple[Any, str]](), list[str](), list[str]()
+    for line in text.splitlines():
+        if line.lstrip().startswith("# "):
+            comment.append(line.strip(" #"))
+        elif match := re.match(r"( *)(\w+):", line):
+            path = [*path[: len(match[1]) // 2], match[2]]
+            if comment:
+                found[".".join(path)] = (reduce(getitem, path, values), " ".join(comment))
+            comment = []
+    if missing := values.keys() - {name.partition(".")[0] for name in found}:
+        raise ValueError(f"no comment: {missing}")
+    rows = [(f"`{name}`", f"`{json.dumps(value)}`", comment) for name, (value, comment) in found.items()]
+    return table(("value", "default", "meaning"), rows)
 
 
 def container_mounts() -> str:

@@ -89,7 +89,10 @@ def test_the_daemon(host: Host) -> None:
     with traced() as opened:
         guarded = Guarded(host, Policy(on_flood=FloodResponse(action=FloodAction.HOLD)))
         worker = guarded.recorder._worker
-        worker.notices, worker.outlets = NotifySpool(paths), Outlets(file=host.root / "run/conntrackd-guard.prom")
+        worker.notices, worker.outlets = (
+            NotifySpool(paths.notices),
+            Outlets(file=host.root / "run/conntrackd-guard.prom"),
+        )
         guarded.controller.publish({})
         host.table(LIMIT, pid="200")
         guarded.message()

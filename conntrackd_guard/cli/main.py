@@ -18,13 +18,16 @@ from conntrackd_guard.core.errors import AnswerIsNo, GuardError, NotPermitted, S
 from conntrackd_guard.core.text import printable_lines
 from conntrackd_guard.host.paths import Paths
 
-_LEAN = frozenset({"run", "notify"})
+_LEAN = frozenset({"run", "notify", "events"})
 """Long-running commands: they start without the libraries that `daemon.import_stubs` replaces."""
 
 _LIBRARIES = {
     "systemd": "systemd-python", "yaml": "PyYAML", "structlog": "structlog", "rich": "rich", "jinja2": "Jinja2",
+    "urllib3": "urllib3",
 }  # fmt: skip
 """Packages on PyPI, by module; Debian's are `python3-` and the module's name."""
+_OPTIONAL = "urllib3"
+"""Needed by `guard events` alone."""
 _EXITS = {NotPermitted: Exit.NOT_PERMITTED, AnswerIsNo: Exit.NO}
 
 
@@ -71,6 +74,7 @@ def _missing(error: ImportError) -> str:
     specs = {name: PathFinder.find_spec(name) for name in _LIBRARIES}
     # Any folder of that name, such as the repository's `systemd`, is found as a package without a file.
     names = [name for name, spec in specs.items() if spec is None or spec.origin is None]
+    names = [name for name in names if name != _OPTIONAL or error.name == name]
     if not names:
         return f"Can't load the Python libraries ({error}). Reinstall python3 and the package that this is from."
     debian, pypi = " ".join(f"python3-{name}" for name in names), " ".join(_LIBRARIES[name] for name in names)

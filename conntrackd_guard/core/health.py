@@ -111,6 +111,16 @@ def of_document(document: Mapping[str, Any]) -> Health:
     return Health.of([*_actions(document), *_losses(document)])
 
 
+def blocking(found: Health) -> list[Reason]:
+    """Return the reasons for which nothing is raised until they end, the gravest first."""
+    # Decisions that can't be recorded hold up no raise.
+    return [
+        reason
+        for reason in found.reasons
+        if (reason.level is Level.ACTION_REQUIRED and reason.code != "recorder") or reason.code == "paused"
+    ]
+
+
 def _actions(document: Mapping[str, Any]) -> Iterator[Reason]:
     """Yield what stays as it is until somebody acts."""
 

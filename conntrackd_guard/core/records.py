@@ -86,6 +86,11 @@ def needs_operator(record: Record) -> bool:
     return isinstance(decision, Hold) and decision.reason in ACTIONABLE and record.outcome.kind is OutcomeKind.NONE
 
 
+def wrote_limit(record: Record) -> bool:
+    """Return whether the record is a raise that was written, or that the kernel refused."""
+    return isinstance(record.decision, Raise) and record.outcome.kind in {OutcomeKind.APPLIED, OutcomeKind.REJECTED}
+
+
 def fingerprint(record: Record) -> str:
     """Return subject, trigger, verdict, reason and limit as one text: records with equal texts are the same news.
 

@@ -63,7 +63,7 @@ _RAISED_LATER = _RESTORED_LATER | {HoldReason.COOLDOWN, HoldReason.CHANGED_UNDER
 class Controller:
     """Decides with `policy` and `state`. Methods raise GuardError if the host can't be read."""
 
-    def __init__(self, parts: Dependencies, policy: Policy, state: State) -> None:
+    def __init__(self, parts: Dependencies, policy: Policy, state: State, publisher: Publisher | None = None) -> None:
         self._p = parts
         self.policy = policy
         self.state = state
@@ -93,7 +93,7 @@ class Controller:
         self._memory_at = self._chains_at = self._chains_again = 0.0
         self._chains = ChainLosses()
         self._keys = 0
-        self._publisher = Publisher(parts)
+        self._publisher = publisher or Publisher(parts)
 
     def start(self) -> None:
         """Take up another writer's change from before the start, then a limit that the boot has lost."""

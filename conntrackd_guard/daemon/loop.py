@@ -164,10 +164,17 @@ class Loop:
         except Exception as error:  # noqa: BLE001 - the old settings stay in effect
             self._log_error(f"Settings not reloaded, the old ones stay in effect: {describe(error)}")
 
+    def due(self) -> float | None:
+        """Return when the first open episode is decided again (CLOCK_BOOTTIME), None if none waits for a time."""
+        return min((one.due_seconds for one in self._episodes.values() if one.due_seconds is not None), default=None)
+
+    def is_needed(self) -> bool:
+        """Return whether an episode is open."""
+        return bool(self._episodes)
+
     def _wait_ms(self) -> float:
-        now = self._clock.boottime()
-        due = [known.due_seconds for known in self._episodes.values() if known.due_seconds is not None]
-        next_at = max(self._blind_until, min([self._tick_at, *due]))
+        now, due = self._clock.boottime(), self.due()
+        next_at = max(self._blind_until, self._tick_at if due is None else min(self._tick_at, due))
         return max(0.0, min(next_at, self._status_at) - now) * 1000 + 0.5  # poll rounds down
 
     def _rest(self) -> None:

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from conntrackd_guard.core import health
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.episode import Episode, Episodes
@@ -81,6 +82,8 @@ class Publisher:
             "memory_unknown": self._p.observer.memory.unknown,
             "memory_total_bytes": self._p.observer.memory.total_bytes,  # for a guard that can't read it
         }
+        blocking = health.blocking(health.of_document(document))
+        document["blocked_by"] = blocking[0].code if blocking else None  # for readers that can't judge, such as a shell
         self._p.service.status(status_line(document))
         self._p.runtime_dir.put_status(document)
 

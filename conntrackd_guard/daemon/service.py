@@ -40,6 +40,7 @@ from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
 from conntrackd_guard.host.load_facts import load_facts
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import NotifySpool
+from conntrackd_guard.host.outbox import Outbox
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.requested_dropin import RequestedDropIn
 from conntrackd_guard.host.runtime_dir import RuntimeDir
@@ -252,7 +253,9 @@ class Daemon:
     def _configure_worker(self, settings: Settings) -> None:
         """Give the recorder's thread what a reload may change. A dry run notifies nobody and writes no metrics file."""
         acts, file = self._paths.mode is Mode.ACT, settings.metrics_file
-        self._worker.notices = NotifySpool(self._paths) if acts and settings.notify is not None else None
+        self._worker.notices = NotifySpool(self._paths.notices) if acts and settings.notify is not None else None
+        outbox = Outbox(self._paths)
+        self._worker.outbox = outbox if acts and outbox.exists else None
         self._worker.outlets = Outlets(
             file=Path(file) if acts and file else None, http=settings.metrics_http, alive=self._manager.alive
         )

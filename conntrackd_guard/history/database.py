@@ -285,6 +285,26 @@ class History:
         except (ValueError, LookupError, TypeError) as error:
             raise UnreadableRow(row.id, self.path, str(error)) from error
 
+    def evidence(
+        self, *, since: float | None = None, until: float | None = None
+    ) -> Iterator[tuple[Row, Record | None]]:
+        """Yield the decisions that `rows` does, oldest first, each with its record, None if that can't be read."""
+        query = f"""SELECT {_SUMMARY}, NULL, NULL, cause, observation, state, decision, sums
+            FROM decisions LEFT JOIN
+                (SELECT id, trigger AS cause, observation, state, decision, arithmetic AS sums FROM evidence) USING (id)
+            WHERE last_seconds >= ? AND (at_seconds <= ? OR NOT {_NUMBER.format("at_seconds")})
+            ORDER BY id"""  # noqa: S608 - constants
+        low, high = (-1e18 if since is None else since), (1e18 if until is None else until)
+        for found in self._found(query, (low, high)):
+            row = rows.row_of(found[:-5])
+            if row is None:
+                self._damaged.append(found[0])
+                continue
+            try:
+                yield row, rows.record_of(row, *found[-5:])
+            except (ValueError, LookupError, TypeError):
+                yield row, None
+
     def policy(self, row: Row) -> Policy:
         """Return the policy that a row was decided with. Raises UnreadableRow."""
         try:

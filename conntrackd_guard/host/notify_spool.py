@@ -1,17 +1,18 @@
-"""Queue of decisions for the `notify` command: one file each under /run, written by the daemon, read by `guard notify`.
+"""Queue of decisions, one file each, written by the daemon: for `guard notify`, which removes them, or `guard events`.
 
-Only root may enter the folder. A name that begins with a dot is not queued (systemd's DirectoryNotEmpty= ignores it
+Only root may enter the folder under /run. A name that begins with a dot is not queued (systemd's DirectoryNotEmpty= ignores it
 too): a file being written, or one set aside.
 """
 
 import contextlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from conntrackd_guard.core.errors import HostError, NotPermitted
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host import files
-from conntrackd_guard.host.paths import Paths
 
 MAX_QUEUED = 100
 """Judgement: one decision an hour for each of four tables makes 96 a day; 100 take some 400 KiB of /run."""
@@ -34,22 +35,30 @@ class QueuedDecision:
     """Safe to print; may be empty."""
     content: bytes
 
+    @property
+    def decision(self) -> dict[str, Any]:
+        """The decision, with the fields of `guard history --json`."""
+        found: dict[str, Any] = files.parse_json(self.content)["decision"]
+        return found
+
 
 class NotifySpool:
     """The queue. Methods raise HostError."""
 
-    def __init__(self, paths: Paths) -> None:
-        self.folder = paths.notices
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
+        """`shared`: users other than root may read it."""
+        self.folder = folder
+        self._modes = (0o755, 0o644) if shared else (0o700, 0o600)
 
     def put(self, key: str, document: str) -> list[str]:
         """Queue a decision; drop the oldest beyond MAX_QUEUED and return their keys."""
         path = self.folder / f"{key}.json"
         with files.translate_errors("write", path, f"No notification for this decision. {_CHECK}"):
-            self.folder.mkdir(mode=0o700, exist_ok=True)
+            self.folder.mkdir(mode=self._modes[0], exist_ok=True)
             dropped = self.files()[: 1 - MAX_QUEUED]
             for file in dropped:
                 (self.folder / file).unlink(missing_ok=True)
-            files.replace(path, document.encode(), mode=0o600, durable=False)
+            files.replace(path, document.encode(), mode=self._modes[1], durable=False)
         return [file.removesuffix(".json") for file in dropped]
 
     def files(self) -> list[str]:

@@ -206,10 +206,10 @@ class RuntimeDir:
     def status(self) -> dict[str, Any] | None:
         """Return the last status of the running guard, None if it isn't one that a guard writes. Never raises."""
         content = _read(self._paths.status_file)
-        return content if content is not None and _is_status(content) else None
+        return content if content is not None and is_status(content) else None
 
 
-def _is_status(content: Mapping[str, Any]) -> bool:
+def is_status(content: Mapping[str, Any]) -> bool:
     """Return whether what a status contains has the types that its readers expect."""
     for name, most in _STATUS_NUMBERS.items():
         number = content.get(name, 0)

@@ -18,7 +18,7 @@ from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
 from conntrackd_guard.core.model import Hold, Raise, Record, TriggerKind
-from conntrackd_guard.core.records import needs_operator
+from conntrackd_guard.core.records import needs_operator, wrote_limit
 from conntrackd_guard.history.database import HistoryDamaged, Position
 from conntrackd_guard.history.documents import notify_document
 from conntrackd_guard.history.rows import first_row
@@ -26,6 +26,7 @@ from conntrackd_guard.host.conntrack.namespaces import ReadOwners
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.host.notify_spool import MAX_QUEUED, NotifySpool
 from conntrackd_guard.host.other_writers import STARTED_SECONDS, Cause, attribute_change
+from conntrackd_guard.host.outbox import Outbox
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.runtime_dir import RuntimeDir, acting_guard
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
@@ -44,6 +45,8 @@ _JUMP_SECONDS = 60.0
 """Clocks are corrected by less than this all the time, and nothing looks old for it."""
 SERIES_SECONDS = 60.0
 """The time series is written at this interval."""
+STATUS_SECONDS = 2.0
+"""The daemon publishes its status at this interval."""
 PRUNE_SECONDS = 6 * 3600.0
 _RETRY_SECONDS = 30.0
 """A drop-in that could not be written is retried at this interval."""
@@ -80,6 +83,8 @@ class Worker:
         self.log, self._runtime_dir, self._root, self._drop_in = log, runtime_dir, paths.root, drop_in
         self.notices: NotifySpool | None = None
         """Where decisions are left for the `notify` command; None without one. A reload sets it."""
+        self.outbox: Outbox | None = None
+        """Where a pod leaves decisions and its status for `guard events`; None without one."""
         self.outlets = Outlets()
         """Where metrics go. A reload sets it."""
         self._exporter = Exporter(paths, runtime_dir, self.attempt, read_owners)
@@ -94,7 +99,7 @@ class Worker:
         """Of records that are not stored yet, by key."""
         self._stored_raises: set[str] = set()
         """Raises whose row is written and whose intent is open."""
-        self._persist_seconds = self._flush_seconds = self._prune_seconds = 0.0
+        self._persist_seconds = self._flush_seconds = self._prune_seconds = self._status_seconds = 0.0
         self._series_seconds = time.monotonic() + SERIES_SECONDS
         self._wall_offset = self._steady_since = 0.0
         self.restarts: deque[Record] = deque()
@@ -178,6 +183,9 @@ class Worker:
             self._prune_seconds = now + PRUNE_SECONDS
             self.attempt("prune", self.history_writer.prune)
             self.attempt("samples", self._sampler.prune, self.sampling)
+        if self.outbox is not None and now - self._status_seconds >= STATUS_SECONDS:
+            self._status_seconds = now
+            self.attempt("events", self.outbox.publish_status)
         self._exporter.turn(self.outlets)
 
     def finish(self) -> bool:
@@ -233,24 +241,29 @@ class Worker:
         self._exporter.count(item.record, item.times)
 
     def _log_record(self, item: Item, progress: _Progress) -> None:
-        """Log a record once, and leave it for the `notify` command if it needs an operator."""
+        """Log a record once, and leave it for the `notify` command and `guard events` if that is news to them."""
         if progress.is_logged:
             return
         progress.is_logged = True
         record = item.record
         self.log.emit(event_of(record), level_of(record), item.sentence, **fields_of(record))
-        if self.notices is None or not needs_operator(record):
-            return
+        if self.notices is not None and needs_operator(record):
+            for key in self._leave(item, self.notices, "notify"):
+                text = f"Notify queue full ({MAX_QUEUED}). Dropped the oldest notification."
+                self.log.emit("guard.error", "error", text, subject="notify", key=key)
+        if self.outbox is not None and (needs_operator(record) or wrote_limit(record)):
+            self._leave(item, self.outbox.decisions, "events")
+
+    def _leave(self, item: Item, spool: NotifySpool, subject: str) -> list[str]:
+        """Leave a decision for another process; return the keys of those that it displaced."""
+        record = item.record
         row_id, release = self.history_writer.row_id(record), platform.release()
         row = first_row(record, row_id, policy=item.policy, sentence=item.sentence, kernel_release=release)
         try:
-            dropped = self.notices.put(record.key, notify_document(row))
+            return spool.put(record.key, notify_document(row))
         except GuardError as error:
-            self.log.emit("guard.error", "error", str(error), subject="notify", key=record.key)
-            return
-        for key in dropped:
-            text = f"Notify queue full ({MAX_QUEUED}). Dropped the oldest notification."
-            self.log.emit("guard.error", "error", text, subject="notify", key=key)
+            self.log.emit("guard.error", "error", str(error), subject=subject, key=record.key)
+            return []
 
     def _flush_dropin(self) -> None:
         self._persist_seconds = time.monotonic()

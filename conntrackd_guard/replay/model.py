@@ -55,6 +55,10 @@ class HostFacts:
     kernel: str | None = None
     """The release, as in `uname -r`."""
     buckets: int | None = None
+    entry_slab_bytes: int | None = None
+    hugetlb_bytes: int = 0
+    chain_limit: bool | None = None
+    """Whether this kernel drops packets for long hash chains."""
     boots: int | None = None
     limit: int | None = None
     """The limit to assume where no sample has one (`--limit`)."""
@@ -84,6 +88,7 @@ class Recorded:
     record: Record | None
     """None if it can't be read."""
     policy: Policy | None
+    """The policy of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,29 +153,18 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exact:
-    """What deciding a history's rows again found."""
+    """What deciding a history's rows again found. rows = same + different + overrides + other_versions + unreadable."""
 
     rows: int = 0
-    """Decisions of the policy in the history; operators' overrides are none."""
     same: int = 0
-    other_versions: dict[str, int]
-    """Rows by the guard version that wrote them, of those that another version decided: counted as recorded."""
-    unreadable: int = 0
     different: int = 0
+    overrides: int = 0
+    """Operators' actions: no policy decides them."""
+    other_versions: dict[str, int]
+    """Rows of other guard versions, by version: they count as recorded."""
+    unreadable: int = 0
     differences: tuple[Difference, ...] = ()
     """The first ones."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """One moment of a host's chart."""
-
-    at: float
-    entries: int
-    limit: int
-    """The limit that the source recorded."""
-    replayed: int
-    """The limit that the policy would have set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,14 +196,14 @@ class HostResult:
     allowed_limit: int | None = None
     """The highest limit that the policy allows on this host with one full table (`asked_only`), None if unknown."""
     causes: dict[str, int]
-    """Decisions by trigger."""
+    """Raises and holds by trigger."""
     holds: dict[str, int]
-    """Decisions not to raise, by reason."""
+    """Holds by reason; equal ones in a row are one, as in a history."""
     actions: tuple[str, ...] = ()
     """What an operator would have had to do."""
     steps: tuple[Step, ...] = ()
     """The first raises."""
     exact: Exact | None = None
-    points: tuple[Point, ...] = ()
-    """For a chart; bounded."""
+    points: tuple[tuple[int, ...], ...] = ()
+    """For a chart, a bounded number: (wall time, entries, limit recorded, limit replayed)."""
     notes: tuple[str, ...] = ()

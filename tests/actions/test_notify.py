@@ -30,7 +30,7 @@ class Post(Clock):
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.spool = NotifySpool(Paths(root))
+        self.spool = NotifySpool(Paths(root).notices)
         self.spool.folder.mkdir(parents=True)
         self.now, self.log = 0.0, io.StringIO()
         self.boottime = lambda: self.now

@@ -92,12 +92,14 @@ def test_the_daemon_publishes_this_status(host: Host) -> None:
     assert before is not None
     assert after is not None
     unmet = [{"table": "process 200", "reason": "at_ceiling"}]
-    changed = {"conflict": True, "needs": 1, "unmet": unmet, "at": after["at"], "recorder": after["recorder"]}
+    changed = {"conflict": True, "needs": 1, "unmet": unmet, "blocked_by": "conflict", "at": after["at"]}
+    changed["recorder"] = after["recorder"]
     assert after == before | changed
     assert before == published() | {
         "since": before["since"], "at": before["at"], "boottime_seconds": guarded.clock.now, "sources": {},
         "root": str(host.root), "owners_read_by": "guard",
-        "paused": {"by": "guard pause", "reason": "drill", "until": None}, "recorder": before["recorder"],
+        "paused": {"by": "guard pause", "reason": "drill", "until": None}, "blocked_by": "paused",
+        "recorder": before["recorder"],
     }  # fmt: skip
     guarded.stop()
 

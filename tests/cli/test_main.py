@@ -52,6 +52,9 @@ def test_values_are_completed_by_the_shell() -> None:
         if hasattr(action, "complete") and action.dest != "root"
     }
     assert hints == {
+        "replay --against": "_shtab_compgen_files",
+        "replay --config": "_shtab_compgen_files",
+        "replay --resume": "_shtab_compgen_files",
         "report --output": "_shtab_compgen_files",
         "run --config": "_shtab_compgen_files",
         "show id": "_guard_ids",

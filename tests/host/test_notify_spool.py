@@ -18,7 +18,7 @@ DOCUMENT = {"version": 1, "decision": {"id": 12, "sentence": "Held.\x1b[2J"}}
 def spool(tmp_path: Path) -> NotifySpool:
     """An empty queue."""
     Paths(tmp_path).notices.mkdir(parents=True)
-    return NotifySpool(Paths(tmp_path))
+    return NotifySpool(Paths(tmp_path).notices)
 
 
 def test_the_oldest_comes_first(spool: NotifySpool) -> None:
@@ -81,7 +81,7 @@ def test_a_file_set_aside_is_no_longer_queued(spool: NotifySpool) -> None:
 
 def test_without_a_folder_the_queue_is_empty(tmp_path: Path) -> None:
     """Before the first decision there is no folder; a file removed in the meantime is no error."""
-    spool = NotifySpool(Paths(tmp_path))
+    spool = NotifySpool(Paths(tmp_path).notices)
     assert spool.files() == []
     assert spool.read("x.json") is None
     spool.drop("x.json")

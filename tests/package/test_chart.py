@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from testbed.chart import CHART, ROOT, Objects, container, helm, pod, rendered
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.configuration import Mode
@@ -18,8 +16,6 @@ from conntrackd_guard.settings.files import entries
 from conntrackd_guard.settings.keys import KEYS
 from conntrackd_guard.settings.settings import read_settings
 
-ROOT = Path(__file__).resolve().parents[2]
-CHART = ROOT / "deploy/helm/conntrackd-guard"
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text("utf-8"))
 OF_OTHER_VALUES = {"mode", "persist", "metrics_http"}
@@ -28,40 +24,6 @@ NEED_A_UNIT = {"notify", "metrics_file"}
 """Settings of no use in a pod."""
 SOCKET = {"name": "socket", "mountPath": "/run/conntrackd-guard"}
 """A volume of the pod, where the guard listens for the other container."""
-
-Objects = dict[tuple[str, str], dict[str, Any]]
-"""Kubernetes objects by kind and name."""
-
-
-def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run helm; skip the test where it was never installed."""
-    if not (ROOT / ".cache/helm").exists():
-        stop = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        stop("needs helm: run scripts/chart")
-    command = [str(ROOT / "scripts/helm"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def rendered(*values: str, version: str = "1.37.0") -> Objects:
-    """Return what the chart renders with these values."""
-    options = [f"--set={value}" for value in values]
-    done = helm("template", "conntrackd-guard", str(CHART), "--namespace=guards", f"--kube-version={version}", *options)
-    assert done.returncode == 0, done.stderr
-    found = list(yaml.safe_load_all(done.stdout))
-    return {(each["kind"], each["metadata"]["name"]): each for each in found}
-
-
-def pod(objects: Objects) -> dict[str, Any]:
-    """Return the specification of the pods."""
-    spec: dict[str, Any] = objects["DaemonSet", "conntrackd-guard"]["spec"]["template"]["spec"]
-    return spec
-
-
-def container(objects: Objects, name: str) -> dict[str, Any]:
-    """Return a container of the pods."""
-    (found,) = [each for each in pod(objects)["containers"] if each["name"] == name]
-    assert isinstance(found, dict)
-    return found
 
 
 def data(objects: Objects) -> dict[str, str]:
@@ -269,6 +231,12 @@ def test_openshift_allows_what_the_pods_need() -> None:
     )
     assert rendered("openshift.scc=true", "privileged=true")[key]["allowPrivilegedContainer"] is True
     assert rendered("openshift.scc=true", "owners.enabled=false")[key]["allowPrivilegeEscalation"] is False
+
+
+def test_gke_gets_a_quota_for_the_priority_class() -> None:
+    """Without one it refuses pods of that class outside kube-system."""
+    quota = rendered("gke.quota=true")["ResourceQuota", "conntrackd-guard"]["spec"]
+    assert quota["scopeSelector"]["matchExpressions"][0]["values"] == [pod(rendered())["priorityClassName"]]
 
 
 def test_the_notes_name_what_the_chart_can_not_do() -> None:

@@ -25,7 +25,7 @@ MAX_LIMIT = Policy(max_limit=LIMIT, raise_early=False)
 def notifying(host: Host, policy: Policy = MAX_LIMIT) -> Guarded:
     """Return a guard with the setting `notify`."""
     guarded = Guarded(host, policy)
-    guarded.recorder._worker.notices = NotifySpool(guarded.paths)
+    guarded.recorder._worker.notices = NotifySpool(guarded.paths.notices)
     return guarded
 
 
@@ -41,7 +41,7 @@ def left(guarded: Guarded) -> list[Path]:
     """Return the files left, oldest first."""
     guarded.written()
     folder = guarded.paths.notices
-    return [folder / name for name in NotifySpool(guarded.paths).files()]
+    return [folder / name for name in NotifySpool(guarded.paths.notices).files()]
 
 
 def spooled(guarded: Guarded) -> list[dict[str, Any]]:

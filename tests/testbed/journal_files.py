@@ -43,7 +43,11 @@ def entry(number: int, **changed: str | bytes | None) -> bytes:
 
 def write(folder: Path, name: str, *entries: bytes) -> Path:
     """Make a journal file of the host below `folder`, or append to one."""
-    path = folder / f"var/log/journal/system@{name}.journal"
+    return write_file(folder / f"var/log/journal/system@{name}.journal", *entries)
+
+
+def write_file(path: Path, *entries: bytes) -> Path:
+    """Make a journal file, or append to one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([REMOTE, "-o", str(path), "-"], input=b"".join(entries), check=True, capture_output=True)
     return path

@@ -105,7 +105,7 @@ class Trial:
 
 def main() -> None:
     """Run the trial and write its result out."""
-    journal_reader._MATCHES = ("_TRANSPORT=kernel", "SYSLOG_FACILITY=1")
+    journal_reader.MATCHES = ("_TRANSPORT=kernel", "SYSLOG_FACILITY=1")
     trial = Trial(int(sys.argv[1]))
     try:
         trial.run(int(sys.argv[2]))

@@ -166,7 +166,7 @@ def _served(root: Path) -> None:
 
 
 def _notices(root: Path) -> object:
-    spool = NotifySpool(Paths(root))
+    spool = NotifySpool(Paths(root).notices)
     try:
         return [spool.read(file) for file in spool.files()]
     except NoDecision as error:

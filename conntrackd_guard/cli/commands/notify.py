@@ -19,7 +19,7 @@ def notify(_args: argparse.Namespace, paths: Paths) -> Exit:
     def command() -> tuple[str, ...] | None:
         return load_settings(paths.settings_file, paths.settings_folder).notify
 
-    spool = NotifySpool(paths)
+    spool = NotifySpool(paths.notices)
     if not spool.files():
         note("No decision is queued.")
     Messenger(spool, command, Log("auto", sys.stderr), Clock()).work()

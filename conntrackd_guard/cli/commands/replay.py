@@ -1,0 +1,120 @@
+"""`guard replay`: what a policy would have done, on evidence of the past."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from conntrackd_guard.cli.answer import Answer
+from conntrackd_guard.cli.commands.history import time_option
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.render import replay_csv
+from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.errors import GuardError, HostError
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.replay import lines
+from conntrackd_guard.replay.fleet import Fleet, local, processors
+from conntrackd_guard.replay.lines import Job
+from conntrackd_guard.replay.model import Span, Unit
+from conntrackd_guard.replay.sources.history import HistoryFile, is_history
+from conntrackd_guard.replay.summary import Summary, summarize
+from conntrackd_guard.settings.files import load_settings
+
+
+def replay(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
+    """Replay the sources, or merge results. Exit code 3 where two policies differ."""
+    texts = _merged(args.source) if args.merge else _replayed(args, paths)
+    head = next(lines.read(texts[:1], "the results"))
+    summary = summarize(_hosts(texts), compared=bool(head.get("compares")))
+    if args.csv:
+        sys.stdout.writelines(replay_csv.rows(summary))
+        return _code(summary)
+    return Answer(
+        value=summary, view="replay_text.print_summary", json=lambda: _json(texts, summary), code=_code(summary)
+    )
+
+
+def _code(summary: Summary) -> Exit:
+    return Exit.NO if summary.compared and summary.answers else Exit.DONE
+
+
+def _replayed(args: argparse.Namespace, paths: Paths) -> list[str]:
+    """Return all lines of a replay of the sources."""
+    since, until = time_option("--since", args.since), time_option("--until", args.until)
+    if since is not None and until is not None and since >= until:
+        raise GuardError("The replay would end before it begins: check --since and --until.")
+    job = Job(
+        policy=_policy(args.config, paths),
+        recorded=args.config is None,
+        against=None if args.against is None else _policy(args.against, paths),
+        span=Span(since=since, until=until),
+    )
+    units = list(_units(args.source, paths))
+    jobs = min(args.jobs or processors(), max(1, len(units)))
+    fleet = Fleet(units, job, args.resume)
+    with ExitStack() as stack:
+        executor = stack.enter_context(local(jobs))
+        return "".join(fleet.run(executor)).splitlines(keepends=True)
+
+
+def _policy(file: Path | None, paths: Paths) -> Policy:
+    """Return the policy of a settings file; None: of this host's settings."""
+    owner = os.geteuid() if file else 0  # a file named here is printed, never obeyed, so its reader may own it
+    return load_settings(paths.settings_file, paths.settings_folder, only=file, owner=owner).policy
+
+
+def _units(sources: Iterable[str], paths: Paths) -> Iterator[Unit]:
+    """Yield the units of work of all sources; without any, this host's own history."""
+    for source in sources or [str(paths.history)]:
+        path = Path(source)
+        try:
+            found = sorted(path.rglob("*.db")) if path.is_dir() else [path]
+            for file in found:
+                if is_history(file):
+                    yield HistoryFile(file)
+                else:
+                    text = f"{source} is no history of a guard."
+                    raise GuardError(f"{text} Name a history.db, or a folder with some.")
+        except OSError as error:
+            raise HostError("read", source, error, "Name a history.db, or a folder with some.") from error
+        if not found:
+            raise GuardError(f"{source} has no *.db. Name a history.db, or a folder with some.")
+
+
+def _merged(files: Iterable[str]) -> list[str]:
+    """Return the lines of files of results as those of one. Raises GuardError if they are of different replays."""
+    heads, texts = dict[str, str](), dict[tuple[str, str], None]()
+    for name in files:
+        found = list(lines.open_results(Path(name)))
+        for text, content in zip(found, lines.read(found, name), strict=True):
+            if "job" in content:
+                heads.setdefault(text, name)
+            elif "answer" in content or "skipped" in content:
+                texts[str(content.get("unit")), text] = None  # the same host in two files counts once
+    if len(heads) != 1:
+        why = "are of different replays (policy, time or version of the guard)" if heads else "hold no replay"
+        raise GuardError(f"The files {why}: {', '.join(heads.values()) or ', '.join(files) or 'none was named'}.")
+    return [*heads, *(text for _, text in sorted(texts))]
+
+
+def _hosts(texts: Iterable[str]) -> Iterator[lines.Found]:
+    for content in lines.read(texts, "the results"):
+        one = lines.found(content, "the results")
+        if one is not None:
+            yield one
+
+
+def _json(texts: Iterable[str], summary: Summary) -> Iterator[str]:
+    """Yield the head, a line a host (with two policies: of those that differ), and the sums."""
+    for text in texts:
+        content: dict[str, Any] = json.loads(text)
+        one = lines.found(content, "the results")
+        is_equal = summary.compared and isinstance(one, lines.Answer) and not one.differs
+        if "done" not in content and not is_equal:
+            yield text
+    yield lines.line({"totals": {grade.value: encode(total) for grade, total in summary.totals.items()}})

@@ -1,0 +1,22 @@
+"""Replay one host: the grade of its evidence decides how."""
+
+from typing import assert_never
+
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.replay.asked import ask
+from conntrackd_guard.replay.exact import redecide
+from conntrackd_guard.replay.model import Grade, HostInput, HostResult
+from conntrackd_guard.replay.simulation import simulate
+
+
+def replay(host: HostInput, policy: Policy, *, recorded: bool = False) -> HostResult:
+    """Return the row of one host under `policy`; `recorded`: recorded decisions each under the policy of their time."""
+    match host.grade:
+        case Grade.EXACT:
+            return redecide(host, None if recorded else policy)
+        case Grade.SIMULATED:
+            return simulate(host, policy)
+        case Grade.ASKED_ONLY:
+            return ask(host, policy)
+        case other:
+            assert_never(other)

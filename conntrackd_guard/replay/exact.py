@@ -1,0 +1,99 @@
+"""Decide a history's rows again: `decide` is pure, so a row's own evidence gives its verdict."""
+
+from collections import Counter
+
+from conntrackd_guard import __version__
+from conntrackd_guard.core.codec import verdict
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Decision, Hold, OutcomeKind, Override, Raise, Record, TriggerKind
+from conntrackd_guard.core.policy import decide
+from conntrackd_guard.replay.model import Difference, Exact, HostInput, HostResult, Recorded, Step
+from conntrackd_guard.replay.tally import Tally
+
+MOST_DIFFERENCES = 20
+_LATER = frozenset({HoldReason.CHANGED_UNDER_US, HoldReason.NO_CONNTRACK})
+"""Holds that the write itself ended in, after the policy had decided to raise."""
+
+
+def redecide(host: HostInput, policy: Policy | None) -> HostResult:
+    """Return the row of a host with `exact` evidence, decided by `policy`; None: each by its recorded one.
+
+    The state before each decision is the recorded one: what another policy's own raises would have led to, only a
+    simulation shows.
+    """
+    tally, counted, versions = Tally(host, policy or Policy()), Counter[str](), Counter[str]()
+    differences: list[Difference] = []
+    for recorded in host.decisions:
+        counted["rows"] += 1
+        record, used = recorded.record, policy or recorded.policy
+        if record is None or used is None:
+            counted["unreadable"] += 1
+            continue
+        tally.at(record.observation.wall_seconds)
+        if isinstance(record.decision, Override):
+            counted["overrides"] += 1
+            continue
+        decision: Decision = record.decision
+        if recorded.guard_version != __version__ and policy is None:
+            versions[recorded.guard_version] += 1
+        else:
+            decision = decide(record.trigger, record.observation, record.state, used)
+            is_same = _same(record, decision)
+            counted["same" if is_same else "different"] += 1
+            if not is_same and len(differences) < MOST_DIFFERENCES:
+                differences.append(_difference(recorded, record, decision))
+            decision = record.decision if is_same else decision
+        _count(tally, recorded, record, decision)
+    exact = Exact(
+        rows=counted["rows"],
+        same=counted["same"],
+        different=counted["different"],
+        overrides=counted["overrides"],
+        unreadable=counted["unreadable"],
+        other_versions=dict(sorted(versions.items())),
+        differences=tuple(differences),
+    )
+    return tally.result(exact=exact)
+
+
+def _same(record: Record, decision: Decision) -> bool:
+    """Return whether the policy gives the recorded verdict. The write's own end is the kernel's answer, no verdict."""
+    before = record.decision
+    if isinstance(before, Hold) and before.reason in _LATER and isinstance(decision, Raise):
+        return True
+    if isinstance(before, Raise) and isinstance(decision, Raise):
+        return before.target == decision.target and before.buckets_target == decision.buckets_target
+    return isinstance(before, Hold) and isinstance(decision, Hold) and before.reason is decision.reason
+
+
+def _difference(recorded: Recorded, record: Record, decision: Decision) -> Difference:
+    at = record.observation.wall_seconds
+    return Difference(row=recorded.row, at=at, recorded=_text(record.decision), replayed=_text(decision))
+
+
+def _text(decision: Decision) -> str:
+    match decision:
+        case Raise(target=target):
+            return f"raise to {target:,}"
+        case Hold(reason=why):
+            return f"hold {why.code}"
+    return verdict(decision)
+
+
+def _count(tally: Tally, recorded: Recorded, record: Record, decision: Decision) -> None:
+    """Take a decision, as the policy makes it, into the row."""
+    seen, trigger = record.observation, record.trigger
+    if trigger.kind is TriggerKind.KERNEL_MESSAGE:
+        tally.messages += recorded.repeats
+    tally.limit(seen.limit)
+    tally.causes[trigger.kind.value] += 1
+    if isinstance(decision, Raise):
+        refused = record.decision is decision and record.outcome.kind is OutcomeKind.REJECTED
+        if not refused:
+            tally.raised(
+                Step(at=seen.wall_seconds, before=seen.limit or 0, target=decision.target, cause=trigger.kind.value)
+            )
+            tally.cost(seen, decision.target)
+    elif isinstance(decision, Hold):
+        tally.held(decision.reason, decision.advice)

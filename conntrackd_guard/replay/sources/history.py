@@ -1,0 +1,126 @@
+"""A guard's history.db: its decisions, to decide them again, and its time series, to simulate.
+
+Anybody's file may be named here, so a damaged or hostile one ends in a clear line.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.model import Observation
+from conntrackd_guard.history.database import History, UnreadableRow
+from conntrackd_guard.history.series import Point
+from conntrackd_guard.replay.model import Grade, HostFacts, HostInput, Recorded, Sample, Skipped, Span
+
+INITIAL = "initial"
+"""The label of the initial namespace's table in a time series."""
+_MAGIC = b"SQLite format 3\0"
+_LATEST = 2**40
+_MEMORY = "Memory available is known at decisions only: between them it is that of the decision before."
+_NO_MEMORY = "No decision of that time shows the memory, so no raise can be simulated."
+
+
+def is_history(path: Path) -> bool:
+    """Return whether the file is an SQLite database by its first bytes. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryFile:
+    """One history file as a unit of work; its name is the host's."""
+
+    path: Path
+
+    @property
+    def key(self) -> str:
+        """The path as it was given."""
+        return str(self.path)
+
+    def read(self, span: Span) -> Iterator[HostInput | Skipped]:
+        """Yield the host once for each grade of evidence. Raises HostError if the file can't be opened."""
+        seen = _Seen()
+        with History(self.path, mode="reader") as history:
+            decisions = _decisions(history, span, seen)
+            yield HostInput(name=self.key, grade=Grade.EXACT, facts=HostFacts(), decisions=decisions)
+            for _ in decisions:  # what nobody read
+                pass
+            if history.damage:
+                yield Skipped(name=self.key, why=history.damage)
+            points = [point for point in _points(history, span) if point.label == INITIAL]
+        if points:
+            yield HostInput(
+                name=self.key,
+                grade=Grade.SIMULATED,
+                facts=seen.facts(),
+                samples=_samples(points, seen.memory),
+                notes=(_MEMORY if seen.memory else _NO_MEMORY,),
+            )
+
+
+def _points(history: History, span: Span) -> list[Point]:
+    since = 0 if span.since is None else span.since
+    return history.points(since, _LATEST if span.until is None else span.until, 1)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the decisions read of the host."""
+
+    memory: list[tuple[float, int | None]] = field(default_factory=list)
+    """(wall time, bytes available), oldest first."""
+    newest: Observation | None = None
+    boots: set[str] = field(default_factory=set)
+
+    def take(self, seen: Observation) -> None:
+        """Take a decision's observation."""
+        self.memory.append((seen.wall_seconds, None if seen.memory_unknown else seen.memory_available_bytes))
+        self.newest = seen
+        self.boots.add(seen.boot_id)
+
+    def facts(self) -> HostFacts:
+        """Return what the newest decision shows of the host."""
+        newest = self.newest
+        if newest is None:
+            return HostFacts()
+        return HostFacts(
+            total_bytes=newest.memory_total_bytes or None,
+            buckets=newest.buckets,
+            entry_slab_bytes=newest.entry_slab_bytes,
+            hugetlb_bytes=newest.memory_hugetlb_bytes,
+            chain_limit=newest.chain_limit,
+            boots=len(self.boots),
+        )
+
+
+def _samples(points: Iterable[Point], memory: Sequence[tuple[float, int | None]]) -> Iterator[Sample]:
+    """Yield a sample for each point: of a minute or an hour the peak. Memory is that of the decision before, else after."""
+    drops, place, last = 0, 0, -1
+    for point in points:
+        if point.at <= last:
+            continue  # joined to a wider step meanwhile
+        last, drops = point.at, drops + point.dropped
+        while place + 1 < len(memory) and memory[place + 1][0] <= point.at:
+            place += 1
+        yield Sample(point.at, point.count, point.limit, memory[place][1] if memory else None, drops)
+
+
+def _decisions(history: History, span: Span, seen: _Seen) -> Iterator[Recorded]:
+    """Yield the decisions; have `seen` take what they read of the host."""
+    policies: dict[str, Policy | None] = {}
+    for row, record in history.evidence(since=span.since, until=span.until):
+        if row.policy_hash not in policies:
+            try:
+                policies[row.policy_hash] = history.policy(row)
+            except UnreadableRow:
+                policies[row.policy_hash] = None
+        if record is not None and record.observation.memory_total_bytes:
+            seen.take(record.observation)
+        yield Recorded(
+            row=row.id,
+            guard_version=row.guard_version,
+            repeats=row.repeats,
+            record=record,
+            policy=policies[row.policy_hash],
+        )

@@ -1,0 +1,87 @@
+"""Many hosts: one answer for any number of workers, after an interruption, and from many machines."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.replay.fleet import Fleet, local
+from conntrackd_guard.replay.lines import Job
+from conntrackd_guard.replay.model import Grade, HostFacts, HostInput, Skipped, Span
+
+JOB = Job(policy=Policy(), span=Span())
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A unit without a file. `fails` and `kills` are what goes wrong in its worker."""
+
+    key: str
+    fails: bool = False
+    kills: bool = False
+
+    def read(self, _: Span) -> Iterator[HostInput | Skipped]:
+        """Yield a host without evidence, and one that is skipped."""
+        if self.kills:
+            os._exit(9)
+        yield HostInput(name=self.key, grade=Grade.EXACT, facts=HostFacts())
+        yield Skipped(name=self.key, why="half of it is damaged")
+        if self.fails:
+            raise ZeroDivisionError(self.key)
+
+
+UNITS = [Made(f"host-{number}", fails=number % 7 == 0) for number in range(40)]
+
+
+def lines(units: list[Made], jobs: int, resume: Path | None = None) -> list[str]:
+    """Return the lines of a run."""
+    with local(jobs) as executor:
+        return list(Fleet(units, JOB, resume).run(executor))
+
+
+def test_any_number_of_workers_gives_the_same_bytes() -> None:
+    """One process, two and three."""
+    alone = lines(UNITS, 1)
+    assert alone == lines(UNITS, 2) == lines(UNITS, 3)
+    assert len(alone) == 1 + len(UNITS)
+
+
+def test_a_fault_in_one_host_skips_that_host() -> None:
+    """Its line names the fault and its place; the hosts beside it have their rows."""
+    found = [json.loads(line) for text in lines(UNITS[:2], 1) for line in text.splitlines()]
+    why = [one["skipped"]["why"] for one in found if "skipped" in one]
+    assert "Unexpected ZeroDivisionError: host-0 in " in why[1]
+    assert why[2] == "half of it is damaged"
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    """Half a line at the end is dropped; what is done is not done again, and the answer is the same."""
+    file = tmp_path / "done.jsonl"
+    lines(UNITS[:10], 1, file)
+    whole = file.read_text("ascii")
+    file.write_text(whole[:-30], "ascii")
+    fleet = Fleet(UNITS, JOB, file)
+    assert fleet.done == 9
+    assert list(fleet.run(None)) == lines(UNITS, 1)
+    assert Fleet(UNITS, JOB, file).done == len(UNITS)
+
+
+def test_results_of_another_policy_are_refused(tmp_path: Path) -> None:
+    """They would be added up with those of this one."""
+    file = tmp_path / "done.jsonl"
+    lines(UNITS[:2], 1, file)
+    with pytest.raises(GuardError, match="from another replay"):
+        Fleet(UNITS, Job(policy=Policy(threshold=0.5), span=Span()), file)
+
+
+def test_a_worker_that_is_killed_ends_in_a_clear_line() -> None:
+    """As by the OOM killer."""
+    with pytest.raises(GuardError, match="worker process was killed"):
+        lines([*UNITS[:2], Made("bad", kills=True)], 2)
