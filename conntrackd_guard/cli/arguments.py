@@ -192,6 +192,8 @@ _COMMANDS = {  # in the order of the help text
             _option("--jobs", type=_positive, metavar="N", help="processes to use (default: one a CPU)"),
             _option("--resume", type=Path, metavar="FILE",
                 help="keep in FILE what is done; if it exists, go on from there"),
+            _option("--expect", type=Path, metavar="FILE",
+                help="check the cases of FILE instead: what must come of a series or of messages (exit code 3 if not)"),
             _flag("--merge", "add up: each SOURCE is a file of `guard replay --json`"),
         ), either=(_flag("--json", "print one JSON document a line: a head, a line a host, the totals"),
             _flag("--csv", "print a row a host"))),
