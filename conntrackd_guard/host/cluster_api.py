@@ -29,6 +29,7 @@ _MOST_RETRY_DIGITS = 5
 _TOKEN = re.compile(rb"[!-~]+")
 _HOST = re.compile(r"[0-9A-Za-z.:-]{1,253}")
 _PORT = re.compile("[0-9]{1,5}")
+_MOST_PORT = 65_535
 _NO_POD = "Run this in a pod: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT say where the API server is."
 _NO_VOLUME = "The container needs a projected volume with serviceAccountToken and the ConfigMap kube-root-ca.crt."
 
@@ -63,7 +64,7 @@ class ClusterApi:
     def of_pod(cls, paths: Paths, environment: Mapping[str, str]) -> Self:
         """Return the API server that every pod has in its environment. Raises GuardError if there is none."""
         host, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "")
-        if not _HOST.fullmatch(host) or not _PORT.fullmatch(port):
+        if not _HOST.fullmatch(host) or not _PORT.fullmatch(port) or int(port) > _MOST_PORT:
             raise GuardError(_NO_POD)
         return cls(paths, host, int(port))
 
