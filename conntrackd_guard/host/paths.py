@@ -44,6 +44,9 @@ class Paths:
         """While this file exists, nothing is raised."""
         self.drop_in = root / "etc/sysctl.d/99-zz-conntrackd-guard.conf"
         """Persisted limit. `99-zz-` sorts after Debian's `99-sysctl.conf`."""
+        self.recommended_sysctl = root / "etc/sysctl.d/90-conntrackd-guard-recommend.conf"
+        """What `guard recommend --write` puts there for the next boot, and below for the module."""
+        self.recommended_module = root / "etc/modprobe.d/conntrackd-guard-recommend.conf"
         self.state_folder = root / "var/lib/conntrackd-guard" / folder
         self.history = self.state_folder / "history.db"
 

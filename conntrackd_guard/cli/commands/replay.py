@@ -16,8 +16,10 @@ from conntrackd_guard.cli.render import replay_csv
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.core.text import printable
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.replay import lines
+from conntrackd_guard.replay.expectation import check, read_cases
 from conntrackd_guard.replay.fleet import Fleet, local, processors
 from conntrackd_guard.replay.lines import Job
 from conntrackd_guard.replay.model import Span, Unit
@@ -27,7 +29,9 @@ from conntrackd_guard.settings.files import load_settings
 
 
 def replay(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
-    """Replay the sources, or merge results. Exit code 3 where two policies differ."""
+    """Replay the sources, or merge results. Exit code 3 where two policies differ, or an expectation is not met."""
+    if args.expect is not None:
+        return _expect(args, paths)
     texts = _merged(args.source) if args.merge else _replayed(args, paths)
     head = next(lines.read(texts[:1], "the results"))
     summary = summarize(_hosts(texts), compared=bool(head.get("compares")))
@@ -37,6 +41,18 @@ def replay(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
     return Answer(
         value=summary, view="replay_text.print_summary", json=lambda: _json(texts, summary), code=_code(summary)
     )
+
+
+def _expect(args: argparse.Namespace, paths: Paths) -> Answer:
+    """Check the cases of a file; one line for each expectation that is not met."""
+    policy = None if args.config is None else _policy(args.config, paths)
+    texts, failed = list[str](), 0
+    for case in read_cases(args.expect, policy):
+        _, mismatches = check(case)
+        failed += bool(mismatches)
+        texts.append(f"{'✗' if mismatches else '✓'} {printable(case.name)}\n")
+        texts += [f"    {one.field}: expected {one.expected}, found {one.found}\n" for one in mismatches]
+    return Answer(value="".join(texts), code=Exit.NO if failed else Exit.DONE)
 
 
 def _code(summary: Summary) -> Exit:
