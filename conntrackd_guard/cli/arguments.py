@@ -182,7 +182,16 @@ _COMMANDS = {  # in the order of the help text
     "replay": _Command("replay", "show what a policy would have done on evidence of the past",
         "guard replay --config new.yaml /srv/histories    (changes nothing)", (
             _option("source", nargs="*", metavar="SOURCE",
-                help="a history.db, or a folder of some (default: this host's)"),
+                help="a history.db, journal files, a folder of some, `-` for `journalctl -o export` or `-o json` on"
+                " stdin, or the address of a Prometheus (default: this host's history)"),
+            _option("--match", default="", metavar="MATCHERS",
+                help="the hosts of a Prometheus, such as 'job=\"node\"' (default: all with node_exporter)"),
+            _option("--token-file", type=Path, metavar="FILE", help="bearer token for Prometheus"),
+            _option("--ca-file", type=Path, metavar="FILE", help="certificates to trust instead of the system's"),
+            _flag("--token-over-http", "send the token without TLS, too"),
+            _option("--limit", type=_positive, metavar="N", help="limit to assume where the evidence has none"),
+            _option("--memory-available", type=_size, metavar="SIZE",
+                help="memory available to assume where the evidence has none"),
             _option("--config", type=Path, metavar="FILE",
                 help="settings to try (default: those recorded with each decision, else this host's)"),
             _option("--against", type=Path, metavar="FILE",
