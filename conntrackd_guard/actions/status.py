@@ -116,7 +116,7 @@ def _policy(paths: Paths, live: dict[str, Any] | None, unread: list[str]) -> Pol
     with contextlib.suppress(ValueError):
         known = decode(Policy, (live or {}).get("policy"))
     try:
-        settings = load_settings(paths.settings_file, paths.settings_folder).policy
+        settings = load_settings(paths.settings_file, paths.settings_folder, in_container=paths.has_prefix).policy
     except GuardError as error:
         instead = "the defaults" if known is None else "those of the running daemon"
         unread.append(f"settings ({error}): showing {instead}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host
@@ -59,6 +59,6 @@ def test_without_a_scheduler_there_is_a_clear_line(
         err = capsys.readouterr().err
         assert "Can't reach Dask's scheduler" in err
         assert "\x1b" not in err
-    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.setitem(cast("dict[str, Any]", sys.modules), "distributed", None)
     assert main(["replay", *histories, "--dask", "tcp://127.0.0.1:9"], Paths()) is Exit.FAILED
     assert "apt install python3-distributed" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from conntrackd_guard.cli.render import replay_csv
 from conntrackd_guard.cli.render.replay_progress import progress
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
-from conntrackd_guard.core.errors import GuardError, HostError
+from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.replay import dask, lines
@@ -25,7 +25,7 @@ from conntrackd_guard.replay.expectation import check, read_cases
 from conntrackd_guard.replay.fleet import Fleet, local, processors
 from conntrackd_guard.replay.lines import Job
 from conntrackd_guard.replay.model import Span, Unit
-from conntrackd_guard.replay.sources.history import HistoryFile, is_history
+from conntrackd_guard.replay.sources.named import Access, Assuming, units
 from conntrackd_guard.replay.summary import Summary, summarize
 from conntrackd_guard.settings.files import load_settings
 
@@ -72,9 +72,9 @@ def _replayed(args: argparse.Namespace, paths: Paths) -> list[str]:
         against=None if args.against is None else _policy(args.against, paths),
         span=Span(since=since, until=until),
     )
-    units = list(_units(args.source, paths))
-    jobs = min(args.jobs or processors(), max(1, len(units)))
-    fleet = Fleet(units, job, args.resume)
+    found = list(_units(args, paths, job.span))
+    jobs = min(args.jobs or processors(), max(1, len(found)))
+    fleet = Fleet(found, job, args.resume)
     with ExitStack() as stack:
         executor = stack.enter_context(_executor(args, jobs))
         report = stack.enter_context(progress(len(fleet), fleet.done))
@@ -93,22 +93,13 @@ def _policy(file: Path | None, paths: Paths) -> Policy:
     return load_settings(paths.settings_file, paths.settings_folder, only=file, owner=owner).policy
 
 
-def _units(sources: Iterable[str], paths: Paths) -> Iterator[Unit]:
+def _units(args: argparse.Namespace, paths: Paths, span: Span) -> Iterator[Unit]:
     """Yield the units of work of all sources; without any, this host's own history."""
-    for source in sources or [str(paths.history)]:
-        path = Path(source)
-        try:
-            found = sorted(path.rglob("*.db")) if path.is_dir() else [path]
-            for file in found:
-                if is_history(file):
-                    yield HistoryFile(file)
-                else:
-                    text = f"{source} is no history of a guard."
-                    raise GuardError(f"{text} Name a history.db, or a folder with some.")
-        except OSError as error:
-            raise HostError("read", source, error, "Name a history.db, or a folder with some.") from error
-        if not found:
-            raise GuardError(f"{source} has no *.db. Name a history.db, or a folder with some.")
+    access = Access(
+        match=args.match, token_file=args.token_file, ca_file=args.ca_file, token_over_http=args.token_over_http
+    )
+    for unit in units(args.source or [str(paths.history)], access, span):
+        yield Assuming(unit, args.limit, args.memory_available)
 
 
 def _merged(files: Iterable[str]) -> list[str]:

@@ -6,9 +6,6 @@
 import io
 import os
 import re
-import shlex
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -45,8 +42,15 @@ class Screen(Console):
 @contextmanager
 def screen(*, paged: bool) -> Iterator[Console]:
     """Give the console for stdout; `paged`: on a terminal it goes through $PAGER, by default less."""
+    if not paged or not sys.stdout.isatty():
+        yield Screen(highlight=False)
+        return
+    import shlex  # noqa: PLC0415 - 15 ms that output without a pager does without
+    import shutil  # noqa: PLC0415
+    import subprocess  # noqa: PLC0415
+
     pager = shlex.split(os.environ.get("PAGER", "less"))
-    if not paged or not sys.stdout.isatty() or not pager or shutil.which(pager[0]) is None:
+    if not pager or shutil.which(pager[0]) is None:
         yield Screen(highlight=False)
         return
     environment = {"LESS": "FRX", "LESSCHARSET": "utf-8", "LESSSECURE": "1", **os.environ}  # secure: no shell by sudo
