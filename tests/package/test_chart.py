@@ -145,7 +145,21 @@ def test_the_guard_has_no_right_but_its_user() -> None:
     assert not {"hostPID", "hostIPC", "shareProcessNamespace"} & spec.keys()
     assert spec["automountServiceAccountToken"] is False
     assert spec["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
-    assert "cpu" not in guard["resources"]["limits"]
+
+
+def test_an_update_never_runs_two_guards_on_a_node() -> None:
+    """Pods are replaced a tenth of the nodes at a time, run on every node, and are the last to be evicted."""
+    spec = rendered()["DaemonSet", "conntrackd-guard"]["spec"]
+    assert spec["updateStrategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 0, "maxUnavailable": "10%"},
+    }
+    assert pod(rendered())["tolerations"] == [{"operator": "Exists"}]
+    assert pod(rendered())["priorityClassName"] == "system-node-critical"
+    assert container(rendered(), "guard")["resources"] == {
+        "requests": {"cpu": "10m", "memory": "32Mi"},
+        "limits": {"memory": "128Mi"},
+    }
 
 
 def test_the_owners_container_can_write_nothing() -> None:
