@@ -22,6 +22,7 @@ from conntrackd_guard.cli.render.recommend_text import sections
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import INT_MAX
 from conntrackd_guard.core.recommendation import describe
+from conntrackd_guard.history import series
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.series import Point
 from conntrackd_guard.host.clock import Clock
@@ -48,6 +49,7 @@ def test_this_host_with_the_peak_of_its_history(host: FakeHost, capsys: pytest.C
     with History(host.paths.history, mode="writer") as history:
         history.add_points([Point(now - 90 * 86400, 1, "old", 10**6, 900_000)], thin=False)
         history.add_points([Point(now - 86400, 1, "initial", 10**6, 200_000)], thin=False)
+        history.add_points([Point(now - 86400, *series.THE_OTHERS, limit=10**6, count=800_000)], thin=False)
     out = shown(host.paths, capsys)
     assert re.search(r"peak +200,000 entries \(history, ", out)
     assert re.search(r"limit +300,000\n", out)
