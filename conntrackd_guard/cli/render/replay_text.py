@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from rich.console import Console
 from rich.text import Text
 
-from conntrackd_guard.cli.render.console import Line, local, print_beside, print_line, section
+from conntrackd_guard.cli.render.console import local, print_beside, print_line, section
+from conntrackd_guard.cli.render.lines import Line
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.replay.lines import Answer

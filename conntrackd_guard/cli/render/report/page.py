@@ -15,7 +15,8 @@ from markupsafe import Markup
 from conntrackd_guard.cli.render import decision_text
 from conntrackd_guard.cli.render.analysis_text import breakdown, head_lines
 from conntrackd_guard.cli.render.arithmetic_text import calculations
-from conntrackd_guard.cli.render.console import COMMAND, UNDO, Line, local
+from conntrackd_guard.cli.render.console import local
+from conntrackd_guard.cli.render.lines import COMMAND, UNDO, Line
 from conntrackd_guard.cli.render.report.chart import HEIGHT, MOST_CURVES, WIDTH, Chart, Dots, Mark, Span, bars, curve
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.arithmetic import Arithmetic
