@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from conntrackd_guard import __version__
-from conntrackd_guard.cli.render.console import COMMAND, UNDO
+from conntrackd_guard.cli.render.lines import COMMAND, UNDO
 from conntrackd_guard.cli.render.replay_text import GRADES, host_lines, total_lines
 from conntrackd_guard.cli.render.report.chart import HEIGHT, WIDTH, Chart, Span, curve
 from conntrackd_guard.cli.render.report.page import html
