@@ -4,6 +4,7 @@ Pure. Decoding follows the declared types of the fields. Unknown fields (of a ne
 (of an older guard) take their default. A decision has its class as `verdict`, and a hold's reason is its code.
 """
 
+from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -14,6 +15,7 @@ from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Decision, Hold, Override, Raise
 
 T = TypeVar("T")
+_Decode = Callable[[Any], Any]
 
 _PLAIN = frozenset({int, str, float, bool, NoneType})
 
@@ -54,55 +56,69 @@ def encode_one(value: object) -> Any:
 
 def decode(kind: type[T], data: object) -> T:
     """Return the `kind` that `encode` made `data` of; ValueError names what doesn't fit."""
-    return cast("T", _decode(kind, data))
+    return cast("T", _decoder(cast("Any", kind))(data))
 
 
 def decode_decision(data: object) -> Decision:
     """Return the decision that `encode` made `data` of; ValueError names what doesn't fit."""
-    return cast("Decision", _decode(Decision, data))
+    return cast("Decision", _decoder(Decision)(data))
 
 
-def _decode(kind: Any, data: Any) -> Any:  # noqa: PLR0911 - one return a kind of type
+@cache
+def _decoder(kind: Any) -> _Decode:  # noqa: PLR0911 - one return a kind of type
+    """Return the function that decodes a `kind`, worked out once: a history has millions of values."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (UnionType, Union):
-        return _decode_union(arguments, data)
+        return _union_decoder(arguments)
     if is_dataclass(kind):
-        return _decode_fields(kind, _checked(data, dict, kind))
+        return _fields_decoder(kind)
     if origin is tuple:
-        return tuple(_decode(arguments[0], item) for item in _checked(data, list, kind))
+        item = _decoder(arguments[0])
+        return lambda data: tuple([item(one) for one in _checked(data, list, kind)])
     if origin is dict:
-        return {key: _decode(arguments[1], item) for key, item in _checked(data, dict, kind).items()}
+        value = _decoder(arguments[1])
+        return lambda data: {key: value(one) for key, one in _checked(data, dict, kind).items()}
     if kind is HoldReason:
-        return hold_reason(data)
+        return hold_reason
     if issubclass(kind, Enum):
-        return kind(data)
-    if kind is float and type(data) is int:  # a float field may have been given a whole number
-        return data
-    return _checked(data, kind, kind)
+        return cast("_Decode", kind)
+    # A float field may have been given a whole number.
+    plain = frozenset({int, float}) if kind is float else frozenset({kind})
+    return lambda data: data if type(data) in plain else _checked(data, kind, kind)
 
 
-def _decode_union(arguments: tuple[Any, ...], data: Any) -> Any:
-    """Return `data` as one of the union: None, the only other member, or the class that `verdict` names."""
-    if data is None and NoneType in arguments:
-        return None
+def _union_decoder(arguments: tuple[Any, ...]) -> _Decode:
+    """Return a decoder of None, the only other member, or the class that `verdict` names."""
     members = [member for member in arguments if member is not NoneType]
     if len(members) == 1:
-        return _decode(members[0], data)
-    name = _checked(data, dict, Decision).get("verdict")
-    member = next((member for member in members if _VERDICTS.get(member) == name), None)
-    if member is None:
-        raise ValueError(f"unknown verdict {name!r}")
-    return _decode(member, data)
+        only = _decoder(members[0])
+        return lambda data: None if data is None else only(data)
+    by_name = {_VERDICTS[member]: _decoder(member) for member in members}
+
+    def decode_one(data: Any) -> Any:
+        name = _checked(data, dict, Decision).get("verdict")
+        member = by_name.get(name) if isinstance(name, str) else None
+        if member is None:
+            raise ValueError(f"unknown verdict {name!r}")
+        return member(data)
+
+    return decode_one
 
 
-def _decode_fields(kind: Any, data: dict[str, Any]) -> Any:
-    """Return the dataclass `kind` with its known fields of `data`."""
-    hints = _hints(kind)
-    known = {field.name: _decode(hints[field.name], data[field.name]) for field in fields(kind) if field.name in data}
-    required = (field.name for field in fields(kind) if field.default is field.default_factory is MISSING)
-    if missing := [name for name in required if name not in known]:
-        raise ValueError(f"{kind.__name__} lacks {', '.join(missing)}")
-    return kind(**known)
+def _fields_decoder(kind: Any) -> _Decode:
+    """Return a decoder of the dataclass `kind`, with its known fields."""
+    hints = get_type_hints(kind)
+    decoders = [(field.name, _decoder(hints[field.name])) for field in fields(kind)]
+    required = [field.name for field in fields(kind) if field.default is field.default_factory is MISSING]
+
+    def decode_fields(data: Any) -> Any:
+        content = _checked(data, dict, kind)
+        known = {name: decoder(content[name]) for name, decoder in decoders if name in content}
+        if missing := [name for name in required if name not in known]:
+            raise ValueError(f"{kind.__name__} lacks {', '.join(missing)}")
+        return kind(**known)
+
+    return decode_fields
 
 
 def _checked(data: Any, kind: type, wanted: Any) -> Any:
@@ -118,9 +134,3 @@ def hold_reason(code: object) -> HoldReason:
     if reason is None:
         raise ValueError(f"unknown hold reason {code!r}")
     return reason
-
-
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    """Return the field types of a dataclass, cached: resolving is slow, and needed for every nested value."""
-    return get_type_hints(kind)

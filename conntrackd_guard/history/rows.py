@@ -162,11 +162,13 @@ def row_of(columns: tuple[Any, ...]) -> Row | None:
     row = Row(*summary)
     if not (0 <= row.at_seconds < _MOST_SECONDS and 0 <= row.last_seconds < _MOST_SECONDS and row.repeats > 0):
         return None
-    with suppress(ValueError):
-        sums = parse(arithmetic) if arithmetic else None
-        row = replace(row, arithmetic=sums if isinstance(sums, dict) else None)
-    with suppress(ValueError):
-        row = replace(row, verification=decode(Verification, parse(verification)) if verification else None)
+    if arithmetic:
+        with suppress(ValueError):
+            sums = parse(arithmetic)
+            row = replace(row, arithmetic=sums if isinstance(sums, dict) else None)
+    if verification:
+        with suppress(ValueError):
+            row = replace(row, verification=decode(Verification, parse(verification)))
     return row
 
 

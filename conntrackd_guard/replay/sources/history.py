@@ -4,7 +4,7 @@ Anybody's file may be named here, so a damaged or hostile one ends in a clear li
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from conntrackd_guard.core.configuration import Policy
@@ -40,7 +40,7 @@ class HistoryFile:
 
     def read(self, span: Span) -> Iterator[HostInput | Skipped]:
         """Yield the host once for each grade of evidence. Raises HostError if the file can't be opened."""
-        seen: list[Observation] = []
+        seen = _Seen()
         with History(self.path, mode="reader") as history:
             decisions = _decisions(history, span, seen)
             yield HostInput(name=self.key, grade=Grade.EXACT, facts=HostFacts(), decisions=decisions)
@@ -53,9 +53,9 @@ class HistoryFile:
             yield HostInput(
                 name=self.key,
                 grade=Grade.SIMULATED,
-                facts=_facts(seen),
-                samples=_samples(points, seen),
-                notes=(_MEMORY,) if seen else (_NO_MEMORY,),
+                facts=seen.facts(),
+                samples=_samples(points, seen.memory),
+                notes=(_MEMORY if seen.memory else _NO_MEMORY,),
             )
 
 
@@ -64,36 +64,50 @@ def _points(history: History, span: Span) -> list[Point]:
     return history.points(since, _LATEST if span.until is None else span.until, 1)
 
 
-def _facts(seen: Sequence[Observation]) -> HostFacts:
-    """Return what the newest decision shows of the host."""
-    if not seen:
-        return HostFacts()
-    newest = seen[-1]
-    return HostFacts(
-        total_bytes=newest.memory_total_bytes or None,
-        buckets=newest.buckets,
-        entry_slab_bytes=newest.entry_slab_bytes,
-        hugetlb_bytes=newest.memory_hugetlb_bytes,
-        chain_limit=newest.chain_limit,
-        boots=len({one.boot_id for one in seen}),
-    )
+@dataclass(slots=True)
+class _Seen:
+    """What the decisions read of the host."""
+
+    memory: list[tuple[float, int | None]] = field(default_factory=list)
+    """(wall time, bytes available), oldest first."""
+    newest: Observation | None = None
+    boots: set[str] = field(default_factory=set)
+
+    def take(self, seen: Observation) -> None:
+        """Take a decision's observation."""
+        self.memory.append((seen.wall_seconds, None if seen.memory_unknown else seen.memory_available_bytes))
+        self.newest = seen
+        self.boots.add(seen.boot_id)
+
+    def facts(self) -> HostFacts:
+        """Return what the newest decision shows of the host."""
+        newest = self.newest
+        if newest is None:
+            return HostFacts()
+        return HostFacts(
+            total_bytes=newest.memory_total_bytes or None,
+            buckets=newest.buckets,
+            entry_slab_bytes=newest.entry_slab_bytes,
+            hugetlb_bytes=newest.memory_hugetlb_bytes,
+            chain_limit=newest.chain_limit,
+            boots=len(self.boots),
+        )
 
 
-def _samples(points: Iterable[Point], seen: Sequence[Observation]) -> Iterator[Sample]:
+def _samples(points: Iterable[Point], memory: Sequence[tuple[float, int | None]]) -> Iterator[Sample]:
     """Yield a sample for each point: of a minute or an hour the peak. Memory is that of the decision before, else after."""
     drops, place, last = 0, 0, -1
     for point in points:
         if point.at <= last:
             continue  # joined to a wider step meanwhile
         last, drops = point.at, drops + point.dropped
-        while place + 1 < len(seen) and seen[place + 1].wall_seconds <= point.at:
+        while place + 1 < len(memory) and memory[place + 1][0] <= point.at:
             place += 1
-        available = seen[place].memory_available_bytes if seen and not seen[place].memory_unknown else None
-        yield Sample(point.at, point.count, point.limit, available, drops)
+        yield Sample(point.at, point.count, point.limit, memory[place][1] if memory else None, drops)
 
 
-def _decisions(history: History, span: Span, seen: list[Observation]) -> Iterator[Recorded]:
-    """Yield the decisions; add to `seen` what they read of the host, without the tables."""
+def _decisions(history: History, span: Span, seen: _Seen) -> Iterator[Recorded]:
+    """Yield the decisions; have `seen` take what they read of the host."""
     policies: dict[str, Policy | None] = {}
     for row, record in history.evidence(since=span.since, until=span.until):
         if row.policy_hash not in policies:
@@ -102,7 +116,7 @@ def _decisions(history: History, span: Span, seen: list[Observation]) -> Iterato
             except UnreadableRow:
                 policies[row.policy_hash] = None
         if record is not None and record.observation.memory_total_bytes:
-            seen.append(replace(record.observation, tables=(), sources={}))
+            seen.take(record.observation)
         yield Recorded(
             row=row.id,
             guard_version=row.guard_version,
