@@ -82,7 +82,7 @@ class Controller:
         self._restore_at: float | None = None
         """When to try again to put it back, after one of _RESTORED_LATER."""
         self._minimum_at: float | None = 0.0
-        """When to raise to `min_limit`: at start, and after another program went below it; None once it was decided."""
+        """When to raise to `min_limit`: at start, after another program went below it, and on `guard resume`; None once decided."""
         self._affordable: int | None = None
         """The limit that this host could bear at start, if the limit found then was higher."""
         self._pending: PendingVerification | None = None
@@ -326,7 +326,7 @@ class Controller:
                 self._p.recorder.log("guard.info", "warning", text)
             else:
                 self.state = advance(self.state, record, now)
-                if isinstance(record.decision, Override) and self._minimum_at is not None:
+                if isinstance(record.decision, Override):
                     again = {OverrideKind.REVERT: None, OverrideKind.RESUME: 0.0}
                     self._minimum_at = again.get(record.decision.kind, self._minimum_at)
                 self.limit = self.limit if limit is None else limit

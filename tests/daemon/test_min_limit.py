@@ -130,6 +130,27 @@ def test_a_revert_outranks_it(host: Host) -> None:
     guarded.stop()
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_resume_after_a_revert_raises_to_it(host: Host, restarted: bool) -> None:
+    """A revert lets it rest only until then; a raise that stands needs no other."""
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    record = an_override(guarded, OverrideKind.REVERT, LIMIT)
+    host.limit = LIMIT
+    guarded.runtime_dir.overrides.put(record.key, encode(record))
+    some_turns(guarded)
+    guarded = again(guarded) if restarted else guarded
+    some_turns(guarded)
+    assert host.limit == LIMIT
+    for _ in range(2):
+        resume = an_override(guarded, OverrideKind.RESUME)
+        guarded.runtime_dir.overrides.put(resume.key, encode(resume))
+        some_turns(guarded)
+    assert host.limit == LEAST
+    assert guarded.reasons().count(RAISED) == 2
+    guarded.stop()
+
+
 def test_its_rows_decide_again_to_the_same(host: Host) -> None:
     """Trigger, observation, state and policy of each row are all that its decision came from."""
     host.limit = 300_000
