@@ -13,6 +13,8 @@ from conntrackd_guard import __version__
 from conntrackd_guard.core import tuning, units
 from conntrackd_guard.core.text import LONGEST_REASON, printable
 
+INT_MAX = 2**31 - 1
+"""As `model.INT_MAX`: the highest limit that the kernel accepts. The model costs each command 10 ms."""
 _FILE = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 """`shtab.FILE`: shells complete the names of files."""
 _COMPLETED_BY = {
@@ -26,6 +28,8 @@ _ROOT: dict[str, Any] = {
 }  # fmt: skip
 _ROOT_AGAIN = (("--root",), {**_ROOT, "default": argparse.SUPPRESS})
 """The option after a command, which overrides the one before it."""
+_LEAST_BYTES = 64 << 20
+"""Linux with a network needs that."""
 _DIGITS = 19
 """As many as SQLite's largest number has."""
 _TIME = "'2026-11-01 10:00', yesterday, -1h, @EPOCH"
@@ -95,11 +99,27 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > _DIGITS or not 1 <= int(text) <= INT_MAX:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {INT_MAX:,}, found {text!r}")
+    return int(text)
+
+
 def _duration(text: str) -> float:
     try:
         return units.parse_duration(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _size(text: str) -> int:
+    try:
+        size = units.parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if size < _LEAST_BYTES:
+        raise argparse.ArgumentTypeError(f"expected at least 64MiB, found {text!r}")
+    return size
 
 
 class _Parser(argparse.ArgumentParser):
@@ -162,7 +182,16 @@ _COMMANDS = {  # in the order of the help text
     "replay": _Command("replay", "show what a policy would have done on evidence of the past",
         "guard replay --config new.yaml /srv/histories    (changes nothing)", (
             _option("source", nargs="*", metavar="SOURCE",
-                help="a history.db, or a folder of some (default: this host's)"),
+                help="a history.db, journal files, a folder of some, `-` for `journalctl -o export` or `-o json` on"
+                " stdin, or the address of a Prometheus (default: this host's history)"),
+            _option("--match", default="", metavar="MATCHERS",
+                help="the hosts of a Prometheus, such as 'job=\"node\"' (default: all with node_exporter)"),
+            _option("--token-file", type=Path, metavar="FILE", help="bearer token for Prometheus"),
+            _option("--ca-file", type=Path, metavar="FILE", help="certificates to trust instead of the system's"),
+            _flag("--token-over-http", "send the token without TLS, too"),
+            _option("--limit", type=_positive, metavar="N", help="limit to assume where the evidence has none"),
+            _option("--memory-available", type=_size, metavar="SIZE",
+                help="memory available to assume where the evidence has none"),
             _option("--config", type=Path, metavar="FILE",
                 help="settings to try (default: those recorded with each decision, else this host's)"),
             _option("--against", type=Path, metavar="FILE",
@@ -170,10 +199,17 @@ _COMMANDS = {  # in the order of the help text
             _option("--since", metavar="TIME", help=f"evidence from TIME on ({_TIME})"),
             _option("--until", metavar="TIME", help="evidence up to TIME"),
             _option("--jobs", type=_positive, metavar="N", help="processes to use (default: one a CPU)"),
+            _option("--dask", metavar="ADDRESS", help="let the workers of this Dask scheduler do it (such as tls://HOST:8786)"),
+            _option("--dask-ca", type=Path, metavar="FILE", help="certificate of the authority, for a tls:// scheduler"),
+            _option("--dask-cert", type=Path, metavar="FILE", help="own certificate for it"),
+            _option("--dask-key", type=Path, metavar="FILE", help="key of that certificate"),
             _option("--resume", type=Path, metavar="FILE",
                 help="keep in FILE what is done; if it exists, go on from there"),
+            _option("--expect", type=Path, metavar="FILE",
+                help="check the cases of FILE instead: what must come of a series or of messages (exit code 3 if not)"),
             _flag("--merge", "add up: each SOURCE is a file of `guard replay --json`"),
-        ), either=(_flag("--json", "print one JSON document a line: a head, a line a host, the totals"),
+        ), either=(_option("-o", "--output", type=Path, metavar="FILE", help="write an HTML page to FILE"),
+            _flag("--json", "print one JSON document a line: a head, a line a host, the totals"),
             _flag("--csv", "print a row a host"))),
     "status": _Command("status", "show limit, use, memory, next step and the state of the daemon",
         "guard status --json | jq .tables    (exit code 3: somebody has to act)", (_MODE,),
@@ -186,6 +222,17 @@ _COMMANDS = {  # in the order of the help text
             _flag("--watch", "refresh every 2 s until Ctrl-C"),
             _flag("--json", "print one JSON document (with --watch: one a line)"),
         ), description="Sample the entries of one table (the fullest, by default) and rank them. Needs root."),
+    "recommend": _Command("recommend", "recommend a limit, hash buckets and timeouts, each with its calculation",
+        "guard recommend --memory 8GiB --entries 300000    (for another host; changes nothing)", (
+            _option("--entries", type=_count, metavar="N", help="peak of the fullest table (default: the last month's)"),
+            _option("--memory", type=_size, metavar="SIZE", help="describe another host: its memory, such as 8GiB"),
+            _option("--buckets", type=_count, metavar="N", help="its hash buckets (default: the kernel's for that memory)"),
+            _option("--cpus", type=_count, metavar="N", help="its CPUs, for kube-proxy"),
+            _option("--format", choices=("text", "json", "sysctl", "modprobe", "kube-proxy", "helm"), default="text",
+                help="format of the output; all but text and json are lines to paste (default: text)"),
+            _flag("--write", "write what no other file sets to /etc/sysctl.d (with --format modprobe: /etc/modprobe.d)"),
+        ), description="Recommend a limit, hash buckets and timeouts for this host, or one described, by the policy that runs."
+            " No running value is changed."),
     "doctor": _Command("doctor", "check this host for problems and print how to fix them",
         "sudo guard doctor    (changes nothing; exit code 3: a check failed)", (_JSON,)),
     "pause": _Command("overrides", "stop raising until resumed",

@@ -34,6 +34,15 @@ def default_limit(load: LoadFacts, buckets: int, memory_total_bytes: int) -> int
     return buckets if version == (5, 14) and buckets in {65_536, _MOST_BUCKETS} else None  # RHEL 9: later netfilter
 
 
+def default_buckets(load: LoadFacts, memory_total_bytes: int) -> int:
+    """Return the buckets that a 64-bit kernel from 5.15 on chooses, or those that `hashsize=` gives."""
+    if load.hashsize is not None:
+        return load.hashsize
+    if memory_total_bytes > 4 * GIB:
+        return _MOST_BUCKETS
+    return 65_536 if memory_total_bytes > GIB else max(1024, memory_total_bytes // _BYTES_PER_BUCKET)
+
+
 def _buckets_before(memory_total_bytes: int) -> int:
     """Return the buckets that a kernel before 5.15 chooses."""
     if memory_total_bytes > 4 * GIB:

@@ -360,7 +360,7 @@ class Controller:
             return
         if least is None or limit >= least:
             self._minimum_at = None
-        elif self._p.runtime_dir.pause(now) is None:
+        elif not self._minimum_at or self._p.runtime_dir.pause(now) is None:  # one hold is recorded, if it is paused
             decision = self.decide(Trigger(kind=TriggerKind.MINIMUM), is_news=False)
             later = isinstance(decision, Hold) and decision.reason in _RAISED_LATER
             self._minimum_at = (decision.retry_seconds or now) if isinstance(decision, Hold) and later else None

@@ -161,6 +161,13 @@ def held(database: sqlite3.Connection, since: int, until: int, step: int) -> lis
     return database.execute(query, {"wide": step, "since": since, "until": until}).fetchall()
 
 
+def peak(database: sqlite3.Connection, since: int) -> tuple[int, int] | None:
+    """Return (the most entries in one table, its wall time) since then; None without a point."""
+    query = "SELECT max(count), at FROM series WHERE at >= ? AND name != ?"
+    found, at = database.execute(query, (since, _OTHERS_ID)).fetchone()
+    return (found, at) if isinstance(found, int) and isinstance(at, int) else None
+
+
 def _ids(database: sqlite3.Connection, names: Iterable[tuple[int, str]]) -> dict[tuple[int, str], int]:
     """Return the ids of names, new ones included while there is room."""
     room = MOST_NAMES - database.execute("SELECT count(*) FROM series_names").fetchone()[0]

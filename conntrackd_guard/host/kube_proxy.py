@@ -41,6 +41,11 @@ _SNAP = re.compile(r"^version:\s*[\"']?v?(\d{1,3})\.(\d{1,3})", re.MULTILINE)
 _MOST_FILES = 500
 
 
+def default_limit(cores: int) -> int:
+    """Return the limit that a kube-proxy sets on `cores` CPUs if its settings name none."""
+    return max(_PER_CORE * cores, _MIN)
+
+
 def limit_set(root: Path, program: Program, cores: int) -> Iterator[Writer]:
     """Yield a kube-proxy and the limit it sets on `cores` CPUs; nothing if its settings disable that."""
     settings, source = _settings(root, program)

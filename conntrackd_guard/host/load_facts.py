@@ -20,7 +20,7 @@ def load_facts(paths: Paths) -> LoadFacts:
     release = files.read_id(paths.kernel_release) or ""
     line = final_assignment(conf_dirs.sysctl_files(paths.root), Tool.SYSTEMD, lowest_accepted(release, None))
     line = None if line is None or line.path == str(paths.drop_in) else line
-    numbers = (Assignment(path="", line=0, value=text).number or 0 for text in _options(paths.root))
+    numbers = (Assignment(path="", line=0, value=text).number or 0 for _, text in hashsize_options(paths.root))
     sizes = [size for size in numbers if 0 < size <= INT_MAX]
     step = os.sysconf("SC_PAGE_SIZE") // struct.calcsize("P")  # nf_ct_alloc_hashtable() fills its last page
     return LoadFacts(
@@ -31,14 +31,16 @@ def load_facts(paths: Paths) -> LoadFacts:
     )
 
 
-def _options(root: Path) -> Iterator[str]:
-    """Yield each value given for `hashsize`: the last one counts, and modprobe appends the kernel command line's."""
+def hashsize_options(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield (file, value) for each `hashsize`: the last one counts, and modprobe appends the kernel command line's."""
     for path in conf_dirs.effective_files(root, _FOLDERS, ".conf"):
         for row in (conf_dirs.read_text(path) or "").replace("\\\n", " ").split("\n"):
             match row.split():
                 case ["options" | "install", module, *words] if module.replace("-", "_") == _MODULE:
-                    yield from (word.partition("=")[2] for word in words if word.startswith(f"{_OPTION}="))
-    for word in (conf_dirs.read_text(root / "proc/cmdline") or "").split():
+                    values = (word.partition("=")[2] for word in words if word.startswith(f"{_OPTION}="))
+                    yield from ((str(path), value) for value in values)
+    command_line = root / "proc/cmdline"
+    for word in (conf_dirs.read_text(command_line) or "").split():
         name, _, value = word.partition("=")
         if name.replace("-", "_") == f"{_MODULE}.{_OPTION}":
-            yield value
+            yield str(command_line), value

@@ -44,6 +44,9 @@ class Paths:
         """While this file exists, nothing is raised."""
         self.drop_in = root / "etc/sysctl.d/99-zz-conntrackd-guard.conf"
         """Persisted limit. `99-zz-` sorts after Debian's `99-sysctl.conf`."""
+        self.recommended_sysctl = root / "etc/sysctl.d/90-conntrackd-guard-recommend.conf"
+        """What `guard recommend --write` puts there for the next boot, and below for the module."""
+        self.recommended_module = root / "etc/modprobe.d/conntrackd-guard-recommend.conf"
         self.state_folder = root / "var/lib/conntrackd-guard" / folder
         self.history = self.state_folder / "history.db"
 
@@ -56,8 +59,8 @@ class Paths:
         self.overrides = self.run_folder / "overrides"
         """Operator overrides that the running guard has yet to take into its state."""
         self.status_file = self.run_folder / "status.json"
-        self.owner_socket = self.run_folder / "namespaces.sock"
-        """Where the helper that reads the owners of namespaces connects."""
+        self.owner_socket = (self.run_folder if root == own else own / "run/conntrackd-guard") / "namespaces.sock"
+        """Where the helper that reads the owners of namespaces connects: in a pod, a volume of the pod."""
         self.notices = run / "notices"
         """Queue of the `notify` command; a dry run leaves it empty."""
         self.outbox = own / "run/conntrackd-guard-events"

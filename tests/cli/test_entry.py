@@ -97,8 +97,9 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__")
 
 
 COMMANDS = [
-    "run", "run --dry-run", "run --check", "history", "show 1", "replay", "report -o /dev/null", "status", "top", "doctor",
-    "pause", "resume", "revert", "revert 99", "notify", "events", "persist", "config check", "config show", "config example",
+    "run", "run --dry-run", "run --check", "history", "show 1", "replay", "report -o /dev/null", "status", "top",
+    "recommend", "doctor", "pause", "resume", "revert", "revert 99", "notify", "events", "persist", "config check",
+    "config show", "config example",
 ]  # fmt: skip
 
 

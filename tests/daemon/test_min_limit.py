@@ -101,15 +101,14 @@ def test_a_lowering_that_stays_above_it_is_no_reason(host: Host) -> None:
 def test_a_pause_delays_it(host: Host) -> None:
     """Nothing while paused, and the raise after its end."""
     guarded = Guarded(host, POLICY)
-    guarded.runtime_dir.put_pause(Pause(by="root", reason="drill", until_seconds=guarded.clock.now + 40.0))
-    host.limit = LIMIT - 1
+    guarded.runtime_dir.put_pause(Pause(by="root", reason="drill", until_seconds=guarded.clock.now + 32.0))
     some_turns(guarded)
-    assert host.limit in {LIMIT - 1, LEAST}  # the start may have raised before the pause
-    host.limit = LIMIT - 1
-    guarded.turn(0.5)
-    assert host.limit == LIMIT - 1
+    assert host.limit == LIMIT
+    (held,) = guarded.rows()
+    assert (held.reason, held.repeats) == ("paused", 1)
     some_turns(guarded)
     assert host.limit == LEAST
+    assert guarded.reasons() == ["hold paused none", RAISED]
     guarded.stop()
 
 

@@ -54,7 +54,7 @@ def test_bash_offers_every_option_and_command(command: str) -> None:
 def test_bash_completes_what_was_begun() -> None:
     """Bash offers only matching words, and values where an option takes some."""
     assert complete("h") == ["history"]
-    assert complete("re") == ["report", "replay", "resume", "revert"]
+    assert complete("re") == ["report", "replay", "recommend", "resume", "revert"]
     assert complete("history", "--u") == ["--until"]
     assert complete("history", "--verdict", "") == ["raise", "hold", "override"]
     assert complete("history", "--dry-run", "--l") == ["--last"]

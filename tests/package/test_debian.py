@@ -54,9 +54,13 @@ def test_a_purge_removes_all_files_of_the_guard() -> None:
     paths, script = Paths(), read("debian/postrm")
     beside = paths.drop_in.parent / f".{paths.drop_in.name}.new"
     assert f"\ndrop_in={paths.drop_in}\n" in script
-    assert (
-        f'\n    rm -f "$drop_in" {beside}\n    rm -rf {paths.state_folder} {paths.run_folder} {UNIT_ROOT}\n' in script
-    )
+    recommended = f"{paths.recommended_sysctl}* {paths.recommended_module}*"
+    for line in (
+        f'rm -f "$drop_in" {beside}',
+        f"rm -f {recommended}",
+        f"rm -rf {paths.state_folder} {paths.run_folder} {UNIT_ROOT}",
+    ):
+        assert f"\n    {line}\n" in script
 
 
 def test_every_unit_has_a_root_directory() -> None:

@@ -35,6 +35,7 @@ MEMORY = Trigger(kind=TriggerKind.MEMORY)
 any_trigger = (
     triggers
     | st.just(MEMORY)
+    | st.just(Trigger(kind=TriggerKind.MINIMUM))
     | st.builds(
         lambda limit: Trigger(kind=TriggerKind.START, persisted=PersistedLimit(limit=limit)), st.integers(1, INT_MAX)
     )

@@ -8,7 +8,7 @@ import re
 _WORDS = re.compile(
     r" full tables?(?= ×)| for the others| entries| huge pages| buckets| of ZFS' cache above its minimum"
     r"| \(-?[\d.,]+ [KMGTPE]?i?B\)"
-    r"|^(as set|saved for this boot|in force)(?= = )"
+    r"|^(as set|saved for this boot|in force|min_limit)(?= = )"
 )
 _COMPARED = re.compile(r"([✓✗]) (.+) ([≤>]) (.+)")
 _NAME = re.compile(r"[a-z_' ]+(?=-?[\d,]+$)")
@@ -45,10 +45,11 @@ def _is_true(text: str) -> bool:
 
 
 def _largest(text: str) -> float | None:
-    match = re.fullmatch(r"the largest of (.*); (.*); (.*) \(at most (.*)\); (.*), up to the next whole", text)
+    pattern = r"the largest of (.*?); (.*?); (?:(.*) \(at most (.*)\); )?(.*), up to the next whole"
+    match = re.fullmatch(pattern, text)
     if match is None:
         return None
-    first, second, demand, most, last = (_value(term) for term in match.groups())
+    first, second, demand, most, last = (_value(term or "0") for term in match.groups())
     return max(math.ceil(first), second, min(math.ceil(demand), most), math.floor(last) + 1)
 
 

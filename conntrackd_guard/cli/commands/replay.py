@@ -4,39 +4,65 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-from conntrackd_guard.cli.answer import Answer
+from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.commands.history import time_option
+from conntrackd_guard.cli.commands.report import write_page
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.render import replay_csv
+from conntrackd_guard.cli.render.replay_progress import progress
+from conntrackd_guard.cli.render.report import replay_page
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
-from conntrackd_guard.core.errors import GuardError, HostError
+from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.core.text import printable
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.replay import lines
+from conntrackd_guard.replay import dask, lines
+from conntrackd_guard.replay.expectation import check, read_cases
 from conntrackd_guard.replay.fleet import Fleet, local, processors
 from conntrackd_guard.replay.lines import Job
 from conntrackd_guard.replay.model import Span, Unit
-from conntrackd_guard.replay.sources.history import HistoryFile, is_history
+from conntrackd_guard.replay.sources.named import Access, Assuming, units
 from conntrackd_guard.replay.summary import Summary, summarize
 from conntrackd_guard.settings.files import load_settings
 
 
 def replay(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
-    """Replay the sources, or merge results. Exit code 3 where two policies differ."""
+    """Replay the sources, or merge results. Exit code 3 where two policies differ, or an expectation is not met."""
+    if args.expect is not None:
+        return _expect(args, paths)
     texts = _merged(args.source) if args.merge else _replayed(args, paths)
     head = next(lines.read(texts[:1], "the results"))
     summary = summarize(_hosts(texts), compared=bool(head.get("compares")))
+    if args.output is not None:
+        content = replay_page.page(summary, time.time()).encode()
+        write_page(args.output, content)
+        note(f"{args.output}: {len(content) / 1024:,.0f} KiB")
+        return _code(summary)
     if args.csv:
         sys.stdout.writelines(replay_csv.rows(summary))
         return _code(summary)
     return Answer(
         value=summary, view="replay_text.print_summary", json=lambda: _json(texts, summary), code=_code(summary)
     )
+
+
+def _expect(args: argparse.Namespace, paths: Paths) -> Answer:
+    """Check the cases of a file; one line for each expectation that is not met."""
+    policy = None if args.config is None else _policy(args.config, paths)
+    texts, failed = list[str](), 0
+    for case in read_cases(args.expect, policy):
+        _, mismatches = check(case)
+        failed += bool(mismatches)
+        texts.append(f"{'✗' if mismatches else '✓'} {printable(case.name)}\n")
+        texts += [f"    {one.field}: expected {one.expected}, found {one.found}\n" for one in mismatches]
+    return Answer(value="".join(texts), code=Exit.NO if failed else Exit.DONE)
 
 
 def _code(summary: Summary) -> Exit:
@@ -54,12 +80,19 @@ def _replayed(args: argparse.Namespace, paths: Paths) -> list[str]:
         against=None if args.against is None else _policy(args.against, paths),
         span=Span(since=since, until=until),
     )
-    units = list(_units(args.source, paths))
-    jobs = min(args.jobs or processors(), max(1, len(units)))
-    fleet = Fleet(units, job, args.resume)
+    found = list(_units(args, paths, job.span))
+    jobs = min(args.jobs or processors(), max(1, len(found)))
+    fleet = Fleet(found, job, args.resume)
     with ExitStack() as stack:
-        executor = stack.enter_context(local(jobs))
-        return "".join(fleet.run(executor)).splitlines(keepends=True)
+        executor = stack.enter_context(_executor(args, jobs))
+        report = stack.enter_context(progress(len(fleet), fleet.done))
+        return "".join(fleet.run(executor, report)).splitlines(keepends=True)
+
+
+def _executor(args: argparse.Namespace, jobs: int) -> AbstractContextManager[Executor | None]:
+    if args.dask is None:
+        return local(jobs)
+    return dask.executor(args.dask, ca=args.dask_ca, cert=args.dask_cert, key=args.dask_key)
 
 
 def _policy(file: Path | None, paths: Paths) -> Policy:
@@ -68,22 +101,13 @@ def _policy(file: Path | None, paths: Paths) -> Policy:
     return load_settings(paths.settings_file, paths.settings_folder, only=file, owner=owner).policy
 
 
-def _units(sources: Iterable[str], paths: Paths) -> Iterator[Unit]:
+def _units(args: argparse.Namespace, paths: Paths, span: Span) -> Iterator[Unit]:
     """Yield the units of work of all sources; without any, this host's own history."""
-    for source in sources or [str(paths.history)]:
-        path = Path(source)
-        try:
-            found = sorted(path.rglob("*.db")) if path.is_dir() else [path]
-            for file in found:
-                if is_history(file):
-                    yield HistoryFile(file)
-                else:
-                    text = f"{source} is no history of a guard."
-                    raise GuardError(f"{text} Name a history.db, or a folder with some.")
-        except OSError as error:
-            raise HostError("read", source, error, "Name a history.db, or a folder with some.") from error
-        if not found:
-            raise GuardError(f"{source} has no *.db. Name a history.db, or a folder with some.")
+    access = Access(
+        match=args.match, token_file=args.token_file, ca_file=args.ca_file, token_over_http=args.token_over_http
+    )
+    for unit in units(args.source or [str(paths.history)], access, span):
+        yield Assuming(unit, args.limit, args.memory_available)
 
 
 def _merged(files: Iterable[str]) -> list[str]:

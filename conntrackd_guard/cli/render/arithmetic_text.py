@@ -3,7 +3,7 @@
 Every equation and comparison is true of the figures as printed: the tests parse them back.
 """
 
-from conntrackd_guard.cli.render.console import Line
+from conntrackd_guard.cli.render.lines import Line
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import assess
@@ -35,25 +35,25 @@ def calculations(record: Record, policy: Policy) -> list[tuple[str, list[Line]]]
     if a is None:
         return []
     if record.trigger.kind is TriggerKind.MEMORY:
-        return [("Calculation", [("limit", f"{a.current:,}"), *_memory_lines(a, policy)])]
+        return [("Calculation", [("limit", f"{a.current:,}"), *memory_lines(a, policy)])]
     asked: list[Line] = [("limit", f"{a.current:,}"), ("wanted", f"{_wanted(record, a, policy)} = {a.wanted:,}")]
     allowed = ("allowed", f"{a.target:,} ({_BOUNDS[a.bound]})")
     if not isinstance(decision, Hold) or a.bound is Bound.TARGET:
-        return [("Calculation", [*asked, allowed, *_memory_lines(a, policy), *_other_lines(a)])]
+        return [("Calculation", [*asked, allowed, *memory_lines(a, policy), *_other_lines(a)])]
     fitting = (
-        [allowed, *_memory_lines(a, policy), *_other_lines(a)]
+        [allowed, *memory_lines(a, policy), *_other_lines(a)]
         if a.target
         else [("allowed", f"none ({_BOUNDS[a.bound]})")]
     )
     case = assess(record.trigger, record.observation, policy)
     refused = calculate(case, a.wanted, a.wanted, a.demand_per_second, policy)
     return [
-        ("Calculation of what was wanted", [*asked, *_memory_lines(refused, policy), *_other_lines(refused)]),
+        ("Calculation of what was wanted", [*asked, *memory_lines(refused, policy), *_other_lines(refused)]),
         ("What would have fitted", fitting),
     ]
 
 
-def _memory_lines(a: Arithmetic, policy: Policy) -> list[Line]:
+def memory_lines(a: Arithmetic, policy: Policy) -> list[Line]:
     """Return what the charged entries cost, compared with the budget and with the memory that must stay available."""
     left = a.memory_available_bytes - a.new_bytes
     estimate = " (counts are estimates of need)" if a.estimate else ""
@@ -96,13 +96,20 @@ def _other_lines(a: Arithmetic) -> list[Line]:
         most = "" if a.on_flood.limit is None else f" {a.on_flood.limit:,}"
         mark = "✓" if a.on_flood.allows(a.target) else "✗"
         lines.append(("on_flood", f"{mark} {a.on_flood.action}{most} (a flood fills every table in need)"))
+    return [*lines, *chain_lines(a)]
+
+
+def chain_lines(a: Arithmetic) -> list[Line]:
+    """Return the average chain with all charged entries, compared with the longest allowed; none without buckets."""
     buckets = a.buckets_target or a.buckets
-    if buckets:
-        chain = 2 * a.charged_entries / buckets
-        lines.append(("average chain", f"2 × {a.charged_entries:,} ÷ {buckets:,} buckets = {chain:,.2f}"))
-        mark, sign = _MARKS[2 * a.charged_entries <= CHAIN_HOLD * buckets]
-        lines.append(("", f"{mark} 2 × {a.charged_entries:,} {sign} {CHAIN_HOLD} × {buckets:,}"))
-    return lines
+    if not buckets:
+        return []
+    chain = 2 * a.charged_entries / buckets
+    mark, sign = _MARKS[2 * a.charged_entries <= CHAIN_HOLD * buckets]
+    return [
+        ("average chain", f"2 × {a.charged_entries:,} ÷ {buckets:,} buckets = {chain:,.2f}"),
+        ("", f"{mark} 2 × {a.charged_entries:,} {sign} {CHAIN_HOLD} × {buckets:,}"),
+    ]
 
 
 def _wanted(record: Record, a: Arithmetic, policy: Policy) -> str:
@@ -112,12 +119,19 @@ def _wanted(record: Record, a: Arithmetic, policy: Policy) -> str:
         return "saved for this boot" if a.wanted == persisted.limit else "in force"
     if record.trigger.kind is TriggerKind.MINIMUM:
         return "min_limit"
+    return step_text(a, policy)
+
+
+def step_text(a: Arithmetic, policy: Policy) -> str:
+    """Return the terms of a step, of which it is the largest."""
     over = "" if a.demand_seconds is None else f" (measured over {format_span(a.demand_seconds)})"
-    return (
-        f"the largest of {a.current:,} × {policy.growth_factor:.12g}; {a.current:,} + {tuning.MIN_STEP:,}; "
+    ahead = (
         f"{a.current:,} + {a.demand_per_second:,.0f}/s{over} × {tuning.LOOKAHEAD_SECONDS:g} s "
         f"(at most {a.demand_factor} × {a.current:,}); "
-        f"{a.largest_count:,} ÷ {policy.threshold:.12g}, up to the next whole"
+    )
+    return (
+        f"the largest of {a.current:,} × {policy.growth_factor:.12g}; {a.current:,} + {tuning.MIN_STEP:,}; "
+        f"{ahead if a.demand_per_second else ''}{a.largest_count:,} ÷ {policy.threshold:.12g}, up to the next whole"
     )
 
 

@@ -21,6 +21,7 @@ from conntrackd_guard.replay.sources.kernel_lines import KernelLines
 _MAGIC = b"LPKSHHRH"
 _NAME = re.compile(r"(?P<name>.+?)(?:@[0-9a-f-]+)?\.journal~?", re.DOTALL)
 """journald adds `@…` to the name of a file that it closed, and `~` where that one was damaged or not closed properly."""
+_ENDS = (".journal", ".journal~")
 _REMOTE = "remote-"
 _LOCAL = re.compile(r"system|(user-[0-9]+)")
 """Files of journald itself, below a folder with the machine's id. A user's have no kernel messages."""
@@ -29,9 +30,9 @@ _MOST_NAMED = 3
 
 
 def is_journal(path: Path) -> bool:
-    """Return whether the file is a journal by its first bytes. Raises OSError."""
+    """Return whether the file is a journal, by its first bytes or its name: it may be damaged. Raises OSError."""
     with path.open("rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+        return file.read(len(_MAGIC)) == _MAGIC or path.name.endswith(_ENDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def _files(path: Path) -> Iterator[Path]:
         fail(error)
     for folder, _, names in os.walk(path.resolve(), onerror=fail):
         for name in names:
-            if name.endswith((".journal", ".journal~")) and (Path(folder) / name).is_file():
+            if name.endswith(_ENDS) and (Path(folder) / name).is_file():
                 yield Path(folder) / name
 
 

@@ -63,7 +63,7 @@ class KernelLines:
                 kernel=kernel,
                 boots=boots,
             ),
-            messages=(Message(float(second), kind, namespace, n) for (second, kind, namespace), n in ordered),
+            messages=tuple(Message(float(second), kind, namespace, n) for (second, kind, namespace), n in ordered),
             notes=(*notes, *own),
         )
 

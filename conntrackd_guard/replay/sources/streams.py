@@ -6,9 +6,7 @@ checked before anything is read: the stream may be hostile.
 
 import json
 import re
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from typing import BinaryIO
 
@@ -33,17 +31,6 @@ Fields = dict[bytes, bytes]
 
 class _NotAJournalError(GuardError):
     """The stream is not what `journalctl` prints."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stdin:
-    """Standard input as a unit of work: it can be read once, in this process."""
-
-    key: str = "-"
-
-    def read(self, span: Span) -> Iterator[HostInput | Skipped]:
-        """Yield the hosts, as `read` does."""
-        return read(sys.stdin.buffer, span)
 
 
 def read(stream: BinaryIO, span: Span) -> Iterator[HostInput | Skipped]:

@@ -1,0 +1,113 @@
+"""Turn the sources that somebody named into units of work: histories, journals, stdin, and the hosts of a Prometheus."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from conntrackd_guard.core.errors import GuardError, HostError
+from conntrackd_guard.replay.model import HostInput, Skipped, Span, Unit
+from conntrackd_guard.replay.sources import journals, prometheus, streams
+from conntrackd_guard.replay.sources.history import HistoryFile, is_history
+from conntrackd_guard.replay.sources.prometheus_api import Server
+
+STDIN = "-"
+_NAME_ONE = (
+    "Name a history.db, journal files, a folder with some, `-` for stdin, or the http(s) address of a Prometheus."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was already read, or is to be skipped, while the units were found."""
+
+    key: str
+    evidence: tuple[HostInput | Skipped, ...]
+
+    def read(self, span: Span) -> Iterator[HostInput | Skipped]:
+        """Yield it; the span bounded it before."""
+        del span
+        yield from self.evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Assuming:
+    """A unit with facts for the hosts that don't show them."""
+
+    unit: Unit
+    limit: int | None
+    available_bytes: int | None
+
+    @property
+    def key(self) -> str:
+        """That of the unit."""
+        return self.unit.key
+
+    def read(self, span: Span) -> Iterator[HostInput | Skipped]:
+        """Yield the hosts of the unit."""
+        for one in self.unit.read(span):
+            if isinstance(one, HostInput):
+                facts = replace(
+                    one.facts,
+                    limit=self.limit if one.facts.limit is None else one.facts.limit,
+                    available_bytes=(
+                        self.available_bytes if one.facts.available_bytes is None else one.facts.available_bytes
+                    ),
+                )
+                yield replace(one, facts=facts)
+            else:
+                yield one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How to ask each Prometheus."""
+
+    match: str = ""
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    token_over_http: bool = False
+
+
+def units(sources: Iterable[str], access: Access, span: Span) -> Iterator[Unit]:
+    """Yield the units of all sources; journals last. Raises GuardError for a source that is none of the known kinds."""
+    paths: list[Path] = []
+    for source in dict.fromkeys(sources):
+        if source.startswith(("http://", "https://")):
+            server = Server(
+                url=source,
+                token_file=access.token_file,
+                ca_file=access.ca_file,
+                token_over_http=access.token_over_http,
+            )
+            yield from map(_unit, prometheus.find(server, access.match, span))
+        elif source == STDIN:
+            yield Found(STDIN, tuple(streams.read(sys.stdin.buffer, span)))
+        else:
+            path = Path(source)
+            found = _histories(path)
+            yield from found
+            if not found:
+                paths.append(path)
+    yield from map(_unit, journals.find(paths))
+
+
+def _unit(found: Unit | Skipped) -> Unit:
+    return Found(found.name, (found,)) if isinstance(found, Skipped) else found
+
+
+def _histories(path: Path) -> list[HistoryFile]:
+    """Return the histories at or below a path; none if there are journals. Raises GuardError if there are neither."""
+    try:
+        if not path.is_dir():
+            if is_history(path):
+                return [HistoryFile(path)]
+            if journals.is_journal(path):
+                return []
+            raise GuardError(f"{path} is neither a guard's history nor a journal file. {_NAME_ONE}")
+        found = [HistoryFile(file) for file in sorted(path.rglob("*.db")) if file.is_file() and is_history(file)]
+        if not found and next(path.rglob("*.journal*"), None) is None:
+            raise GuardError(f"{path} contains neither a guard's history nor journal files. {_NAME_ONE}")
+    except OSError as error:
+        raise HostError("read", path, error, _NAME_ONE) from error
+    return found

@@ -1,0 +1,102 @@
+"""`guard replay` on journals, stdin and Prometheus: hosts, what is skipped, and clear lines for what is no source."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testbed.journal_files import entry, write_file
+from testbed.prometheus import pretender, send
+
+from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.main import main
+from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.replay.sources import prometheus
+
+FULL = "nf_conntrack: nf_conntrack: table full, dropping packet"
+MEMORY = "Memory: 3218116K/25165432K available (14342K kernel code)"
+START = 1_700_000_000
+
+
+def kernel(second: int, message: str = FULL) -> bytes:
+    """Return a kernel entry."""
+    return entry(second * 1_000_000, _HOSTNAME="web1", MESSAGE=message)
+
+
+def lines(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
+    """Return the JSON lines that the command prints."""
+    assert main(["replay", "--json", *arguments], Paths()) is Exit.DONE
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_folder_of_journals_has_a_row_for_each_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A damaged file is named; the limit that no journal shows comes from an option."""
+    write_file(tmp_path / "remote-web1.journal", kernel(0, MEMORY), kernel(1), kernel(2))
+    (tmp_path / "remote-web2.journal").write_bytes(b"broken")
+    arguments = ("--limit", "262144", "--memory-available", "4G", "--jobs", "2", str(tmp_path))
+    _, first, second, _ = lines(capsys, *arguments)
+    row = first["answer"]["host"]
+    assert (row["name"], row["grade"], row["messages"], row["raises"]) == ("web1", "asked_only", 2, 0)
+    assert row["allowed_limit"] > 262144
+    assert second["skipped"]["name"] == f"web2: {tmp_path}/remote-web2.journal"
+
+
+def test_stdin_is_read_for_any_number_of_workers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker has no stdin of its own."""
+    found = []
+    for jobs in "13":
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(kernel(1) + kernel(2))))
+        found.append(lines(capsys, "--jobs", jobs, "-"))
+    assert found[0] == found[1]
+    assert found[0][1]["answer"]["host"]["messages"] == 2
+
+
+def test_a_prometheus_is_asked_with_the_matchers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its hosts are simulated; the token comes from a file."""
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    labels = {"__name__": prometheus.ENTRIES, "instance": "web1"}
+    values = [[START + second, "5"] for second in range(60, 600, 60)]
+
+    def answer(request: Any) -> None:
+        series = [
+            {"metric": labels | {"__name__": name}, "values": values, "value": [0, "1e9"]} for name in prometheus.SERIES
+        ]
+        data: Any = {"result": series}
+        data = [labels] if "/series?" in request.path else data
+        send(request, json.dumps({"status": "success", "data": data}).encode())
+
+    with pretender(answer) as (url, requests):
+        arguments = ("--match", 'job="node"', "--token-file", str(token), "--token-over-http", url)
+        since = ("--since", f"@{START}", "--until", f"@{START + 600}")
+        _, row, _ = lines(capsys, *arguments, *since)
+    host = row["answer"]["host"]
+    assert (host["name"], host["grade"], host["since"]) == ("web1", "simulated", START + 60)
+    assert "match%5B%5D=node_nf_conntrack_entries%7Bjob%3D%22node%22%7D" in requests[0].path
+    assert {request.headers["Authorization"] for request in requests} == {"Bearer s3cret"}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("file", "/file is neither a guard's history nor a journal file. Name a history.db, journal files,"),
+        ("folder", "/folder contains neither a guard's history nor journal files. Name"),
+        ("none", "/none: No such file or directory. Name"),
+        ("http://127.0.0.1:1", "Can't read http://127.0.0.1:1: Connection refused. Check its address"),
+    ],
+)
+def test_what_is_no_source_is_a_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, expected: str
+) -> None:
+    """What was found there, and what to name instead."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("text")
+    source = name if name.startswith("http") else str(tmp_path / name)
+    assert main(["replay", source], Paths()) is Exit.FAILED
+    assert expected in capsys.readouterr().err
