@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from testbed.faults import injected
-from testbed.kube_pod import HOST, LIMIT_FOLDER, OWNERS, RUNTIMES, Image, Pod
+from testbed.kube_pod import EVENTS, HOST, LIMIT_FOLDER, OWNERS, RUNTIMES, Image, Pod
 from testbed.limit_guard import LimitGuard
 from testbed.private_world import PYTHON, REPOSITORY, Guard, eventually
 from testbed.scratch_namespace import ScratchNamespace
@@ -312,6 +312,14 @@ def test_the_guards_container_leads_nowhere(pod: Pod, targets: str) -> None:
     pod.container()["securityContext"]["capabilities"]["add"] = ["SYS_PTRACE"]
     found = possible(pod.run(PYTHON, "/attempts", targets, volumes=volumes))
     assert "cron_by_bare" in found
+
+
+def test_the_container_for_events_leads_nowhere(pod: Pod, targets: str) -> None:
+    """It has no path of the host."""
+    assert not [one for one in pod.container(EVENTS)["volumeMounts"] if one["mountPath"].startswith(HOST)]
+    found = possible(pod.run(PYTHON, "/attempts", targets, name=EVENTS, volumes=(("/attempts", ATTEMPTS),)))
+    assert found == {"shared_memory": OF_THE_CONTAINER["shared_memory"]}
+    assert pod.run(PYTHON, "-c", "import conntrackd_guard.host.cluster_api", name=EVENTS).returncode == 0
 
 
 def test_the_helpers_container_leads_nowhere(pod: Pod, targets: str) -> None:
