@@ -19,7 +19,7 @@ from conntrackd_guard.settings.settings import read_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md")])
-FOLDERS = "bench|config|conntrackd_guard|debian|docs|scripts|share|stubs|systemd|tests"
+FOLDERS = "bench|config|conntrackd_guard|debian|deploy|docs|scripts|share|stubs|systemd|tests"
 _PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*|[A-Z][A-Z_]+\.md|pyproject\.toml|Makefile)(?:::?\w+)?`")
 _NAME_IN = re.compile(r"`(\w+)`\s+in\s+`([\w/]+\.py)`")
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(?:#([\w-]+))?\)")

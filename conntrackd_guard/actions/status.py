@@ -45,6 +45,8 @@ class Status:
     next_step: Raise | Hold
     """The decision if the fullest table filled up now."""
     last: Row | None
+    min_limit: int | None = None
+    """The setting."""
     unread: tuple[str, ...]
     """What could not be read, or differs from the daemon's own settings, and what is shown instead."""
 
@@ -81,6 +83,7 @@ def gather(paths: Paths) -> Status:
         cost=cost_of(observation, policy),
         next_step=preview(observation, state, policy),
         last=last,
+        min_limit=policy.min_limit,
         unread=(*observation.unread, *unread),
     )
 
@@ -95,6 +98,7 @@ def document(status: Status) -> dict[str, Any]:
         "silent_seconds": None if status.live is None else round(status.silent_seconds, 1),
         "limit": limit,
         "kernel_limit": seen.kernel_limit,
+        "min_limit": status.min_limit,
         "tables": [
             encode(table) | {"share": round(table.count / limit, 4) if limit else None} for table in fullest_first(seen)
         ],
@@ -116,7 +120,7 @@ def _policy(paths: Paths, live: dict[str, Any] | None, unread: list[str]) -> Pol
     with contextlib.suppress(ValueError):
         known = decode(Policy, (live or {}).get("policy"))
     try:
-        settings = load_settings(paths.settings_file, paths.settings_folder).policy
+        settings = load_settings(paths.settings_file, paths.settings_folder, in_container=paths.has_prefix).policy
     except GuardError as error:
         instead = "the defaults" if known is None else "those of the running daemon"
         unread.append(f"settings ({error}): showing {instead}")

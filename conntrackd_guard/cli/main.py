@@ -112,7 +112,7 @@ def _looked_at(dry_run: bool | None, paths: Paths) -> Paths:  # noqa: FBT001 - t
     if dry_run is None:
         load_settings = _load("settings.files", "load_settings")  # yaml costs 17 ms
         with suppress(SettingsError):
-            mode = load_settings(paths.settings_file, paths.settings_folder).mode
+            mode = load_settings(paths.settings_file, paths.settings_folder, in_container=paths.has_prefix).mode
     return paths.for_mode(mode)
 
 

@@ -22,10 +22,10 @@ STUCK_SECONDS = 10.0
 READABLE = ("following", "read ")
 """Prefixes of the state of a readable source of kernel messages."""
 OWNERS_UNKNOWN = (
-    "Nothing reads who owns a network namespace (conntrackd-guard-namespaces.service is not connected): no table in a "
-    "namespace other than the initial one is raised for, unless root has named it in /run/netns"
+    "Nothing reads who owns a network namespace (neither conntrackd-guard-namespaces.service nor a pod's container `owners` "
+    "is connected): no table in a namespace other than the initial one is raised for, unless root has named it in /run/netns"
 )
-START_HELPER = "`systemctl start conntrackd-guard-namespaces`; see its journal."
+START_HELPER = "`systemctl start conntrackd-guard-namespaces`; see its journal, or in a pod the log of `owners`."
 _LABELS = {reason.code: reason.label for reason in HoldReason}
 
 
@@ -61,6 +61,11 @@ class Reason:
     text: str
     """What is wrong. May contain text from files and the kernel: not safe to print."""
     next_step: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Return what is wrong, then the next step; the text of an error ends with a full stop of its own."""
+        return f"{self.text.removesuffix('.')}. {self.next_step}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,7 +58,7 @@ _UNTRUSTED: dict[NamespaceOwner | None, tuple[HoldReason, str]] = {
     ),
     NamespaceOwner.UNKNOWN: (
         HoldReason.OWNER_UNKNOWN,
-        "`systemctl start conntrackd-guard-namespaces`, which reads the owners; `guard doctor` has more.",
+        "`systemctl start conntrackd-guard-namespaces`, or in a pod its container `owners`, reads them; see `guard doctor`.",
     ),
     NamespaceOwner.NONE: (
         HoldReason.UNREACHABLE_NAMESPACE,

@@ -151,6 +151,8 @@ class Daemon:
         text = "Settings reloaded."
         if names:
             text += f" Changed too, but in effect only after `systemctl restart conntrackd-guard`: {names}."
+        if settings.policy.min_limit not in {None, self._settings.policy.min_limit}:
+            text += " The guard raises to `min_limit` at its next start, or once another program goes below it."
         self._recorder.log("guard.info", "info", text)
         self._manager.ready()
         return settings.policy
@@ -293,7 +295,7 @@ def check(paths: Paths, settings: Settings, log: Log) -> bool:
         log.emit(*_of_gap(gap))
     for reason in found.reasons:
         event, level = ("guard.info", "warning") if reason.level is Level.DEGRADED else ("guard.error", "error")
-        log.emit(event, level, f"{reason.text[0].upper()}{reason.text[1:]}. {reason.next_step}")
+        log.emit(event, level, f"{reason.sentence[0].upper()}{reason.sentence[1:]}")
     if holder := runtime_dir.holder():
         log.emit("guard.info", "info", f"A guard in this mode runs already, as process {holder}.")
     return found.level.severity < Level.ACTION_REQUIRED.severity and not any(gap.is_needed for gap in lacking)

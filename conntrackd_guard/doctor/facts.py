@@ -41,7 +41,7 @@ class HostFacts:
         self.settings: Settings | None = None
         self.settings_problems: list[str] = []
         try:
-            self.settings = load_settings(paths.settings_file, paths.settings_folder)
+            self.settings = load_settings(paths.settings_file, paths.settings_folder, in_container=paths.has_prefix)
         except SettingsError as error:
             self.settings_problems = str(error).splitlines()
         self.paths = paths.for_mode(self.settings.mode if self.settings else Mode.ACT)

@@ -6,6 +6,7 @@ YAML is read as nodes: every value is its text, so no tag, date or number rule o
 import os
 import stat
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import yaml
@@ -29,14 +30,21 @@ _FOR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def load_settings(
-    settings_file: Path, settings_folder: Path, *, only: Path | None = None, owner: int = _ROOT
+    settings_file: Path,
+    settings_folder: Path,
+    *,
+    only: Path | None = None,
+    owner: int = _ROOT,
+    in_container: bool = False,
 ) -> Settings:
     """Return the settings of `settings_file`, then of `settings_folder`/*.yaml in name order, or of `only` alone.
 
     Missing files are skipped, except `only`. Each file must belong to `owner` (uid) or root and be writable by no one
-    else. Raises SettingsError with every problem of every file.
+    else, and so must the folders, but in a container that of `settings_file`: the folder of a pod's volume is open to all,
+    in a place that only root reaches. Raises SettingsError with every problem of every file.
     """
-    return read_settings(_items(settings_file, settings_folder, only, owner))
+    problems = [] if in_container or only is not None else _folder(settings_file.parent, owner)
+    return read_settings(chain(problems, _items(settings_file, settings_folder, only, owner)))
 
 
 def _items(settings_file: Path, settings_folder: Path, only: Path | None, owner: int) -> Iterator[Entry | Problem]:
@@ -44,7 +52,6 @@ def _items(settings_file: Path, settings_folder: Path, only: Path | None, owner:
     if only is not None:
         yield from _file(only, owner, required=True)
         return
-    yield from _folder(settings_file.parent, owner)
     yield from _file(settings_file, owner, required=False)
     names = list[str]()
     yield from _folder(settings_folder, owner, names)

@@ -53,9 +53,15 @@ def test_values_are_completed_by_the_shell() -> None:
     }
     assert hints == {
         "replay --against": "_shtab_compgen_files",
+        "replay --ca-file": "_shtab_compgen_files",
         "replay --config": "_shtab_compgen_files",
+        "replay --dask-ca": "_shtab_compgen_files",
+        "replay --dask-cert": "_shtab_compgen_files",
+        "replay --dask-key": "_shtab_compgen_files",
         "replay --expect": "_shtab_compgen_files",
+        "replay --output": "_shtab_compgen_files",
         "replay --resume": "_shtab_compgen_files",
+        "replay --token-file": "_shtab_compgen_files",
         "report --output": "_shtab_compgen_files",
         "run --config": "_shtab_compgen_files",
         "show id": "_guard_ids",

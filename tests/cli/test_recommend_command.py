@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from testbed.fake_host import FakeHost
 from testbed.printed_sums import false_lines, statements
 
 from conntrackd_guard.cli import arguments as arguments_module
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.cli.render.console import print_sections
+from conntrackd_guard.cli.render.lines import plain
+from conntrackd_guard.cli.render.recommend_text import sections
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import INT_MAX
+from conntrackd_guard.core.recommendation import describe
+from conntrackd_guard.history import series
 from conntrackd_guard.history.database import History
 from conntrackd_guard.history.series import Point
 from conntrackd_guard.host.clock import Clock
@@ -41,6 +49,7 @@ def test_this_host_with_the_peak_of_its_history(host: FakeHost, capsys: pytest.C
     with History(host.paths.history, mode="writer") as history:
         history.add_points([Point(now - 90 * 86400, 1, "old", 10**6, 900_000)], thin=False)
         history.add_points([Point(now - 86400, 1, "initial", 10**6, 200_000)], thin=False)
+        history.add_points([Point(now - 86400, *series.THE_OTHERS, limit=10**6, count=800_000)], thin=False)
     out = shown(host.paths, capsys)
     assert re.search(r"peak +200,000 entries \(history, ", out)
     assert re.search(r"limit +300,000\n", out)
@@ -160,3 +169,14 @@ def test_a_bad_combination_is_one_line(
 def test_arguments_know_the_highest_limit() -> None:
     """The constant stands twice for the sake of the time that a command takes to start."""
     assert arguments_module.INT_MAX == INT_MAX
+
+
+def test_a_pipe_has_what_a_wide_terminal_shows() -> None:
+    """Text without rich and text by rich are the same lines."""
+    found = sections(describe(Policy(), 1 << 30, None, 4, 40_000))
+    stream = io.StringIO()
+    print_sections(Console(file=stream, force_terminal=True, width=500, color_system=None), found)
+    terminal = [line.rstrip() for line in stream.getvalue().splitlines()]
+    assert terminal == [line.rstrip() for line in plain(found).splitlines()]
+    print_sections(Console(file=(piped := io.StringIO())), found)
+    assert piped.getvalue() == plain(found)

@@ -50,6 +50,19 @@ def printed(status: Status, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("least", "text"),
+    [
+        (None, "65,536 entries per namespace, 65,536 hash buckets"),
+        (65_536, "65,536 entries per namespace, 65,536 hash buckets"),
+        (65_537, "65,536 entries per namespace, below `min_limit` (65,537), 65,536 hash buckets"),
+    ],
+)
+def test_a_limit_below_min_limit_is_named(least: int | None, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pause, a conflict or a bound keeps it there."""
+    assert text in printed(replace(a_status(seen()), min_limit=least), capsys)
+
+
 def test_the_preview_decides_for_a_full_table() -> None:
     """With half a table in use the next step is that for a full one, and its entries cost memory."""
     step = preview(seen(), State(), Policy())

@@ -101,15 +101,14 @@ def test_a_lowering_that_stays_above_it_is_no_reason(host: Host) -> None:
 def test_a_pause_delays_it(host: Host) -> None:
     """Nothing while paused, and the raise after its end."""
     guarded = Guarded(host, POLICY)
-    guarded.runtime_dir.put_pause(Pause(by="root", reason="drill", until_seconds=guarded.clock.now + 40.0))
-    host.limit = LIMIT - 1
+    guarded.runtime_dir.put_pause(Pause(by="root", reason="drill", until_seconds=guarded.clock.now + 32.0))
     some_turns(guarded)
-    assert host.limit in {LIMIT - 1, LEAST}  # the start may have raised before the pause
-    host.limit = LIMIT - 1
-    guarded.turn(0.5)
-    assert host.limit == LIMIT - 1
+    assert host.limit == LIMIT
+    (held,) = guarded.rows()
+    assert (held.reason, held.repeats) == ("paused", 1)
     some_turns(guarded)
     assert host.limit == LEAST
+    assert guarded.reasons() == ["hold paused none", RAISED]
     guarded.stop()
 
 
@@ -127,6 +126,51 @@ def test_a_revert_outranks_it(host: Host) -> None:
     some_turns(guarded)
     assert host.limit == LIMIT - 1
     assert guarded.reasons()[-1] == "hold reverted none"
+    guarded.stop()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_resume_after_a_revert_raises_to_it(host: Host, *, restarted: bool) -> None:
+    """A revert lets it rest only until then; a raise that stands needs no other."""
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    record = an_override(guarded, OverrideKind.REVERT, LIMIT)
+    host.limit = LIMIT
+    guarded.runtime_dir.overrides.put(record.key, encode(record))
+    some_turns(guarded)
+    guarded = again(guarded) if restarted else guarded
+    some_turns(guarded)
+    assert host.limit == LIMIT
+    for _ in range(2):
+        resume = an_override(guarded, OverrideKind.RESUME)
+        guarded.runtime_dir.overrides.put(resume.key, encode(resume))
+        some_turns(guarded)
+    assert host.limit == LEAST
+    assert guarded.reasons().count(RAISED) == 2
+    guarded.stop()
+
+
+def test_a_module_loaded_again_begins_anew(host: Host) -> None:
+    """The kernel's default is below it, also where the guard had nothing to raise before."""
+    host.limit = 300_000
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    (host.root / "proc/sys/net/netfilter/nf_conntrack_max").unlink()
+    some_turns(guarded)
+    host.limit = LIMIT
+    some_turns(guarded)
+    assert host.limit == LEAST
+    guarded.stop()
+
+
+def test_a_reload_that_changes_it_raises_to_it(host: Host) -> None:
+    """Without a restart; one that leaves it as it is changes nothing."""
+    guarded = Guarded(host)
+    for least in (LEAST, LEAST, 2 * LEAST, 2 * LEAST):
+        guarded.controller.policy = Policy(min_limit=least)
+        some_turns(guarded)
+        assert host.limit == least
+    assert len(guarded.kernel.writes) == 2
     guarded.stop()
 
 

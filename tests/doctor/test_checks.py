@@ -288,7 +288,7 @@ def _damaged(_: object) -> tuple[bool, str, int | None]:
     raise OSError(74, "Bad message")
 
 
-def _forbidden(*_: object) -> Settings:
+def _forbidden(*_: object, **__: object) -> Settings:
     raise SettingsError("/etc/conntrackd-guard/guard.yaml: can't be opened: Permission denied; make it readable")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from testbed.chart import CHART, ROOT, Objects, container, helm, pod, rendered
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.configuration import Mode
+from conntrackd_guard.host.conntrack.owner_client import HELPER_UID
 from conntrackd_guard.host.container import DROP_IN, JOURNALS, MOUNTS, Mount
+from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings.files import entries
 from conntrackd_guard.settings.keys import KEYS
 from conntrackd_guard.settings.settings import read_settings
@@ -142,7 +145,21 @@ def test_the_guard_has_no_right_but_its_user() -> None:
     assert not {"hostPID", "hostIPC", "shareProcessNamespace"} & spec.keys()
     assert spec["automountServiceAccountToken"] is False
     assert spec["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
-    assert "cpu" not in guard["resources"]["limits"]
+
+
+def test_an_update_never_runs_two_guards_on_a_node() -> None:
+    """Pods are replaced a tenth of the nodes at a time, run on every node, and are the last to be evicted."""
+    spec = rendered()["DaemonSet", "conntrackd-guard"]["spec"]
+    assert spec["updateStrategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 0, "maxUnavailable": "10%"},
+    }
+    assert pod(rendered())["tolerations"] == [{"operator": "Exists"}]
+    assert pod(rendered())["priorityClassName"] == "system-node-critical"
+    assert container(rendered(), "guard")["resources"] == {
+        "requests": {"cpu": "10m", "memory": "32Mi"},
+        "limits": {"memory": "128Mi"},
+    }
 
 
 def test_the_owners_container_can_write_nothing() -> None:
@@ -151,12 +168,13 @@ def test_the_owners_container_can_write_nothing() -> None:
     owners = container(objects, "owners")
     assert of_host(objects, "owners") == [("/proc", False, "")]
     assert all(mount["readOnly"] for mount in mounts(objects, "owners"))
-    assert owners["command"][-1] == f"{SOCKET['mountPath']}/namespaces.sock"
+    (path,) = {str(Paths(Path("/host"), mode, own=Path("/")).owner_socket) for mode in Mode}
+    assert owners["command"][-1] == path == f"{SOCKET['mountPath']}/namespaces.sock"
     assert SOCKET in mounts(objects, "guard")
     assert {**SOCKET, "readOnly": True} in mounts(objects, "owners")
     context = owners["securityContext"]
     assert context["capabilities"] == {"drop": ["ALL"], "add": ["SYS_PTRACE"]}
-    assert context["runAsUser"] == context["runAsGroup"] > 65_535
+    assert context["runAsUser"] == context["runAsGroup"] == HELPER_UID
     assert context["runAsNonRoot"] is context["readOnlyRootFilesystem"] is True
     assert context["appArmorProfile"] == {"type": "Unconfined"}
 

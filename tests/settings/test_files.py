@@ -158,6 +158,14 @@ def test_the_folder_of_all_settings_is_nobody_elses(etc: Path) -> None:
     assert problems(etc) == [f"{etc}: found mode 0777, writable by others; sudo chmod go-w"]
 
 
+def test_the_folder_of_a_pods_volume_is_open_to_all(etc: Path) -> None:
+    """A kubelet makes it so, below a folder that only root enters."""
+    put(etc / "guard.yaml", "growth_factor: 2\n")
+    etc.chmod(0o777)
+    settings = load_settings(etc / "guard.yaml", etc / "guard.d", owner=os.geteuid(), in_container=True)
+    assert settings.policy.growth_factor == 2
+
+
 def test_a_file_name_with_escapes_is_printed_escaped(etc: Path) -> None:
     """It may clear the screen of whoever reads the problem, or the origin of a value."""
     put(etc / "guard.d/10-\x1b[2J.yaml", "growth_factor: 2\n")

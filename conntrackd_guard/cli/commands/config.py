@@ -22,7 +22,9 @@ def config(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
         return Answer(value=example())
     # A file named here is printed, never obeyed, so its reader may own it.
     owner = os.geteuid() if args.config else 0
-    settings = load_settings(paths.settings_file, paths.settings_folder, only=args.config, owner=owner)
+    settings = load_settings(
+        paths.settings_file, paths.settings_folder, in_container=paths.has_prefix, only=args.config, owner=owner
+    )
     if args.action == "check":
         found = warnings(settings, paths)
         for text in found:

@@ -17,7 +17,7 @@ def notify(_args: argparse.Namespace, paths: Paths) -> Exit:
     """Work until the queue is empty."""
 
     def command() -> tuple[str, ...] | None:
-        return load_settings(paths.settings_file, paths.settings_folder).notify
+        return load_settings(paths.settings_file, paths.settings_folder, in_container=paths.has_prefix).notify
 
     spool = NotifySpool(paths.notices)
     if not spool.files():

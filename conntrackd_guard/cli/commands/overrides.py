@@ -64,7 +64,7 @@ def revert(args: argparse.Namespace, paths: Paths) -> Exit:
 def _overrides(paths: Paths) -> Overrides:
     """Return what carries overrides out. They work with bad settings too: the defaults are recorded instead."""
     try:
-        policy = load_settings(paths.settings_file, paths.settings_folder).policy
+        policy = load_settings(paths.settings_file, paths.settings_folder, in_container=paths.has_prefix).policy
     except SettingsError as error:
         note(f"The settings can't be used; the override is recorded with the defaults:\n{error}")
         policy = Policy()

@@ -1,10 +1,12 @@
 """`guard recommend`: what this host, or one described, should be set to."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.exits import Exit
+from conntrackd_guard.cli.render.lines import plain
 from conntrackd_guard.cli.render.recommend_lines import FORMATS
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.recommendation import Recommendation, describe
@@ -46,7 +48,12 @@ def recommend(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
         return Answer(value=documents.document(document(found)))
     if args.format in FORMATS:
         return Answer(value=FORMATS[args.format](found))
-    return Answer(value=found, view="recommend_text.print_recommendation")
+    from conntrackd_guard.cli.render import recommend_text  # noqa: PLC0415
+
+    sections = recommend_text.sections(found)
+    if not sys.stdout.isatty():
+        return Answer(value=plain(sections))
+    return Answer(value=sections, view="console.print_sections")
 
 
 def document(found: Recommendation) -> dict[str, Any]:

@@ -4,21 +4,26 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-from conntrackd_guard.cli.answer import Answer
+from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.commands.history import time_option
+from conntrackd_guard.cli.commands.report import write_page
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.render import replay_csv
+from conntrackd_guard.cli.render.replay_progress import progress
+from conntrackd_guard.cli.render.report import replay_page
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.replay import lines
+from conntrackd_guard.replay import dask, lines
 from conntrackd_guard.replay.expectation import check, read_cases
 from conntrackd_guard.replay.fleet import Fleet, local, processors
 from conntrackd_guard.replay.lines import Job
@@ -35,6 +40,11 @@ def replay(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
     texts = _merged(args.source) if args.merge else _replayed(args, paths)
     head = next(lines.read(texts[:1], "the results"))
     summary = summarize(_hosts(texts), compared=bool(head.get("compares")))
+    if args.output is not None:
+        content = replay_page.page(summary, time.time()).encode()
+        write_page(args.output, content)
+        note(f"{args.output}: {len(content) / 1024:,.0f} KiB")
+        return _code(summary)
     if args.csv:
         sys.stdout.writelines(replay_csv.rows(summary))
         return _code(summary)
@@ -74,8 +84,15 @@ def _replayed(args: argparse.Namespace, paths: Paths) -> list[str]:
     jobs = min(args.jobs or processors(), max(1, len(found)))
     fleet = Fleet(found, job, args.resume)
     with ExitStack() as stack:
-        executor = stack.enter_context(local(jobs))
-        return "".join(fleet.run(executor)).splitlines(keepends=True)
+        executor = stack.enter_context(_executor(args, jobs))
+        report = stack.enter_context(progress(len(fleet), fleet.done))
+        return "".join(fleet.run(executor, report)).splitlines(keepends=True)
+
+
+def _executor(args: argparse.Namespace, jobs: int) -> AbstractContextManager[Executor | None]:
+    if args.dask is None:
+        return local(jobs)
+    return dask.executor(args.dask, ca=args.dask_ca, cert=args.dask_cert, key=args.dask_key)
 
 
 def _policy(file: Path | None, paths: Paths) -> Policy:

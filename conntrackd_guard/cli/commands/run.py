@@ -20,7 +20,9 @@ def run(args: argparse.Namespace, paths: Paths) -> Exit:
     """Run until SIGTERM or SIGINT, or with `--check` only log the result of the start-up checks."""
 
     def read_settings() -> Settings:
-        settings = load_settings(paths.settings_file, paths.settings_folder, only=args.config)
+        settings = load_settings(
+            paths.settings_file, paths.settings_folder, in_container=paths.has_prefix, only=args.config
+        )
         if not args.dry_run or settings.mode is Mode.DRY_RUN:
             return settings
         return replace(settings, mode=Mode.DRY_RUN, metrics_http=None)  # the acting guard beside it has the port

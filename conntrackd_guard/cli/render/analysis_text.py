@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from conntrackd_guard.cli.render.console import COMMAND, UNDO, Line
+from conntrackd_guard.cli.render.lines import COMMAND, UNDO, Line
 from conntrackd_guard.core.limits import format_limit, is_unlimited, signed
 from conntrackd_guard.core.records import table_name
 from conntrackd_guard.core.text import printable

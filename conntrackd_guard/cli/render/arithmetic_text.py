@@ -3,7 +3,7 @@
 Every equation and comparison is true of the figures as printed: the tests parse them back.
 """
 
-from conntrackd_guard.cli.render.console import Line
+from conntrackd_guard.cli.render.lines import Line
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import assess

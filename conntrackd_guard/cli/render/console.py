@@ -10,18 +10,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
-Line = tuple[str, str]
-"""A name and a text."""
-COMMAND: Final = "run"
-UNDO: Final = "undo"
-"""The name of a line that is there to be pasted: it is never wrapped."""
+from conntrackd_guard.cli.render.lines import COMMAND, UNDO, Line, Section, head
+
 _INDENT = 7
 _VERDICT_STYLES = {"✗": "red", "✓": "green"}
 _DATE = re.compile(r"(?<=[0-9]{4}-[0-9]{2}-[0-9]{2}) (?=[0-9]{2}:[0-9]{2})")
@@ -72,11 +69,17 @@ def section(console: Console, title: str, lines: Iterable[Line]) -> None:
     print_line(console, Text())
     print_line(console, Text(title, style="bold"))
     for name, text in lines:
-        head = Text(f"  {name:15}  ", style="cyan")
+        beside = Text(head(name), style="cyan")
         if name in {COMMAND, UNDO}:
-            print_line(console, head + Text(text, style="bold"))
+            print_line(console, beside + Text(text, style="bold"))
         else:
-            print_beside(console, head, Text(text, style=_VERDICT_STYLES.get(text[:1], "")))
+            print_beside(console, beside, Text(text, style=_VERDICT_STYLES.get(text[:1], "")))
+
+
+def print_sections(console: Console, sections: Iterable[Section]) -> None:
+    """Print headings with their lines."""
+    for title, lines in sections:
+        section(console, title, lines)
 
 
 def print_line(console: Console, text: Text) -> None:

@@ -5,8 +5,9 @@ from rich.text import Text
 
 from conntrackd_guard.cli.render.analysis_text import breakdown, head_lines
 from conntrackd_guard.cli.render.arithmetic_text import calculations
-from conntrackd_guard.cli.render.console import Line, local, print_head, print_indented, section
+from conntrackd_guard.cli.render.console import local, print_head, print_indented, section
 from conntrackd_guard.cli.render.decision_text import head, outcome, repeats
+from conntrackd_guard.cli.render.lines import Line
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.model import Corroboration, Hold, Override, Raise, Record

@@ -1,14 +1,11 @@
 """`guard recommend` for people: what to set, how far raising can go, and the calculation of both."""
 
-from rich.console import Console
-
 from conntrackd_guard.cli.render.arithmetic_text import chain_lines, memory_lines, step_text
-from conntrackd_guard.cli.render.console import COMMAND, UNDO, Line, section
+from conntrackd_guard.cli.render.lines import COMMAND, UNDO, Line, Section
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.recommendation import Recommendation
 from conntrackd_guard.core.units import format_bytes
-from conntrackd_guard.host.kube_proxy import default_limit
 
 _BOUNDED = {
     Bound.MAX_LIMIT: "`max_limit`",
@@ -21,15 +18,17 @@ _BOUNDED = {
 }
 
 
-def print_recommendation(console: Console, found: Recommendation) -> None:
-    """Print the host, the recommendation, the calculations, and how to put it in place."""
-    section(console, "Described host" if found.is_described else "This host", _host(found))
-    section(console, "Recommended", _recommended(found))
-    if found.findings:
-        section(console, "What fills the fullest table", _causes(found))
-    section(console, f"A full table at {found.limit:,}", _calculation(found, found.full))
-    section(console, f"The highest affordable limit: {found.reach.target:,}", _reach(found))
-    section(console, "To put it in place", _steps(found))
+def sections(found: Recommendation) -> list[Section]:
+    """Return the host, the recommendation, the calculations, and how to put it in place."""
+    causes = [("What fills the fullest table", _causes(found))] if found.findings else []
+    return [
+        ("Described host" if found.is_described else "This host", _host(found)),
+        ("Recommended", _recommended(found)),
+        *causes,
+        (f"A full table at {found.limit:,}", _calculation(found, found.full)),
+        (f"The highest affordable limit: {found.reach.target:,}", _reach(found)),
+        ("To put it in place", _steps(found)),
+    ]
 
 
 def _host(found: Recommendation) -> list[Line]:
@@ -61,9 +60,12 @@ def _recommended(found: Recommendation) -> list[Line]:
     ]
     if not found.is_described and not found.findings:
         lines.append(("timeouts", "not judged: needs a table of 100 entries or more, and root"))
-    if found.cpus is not None and found.is_described and default_limit(found.cpus) != found.limit:
-        sets = f"{default_limit(found.cpus):,} on {found.cpus} CPUs by default: see --format kube-proxy"
-        lines.append(("kube-proxy", f"sets {sets}"))
+    if found.cpus is not None and found.is_described:
+        from conntrackd_guard.host.kube_proxy import default_limit  # noqa: PLC0415 - 4 ms
+
+        sets = default_limit(found.cpus)
+        if sets != found.limit:
+            lines.append(("kube-proxy", f"sets {sets:,} on {found.cpus} CPUs by default: see --format kube-proxy"))
     return lines
 
 

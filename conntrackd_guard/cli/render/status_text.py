@@ -95,8 +95,7 @@ def daemon_lines(status: Status) -> list[tuple[str, str, str]]:
     lines = [("messages", sources_text(sources), "")] if status.running and sources else []
     lines += [("", str(note), "yellow") for note in sources.get("notes") or [] if status.running]
     for reason in status.health.reasons:
-        text = f"{reason.text.removesuffix('.')}. {reason.next_step}"
-        lines.append((reason.level.replace("_", " "), text, _STYLES[reason.level]))
+        lines.append((reason.level.replace("_", " "), reason.sentence, _STYLES[reason.level]))
     return lines
 
 
@@ -125,7 +124,9 @@ def limit_text(status: Status) -> str:
     buckets = "unknown" if seen.buckets is None else f"{seen.buckets:,}"
     real = "" if seen.kernel_limit == seen.limit else f" in this dry run ({seen.kernel_limit or 0:,} in force)"
     limit = format_limit(seen.limit) if is_unlimited(seen.limit) else f"{seen.limit:,} entries per namespace"
-    return f"{limit}{real}, {buckets} hash buckets"
+    is_below = status.min_limit is not None and 0 < seen.limit < status.min_limit
+    below = f", below `min_limit` ({status.min_limit:,})" if is_below else ""
+    return f"{limit}{real}{below}, {buckets} hash buckets"
 
 
 def use_style(share: float, *, dropping: bool) -> str:

@@ -22,6 +22,8 @@ DEADLINE_SECONDS = 0.05
 """A scan waits this long at most. What is not answered by then keeps its last answer until the next scan."""
 ABSENT_SECONDS = 10.0
 """The helper connects within a second of the guard's start, or ten on a slow machine. From here on it is missing."""
+HELPER_UID = 2_023_061_806
+"""The helper's user in a container (Containerfile, the chart). Above the ids of containers and below those of systemd."""
 _SILENT_SECONDS = 10.0
 """A helper that leaves a request unanswered this long is let go: it takes 20 µs a namespace."""
 _BATCH = 256
@@ -32,9 +34,6 @@ _ANSWER = re.compile(rb"([0-9]{1,10}):([1-9][0-9]{0,9}):([ru])")
 _MOST_NUMBER = 2**32 - 1
 _CREDENTIALS = struct.Struct("iII")
 _STATUS = re.compile(rb"^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)\n.*^CapEff:\t([0-9a-f]{1,16})\n", re.MULTILINE | re.DOTALL)
-_SO_PEERPIDFD = 77  # asm-generic/socket.h
-_PIDFD = re.compile(rb"^Pid:\t([1-9][0-9]{0,9})\n", re.MULTILINE)
-"""In the fdinfo of a pidfd: as the PID namespace of that /proc counts."""
 _CAP_SYS_PTRACE = 1 << 19  # linux/capability.h
 
 Wanted = Mapping[int, Sequence[int]]
@@ -170,14 +169,16 @@ class OwnerClient:
         """Return whether a peer holds CAP_SYS_PTRACE in the initial user namespace, as the user that it connected as.
 
         Such a process sees all that the answers are about. A user's own program has another user id after it has run a
-        privileged one, and as root of a user namespace another map of ids.
+        privileged one, and as root of a user namespace another map of ids. In a container the user id alone decides:
+        other containers' processes have no pid there, and only those of the pod reach the socket.
         """
         pid, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        if self._in_container:
+            return bool(uid == HELPER_UID)
         try:
-            pid = self._pid_on_host(peer) if self._in_container else pid
             status = _STATUS.search(files.read(self._proc / str(pid) / "status"))
             is_initial = maps_all_users(self._proc / str(pid))
-        except (OSError, ValueError):
+        except OSError:
             return False
         return (
             status is not None
@@ -185,20 +186,6 @@ class OwnerClient:
             and {int(one) for one in status.groups()[:4]} == {uid}
             and bool(int(status[5], 16) & _CAP_SYS_PTRACE)
         )
-
-    def _pid_on_host(self, peer: socket.socket) -> int:
-        """Return the pid that the host knows a peer by: SO_PEERCRED has one of the container, or none for another's.
-
-        Raises OSError before Linux 6.5.
-        """
-        descriptor = peer.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-        try:
-            found = _PIDFD.search(files.read(f"{self._proc}/self/fdinfo/{descriptor}"))
-        finally:
-            os.close(descriptor)
-        if found is None:
-            raise ValueError("no pid")
-        return int(found[1])
 
 
 def _listener(path: Path) -> socket.socket | None:

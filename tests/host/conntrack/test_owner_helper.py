@@ -214,16 +214,58 @@ def test_a_guard_with_the_right_needs_no_helper(tmp_path: Path, effective: str, 
 
 
 @NEEDS_ROOT
-def test_in_a_container_a_peer_is_known_by_the_hosts_pid(tmp_path: Path) -> None:
-    """Its own PID namespace has another process of that number, or none; the host's /proc decides."""
-    path = tmp_path / "helper.sock"
-    client = OwnerClient(path, PROC, in_container=True)
-    try:
-        a_peer(client, path).close()
-    finally:
+@pytest.mark.parametrize(("uid", "answers"), [(owner_client.HELPER_UID, True), (65534, False), (0, False)])
+def test_in_a_container_the_helper_is_known_by_its_user(tmp_path: Path, uid: int, *, answers: bool) -> None:
+    """Its process has no number in the guard's container."""
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+        folder.chmod(0o755)
+    client = OwnerClient(tmp_path / "helper.sock", tmp_path, in_container=True)
+    command = [
+        "setpriv",
+        f"--reuid={uid}",
+        "--clear-groups",
+        sys.executable,
+        "-I",
+        "-c",
+        CONNECT,
+        str(tmp_path / "helper.sock"),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
+        noticed = False
+        while running.poll() is None and not noticed:
+            noticed = client.has_changed()
+            time.sleep(0.01)
         client.close()
-    client = OwnerClient(path, tmp_path, in_container=True)  # a /proc that does not show this process
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
-        peer.connect(str(path))
-        assert not client.has_changed()
-    client.close()
+    assert noticed is answers
+
+
+CONFINED = """
+import os, runpy, socket, sys
+helper = runpy.run_path(sys.argv[1])
+helper["confine"]()
+print(helper["answer"](b"%d" % os.getpid()).decode(), end="")
+for attempt in (
+    lambda: os.open("/dev/null", os.O_WRONLY),
+    lambda: os.open(sys.argv[2], os.O_RDONLY | os.O_CREAT),
+    os.fork,
+    lambda: os.kill(os.getpid(), 0),
+    lambda: os.mkdir(sys.argv[2]),
+    lambda: socket.socket(socket.AF_INET),
+    lambda: os.execv("/bin/true", ["true"]),
+    lambda: os.setuid(0),
+):
+    try:
+        print(attempt())
+    except PermissionError:
+        print("refused")
+"""
+
+
+@NEEDS_ROOT
+def test_in_a_container_the_helper_confines_itself(tmp_path: Path) -> None:
+    """It still answers, and can neither write a file, start or signal a process, nor use the network."""
+    command = [sys.executable, "-I", "-S", "-c", CONFINED, owner_helper.__file__, str(tmp_path / "new")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    answer, *refused = done.stdout.splitlines()
+    assert answer.endswith(f":{os.stat('/proc/self/ns/net').st_ino}:r"), done.stderr
+    assert refused == ["refused"] * 8

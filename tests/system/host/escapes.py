@@ -16,6 +16,8 @@ from ground import AUDIT, GUARD, HELPER, NOTIFY, PERSIST, equal, run, shown, unt
 RESULTS = Path("/results")
 """Kept by scripts/test-host: the table of all attempts."""
 PROGRAM = "/test-host/attempts"
+_HELPER = "/usr/lib/python3/dist-packages/conntrackd_guard/host/conntrack/owner_helper.py"
+"""It confines itself."""
 CODE, WRITE = "runs code outside the sandbox", "writes a file outside its own"
 _SIGNALS = "the kernel lets user 0 send the signal for input to every process of root; no filter sees which"
 _ABSTRACT = "the host's tables are in the host's network namespace, and its abstract sockets are too"
@@ -179,7 +181,8 @@ def _inside(unit: str, peer: int | None) -> Results:
     drop_in.parent.mkdir(exist_ok=True)
     try:
         with _targets() as targets, _fifo(_START) as start:
-            arguments = json.dumps(targets | {"peer": peer}).replace('"', '\\"')
+            helper = {"helper": _HELPER} if unit == HELPER else {}
+            arguments = json.dumps(targets | helper | {"peer": peer}).replace('"', '\\"')
             drop_in.write_text(
                 "[Service]\nType=exec\nRestart=no\nWatchdogSec=0\nOOMPolicy=continue\nExecStart=\n"
                 f'ExecStart=/usr/bin/python3 -B {PROGRAM} "{arguments}"\nBindReadOnlyPaths=/test-host\n'

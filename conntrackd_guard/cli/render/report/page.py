@@ -15,7 +15,8 @@ from markupsafe import Markup
 from conntrackd_guard.cli.render import decision_text
 from conntrackd_guard.cli.render.analysis_text import breakdown, head_lines
 from conntrackd_guard.cli.render.arithmetic_text import calculations
-from conntrackd_guard.cli.render.console import COMMAND, UNDO, Line, local
+from conntrackd_guard.cli.render.console import local
+from conntrackd_guard.cli.render.lines import COMMAND, UNDO, Line
 from conntrackd_guard.cli.render.report.chart import HEIGHT, MOST_CURVES, WIDTH, Chart, Dots, Mark, Span, bars, curve
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.arithmetic import Arithmetic
@@ -53,14 +54,21 @@ class Report:
     were verified), `continuing` (raises after which packets were still dropped)."""
 
 
-def page(report: Report) -> str:
-    """Return the page."""
+def html() -> Environment:
+    """Return what renders the templates of this folder, with dates of the reader's zone."""
     # Text from outside can't become an element (autoescape), nor fool a reader with control or bidi characters (finalize).
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, keep_trailing_newline=True, finalize=_finalize
     )
+    environment.filters["local"] = local
+    return environment
+
+
+def page(report: Report) -> str:
+    """Return the page."""
+    environment = html()
     environment.filters |= {
-        "local": local, "step": decision_text.step, "why": decision_text.why, "outcome": decision_text.outcome,
+        "step": decision_text.step, "why": decision_text.why, "outcome": decision_text.outcome,
         "tone": _tone, "result": explain.verification, "calculations": calculations, "diagnosis": head_lines,
         "breakdown": breakdown,
     }  # fmt: skip

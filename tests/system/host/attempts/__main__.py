@@ -8,20 +8,25 @@ alone: files are created and removed, values are written as they are.
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 
 import files  # noqa: F401 - each adds its attempts
 import kernel  # noqa: F401
 import processes  # noqa: F401
 import services  # noqa: F401
-from frame import ATTEMPTS, Targets
+from frame import ATTEMPTS, PREFIXES, Targets
 
 
 def main() -> None:
     """Try everything. With targets that come later, wait for a byte on stdin first."""
     targets = Targets(**json.loads(sys.argv[1] if len(sys.argv) > 1 else "{}"))
+    if targets.host:
+        PREFIXES.insert(0, targets.host)
     if targets.late:
         sys.stdin.buffer.read(1)
+    if targets.helper:
+        runpy.run_path(targets.helper)["confine"]()
     print(json.dumps([attempt.result(targets) for attempt in ATTEMPTS]))  # noqa: T201 - the result
 
 

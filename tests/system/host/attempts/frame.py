@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import platform
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,6 +58,10 @@ class Targets:
     """Such a directory below one that the sandbox shows."""
     terminal: str | None = None
     """The path of a terminal of root's."""
+    helper: str | None = None
+    """A file whose function `confine` is called first: that of the helper for owners."""
+    host: str = ""
+    """Where a container has files of the host: they are tried too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,8 @@ class Attempt:
 
 
 ATTEMPTS: list[Attempt] = []
+PREFIXES = [""]
+"""Put before each path, in turn: `Targets.host` comes first."""
 
 
 def attempt(effect: str) -> Callable[[Callable[[Targets], str]], Callable[[Targets], str]]:
@@ -122,9 +129,19 @@ def reaches(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | N
     return f"{name} worked"
 
 
+def anywhere(call: Callable[[str], str], path: str) -> str:
+    """Call it with the path of the host, then of the container; return what it returns. Raises OSError of the last."""
+    is_process = re.match("/proc/[0-9]", path) is not None  # a container has other processes of that number
+    prefixes = PREFIXES[:1] if is_process else PREFIXES
+    return either(*((lambda prefix=prefix: call(f"{prefix}{path}")) for prefix in prefixes))
+
+
 def create(folder: str) -> str:
     """Create a file in the folder and remove it; return its path. Raises OSError."""
-    path = f"{folder}/conntrackd-guard-attempt"
+    return anywhere(_create, f"{folder}/conntrackd-guard-attempt")
+
+
+def _create(path: str) -> str:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     os.unlink(path)
     return f"created {path}"
@@ -132,6 +149,10 @@ def create(folder: str) -> str:
 
 def opens(path: str) -> str:
     """Open a file for writing, and write nothing; return its path. Raises OSError."""
+    return anywhere(_opens, path)
+
+
+def _opens(path: str) -> str:
     os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
     return f"opened {path} for writing"
 

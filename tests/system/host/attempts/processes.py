@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import ctypes
+import errno
 import fcntl
 import os
 import resource
@@ -11,7 +12,21 @@ import signal
 import time
 from pathlib import Path
 
-from frame import CODE, KERNEL, SIGNAL, WRITE, Targets, attempt, create, either, given, opens, reaches, syscall
+from frame import (
+    CODE,
+    KERNEL,
+    SIGNAL,
+    WRITE,
+    Targets,
+    anywhere,
+    attempt,
+    create,
+    either,
+    given,
+    opens,
+    reaches,
+    syscall,
+)
 
 
 @attempt(CODE)
@@ -66,6 +81,14 @@ def cron_by_working_directory(targets: Targets) -> str:
     return _etc(f"/proc/{given(targets.bare)}/cwd")
 
 
+@attempt(WRITE)
+def directories_of_all(targets: Targets) -> str:
+    """Write /tmp and other directories that are open to all through the root of a root process."""
+    folders = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - that is the attempt
+    roots = (f"/proc/{given(targets.root)}/root", f"/proc/{given(targets.bare)}/root")
+    return either(*((lambda path=f"{root}{folder}": create(path)) for root in roots for folder in folders))
+
+
 @attempt(CODE)
 def memory_of_bare(targets: Targets) -> str:
     """Open the memory of a root process without capabilities for writing."""
@@ -83,7 +106,7 @@ def memory_of_bare_by_itself(targets: Targets) -> str:
 def descriptors_of_bare(targets: Targets) -> str:
     """Open a descriptor of a root process without capabilities again."""
     pid = given(targets.bare)
-    return opens(f"/proc/{pid}/fd/{os.listdir(f'/proc/{pid}/fd')[-1]}")
+    return anywhere(lambda folder: opens(f"{folder}/{os.listdir(folder)[-1]}"), f"/proc/{pid}/fd")
 
 
 @attempt(WRITE)
@@ -117,7 +140,14 @@ def descriptor_of_root(targets: Targets) -> str:
 @attempt(CODE)
 def write_into_bare(targets: Targets) -> str:
     """Write the memory of a root process without capabilities (process_vm_writev)."""
-    return f"process_vm_writev: {syscall('process_vm_writev', given(targets.bare), None, 0, None, 0, 0)}"
+    byte = ctypes.create_string_buffer(1)
+    own, its = (array.array("L", [address, 1]).tobytes() for address in (ctypes.addressof(byte), 0))
+    try:
+        syscall("process_vm_writev", given(targets.bare), own, 1, its, 1, 0)
+    except OSError as error:
+        if error.errno != errno.EFAULT:  # it has nothing at that address
+            raise
+    return "process_vm_writev: it may write there"
 
 
 @attempt(KERNEL)
@@ -155,7 +185,7 @@ def advise(targets: Targets) -> str:
 @attempt(CODE)
 def enter_init(_: Targets) -> str:
     """Enter the mount namespace of PID 1 (setns)."""
-    return f"setns: {syscall('setns', os.open('/proc/1/ns/mnt', os.O_RDONLY), 0)}"
+    return anywhere(lambda path: f"setns: {syscall('setns', os.open(path, os.O_RDONLY), 0)}", "/proc/1/ns/mnt")
 
 
 @attempt(CODE)

@@ -8,7 +8,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 
-from frame import CODE, KERNEL, SIGNAL, Absent, Targets, attempt, either, opens
+from frame import CODE, KERNEL, SIGNAL, Absent, Targets, anywhere, attempt, either, opens
 
 _OWN_SOCKETS = ("/run/systemd/journal/", "/run/systemd/notify", "/run/conntrackd-guard/")
 """Sockets that the guard needs: anyone on the host may send to the first, and PID 1 checks the sender of the second."""
@@ -141,6 +141,10 @@ def _abstract(targets: Targets) -> str:
 
 def connects(address: str) -> str:
     """Connect to a local socket of any type; return where. Raises OSError of the last type."""
+    return _connects(address) if address.startswith("\0") else anywhere(_connects, address)
+
+
+def _connects(address: str) -> str:
     if not address.startswith("\0"):
         os.stat(address)
     for kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_STREAM):
