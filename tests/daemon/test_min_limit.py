@@ -35,6 +35,14 @@ def test_a_start_raises_to_it_once(host: Host) -> None:
     guarded.stop()
 
 
+def revert(guarded: Guarded) -> None:
+    """Go back to the limit from before the raise, as `guard revert` does."""
+    record = an_override(guarded, OverrideKind.REVERT, LIMIT)
+    guarded.host.limit = LIMIT
+    guarded.runtime_dir.overrides.put(record.key, encode(record))
+    some_turns(guarded)
+
+
 @pytest.mark.parametrize("limit", [LEAST, 3 * LEAST, 0])
 def test_nothing_is_raised_from_as_much_or_from_unlimited(host: Host, limit: int) -> None:
     """0 is no limit: any number would lower it."""
@@ -116,16 +124,55 @@ def test_a_revert_outranks_it(host: Host) -> None:
     """Neither a restart nor another program's lowering raises after `guard revert`, until an operator resumes."""
     guarded = Guarded(host, POLICY)
     some_turns(guarded)
-    record = an_override(guarded, OverrideKind.REVERT, LIMIT)
-    host.limit = LIMIT
-    guarded.runtime_dir.overrides.put(record.key, encode(record))
-    some_turns(guarded)
+    revert(guarded)
     guarded = again(guarded)
     some_turns(guarded)
     host.limit = LIMIT - 1
     some_turns(guarded)
     assert host.limit == LIMIT - 1
     assert guarded.reasons()[-1] == "hold reverted none"
+    guarded.stop()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_resume_after_a_revert_raises_to_it(host: Host, *, restarted: bool) -> None:
+    """A revert lets it rest only until then; a raise that stands needs no other."""
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    revert(guarded)
+    guarded = again(guarded) if restarted else guarded
+    some_turns(guarded)
+    assert host.limit == LIMIT
+    for _ in range(2):
+        resume = an_override(guarded, OverrideKind.RESUME)
+        guarded.runtime_dir.overrides.put(resume.key, encode(resume))
+        some_turns(guarded)
+    assert host.limit == LEAST
+    assert guarded.reasons().count(RAISED) == 2
+    guarded.stop()
+
+
+def test_a_module_loaded_again_begins_anew(host: Host) -> None:
+    """The kernel's default is below it, also where the guard had nothing to raise before."""
+    host.limit = 300_000
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    (host.root / "proc/sys/net/netfilter/nf_conntrack_max").unlink()
+    some_turns(guarded)
+    host.limit = LIMIT
+    some_turns(guarded)
+    assert host.limit == LEAST
+    guarded.stop()
+
+
+def test_a_reload_that_changes_it_raises_to_it(host: Host) -> None:
+    """Without a restart; one that leaves it as it is changes nothing."""
+    guarded = Guarded(host)
+    for least in (LEAST, LEAST, 2 * LEAST, 2 * LEAST):
+        guarded.controller.policy = Policy(min_limit=least)
+        some_turns(guarded)
+        assert host.limit == least
+    assert len(guarded.kernel.writes) == 2
     guarded.stop()
 
 

@@ -114,6 +114,7 @@ class Observer:
         self._statistics = str(paths.proc / "self/net/stat/nf_conntrack")
         self._initial: Counters | None = None
         self._scanned_seconds = -RESCAN_SECONDS
+        self._scan_began_seconds = -math.inf
         self._rested_seconds = 0.0
         """From when the watch may scan again: a scan takes long in a crowd."""
         self._names: tuple[int, int] | None = None
@@ -156,13 +157,17 @@ class Observer:
             self._rest(now)
         return tuple(tables), hurry
 
-    def observe(self, *, namespaces: Collection[int] = (), rescan: bool = False) -> Observation:
+    def observe(
+        self, *, namespaces: Collection[int] = (), rescan: bool = False, existed_at: float = math.inf
+    ) -> Observation:
         """Read everything that a decision needs. Tables of `namespaces` are kept even if they hold nothing.
 
-        One scan looks for a namespace that is unknown, or whose table can't be read.
+        One scan looks for a namespace that is unknown, or whose table can't be read; not again for one that `existed_at`
+        (CLOCK_BOOTTIME), before the last scan.
         """
         known = {track.netns.namespace for track in self._tracks.values()}
-        if rescan or not self._tracks or not known.issuperset(namespaces):
+        is_new = self._scan_began_seconds < existed_at and not known.issuperset(namespaces)
+        if rescan or not self._tracks or is_new:
             self.rescan()
         limit = self._kernel.limit_in_force()
         reached = [track for track in self._tracks.values() if not track.out_of_reach]
@@ -196,11 +201,7 @@ class Observer:
         if limit is None and tables:
             unread = (*unread, _NO_LIMIT)
         elif limit is None:
-            self._tracks, self._sorted, self._entries = (
-                {},
-                [],
-                0,
-            )  # once the module is loaded, all namespaces have a table
+            self._tracks, self._sorted, self._entries = {}, [], 0  # once it is loaded, all namespaces have a table
         self.unread = unread if has_statistics or limit is None else figures
         return Observation(
             boottime_seconds=now,
@@ -273,6 +274,7 @@ class Observer:
 
     def rescan(self) -> None:
         """Find every namespace in reach (about 30 µs a process)."""
+        self._scan_began_seconds = self._clock.boottime()
         self._names = self._scanner.names()  # before the scan: it may miss one that is added meanwhile
         found, self._complete = self._scanner.scan()
         self._scanned_seconds = self._clock.boottime()
@@ -313,19 +315,23 @@ class Observer:
         return is_open or is_long, left < usage.HURRY_SECONDS
 
     def _some(self) -> list[_Track]:
-        """Return those never read, then the fullest, and the others in turn."""
+        """Return the fullest, a few that were never read, and the others in turn: no crowd keeps any from being read."""
+        half = _TABLES_A_TICK // 2
         self._sorted_ticks -= 1
         if self._sorted_ticks < 0 or not self._sorted:
             reached = [track for track in self._tracks.values() if not track.out_of_reach]
-            reached.sort(key=lambda track: math.inf if track.growth.count is None else track.growth.count, reverse=True)
-            self._sorted, self._sorted_ticks = reached, len(reached) // _TABLES_SORTED
-        half = _TABLES_A_TICK // 2
-        rest = len(self._sorted) - half
-        if rest <= half:
-            return self._sorted[:_TABLES_A_TICK]
-        self._turn = (self._turn + half) % rest
-        turn = self._sorted[half + self._turn : 2 * half + self._turn]
-        return self._sorted[:half] + turn + self._sorted[half : 2 * half - len(turn)]
+            reached.sort(key=lambda track: -1 if track.growth.count is None else track.growth.count, reverse=True)
+            known = len(reached) - sum(track.growth.count is None for track in reached)
+            fullest = reached[: min(half, known)]
+            self._sorted = fullest + reached[known:] + reached[len(fullest) : known]
+            self._sorted_ticks = len(reached) // _TABLES_SORTED
+        if len(self._sorted) <= _TABLES_A_TICK:
+            return self._sorted
+        begin = half + sum(track.growth.count is None for track in self._sorted[half : half + half // 2])
+        left, rest = _TABLES_A_TICK - begin, len(self._sorted) - begin
+        self._turn = (self._turn + left) % rest
+        turn = self._sorted[begin + self._turn :][:left]
+        return self._sorted[:begin] + turn + self._sorted[begin : begin + left - len(turn)]
 
     def _hidden(self) -> int:
         """Return how many allocated entries no table in reach holds."""

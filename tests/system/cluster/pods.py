@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 import yaml
+from testbed import chart
+from testbed.api_server import api_server, certificate
 from testbed.faults import injected
 from testbed.kube_pod import EVENTS, HOST, LIMIT_FOLDER, OWNERS, RUNTIMES, Image, Pod
 from testbed.limit_guard import LimitGuard
@@ -150,6 +152,23 @@ def test_the_configmap_pauses(pod: Pod, table: ScratchNamespace) -> None:
     pod.configure()
     table.overflow()
     eventually(lambda: limit() > LIMIT, "a raise", guard.log)
+    assert guard.stop() == 0
+
+
+def test_a_limit_is_persisted_if_asked_for_and_reverted_before_a_removal(pod: Pod, table: ScratchNamespace) -> None:
+    """`persist` of the chart writes to /etc/sysctl.d of the host; the command of its notes takes limit and file back."""
+    objects = chart.rendered("persist=true", "settings.trust_user_namespaces=true")
+    settings = objects["ConfigMap", "conntrackd-guard"]["data"]
+    persisting = pod.altered(spec=chart.pod(objects), settings=settings)
+    drop_in = persisting.on_host("/etc/sysctl.d") / "99-zz-conntrackd-guard.conf"
+    guard = ready(persisting)
+    table.fill(LIMIT)
+    table.overflow()
+    eventually(drop_in.exists, "the drop-in", guard.log)
+    assert f"net.netfilter.nf_conntrack_max = {limit()}\n" in drop_in.read_text()
+    reverted = persisting.guard("revert", "--all")
+    assert reverted.returncode == 0, reverted.stderr
+    assert (limit(), drop_in.exists()) == (LIMIT, False)
     assert guard.stop() == 0
 
 
@@ -336,6 +355,29 @@ def test_the_container_for_events_leads_nowhere(pod: Pod, targets: str) -> None:
     found = possible(pod.run(PYTHON, "/attempts", targets, name=EVENTS, volumes=(("/attempts", ATTEMPTS),)))
     assert found == {"shared_memory": OF_THE_CONTAINER["shared_memory"]}
     assert pod.run(PYTHON, "-c", "import conntrackd_guard.host.cluster_api", name=EVENTS).returncode == 0
+
+
+def test_a_raise_is_an_event_of_the_node(pod: Pod, table: ScratchNamespace) -> None:
+    """The container for Events, which is not root and has a token alone, reads it from the folder that both mount."""
+    token = pod.folder / "empty" / pod.name / "token"
+    token.mkdir(parents=True)
+    (token / "token").write_text("a.token")
+    pem = certificate(pod.folder)
+    (token / "ca.crt").write_bytes(pem.with_name("cert.pem").read_bytes())
+    with api_server(pem) as api:
+        given = {"NODE_NAME": "node-1", "POD_NAME": "pod-1"}  # by the kubelet
+        given |= {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.port)}
+        pod.container(EVENTS)["env"] += [{"name": name, "value": value} for name, value in given.items()]
+        table.fill(LIMIT)
+        guard = answered(pod)
+        reporter = pod.start(EVENTS)
+        table.overflow()
+        eventually(lambda: api.events() and api.conditions(), "an Event and a condition", reporter.log)
+        assert guard.stop() == 0
+    assert api.events()[0]["reason"] == "ConntrackLimitRaised"
+    assert api.events()[0]["regarding"]["name"] == "node-1"
+    assert api.conditions()[0]["type"] == "ConntrackConstrained"
+    assert {one.authorization for one in api.requests} == {"Bearer a.token"}
 
 
 def test_the_helpers_container_leads_nowhere(pod: Pod, targets: str) -> None:
