@@ -21,6 +21,7 @@ from bench.ground import Ground, progress
 from bench.history_rows import history
 from bench.path import path
 from bench.reaction import Reaction
+from bench.replay_fleets import replay
 from bench.rsyslog import unpack
 from bench.sandbox import run_isolated
 from bench.standstill import Freezer
@@ -28,7 +29,7 @@ from bench.table import Row, render
 from bench.who import who
 
 _NEEDED = ("gcc", "nft", "conntrack", "ip", "unshare", "nsenter", "journalctl", "mkfs.ext4")
-_ROWS = ("path", "reaction", "dropped", "cost", "crowd", "events", "commands", "history", "who")
+_ROWS = ("path", "reaction", "dropped", "cost", "crowd", "events", "commands", "history", "who", "replay")
 _LOADS = ("ramp", "burst", "slow")
 _NOT_PERMITTED = 77
 _WHAT = "Measure the guard beside simpler programs on this machine. All rows take about 90 minutes; see --phases."
@@ -107,6 +108,7 @@ def _row_sources(
         "commands": lambda: commands(ground, checkouts, options.rounds),
         "history": lambda: history(options.history_rows, checkouts),
         "who": lambda: who(ground),
+        "replay": lambda: replay(options.replay_hosts, options.replay_entries, options.replay_series),
     }
 
 
@@ -162,5 +164,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--history-rows", metavar="N", type=int, default=100_000, help="decisions in `history` (%(default)s)"
+    )
+    parser.add_argument(
+        "--replay-hosts", metavar="N", type=int, default=200, help="hosts with journals in `replay` (%(default)s)"
+    )
+    parser.add_argument(
+        "--replay-entries",
+        metavar="N",
+        type=int,
+        default=50_000,
+        help="kernel entries of each in `replay` (%(default)s)",
+    )
+    parser.add_argument(
+        "--replay-series", metavar="N", type=int, default=500, help="hosts of Prometheus in `replay` (%(default)s)"
     )
     return parser

@@ -62,6 +62,11 @@ class Reason:
     """What is wrong. May contain text from files and the kernel: not safe to print."""
     next_step: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """Return what is wrong, then the next step; the text of an error ends with a full stop of its own."""
+        return f"{self.text.removesuffix('.')}. {self.next_step}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:

@@ -82,7 +82,9 @@ class Controller:
         self._restore_at: float | None = None
         """When to try again to put it back, after one of _RESTORED_LATER."""
         self._minimum_at: float | None = 0.0
-        """When to raise to `min_limit`: at start, and after another program went below it; None once it was decided."""
+        """When to raise to `min_limit`: at start, after another program went below it, and on `guard resume`; None once decided."""
+        self._minimum: int | None = policy.min_limit
+        """The `min_limit` that this is about: a reload may change it."""
         self._affordable: int | None = None
         """The limit that this host could bear at start, if the limit found then was higher."""
         self._pending: PendingVerification | None = None
@@ -292,6 +294,7 @@ class Controller:
             )
             if limit != before:
                 self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
+                self._minimum_at = 0.0  # once there is a limit
             return
         known = {None, was_buckets, self._reverted_buckets}  # a revert writes them after the limit
         resized = was_buckets is not None and seen.buckets not in known and not self._p.kernel.rehearsing
@@ -326,7 +329,7 @@ class Controller:
                 self._p.recorder.log("guard.info", "warning", text)
             else:
                 self.state = advance(self.state, record, now)
-                if isinstance(record.decision, Override) and self._minimum_at is not None:
+                if isinstance(record.decision, Override):
                     again = {OverrideKind.REVERT: None, OverrideKind.RESUME: 0.0}
                     self._minimum_at = again.get(record.decision.kind, self._minimum_at)
                 self.limit = self.limit if limit is None else limit
@@ -351,6 +354,8 @@ class Controller:
     def _raise_to_minimum(self) -> None:
         """Decide once about `min_limit`, after whatever has to end first: a pause, the cooldown, a kernel without a limit."""
         now, least, limit = self._p.clock.boottime(), self.policy.min_limit, self._p.kernel.limit()
+        if least != self._minimum:
+            self._minimum, self._minimum_at = least, 0.0
         if self._minimum_at is None or now < self._minimum_at or limit is None:
             return
         if least is None or limit >= least:

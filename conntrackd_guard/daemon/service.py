@@ -295,7 +295,7 @@ def check(paths: Paths, settings: Settings, log: Log) -> bool:
         log.emit(*_of_gap(gap))
     for reason in found.reasons:
         event, level = ("guard.info", "warning") if reason.level is Level.DEGRADED else ("guard.error", "error")
-        log.emit(event, level, f"{reason.text[0].upper()}{reason.text[1:]}. {reason.next_step}")
+        log.emit(event, level, f"{reason.sentence[0].upper()}{reason.sentence[1:]}")
     if holder := runtime_dir.holder():
         log.emit("guard.info", "info", f"A guard in this mode runs already, as process {holder}.")
     return found.level.severity < Level.ACTION_REQUIRED.severity and not any(gap.is_needed for gap in lacking)

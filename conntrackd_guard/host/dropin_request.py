@@ -29,7 +29,7 @@ _RANGES = {
     "memory_total_bytes": (0, MOST_BYTES),
     "budget_bytes": (0, MOST_BYTES),
 }
-_OPTIONAL = frozenset({"buckets", "keeps_buckets", "lower_than", "content"})
+_OPTIONAL = frozenset({"buckets", "keeps_buckets", "lower_than"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

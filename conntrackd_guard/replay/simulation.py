@@ -131,8 +131,7 @@ class Simulation:
             self._tally.dropped = self._tally.saved = None if now.drops is None else 0
         host.table.count, host.table.has_drops = now.entries, now.drops is not None
         host.table.available_bytes = self._available
-        if kept is not None:
-            host.loop.start()
+        host.loop.start()
         return host
 
     def _pass(self, host: SimulatedHost, before: _Moment, now: _Moment) -> None:

@@ -117,7 +117,8 @@ KEYS = (
     ),
     Key(
         name="min_limit", field="min_limit", kind=types.optional("none", types.LIMIT),
-        does="Raise the limit to this at start, and once each time another program goes below it, as far as the bounds allow.",
+        does="Raise the limit to this at start, on a reload that changes it, and once each time another program goes below it, as "
+             "far as the bounds allow.",
         source="a limit that is high enough needs no raise before a table fills up.",
         instead=(("262_144", "a host that boots with 65,536 never begins its first burst with so little (`guard recommend`)."),),
     ),

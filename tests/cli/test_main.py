@@ -59,6 +59,7 @@ def test_values_are_completed_by_the_shell() -> None:
         "replay --dask-cert": "_shtab_compgen_files",
         "replay --dask-key": "_shtab_compgen_files",
         "replay --expect": "_shtab_compgen_files",
+        "replay --output": "_shtab_compgen_files",
         "replay --resume": "_shtab_compgen_files",
         "replay --token-file": "_shtab_compgen_files",
         "report --output": "_shtab_compgen_files",

@@ -112,3 +112,24 @@ def test_hostile_results_end_in_a_clear_line(text: str, tmp_path: Path, capsys: 
     file.write_text(text, "utf-8")
     assert run("--merge", str(file)) is Exit.FAILED
     assert str(file) in capsys.readouterr().err
+
+
+def test_the_page_escapes_what_others_named(host: Host, tmp_path: Path) -> None:
+    """No name of a file, and no note, becomes an element or moves the cursor; a chart shows the limit replayed."""
+    guarded = Guarded(host)
+    for count in range(0, LIMIT, 400):
+        host.table(count)
+        guarded.turn(0.25)
+    guarded.stop()
+    file, output = tmp_path / f"<script>x{ESCAPE}.db", tmp_path / "page.html"
+    guarded.paths.history.rename(file)
+    bad = tmp_path / "<img src=x>.db"
+    bad.write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    assert run(str(file), str(bad), "-o", str(output)) is Exit.DONE
+    page = output.read_text("utf-8")
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "\x1b" not in page
+    assert "&lt;script&gt;x\\x1b[2J.db" in page
+    assert "limit replayed" in page
+    assert "Skipped: 1" in page

@@ -50,6 +50,13 @@ def test_each_condition_has_its_level(changed: dict[str, Any], level: Level, cod
     assert line.startswith("ACTION NEEDED" if level is Level.ACTION_REQUIRED else "degraded")
 
 
+def test_a_sentence_has_one_full_stop() -> None:
+    """Errors end with one, other texts do not."""
+    for end in ("", "."):
+        (reason,) = health.of_document(WELL | {"sources": {"notes": [f"no journal{end}"]}}).reasons
+        assert reason.sentence == "kernel messages can't be read: no journal. The counters alone are watched."
+
+
 def test_a_guard_with_nothing_wrong_is_healthy() -> None:
     """Its line has no more than the limit; an unknown or damaged field reports nothing wrong."""
     assert health.of_document(WELL).level is Level.HEALTHY

@@ -129,6 +129,51 @@ def test_a_revert_outranks_it(host: Host) -> None:
     guarded.stop()
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_resume_after_a_revert_raises_to_it(host: Host, *, restarted: bool) -> None:
+    """A revert lets it rest only until then; a raise that stands needs no other."""
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    record = an_override(guarded, OverrideKind.REVERT, LIMIT)
+    host.limit = LIMIT
+    guarded.runtime_dir.overrides.put(record.key, encode(record))
+    some_turns(guarded)
+    guarded = again(guarded) if restarted else guarded
+    some_turns(guarded)
+    assert host.limit == LIMIT
+    for _ in range(2):
+        resume = an_override(guarded, OverrideKind.RESUME)
+        guarded.runtime_dir.overrides.put(resume.key, encode(resume))
+        some_turns(guarded)
+    assert host.limit == LEAST
+    assert guarded.reasons().count(RAISED) == 2
+    guarded.stop()
+
+
+def test_a_module_loaded_again_begins_anew(host: Host) -> None:
+    """The kernel's default is below it, also where the guard had nothing to raise before."""
+    host.limit = 300_000
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    (host.root / "proc/sys/net/netfilter/nf_conntrack_max").unlink()
+    some_turns(guarded)
+    host.limit = LIMIT
+    some_turns(guarded)
+    assert host.limit == LEAST
+    guarded.stop()
+
+
+def test_a_reload_that_changes_it_raises_to_it(host: Host) -> None:
+    """Without a restart; one that leaves it as it is changes nothing."""
+    guarded = Guarded(host)
+    for least in (LEAST, LEAST, 2 * LEAST, 2 * LEAST):
+        guarded.controller.policy = Policy(min_limit=least)
+        some_turns(guarded)
+        assert host.limit == least
+    assert len(guarded.kernel.writes) == 2
+    guarded.stop()
+
+
 def test_its_rows_decide_again_to_the_same(host: Host) -> None:
     """Trigger, observation, state and policy of each row are all that its decision came from."""
     host.limit = 300_000

@@ -109,6 +109,7 @@ def test_an_older_request_is_void(paths: Paths) -> None:
         ("9" * 4097, "larger than 4 KiB"),
         ("9" * 10_000_000, "larger than 4 KiB"),
         ({}, "no boot_id"),
+        ({"boot_id": BOOT, "decided_us": 100}, "no content"),
         ({**REQUEST.document(), "boot_id": "another"}, "it is of another boot"),
         ({**REQUEST.document(), "boot_id": None}, "it is of another boot"),
         ({**REQUEST.document(), "decided_us": -1}, "decided_us is -1, expected a whole number from 0 to"),

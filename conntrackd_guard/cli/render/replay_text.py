@@ -17,7 +17,7 @@ _MOST_HOSTS = 50
 """Hosts that are printed; `--json` and `--csv` have all."""
 _MOST_SKIPPED = 20
 _MOST_NAMED = 6
-_GRADES = {
+GRADES = {
     Grade.EXACT: "recorded decisions, decided again",
     Grade.SIMULATED: "time series, simulated",
     Grade.ASKED_ONLY: "kernel messages only",
@@ -34,7 +34,7 @@ def print_summary(console: Console, summary: Summary) -> None:
         count = len(summary.answers)
         print_line(console, Text(f"The policies differ on {count:,} of {summary.asked:,} rows.", style="bold"))
     for grade, total in summary.totals.items():
-        section(console, f"Total: {_GRADES[grade]}", _total_lines(total))
+        section(console, f"Total: {GRADES[grade]}", total_lines(total))
     if summary.skipped:
         skipped = [("", f"{printable(one.name)}: {printable(one.why)}") for one in summary.skipped[:_MOST_SKIPPED]]
         if len(summary.skipped) > _MOST_SKIPPED:
@@ -45,12 +45,17 @@ def print_summary(console: Console, summary: Summary) -> None:
 def _print_answer(console: Console, answer: Answer) -> None:
     row = answer.host
     head = Text(printable(row.name), style="bold")
-    head.append(f"  {_GRADES[row.grade]}", "dim")
+    head.append(f"  {GRADES[row.grade]}", "dim")
     if row.since is not None and row.until is not None:
         head.append(f", {local(row.since)} to {local(row.until)}", "dim")
     print_line(console, head)
-    for name, text in _lines(row) if answer.against is None else _changes(row, answer.against):
+    for name, text in host_lines(answer):
         print_beside(console, Text(f"  {name:15}  ", style="cyan"), Text(text))
+
+
+def host_lines(answer: Answer) -> Iterator[Line]:
+    """Yield what the policy would have done on a host; of two policies what differs."""
+    return _lines(answer.host) if answer.against is None else _changes(answer.host, answer.against)
 
 
 def _lines(row: HostResult) -> Iterator[Line]:
@@ -106,7 +111,8 @@ def _others(overrides: int, unreadable: int, versions: Mapping[str, int]) -> str
     return "".join(f"; {text}" for text in texts)
 
 
-def _total_lines(total: Total) -> Iterator[Line]:
+def total_lines(total: Total) -> Iterator[Line]:
+    """Yield the sums of one grade."""
     yield "hosts", f"{total.hosts:,}: {total.hosts_raised:,} raised, {total.hosts_blocked:,} need an operator"
     if total.rows:
         text = f"{total.rows:,}, of which {total.same:,} get the recorded verdict and {total.different:,} another"

@@ -95,8 +95,7 @@ def daemon_lines(status: Status) -> list[tuple[str, str, str]]:
     lines = [("messages", sources_text(sources), "")] if status.running and sources else []
     lines += [("", str(note), "yellow") for note in sources.get("notes") or [] if status.running]
     for reason in status.health.reasons:
-        text = f"{reason.text.removesuffix('.')}. {reason.next_step}"
-        lines.append((reason.level.replace("_", " "), text, _STYLES[reason.level]))
+        lines.append((reason.level.replace("_", " "), reason.sentence, _STYLES[reason.level]))
     return lines
 
 

@@ -313,19 +313,23 @@ class Observer:
         return is_open or is_long, left < usage.HURRY_SECONDS
 
     def _some(self) -> list[_Track]:
-        """Return those never read, then the fullest, and the others in turn."""
+        """Return the fullest, a few that were never read, and the others in turn: no crowd keeps any from being read."""
+        half = _TABLES_A_TICK // 2
         self._sorted_ticks -= 1
         if self._sorted_ticks < 0 or not self._sorted:
             reached = [track for track in self._tracks.values() if not track.out_of_reach]
-            reached.sort(key=lambda track: math.inf if track.growth.count is None else track.growth.count, reverse=True)
-            self._sorted, self._sorted_ticks = reached, len(reached) // _TABLES_SORTED
-        half = _TABLES_A_TICK // 2
-        rest = len(self._sorted) - half
-        if rest <= half:
-            return self._sorted[:_TABLES_A_TICK]
-        self._turn = (self._turn + half) % rest
-        turn = self._sorted[half + self._turn : 2 * half + self._turn]
-        return self._sorted[:half] + turn + self._sorted[half : 2 * half - len(turn)]
+            reached.sort(key=lambda track: -1 if track.growth.count is None else track.growth.count, reverse=True)
+            known = len(reached) - sum(track.growth.count is None for track in reached)
+            fullest = reached[: min(half, known)]
+            self._sorted = fullest + reached[known:] + reached[len(fullest) : known]
+            self._sorted_ticks = len(reached) // _TABLES_SORTED
+        if len(self._sorted) <= _TABLES_A_TICK:
+            return self._sorted
+        begin = half + sum(track.growth.count is None for track in self._sorted[half : half + half // 2])
+        left, rest = _TABLES_A_TICK - begin, len(self._sorted) - begin
+        self._turn = (self._turn + left) % rest
+        turn = self._sorted[begin + self._turn :][:left]
+        return self._sorted[:begin] + turn + self._sorted[begin : begin + left - len(turn)]
 
     def _hidden(self) -> int:
         """Return how many allocated entries no table in reach holds."""

@@ -34,8 +34,6 @@ _GROWTH = 24
 _SHORTEST_PAGE_MS = 60_000
 _LONGEST_PAGE_MS = 7 * 86_400_000
 """While nothing is found."""
-_GAP = 5.5
-"""Scrape intervals without a sample that make a gap: a scrape or four may time out (judgement)."""
 _MOST = 2**63
 _LATEST = 2.0**37
 """Seconds since 1970: the year 6325."""
@@ -139,18 +137,11 @@ class _Columns:
         """Yield what a reader should know."""
         steps = [b.wall_seconds - a.wall_seconds for a, b in pairwise(self.samples)]
         if steps:
-            usual = median(steps)
-            yield f"scraped every {format_duration(usual)}"
-            if gaps := [step for step in steps if step > _GAP * usual]:
-                yield f"gaps: {len(gaps)}, the longest {format_duration(max(gaps))}"
-        drops = [sample.drops for sample in self.samples if sample.drops is not None]
-        if resets := sum(b < a for a, b in pairwise(drops)):
-            yield f"drop counter resets: {resets}"
+            yield f"scraped every {format_duration(median(steps))}"
         if self._not_counts:
             yield f"values left out because they are no counts: {self._not_counts}"
-        fields = list(zip(*self.samples, strict=True))[1:] if self.samples else []
-        for name, values in zip(SERIES, fields, strict=False):
-            if all(value is None for value in values):
+        for field, name in enumerate(SERIES, start=1):
+            if all(sample[field] is None for sample in self.samples):
                 yield f"no series {name}"
 
 

@@ -160,3 +160,17 @@ def test_every_table_has_its_turn_in_a_crowd(
         assert max(table.count for table in tables) == LIMIT
         read |= {table.namespace for table in tables}
     assert len(read) == 43
+
+
+def test_a_crowd_of_new_tables_hides_no_full_one(host: Host, observer: Observer, clock: ManualClock) -> None:
+    """Any user can create thousands of namespaces: the fullest known one is read at each tick all the same."""
+    for pid in range(400, 500):
+        host.namespace(str(pid), 1)
+    clock.now += RESCAN_SECONDS
+    read: set[int] = set()
+    for _ in range(2 * (100 // 8 + 1)):
+        clock.now += 0.25
+        tables, _ = observer.watch(attentive=True)
+        assert max(table.count for table in tables) == LIMIT
+        read |= {table.namespace for table in tables}
+    assert len(read) >= 101

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 import yaml
+from testbed import chart
 from testbed.faults import injected
-from testbed.kube_pod import HOST, LIMIT_FOLDER, OWNERS, RUNTIMES, Image, Pod
+from testbed.kube_pod import EVENTS, HOST, LIMIT_FOLDER, OWNERS, RUNTIMES, Image, Pod
 from testbed.limit_guard import LimitGuard
 from testbed.private_world import PYTHON, REPOSITORY, Guard, eventually
 from testbed.scratch_namespace import ScratchNamespace
@@ -134,6 +135,23 @@ def test_the_configmap_pauses(pod: Pod, table: ScratchNamespace) -> None:
     pod.configure()
     table.overflow()
     eventually(lambda: limit() > LIMIT, "a raise", guard.log)
+    assert guard.stop() == 0
+
+
+def test_a_limit_is_persisted_if_asked_for_and_reverted_before_a_removal(pod: Pod, table: ScratchNamespace) -> None:
+    """`persist` of the chart writes to /etc/sysctl.d of the host; the command of its notes takes limit and file back."""
+    objects = chart.rendered("persist=true", "settings.trust_user_namespaces=true")
+    settings = objects["ConfigMap", "conntrackd-guard"]["data"]
+    persisting = pod.altered(spec=chart.pod(objects), settings=settings)
+    drop_in = persisting.on_host("/etc/sysctl.d") / "99-zz-conntrackd-guard.conf"
+    guard = ready(persisting)
+    table.fill(LIMIT)
+    table.overflow()
+    eventually(drop_in.exists, "the drop-in", guard.log)
+    assert f"net.netfilter.nf_conntrack_max = {limit()}\n" in drop_in.read_text()
+    reverted = persisting.guard("revert", "--all")
+    assert reverted.returncode == 0, reverted.stderr
+    assert (limit(), drop_in.exists()) == (LIMIT, False)
     assert guard.stop() == 0
 
 
@@ -312,6 +330,14 @@ def test_the_guards_container_leads_nowhere(pod: Pod, targets: str) -> None:
     pod.container()["securityContext"]["capabilities"]["add"] = ["SYS_PTRACE"]
     found = possible(pod.run(PYTHON, "/attempts", targets, volumes=volumes))
     assert "cron_by_bare" in found
+
+
+def test_the_container_for_events_leads_nowhere(pod: Pod, targets: str) -> None:
+    """It has no path of the host."""
+    assert not [one for one in pod.container(EVENTS)["volumeMounts"] if one["mountPath"].startswith(HOST)]
+    found = possible(pod.run(PYTHON, "/attempts", targets, name=EVENTS, volumes=(("/attempts", ATTEMPTS),)))
+    assert found == {"shared_memory": OF_THE_CONTAINER["shared_memory"]}
+    assert pod.run(PYTHON, "-c", "import conntrackd_guard.host.cluster_api", name=EVENTS).returncode == 0
 
 
 def test_the_helpers_container_leads_nowhere(pod: Pod, targets: str) -> None:

@@ -54,14 +54,21 @@ class Report:
     were verified), `continuing` (raises after which packets were still dropped)."""
 
 
-def page(report: Report) -> str:
-    """Return the page."""
+def html() -> Environment:
+    """Return what renders the templates of this folder, with dates of the reader's zone."""
     # Text from outside can't become an element (autoescape), nor fool a reader with control or bidi characters (finalize).
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, keep_trailing_newline=True, finalize=_finalize
     )
+    environment.filters["local"] = local
+    return environment
+
+
+def page(report: Report) -> str:
+    """Return the page."""
+    environment = html()
     environment.filters |= {
-        "local": local, "step": decision_text.step, "why": decision_text.why, "outcome": decision_text.outcome,
+        "step": decision_text.step, "why": decision_text.why, "outcome": decision_text.outcome,
         "tone": _tone, "result": explain.verification, "calculations": calculations, "diagnosis": head_lines,
         "breakdown": breakdown,
     }  # fmt: skip
