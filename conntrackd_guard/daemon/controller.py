@@ -161,8 +161,10 @@ class Controller:
         """
         policy = self.policy
         named = (trigger.namespace,) if trigger.namespace is not None and trigger.live else ()
+        # One scan for all messages of a turn: in a crowd it takes a second. A decision made again looks again.
+        existed_at = trigger.message_seconds if trigger.message_seconds and trigger.message_count else math.inf
         for _ in range(LOWERED_RETRIES + 1):
-            observation = self._p.observer.observe(namespaces=named)
+            observation = self._p.observer.observe(namespaces=named, existed_at=existed_at)
             if policy.on_flood.action is not FloodAction.RAISE:
                 observation = self._p.floods.mark(observation)
             if len(observation.tables) > NAMED_ONE_BY_ONE:

@@ -116,7 +116,13 @@ class SimulatedObserver(Observer):
         """Look at the table."""
         return (self._table(),), False
 
-    def observe(self, *, namespaces: Collection[int] = (), rescan: bool = False) -> Observation:  # noqa: ARG002
+    def observe(
+        self,
+        *,
+        namespaces: Collection[int] = (),  # noqa: ARG002
+        rescan: bool = False,  # noqa: ARG002
+        existed_at: float = 0.0,  # noqa: ARG002
+    ) -> Observation:
         """Return what the evidence shows of this moment."""
         return self._observation((self._table(),))
 

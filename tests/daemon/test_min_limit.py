@@ -35,6 +35,14 @@ def test_a_start_raises_to_it_once(host: Host) -> None:
     guarded.stop()
 
 
+def revert(guarded: Guarded) -> None:
+    """Go back to the limit from before the raise, as `guard revert` does."""
+    record = an_override(guarded, OverrideKind.REVERT, LIMIT)
+    guarded.host.limit = LIMIT
+    guarded.runtime_dir.overrides.put(record.key, encode(record))
+    some_turns(guarded)
+
+
 @pytest.mark.parametrize("limit", [LEAST, 3 * LEAST, 0])
 def test_nothing_is_raised_from_as_much_or_from_unlimited(host: Host, limit: int) -> None:
     """0 is no limit: any number would lower it."""
@@ -116,10 +124,7 @@ def test_a_revert_outranks_it(host: Host) -> None:
     """Neither a restart nor another program's lowering raises after `guard revert`, until an operator resumes."""
     guarded = Guarded(host, POLICY)
     some_turns(guarded)
-    record = an_override(guarded, OverrideKind.REVERT, LIMIT)
-    host.limit = LIMIT
-    guarded.runtime_dir.overrides.put(record.key, encode(record))
-    some_turns(guarded)
+    revert(guarded)
     guarded = again(guarded)
     some_turns(guarded)
     host.limit = LIMIT - 1
@@ -134,10 +139,7 @@ def test_a_resume_after_a_revert_raises_to_it(host: Host, *, restarted: bool) ->
     """A revert lets it rest only until then; a raise that stands needs no other."""
     guarded = Guarded(host, POLICY)
     some_turns(guarded)
-    record = an_override(guarded, OverrideKind.REVERT, LIMIT)
-    host.limit = LIMIT
-    guarded.runtime_dir.overrides.put(record.key, encode(record))
-    some_turns(guarded)
+    revert(guarded)
     guarded = again(guarded) if restarted else guarded
     some_turns(guarded)
     assert host.limit == LIMIT

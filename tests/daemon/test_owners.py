@@ -43,6 +43,29 @@ def test_a_namespace_that_nothing_leads_to_is_not_raised_for(host: Host) -> None
     guarded.stop()
 
 
+def test_one_scan_looks_for_all_numbers_that_come_together(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user with ten such tables and thousands of namespaces must not delay other raises by ten long scans."""
+    scans: list[float] = []
+    scan = namespaces.NamespaceScanner.scan
+    guarded = Guarded(host)
+    guarded.turn()
+
+    def counted(scanner: namespaces.NamespaceScanner) -> object:
+        scans.append(guarded.clock.now)
+        return scan(scanner)
+
+    monkeypatch.setattr(namespaces.NamespaceScanner, "scan", counted)
+    for number in range(GONE, GONE + 10):
+        guarded.message(number)
+    guarded.turn(0.25)
+    assert len(scans) == 1
+    host.namespace("300", LIMIT)
+    guarded.message((host.root / "proc/300/ns/net").stat().st_ino)
+    guarded.turn(0.25)
+    assert guarded.reasons()[-1] == "raise kernel_message confirmed applied"
+    guarded.stop()
+
+
 def test_entries_that_nothing_leads_to_are_not_raised_for(rootless: Host) -> None:
     """The same before 6.17, whose messages have no number: they are in no table that can be read."""
     rootless.table(LIMIT, pid="200")

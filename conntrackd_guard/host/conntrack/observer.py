@@ -114,6 +114,7 @@ class Observer:
         self._statistics = str(paths.proc / "self/net/stat/nf_conntrack")
         self._initial: Counters | None = None
         self._scanned_seconds = -RESCAN_SECONDS
+        self._scan_began_seconds = -math.inf
         self._rested_seconds = 0.0
         """From when the watch may scan again: a scan takes long in a crowd."""
         self._names: tuple[int, int] | None = None
@@ -156,13 +157,17 @@ class Observer:
             self._rest(now)
         return tuple(tables), hurry
 
-    def observe(self, *, namespaces: Collection[int] = (), rescan: bool = False) -> Observation:
+    def observe(
+        self, *, namespaces: Collection[int] = (), rescan: bool = False, existed_at: float = math.inf
+    ) -> Observation:
         """Read everything that a decision needs. Tables of `namespaces` are kept even if they hold nothing.
 
-        One scan looks for a namespace that is unknown, or whose table can't be read.
+        One scan looks for a namespace that is unknown, or whose table can't be read; not again for one that `existed_at`
+        (CLOCK_BOOTTIME), before the last scan.
         """
         known = {track.netns.namespace for track in self._tracks.values()}
-        if rescan or not self._tracks or not known.issuperset(namespaces):
+        is_new = self._scan_began_seconds < existed_at and not known.issuperset(namespaces)
+        if rescan or not self._tracks or is_new:
             self.rescan()
         limit = self._kernel.limit_in_force()
         reached = [track for track in self._tracks.values() if not track.out_of_reach]
@@ -196,11 +201,7 @@ class Observer:
         if limit is None and tables:
             unread = (*unread, _NO_LIMIT)
         elif limit is None:
-            self._tracks, self._sorted, self._entries = (
-                {},
-                [],
-                0,
-            )  # once the module is loaded, all namespaces have a table
+            self._tracks, self._sorted, self._entries = {}, [], 0  # once it is loaded, all namespaces have a table
         self.unread = unread if has_statistics or limit is None else figures
         return Observation(
             boottime_seconds=now,
@@ -273,6 +274,7 @@ class Observer:
 
     def rescan(self) -> None:
         """Find every namespace in reach (about 30 µs a process)."""
+        self._scan_began_seconds = self._clock.boottime()
         self._names = self._scanner.names()  # before the scan: it may miss one that is added meanwhile
         found, self._complete = self._scanner.scan()
         self._scanned_seconds = self._clock.boottime()
