@@ -354,7 +354,7 @@ def test_a_slow_server_is_left_after_a_while(pod: Pod, monkeypatch: pytest.Monke
     """A byte now and then keeps no connection open, though each comes in time for the socket."""
     monkeypatch.setattr(cluster_api, "REQUEST_SECONDS", 0.5)
     pod.leave("a-1")
-    pod.api.reply = lambda _: Reply(slow=0.05, content=b"x" * 10_000)
+    pod.api.reply = lambda _: Reply(slow=0.05, content=b"x" * 100)
     pod.run()
     assert [message for _, message in pod.log()] == [
         f"Can't reach the API server https://127.0.0.1:{pod.api.port}: no whole answer within 0.5 s. Retrying."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from testbed.prometheus import pretender, send
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.replay.model import Span
 from conntrackd_guard.replay.sources import prometheus
+from conntrackd_guard.replay.sources.named import Access, units
 
 FULL = "nf_conntrack: nf_conntrack: table full, dropping packet"
 MEMORY = "Memory: 3218116K/25165432K available (14342K kernel code)"
@@ -82,11 +85,35 @@ def test_a_prometheus_is_asked_with_the_matchers(tmp_path: Path, capsys: pytest.
     assert {request.headers["Authorization"] for request in requests} == {"Bearer s3cret"}
 
 
+def test_hostile_names_reach_terminal_and_page_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sender chooses its host name, and so the file's name; the entries' fields, too."""
+    name = "\x1b[2J<script>alert(1)<%script>\u202e"
+    claims: dict[str, str | bytes | None] = {"_HOSTNAME": name, "_MACHINE_ID": name, "MESSAGE": FULL}
+    write_file(tmp_path / f"remote-{name}.journal", entry(1, **claims), entry(2, **claims | {"_MACHINE_ID": "2" * 32}))
+    (tmp_path / f"remote-{name}@1.journal").write_bytes(b"broken")
+    page = tmp_path / "page.html"
+    for arguments in ((), ("--csv",), ("-o", str(page))):
+        assert main(["replay", *arguments, str(tmp_path)], Paths()) is Exit.DONE
+        shown = capsys.readouterr()
+        assert all(line.isprintable() for line in (shown.out + shown.err).splitlines())
+    assert "alert(1)" in page.read_text("utf-8")
+    assert "<script>alert" not in page.read_text("utf-8")
+
+
+def test_a_folder_may_hold_histories_and_journals(tmp_path: Path) -> None:
+    """Neither hides the other."""
+    write_file(tmp_path / "remote-web1.journal", kernel(1))
+    (tmp_path / "web2.db").write_bytes(b"SQLite format 3\0")
+    found = [unit.key for unit in units([str(tmp_path)], Access(), Span())]
+    assert found == [f"{tmp_path}/web2.db", "web1"]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("file", "/file is neither a guard's history nor a journal file. Name a history.db, journal files,"),
         ("folder", "/folder contains neither a guard's history nor journal files. Name"),
+        ("pipe", "/pipe is no regular file. Name a history.db, journal files, a folder with some, `-` for stdin"),
         ("none", "/none: No such file or directory. Name"),
         ("http://127.0.0.1:1", "Can't read http://127.0.0.1:1: Connection refused. Check its address"),
     ],
@@ -96,6 +123,7 @@ def test_what_is_no_source_is_a_clear_line(
 ) -> None:
     """What was found there, and what to name instead."""
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").write_text("text")
     source = name if name.startswith("http") else str(tmp_path / name)
     assert main(["replay", source], Paths()) is Exit.FAILED

@@ -17,6 +17,9 @@ from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import Corroboration, OverrideKind, Pause, Raise, Record, Trigger
 from conntrackd_guard.daemon.applier import BucketsRefused, Lowered
 from conntrackd_guard.host.conntrack import owner_helper
+from conntrackd_guard.replay.engine import replay
+from conntrackd_guard.replay.model import Grade, HostInput, Span
+from conntrackd_guard.replay.sources.history import HistoryFile
 
 OURS, THEIRS = "1", "200"
 """Processes: of the initial namespace, and of a rootless container, which is not trusted."""
@@ -137,7 +140,10 @@ def test_no_raise_without_need_in_any_order_of_events(
     course: list[tuple[tuple[str, str | None, Any], float]],
     raise_early: bool,  # noqa: FBT001 - drawn
 ) -> None:
-    """No table under the threshold is raised for, unless its growth would fill it; and no message twice explained."""
+    """No table under the threshold is raised for, unless its growth would fill it; and no message twice explained.
+
+    Each row of the history, decided again from what it recorded, gets its recorded verdict.
+    """
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         scene = Scene(Path(folder), patch, Policy(raise_early=raise_early, conflict_limit=0))
         try:
@@ -146,3 +152,10 @@ def test_no_raise_without_need_in_any_order_of_events(
                 scene.turn(seconds)
         finally:
             scene.guarded.stop()
+        for one in HistoryFile(scene.guarded.paths.history).read(Span()):
+            if isinstance(one, HostInput) and one.grade is Grade.EXACT:
+                exact = replay(one, Policy(), recorded=True).exact
+                assert exact is not None
+                assert exact.differences == ()
+                assert exact.same + exact.overrides == exact.rows
+                event(f"decided again: {exact.rows > 0}")

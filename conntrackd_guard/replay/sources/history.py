@@ -3,14 +3,17 @@
 Anybody's file may be named here, so a damaged or hostile one ends in a clear line.
 """
 
+import errno
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import Observation
+from conntrackd_guard.core.text import short
 from conntrackd_guard.history.database import History, UnreadableRow
-from conntrackd_guard.history.series import Point
+from conntrackd_guard.history.series import THE_OTHERS, Point
 from conntrackd_guard.replay.model import Grade, HostFacts, HostInput, Recorded, Sample, Skipped, Span
 
 INITIAL = "initial"
@@ -22,7 +25,9 @@ _NO_MEMORY = "No decision of that time shows the memory, so no raise can be simu
 
 
 def is_history(path: Path) -> bool:
-    """Return whether the file is an SQLite database by its first bytes. Raises OSError."""
+    """Return whether the file is an SQLite database by its first bytes. Raises OSError, also for what is no file."""
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for a writer
+        raise OSError(errno.EINVAL, "not a regular file")
     with path.open("rb") as file:
         return file.read(len(_MAGIC)) == _MAGIC
 
@@ -48,15 +53,26 @@ class HistoryFile:
                 pass
             if history.damage:
                 yield Skipped(name=self.key, why=history.damage)
-            points = [point for point in _points(history, span) if point.label == INITIAL]
+            points = _fullest(_points(history, span))
         if points:
+            label = points[0].label
+            about = () if label == INITIAL else (f"This is the table of {short(label)}, the fullest.",)
             yield HostInput(
                 name=self.key,
                 grade=Grade.SIMULATED,
                 facts=seen.facts(),
                 samples=_samples(points, seen.memory),
-                notes=(_MEMORY if seen.memory else _NO_MEMORY,),
+                notes=(*about, _MEMORY if seen.memory else _NO_MEMORY),
             )
+
+
+def _fullest(points: Iterable[Point]) -> list[Point]:
+    """Return the points of the table with the highest peak; the sum of many tables is none."""
+    tables: dict[tuple[int, str], list[Point]] = {}
+    for point in points:
+        if point.name != THE_OTHERS:
+            tables.setdefault(point.name, []).append(point)
+    return max(tables.values(), key=lambda found: max(point.count for point in found), default=[])
 
 
 def _points(history: History, span: Span) -> list[Point]:

@@ -84,11 +84,9 @@ def units(sources: Iterable[str], access: Access, span: Span) -> Iterator[Unit]:
         elif source == STDIN:
             yield Found(STDIN, tuple(streams.read(sys.stdin.buffer, span)))
         else:
-            path = Path(source)
-            found = _histories(path)
-            yield from found
-            if not found:
-                paths.append(path)
+            histories, has_journals = _look(Path(source))
+            yield from histories
+            paths += [Path(source)] if has_journals else []
     yield from map(_unit, journals.find(paths))
 
 
@@ -96,18 +94,23 @@ def _unit(found: Unit | Skipped) -> Unit:
     return Found(found.name, (found,)) if isinstance(found, Skipped) else found
 
 
-def _histories(path: Path) -> list[HistoryFile]:
-    """Return the histories at or below a path; none if there are journals. Raises GuardError if there are neither."""
+def _look(path: Path) -> tuple[list[HistoryFile], bool]:
+    """Return the histories at or below a path, and whether there are journals. Raises GuardError if there are neither."""
     try:
-        if not path.is_dir():
-            if is_history(path):
-                return [HistoryFile(path)]
-            if journals.is_journal(path):
-                return []
-            raise GuardError(f"{path} is neither a guard's history nor a journal file. {_NAME_ONE}")
-        found = [HistoryFile(file) for file in sorted(path.rglob("*.db")) if file.is_file() and is_history(file)]
-        if not found and next(path.rglob("*.journal*"), None) is None:
-            raise GuardError(f"{path} contains neither a guard's history nor journal files. {_NAME_ONE}")
+        if path.is_dir():
+            histories = [
+                HistoryFile(file) for file in sorted(path.rglob("*.db")) if file.is_file() and is_history(file)
+            ]
+            has_journals = next(path.rglob("*.journal*"), None) is not None
+            what = "contains neither a guard's history nor journal files"
+        elif path.exists() and not path.is_file():  # a pipe would be waited for
+            histories, has_journals, what = [], False, "is no regular file"
+        else:
+            histories = [HistoryFile(path)] if is_history(path) else []
+            has_journals = not histories and journals.is_journal(path)
+            what = "is neither a guard's history nor a journal file"
     except OSError as error:
         raise HostError("read", path, error, _NAME_ONE) from error
-    return found
+    if not histories and not has_journals:
+        raise GuardError(f"{path} {what}. {_NAME_ONE}")
+    return histories, has_journals

@@ -9,6 +9,8 @@ import pytest
 from testbed import prometheus as testbed
 from testbed.prometheus import Past
 
+from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.replay.engine import replay
 from conntrackd_guard.replay.model import Grade, HostInput, Sample, Skipped, Span
 from conntrackd_guard.replay.sources import prometheus
 from conntrackd_guard.replay.sources.prometheus_api import Api, Server, ServerError, TooLargeError
@@ -167,3 +169,26 @@ def test_a_unit_is_known_by_server_and_labels(server: Server) -> None:
     unit = units(server)["ramp:9100"]
     assert unit.key == f'{server.url} {{instance="ramp:9100",job="node"}}'
     assert replace(unit, now=0.0).key == unit.key
+
+
+@pytest.mark.parametrize(
+    ("instance", "raises"),
+    [
+        ("steady:9100", False),
+        ("ramp:9100", True),
+        ("burst:9100", True),
+        ("flood:9100", True),
+        ("leak:9100", True),
+        ("restart:9100", False),
+        ("gap:9100", False),
+        ("slow:9100", False),
+        (HOSTILE, False),
+    ],
+)
+def test_the_policy_raises_where_the_made_past_needs_it(server: Server, instance: str, *, raises: bool) -> None:
+    """From the server to the row: drops are known, and a table that is full for a day leaves a floor."""
+    row = replay(host(units(server)[instance]), Policy())
+    assert (row.grade, row.name, row.since) == (Grade.SIMULATED, instance, past()[instance][0].wall_seconds)
+    assert bool(row.raises) == raises
+    assert bool(row.dropped) == (instance == "flood:9100")
+    assert row.saved_at_least == (instance == "flood:9100")

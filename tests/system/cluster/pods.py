@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from testbed import chart
+from testbed.api_server import api_server, certificate
 from testbed.faults import injected
 from testbed.kube_pod import EVENTS, HOST, LIMIT_FOLDER, OWNERS, RUNTIMES, Image, Pod
 from testbed.limit_guard import LimitGuard
@@ -338,6 +339,29 @@ def test_the_container_for_events_leads_nowhere(pod: Pod, targets: str) -> None:
     found = possible(pod.run(PYTHON, "/attempts", targets, name=EVENTS, volumes=(("/attempts", ATTEMPTS),)))
     assert found == {"shared_memory": OF_THE_CONTAINER["shared_memory"]}
     assert pod.run(PYTHON, "-c", "import conntrackd_guard.host.cluster_api", name=EVENTS).returncode == 0
+
+
+def test_a_raise_is_an_event_of_the_node(pod: Pod, table: ScratchNamespace) -> None:
+    """The container for Events, which is not root and has a token alone, reads it from the folder that both mount."""
+    token = pod.folder / "empty" / pod.name / "token"
+    token.mkdir(parents=True)
+    (token / "token").write_text("a.token")
+    pem = certificate(pod.folder)
+    (token / "ca.crt").write_bytes(pem.with_name("cert.pem").read_bytes())
+    with api_server(pem) as api:
+        given = {"NODE_NAME": "node-1", "POD_NAME": "pod-1"}  # by the kubelet
+        given |= {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.port)}
+        pod.container(EVENTS)["env"] += [{"name": name, "value": value} for name, value in given.items()]
+        table.fill(LIMIT)
+        guard = answered(pod)
+        reporter = pod.start(EVENTS)
+        table.overflow()
+        eventually(lambda: api.events() and api.conditions(), "an Event and a condition", reporter.log)
+        assert guard.stop() == 0
+    assert api.events()[0]["reason"] == "ConntrackLimitRaised"
+    assert api.events()[0]["regarding"]["name"] == "node-1"
+    assert api.conditions()[0]["type"] == "ConntrackConstrained"
+    assert {one.authorization for one in api.requests} == {"Bearer a.token"}
 
 
 def test_the_helpers_container_leads_nowhere(pod: Pod, targets: str) -> None:
