@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,24 @@ def test_min_limit_is_raised_to_at_start_and_after_another_program(stage: Stage)
     assert [(row["outcome"], row["to"]) for row in rows] == [("applied", least)] * 2
     lowered = stage.decision(lambda row: row["reason"] == "limit_lowered", "the other program's lowering")
     assert "1 of 3 in 24 h" in lowered["sentence"]
+
+
+def test_recommend_reads_the_real_tables_and_changes_nothing(stage: Stage) -> None:
+    """Its file is applied by the real sysctl as printed; nothing is in force before."""
+    stage.table.fill(LIMIT * 9 // 10)
+    etc = stage.world.root / "etc/sysctl.d"
+    before, size = {path.name for path in etc.iterdir()}, limit()
+    answer = stage.world.guard("recommend", "--format", "json")
+    found = json.loads(answer.stdout)
+    assert found["peak"]["entries"] >= LIMIT * 9 // 10
+    assert found["limit"] == found["arithmetic"]["needed"]["wanted"] > LIMIT
+    assert found["causes"]
+    assert (limit(), {path.name for path in etc.iterdir()}) == (size, before)
+    assert stage.world.guard("recommend", "--write").returncode == 0
+    assert limit() == size
+    added = {path.name for path in etc.iterdir()} - before
+    assert added == {"90-conntrackd-guard-recommend.conf"}
+    assert f"nf_conntrack_max = {found['limit']}\n" in (etc / added.pop()).read_text()
 
 
 def test_a_dry_run_changes_nothing(stage: Stage) -> None:

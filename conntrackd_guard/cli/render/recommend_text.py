@@ -40,7 +40,7 @@ def _host(found: Recommendation) -> list[Line]:
     if found.in_force is not None:
         limit = f"{format_limit(found.in_force)}, in force"
     peak = "unknown: give --entries for a limit that fits it"
-    if found.peak.entries:
+    if found.peak.entries or not found.is_described:
         peak = f"{found.peak.entries:,} entries ({found.peak.source})"
     return [("memory", memory), ("hash table", f"{seen.buckets or 0:,} buckets"), ("limit", limit), ("peak", peak)]
 
