@@ -12,7 +12,7 @@ from typing import Any
 
 from conntrackd_guard.core import cluster, health
 from conntrackd_guard.core.configuration import Mode
-from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.host.clock import Clock
@@ -111,7 +111,7 @@ class Reporter:
             except _Refused as refused:
                 hint = f" {_NO_GRANT}" if refused.answer.status in _DENIED else ""
                 self._retry(task, f"The API server refused: {refused}.{hint}", refused.answer.retry_after_seconds)
-            except HostError as error:
+            except GuardError as error:  # no answer, or an outbox that can't be read
                 self._retry(task, str(error), None)
             else:
                 if task.failure:
@@ -149,12 +149,14 @@ class Reporter:
         self._shown = _Shown(wanted, since, now)
 
     def _send_events(self) -> None:
-        """Send what is new in the outbox, the oldest first. Raises HostError, _Refused."""
-        files = self._outbox.decisions.files()
+        """Send what is new in the outbox, the oldest first, for POLL_SECONDS at most. Raises GuardError, _Refused."""
+        files, began = self._outbox.decisions.files(), self._clock.boottime()
         self._done &= set(files)
         for file in files:
             if file in self._done:
                 continue
+            if self._clock.boottime() - began > POLL_SECONDS:
+                return  # the condition and SIGTERM wait for no slow server
             try:
                 self._send_event(file)
             except (NoDecision, ValueError) as error:

@@ -77,7 +77,7 @@ class HistoryWriter:
         """A damaged history was set aside, so what this boot did is not known."""
 
     def history(self) -> History:
-        """Return the open history; a damaged one is set aside, one that is elsewhere is opened anew, and that is logged."""
+        """Return the open history; a damaged one is set aside, one that is elsewhere is opened again, and that is logged."""
         if self._history is not None and (change := self._history.change()):
             self._leave(self._history, change)
         if self._history is None:

@@ -13,6 +13,7 @@ import pytest
 from testbed.api_server import TOKEN, ApiServer, Reply, Request, api_server, certificate, trust
 
 from conntrackd_guard.actions.events import EVENT_SECONDS, HEARTBEAT_SECONDS, MAX_RETRY_SECONDS, Reporter
+from conntrackd_guard.core.errors import NotPermitted
 from conntrackd_guard.core.units import rfc3339
 from conntrackd_guard.host import cluster_api
 from conntrackd_guard.host.clock import Clock
@@ -359,6 +360,33 @@ def test_a_slow_server_is_left_after_a_while(pod: Pod, monkeypatch: pytest.Monke
     assert [message for _, message in pod.log()] == [
         f"Can't reach the API server https://127.0.0.1:{pod.api.port}: no whole answer within 0.5 s. Retrying."
     ] * 2
+
+
+def test_many_events_to_a_slow_server_hold_up_nothing_else(pod: Pod) -> None:
+    """Between two turns the condition is looked at, and SIGTERM."""
+    for number in range(4):
+        pod.leave(f"a-{number}", verdict="raise")
+
+    def slow(request: Request) -> Reply:
+        pod.now += 3.0 if "/events" in request.path else 0.0
+        return Reply()
+
+    pod.api.reply = slow
+    for sent in (1, 2, 3, 4, 4):
+        pod.run()
+        assert len(pod.api.events()) == sent
+
+
+def test_an_outbox_that_cannot_be_read(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is logged once, and the condition is reported all the same."""
+
+    def denied() -> list[str]:
+        raise NotPermitted("Can't read it.")
+
+    monkeypatch.setattr(pod.reporter._outbox.decisions, "files", denied)
+    pod.run(60)
+    assert pod.log() == [("warning", "Can't read it.")]
+    assert len(pod.api.conditions()) >= 1
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_a_resume_after_a_revert_raises_to_it(host: Host, *, restarted: bool) ->
     guarded.stop()
 
 
-def test_a_module_loaded_again_begins_anew(host: Host) -> None:
+def test_a_module_loaded_again_is_another_start(host: Host) -> None:
     """The kernel's default is below it, also where the guard had nothing to raise before."""
     host.limit = 300_000
     guarded = Guarded(host, POLICY)

@@ -1,4 +1,4 @@
-"""A history that somebody removes, renames, replaces or cuts under the running guard: noticed, logged, written anew."""
+"""A history that somebody removes, renames, replaces or cuts under the running guard: noticed, logged, written again."""
 
 from __future__ import annotations
 
