@@ -316,7 +316,7 @@ def fit(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
     arithmetic = budget.calculate(case, wanted, wanted, demand, policy)
     if arithmetic.bound is not Bound.TARGET:
         arithmetic = budget.largest_target(case, wanted, demand, policy)
-    if seconds is not None:  # a copy takes as long as all gates together
+    if demand:  # a copy takes as long as all gates together
         arithmetic = replace(arithmetic, demand_seconds=seconds, demand_factor=factor)
     target = arithmetic.target
     if target > limit and (target >= wanted or target >= math.ceil(limit * (1 + SMALLEST_PART))):

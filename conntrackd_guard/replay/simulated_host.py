@@ -49,14 +49,14 @@ Took = Callable[[Record, int], None]
 
 
 class SimulatedClock(Clock):
-    """A clock that only the simulation moves."""
+    """A clock that only the simulation moves. `boot_wall_seconds` is the wall time of the boot."""
 
-    def __init__(self, wall_seconds: float) -> None:
-        self.now = wall_seconds
-        """Wall time."""
-        self._offset = wall_seconds - BOOTTIME
-        self.boottime = lambda: self.now - self._offset
-        self.wall = lambda: self.now
+    def __init__(self, boot_wall_seconds: float) -> None:
+        self.boot_wall_seconds = boot_wall_seconds
+        self.now = BOOTTIME
+        """CLOCK_BOOTTIME."""
+        self.boottime = lambda: self.now
+        self.wall = lambda: boot_wall_seconds + self.now
 
 
 class SimulatedKernel:
@@ -246,18 +246,19 @@ class SimulatedLog(LogSources):
     """Kernel messages as the simulation gives them."""
 
     def __init__(self) -> None:
-        self._events: list[tuple[KernelEvent, bool]] = []
+        self.lines: list[tuple[KernelEvent, bool]] = []
+        """Messages that nobody took yet, and whether each is new."""
         self.past_wall_seconds = {}
 
     def give(self, kind: MessageKind, namespace: int | None, wall_seconds: float) -> None:
         """Have the kernel log a message."""
         message = KernelMessage(kind=kind, namespace=namespace, text="")
         event = KernelEvent(message=message, stamp_us=int(wall_seconds * 1e6), boot_id="simulated", source="journal")
-        self._events.append((event, True))
+        self.lines.append((event, True))
 
     def take(self) -> list[tuple[KernelEvent, bool]]:
         """Return the messages since the last call."""
-        taken, self._events = self._events, []
+        taken, self.lines = self.lines, []
         return taken
 
     def position(self) -> Position | None:
@@ -302,7 +303,7 @@ class SimulatedHost:
         limit: int,
         kept: PersistedLimit | None = None,
     ) -> None:
-        self.clock = SimulatedClock(wall_seconds)
+        self.clock = SimulatedClock(wall_seconds - BOOTTIME)
         self.kernel = SimulatedKernel(limit, facts.buckets)
         self.table = SimulatedObserver(facts, self.kernel, self.clock)
         self.log = SimulatedLog()

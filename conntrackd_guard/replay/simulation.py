@@ -190,7 +190,7 @@ class Simulation:
             moments += [before.at + (level - before.entries + 1) / slope for level in levels]
         due = host.loop.due()
         if due is not None and self._repeated < MOST_REPEATED:
-            moments.append(before.at + due - (host.clock.boottime() - (host.clock.now - before.at)))
+            moments.append(due + host.clock.boot_wall_seconds)
         moments += [message.wall_seconds for message in self._messages]
         return min((moment for moment in moments if moment > at + 1e-3), default=now.at)
 
@@ -214,7 +214,7 @@ class Simulation:
         return over or available < min_available_bytes(self._policy, facts.total_bytes)
 
     def _turn(self, host: SimulatedHost, at: float, entries: int) -> None:
-        host.clock.now, host.table.count = at, entries
+        host.clock.now, host.table.count = at - host.clock.boot_wall_seconds, entries
         while self._messages and self._messages[0].wall_seconds <= at:
             message = self._messages.pop(0)
             self._tally.messages += message.count
@@ -228,7 +228,7 @@ class Simulation:
         """Have another program set the limit as recorded, unless the replayed limit is as high already."""
         if limit < before or limit > host.kernel.value:
             host.kernel.value = limit
-            self._turn(host, host.clock.now, host.table.count)
+            self._turn(host, host.clock.wall(), host.table.count)
 
     # -- what came of it ------------------------------------------------------------------------
 

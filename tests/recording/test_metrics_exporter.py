@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -203,14 +204,19 @@ def test_the_file_stays_when_the_guard_ends(host: Host, file: Path) -> None:
     assert file.exists()
 
 
+def scraped(port: int) -> bytes:
+    """Return the metrics that the endpoint serves; nothing while it is closed or has none."""
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        return bytes(answer.read())
+    return b""
+
+
 def test_the_endpoint_opens_and_closes_with_the_setting(host: Host) -> None:
     """It is open while the setting has a port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     guarded = exporting(host, Outlets(http=Listen(LOOPBACK, port)))
-    until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)))
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        assert b"\nguard_limit_entries 65536.0\n" in answer.read()
+    until(lambda: b"\nguard_limit_entries 65536.0\n" in scraped(port))
     into(guarded, Outlets())
     until(lambda: socket.socket().connect_ex(("127.0.0.1", port)))
     assert guarded.recorder.report()["trouble"] == []

@@ -31,12 +31,10 @@ from conntrackd_guard.daemon.controller import Controller
 from conntrackd_guard.daemon.debug_log import DebugLog
 from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.flood_detector import FloodDetector
-from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop
 from conntrackd_guard.daemon.recovery import Recovered, recover
 from conntrackd_guard.history.database import History, Position, Row
 from conntrackd_guard.host import files
-from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack import owner_helper
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -49,6 +47,7 @@ from conntrackd_guard.host.systemd_notify import Service
 from conntrackd_guard.recording.recorder import Recorder
 from conntrackd_guard.recording.samples import Sampling
 from conntrackd_guard.recording.worker import Worker
+from conntrackd_guard.replay.simulated_host import SimulatedClock, SimulatedLog
 
 LIMIT = 65_536
 GIB_KIB = 1 << 20
@@ -141,13 +140,11 @@ class Host:
         path.write_text(content)
 
 
-class ManualClock(Clock):
-    """A clock that only the test moves."""
+class ManualClock(SimulatedClock):
+    """A clock that only the test moves, of a host that booted in 2027."""
 
     def __init__(self) -> None:
-        self.now = 1_000.0
-        self.boottime = lambda: self.now
-        self.wall = lambda: 1.8e9 + self.now
+        super().__init__(1.8e9)
 
 
 class FaultyKernel(LiveKernel):
@@ -193,17 +190,8 @@ class EventfulIntents(JsonFolder):
             self.meanwhile.pop(0)()
 
 
-class ToldIntake(LogSources):
+class ToldIntake(SimulatedLog):
     """Kernel messages as the test gives them."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[KernelEvent, bool]] = []
-        self.past_wall_seconds: dict[MessageKind, float] = {}
-
-    def take(self) -> list[tuple[KernelEvent, bool]]:
-        """Return the messages given since."""
-        taken, self.lines = self.lines, []
-        return taken
 
     def descriptors(self) -> list[int]:
         """Return none: only a signal wakes the loop."""
