@@ -41,6 +41,7 @@ def revert(guarded: Guarded) -> None:
     guarded.host.limit = LIMIT
     guarded.runtime_dir.overrides.put(record.key, encode(record))
     some_turns(guarded)
+    guarded.written()
 
 
 @pytest.mark.parametrize("limit", [LEAST, 3 * LEAST, 0])
