@@ -374,7 +374,7 @@ class State:
     unknown_seconds: float | None = None
     """The last raise for an unconfirmed message."""
     reverted: bool = False
-    """An operator has reverted the limit, and neither resumed raising nor was there a raise since."""
+    """An operator has reverted the limit, and neither resumed raising nor was there a raise since, but to put it back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

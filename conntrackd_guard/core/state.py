@@ -18,6 +18,7 @@ from conntrackd_guard.core.model import (
     Record,
     Refusal,
     State,
+    TriggerKind,
 )
 
 FIRST_REFUSAL_SECONDS = 1.0
@@ -63,7 +64,7 @@ def advance(state: State, record: Record, latest_seconds: float = math.inf) -> S
                 replaced_limit=None,
                 refusal=None,
                 unknown_seconds=now if truth is Corroboration.UNKNOWN else state.unknown_seconds,
-                reverted=False,
+                reverted=state.reverted and record.trigger.kind is TriggerKind.START,  # which puts back what was there
             )
         case Raise() if outcome.kind is OutcomeKind.REJECTED:
             return replace(state, refusal=_refused(state.refusal, outcome, record.observation.limit or 0, now))

@@ -1,6 +1,7 @@
 """Decide a history's rows again: `decide` is pure, so a row's own evidence gives its verdict."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import verdict
@@ -16,45 +17,64 @@ _LATER = frozenset({HoldReason.CHANGED_UNDER_US, HoldReason.NO_CONNTRACK})
 """Holds that the write itself ended in, after the policy had decided to raise."""
 
 
-def redecide(host: HostInput, policy: Policy | None) -> HostResult:
-    """Return the row of a host with `exact` evidence, decided by `policy`; None: each by its recorded one.
+def redecide(host: HostInput, policies: Sequence[Policy | None]) -> list[HostResult]:
+    """Return the row of a host with `exact` evidence under each policy, in one pass; None: each by its recorded one.
 
     The state before each decision is the recorded one: what another policy's own raises would have led to, only a
     simulation shows.
     """
-    tally, counted, versions = Tally(host, policy or Policy()), Counter[str](), Counter[str]()
-    differences: list[Difference] = []
+    each = [_Redecision(host, policy) for policy in policies]
     for recorded in host.decisions:
-        counted["rows"] += 1
-        record, used = recorded.record, policy or recorded.policy
+        for one in each:
+            one.take(recorded)
+    return [one.result() for one in each]
+
+
+class _Redecision:
+    """One policy's row."""
+
+    def __init__(self, host: HostInput, policy: Policy | None) -> None:
+        self._policy = policy
+        self._tally = Tally(host, policy or Policy())
+        self._counted, self._versions = Counter[str](), Counter[str]()
+        self._differences: list[Difference] = []
+
+    def take(self, recorded: Recorded) -> None:
+        """Decide a row again."""
+        self._counted["rows"] += 1
+        record, used = recorded.record, self._policy or recorded.policy
         if record is None or used is None:
-            counted["unreadable"] += 1
-            continue
-        tally.at(record.observation.wall_seconds)
+            self._counted["unreadable"] += 1
+            return
+        self._tally.at(record.observation.wall_seconds)
         if isinstance(record.decision, Override):
-            counted["overrides"] += 1
-            continue
+            self._counted["overrides"] += 1
+            return
         decision: Decision = record.decision
-        if recorded.guard_version != __version__ and policy is None:
-            versions[recorded.guard_version] += 1
+        if recorded.guard_version != __version__ and self._policy is None:
+            self._versions[recorded.guard_version] += 1
         else:
             decision = decide(record.trigger, record.observation, record.state, used)
             is_same = _same(record, decision)
-            counted["same" if is_same else "different"] += 1
-            if not is_same and len(differences) < MOST_DIFFERENCES:
-                differences.append(_difference(recorded, record, decision))
+            self._counted["same" if is_same else "different"] += 1
+            if not is_same and len(self._differences) < MOST_DIFFERENCES:
+                self._differences.append(_difference(recorded, record, decision))
             decision = record.decision if is_same else decision
-        _count(tally, recorded, record, decision)
-    exact = Exact(
-        rows=counted["rows"],
-        same=counted["same"],
-        different=counted["different"],
-        overrides=counted["overrides"],
-        unreadable=counted["unreadable"],
-        other_versions=dict(sorted(versions.items())),
-        differences=tuple(differences),
-    )
-    return tally.result(exact=exact)
+        _count(self._tally, recorded, record, decision)
+
+    def result(self) -> HostResult:
+        """Return the row."""
+        counted = self._counted
+        exact = Exact(
+            rows=counted["rows"],
+            same=counted["same"],
+            different=counted["different"],
+            overrides=counted["overrides"],
+            unreadable=counted["unreadable"],
+            other_versions=dict(sorted(self._versions.items())),
+            differences=tuple(self._differences),
+        )
+        return self._tally.result(exact=exact)
 
 
 def _same(record: Record, decision: Decision) -> bool:

@@ -11,9 +11,9 @@ from pathlib import Path
 from conntrackd_guard.core.errors import GuardError, HostError, describe
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.replay import lines
-from conntrackd_guard.replay.engine import replay
+from conntrackd_guard.replay.engine import compare, replay
 from conntrackd_guard.replay.lines import Answer, Job
-from conntrackd_guard.replay.model import Skipped, Unit
+from conntrackd_guard.replay.model import HostResult, Skipped, Unit
 
 Progress = Callable[[int], None]
 """Called with the number of units that are done."""
@@ -27,10 +27,11 @@ def work(unit: Unit, job: Job) -> str:
             if isinstance(host, Skipped):
                 texts.append(lines.written(unit.key, host))
                 continue
-            if job.against is not None:  # evidence is read once
-                host = lines.kept(host)  # noqa: PLW2901
-            row = replay(host, job.policy, recorded=job.recorded)
-            other = None if job.against is None else replay(host, job.against)
+            other: HostResult | None = None
+            if job.against is None:
+                row = replay(host, job.policy, recorded=job.recorded)
+            else:
+                row, other = compare(host, job.policy, job.against, recorded=job.recorded)
             texts.append(lines.written(unit.key, Answer(host=row, against=other)))
     except Exception as error:  # noqa: BLE001 - one host of thousands must not end the replay of the others
         texts.append(lines.written(unit.key, Skipped(name=unit.key, why=describe(error))))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.text import printable
-from conntrackd_guard.replay.model import HostInput, HostResult, Skipped, Span
+from conntrackd_guard.replay.model import HostResult, Skipped, Span
 
 VERSION = 1
 MOST_LINE_BYTES = 1 << 20
@@ -50,12 +50,6 @@ class Answer:
 
 
 Found = Answer | Skipped
-
-
-def kept(host: HostInput) -> HostInput:
-    """Return the host with its evidence in memory, to read it twice."""
-    samples, messages, decisions = tuple(host.samples), tuple(host.messages), tuple(host.decisions)
-    return replace(host, samples=samples, messages=messages, decisions=decisions)
 
 
 def line(content: dict[str, Any]) -> str:

@@ -35,10 +35,10 @@ def test_a_start_raises_to_it_once(host: Host) -> None:
     guarded.stop()
 
 
-def revert(guarded: Guarded) -> None:
+def revert(guarded: Guarded, limit: int = LIMIT) -> None:
     """Go back to the limit from before the raise, as `guard revert` does."""
-    record = an_override(guarded, OverrideKind.REVERT, LIMIT)
-    guarded.host.limit = LIMIT
+    record = an_override(guarded, OverrideKind.REVERT, limit)
+    guarded.host.limit = limit
     guarded.runtime_dir.overrides.put(record.key, encode(record))
     some_turns(guarded)
     guarded.written()
@@ -132,6 +132,21 @@ def test_a_revert_outranks_it(host: Host) -> None:
     some_turns(guarded)
     assert host.limit == LIMIT - 1
     assert guarded.reasons()[-1] == "hold reverted none"
+    guarded.stop()
+
+
+def test_what_was_put_back_ends_no_revert(host: Host) -> None:
+    """The module is loaded again: the limit that the operator went back to returns, and no more."""
+    host.limit = LIMIT + 1_000
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    revert(guarded, LIMIT + 1_000)
+    (host.root / "proc/sys/net/netfilter/nf_conntrack_max").unlink()
+    some_turns(guarded)
+    host.limit = host.buckets = LIMIT
+    some_turns(guarded)
+    assert guarded.reasons()[-2:] == ["raise restore applied", "hold reverted none"]
+    assert host.limit == LIMIT + 1_000
     guarded.stop()
 
 

@@ -228,6 +228,8 @@ class Pod:
         if user_namespace:
             mapped = [{"containerID": 0, "hostID": 0, "size": 65536}]
             linux |= {"uidMappings": mapped, "gidMappings": mapped}
+        # All of the host's, of which the guard opens one.
+        devices = [_bind("/dev/kmsg", "/dev/kmsg", ["rbind", "rprivate", "rw"])] if context.get("privileged") else []
         environment = {**dict(one.split("=", 1) for one in self.image.config["env"])}
         environment |= {one["name"]: one["value"] for one in container.get("env", []) if "value" in one}
         user = self.image.config["user"]
@@ -243,7 +245,7 @@ class Pod:
                 "noNewPrivileges": context.get("allowPrivilegeEscalation") is False,
                 "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
             },
-            "mounts": [*_own_mounts(user_namespace=user_namespace), *self._mounts(container)],
+            "mounts": [*_own_mounts(user_namespace=user_namespace), *devices, *self._mounts(container)],
             "linux": linux,
         }
 

@@ -123,6 +123,22 @@ def test_without_the_helper_the_hold_names_its_container(pod: Pod, table: Scratc
     assert guard.stop() == 0
 
 
+def test_privileged_adds_the_ring_buffer(pod: Pod) -> None:
+    """Otherwise kernel messages come from the journal."""
+    assert ring_buffer(pod) == "absent"
+    privileged = pod.altered()
+    privileged.container()["securityContext"] = {"privileged": True, "runAsUser": 0, "runAsGroup": 4}
+    assert ring_buffer(privileged) == "following"
+
+
+def ring_buffer(pod: Pod) -> str:
+    """Run a guard and return the state of its ring buffer."""
+    guard = pod.start()
+    state = str(guard.await_event("guard.ready")["sources"]["ring_buffer"])
+    assert guard.stop() == 0
+    return state
+
+
 def test_the_configmap_pauses(pod: Pod, table: ScratchNamespace) -> None:
     """A key that appears in the volume pauses the running guard, and one that goes ends the pause."""
     guard = answered(pod)
