@@ -4,16 +4,19 @@ Pure. Decoding follows the declared types of the fields. Unknown fields (of a ne
 (of an older guard) take their default. A decision has its class as `verdict`, and a hold's reason is its code.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Decision, Hold, Override, Raise
 
+VERSION: Final = 1
+"""Of every JSON document: fields may be added, and none changes its meaning."""
 T = TypeVar("T")
 _Decode = Callable[[Any], Any]
 
@@ -52,6 +55,11 @@ def encode_one(value: object) -> Any:
         return cast("HoldReason", value).code
     data = {name: getattr(value, name) for name in cast("Any", kind).__dataclass_fields__}
     return {"verdict": _VERDICTS[kind], **data} if kind in _VERDICTS else data
+
+
+def document(content: dict[str, Any], *, indent: int | None = 2) -> str:
+    """Return `content` as one versioned document, indented for people; without `indent` as one line of a stream."""
+    return json.dumps({"version": VERSION, **content}, indent=indent) + "\n"
 
 
 def decode(kind: type[T], data: object) -> T:

@@ -151,8 +151,6 @@ class Daemon:
         text = "Settings reloaded."
         if names:
             text += f" Changed too, but in effect only after `systemctl restart conntrackd-guard`: {names}."
-        if settings.policy.min_limit not in {None, self._settings.policy.min_limit}:
-            text += " The guard raises to `min_limit` at its next start, or once another program goes below it."
         self._recorder.log("guard.info", "info", text)
         self._manager.ready()
         return settings.policy

@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from conntrackd_guard.core.codec import encode
+from conntrackd_guard.core.codec import VERSION, document, encode
 from conntrackd_guard.history.rows import COLUMNS, Row
 
-VERSION: Final = 1
+__all__ = ["decision_document", "document", "history", "notify_document"]
+
 _LEFT_OUT: Final = frozenset({"key", "at_seconds", "boottime_seconds", "last_seconds", "fingerprint"})
 _RENAMED: Final = {"from_limit": "from", "to_limit": "to"}
 _NAMES: Final = {name: _RENAMED.get(name, name) for name in (*COLUMNS, "arithmetic") if name not in _LEFT_OUT}
@@ -25,11 +26,6 @@ def decision_document(row: Row) -> dict[str, Any]:
 def notify_document(row: Row) -> str:
     """Return one decision as a document for the `notify` command; an id of 0 (not in history yet) becomes null."""
     return document({"decision": decision_document(row) | {"id": row.id or None}})
-
-
-def document(content: dict[str, Any], *, indent: int | None = 2) -> str:
-    """Return `content` as one versioned document, indented for people; without `indent` as one line of a stream."""
-    return json.dumps({"version": VERSION, **content}, indent=indent) + "\n"
 
 
 def history(rows: Iterable[Row]) -> Iterator[str]:

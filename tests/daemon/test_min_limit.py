@@ -41,6 +41,7 @@ def revert(guarded: Guarded, limit: int = LIMIT) -> None:
     guarded.host.limit = limit
     guarded.runtime_dir.overrides.put(record.key, encode(record))
     some_turns(guarded)
+    guarded.written()
 
 
 @pytest.mark.parametrize("limit", [LEAST, 3 * LEAST, 0])
@@ -204,4 +205,38 @@ def test_its_rows_decide_again_to_the_same(host: Host) -> None:
     assert len(found) == 2
     for record in found:
         assert decide(record.trigger, record.observation, record.state, POLICY) == record.decision
+    guarded.stop()
+
+
+def test_a_kernel_that_tracks_nothing_yet_is_raised_once_it_does(host: Host) -> None:
+    """At boot the guard often starts before connection tracking is loaded: that start counts."""
+    files = [host.root / f"proc/sys/net/netfilter/nf_conntrack_{name}" for name in ("max", "buckets")]
+    kept = [file.read_text() for file in files]
+    for file in files:
+        file.unlink()
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    for file, content in zip(files, kept, strict=True):
+        file.write_text(content)
+    some_turns(guarded)
+    assert host.limit == LEAST
+    assert guarded.reasons().count(RAISED) == 1
+    guarded.stop()
+
+
+def test_a_raise_just_before_delays_it_by_the_cooldown(host: Host) -> None:
+    """Two raises are never closer than the cooldown, whatever they are for."""
+    guarded = Guarded(host, POLICY)
+    some_turns(guarded)
+    host.table(LEAST)
+    guarded.message()
+    guarded.turn()
+    assert host.limit == LEAST * 3 // 2
+    host.table(10)
+    host.limit = LIMIT
+    guarded.turn(0.3)
+    guarded.turn(0.3)
+    assert host.limit == LIMIT
+    some_turns(guarded)
+    assert host.limit == LEAST
     guarded.stop()

@@ -103,18 +103,6 @@ def test_a_reload_names_what_waits_for_a_restart(
     assert [manager.recv(100).partition(b"=")[0] for _ in range(2)] == [b"RELOADING", b"READY"]
 
 
-def test_a_reload_does_not_raise_to_min_limit(tmp_path: Path, manager: socket.socket) -> None:
-    """The log says when it does."""
-    started = Started(tmp_path)
-    started.write("min_limit: 500000")
-    assert started.daemon.reload() == started.settings().policy
-    text = (
-        "Settings reloaded. The guard raises to `min_limit` at its next start, or once another program goes below it."
-    )
-    assert started.logged() == [("info", text)]
-    assert manager.recv(100).startswith(b"RELOADING")
-
-
 def test_a_reload_of_bad_settings_keeps_the_old_ones(tmp_path: Path, manager: socket.socket) -> None:
     """The error is logged with its file and line, and the policy stays."""
     started = Started(tmp_path)

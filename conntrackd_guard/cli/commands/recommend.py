@@ -8,6 +8,7 @@ from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.render.lines import plain
 from conntrackd_guard.cli.render.recommend_lines import FORMATS
+from conntrackd_guard.core import codec
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.recommendation import Recommendation, describe
 from conntrackd_guard.host.paths import Paths
@@ -43,9 +44,7 @@ def recommend(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
         _note_written(write(found, paths))
         return Exit.DONE
     if args.format == "json":
-        from conntrackd_guard.history import documents  # noqa: PLC0415
-
-        return Answer(value=documents.document(document(found)))
+        return Answer(value=codec.document(document(found)))
     if args.format in FORMATS:
         return Answer(value=FORMATS[args.format](found))
     from conntrackd_guard.cli.render import recommend_text  # noqa: PLC0415
