@@ -21,12 +21,13 @@ class Total:
     hosts_blocked: int = 0
     """Hosts with need that only an operator could have met."""
     messages: int = 0
-    episodes: int = 0
+    episodes: int | None = None
+    """This and the next of these are None if no row knows them."""
     raises: int = 0
-    dropped: int = 0
-    saved: int = 0
+    dropped: int | None = None
+    saved: int | None = None
     saved_at_least: bool = False
-    peak_cost_bytes: int = 0
+    peak_cost_bytes: int | None = None
     """What the fleet would have paid in memory, if every table were as full as its highest limit allows."""
     causes: dict[str, int] = field(default_factory=dict)
     holds: dict[str, int] = field(default_factory=dict)
@@ -91,7 +92,8 @@ def _add(total: Total, row: HostResult) -> None:
     for name in ("messages", "raises"):
         setattr(total, name, getattr(total, name) + getattr(row, name))
     for name in ("episodes", "dropped", "saved", "peak_cost_bytes"):
-        setattr(total, name, getattr(total, name) + (getattr(row, name) or 0))
+        if (value := getattr(row, name)) is not None:
+            setattr(total, name, (getattr(total, name) or 0) + value)
     total.saved_at_least = total.saved_at_least or row.saved_at_least
     total.causes = dict(sorted((Counter(total.causes) + Counter(row.causes)).items()))
     total.holds = dict(sorted((Counter(total.holds) + Counter(row.holds)).items()))

@@ -93,7 +93,7 @@ def _changes(row: HostResult, against: HostResult) -> Iterator[Line]:
 def _raises(row: HostResult) -> str:
     if not row.raises:
         return "none" if row.highest_limit is None else f"none, limit up to {row.highest_limit:,}"
-    times = "" if row.episodes is None else f" in {row.episodes:,} episodes"
+    times = "" if row.episodes is None else f" in {row.episodes:,} episode{'s'[row.episodes == 1 :]}"
     limits = "" if row.first_limit is None else f", limit {row.first_limit:,} → {row.highest_limit or 0:,}"
     return f"{row.raises:,}{times}{limits}"
 
@@ -118,9 +118,12 @@ def total_lines(total: Total) -> Iterator[Line]:
         text = f"{total.rows:,}, of which {total.same:,} get the recorded verdict and {total.different:,} another"
         yield "decisions", text + _others(0, total.unreadable, total.other_versions)
     yield "raises", f"{total.raises:,}"
-    yield "messages", f"at least {total.messages:,}"
-    yield "dropped", f"{total.dropped:,} packets{_saved(total)}"
-    yield "memory", f"{format_bytes(total.peak_cost_bytes)} with full tables at the highest limits"
+    if total.messages:
+        yield "messages", f"at least {total.messages:,}"
+    if total.dropped is not None:
+        yield "dropped", f"{total.dropped:,} packets{_saved(total)}"
+    if total.peak_cost_bytes is not None:
+        yield "memory", f"{format_bytes(total.peak_cost_bytes)} with full tables at the highest limits"
     if total.causes:
         yield "causes", _counted(total.causes)
     if total.holds:

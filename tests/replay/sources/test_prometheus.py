@@ -109,6 +109,12 @@ def test_the_span_bounds_the_samples(server: Server) -> None:
     assert [sample.wall_seconds - START for sample in found.samples] == list(range(600, 1260, 60))
 
 
+def test_a_sample_between_two_pages_comes_once(server: Server) -> None:
+    """Before Prometheus 3 a range has both its ends: the first page here ends at a scrape."""
+    span = Span(since=START + 0.001, until=END)
+    assert list(host(units(server)["steady:9100"], span).samples) == past()["steady:9100"]
+
+
 def test_matchers_choose_the_hosts(server: Server) -> None:
     """They go into the query as they are."""
     assert list(units(server, 'instance=~"(ramp|leak):.*"')) == ["leak:9100", "ramp:9100"]
