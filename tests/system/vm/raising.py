@@ -181,7 +181,11 @@ def a_full_table_is_raised_for_beside_the_memory_of_one_that_is_gone() -> str:
         table.fill(before)
         table.overflow(200)
         until(lambda: (limit() or 0) > before, RESCAN_SECONDS / 2, "the limit is raised before the next regular scan")
-    (row,) = (row for row in decisions() if row["verdict"] == "raise" and row["id"] > seen)
+    (row,) = until(
+        lambda: [row for row in decisions() if row["verdict"] == "raise" and row["id"] > seen],
+        30,
+        "the raise is in the history",
+    )
     return f"{before:,} → {limit():,}; history: {row['sentence']}"
 
 
