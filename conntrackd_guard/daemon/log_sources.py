@@ -93,11 +93,15 @@ class LogSources:
             (event, status is MessageStatus.NEW) for event, status in judged if status is not MessageStatus.DUPLICATE
         ]
 
+    def is_behind(self) -> bool:
+        """Return whether `take` has messages from before the start to give, for which no descriptor becomes readable."""
+        return bool(self._caught_up) and self._past.done()
+
     def position(self) -> Position | None:
-        """Return how far messages were taken; None until the position of an earlier run is known."""
+        """Return how far messages were taken; None until the position of an earlier run is known, and those since are taken."""
         self._remember_answered()
         self._recall()
-        if not self._recalled:
+        if not self._recalled or self._caught_up:
             return None
         if self._ring is not None:
             self._read_journal()

@@ -94,7 +94,7 @@ class Loop:
         """
         ticked = False
         try:
-            if readable:
+            if readable or self._log_sources.is_behind():
                 self._unread = True
                 self._take_messages()
                 self._unread = False

@@ -256,6 +256,10 @@ class SimulatedLog(LogSources):
         event = KernelEvent(message=message, stamp_us=int(wall_seconds * 1e6), boot_id="simulated", source="journal")
         self.lines.append((event, True))
 
+    def is_behind(self) -> bool:
+        """Return no: what is given is taken at the next turn."""
+        return False
+
     def take(self) -> list[tuple[KernelEvent, bool]]:
         """Return the messages since the last call."""
         taken, self.lines = self.lines, []

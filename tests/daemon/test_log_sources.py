@@ -95,6 +95,25 @@ def take(sources: LogSources, count: int) -> list[tuple[int | None, bool]]:
     return numbers(taken)
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_newer_message_leaves_none_from_before_the_start_behind(ring: Ring, guarded: Guarded) -> None:
+    """Those wait for the history. Until they are taken, which no descriptor calls for, no position passes them."""
+    past: Future[Past] = Future()
+    ring.log(2)
+    sources = LogSources(ring, guarded.recorder, past, BOOT)
+    assert not sources.is_behind()
+    ring.log(3)
+    past.set_result(known().result())
+    assert numbers(sources.take()) == [(3, True)]
+    assert sources.is_behind()
+    assert sources.position() is None
+    assert (2, False) in numbers(sources.take())
+    assert not sources.is_behind()
+    position = sources.position()
+    assert position is not None
+    assert position.stamp_us == 3
+
+
 def test_messages_logged_while_no_guard_ran_are_taken_once(folder: Path, ring: Ring, guarded: Guarded) -> None:
     """The journal holds what the ring buffer no longer does; what both hold comes once, as historical."""
     first = LogSources(ring, guarded.recorder, known(), BOOT)
