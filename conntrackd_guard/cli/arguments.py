@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core import tuning, units
-from conntrackd_guard.core.text import LONGEST_REASON, printable
+from conntrackd_guard.core.text import LONGEST_REASON, capitalized, printable
 
 INT_MAX = 2**31 - 1
 """As `model.INT_MAX`: the highest limit that the kernel accepts. The model costs each command 10 ms."""
@@ -72,7 +72,7 @@ def _add(commands: Any, name: str, command: _Command) -> None:
     added = commands.add_parser(
         name,
         help=command.does,
-        description=command.description or f"{command.does[0].upper()}{command.does[1:]}.",
+        description=command.description or f"{capitalized(command.does)}.",
         epilog=f"Example: {command.example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -18,6 +18,17 @@ class Bound(StrEnum):
     INT_MAX = "int_max"
 
 
+BOUND_NAMES = {
+    Bound.TARGET: "nothing",
+    Bound.MAX_LIMIT: "`max_limit`",
+    Bound.FLOOD: "`on_flood`",
+    Bound.BUDGET: "the memory budget",
+    Bound.MIN_AVAILABLE: "`min_available`",
+    Bound.CHAINS: "the length of hash chains",
+    Bound.INT_MAX: "the kernel's maximum",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arithmetic:
     """The calculation of one decision, complete enough to redo it by hand."""

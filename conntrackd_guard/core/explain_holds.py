@@ -9,6 +9,7 @@ from conntrackd_guard.core.limits import format_limit, is_unlimited
 from conntrackd_guard.core.model import Corroboration, Hold, LoadFacts, MessageKind, Pause, Record, Table
 from conntrackd_guard.core.records import concerned, impossible_text, is_dropping, table_name
 from conntrackd_guard.core.state import advance, conflicts
+from conntrackd_guard.core.text import capitalized
 from conntrackd_guard.core.units import format_bytes, format_duration, format_rate, format_span, utc
 from conntrackd_guard.core.usage import CONFIRM_USE
 
@@ -121,7 +122,7 @@ def _statement(  # noqa: C901, PLR0911, PLR0912 - one return a reason
             return "The table that explained the message is gone. Nothing to do."
         case HoldReason.RESOLVED if observation.limit and (table := concerned(record)) is not None:
             name, use = table_name(table), f"{table.count:,} of {observation.limit:,}"
-            return f"{name[0].upper()}{name[1:]}: the condition is over ({use}). Nothing to do."
+            return f"{capitalized(name)}: the condition is over ({use}). Nothing to do."
         case HoldReason.CHAIN_DROPS | HoldReason.LONG_CHAINS:
             return _long_chains(record) or decision.reason.sentence
         case HoldReason.BUCKETS_LOST if trigger.persisted is not None and trigger.persisted.buckets is not None:

@@ -24,6 +24,11 @@ def short(text: str) -> str:
     return shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…"
 
 
+def capitalized(text: str) -> str:
+    """Return `text`, which is not empty, as the beginning of a sentence; the rest stays as it is."""
+    return f"{text[0].upper()}{text[1:]}"
+
+
 def printable_lines(text: str) -> str:
     """Return `text` safe to print, with its line ends."""
     return "\n".join(map(printable, text.split("\n")))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from conntrackd_guard.core.arithmetic import Bound
+from conntrackd_guard.core.arithmetic import BOUND_NAMES, Bound
 from conntrackd_guard.core.budget import cost_of, fullest_first, highest_affordable
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.limits import format_limit
@@ -12,14 +12,6 @@ from conntrackd_guard.core.sysctl_precedence import Tool, writes
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.host.conf_dirs import sysctl_files
-
-_BOUNDS = {
-    Bound.MAX_LIMIT: "`max_limit`",
-    Bound.BUDGET: "the memory budget",
-    Bound.MIN_AVAILABLE: "`min_available`",
-    Bound.CHAINS: "the length of hash chains (see `buckets: match`)",
-    Bound.INT_MAX: "the kernel's maximum",
-}
 
 
 def outlook(seen: Observation, policy: Policy, root: Path | None) -> list[str]:
@@ -44,7 +36,7 @@ def _reach(seen: Observation, policy: Policy) -> str:
     if highest is None:
         limit = "" if seen.limit is None else format_limit(seen.limit)
         return f"Nothing can be raised: the limit is {limit}." if limit else "Nothing is tracked yet."
-    bound = _BOUNDS.get(highest.bound, highest.bound)
+    bound = BOUND_NAMES[highest.bound] + (" (see `buckets: match`)" if highest.bound is Bound.CHAINS else "")
     if highest.target <= (seen.limit or 0):
         return f"Nothing can be raised: {bound} allows {highest.target:,}."
     return f"With one full table, raising could go up to {highest.target:,}, bounded by {bound}."

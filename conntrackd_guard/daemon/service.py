@@ -17,7 +17,7 @@ from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.core.sysctl_precedence import Tool
-from conntrackd_guard.core.text import printable
+from conntrackd_guard.core.text import capitalized, printable
 from conntrackd_guard.daemon.applier import Applier
 from conntrackd_guard.daemon.controller import WAITING_SECONDS, Controller
 from conntrackd_guard.daemon.debug_log import DebugLog
@@ -293,7 +293,7 @@ def check(paths: Paths, settings: Settings, log: Log) -> bool:
         log.emit(*_of_gap(gap))
     for reason in found.reasons:
         event, level = ("guard.info", "warning") if reason.level is Level.DEGRADED else ("guard.error", "error")
-        log.emit(event, level, f"{reason.sentence[0].upper()}{reason.sentence[1:]}")
+        log.emit(event, level, capitalized(reason.sentence))
     if holder := runtime_dir.holder():
         log.emit("guard.info", "info", f"A guard in this mode runs already, as process {holder}.")
     return found.level.severity < Level.ACTION_REQUIRED.severity and not any(gap.is_needed for gap in lacking)
@@ -302,7 +302,7 @@ def check(paths: Paths, settings: Settings, log: Log) -> bool:
 def _of_gap(gap: Gap) -> tuple[str, str, str]:
     """Return event, level and message for what a container lacks."""
     event, level = ("guard.error", "error") if gap.is_needed else ("guard.info", "warning")
-    return event, level, f"{gap.text[0].upper()}{gap.text[1:]}. {gap.next_step}"
+    return event, level, f"{capitalized(gap.text)}. {gap.next_step}"
 
 
 def _farewell(limit: int | None, persisted: PersistedLimit | None, overridden: Sequence[Overriding]) -> str:

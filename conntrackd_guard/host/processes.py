@@ -8,6 +8,8 @@ from conntrackd_guard.core.text import printable
 from conntrackd_guard.host import files
 from conntrackd_guard.host.paths import Paths
 
+POD = re.compile(r"(?:.*-)?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?")
+"""kubelet: `pod<uid>`, or `kubepods-burstable-pod<uid with _>.slice`; a static pod's uid has 32 hex digits."""
 _TICKS_BELOW = 1 << 64
 """The kernel prints an unsigned 64-bit number."""
 _CONTAINER = re.compile(r"(?:^|[/:-])([0-9a-f]{12})[0-9a-f]{52}(?:\.scope)?(?:/[^/]*)*$")

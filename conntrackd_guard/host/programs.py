@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from conntrackd_guard.host import files
+from conntrackd_guard.host.processes import POD
 
 _ROOTS = re.compile(rb"^Uid:\t0\t0\t0\t0$", re.MULTILINE)
 """Real, effective, saved and file system user id (proc_pid_status(5)): a set-user-ID program has its caller's as the first."""
 _CONTAINER = re.compile(r"(?:[a-z-]+-)?([0-9a-f]{64})(?:\.scope)?")
-_POD = re.compile(r"(?:.*-)?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?")
 _SESSIONS = re.compile(r"user(?:\.slice|-\d+\.slice|@\d+\.service)")
 """Below these a user makes cgroups of any name."""
 
@@ -59,7 +59,7 @@ def _proven(entry: Path, name: str, called: str) -> Program | None:
         return None
     parts = files.read(entry / "cgroup").decode("utf-8", "replace").replace(":", "/").replace("\n", "/").split("/")
     by_root = not any(map(_SESSIONS.fullmatch, parts))
-    containers, pods = ([match[1] for match in map(one.fullmatch, parts) if match] for one in (_CONTAINER, _POD))
+    containers, pods = ([match[1] for match in map(one.fullmatch, parts) if match] for one in (_CONTAINER, POD))
     unit = re.compile(rf"(?:.*[.-])?{called}(?:[-@].*)?\.service")
     if by_root and (containers or any(map(unit.fullmatch, parts))):
         return Program(name, int(entry.name), *(one[0].replace("_", "-") if one else "" for one in (containers, pods)))

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
-from testbed.guarded import LIMIT, Guarded, Host, an_override
+from testbed.guarded import LIMIT, Guarded, Host, an_override, watch
 
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import OverrideKind, Pause
-from conntrackd_guard.host.conntrack import owner_helper
 
 STEP = 98_304
 """65,536 × 1.5."""
 LINE_ONLY = Policy(raise_early=False)
-
-
-@pytest.fixture
-def rootless(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Give a host whose container belongs to a user namespace."""
-    # Not by its inode: the next file may get the same one, as the next namespace may in a kernel.
-    monkeypatch.setattr(owner_helper, "_user_owned", lambda at: "/200/" in os.readlink(f"/proc/self/fd/{at}"))
-    return host
-
-
-def watch(guarded: Guarded, seconds: float) -> None:
-    """Let the loop run, with a turn every quarter of a second."""
-    for _ in range(int(4 * seconds)):
-        guarded.turn(0.25)
 
 
 @pytest.mark.parametrize("policy", [Policy(), LINE_ONLY])

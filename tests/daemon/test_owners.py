@@ -6,29 +6,16 @@ import os
 from typing import cast
 
 import pytest
-from testbed.guarded import LIMIT, Guarded, Host
+from testbed.guarded import LIMIT, Guarded, Host, watch
 
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.health import START_HELPER
-from conntrackd_guard.host.conntrack import namespaces, owner_helper
+from conntrackd_guard.host.conntrack import namespaces
 from conntrackd_guard.host.conntrack.owner_client import OwnerClient
 
 GONE = 999
 """A number that no process and no mount leads to."""
 UNREACHABLE = {"hold unreachable_namespace none"}
-
-
-@pytest.fixture
-def rootless(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Give a host whose container belongs to a user namespace."""
-    monkeypatch.setattr(owner_helper, "_user_owned", lambda at: "/200/" in os.readlink(f"/proc/self/fd/{at}"))
-    return host
-
-
-def watch(guarded: Guarded, seconds: float) -> None:
-    """Let the loop run, with a turn every quarter of a second."""
-    for _ in range(int(4 * seconds)):
-        guarded.turn(0.25)
 
 
 def test_a_namespace_that_nothing_leads_to_is_not_raised_for(host: Host) -> None:

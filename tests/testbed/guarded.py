@@ -342,3 +342,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(owner_helper, "_user_owned", lambda _: False)
     monkeypatch.setattr("conntrackd_guard.recording.recorder._FIRST_RETRY_SECONDS", 0.01)
     return Host(tmp_path)
+
+
+def watch(guarded: Guarded, seconds: float) -> None:
+    """Let the loop run, with a turn every quarter of a second."""
+    for _ in range(int(4 * seconds)):
+        guarded.turn(0.25)

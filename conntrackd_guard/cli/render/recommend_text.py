@@ -2,20 +2,10 @@
 
 from conntrackd_guard.cli.render.arithmetic_text import chain_lines, memory_lines, step_text
 from conntrackd_guard.cli.render.lines import COMMAND, UNDO, Line, Section
-from conntrackd_guard.core.arithmetic import Arithmetic, Bound
+from conntrackd_guard.core.arithmetic import BOUND_NAMES, Arithmetic
 from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.recommendation import Recommendation
 from conntrackd_guard.core.units import format_bytes
-
-_BOUNDED = {
-    Bound.MAX_LIMIT: "`max_limit`",
-    Bound.BUDGET: "the memory budget",
-    Bound.MIN_AVAILABLE: "`min_available`",
-    Bound.CHAINS: "the length of hash chains",
-    Bound.INT_MAX: "the kernel's maximum",
-    Bound.TARGET: "nothing",
-    Bound.FLOOD: "`on_flood`",
-}
 
 
 def sections(found: Recommendation) -> list[Section]:
@@ -56,7 +46,7 @@ def _recommended(found: Recommendation) -> list[Line]:
     cost, budget = format_bytes(a.cost_bytes), format_bytes(a.budget_bytes)
     lines += [
         ("memory if full", f"{cost} of a budget of {budget}"),
-        ("raised up to", f"{found.reach.target:,} by the guard, bounded by {_BOUNDED[found.reach.bound]}"),
+        ("raised up to", f"{found.reach.target:,} by the guard, bounded by {BOUND_NAMES[found.reach.bound]}"),
     ]
     if not found.is_described and not found.findings:
         lines.append(("timeouts", "not judged: needs a table of 100 entries or more, and root"))
@@ -87,11 +77,13 @@ def _calculation(found: Recommendation, a: Arithmetic) -> list[Line]:
 def _reach(found: Recommendation) -> list[Line]:
     """Return what bounds the highest limit, its calculation, and what more buckets would allow."""
     a, highest, known = found.reach_full, found.highest, {*_calculation(found, found.full)}
-    lines = [("bounded by", _BOUNDED[found.reach.bound])]
+    lines = [("bounded by", BOUND_NAMES[found.reach.bound])]
     lines += [line for line in _calculation(found, a) if line not in known]
     if highest.target > found.reach.target:
         buckets = highest.buckets_target or highest.buckets or 0
-        text = f"{highest.target:,} with {buckets:,} buckets (`buckets: match`), bounded by {_BOUNDED[highest.bound]}"
+        text = (
+            f"{highest.target:,} with {buckets:,} buckets (`buckets: match`), bounded by {BOUND_NAMES[highest.bound]}"
+        )
         lines.append(("more", text))
     return lines
 

@@ -10,7 +10,7 @@ from conntrackd_guard.cli.render.lines import Line
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_bytes
 from conntrackd_guard.replay.lines import Answer
-from conntrackd_guard.replay.model import Grade, HostResult
+from conntrackd_guard.replay.model import Exact, Grade, HostResult
 from conntrackd_guard.replay.summary import Summary, Total, reason_text
 
 _MOST_HOSTS = 50
@@ -60,10 +60,8 @@ def host_lines(answer: Answer) -> Iterator[Line]:
 
 def _lines(row: HostResult) -> Iterator[Line]:
     if row.exact is not None:
-        exact = row.exact
-        text = f"{exact.rows:,}, of which {exact.same:,} get the recorded verdict and {exact.different:,} another"
-        yield "decisions", text + _others(exact.overrides, exact.unreadable, exact.other_versions)
-        for one in exact.differences[:_MOST_NAMED]:
+        yield "decisions", _decisions(row.exact, row.exact.overrides)
+        for one in row.exact.differences[:_MOST_NAMED]:
             yield "", f"#{one.row} at {local(one.at)}: {one.recorded} → {one.replayed}"
     yield "raises", _raises(row)
     if row.messages:
@@ -104,19 +102,19 @@ def _saved(row: HostResult | Total) -> str:
     return f", {'at least ' if row.saved_at_least else ''}{row.saved:,} of them saved"
 
 
-def _others(overrides: int, unreadable: int, versions: Mapping[str, int]) -> str:
-    texts = [f"{times:,} as recorded by version {printable(name)}" for name, times in versions.items()]
+def _decisions(found: Exact | Total, overrides: int) -> str:
+    texts = [f"{found.rows:,}, of which {found.same:,} get the recorded verdict and {found.different:,} another"]
+    texts += [f"{times:,} as recorded by version {printable(name)}" for name, times in found.other_versions.items()]
     texts += [f"{overrides:,} overrides"] if overrides else []
-    texts += [f"{unreadable:,} unreadable"] if unreadable else []
-    return "".join(f"; {text}" for text in texts)
+    texts += [f"{found.unreadable:,} unreadable"] if found.unreadable else []
+    return "; ".join(texts)
 
 
 def total_lines(total: Total) -> Iterator[Line]:
     """Yield the sums of one grade."""
     yield "hosts", f"{total.hosts:,}: {total.hosts_raised:,} raised, {total.hosts_blocked:,} need an operator"
     if total.rows:
-        text = f"{total.rows:,}, of which {total.same:,} get the recorded verdict and {total.different:,} another"
-        yield "decisions", text + _others(0, total.unreadable, total.other_versions)
+        yield "decisions", _decisions(total, 0)
     yield "raises", f"{total.raises:,}"
     if total.messages:
         yield "messages", f"at least {total.messages:,}"

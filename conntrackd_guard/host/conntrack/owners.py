@@ -15,10 +15,8 @@ from conntrackd_guard.host import files
 from conntrackd_guard.host.conntrack.namespaces import NetNamespace
 from conntrackd_guard.host.conntrack.setns import process_of
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.processes import started_ticks
+from conntrackd_guard.host.processes import POD, started_ticks
 
-_POD = re.compile(r"(?:.*-)?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?")
-"""kubelet: `pod<uid>`, or `kubepods-burstable-pod<uid with _>.slice`; a static pod's uid has 32 hex digits."""
 _CONTAINER = re.compile(r"(?:(docker|cri-containerd|crio|libpod|nerdctl)-)?([0-9a-f]{64})(?:\.scope)?")
 _RUNTIMES = {
     "docker": "docker",
@@ -80,7 +78,7 @@ def by_cgroup(content: bytes) -> Owner:
 def _by_path(path: str) -> Owner:
     unit = pod = above = ""
     for part in path.replace(":", "/").split("/"):  # containerd: `kubepods-…-pod<uid>.slice:cri-containerd:<id>`
-        container, found_pod = _CONTAINER.fullmatch(part), _POD.fullmatch(part)
+        container, found_pod = _CONTAINER.fullmatch(part), POD.fullmatch(part)
         if container is not None:
             runtime = _RUNTIMES.get(container[1] or above, "")
             return Owner(unit=unit, pod=pod, runtime=runtime, container=container[2])
