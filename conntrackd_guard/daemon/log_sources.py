@@ -98,11 +98,16 @@ class LogSources:
         return bool(self._caught_up) and self._past.done()
 
     def position(self) -> Position | None:
-        """Return how far messages were taken; None until the position of an earlier run is known, and those since are taken."""
+        """Return how far messages were taken; None until the position of an earlier run is known.
+
+        It stays at that position until the messages that the ring buffer held at start are taken.
+        """
         self._remember_answered()
         self._recall()
-        if not self._recalled or self._caught_up:
+        if not self._recalled:
             return None
+        if self._caught_up:
+            return self._recorded
         if self._ring is not None:
             self._read_journal()
         cursor = self._journal.newest_cursor
