@@ -10,6 +10,7 @@ import errno
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
@@ -60,6 +61,17 @@ class UnreadableRow(HostError):  # noqa: N818 - a state of the row
     def __init__(self, row_id: int, path: Path, why: str) -> None:
         next_step = "If a newer guard wrote it, use that one to read it."
         super().__init__(f"understand decision {row_id} of", path, OSError(None, why), next_step)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """Decisions equal to that of a row, to be counted there."""
+
+    row_id: int
+    times: int
+    last_wall_seconds: float
+    also: str = ""
+    """What the row's detail is to name as well; "" leaves it as it is."""
 
 
 class History:
@@ -123,14 +135,20 @@ class History:
         kernel_release: str,
         position: Position | None = None,
         again: int | None = None,
+        times: int = 1,
+        repeats: Sequence[Repeats] = (),
     ) -> int:
         """Write the decision, durably, and return its id; a record whose key is known is not written again.
 
         `again` is the row that it repeats: that one counts it, keeps its key and first time, and takes all else from it.
+        A new row counts `times` decisions. `repeats` of other rows and the position come with it, or nothing does.
         """
-        row = rows.first_row(record, 0, policy=policy, sentence=sentence, kernel_release=kernel_release)
+        row = replace(
+            rows.first_row(record, 0, policy=policy, sentence=sentence, kernel_release=kernel_release), repeats=times
+        )
         with self._transaction("write a decision to", durable=True) as database:
             database.execute("INSERT OR IGNORE INTO policies VALUES (?, ?)", rows.hashed(policy))
+            _count(database, repeats)
             row_id = _insert(database, row) if again is None else _renew(database, again, row)
             if row_id is not None:
                 database.execute("REPLACE INTO evidence VALUES (?, ?, ?, ?, ?, ?)", (row_id, *rows.evidence(record)))
@@ -139,14 +157,10 @@ class History:
             _put_position(database, position)
         return int(row_id)
 
-    def merge(
-        self, row_id: int, times: int, last_wall_seconds: float, position: Position | None = None, *, also: str = ""
-    ) -> None:
-        """Count `times` repeats in a row, and have its detail name what it is `also` about; not synced."""
-        with self._transaction("count a repeat in", durable=False) as database:
-            changes = "repeats = repeats + ?, last_at = ?, last_seconds = ?, detail = coalesce(nullif(?, ''), detail)"
-            values = (times, rfc3339(last_wall_seconds), last_wall_seconds, rows.storable(also), row_id)
-            database.execute(f"UPDATE decisions SET {changes} WHERE id = ?", values)  # noqa: S608 - constants
+    def count(self, repeats: Sequence[Repeats], position: Position | None = None) -> None:
+        """Count repeats, with the position of the newest message among them: both, or nothing; not synced."""
+        with self._transaction("count repeats in", durable=False) as database:
+            _count(database, repeats)
             _put_position(database, position)
 
     def add_verification(self, verification: Verification) -> None:
@@ -208,11 +222,6 @@ class History:
             ORDER BY id DESC LIMIT 1"""  # noqa: S608 - constants
         found = self._all(query, {"boot": boot_id, "wanted": wanted})
         return found[0] if found else None
-
-    def save_position(self, position: Position) -> None:
-        """Write how far the guard has read; not synced."""
-        with self._transaction("write the journal position to", durable=False) as database:
-            _put_position(database, position)
 
     def position(self) -> Position | None:
         """Return how far the guard had read, None in a new history and where it can't be understood."""
@@ -415,6 +424,13 @@ class History:
                 with suppress(sqlite3.Error):  # a full disk has rolled back already
                     self._database.execute("ROLLBACK")
                 raise
+
+
+def _count(database: sqlite3.Connection, repeats: Sequence[Repeats]) -> None:
+    changes = "repeats = repeats + ?, last_at = ?, last_seconds = ?, detail = coalesce(nullif(?, ''), detail)"
+    for one in repeats:
+        values = (one.times, rfc3339(one.last_wall_seconds), one.last_wall_seconds, rows.storable(one.also), one.row_id)
+        database.execute(f"UPDATE decisions SET {changes} WHERE id = ?", values)  # noqa: S608 - constants
 
 
 def _insert(database: sqlite3.Connection, row: Row) -> int | None:

@@ -24,7 +24,7 @@ from conntrackd_guard.core.records import (
     subject,
 )
 from conntrackd_guard.history import file
-from conntrackd_guard.history.database import History, HistoryDamaged, Position
+from conntrackd_guard.history.database import History, HistoryDamaged, Position, Repeats
 from conntrackd_guard.host.log import Log
 from conntrackd_guard.recording.items import Item
 
@@ -69,8 +69,10 @@ class HistoryWriter:
         self._known: dict[str, _Known] = {}
         self._logged: dict[str, float] = {}
         """When holds were last logged (CLOCK_BOOTTIME), by `_subject`."""
-        self.position: Position | None = None
+        self._position: Position | None = None
         """The position to write with the next `flush`, None where it is written."""
+        self._is_ahead = False
+        """Repeats are counted that a later position covers: it is written with them."""
         self._written: Position | None = None
         """The last one written."""
         self.was_damaged = False
@@ -90,8 +92,7 @@ class HistoryWriter:
     def _leave(self, history: History, change: str) -> None:
         """Close a history that somebody removed, renamed or replaced: what is at its place is opened when next needed."""
         self._history = None
-        self._known.clear()
-        self.position = self.position or self._written
+        self._forget()
         history.leave()
         text = (
             f"The history {self._path} {change} while it was in use. Opened it again: new decisions are recorded there."
@@ -101,11 +102,16 @@ class HistoryWriter:
     def set_aside(self, damage: HistoryDamaged) -> None:
         """Move a damaged history aside; a new one is created when next needed."""
         self.close()
-        self._known.clear()
+        self._forget()
         self._logged.clear()
-        self.position = self.position or self._written
         self.was_damaged = True
         self._log.emit("guard.error", "error", file.set_aside(self._path, time.time(), damage), subject="history")
+
+    def _forget(self) -> None:
+        """Forget the rows of a history that is gone; the next one begins with the position."""
+        self._known.clear()
+        self._is_ahead = False
+        self._position = self._position or self._written
 
     def close(self) -> None:
         """Close the history."""
@@ -124,9 +130,10 @@ class HistoryWriter:
         if is_refused(record):  # the state is folded from it: written at once, with its evidence
             self._add(item, known.row_id)
         else:
-            known.unwritten += item.times
+            known.unwritten += item.times + item.joined
             known.name(item.namespaces)
-            self.position = item.position or self.position
+            self._position = item.position or self._position
+            self._is_ahead = item.position is None or item.joined > 0
         known.last_wall_seconds = item.last_wall_seconds
         return self._is_unlogged(record)
 
@@ -135,15 +142,39 @@ class HistoryWriter:
         known = self._known.get(fingerprint(record))
         return known.row_id if known else 0
 
+    def note_position(self, position: Position) -> None:
+        """Write the position with the next `flush`: it covers all that was handed over before."""
+        self._position, self._is_ahead = position, False
+
     def flush(self) -> None:
-        """Write the repeats counted in memory, then the position: it never runs ahead of what it covers."""
+        """Write the repeats counted in memory and the position that covers them: after a kill, neither runs ahead.
+
+        Where that position is still to come, wait for it.
+        """
+        if not self._is_ahead:
+            self.flush_all()
+
+    def flush_all(self) -> None:
+        """Write the repeats counted in memory and the newest position."""
         if self._history is not None:
             self.history()  # another file may be at its place
-        for known in list(self._known.values()):
-            self._write_repeats(known)
-        if self.position is not None:
-            self.history().save_position(self.position)
-            self._written, self.position = self.position, None
+        repeats = self._unwritten()
+        if repeats or self._position is not None:
+            self.history().count(repeats, self._position)
+            self._note_written(self._position)
+
+    def _unwritten(self) -> list[Repeats]:
+        return [
+            Repeats(known.row_id, known.unwritten, known.last_wall_seconds, known.also)
+            for known in self._known.values()
+            if known.unwritten
+        ]
+
+    def _note_written(self, position: Position | None) -> None:
+        """Note that all repeats and this position are written."""
+        for known in self._known.values():
+            known.unwritten = 0
+        self._written, self._position, self._is_ahead = position or self._written, None, False
 
     def prune(self) -> None:
         """Delete rows past their retention, and the oldest beyond the maximum."""
@@ -157,14 +188,14 @@ class HistoryWriter:
     def _write_new(self, item: Item) -> None:
         row_id = self._add(item, None)
         if changes_state(item.record):  # an equal hold is news after this
+            self.flush_all()
             self._known.clear()
             self._logged.clear()
         if merges(item.record):
-            more = 0 if is_refused(item.record) else item.times - 1
-            known = _Known(row_id, item.last_wall_seconds, item.record.trigger.namespace, unwritten=more)
+            known = _Known(row_id, item.last_wall_seconds, item.record.trigger.namespace, unwritten=item.joined)
             known.name(item.namespaces)
+            self._is_ahead = self._is_ahead or item.joined > 0
             self._remember(fingerprint(item.record), known)
-            self._write_repeats(known)  # the row's position covers all of them: a kill must not lose the count
 
     def _known_row(self, record: Record) -> _Known | None:
         """Return the row with this fingerprint, None where there is none, or none within NEWS_SECONDS."""
@@ -195,26 +226,27 @@ class HistoryWriter:
     def _remember(self, wanted: str, known: _Known) -> None:
         self._known[wanted] = known
         if len(self._known) > _KNOWN_MAX:
-            oldest, forgotten = next(iter(self._known.items()))
-            self._write_repeats(forgotten)
-            del self._known[oldest]
+            self.flush_all()
+            del self._known[next(iter(self._known))]
 
     def _add(self, item: Item, again: int | None) -> int:
-        """Write the row with its position, after the repeats that this position covers too."""
-        self.flush()
-        return self.history().add(
+        """Write the row with its position, and with the repeats that this position covers too."""
+        if item.position is None:
+            self.flush()
+        history = self.history()
+        row_id = history.add(
             _slim(item.record, item.policy),
             policy=item.policy,
             sentence=item.sentence,
             kernel_release=platform.release(),
             position=item.position,
             again=again,
+            times=item.times if merges(item.record) and not is_refused(item.record) else 1,
+            repeats=[] if item.position is None else self._unwritten(),
         )
-
-    def _write_repeats(self, known: _Known) -> None:
-        if known.unwritten:
-            self.history().merge(known.row_id, known.unwritten, known.last_wall_seconds, also=known.also)
-            known.unwritten = 0
+        if item.position is not None:
+            self._note_written(item.position)
+        return row_id
 
 
 def _slim(record: Record, policy: Policy) -> Record:

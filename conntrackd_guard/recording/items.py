@@ -17,7 +17,9 @@ class Item:
     policy: Policy
     position: Position | None = None
     times: int = 1
-    """Decisions that it counts for: equal holds that waited become one."""
+    """Decisions that it counts for, up to its position."""
+    joined: int = 0
+    """Equal holds that joined it while it waited: a later position covers them."""
     last_wall_seconds: float
     """When the last of them was made."""
     namespaces: tuple[tuple[int, str], ...] = ()

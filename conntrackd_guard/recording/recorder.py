@@ -83,8 +83,9 @@ class Recorder:
                 if (waiting := self._joinable.get(name)) is not None:
                     named = tuple(dict.fromkeys([*waiting.namespaces, *item.namespaces]))[: MOST_NAMED + 1]
                     self._joinable[name] = replace(
-                        waiting, times=waiting.times + times, last_wall_seconds=last, namespaces=named
+                        waiting, joined=waiting.joined + times, last_wall_seconds=last, namespaces=named
                     )
+                    self._noted = None  # even an equal one has to come after them
                     self.note_position(position)  # not the first one's: others that wait are covered too
                     return
                 if self._holds >= MOST_HOLDS_QUEUED:
@@ -94,7 +95,7 @@ class Recorder:
                 self._joinable[name] = item
             if not merges(record):
                 self._joinable.clear()  # nothing joins what waits before it, and nothing joins it
-            self._noted = position or self._noted
+            self._noted = position
             self._append(item)
 
     def log(self, event: str, level: str, message: str, **fields: Any) -> None:

@@ -122,7 +122,7 @@ class Worker:
 
     def note_position(self, position: Position) -> None:
         """Write the position with the next flush: all that it covers was handled."""
-        self.history_writer.position = position
+        self.history_writer.note_position(position)
 
     def process(self, item: Item) -> bool:
         """Do what is left to do for a record; return False where it has to be retried."""
@@ -192,7 +192,7 @@ class Worker:
         """Write what is held in memory and close; return whether all rows are written."""
         self._flush_dropin()
         self.attempt("intents", self._close_intents)
-        flushed = self.attempt("repeats", self.history_writer.flush)
+        flushed = self.attempt("repeats", self.history_writer.flush_all)
         self.attempt("time series", self._write_series)
         self.history_writer.close()
         self.log.flush()
@@ -238,7 +238,7 @@ class Worker:
     def _store(self, item: Item, progress: _Progress) -> None:
         is_news = self.history_writer.write(item)
         progress.is_stored, progress.is_logged = True, progress.is_logged or not is_news
-        self._exporter.count(item.record, item.times)
+        self._exporter.count(item.record, item.times + item.joined)
 
     def _log_record(self, item: Item, progress: _Progress) -> None:
         """Log a record once, and leave it for the `notify` command and `guard events` if that is news to them."""

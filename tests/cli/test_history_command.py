@@ -26,7 +26,7 @@ from conntrackd_guard.core.explain import sentence
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Observation, Outcome, OutcomeKind, Override, OverrideKind, TriggerKind
 from conntrackd_guard.history import details
-from conntrackd_guard.history.database import History
+from conntrackd_guard.history.database import History, Repeats
 from conntrackd_guard.history.rows import COLUMNS
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.settings import files
@@ -52,7 +52,7 @@ def paths(tmp_path: Path) -> Paths:
     with History(paths.history, mode="writer") as history:
         for record in (a_record("a"), raised("b", wall_seconds=3000.0), refused):
             history.add(record, policy=Policy(), sentence=sentence(record, Policy()), kernel_release="6.1")
-        history.merge(1, 1, 1500.0)
+        history.count([Repeats(1, 1, 1500.0)])
     return paths
 
 
@@ -203,7 +203,7 @@ def test_no_date_is_broken_on_a_terminal(paths: Paths, width: int) -> None:
     many = "".join(f"{word} until 2026-11-29 20:10:03, " for word in ("ab", "abcdefg", "abcdefghijkl", "x" * 17))
     with History(paths.history, mode="writer") as history:
         number = history.add(a_record("many"), policy=Policy(), sentence=many, kernel_release="6.1")
-        history.merge(number, 123_456, 1500.0)
+        history.count([Repeats(number, 123_456, 1500.0)])
         rows = list(history.rows())
         shown = details.detail(history, number)
     assert shown is not None

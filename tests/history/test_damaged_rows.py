@@ -54,7 +54,7 @@ def paths(tmp_path: Path) -> Paths:
             history.add_verification(replace(VERIFICATION, key=f"raise-{number}"))
             history._database.execute("INSERT INTO samples VALUES (?, 1000.0, 'x', '{}')", (number,))
         history.add_points([Point(at=1000 + at, namespace=1, label="web", limit=9, count=5) for at in DAMAGED])
-        history.save_position(Position(cursor="c"))
+        history.count([], Position(cursor="c"))
     return paths
 
 

@@ -13,7 +13,7 @@ from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Hold, Outcome, OutcomeKind, Override, OverrideKind, Record, TriggerKind
 from conntrackd_guard.core.records import fingerprint
-from conntrackd_guard.history.database import History, Position
+from conntrackd_guard.history.database import History, Position, Repeats
 from conntrackd_guard.history.details import detail
 
 
@@ -32,7 +32,7 @@ def test_repeats_are_counted_in_one_row(path: Path) -> None:
     """A repeat is a count and a last time, not a row."""
     with History(path, mode="writer") as history:
         row_id = add(history, a_record("a"))
-        history.merge(row_id, 41, 2000.5, Position(cursor="c"))
+        history.count([Repeats(row_id, 41, 2000.5)], Position(cursor="c"))
         (row,) = history.rows()
         assert (row.repeats, row.at, row.last_at) == (42, "1970-01-01T00:16:40.000Z", "1970-01-01T00:33:20.500Z")
         assert [found.id for found in history.rows(since=1500.0)] == [row_id]
@@ -45,7 +45,7 @@ def test_a_row_is_found_by_its_fingerprint(path: Path) -> None:
         add(history, hold)
         row_id = add(history, a_record("b"))
         assert history.find_fingerprint(fingerprint(hold), BOOT) == (row_id, 1000.0, 4026532316, "")
-        history.merge(row_id, 1, 2000.5, also="also netns 4026532317")
+        history.count([Repeats(row_id, 1, 2000.5, also="also netns 4026532317")])
         assert history.find_fingerprint(fingerprint(hold), BOOT) == (
             row_id,
             2000.5,

@@ -113,7 +113,8 @@ def test_after_kill_9_no_message_is_missed_or_counted_twice(stage: Stage, *, rin
     stage.table.overflow(4)
     time.sleep(JOURNAL_SECONDS)
     assert stage.kernel.messages() == 9
-    assert stage.messages_recorded(second) - before == 9, stage.world.decisions()
+    recorded = stage.messages_recorded(second)
+    assert recorded - before == 9, "\n".join(str(row) for row in stage.world.decisions())
 
 
 def test_messages_from_before_the_start_raise_nothing(stage: Stage) -> None:

@@ -87,7 +87,7 @@ def test_a_merged_hold_takes_no_position_to_the_front(
     monkeypatch.setattr(History, "add", refuse_b)
     stalled.set()
     until(lambda: guarded.recorder.report()["trouble"])
-    until(lambda: on_disk(guarded.paths.history) == ([("r", 1), ("a", 2)], at(2)))
+    until(lambda: on_disk(guarded.paths.history) == ([("r", 1), ("a", 1)], at(2)))
     monkeypatch.setattr(History, "add", ADD)
     guarded.written()
     until(lambda: on_disk(guarded.paths.history) == ([("r", 1), ("a", 2), ("b", 1)], at(4)))
@@ -113,6 +113,36 @@ def test_a_position_noted_while_another_is_at_work_is_not_lost(
     until(lambda: on_disk(guarded.paths.history)[1] == at(2))
 
 
+def test_no_repeat_is_written_before_its_position(
+    guarded: Guarded, stalled: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill in between counts no message twice: it is read again, or its row counts it."""
+    for number, record in enumerate([a_record("a"), a_record("b"), a_record("c")], 1):
+        guarded.recorder.submit(record, Policy(), at(number))
+    note, noted = Worker.note_position, threading.Event()
+
+    def late(self: Worker, position: Position) -> None:
+        noted.wait(10.0)
+        note(self, position)
+
+    monkeypatch.setattr(Worker, "note_position", late)
+    stalled.set()
+    until(lambda: on_disk(guarded.paths.history)[0])
+    assert on_disk(guarded.paths.history) == ([("a", 1)], at(1))
+    noted.set()
+    until(lambda: on_disk(guarded.paths.history) == ([("a", 3)], at(3)))
+
+
+def test_the_position_behind_a_repeat_is_written_though_it_is_an_old_one(
+    guarded: Guarded, stalled: threading.Event
+) -> None:
+    """A decision that no message caused is counted as well."""
+    for record in (a_record("a"), a_record("b")):
+        guarded.recorder.submit(record, Policy(), at(1))
+    stalled.set()
+    until(lambda: on_disk(guarded.paths.history) == ([("a", 2)], at(1)))
+
+
 def test_repeats_are_written_before_a_row_whose_position_covers_them(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +158,7 @@ def test_a_merged_hold_keeps_its_last_time(guarded: Guarded, stalled: threading.
     """When the disk returns, the row has the time of the last repeat."""
     for number, seconds in enumerate((1000.0, 1000.0, 1500.0)):
         guarded.recorder.submit(a_record(str(number), wall_seconds=seconds), Policy())
+    guarded.recorder.note_position(at(1))
     stalled.set()
     guarded.written()
     until(lambda: guarded.rows()[0].last_seconds == 1500.0)

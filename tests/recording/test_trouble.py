@@ -13,7 +13,7 @@ from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.history import file
 from conntrackd_guard.history.database import History, HistoryDamaged, Position
 
-SAVE, SET_ASIDE = History.save_position, file.set_aside
+COUNT, SET_ASIDE = History.count, file.set_aside
 FULL = HostError("write to", "history.db", OSError(28, "No space left on device"), "Free space.")
 
 
@@ -42,7 +42,7 @@ def test_a_damaged_history_that_cannot_be_moved_ends_nothing(host: Host, monkeyp
     guarded = Guarded(host)
     damaged = HistoryDamaged("write to", guarded.paths.history, OSError(None, "malformed"), "It is set aside.")
     faults = [
-        failing(monkeypatch, History, "save_position", damaged),
+        failing(monkeypatch, History, "count", damaged),
         failing(monkeypatch, History, "add", damaged),
         failing(monkeypatch, file, "set_aside", FULL),
     ]
@@ -84,7 +84,7 @@ def test_rows_refused_to_the_end_are_no_success(host: Host, refusing: threading.
     assert guarded.recorder.close(5.0) is False
 
 
-@pytest.mark.parametrize(("owner", "name"), [(History, "save_position"), (History, "prune")])
+@pytest.mark.parametrize(("owner", "name"), [(History, "count"), (History, "prune")])
 def test_an_error_ends_with_its_cause(host: Host, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
     """One error is one message; it is over when the work succeeds, and logged again when it comes back."""
     for figure in ("STEADY_SECONDS", "PRUNE_SECONDS"):
