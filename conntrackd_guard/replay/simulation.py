@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from conntrackd_guard.core import usage
 from conntrackd_guard.core.budget import budget_bytes, bytes_per_entry, min_available_bytes
 from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.limits import is_unlimited
 from conntrackd_guard.core.model import Hold, OutcomeKind, PersistedLimit, Raise, Record
 from conntrackd_guard.core.records import fingerprint
@@ -63,9 +64,17 @@ class Simulation:
         self._before: _Moment | None = None
         self._interval = 0.0
         self._available = host.facts.available_bytes
+        self._short: tuple[float, int] | None = None
+        """Above so many entries, or with less memory available (bytes), the host is short of memory; None: unknown."""
+        if (total := host.facts.total_bytes) is not None:
+            each, _ = bytes_per_entry(host.facts.entry_slab_bytes)
+            most = budget_bytes(policy, total, host.facts.hugetlb_bytes) / each
+            self._short = most, min_available_bytes(policy, total)
         self._messages: list[Message] = []
         self._needed = False
         self._last_hold = ""
+        self._is_stable = False
+        """The last decision was that the table is stable."""
         self._repeated = 0
         self._spell = 0
         """Drops that the replayed limit had room for, since the recorded table was last below its limit."""
@@ -96,7 +105,7 @@ class Simulation:
         host.table.available_bytes = self._available
         if before is not None and now.limit != before.limit:
             self._rewrite(host, before.limit, now.limit)
-        if self._messages or self._may_need(host, now, now):
+        if self._messages or (self._may_need(host, now, now) and not self._is_settled(host, before, now)):
             self._turn(host, now.at, now.entries)
         self._tally.limit(host.kernel.value)
         self._tally.point((int(now.at), now.entries, now.limit, host.kernel.value))
@@ -205,13 +214,26 @@ class Simulation:
             return False
         return _slope(before, now) * usage.URGENT_SECONDS >= limit - entries or self._memory_is_short(host, entries)
 
+    def _is_settled(self, host: SimulatedHost, before: _Moment | None, now: _Moment) -> bool:
+        """Return whether the last decisions were that the table is stable, and one more would say the same."""
+        limit = host.kernel.value
+        return (
+            before is not None
+            and self._is_stable
+            and self._repeated >= MOST_REPEATED
+            and now.limit == before.limit
+            and now.drops == before.drops
+            and min(before.entries, now.entries) >= self._policy.threshold * limit
+            and _is_calm(before, now, limit)
+            and not self._memory_is_short(host, now.entries)
+        )
+
     def _memory_is_short(self, host: SimulatedHost, entries: int) -> bool:
-        facts, available = self._facts, host.table.available_bytes
-        if facts.total_bytes is None or available is None:
+        available = host.table.available_bytes
+        if self._short is None or available is None:
             return False
-        each, _ = bytes_per_entry(facts.entry_slab_bytes)
-        over = each * entries > budget_bytes(self._policy, facts.total_bytes, facts.hugetlb_bytes)
-        return over or available < min_available_bytes(self._policy, facts.total_bytes)
+        most_entries, least_bytes = self._short
+        return entries > most_entries or available < least_bytes
 
     def _turn(self, host: SimulatedHost, at: float, entries: int) -> None:
         host.clock.now, host.table.count = at - host.clock.boot_wall_seconds, entries
@@ -248,7 +270,7 @@ class Simulation:
         """Take a record of the controller."""
         tally, decision, seen = self._tally, record.decision, record.observation
         if isinstance(decision, Raise) and record.outcome.kind is OutcomeKind.APPLIED:
-            self._last_hold, self._repeated = "", 0
+            self._last_hold, self._repeated, self._is_stable = "", 0, False
             tally.causes[record.trigger.kind.value] += 1
             before, cause = seen.limit or 0, record.trigger.kind.value
             tally.raised(Step(at=seen.wall_seconds, before=before, target=decision.target, cause=cause))
@@ -256,6 +278,7 @@ class Simulation:
             self._repeated += 1
             if (mark := fingerprint(record)) != self._last_hold:
                 self._last_hold, self._repeated = mark, 0
+                self._is_stable = decision.reason is HoldReason.STABLE
                 tally.causes[record.trigger.kind.value] += 1
                 tally.held(decision.reason, decision.advice)
 

@@ -20,10 +20,10 @@ MOST_LIMIT = 1_000_000
 """Half a table above this takes more than 200 MB of kernel memory."""
 
 
-def run(*command: str, fails: bool = False) -> str:
-    """Run a command without input; return stdout and stderr. It must fail if `fails`, and succeed otherwise."""
+def run(*command: str, fails: bool = False, stderr: int = subprocess.STDOUT) -> str:
+    """Run a command without input; return stdout and, by default, stderr. It must fail if `fails`, and succeed otherwise."""
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, check=False
     )
     if (done.returncode != 0) is not fails:
         raise AssertionError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout.strip()}")
@@ -49,7 +49,9 @@ def another_runs(before: int) -> bool:
 
 def lines(unit: str | None = GUARD, **fields: str) -> list[dict[str, Any]]:
     """Return the journal's entries of a unit (None: of any) that have these fields, oldest first."""
-    text = run("journalctl", "--quiet", "--output=json", *(["--unit", unit] if unit else []), *_matches(fields))
+    about = ["--unit", unit] if unit else []
+    # A file that journald is just creating is reported on stderr.
+    text = run("journalctl", "--quiet", "--output=json", *about, *_matches(fields), stderr=subprocess.DEVNULL)
     return [json.loads(line) for line in text.splitlines()]
 
 
