@@ -23,10 +23,11 @@ def work(unit: Unit, job: Job) -> str:
     """Return the lines of one unit. Whatever is wrong with it becomes a host that is skipped, and why."""
     texts = []
     try:
-        for host in unit.read(job.span):
-            if isinstance(host, Skipped):
-                texts.append(lines.written(unit.key, host))
+        for found in unit.read(job.span):
+            if isinstance(found, Skipped):
+                texts.append(lines.written(unit.key, found))
                 continue
+            host = job.assuming(found)
             other: HostResult | None = None
             if job.against is None:
                 row = replay(host, job.policy, recorded=job.recorded)
@@ -120,7 +121,7 @@ def _resumed(path: Path, head: str) -> dict[str, str]:
     except OSError as error:
         raise HostError("read", path, error, "Name a file that you may read and write.") from error
     if texts[0] != head:
-        text = f"{printable(str(path))} is from another replay (policy, time or version of the guard)."
+        text = f"{printable(str(path))} is from another replay (policy, time, assumed figures or version of the guard)."
         raise GuardError(f"{text} Name another file, or remove it.")
     if not texts[-1].endswith("\n"):
         texts.pop()

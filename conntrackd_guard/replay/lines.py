@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from conntrackd_guard.core.codec import decode, encode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError, HostError
 from conntrackd_guard.core.text import printable
-from conntrackd_guard.replay.model import HostResult, Skipped, Span
+from conntrackd_guard.replay.model import HostInput, HostResult, Skipped, Span
 
 VERSION = 1
 MOST_LINE_BYTES = 1 << 20
@@ -28,12 +28,22 @@ class Job:
     """Recorded decisions are decided under the policy of their time."""
     against: Policy | None = None
     span: Span
+    limit: int | None = None
+    """The limit to assume where the evidence has none."""
+    available_bytes: int | None = None
+    """The memory available to assume where the evidence has none."""
 
     def head(self) -> str:
         """Return the first line of a file of results."""
         text = json.dumps([__version__, encode(self)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         return line({"version": VERSION, "guard_version": __version__, "job": digest, "compares": bool(self.against)})
+
+    def assuming(self, host: HostInput) -> HostInput:
+        """Return a host with what is assumed in place of what its evidence doesn't show."""
+        limit = self.limit if host.facts.limit is None else host.facts.limit
+        available = self.available_bytes if host.facts.available_bytes is None else host.facts.available_bytes
+        return replace(host, facts=replace(host.facts, limit=limit, available_bytes=available))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

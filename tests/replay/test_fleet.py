@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -73,12 +73,21 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     assert Fleet(UNITS, JOB, file).done == len(UNITS)
 
 
-def test_results_of_another_policy_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(JOB, policy=Policy(threshold=0.5)),
+        replace(JOB, span=Span(since=1.0)),
+        replace(JOB, limit=65536),
+        replace(JOB, available_bytes=4 << 30),
+    ],
+)
+def test_results_of_another_replay_are_refused(tmp_path: Path, other: Job) -> None:
     """They would be added up with those of this one."""
     file = tmp_path / "done.jsonl"
     lines(UNITS[:2], 1, file)
     with pytest.raises(GuardError, match="from another replay"):
-        Fleet(UNITS, Job(policy=Policy(threshold=0.5), span=Span()), file)
+        Fleet(UNITS, other, file)
 
 
 def test_a_worker_that_is_killed_ends_in_a_clear_line() -> None:

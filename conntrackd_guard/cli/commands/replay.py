@@ -27,8 +27,8 @@ from conntrackd_guard.replay import dask, lines
 from conntrackd_guard.replay.expectation import check, read_cases
 from conntrackd_guard.replay.fleet import Fleet, local, processors
 from conntrackd_guard.replay.lines import Job
-from conntrackd_guard.replay.model import Span, Unit
-from conntrackd_guard.replay.sources.named import Access, Assuming, units
+from conntrackd_guard.replay.model import Span
+from conntrackd_guard.replay.sources.named import Access, units
 from conntrackd_guard.replay.summary import Summary, summarize
 from conntrackd_guard.settings.files import load_settings
 
@@ -79,8 +79,13 @@ def _replayed(args: argparse.Namespace, paths: Paths) -> list[str]:
         recorded=args.config is None,
         against=None if args.against is None else _policy(args.against, paths),
         span=Span(since=since, until=until),
+        limit=args.limit,
+        available_bytes=args.memory_available,
     )
-    found = list(_units(args, paths, job.span))
+    access = Access(
+        match=args.match, token_file=args.token_file, ca_file=args.ca_file, token_over_http=args.token_over_http
+    )
+    found = list(units(args.source or [str(paths.history)], access, job.span))  # without any, this host's own history
     jobs = min(args.jobs or processors(), max(1, len(found)))
     fleet = Fleet(found, job, args.resume)
     with ExitStack() as stack:
@@ -101,15 +106,6 @@ def _policy(file: Path | None, paths: Paths) -> Policy:
     return load_settings(paths.settings_file, paths.settings_folder, only=file, owner=owner).policy
 
 
-def _units(args: argparse.Namespace, paths: Paths, span: Span) -> Iterator[Unit]:
-    """Yield the units of work of all sources; without any, this host's own history."""
-    access = Access(
-        match=args.match, token_file=args.token_file, ca_file=args.ca_file, token_over_http=args.token_over_http
-    )
-    for unit in units(args.source or [str(paths.history)], access, span):
-        yield Assuming(unit, args.limit, args.memory_available)
-
-
 def _merged(files: Iterable[str]) -> list[str]:
     """Return the lines of files of results as those of one. Raises GuardError if they are of different replays."""
     heads, texts = dict[str, str](), dict[tuple[str, str], None]()
@@ -121,7 +117,11 @@ def _merged(files: Iterable[str]) -> list[str]:
             elif "answer" in content or "skipped" in content:
                 texts[str(content.get("unit")), text] = None  # the same host in two files counts once
     if len(heads) != 1:
-        why = "are of different replays (policy, time or version of the guard)" if heads else "hold no replay"
+        why = (
+            "are of different replays (policy, time, assumed figures or version of the guard)"
+            if heads
+            else "hold no replay"
+        )
         raise GuardError(f"The files {why}: {', '.join(heads.values()) or ', '.join(files) or 'none was named'}.")
     return [*heads, *(text for _, text in sorted(texts))]
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from conntrackd_guard.core.errors import GuardError, HostError
@@ -28,35 +28,6 @@ class Found:
         """Yield it; the span bounded it before."""
         del span
         yield from self.evidence
-
-
-@dataclass(frozen=True, slots=True)
-class Assuming:
-    """A unit with facts for the hosts that don't show them."""
-
-    unit: Unit
-    limit: int | None
-    available_bytes: int | None
-
-    @property
-    def key(self) -> str:
-        """That of the unit."""
-        return self.unit.key
-
-    def read(self, span: Span) -> Iterator[HostInput | Skipped]:
-        """Yield the hosts of the unit."""
-        for one in self.unit.read(span):
-            if isinstance(one, HostInput):
-                facts = replace(
-                    one.facts,
-                    limit=self.limit if one.facts.limit is None else one.facts.limit,
-                    available_bytes=(
-                        self.available_bytes if one.facts.available_bytes is None else one.facts.available_bytes
-                    ),
-                )
-                yield replace(one, facts=facts)
-            else:
-                yield one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
