@@ -257,9 +257,7 @@ def highest_affordable(observation: Observation, policy: Policy) -> Arithmetic |
     """
     if observation.limit is None or is_unlimited(observation.limit) or observation.memory_unknown:
         return None
-    then, _ = filled(condense(observation, None, policy), policy)
-    calm = tuple(replace(table, demand_per_second=None) for table in then.tables)
-    case = assess(Trigger(kind=TriggerKind.MEMORY), replace(then, tables=calm), policy)
+    case = _with_full_table(observation, observation.limit, policy)
     return largest_target(case, INT_MAX + 1, 0.0, policy)  # so that something always bounds it
 
 
@@ -269,14 +267,21 @@ def at_limit(observation: Observation, policy: Policy) -> tuple[Arithmetic, int]
     The calculation's bound is the budget or `min_available` if the host can't bear it, whoever set the limit; else the
     target. None if there is no limit, or it is unlimited.
     """
-    limit, seen = observation.limit, condense(observation, None, policy)
+    limit = observation.limit
     if limit is None or is_unlimited(limit):
         return None
-    fullest, others = _fullest(seen, policy)
-    full = replace(fullest, count=max(limit, fullest.count), held=fullest.alive)
-    case = assess(Trigger(kind=TriggerKind.MEMORY), replace(seen, tables=(full, *others)), policy)
+    case = _with_full_table(observation, limit, policy)
     counted = frozenset({Bound.BUDGET, Bound.MIN_AVAILABLE})
     return calculate(case, limit, limit, 0.0, policy, counted), largest_target(case, limit, 0.0, policy, counted).target
+
+
+def _with_full_table(observation: Observation, limit: int, policy: Policy) -> Assessment:
+    """Return the case of the fullest table filled up to a limit, without demand; it holds what it holds now."""
+    seen = condense(observation, None, policy)
+    fullest, others = _fullest(seen, policy)
+    full = replace(fullest, count=max(limit, fullest.count), held=fullest.alive)
+    calm = tuple(replace(table, demand_per_second=None) for table in (full, *others))
+    return assess(Trigger(kind=TriggerKind.MEMORY), replace(seen, tables=calm), policy)
 
 
 def _fullest(observation: Observation, policy: Policy) -> tuple[Table, list[Table]]:

@@ -69,8 +69,18 @@ def test_entries_that_fill_the_table_first_take_memory_too() -> None:
     assert furthest is not None
     assert furthest.bound is Bound.MIN_AVAILABLE
     entries = (furthest.memory_available_bytes - furthest.min_available_bytes) // furthest.bytes_per_entry
-    assert furthest.target - LIMIT == pytest.approx(entries, abs=1)
-    assert furthest.memory_available_bytes == 20 * GIB - (LIMIT - 2) * furthest.bytes_per_entry
+    assert furthest.target - 2 == pytest.approx(entries, abs=1)
+    assert furthest.memory_available_bytes == 20 * GIB
+
+
+def test_a_limit_beyond_memory_hides_no_affordable_one() -> None:
+    """Where the entries up to the limit in force would take more than there is, what fits is named, not 0."""
+    host = seen(*tables(2), buckets=None, memory_available_bytes=3 * GIB, limit=100_000_000)
+    furthest = highest_affordable(host, Policy(budget=Share(fraction=0.9)))
+    assert furthest is not None
+    room = furthest.memory_available_bytes - furthest.min_available_bytes
+    assert furthest.bound is Bound.MIN_AVAILABLE
+    assert furthest.target - 2 == pytest.approx(room // furthest.bytes_per_entry, abs=1)
 
 
 def test_something_always_bounds_it() -> None:

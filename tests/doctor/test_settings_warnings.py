@@ -73,7 +73,7 @@ def found(paths: Paths, text: str) -> list[str]:
         ),
         (
             "min_available: 4000MiB",
-            "f:1: min_available: allows 0 entries on this host, and the limit in force is 262,144:",
+            "f:1: min_available: allows 174,762 entries on this host, and the limit in force is 262,144:",
         ),
         ("notify: {root}/gone --now", "f:1: notify: {root}/gone does not exist: nobody is notified."),
         ("notify: {root}/page/x", "f:1: notify: {root}/page/x does not exist: nobody is notified."),
