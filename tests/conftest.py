@@ -38,6 +38,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="needs --live: lowers this machine's nf_conntrack_max"))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests decide at seconds of their own, which this machine's uptime may not have reached."""
+    monkeypatch.setattr("conntrackd_guard.host.dropin_lock._is_ahead", lambda _: False)
+
+
 @pytest.fixture(params=[True, False], ids=["numbered", "without-number"])
 def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stage]:
     """Give a live test its stage, once with messages as this kernel prints them, once as kernels before 6.17 do."""

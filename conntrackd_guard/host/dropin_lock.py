@@ -7,6 +7,7 @@ for the lock: whoever holds the lock reads it again after its own write. The req
 may not write the drop-in itself, until `guard persist` takes it.
 
 A daemon that was taken over may leave anything there: no file is followed as a link, and only numbers are taken from it.
+A time ahead of now (a snapshot of /run, damage) counts for nothing, or no later decision would be written.
 """
 
 import errno
@@ -65,7 +66,8 @@ class DropInLock:
                 override = DropInRequest.parse(left, self.boot_id)
             except ValueError:
                 override = DropInRequest(boot_id=left["boot_id"], decided_us=int(left["decided_us"]), content=None)
-            if override.boot_id == self.boot_id and override.decided_us > self.followed_us():
+            is_newer = override.decided_us > self.followed_us()
+            if override.boot_id == self.boot_id and is_newer and not _is_ahead(override.decided_us):
                 return override
         return None
 
@@ -116,7 +118,7 @@ class DropInLock:
         """Return the time of the decision that the drop-in follows, 0 if none of this boot wrote it."""
         with suppress(OSError, ValueError):
             _, boot_id, decided_us = self._read(self._paths.drop_in_lock).decode("ascii").split()
-            return int(decided_us) if boot_id == self.boot_id else 0
+            return int(decided_us) if boot_id == self.boot_id and not _is_ahead(int(decided_us)) else 0
         return 0
 
     @contextmanager
@@ -177,3 +179,7 @@ class DropInLock:
             if error.errno == errno.ELOOP:
                 raise OSError(errno.ELOOP, "a symbolic link") from error
             raise
+
+
+def _is_ahead(decided_us: int) -> bool:
+    return decided_us > 1e6 * time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -11,6 +11,8 @@ import pytest
 from testbed.stalled_writer import BOOT, LIMIT, StalledWriter, start
 
 from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.host import dropin_lock
+from conntrackd_guard.host.dropin_lock import DropInLock
 from conntrackd_guard.host.dropin_request import Persisted
 from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
@@ -18,6 +20,7 @@ from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 REVERTED = Persisted(
     limit=70_000, limit_before=98_304, wall_seconds=0, decision="revert", memory_total_bytes=0, budget_bytes=0
 )
+IS_AHEAD = dropin_lock._is_ahead
 BEFORE_RENAME, AFTER_RENAME = ".conf.new", "/sysctl.d"
 FILE_STATES = pytest.mark.parametrize("stalls_at", [BEFORE_RENAME, AFTER_RENAME])
 
@@ -50,6 +53,23 @@ def test_a_stalled_writer_follows_the_revert_in_the_end(
         drop_in.override(wanted, 101.0)
     writer.finish()
     assert drop_in.limit() == (wanted and wanted.limit)
+
+
+@pytest.mark.parametrize("by", ["raise", "revert"])
+def test_a_decision_dated_ahead_of_now_blocks_no_later_one(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """A snapshot of /run, or damage, may leave one: the drop-in follows the decisions of now."""
+    drop_in = SysctlDropIn(paths)
+    if by == "raise":
+        drop_in.put(REVERTED, 1e9)
+    else:
+        DropInLock(paths).leave_override(drop_in._request(REVERTED, 1e9))
+    monkeypatch.setattr("conntrackd_guard.host.dropin_lock._is_ahead", IS_AHEAD)
+    drop_in.put(replace(REVERTED, limit=131_072), 1.0)
+    assert drop_in.limit() == 131_072
+    drop_in.override(None, 2.0)
+    assert drop_in.limit() is None
 
 
 @FILE_STATES
