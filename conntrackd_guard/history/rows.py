@@ -46,8 +46,10 @@ class Row:
     namespace: int | None
     message: str
     repeats: int
-    """Kernel messages with this result, and decisions without a new message; 1 where it did not come again, 0 where messages of before
-    the start are counted first, and those of a guard that ended meanwhile: they are counted at the next start."""
+    """Kernel messages with this result, and decisions without a new message; 1 where it did not come again.
+
+    0 while messages of before the start are read, and if the guard was killed meanwhile: the next start counts it.
+    """
     last_at: str
     sentence: str
     boot_id: str

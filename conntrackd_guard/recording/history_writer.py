@@ -263,7 +263,7 @@ def _times(item: Item) -> int:
 
 
 def _is_counted_later(item: Item) -> bool:
-    """Return whether a later position covers an item's message: its row counts none till then, or a kill has it counted twice."""
+    """Return whether a later position covers an item's message: until then its row counts none, or a kill counts it twice."""
     record = item.record
     is_message = record.trigger.kind is TriggerKind.KERNEL_MESSAGE
     return item.position is None and is_message and merges(record) and not is_refused(record)

@@ -18,7 +18,7 @@ from testbed.stage import LIMIT, limit
 
 from conntrackd_guard.host.runtime_dir import JsonFolder
 
-_A_ROUND, _AT_ONCE = 6, 5
+_A_ROUND, _AT_ONCE = 6, 12
 _HISTORY = tuple(f"{STATE}/history.db{suffix}" for suffix in ("", "", "", "-wal", "-shm"))
 _SETTINGS = (f"{ETC}/guard.yaml", f"{ETC}/guard.d/10.yaml")
 _PAUSES = (f"{RUN}/pause", f"{ETC}/pause")
