@@ -90,7 +90,7 @@ def _kill_command(ground: Ground, words: tuple[str, ...]) -> None:
     command.wait()
     if guard.process.poll() is None:
         guard.kill() if ground.random.random() < 0.5 else ground.stop(guard)
-    _check_next(ground, lambda after: after >= before or words[0] == "revert")
+    _check_next(ground, lambda after: after >= before or words[0] == "revert", reverts=words[0] == "revert")
 
 
 def _request(ground: Ground) -> None:
@@ -104,11 +104,14 @@ def _request(ground: Ground) -> None:
     (ground.root / RUN / "drop-in.request").write_text(json.dumps(document))
 
 
-def _check_next(ground: Ground, allowed: Callable[[int], bool]) -> None:
+def _check_next(ground: Ground, allowed: Callable[[int], bool], *, reverts: bool = False) -> None:
     """The next guard explains and completes what the kill left."""
     assert allowed(limit()), f"{limit()} in force after the kill"
     persisted(ground.stage)  # whole, or it raises
     guard, found = ground.start(), limit()
+    if reverts:  # its file comes before its limit, which the next raise has follow again
+        ground.resume()
+        found = ground.raise_once(guard)
     ground.settled(guard)
     assert limit() >= found, f"the start lowered {found} to {limit()}"
     ground.sound(guard)
