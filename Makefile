@@ -5,6 +5,7 @@ PYTHON ?= /usr/bin/python3
 UNIT = tests/core tests/properties tests/settings tests/history tests/actions tests/doctor tests/cli tests/daemon \
     tests/test_architecture.py
 T ?= $(UNIT)
+SIDE_BY_SIDE = $(shell $(PYTHON) -c 'import xdist' 2>/dev/null && echo --numprocesses=auto)
 
 .PHONY: help unit lint completions docs live deb
 
@@ -17,7 +18,7 @@ help:
 	@echo "make deb     build the Debian package, a wheel and an sdist into dist/; needs root to install build tools"
 
 unit:
-	$(PYTHON) -m pytest -q --hypothesis-profile=quick $(T)
+	$(PYTHON) -m pytest -q --hypothesis-profile=quick $(SIDE_BY_SIDE) $(T)
 
 lint:
 	PYTHON=$(PYTHON) scripts/lint

@@ -31,6 +31,10 @@ class NotPermitted(GuardError):  # noqa: N818 - reads as the exit code's name
     """The caller lacks the rights: exit code 77."""
 
 
+class Unfinished(GuardError):  # noqa: N818 - not a fault
+    """Another process still works on it: the same call again shows what came of it."""
+
+
 class AnswerIsNo(GuardError):  # noqa: N818 - not a fault
     """A valid request with a negative answer: exit code 3."""
 

@@ -9,9 +9,8 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from conntrackd_guard.core import budget, chains, episode, incident, usage, verification
+from conntrackd_guard.core import budget, episode, incident, usage
 from conntrackd_guard.core.assessment import Assessment, assess
-from conntrackd_guard.core.chains import ChainLosses
 from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.episode import Episode, Episodes
 from conntrackd_guard.core.hold_reasons import HoldReason
@@ -36,23 +35,20 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import changed, resolve
-from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, UNTRUSTED, WITHOUT_NEED, condense
+from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, UNTRUSTED, condense
 from conntrackd_guard.core.state import advance, excused
-from conntrackd_guard.core.verification import End, PendingVerification
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, BucketsRefused, Lowered
+from conntrackd_guard.daemon.chain_watch import ChainWatch
 from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.publisher import Publisher
 from conntrackd_guard.daemon.recovery import queued_overrides
+from conntrackd_guard.daemon.verifier import Verifier
 from conntrackd_guard.host.conntrack.observer import rested
 
 OVERRIDE_SECONDS = 10.0
 """An override that set a limit is in force within milliseconds; one that still isn't was cut short."""
 WAITING_SECONDS = 2.0
 """The tick while this kernel tracks no connections, and the wait after a host error."""
-CHAINS_SECONDS = 1.0
-"""Interval for comparing the average hash chain with the one from which packets are lost."""
-CHAINS_AGAIN_SECONDS = 60.0
-"""Interval for deciding again about long chains: the history counts how long they last, and the log has them hourly."""
 MEMORY_SECONDS = 1.0
 """Interval for comparing the entries that exist with budget and `min_available`, while tables are read."""
 
@@ -87,13 +83,13 @@ class Controller:
         """The `min_limit` that this is about: a reload may change it."""
         self._affordable: int | None = None
         """The limit that this host could bear at start, if the limit found then was higher."""
-        self._pending: PendingVerification | None = None
+        self._verifier = Verifier(parts.recorder)
         self._changes: list[Record] = []
         """Other writers' changes that are in the state and still to be submitted: nothing delays a write."""
         self._incidents: Incidents = {}
-        self._limit_changed = self._memory_broken = self._chains_long = self._chains_losing = False
-        self._memory_at = self._chains_at = self._chains_again = 0.0
-        self._chains = ChainLosses()
+        self._chain_watch = ChainWatch(parts.observer, parts.recorder)
+        self._limit_changed = self._memory_broken = False
+        self._memory_at = 0.0
         self._keys = 0
         self._publisher = publisher or Publisher(parts)
 
@@ -126,7 +122,7 @@ class Controller:
         if tables and self._p.debug is not None:
             self._p.debug.tick(tables, limit, self.policy)
         series.note(tables, self._p.observer.present, limit, wall)
-        self._verify(tables, now)
+        self._verifier.look(tables, now)
         after = episode.on_tables(episodes, tables, limit, self.limit or 0, self.policy, now)
         if self._incidents:
             self._end_incidents(tables, after, limit, now)
@@ -205,7 +201,7 @@ class Controller:
             episodes,
             over_budget=over_budget,
             memory_exceeded=self._memory_broken,
-            long_chains={"lost": self._chains.total} if self._chains_long else None,
+            long_chains=None if self._chain_watch.lost is None else {"lost": self._chain_watch.lost},
         )
 
     def _explained(self, case: Assessment) -> Assessment:
@@ -252,7 +248,7 @@ class Controller:
                 self._kept = PersistedLimit(
                     limit=outcome.limit_after, buckets=buckets, decision=record.key, boot_id=boot_id
                 )
-                self._begin_verification(record, outcome.limit_after, tables)
+                self._verifier.begin(record, outcome.limit_after, tables)
         self._incidents = incident.on_record(self._incidents, record)
         position = self._p.log_sources.position() if covers() else None
         self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.message_count))
@@ -270,8 +266,7 @@ class Controller:
         module, limit = self._p.kernel.module(), self._p.kernel.limit_in_force()
         while self._p.recorder.restarts:
             self.state = excused(self.state, self._p.recorder.restarts.popleft())
-        if self._pending is not None and limit != self._pending.limit:
-            self._conclude(End.LIMIT_CHANGED, self._p.clock.boottime())
+        self._verifier.note_limit(limit, self._p.clock.boottime())
         if limit != self.limit:
             self._take_overrides()
         if limit != self.limit or self._p.kernel.buckets() != self._buckets:
@@ -384,25 +379,11 @@ class Controller:
 
     def _check_chains(self, tables: Sequence[Table], now: float) -> None:
         """Record packets lost to long hash chains, or chains as long as that; and again while it lasts."""
-        self._chains.look(tables, self._p.observer.present, now)
-        if now < self._chains_at:
-            return
-        self._chains_at = now + CHAINS_SECONDS
-        chain = chains.average(self._p.observer.entries(), self._p.observer.buckets) or 0.0
-        is_losing, was_losing = self._chains.since_seconds is not None, self._chains_losing
-        is_long = is_losing or (self._p.observer.chain_limit is not False and chain >= chains.CHAIN_HOLD)
-        if is_long and (not self._chains_long or is_losing != was_losing or now >= self._chains_again):
-            self._chains_again = now + CHAINS_AGAIN_SECONDS
-            trigger = Trigger(kind=TriggerKind.CHAINS, since_seconds=self._chains.since_seconds)
-            case = assess(
-                trigger, condense(self._chains.mark(self._p.observer.observe()), None, self.policy), self.policy
-            )
+        if (trigger := self._chain_watch.look(tables, now)) is not None:
+            seen = condense(self._chain_watch.mark(self._p.observer.observe()), None, self.policy)
+            case = assess(trigger, seen, self.policy)
             record = self._record(case.trigger, case.observation, resolve(case, self.state, self.policy))
             self._finish(record, self.policy, case, is_news=False, covers=lambda: False)
-        elif self._chains_long and not is_long:
-            text = f"Hash chains are short again (average {chain:.1f}): no more packets are lost to them."
-            self._p.recorder.log("guard.info", "info", text)
-        self._chains_long, self._chains_losing = is_long, is_losing
 
     def _end_incidents(self, tables: Sequence[Table], episodes: Episodes, limit: int, now: float) -> None:
         """Log the end of each incident that mattered, once its table has had no need for a while."""
@@ -413,28 +394,6 @@ class Controller:
                 if over.matters:
                     text = incident.sentence(over, limit, now, dry_run=self._p.kernel.rehearsing)
                     self._p.recorder.log("guard.incident_over", "info", text, namespace=namespace, dropped=over.dropped)
-
-    def _verify(self, tables: Sequence[Table], now: float) -> None:
-        """Add a look at the tables to the verification of the last raise, and hand it over once it is complete."""
-        if self._pending is not None:
-            self._pending = verification.seen(self._pending, tables, now)
-            if verification.is_over(self._pending, now):
-                self._conclude(End.WATCHED, now)
-
-    def _begin_verification(self, record: Record, limit: int, tables: Sequence[Table]) -> None:
-        """Begin to verify a raise; the verification of the one before ends."""
-        seen, end = record.observation, End.LIMIT_CHANGED
-        if self._pending is not None and seen.kernel_limit == self._pending.limit:
-            self._pending, end = verification.seen(self._pending, seen.tables, seen.boottime_seconds), End.RAISED_AGAIN
-        self._conclude(end, seen.boottime_seconds)
-        if record.trigger.kind not in WITHOUT_NEED:  # nothing was full, and the tables aren't watched
-            self._pending = verification.begin(record, limit, tables)
-
-    def _conclude(self, end: End, now: float) -> None:
-        """Hand over the verification under way, if there is one: it is written after its raise's row."""
-        if self._pending is not None:
-            self._p.recorder.record_verification(verification.conclude(self._pending, end, now))
-            self._pending = None
 
 
 def _without_buckets(trigger: Trigger) -> Trigger:

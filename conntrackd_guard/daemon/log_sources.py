@@ -98,16 +98,14 @@ class LogSources:
         return bool(self._caught_up) and self._past.done()
 
     def position(self) -> Position | None:
-        """Return how far messages were taken; None until the position of an earlier run is known.
+        """Return how far messages were taken.
 
-        It stays at that position until the messages that the ring buffer held at start are taken.
+        None until the position of an earlier run is known, and the messages that the ring buffer held at start are taken.
         """
         self._remember_answered()
         self._recall()
-        if not self._recalled:
+        if not self._recalled or self._caught_up:
             return None
-        if self._caught_up:
-            return self._recorded
         if self._ring is not None:
             self._read_journal()
         cursor = self._journal.newest_cursor

@@ -117,7 +117,10 @@ def _as_found(override: Record, limit: int | None) -> Record:
     target = override.outcome.limit_after
     if target is None or target == limit:
         return override
-    return replace(override, outcome=_missed(override, target, limit, "command"))
+    missed = _missed(override, target, limit, "command")
+    if missed.kind is OutcomeKind.NOT_APPLIED:
+        missed = replace(missed, detail=f"{missed.detail}. The next boot may start with {target} already: repeat it")
+    return replace(override, outcome=missed)
 
 
 def _missed(record: Record, target: int, limit: int | None, writer: str) -> Outcome:

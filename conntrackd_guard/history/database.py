@@ -141,7 +141,8 @@ class History:
         """Write the decision, durably, and return its id; a record whose key is known is not written again.
 
         `again` is the row that it repeats: that one counts it, keeps its key and first time, and takes all else from it.
-        A new row counts `times` decisions. `repeats` of other rows and the position come with it, or nothing does.
+        A new row counts `times` decisions, 0 if `count` does later. `repeats` of other rows and the position come with
+        it, or nothing does.
         """
         row = replace(
             rows.first_row(record, 0, policy=policy, sentence=sentence, kernel_release=kernel_release), repeats=times
@@ -251,7 +252,7 @@ class History:
             except UnreadableRow:
                 self._damaged.append(row.id)
             else:
-                yield from repeat(record, min(row.repeats, MOST_REPEATS))
+                yield from repeat(record, max(1, min(row.repeats, MOST_REPEATS)))
 
     def rows(
         self,

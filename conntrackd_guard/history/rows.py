@@ -50,7 +50,10 @@ class Row:
     namespace: int | None
     message: str
     repeats: int
-    """Kernel messages with this result, and decisions without a new message; 1 where it did not come again."""
+    """Kernel messages with this result, and decisions without a new message; 1 where it did not come again.
+
+    0 while messages of before the start are read, and if the guard was killed meanwhile: the next start counts it.
+    """
     last_at: str
     sentence: str
     boot_id: str
@@ -164,7 +167,7 @@ def row_of(columns: tuple[Any, ...]) -> Row | None:
     if not all(map(contains, _TYPES, map(type, summary))):
         return None
     row = Row(*summary)
-    if not (0 <= row.at_seconds < _MOST_SECONDS and 0 <= row.last_seconds < _MOST_SECONDS and row.repeats > 0):
+    if not (0 <= row.at_seconds < _MOST_SECONDS and 0 <= row.last_seconds < _MOST_SECONDS and row.repeats >= 0):
         return None
     if arithmetic:
         with suppress(ValueError):

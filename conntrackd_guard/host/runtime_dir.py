@@ -130,6 +130,9 @@ class RuntimeDir:
             os.ftruncate(descriptor, 0)
             os.write(descriptor, b"%d\n" % self.pid)
         self._lock = descriptor
+        for unfinished in self._paths.intents.glob(".*.json.new"):  # left by a kill: nobody but this guard writes there
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
 
     def _occupied(self) -> str:
         """Return who holds the lock and where: a guard from the package and one in a pod have the same lock."""

@@ -92,7 +92,7 @@ class SysctlDropIn:
 
     def release(self, limit: int, decided_seconds: float) -> int | None:
         """Remove a persisted limit that is lower than `limit` and return it, unless a newer decision has the file."""
-        self._lock.drop_request()
+        self._withdraw(decided_seconds)
         with self._lock.held():  # behind a write at work
             persisted = self.limit()
         if persisted is None or not is_lower(persisted, limit):
@@ -131,8 +131,12 @@ class SysctlDropIn:
             raise
         return True
 
+    def _withdraw(self, decided_seconds: float) -> None:  # noqa: ARG002 - for one that asks
+        """Withdraw the request of an older decision than this one."""
+        self._lock.drop_request()
+
     def _request(self, content: Persisted | None, decided_seconds: float) -> DropInRequest:
-        return DropInRequest(boot_id=self._lock.boot_id, decided_us=int(decided_seconds * 1e6), content=content)
+        return DropInRequest(boot_id=self._lock.boot_id, decided_us=microseconds(decided_seconds), content=content)
 
     def _settle(self, request: DropInRequest) -> None:
         """Have the drop-in follow a request, and read it back."""
@@ -256,6 +260,11 @@ class NoDropIn(SysctlDropIn):
         """Ignore a change."""
 
     put = release = override = follow_override = _write_nothing
+
+
+def microseconds(seconds: float) -> int:
+    """Return a time as requests have it."""
+    return int(seconds * 1e6)
 
 
 def _why(persisted: Persisted) -> str:

@@ -3,6 +3,7 @@
 import time
 
 from conntrackd_guard.core import tuning
+from conntrackd_guard.core.errors import Unfinished
 from conntrackd_guard.core.limits import format_limit, is_lower
 from conntrackd_guard.core.model import OutcomeKind, Override, OverrideKind, Raise, Record, TriggerKind
 from conntrackd_guard.core.sysctl_precedence import Tool
@@ -57,8 +58,15 @@ class DropInSync:
             return False
         return True
 
-    def flush(self) -> None:
-        """Bring the drop-in up to date. Raises HostError; then it stays due."""
+    def flush(self) -> bool:
+        """Bring the drop-in up to date; return whether it is. Raises HostError; then it stays due."""
+        try:
+            self._bring_up_to_date()
+        except Unfinished:
+            return False
+        return True
+
+    def _bring_up_to_date(self) -> None:
         if self._override_due:
             self._drop_in.follow_override()
             self._override_due = False

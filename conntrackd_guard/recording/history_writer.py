@@ -8,7 +8,7 @@ from pathlib import Path
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import Hold, Record
+from conntrackd_guard.core.model import Hold, Record, TriggerKind
 from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.records import (
     MOST_NAMED,
@@ -67,6 +67,8 @@ class HistoryWriter:
         self._retention_seconds, self._max_rows = retention_seconds, max_rows
         self._history: History | None = None
         self._known: dict[str, _Known] = {}
+        self._left: list[Repeats] = []
+        """Unwritten repeats of rows that are no longer known."""
         self._logged: dict[str, float] = {}
         """When holds were last logged (CLOCK_BOOTTIME), by `_subject`."""
         self._position: Position | None = None
@@ -110,6 +112,7 @@ class HistoryWriter:
     def _forget(self) -> None:
         """Forget the rows of a history that is gone; the next one begins with the position."""
         self._known.clear()
+        self._left.clear()
         self._is_ahead = False
         self._position = self._position or self._written
 
@@ -164,7 +167,7 @@ class HistoryWriter:
             self._note_written(self._position)
 
     def _unwritten(self) -> list[Repeats]:
-        return [
+        return self._left + [
             Repeats(known.row_id, known.unwritten, known.last_wall_seconds, known.also)
             for known in self._known.values()
             if known.unwritten
@@ -174,6 +177,7 @@ class HistoryWriter:
         """Note that all repeats and this position are written."""
         for known in self._known.values():
             known.unwritten = 0
+        self._left.clear()
         self._written, self._position, self._is_ahead = position or self._written, None, False
 
     def prune(self) -> None:
@@ -188,13 +192,15 @@ class HistoryWriter:
     def _write_new(self, item: Item) -> None:
         row_id = self._add(item, None)
         if changes_state(item.record):  # an equal hold is news after this
-            self.flush_all()
+            self._left = self._unwritten()
             self._known.clear()
             self._logged.clear()
+            self.flush()
         if merges(item.record):
-            known = _Known(row_id, item.last_wall_seconds, item.record.trigger.namespace, unwritten=item.joined)
+            known = _Known(row_id, item.last_wall_seconds, item.record.trigger.namespace)
+            known.unwritten = item.joined + (item.times if _is_counted_later(item) else 0)
             known.name(item.namespaces)
-            self._is_ahead = self._is_ahead or item.joined > 0
+            self._is_ahead = self._is_ahead or known.unwritten > 0
             self._remember(fingerprint(item.record), known)
 
     def _known_row(self, record: Record) -> _Known | None:
@@ -226,7 +232,9 @@ class HistoryWriter:
     def _remember(self, wanted: str, known: _Known) -> None:
         self._known[wanted] = known
         if len(self._known) > _KNOWN_MAX:
-            self.flush_all()
+            self._left = self._unwritten()
+            for one in self._known.values():
+                one.unwritten = 0
             del self._known[next(iter(self._known))]
 
     def _add(self, item: Item, again: int | None) -> int:
@@ -241,12 +249,24 @@ class HistoryWriter:
             kernel_release=platform.release(),
             position=item.position,
             again=again,
-            times=item.times if merges(item.record) and not is_refused(item.record) else 1,
+            times=0 if _is_counted_later(item) else _times(item),
             repeats=[] if item.position is None else self._unwritten(),
         )
         if item.position is not None:
             self._note_written(item.position)
         return row_id
+
+
+def _times(item: Item) -> int:
+    """Return how many decisions a new row counts at once."""
+    return item.times if merges(item.record) and not is_refused(item.record) else 1
+
+
+def _is_counted_later(item: Item) -> bool:
+    """Return whether a later position covers an item's message: until then its row counts none, or a kill counts it twice."""
+    record = item.record
+    is_message = record.trigger.kind is TriggerKind.KERNEL_MESSAGE
+    return item.position is None and is_message and merges(record) and not is_refused(record)
 
 
 def _slim(record: Record, policy: Policy) -> Record:

@@ -147,7 +147,8 @@ class Worker:
         An error is logged once, and is current until the same work succeeds or fails in another way.
         """
         try:
-            done = work(*arguments) is not False
+            if work(*arguments) is False:
+                return False
         except HistoryDamaged as damage:
             self.attempt("history", self.history_writer.set_aside, damage)
             return False
@@ -155,7 +156,7 @@ class Worker:
             self.report_failure(subject, error)
             return False
         self.errors.pop(subject, None)
-        return done
+        return True
 
     def report_failure(self, subject: str, error: Exception) -> None:
         """Log an error, once until the subject's work succeeds or fails in another way."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from testbed.guarded import LIMIT, Guarded, Host, Killed, again
+from testbed.guarded import LIMIT, Guarded, Host, Killed, again, an_override
 
 from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import encode
@@ -256,6 +256,22 @@ def test_an_override_given_while_no_guard_ran_is_known(host: Host) -> None:
     assert after.recovered.state.conflict_seconds == ()
     assert after.runtime_dir.overrides.all() == []
     assert after.reasons()[-1] == "override resume none"
+    after.stop()
+
+
+def test_a_revert_that_ended_before_the_limit_names_what_the_next_boot_may_start_with(host: Host) -> None:
+    """The command writes the drop-in first, so the limit in force and that of the next boot may differ."""
+    guarded = Guarded(host)
+    record = an_override(guarded, OverrideKind.REVERT, LIMIT // 2)
+    guarded.runtime_dir.overrides.put(record.key, encode(record))
+    guarded.stop()
+    after = again(guarded)
+    (row,) = [row for row in after.rows() if row.verdict == "override"]
+    assert (row.outcome, row.detail) == (
+        "not_applied",
+        "not applied: the command ended before the write. The next boot may start with 32768 already: repeat it",
+    )
+    assert host.limit == LIMIT
     after.stop()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from testbed.stalled_writer import LIMIT, StalledWriter
 
-from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.core.errors import GuardError, Unfinished
 from conntrackd_guard.host.dropin_lock import DropInLock
 from conntrackd_guard.host.dropin_request import Persisted
 from conntrackd_guard.host.paths import Paths
@@ -93,6 +93,33 @@ def test_a_service_that_does_not_start_is_named_with_the_cure(paths: Paths, monk
     SysctlDropIn(paths).serve()
     assert drop_in.limit() == PERSISTED.limit
     drop_in.put(PERSISTED, 1.0)
+
+
+def test_a_request_at_work_is_not_made_again(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service took it and is slow: the call that goes on with it finds it done, or asks again after the error."""
+    monkeypatch.setattr(PATIENCE, 0.0)
+    drop_in, lock = RequestedDropIn(paths), DropInLock(paths)
+    with pytest.raises(Unfinished):
+        drop_in.put(PERSISTED, 1.0)
+    taken = lock.take_request()
+    assert taken is not None
+    with pytest.raises(Unfinished):
+        drop_in.put(PERSISTED, 1.0)
+    assert lock.is_taken()
+    lock.leave_request(taken)
+    SysctlDropIn(paths).serve()
+    drop_in.put(PERSISTED, 1.0)
+    assert (lock.is_taken(), drop_in.limit()) == (True, PERSISTED.limit)
+    with pytest.raises(Unfinished):
+        drop_in.put(PERSISTED, 2.0)
+    lock.take_request()
+    monkeypatch.setattr("conntrackd_guard.host.requested_dropin.PATIENCE_SECONDS", 0.0)
+    with pytest.raises(GuardError, match="did not finish within 0 s"):
+        drop_in.put(PERSISTED, 2.0)
+    assert lock.is_taken()
+    with pytest.raises(GuardError, match="did not start within 0 s"):
+        drop_in.put(PERSISTED, 2.0)
+    assert not lock.is_taken()
 
 
 def test_the_next_raise_does_not_wait_again(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,16 @@ def test_a_second_guard_is_refused_with_where_the_first_runs(
     )
 
 
+def test_an_intent_that_a_kill_left_half_written_is_removed(paths: Paths) -> None:
+    """Its key never comes again, so nothing would replace it until the next boot."""
+    runtime_dir = RuntimeDir(paths)
+    runtime_dir.prepare()
+    runtime_dir.intents.put("1-2-3", {"key": "1-2-3"})
+    (paths.intents / ".1-2-4.json.new").write_text('{"key": ')
+    runtime_dir.take_lock()
+    assert [path.name for path in paths.intents.iterdir()] == ["1-2-3.json"]
+
+
 def test_a_container_notes_the_hosts_pid(tmp_path: Path, paths: Paths) -> None:
     """Its own pid means nothing to other processes of the host; /proc/self of the host's procfs has the other."""
     (tmp_path / "proc/self").symlink_to("4711")

@@ -70,6 +70,7 @@ def test_the_newest_are_kept(host: Host) -> None:
 def test_the_status_is_copied(host: Host) -> None:
     """Before the daemon has published one, there is none."""
     guarded = in_a_pod(host, Policy())
+    guarded.stop()  # its recorder would copy it at the same time
     outbox = Outbox(guarded.paths)
     outbox.publish_status()
     assert outbox.status() is None

@@ -133,6 +133,19 @@ def test_no_repeat_is_written_before_its_position(
     until(lambda: on_disk(guarded.paths.history) == ([("a", 3)], at(3)))
 
 
+@pytest.mark.parametrize("between", [[], [raised("b", boottime_seconds=51.0)]], ids=["alone", "with a raise"])
+def test_no_message_is_counted_before_a_position_covers_it(guarded: Guarded, between: list[Record]) -> None:
+    """Messages of before the start may still be gathered: a kill meanwhile has this one read, and counted, again."""
+    guarded.recorder.submit(a_record("x", CHAINS), Policy(), at(1))
+    for record in (a_record("a"), *between):
+        guarded.recorder.submit(record, Policy(), times=3 if record.key == "a" else 1)
+    guarded.written()
+    more = [(record.key, 1) for record in between]
+    assert on_disk(guarded.paths.history) == ([("x", 1), ("a", 0), *more], at(1))
+    guarded.recorder.note_position(at(2))
+    until(lambda: on_disk(guarded.paths.history) == ([("x", 1), ("a", 3), *more], at(2)))
+
+
 def test_the_position_behind_a_repeat_is_written_though_it_is_an_old_one(
     guarded: Guarded, stalled: threading.Event
 ) -> None:

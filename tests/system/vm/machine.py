@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -54,9 +55,7 @@ def limit() -> int | None:
 
 def persisted() -> int:
     """Return the persisted limit from the drop-in."""
-    (value,) = (
-        row.partition(" = ")[2] for row in DROP_IN.read_text("utf-8").splitlines() if row.startswith("net.netfilter.")
-    )
+    (value,) = re.findall(r"^net\.netfilter\.nf_conntrack_max = (\d+)$", DROP_IN.read_text("utf-8"), re.MULTILINE)
     return int(value)
 
 
