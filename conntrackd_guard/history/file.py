@@ -102,6 +102,10 @@ class OpenFile:
                 status = self._path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 return "was removed or renamed"
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+                return "was replaced"
             if (status.st_dev, status.st_ino) != self._known[""]:
                 return "was replaced"
         was, self._size = self._size, status.st_size
