@@ -26,8 +26,9 @@ class Checkout:
         return [PYTHON, "-P", "-m", "conntrackd_guard", *arguments]
 
     def environment(self) -> dict[str, str]:
-        """Return the environment in which Python imports the package of this checkout."""
-        return {**os.environ, "PYTHONPATH": str(self.folder)}
+        """Return the environment in which Python imports the package of this checkout, compiled as an installed one is."""
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return {**kept, "PYTHONPATH": str(self.folder)}
 
     def settings(self, settings: Mapping[str, object]) -> str:
         """Return the text of a settings file (JSON values are YAML)."""

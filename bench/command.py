@@ -20,7 +20,9 @@ from bench.dropped import LOADS, dropped
 from bench.ground import Ground, progress
 from bench.history_rows import history
 from bench.path import path
+from bench.pod import say_if_left_out
 from bench.reaction import Reaction
+from bench.recommend import recommend
 from bench.replay_fleets import replay
 from bench.rsyslog import unpack
 from bench.sandbox import run_isolated
@@ -29,7 +31,7 @@ from bench.table import Row, render
 from bench.who import who
 
 _NEEDED = ("gcc", "nft", "conntrack", "ip", "unshare", "nsenter", "journalctl", "mkfs.ext4")
-_ROWS = ("path", "reaction", "dropped", "cost", "crowd", "events", "commands", "history", "who", "replay")
+_ROWS = ("path", "reaction", "dropped", "cost", "crowd", "events", "commands", "history", "who", "recommend", "replay")
 _LOADS = ("ramp", "burst", "slow")
 _NOT_PERMITTED = 77
 _WHAT = "Measure the guard beside simpler programs on this machine. All rows take about 90 minutes; see --phases."
@@ -80,6 +82,8 @@ def _measure(
         rsyslog=rsyslog,
     )
     rows: list[Row] = []
+    if any(_is_wanted(name, options) for name in ("reaction", "dropped")):
+        say_if_left_out()
     try:
         for name, source in _row_sources(ground, reaction, others, options).items():
             if _is_wanted(name, options):
@@ -108,7 +112,10 @@ def _row_sources(
         "commands": lambda: commands(ground, checkouts, options.rounds),
         "history": lambda: history(options.history_rows, checkouts),
         "who": lambda: who(ground),
-        "replay": lambda: replay(options.replay_hosts, options.replay_entries, options.replay_series),
+        "recommend": lambda: recommend(ground, checkouts),
+        "replay": lambda: replay(
+            options.replay_hosts, options.replay_entries, options.replay_series, options.replay_decisions
+        ),
     }
 
 
@@ -177,5 +184,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--replay-series", metavar="N", type=int, default=500, help="hosts of Prometheus in `replay` (%(default)s)"
+    )
+    parser.add_argument(
+        "--replay-decisions",
+        metavar="N",
+        type=int,
+        default=200_000,
+        help="decisions of the history.db in `replay` (%(default)s)",
     )
     return parser

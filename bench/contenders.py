@@ -67,6 +67,8 @@ class Contender:
     """Whether journald is stopped while the packet is dropped."""
     state_stalled: bool = False
     """Whether writes to the guard's state folder stall throughout."""
+    run_by: type[Running] | None = None
+    """What runs it otherwise than as a process of this checkout."""
 
 
 def guard(name: str, *, checkout: Checkout = THIS, program: tuple[str, ...] = (), **settings: object) -> Contender:
@@ -137,16 +139,20 @@ class Running:
 
     def cpu_seconds(self) -> float:
         """Return the processor time used so far by the whole group, children it waited for included."""
-        return sum(_cpu_seconds(pid) for pid in _group(self.process.pid))
+        return sum(_cpu_seconds(pid) for pid in _group(self._leader()))
 
     def memory_kib(self) -> tuple[int, int]:
         """Return the first process's (resident, own) memory; what isn't its own is mapped files, the journal's."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
+        status = Path(f"/proc/{self._leader()}/status").read_text("ascii")
         return _kib(status, "VmRSS:"), _kib(status, "RssAnon:")
 
     def peak_kib(self) -> int:
         """Return the peak resident memory of the first process."""
-        return _kib(Path(f"/proc/{self.process.pid}/status").read_text("ascii"), "VmHWM:")
+        return _kib(Path(f"/proc/{self._leader()}/status").read_text("ascii"), "VmHWM:")
+
+    def _leader(self) -> int:
+        """Return the process that leads the group."""
+        return self.process.pid
 
     def _command(self) -> list[str]:
         if self.contender.settings is None:
@@ -160,7 +166,7 @@ class Running:
 
 def run(ground: Ground, contender: Contender, namespace: ScratchNamespace | None = None) -> Running:
     """Return `contender` to be run in a `with`; `namespace` is the one that polling yardsticks watch."""
-    return Running(ground, contender, namespace.pid if namespace else 1)
+    return (contender.run_by or Running)(ground, contender, namespace.pid if namespace else 1)
 
 
 def raises_recorded(checkout: Checkout) -> int:
@@ -170,12 +176,17 @@ def raises_recorded(checkout: Checkout) -> int:
     return len(json.loads(answer.stdout)["decisions"])
 
 
-def _fresh_guard(contender: Contender) -> list[str]:
-    """Remove the state of earlier guards, write the settings, and return the command."""
+def forget_earlier_guards() -> None:
+    """Remove what earlier guards left: state and drop-ins."""
     for folder in (STATE, Path("/run/conntrackd-guard")):
         shutil.rmtree(folder, ignore_errors=True)  # a mount point stays, empty
     for left in Path("/etc/sysctl.d").iterdir():
         left.unlink()
+
+
+def _fresh_guard(contender: Contender) -> list[str]:
+    """Write the settings, and return the command."""
+    forget_earlier_guards()
     file = Path("/run/bench/guard.yaml")
     file.write_text(contender.checkout.settings(contender.settings or {}), "utf-8")
     arguments = ["run", "--config", str(file), "--log-format", "json"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.checkout import Checkout
 from bench.contenders import C_ON_MESSAGE, C_POLL, FOLLOWER, LOOP, PIPE, Contender, guard, named, run
 from bench.ground import Ground, progress
+from bench.pod import in_container
 from bench.table import Row
 from bench.turns import compare, in_turns, with_others
 
@@ -41,7 +42,8 @@ LOADS = (
 )
 _DEFAULTS = guard("guard")
 _LINE_ALONE = guard("guard, raise_early off", raise_early=False)
-CONTENDERS = (C_ON_MESSAGE, _DEFAULTS, _LINE_ALONE, FOLLOWER, PIPE, C_POLL, LOOP)
+_IN_CONTAINER = in_container()
+CONTENDERS = (C_ON_MESSAGE, _DEFAULTS, *_IN_CONTAINER, _LINE_ALONE, FOLLOWER, PIPE, C_POLL, LOOP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,7 @@ def _loss(ground: Ground, load: Load, contender: Contender) -> Loss:
 
 
 def _target(contender: Contender, losses: list[Loss], worst: dict[str, int]) -> tuple[str, bool | None]:
-    if contender is _DEFAULTS:
+    if contender is _DEFAULTS or contender in _IN_CONTAINER:
         return "0 refused, 0 dropped", all(loss.refused == loss.dropped == 0 for loss in losses)
     if contender is _LINE_ALONE:
         target = f"≤ {_AT_MOST} × C program"

@@ -28,7 +28,7 @@ def history(number: int, checkouts: Sequence[Checkout]) -> Iterator[Row]:
     progress(f"history: writing {number:,} decisions")
     shutil.rmtree(_DATABASES, ignore_errors=True)
     _DATABASES.mkdir()
-    _write(number, _database(THIS))
+    write_history(number, _database(THIS))
     for checkout in checkouts[1:]:
         shutil.copy(checkout.history or _database(THIS), _database(checkout))
     times = alternating(checkouts, _RUNS, "history", prepare=_put_in_place)
@@ -46,7 +46,7 @@ def _put_in_place(checkout: Checkout) -> None:
     os.link(_database(checkout), STATE / "history.db")
 
 
-def _write(number: int, file: Path) -> None:
+def write_history(number: int, file: Path) -> None:
     """Make a history of raises and holds, a minute apart, ending now."""
     sys.path.insert(0, str(REPOSITORY))
     from bench.made_records import record  # noqa: PLC0415  the other rows need nothing of the package

@@ -19,6 +19,7 @@ from bench.contenders import C_ON_MESSAGE, FOLLOWER, PIPE, STATE, Contender, gua
 from bench.ground import Ground, progress, wait_for
 from bench.lowered import first_lowerings, lowerings
 from bench.overflow import LATEST_SECONDS, overflow
+from bench.pod import in_container
 from bench.standstill import Freezer, file_system_of_its_own
 from bench.table import Row
 from bench.turns import compare, in_turns, with_others
@@ -40,6 +41,8 @@ _FROZEN = replace(_FAST, name="guard, journald stopped", journald_stopped=True)
 _STALLED = replace(_FROZEN, name="guard, /var stalled", state_stalled=True)
 """Journald too: while /var stalls, it is blocked in its next write."""
 _JOURNAL = replace(_FAST, name="guard by journal alone", hide_ring_buffer=True)
+_IN_CONTAINER = in_container(raise_early=False, conflict_limit=0)
+"""It has no ring buffer either."""
 _FIRST_CONFLICT = guard("guard, default conflict_limit", raise_early=False)
 """It counts the lowering, too."""
 
@@ -85,7 +88,8 @@ class Reaction:
 
     def _full(self) -> Iterator[Row]:
         found: dict[str, Result] = {}
-        for contender in named((C_ON_MESSAGE, _FAST, _FROZEN, _STALLED, _JOURNAL, FOLLOWER, PIPE), self.who):
+        contenders = (C_ON_MESSAGE, _FAST, _FROZEN, _STALLED, FOLLOWER, _JOURNAL, *_IN_CONTAINER, PIPE)
+        for contender in named(contenders, self.who):
             yield from self._measure("reaction", contender, self._trials, found, _full_target)
 
     def _lowered(self) -> Iterator[Row]:
@@ -114,6 +118,9 @@ class Reaction:
             if times:
                 found[name] = Result(times=sorted(times))
         floor = {"C program": found[C_ON_MESSAGE.name].median} if C_ON_MESSAGE.name in found else {}
+        if _has_no_ring_buffer(contender):
+            floor |= {one.name: found[one.name].median for one in (FOLLOWER, _JOURNAL) if one.name in found}
+            floor.pop(contender.name, None)
         rivals = {one.name: found[one.name].median for one in group[1:] if one.name in found}
         for one in group:
             if one.name not in found:
@@ -169,10 +176,14 @@ class Reaction:
             self.ground.flush(namespace)
 
 
+def _has_no_ring_buffer(contender: Contender) -> bool:
+    return contender.hide_ring_buffer or contender in _IN_CONTAINER
+
+
 def _full_target(contender: Contender, result: Result, found: dict[str, Result]) -> tuple[str, bool | None]:
     if contender.settings is None:
         return "", None
-    if contender.hide_ring_buffer:
+    if _has_no_ring_buffer(contender):
         return f"p95 ≤ {_JOURNAL_MS:.0f} ms", result.p95 <= _JOURNAL_MS
     if C_ON_MESSAGE.name not in found:
         return "", None

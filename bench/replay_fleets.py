@@ -15,6 +15,7 @@ from testbed.journal_files import entry, write_file
 
 from bench.checkout import THIS
 from bench.ground import progress
+from bench.history_rows import write_history
 from bench.table import Row
 
 _START = 1_700_000_000
@@ -34,9 +35,13 @@ _FIREWALL = (
 )
 
 
-def replay(hosts: int, kernel_entries: int, series: int) -> Iterator[Row]:
-    """Yield rates, times, memory and the speed-up. `kernel_entries` of each of the `hosts`; `series`: Prometheus' hosts."""
+def replay(hosts: int, kernel_entries: int, series: int, decisions: int) -> Iterator[Row]:
+    """Yield rates, times, memory and the speed-up.
+
+    `kernel_entries` of each of the `hosts`; `series`: Prometheus' hosts; `decisions`: rows of a history.
+    """
     with tempfile.TemporaryDirectory() as folder:
+        yield from _history(Path(folder), decisions)
         yield from _journals(Path(folder), hosts, kernel_entries)
         yield from _prometheus(Path(folder), series)
 
@@ -63,6 +68,14 @@ def _journals(folder: Path, hosts: int, kernel_entries: int) -> Iterator[Row]:
                 met=rate >= _ENTRIES_A_SECOND,
             )
         yield _row(what, jobs, wall, mib, _SECONDS if jobs == 2 else None)  # noqa: PLR2004
+
+
+def _history(folder: Path, decisions: int) -> Iterator[Row]:
+    progress(f"replay: writing {decisions:,} decisions")
+    file = folder / "history.db"
+    write_history(decisions, file)
+    wall, _, mib = _run(str(file), "--jobs", "1")
+    yield _row(f"replay: history.db, {decisions:,} rows", 1, {1: wall}, mib, _SECONDS)
 
 
 def _prometheus(folder: Path, hosts: int) -> Iterator[Row]:

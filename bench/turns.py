@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 def with_others(contender: Contender, others: Sequence[Checkout]) -> list[Contender]:
     """Return the contender, and the same guard of the other checkouts."""
-    rivals = others if contender.settings is not None else ()
+    rivals = others if contender.settings is not None and contender.run_by is None else ()
     return [contender, *(elsewhere(contender, checkout) for checkout in rivals)]
 
 

@@ -90,9 +90,17 @@ def _decoder(kind: Any) -> _Decode:  # noqa: PLR0911 - one return a kind of type
         return hold_reason
     if issubclass(kind, Enum):
         return cast("_Decode", kind)
-    # A float field may have been given a whole number.
-    plain = frozenset({int, float}) if kind is float else frozenset({kind})
+    plain = _plain(kind)
     return lambda data: data if type(data) in plain else _checked(data, kind, kind)
+
+
+def _plain(kind: Any) -> frozenset[type]:
+    """Return the types of the data that stands for itself where a `kind` is declared."""
+    members = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
+    if not _PLAIN.issuperset(members):
+        return frozenset()
+    # A float field may have been given a whole number.
+    return frozenset({*members, int}) if float in members else frozenset(members)
 
 
 def _union_decoder(arguments: tuple[Any, ...]) -> _Decode:
@@ -116,13 +124,17 @@ def _union_decoder(arguments: tuple[Any, ...]) -> _Decode:
 def _fields_decoder(kind: Any) -> _Decode:
     """Return a decoder of the dataclass `kind`, with its known fields."""
     hints = get_type_hints(kind)
-    decoders = [(field.name, _decoder(hints[field.name])) for field in fields(kind)]
+    decoders = [(field.name, _plain(hints[field.name]), _decoder(hints[field.name])) for field in fields(kind)]
     required = [field.name for field in fields(kind) if field.default is field.default_factory is MISSING]
 
     def decode_fields(data: Any) -> Any:
         content = _checked(data, dict, kind)
-        known = {name: decoder(content[name]) for name, decoder in decoders if name in content}
-        if missing := [name for name in required if name not in known]:
+        known = {}
+        for name, plain, decoder in decoders:
+            if name in content:
+                value = content[name]
+                known[name] = value if type(value) in plain else decoder(value)
+        if len(known) < len(decoders) and (missing := [name for name in required if name not in known]):
             raise ValueError(f"{kind.__name__} lacks {', '.join(missing)}")
         return kind(**known)
 

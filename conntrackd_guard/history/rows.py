@@ -4,7 +4,9 @@ import hashlib
 import json
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, replace
-from typing import Any, Final
+from functools import lru_cache
+from operator import contains
+from typing import Any, Final, TypeVar
 
 from conntrackd_guard import __version__
 from conntrackd_guard.core.codec import decode, decode_decision, encode, verdict
@@ -13,6 +15,8 @@ from conntrackd_guard.core.model import Observation, Outcome, OutcomeKind, Overr
 from conntrackd_guard.core.records import fingerprint, reason
 from conntrackd_guard.core.units import rfc3339
 from conntrackd_guard.core.verification import Verification
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,16 +144,16 @@ def evidence(record: Record) -> tuple[str | None, ...]:
 
 def record_of(row: Row, *texts: str | None) -> Record:
     """Return the record that `first_row` and `evidence` made a row of; ValueError where it is damaged."""
-    parts: list[Any] = [None if text is None else parse(text) for text in texts]
-    trigger, observation, state, decision, arithmetic = parts
+    trigger, observation, state, decision, arithmetic = texts
+    found = parse(decision)
     outcome = Outcome(kind=OutcomeKind(row.outcome), limit_after=row.limit_after, errno=row.errno, detail=row.detail)
     return Record(
         key=row.key,
         mode=Mode(row.mode),
-        trigger=decode(Trigger, trigger),
-        observation=decode(Observation, observation),
-        state=decode(State, state),
-        decision=decode_decision(decision if arithmetic is None else decision | {"arithmetic": arithmetic}),
+        trigger=_decoded(Trigger, trigger),
+        observation=decode(Observation, parse(observation)),
+        state=_decoded(State, state),
+        decision=decode_decision(found if arithmetic is None else found | {"arithmetic": parse(arithmetic)}),
         outcome=outcome,
     )
 
@@ -160,7 +164,7 @@ def row_of(columns: tuple[Any, ...]) -> Row | None:
     A damaged arithmetic or verification is left out.
     """
     *summary, arithmetic, verification = columns
-    if any(type(value) not in kinds for value, kinds in zip(summary, _TYPES, strict=True)):
+    if not all(map(contains, _TYPES, map(type, summary))):
         return None
     row = Row(*summary)
     if not (0 <= row.at_seconds < _MOST_SECONDS and 0 <= row.last_seconds < _MOST_SECONDS and row.repeats >= 0):
@@ -173,6 +177,11 @@ def row_of(columns: tuple[Any, ...]) -> Row | None:
         with suppress(ValueError):
             row = replace(row, verification=decode(Verification, parse(verification)))
     return row
+
+
+@lru_cache(maxsize=4)  # decisions in a row often have the same trigger and state
+def _decoded(kind: type[T], text: str | None) -> T:
+    return decode(kind, parse(text))
 
 
 def parse(text: object) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -28,25 +30,36 @@ def histories(host: Host) -> list[str]:
     return [str(path), str(folder / "cut.db"), str(folder / "half.db")]
 
 
+@pytest.fixture
+def distributed() -> Any:
+    """Give the library; skip the test where it isn't installed, but not in CI."""
+    if os.environ.get("CI") == "true":
+        return importlib.import_module("distributed")
+    return pytest.importorskip("distributed")
+
+
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Return what the command prints."""
     assert main(["replay", "--json", *arguments], Paths()) is Exit.DONE
     return capsys.readouterr().out
 
 
-def test_two_worker_processes_give_the_same_bytes(histories: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_worker_processes_give_the_same_bytes(
+    histories: list[str],
+    distributed: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """A scheduler with two worker processes, and this process alone."""
-    distributed: Any = pytest.importorskip("distributed")
     alone = run(capsys, "--jobs", "1", *histories)
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         assert run(capsys, "--dask", cluster.scheduler_address, *histories) == alone
 
 
+@pytest.mark.usefixtures("distributed")
 def test_without_a_scheduler_there_is_a_clear_line(
     histories: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A TLS file that is none, an address that is none, and no library."""
-    pytest.importorskip("distributed")
     bad = tmp_path / "bad.pem"
     bad.write_text("no certificate", "ascii")
     cases: list[tuple[str, tuple[str, ...]]] = [
