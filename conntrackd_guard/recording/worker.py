@@ -159,10 +159,11 @@ class Worker:
         return True
 
     def report_failure(self, subject: str, error: Exception) -> None:
-        """Log an error, once until the subject's work succeeds or fails in another way."""
+        """Log an error, once until the subject's work succeeds or fails in another way; not one that another subject has."""
         text = str(error) or type(error).__name__
-        if self.errors.get(subject) != text:
-            self.errors[subject] = text
+        is_known = text in self.errors.values()
+        self.errors[subject] = text
+        if not is_known:
             self.log.emit("guard.error", "error", text, subject=subject)
 
     def run_periodic(self) -> None:

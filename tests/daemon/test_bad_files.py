@@ -57,7 +57,9 @@ def test_a_kind_of_file_at_every_place(host: Host, kind: str) -> None:
 
 
 @pytest.mark.parametrize("place", OTHERS)
-@pytest.mark.parametrize("kind", ["a FIFO", "a folder that is not empty", "a link to /dev/zero", "100 MB"])
+@pytest.mark.parametrize(
+    "kind", ["a FIFO", "a folder that is not empty", "a link to /dev/zero", "a dangling link", "100 MB"]
+)
 def test_other_places(host: Host, place: str, kind: str) -> None:
     """What SQLite or the daemon expects there is made again."""
     replace(host.root / place, kind)

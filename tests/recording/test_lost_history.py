@@ -49,6 +49,7 @@ DEEDS: dict[str, tuple[Callable[[Path], object], ...]] = {
     "replaced": (_replace,),
     "replaced by a folder": (Path.unlink, Path.mkdir),
     "replaced by a FIFO": (Path.unlink, os.mkfifo),
+    "replaced by a link to itself": (Path.unlink, lambda path: path.symlink_to(path)),
     "emptied": (lambda path: os.truncate(path, 0),),
     "emptied while it is read": (reader, lambda path: os.truncate(path, 0)),
     "cut": (lambda path: os.truncate(path, 3 * 4096),),

@@ -12,6 +12,7 @@ from testbed.guarded import LIMIT, Guarded, Host, Killed, again
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.history import file
 from conntrackd_guard.history.database import History, HistoryDamaged, Position
+from conntrackd_guard.recording.worker import Worker
 
 COUNT, SET_ASIDE = History.count, file.set_aside
 FULL = HostError("write to", "history.db", OSError(28, "No space left on device"), "Free space.")
@@ -102,6 +103,21 @@ def test_an_error_ends_with_its_cause(host: Host, monkeypatch: pytest.MonkeyPatc
         guarded.written()
         guarded.written()
         assert guarded.recorder.report()["trouble"] == []
+    guarded.stop()
+
+
+def test_an_error_of_many_kinds_of_work_is_logged_once(host: Host) -> None:
+    """A disk refuses rows, samples and series alike; each is in trouble until it works."""
+    guarded = Guarded(host)
+
+    def fail(worker: Worker) -> None:
+        for subject in ("one", "other", "one"):
+            worker.report_failure(subject, FULL)
+
+    guarded.recorder.call(fail).result(10.0)
+    guarded.written()
+    assert [line["message"] for line in guarded.logged("guard.error")] == [str(FULL)]
+    assert guarded.recorder.report()["trouble"] == [str(FULL), str(FULL)]
     guarded.stop()
 
 

@@ -71,7 +71,14 @@ def no_guard_starts() -> Iterator[None]:
 
 
 def foreign_entries(own: frozenset[int] = frozenset()) -> str | None:
-    """Return which namespace outside `own` holds entries or is unreadable, None if there is none (needs root)."""
+    """Return which namespace outside `own` holds entries or is unreadable, None if there is none (needs root).
+
+    A process that enters one of `own` just then looks like another one with its entries: a second look decides.
+    """
+    return _foreign_entries(own) and _foreign_entries(own)
+
+
+def _foreign_entries(own: frozenset[int]) -> str | None:
     try:
         for number, place, count in _tables():
             if number in own or count == 0:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ground import ETC, SETTINGS, Ground, tail
@@ -43,6 +44,10 @@ def _damage_some(ground: Ground, when: str) -> list[str]:
         if any(one.endswith(name) for one in done):
             continue
         kind = ground.random.choice(("flip",) * 5 + ("cut", "zeros", "garbage", "removed", *bad_files.KINDS))
+        if kind == "cut" and name.endswith("-shm"):
+            kind = "flip"  # SIGBUS, as docs/explanation/limitations.md has it
+        elif kind == "a dangling link" and name.endswith(".db"):
+            kind = "a link to itself"  # a dangling one is a disk that is not mounted: waited for
         _leave(ground, name)
         _damage(ground, ground.root / name, kind)
         ground.done[f"{'bit flips' if kind == 'flip' else 'other damage'} {when}"] += 1
@@ -151,8 +156,8 @@ def _damage(ground: Ground, path: Path, kind: str) -> None:
         return
     if not path.is_file():
         return
-    size = path.stat().st_size
-    with path.open("r+b") as file:  # in place, as a bad disk does it
+    with suppress(FileNotFoundError), path.open("r+b") as file:  # in place, as a bad disk does it
+        size = os.fstat(file.fileno()).st_size
         at = ground.random.randrange(max(1, size))
         file.seek(at)
         old = file.read(1) or b"\0"

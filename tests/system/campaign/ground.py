@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-from testbed.faults import RUN, open_intents, persisted, reset, staged
+from testbed.faults import DROP_IN, RUN, open_intents, persisted, reset, staged
 from testbed.limit_guard import LimitGuard
 from testbed.private_world import PYTHON, Guard, eventually
 from testbed.stage import LIMIT, Stage, limit
@@ -52,7 +52,7 @@ class Ground:
         for guard in self.stage.world._guards:
             if guard.process.poll() is None:
                 guard.kill()
-        subprocess.run(["rm", "-rf", self.root / ETC], check=True)
+        subprocess.run(["rm", "-rf", self.root / ETC, self.root / DROP_IN], check=True)
         (self.root / ETC).mkdir()
         self.stage.world.configure(SETTINGS | settings)
         reset(self.stage)
