@@ -14,6 +14,7 @@ from testbed import prometheus
 from testbed.journal_files import entry, write_file
 
 from bench.checkout import THIS
+from bench.contenders import STATE
 from bench.ground import progress
 from bench.history_rows import write_history
 from bench.table import Row
@@ -40,8 +41,8 @@ def replay(hosts: int, kernel_entries: int, series: int, decisions: int) -> Iter
 
     `kernel_entries` of each of the `hosts`; `series`: Prometheus' hosts; `decisions`: rows of a history.
     """
+    yield _history(decisions)
     with tempfile.TemporaryDirectory() as folder:
-        yield from _history(Path(folder), decisions)
         yield from _journals(Path(folder), hosts, kernel_entries)
         yield from _prometheus(Path(folder), series)
 
@@ -70,12 +71,13 @@ def _journals(folder: Path, hosts: int, kernel_entries: int) -> Iterator[Row]:
         yield _row(what, jobs, wall, mib, _SECONDS if jobs == 2 else None)  # noqa: PLR2004
 
 
-def _history(folder: Path, decisions: int) -> Iterator[Row]:
+def _history(decisions: int) -> Row:
     progress(f"replay: writing {decisions:,} decisions")
-    file = folder / "history.db"
+    file = STATE.with_name("bench-replay.db")  # in memory: each is synced
     write_history(decisions, file)
     wall, _, mib = _run(str(file), "--jobs", "1")
-    yield _row(f"replay: history.db, {decisions:,} rows", 1, {1: wall}, mib, _SECONDS)
+    file.unlink()
+    return _row(f"replay: history.db, {decisions:,} rows", 1, {1: wall}, mib, _SECONDS)
 
 
 def _prometheus(folder: Path, hosts: int) -> Iterator[Row]:
