@@ -28,11 +28,13 @@ def main() -> int:
     findings = 0
     for kind in args.kinds.split(","):
         with ground(kind, args.seed) as one:
-            importlib.import_module(kind).run(one, max(1, TIMES[kind] * args.share // 100))
+            try:
+                importlib.import_module(kind).run(one, max(1, TIMES[kind] * args.share // 100))
+            finally:  # also of a run that is interrupted
+                print(f"{kind}, seed {args.seed}: {sum(one.done.values())} faults, {len(one.findings)} findings")  # noqa: T201
+                for what, times in sorted(one.done.items()):
+                    print(f"  {times:5} {what}")  # noqa: T201
         findings += len(one.findings)
-        print(f"{kind}, seed {args.seed}: {sum(one.done.values())} faults, {len(one.findings)} findings")  # noqa: T201
-        for what, times in sorted(one.done.items()):
-            print(f"  {times:5} {what}")  # noqa: T201
     return min(1, findings)
 
 
