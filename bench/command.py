@@ -82,7 +82,7 @@ def _measure(
         rsyslog=rsyslog,
     )
     rows: list[Row] = []
-    if any(_is_wanted(name, options) for name in ("reaction", "dropped")):
+    if any(_is_wanted(name, options) for name in ("reaction", "dropped", "cost")):
         say_if_left_out()
     try:
         for name, source in _row_sources(ground, reaction, others, options).items():
