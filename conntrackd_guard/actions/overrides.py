@@ -7,9 +7,7 @@ file under /run into its state, so it does not mistake the new limit for a confl
 import contextlib
 import os
 import pwd
-import threading
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +31,7 @@ from conntrackd_guard.core.model import (
 )
 from conntrackd_guard.core.records import condense
 from conntrackd_guard.history.database import History
+from conntrackd_guard.host import disk
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import Kernel
 from conntrackd_guard.host.conntrack.observer import Observer
@@ -45,8 +44,9 @@ REVERT_PAUSE_SECONDS = 3600.0
 """A revert pauses raising for this long: else the next message would undo it."""
 _IN_FLIGHT_SECONDS = 0.1
 """A daemon that read no pause just before writes its raise within this time; then the revert checks once more."""
-_FILE_SECONDS = 3.0
-"""A stalled disk keeps the limit up no longer than this; a second more than the drop-in's lock is waited for."""
+_BY_HAND = (
+    "Until it does, `guard pause`, then `sysctl -w net.netfilter.nf_conntrack_max=N` set the limit for this boot."
+)
 _NO_LOGIN = 0xFFFFFFFF
 _ARTICLES = {"hold": "a", "override": "an"}
 _NAMED = 10
@@ -106,9 +106,7 @@ class Overrides:
             raise AnswerIsNo(
                 f"The limit is {format_limit(current)}: no raise led to it, and any number would lower it."
             )
-        if row_id is not None:
-            self._expect_raise(row_id)
-        raises = revertible_raises(self._paths, current)
+        raises = disk.answer(lambda: self._raises(current, row_id), "read", self._paths.history, _BY_HAND)
         if not raises:
             raise AnswerIsNo(
                 f"Nothing to revert: no raise of the guard led to the limit of {current:,}. `guard history` shows "
@@ -132,6 +130,12 @@ class Overrides:
             paused=pause if lasts else None,
             observation=observation,
         )
+
+    def _raises(self, current: int, row_id: int | None) -> list[Step]:
+        """Return the raises that led to the current limit, newest first; check that `row_id` is a raise."""
+        if row_id is not None:
+            self._expect_raise(row_id)
+        return revertible_raises(self._paths, current)
 
     def _expect_raise(self, row_id: int) -> None:
         """Raise AnswerIsNo if the history has no decision with that id, or another one than a raise."""
@@ -235,20 +239,8 @@ class Overrides:
 
     def _persist(self, wanted: Persisted | None, decided: float) -> str:
         """Have the drop-in follow; return why it does not yet. A stalled disk must not keep the limit up."""
-        written: Future[None] = Future()
-
-        def write() -> None:
-            try:
-                self._drop_in.override(wanted, decided)
-                written.set_result(None)
-            except BaseException as error:  # noqa: BLE001 - for the thread that waits
-                written.set_exception(error)
-
-        threading.Thread(target=write).start()  # the command ends when the disk answers
         try:
-            written.result(_FILE_SECONDS)
-        except TimeoutError:
-            return "The drop-in does not follow yet: its disk does not answer. This command waits for it at its end."
+            disk.answer(lambda: self._drop_in.override(wanted, decided), "write", self._paths.drop_in, disk.AT_ITS_END)
         except GuardError as error:
             return f"The drop-in does not follow yet: {error}"
         return ""
@@ -272,10 +264,14 @@ class Overrides:
 
     def _store(self, record: Record) -> Record:
         """Write an override to history; if that fails, the override stands, and the returned record has why in its detail."""
-        try:
+
+        def write() -> None:
             with History(self._paths.history, mode="writer") as history:
                 text, release = sentence(record, self._policy), os.uname().release
                 history.add(record, policy=self._policy, sentence=text, kernel_release=release)
+
+        try:
+            disk.answer(write, "write to", self._paths.history, disk.AT_ITS_END)
         except GuardError as error:
             detail = "; ".join(filter(None, [record.outcome.detail, f"not in history yet: {error}"]))
             return replace(record, outcome=replace(record.outcome, detail=detail))

@@ -17,7 +17,7 @@ from conntrackd_guard.core.policy import decide
 from conntrackd_guard.core.state import fold, rehearsed_limit
 from conntrackd_guard.history.database import History, Row
 from conntrackd_guard.history.documents import decision_document
-from conntrackd_guard.host import files
+from conntrackd_guard.host import disk, files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel, RehearsingKernel
 from conntrackd_guard.host.conntrack.observer import LOOK_SECONDS, Observer
@@ -145,17 +145,22 @@ def preview(observation: Observation, state: State, policy: Policy) -> Raise | H
 def _past(paths: Paths, unread: list[str]) -> tuple[State, Row | None]:
     """Return this boot's state and the last decision from history; note in `unread` why if they can't be read."""
     boot_id = files.read_boot_id(paths.boot_id)
-    try:
+
+    def read() -> tuple[State, Row | None, str]:
         history = History.existing(paths.history)
-        if history is not None:
-            with history:
-                state, _ = fold(history.records(boot_id), Clock().boottime())
-                last = next(history.rows(last=1), None)
-                unread += [f"history: {history.damage}"] if history.damage else []
-                return state, last
+        if history is None:
+            return State(), None, ""
+        with history:
+            state, _ = fold(history.records(boot_id), Clock().boottime())
+            return state, next(history.rows(last=1), None), history.damage
+
+    try:
+        state, last, damage = disk.answer(read, "read", paths.history, disk.AT_ITS_END)
     except GuardError as error:
         unread.append(f"history ({error}): rate limit and conflicts are not considered")
-    return State(), None
+        return State(), None
+    unread += [f"history: {damage}"] if damage else []
+    return state, last
 
 
 def _observe(paths: Paths, state: State) -> Observation:

@@ -15,7 +15,7 @@ from conntrackd_guard.core.model import Observation, State
 from conntrackd_guard.core.state import fold
 from conntrackd_guard.doctor.place import find_place
 from conntrackd_guard.history.database import History, Row
-from conntrackd_guard.host import files
+from conntrackd_guard.host import disk, files
 from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.observer import LOOK_SECONDS, Observer
@@ -101,11 +101,15 @@ class HostFacts:
         return inside if os.path.exists(inside) else path
 
     def _read_history(self) -> None:
-        try:
+        def read() -> tuple[Row | None, State, bool]:
             with History(self.paths.history, mode="reader", traceless=True) as history:
-                self.newest = next(history.rows(last=1), None)
-                self.state, _ = fold(history.records(self.boot_id or ""), Clock().boottime())
-                self.history_checked = history.check(CHECK_SECONDS)
+                state, _ = fold(history.records(self.boot_id or ""), Clock().boottime())
+                return next(history.rows(last=1), None), state, history.check(CHECK_SECONDS)
+
+        try:
+            self.newest, self.state, self.history_checked = disk.answer(
+                read, "read", self.paths.history, disk.AT_ITS_END, more_seconds=CHECK_SECONDS
+            )
         except HostError as error:
             self.history_error = error
             if error.errno == errno.ENOENT:

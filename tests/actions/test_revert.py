@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -227,7 +228,7 @@ def test_a_stalled_disk_does_not_keep_the_limit_up(
         unlink(path, *args, **options)
 
     monkeypatch.setattr(os, "unlink", stalling)
-    monkeypatch.setattr("conntrackd_guard.actions.overrides._FILE_SECONDS", 0.05)
+    monkeypatch.setattr("conntrackd_guard.host.disk.PATIENCE_SECONDS", 0.05)
     try:
         assert main(["revert"], guarded.paths) is Exit.DONE
         assert (guarded.host.limit, guarded.host.persisted) == (LIMIT, STEP)
@@ -237,6 +238,34 @@ def test_a_stalled_disk_does_not_keep_the_limit_up(
     for thread in set(threading.enumerate()) - before:
         thread.join(10.0)
     assert guarded.host.persisted is None
+
+
+def test_a_history_on_a_stalled_disk_keeps_no_operator_waiting(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A revert needs it, and names what works without; a pause is in force, and `guard status` shows the rest."""
+    guarded.stop()
+    answers, before, init = threading.Event(), set(threading.enumerate()), History.__init__
+
+    def stalling(self: History, *args: Any, **options: Any) -> None:
+        assert answers.wait(10.0)
+        init(self, *args, **options)
+
+    monkeypatch.setattr(History, "__init__", stalling)
+    monkeypatch.setattr("conntrackd_guard.host.disk.PATIENCE_SECONDS", 0.05)
+    try:
+        assert main(["revert"], guarded.paths) is Exit.FAILED
+        assert "its disk does not answer. Until it does, `guard pause`, then `sysctl -w" in capsys.readouterr().err
+        assert guarded.host.limit == STEP
+        assert main(["pause"], guarded.paths) is Exit.DONE
+        assert "not in history yet: Can't write to" in capsys.readouterr().err
+        main(["status", "--json"], guarded.paths)
+        (unread,) = [text for text in json.loads(capsys.readouterr().out)["unread"] if "history" in text]
+        assert "its disk does not answer" in unread
+    finally:
+        answers.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10.0)
 
 
 @pytest.mark.parametrize("raised", [False, True])

@@ -1,0 +1,37 @@
+"""Wait for a disk no longer than an operator would: one that stalls keeps a system call, and its thread, for minutes."""
+
+import errno
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TypeVar
+
+from conntrackd_guard.core.errors import HostError
+
+PATIENCE_SECONDS = 3.0
+"""A disk that is busy answers within tens of milliseconds; the lock of the drop-in is waited for a second less."""
+AT_ITS_END = "This command waits for it at its end."
+
+T = TypeVar("T")
+
+
+def answer(work: Callable[[], T], action: str, path: Path, next_step: str, *, more_seconds: float = 0.0) -> T:
+    """Return what `work` returns, which may take `more_seconds` by itself; raise what it raises.
+
+    Raises HostError if the disk does not answer. The work goes on, and the process ends only after it.
+    """
+    result: Future[T] = Future()
+
+    def do() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - for the thread that waits
+            result.set_exception(error)
+
+    threading.Thread(target=do).start()
+    try:
+        return result.result(PATIENCE_SECONDS + more_seconds)
+    except TimeoutError:
+        error = OSError(errno.ETIMEDOUT, "its disk does not answer")
+        raise HostError(action, path, error, next_step) from None
