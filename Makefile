@@ -3,7 +3,7 @@
 
 PYTHON ?= /usr/bin/python3
 UNIT = tests/core tests/properties tests/settings tests/history tests/actions tests/doctor tests/cli tests/daemon \
-    tests/test_architecture.py
+    tests/test_architecture.py --ignore=tests/actions/test_events.py --ignore=tests/cli/test_events_command.py
 T ?= $(UNIT)
 SIDE_BY_SIDE = $(shell $(PYTHON) -c 'import xdist' 2>/dev/null && echo --numprocesses=auto)
 
