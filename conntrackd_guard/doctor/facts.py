@@ -101,15 +101,14 @@ class HostFacts:
         return inside if os.path.exists(inside) else path
 
     def _read_history(self) -> None:
-        def read() -> tuple[Row | None, State, bool]:
+        def read() -> None:
             with History(self.paths.history, mode="reader", traceless=True) as history:
-                state, _ = fold(history.records(self.boot_id or ""), Clock().boottime())
-                return next(history.rows(last=1), None), state, history.check(CHECK_SECONDS)
+                self.newest = next(history.rows(last=1), None)
+                self.state, _ = fold(history.records(self.boot_id or ""), Clock().boottime())
+                self.history_checked = history.check(CHECK_SECONDS)
 
         try:
-            self.newest, self.state, self.history_checked = disk.answer(
-                read, "read", self.paths.history, disk.AT_ITS_END, more_seconds=CHECK_SECONDS
-            )
+            disk.answer(read, "read", self.paths.history, disk.AT_ITS_END, more_seconds=CHECK_SECONDS)
         except HostError as error:
             self.history_error = error
             if error.errno == errno.ENOENT:

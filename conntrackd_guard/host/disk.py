@@ -33,5 +33,7 @@ def answer(work: Callable[[], T], action: str, path: Path, next_step: str, *, mo
     try:
         return result.result(PATIENCE_SECONDS + more_seconds)
     except TimeoutError:
+        if result.done():  # the work's own: a network file system's, for example
+            raise
         error = OSError(errno.ETIMEDOUT, "its disk does not answer")
         raise HostError(action, path, error, next_step) from None

@@ -75,6 +75,8 @@ class HistoryWriter:
         """The position to write with the next `flush`, None where it is written."""
         self._is_ahead = False
         """Repeats are counted that a later position covers: it is written with them."""
+        self._awaits_note = False
+        """Some of them joined an item that waited: only a position in the queue of its own covers them, no item's."""
         self._written: Position | None = None
         """The last one written."""
         self.was_damaged = False
@@ -113,7 +115,7 @@ class HistoryWriter:
         """Forget the rows of a history that is gone; the next one begins with the position."""
         self._known.clear()
         self._left.clear()
-        self._is_ahead = False
+        self._is_ahead = self._awaits_note = False
         self._position = self._position or self._written
 
     def close(self) -> None:
@@ -125,6 +127,9 @@ class HistoryWriter:
     def write(self, item: Item) -> bool:
         """Write a row, or count a repeat; return False for a repeat of what was logged within the hour."""
         record = item.record
+        if self._awaits_note:
+            item = replace(item, position=None)
+        self._awaits_note = self._awaits_note or item.joined > 0
         self.history()  # before a row is looked up in it
         known = self._known_row(record) if merges(record) else None
         if known is None:
@@ -147,7 +152,7 @@ class HistoryWriter:
 
     def note_position(self, position: Position) -> None:
         """Write the position with the next `flush`: it covers all that was handed over before."""
-        self._position, self._is_ahead = position, False
+        self._position, self._is_ahead, self._awaits_note = position, False, False
 
     def flush(self) -> None:
         """Write the repeats counted in memory and the position that covers them: after a kill, neither runs ahead.
@@ -195,7 +200,6 @@ class HistoryWriter:
             self._left = self._unwritten()
             self._known.clear()
             self._logged.clear()
-            self.flush()
         if merges(item.record):
             known = _Known(row_id, item.last_wall_seconds, item.record.trigger.namespace)
             known.unwritten = item.joined + (item.times if _is_counted_later(item) else 0)
@@ -230,6 +234,10 @@ class HistoryWriter:
         return True
 
     def _remember(self, wanted: str, known: _Known) -> None:
+        if self._known.get(wanted, known) is not known:  # a row of its own, after a while
+            self._left = self._unwritten()
+            for one in self._known.values():
+                one.unwritten = 0
         self._known[wanted] = known
         if len(self._known) > _KNOWN_MAX:
             self._left = self._unwritten()

@@ -28,6 +28,7 @@ from conntrackd_guard.host.notify_spool import MAX_QUEUED, NotifySpool
 from conntrackd_guard.host.other_writers import STARTED_SECONDS, Cause, attribute_change
 from conntrackd_guard.host.outbox import Outbox
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.host.requested_dropin import WAIT_SECONDS
 from conntrackd_guard.host.runtime_dir import RuntimeDir, acting_guard
 from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 from conntrackd_guard.recording.dropin_sync import DropInSync
@@ -48,6 +49,7 @@ SERIES_SECONDS = 60.0
 STATUS_SECONDS = 2.0
 """The daemon publishes its status at this interval."""
 PRUNE_SECONDS = 6 * 3600.0
+_LOOK_SECONDS = 0.05
 _RETRY_SECONDS = 30.0
 """A drop-in that could not be written is retried at this interval."""
 _BY_OTHERS = frozenset({
@@ -192,7 +194,11 @@ class Worker:
 
     def finish(self) -> bool:
         """Write what is held in memory and close; return whether all rows are written."""
+        deadline = time.monotonic() + WAIT_SECONDS
         self._flush_dropin()
+        while self._dropin_sync.is_due and "drop-in" not in self.errors and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)  # another process writes it
+            self._flush_dropin()
         self.attempt("intents", self._close_intents)
         flushed = self.attempt("repeats", self.history_writer.flush_all)
         self.attempt("time series", self._write_series)

@@ -104,7 +104,7 @@ class Simulation:
             self._pass(host, before, now)
         host.table.available_bytes = self._available
         if before is not None and now.limit != before.limit:
-            self._rewrite(host, before.limit, now.limit)
+            self._rewrite(host, before, now.limit)
         if self._messages or (self._may_need(host, now, now) and not self._is_settled(host, before, now)):
             self._turn(host, now.at, now.entries)
         self._tally.limit(host.kernel.value)
@@ -132,7 +132,7 @@ class Simulation:
 
     def _boot(self, now: _Moment, kept: PersistedLimit | None) -> SimulatedHost:
         self._end_spell()
-        self._needed = False
+        self._needed = self._is_stable = False
         host = self._host = SimulatedHost(
             self._facts, self._policy, self._took, wall_seconds=now.at, limit=now.limit, kept=kept
         )
@@ -246,11 +246,12 @@ class Simulation:
         self._tally.episodes = (self._tally.episodes or 0) + (needed and not self._needed)
         self._needed = needed
 
-    def _rewrite(self, host: SimulatedHost, before: int, limit: int) -> None:
+    def _rewrite(self, host: SimulatedHost, before: _Moment, limit: int) -> None:
         """Have another program set the limit as recorded, unless the replayed limit is as high already."""
-        if limit < before or limit > host.kernel.value:
+        if limit < before.limit or limit > host.kernel.value:
             host.kernel.value = limit
-            self._turn(host, host.clock.wall(), host.table.count)
+            at = host.clock.wall()  # of the last turn; while nothing could happen, none was made
+            self._turn(host, *((at, host.table.count) if at >= before.at else (before.at, before.entries)))
 
     # -- what came of it ------------------------------------------------------------------------
 

@@ -146,6 +146,26 @@ def test_no_message_is_counted_before_a_position_covers_it(guarded: Guarded, bet
     until(lambda: on_disk(guarded.paths.history) == ([("x", 1), ("a", 3), *more], at(2)))
 
 
+def test_another_record_takes_no_repeat_to_the_disk_before_its_position(
+    guarded: Guarded, stalled: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits between the first hold and the repeat that joined it: its position does not cover that repeat."""
+    for number, record in enumerate([a_record("a"), a_record("b", CHAINS), a_record("c")], 1):
+        guarded.recorder.submit(record, Policy(), at(number))
+    note, noted = Worker.note_position, threading.Event()
+
+    def late(self: Worker, position: Position) -> None:
+        noted.wait(10.0)
+        note(self, position)
+
+    monkeypatch.setattr(Worker, "note_position", late)
+    stalled.set()
+    until(lambda: len(on_disk(guarded.paths.history)[0]) == 2)
+    assert on_disk(guarded.paths.history) == ([("a", 1), ("b", 0)], at(1))
+    noted.set()
+    until(lambda: on_disk(guarded.paths.history) == ([("a", 2), ("b", 1)], at(3)))
+
+
 def test_the_position_behind_a_repeat_is_written_though_it_is_an_old_one(
     guarded: Guarded, stalled: threading.Event
 ) -> None:

@@ -11,6 +11,8 @@ from conntrackd_guard.core.configuration import FloodAction, FloodResponse, Poli
 from conntrackd_guard.core.model import MessageKind
 from conntrackd_guard.replay.engine import replay
 from conntrackd_guard.replay.model import Grade, HostFacts, HostInput, HostResult, Message, Sample
+from conntrackd_guard.replay.simulated_host import SimulatedHost
+from conntrackd_guard.replay.simulation import Simulation
 
 GIB = 2**30
 LIMIT = 262_144
@@ -153,3 +155,19 @@ def test_kernel_messages_alone_raise_nothing() -> None:
     facts = replace(host.facts, limit=LIMIT, available_bytes=20 * GIB)
     known = replay(replace(host, facts=facts), Policy(max_limit=3 * LIMIT))
     assert (known.raises, known.allowed_limit) == (0, 3 * LIMIT)
+
+
+def test_another_programs_limit_after_hours_at_rest_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A settled table makes no turns; the lowering is seen when it came, with the entries of then."""
+    before = [sample._replace(entries=215_000 + at) for at, sample in enumerate(series([0] * 300))]
+    later = before[-1].wall_seconds + 60
+    turns, turn = [], Simulation._turn
+
+    def noted(self: Simulation, host: SimulatedHost, at: float, entries: int) -> None:
+        turns.append((host.kernel.value, at, entries))
+        turn(self, host, at, entries)
+
+    monkeypatch.setattr(Simulation, "_turn", noted)
+    row = simulated([*before, Sample(later, 215_300, 220_000, 20 * GIB, 0)])
+    assert (row.raises, len(turns) < 100) == (1, True)
+    assert next(one for one in turns if one[0] == 220_000) == (220_000, before[-1].wall_seconds, 215_299)

@@ -48,7 +48,7 @@ class Ground:
         self.done[what] += times
 
     def clean(self, **settings: object) -> None:
-        """Begin anew: no guard, no files of one, an empty table, the first limit, and these settings."""
+        """Begin again: no guard, no files of one, an empty table, the first limit, and these settings."""
         for guard in self.stage.world._guards:
             if guard.process.poll() is None:
                 guard.kill()
