@@ -2,8 +2,8 @@
 
 One SQLite file in WAL mode. One writer (the recorder, or an override while no guard runs), any number of readers. A
 decision is written with its policy and the journal position in one transaction that reaches the disk before `add`
-returns; positions and repeats alone wait for the next decision's sync, because losing them costs a redelivery that `key`
-makes harmless.
+returns; positions and repeats alone wait for the next decision's sync: one transaction has both, so losing them costs
+only that their messages are read, and counted, again.
 """
 
 import errno

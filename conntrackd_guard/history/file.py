@@ -159,7 +159,7 @@ def set_aside(path: Path, now: float, damage: HistoryDamaged) -> str:
 def _writer(path: Path) -> tuple[sqlite3.Connection, str]:
     _make_folder(path.parent)
     for suffix in _SUFFIXES:
-        _expect_file(path.with_name(path.name + suffix), is_found_later=not suffix)
+        _expect_file(path.with_name(path.name + suffix), is_beside=bool(suffix))
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, FILE_MODE))
     _hand_to_readers(path, FILE_MODE)
     wal = path.with_name(path.name + "-wal")
@@ -195,15 +195,15 @@ def check_pages(database: sqlite3.Connection, path: Path, seconds: float = float
     return True
 
 
-def _expect_file(path: Path, *, is_found_later: bool = True) -> None:
+def _expect_file(path: Path, *, is_beside: bool = False) -> None:
     """Raise HistoryDamaged if something else than a regular file is at `path`.
 
-    A dangling link is an unmounted disk, unless it is of a file that SQLite keeps beside the history (`is_found_later`).
+    A dangling link is an unmounted disk, unless it is in place of a file that SQLite keeps beside the history (`is_beside`).
     """
     try:
         regular = stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
-        if is_found_later or not path.is_symlink():
+        if not is_beside or not path.is_symlink():
             return
         regular = False
     except OSError as error:

@@ -6,7 +6,7 @@ import time
 from conntrackd_guard.core.errors import GuardError, HostError, Unfinished
 from conntrackd_guard.host.dropin_request import DropInRequest
 from conntrackd_guard.host.paths import Paths
-from conntrackd_guard.host.sysctl_dropin import SysctlDropIn, microseconds
+from conntrackd_guard.host.sysctl_dropin import SysctlDropIn
 
 WAIT_SECONDS = 3.0
 """The service takes 0.2 s; a host that is short of CPU during a flood gets the rest. The recorder waits meanwhile."""
@@ -50,9 +50,9 @@ class RequestedDropIn(SysctlDropIn):
         with self._lock.held():
             self._read_back(request)
 
-    def _withdraw(self, decided_seconds: float) -> None:
-        if self._asked_us != microseconds(decided_seconds):
-            super()._withdraw(decided_seconds)
+    def _withdraw(self, request: DropInRequest) -> None:
+        if self._asked_us != request.decided_us:
+            super()._withdraw(request)
 
     def _is_forbidden(self) -> bool:
         """Return whether systemd started this process, in a sandbox that has the folder read-only."""

@@ -92,12 +92,13 @@ class SysctlDropIn:
 
     def release(self, limit: int, decided_seconds: float) -> int | None:
         """Remove a persisted limit that is lower than `limit` and return it, unless a newer decision has the file."""
-        self._withdraw(decided_seconds)
+        request = replace(self._request(None, decided_seconds), lower_than=limit)
+        self._withdraw(request)
         with self._lock.held():  # behind a write at work
             persisted = self.limit()
         if persisted is None or not is_lower(persisted, limit):
             return None
-        self._settle(replace(self._request(None, decided_seconds), lower_than=limit))
+        self._settle(request)
         return persisted if self.limit() is None else None
 
     def override(self, persisted: Persisted | None, decided_seconds: float) -> None:
@@ -131,12 +132,12 @@ class SysctlDropIn:
             raise
         return True
 
-    def _withdraw(self, decided_seconds: float) -> None:  # noqa: ARG002 - for one that asks
-        """Withdraw the request of an older decision than this one."""
+    def _withdraw(self, request: DropInRequest) -> None:  # noqa: ARG002 - for one that asks
+        """Withdraw the request of an older decision than this one, if nobody has taken it yet."""
         self._lock.drop_request()
 
     def _request(self, content: Persisted | None, decided_seconds: float) -> DropInRequest:
-        return DropInRequest(boot_id=self._lock.boot_id, decided_us=microseconds(decided_seconds), content=content)
+        return DropInRequest(boot_id=self._lock.boot_id, decided_us=int(decided_seconds * 1e6), content=content)
 
     def _settle(self, request: DropInRequest) -> None:
         """Have the drop-in follow a request, and read it back."""
@@ -260,11 +261,6 @@ class NoDropIn(SysctlDropIn):
         """Ignore a change."""
 
     put = release = override = follow_override = _write_nothing
-
-
-def microseconds(seconds: float) -> int:
-    """Return a time as requests have it."""
-    return int(seconds * 1e6)
 
 
 def _why(persisted: Persisted) -> str:

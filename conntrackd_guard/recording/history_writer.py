@@ -178,10 +178,15 @@ class HistoryWriter:
             if known.unwritten
         ]
 
-    def _note_written(self, position: Position | None) -> None:
-        """Note that all repeats and this position are written."""
+    def _set_apart(self) -> None:
+        """Keep the unwritten repeats apart from the rows that are known, of which some are about to be forgotten."""
+        self._left = self._unwritten()
         for known in self._known.values():
             known.unwritten = 0
+
+    def _note_written(self, position: Position | None) -> None:
+        """Note that all repeats and this position are written."""
+        self._set_apart()
         self._left.clear()
         self._written, self._position, self._is_ahead = position or self._written, None, False
 
@@ -197,7 +202,7 @@ class HistoryWriter:
     def _write_new(self, item: Item) -> None:
         row_id = self._add(item, None)
         if changes_state(item.record):  # an equal hold is news after this
-            self._left = self._unwritten()
+            self._set_apart()
             self._known.clear()
             self._logged.clear()
         if merges(item.record):
@@ -235,14 +240,10 @@ class HistoryWriter:
 
     def _remember(self, wanted: str, known: _Known) -> None:
         if self._known.get(wanted, known) is not known:  # a row of its own, after a while
-            self._left = self._unwritten()
-            for one in self._known.values():
-                one.unwritten = 0
+            self._set_apart()
         self._known[wanted] = known
         if len(self._known) > _KNOWN_MAX:
-            self._left = self._unwritten()
-            for one in self._known.values():
-                one.unwritten = 0
+            self._set_apart()
             del self._known[next(iter(self._known))]
 
     def _add(self, item: Item, again: int | None) -> int:

@@ -250,8 +250,10 @@ class Simulation:
         """Have another program set the limit as recorded, unless the replayed limit is as high already."""
         if limit < before.limit or limit > host.kernel.value:
             host.kernel.value = limit
-            at = host.clock.wall()  # of the last turn; while nothing could happen, none was made
-            self._turn(host, *((at, host.table.count) if at >= before.at else (before.at, before.entries)))
+            at, entries = host.clock.wall(), host.table.count
+            if at < before.at:  # nothing could happen since that turn, so none was made
+                at, entries = before.at, before.entries
+            self._turn(host, at, entries)
 
     # -- what came of it ------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -215,12 +217,25 @@ def test_a_killed_revert_is_not_undone_by_the_next_boot_and_can_be_repeated(  # 
     assert (host.limit, host.persisted) == wanted
 
 
+@contextmanager
+def stalled_until(answers: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have commands wait 50 ms for a disk that answers at the end; then wait for what they left at work."""
+    monkeypatch.setattr("conntrackd_guard.host.disk.PATIENCE_SECONDS", 0.05)
+    before = set(threading.enumerate())
+    try:
+        yield
+    finally:
+        answers.set()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(10.0)
+
+
 def test_a_stalled_disk_does_not_keep_the_limit_up(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command writes the file first, and waits for it no longer than a moment; the file follows."""
     guarded.stop()
-    unlink, answers, before = os.unlink, threading.Event(), set(threading.enumerate())
+    unlink, answers = os.unlink, threading.Event()
 
     def stalling(path: Any, *args: Any, **options: Any) -> None:
         if str(path).endswith("99-zz-conntrackd-guard.conf"):
@@ -228,15 +243,10 @@ def test_a_stalled_disk_does_not_keep_the_limit_up(
         unlink(path, *args, **options)
 
     monkeypatch.setattr(os, "unlink", stalling)
-    monkeypatch.setattr("conntrackd_guard.host.disk.PATIENCE_SECONDS", 0.05)
-    try:
+    with stalled_until(answers, monkeypatch):
         assert main(["revert"], guarded.paths) is Exit.DONE
         assert (guarded.host.limit, guarded.host.persisted) == (LIMIT, STEP)
         assert "its disk does not answer" in capsys.readouterr().err
-    finally:
-        answers.set()
-    for thread in set(threading.enumerate()) - before:
-        thread.join(10.0)
     assert guarded.host.persisted is None
 
 
@@ -245,15 +255,14 @@ def test_a_history_on_a_stalled_disk_keeps_no_operator_waiting(
 ) -> None:
     """A revert needs it, and names what works without; a pause is in force, and `guard status` shows the rest."""
     guarded.stop()
-    answers, before, init = threading.Event(), set(threading.enumerate()), History.__init__
+    answers, init = threading.Event(), History.__init__
 
     def stalling(self: History, *args: Any, **options: Any) -> None:
         assert answers.wait(10.0)
         init(self, *args, **options)
 
     monkeypatch.setattr(History, "__init__", stalling)
-    monkeypatch.setattr("conntrackd_guard.host.disk.PATIENCE_SECONDS", 0.05)
-    try:
+    with stalled_until(answers, monkeypatch):
         assert main(["revert"], guarded.paths) is Exit.FAILED
         assert "its disk does not answer. Until it does, `guard pause`, then `sysctl -w" in capsys.readouterr().err
         assert guarded.host.limit == STEP
@@ -262,10 +271,6 @@ def test_a_history_on_a_stalled_disk_keeps_no_operator_waiting(
         main(["status", "--json"], guarded.paths)
         (unread,) = [text for text in json.loads(capsys.readouterr().out)["unread"] if "history" in text]
         assert "its disk does not answer" in unread
-    finally:
-        answers.set()
-    for thread in set(threading.enumerate()) - before:
-        thread.join(10.0)
 
 
 @pytest.mark.parametrize("raised", [False, True])

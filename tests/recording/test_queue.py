@@ -41,6 +41,19 @@ def guarded(host: Host) -> Iterator[Guarded]:
     guarded.stop()
 
 
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Give an event, before which no position in the queue reaches the writer."""
+    note, comes = Worker.note_position, threading.Event()
+
+    def wait(self: Worker, position: Position) -> None:
+        comes.wait(10.0)
+        note(self, position)
+
+    monkeypatch.setattr(Worker, "note_position", wait)
+    return comes
+
+
 def at(number: int) -> Position:
     """Return a position in the journal."""
     return Position(cursor=str(number))
@@ -114,22 +127,15 @@ def test_a_position_noted_while_another_is_at_work_is_not_lost(
 
 
 def test_no_repeat_is_written_before_its_position(
-    guarded: Guarded, stalled: threading.Event, monkeypatch: pytest.MonkeyPatch
+    guarded: Guarded, stalled: threading.Event, late: threading.Event
 ) -> None:
     """A kill in between counts no message twice: it is read again, or its row counts it."""
     for number, record in enumerate([a_record("a"), a_record("b"), a_record("c")], 1):
         guarded.recorder.submit(record, Policy(), at(number))
-    note, noted = Worker.note_position, threading.Event()
-
-    def late(self: Worker, position: Position) -> None:
-        noted.wait(10.0)
-        note(self, position)
-
-    monkeypatch.setattr(Worker, "note_position", late)
     stalled.set()
     until(lambda: on_disk(guarded.paths.history)[0])
     assert on_disk(guarded.paths.history) == ([("a", 1)], at(1))
-    noted.set()
+    late.set()
     until(lambda: on_disk(guarded.paths.history) == ([("a", 3)], at(3)))
 
 
@@ -147,22 +153,15 @@ def test_no_message_is_counted_before_a_position_covers_it(guarded: Guarded, bet
 
 
 def test_another_record_takes_no_repeat_to_the_disk_before_its_position(
-    guarded: Guarded, stalled: threading.Event, monkeypatch: pytest.MonkeyPatch
+    guarded: Guarded, stalled: threading.Event, late: threading.Event
 ) -> None:
     """It waits between the first hold and the repeat that joined it: its position does not cover that repeat."""
     for number, record in enumerate([a_record("a"), a_record("b", CHAINS), a_record("c")], 1):
         guarded.recorder.submit(record, Policy(), at(number))
-    note, noted = Worker.note_position, threading.Event()
-
-    def late(self: Worker, position: Position) -> None:
-        noted.wait(10.0)
-        note(self, position)
-
-    monkeypatch.setattr(Worker, "note_position", late)
     stalled.set()
     until(lambda: len(on_disk(guarded.paths.history)[0]) == 2)
     assert on_disk(guarded.paths.history) == ([("a", 1), ("b", 0)], at(1))
-    noted.set()
+    late.set()
     until(lambda: on_disk(guarded.paths.history) == ([("a", 2), ("b", 1)], at(3)))
 
 
