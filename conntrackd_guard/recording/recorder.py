@@ -85,6 +85,10 @@ class Recorder:
                     self._joinable[name] = replace(
                         waiting, joined=waiting.joined + times, last_wall_seconds=last, namespaces=named
                     )
+                    head, *behind = (
+                        self._queue
+                    )  # which may be at work; a position behind it would pass for one that covers this
+                    self._queue = deque([head, *(entry for entry in behind if not isinstance(entry, Position))])
                     self._noted = None  # even an equal one has to come after them
                     self.note_position(position)  # not the first one's: others that wait are covered too
                     return
@@ -95,8 +99,11 @@ class Recorder:
                 self._joinable[name] = item
             if not merges(record):
                 self._joinable.clear()  # nothing joins what waits before it, and nothing joins it
-            self._noted = position
+            is_owed = self._noted is None  # to a hold that joined another: no record's own position covers it
             self._append(item)
+            if is_owed:
+                self.note_position(position)
+            self._noted = position
 
     def log(self, event: str, level: str, message: str, **fields: Any) -> None:
         """Log a message that is no decision."""

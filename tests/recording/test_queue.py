@@ -165,6 +165,19 @@ def test_another_record_takes_no_repeat_to_the_disk_before_its_position(
     until(lambda: on_disk(guarded.paths.history) == ([("a", 2), ("b", 1)], at(3)))
 
 
+def test_a_position_follows_a_repeat_that_had_none(guarded: Guarded, stalled: threading.Event) -> None:
+    """Other messages waited for a decision then: the record of the last one brings the position of all."""
+    for record in (a_record("a"), a_record("b"), a_record("c")):
+        guarded.recorder.submit(record, Policy())
+    until(lambda: guarded.recorder.report()["stuck_seconds"] > 0)
+    for record in (a_record("d"), a_record("e")):
+        guarded.recorder.submit(record, Policy())
+    guarded.recorder.submit(a_record("f", CHAINS), Policy(), at(2))
+    guarded.recorder.note_position(at(2))
+    stalled.set()
+    until(lambda: on_disk(guarded.paths.history) == ([("a", 5), ("f", 1)], at(2)))
+
+
 def test_the_position_behind_a_repeat_is_written_though_it_is_an_old_one(
     guarded: Guarded, stalled: threading.Event
 ) -> None:
