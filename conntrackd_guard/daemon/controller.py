@@ -108,17 +108,17 @@ class Controller:
     def tick(self, episodes: Episodes) -> tuple[dict[int | None, Episode], float]:
         """Look at the tables; return the episodes after that, and when to look again (CLOCK_BOOTTIME)."""
         now, wall, series = self._p.clock.boottime(), self._p.clock.wall(), self._p.recorder.series_collector
-        self._look_for_other_writers()
+        in_force = self._look_for_other_writers()
         if self._p.owners is not None and self._p.owners.has_changed():
             self._p.observer.rescan()
         if self._limit_changed:
             episodes, self._limit_changed = episode.on_limit_change(episodes, now), False
-        limit = self._p.kernel.limit()
+        limit = self._p.kernel.limit() if self._p.kernel.rehearsing else in_force
         if limit is not None and is_unlimited(limit):  # nothing but chains bounds the tables
-            self._check_chains(self._p.observer.watch(attentive=series.is_due(wall))[0], now)
+            self._check_chains(self._p.observer.watch(in_force, attentive=series.is_due(wall))[0], now)
         if limit is None or is_unlimited(limit):
             return episode.on_tables(episodes, (), 0, 0, self.policy, now), now + WAITING_SECONDS
-        tables, hurry = self._p.observer.watch(attentive=bool(episodes) or series.is_due(wall))
+        tables, hurry = self._p.observer.watch(in_force, attentive=bool(episodes) or series.is_due(wall))
         if tables and self._p.debug is not None:
             self._p.debug.tick(tables, limit, self.policy)
         series.note(tables, self._p.observer.present, limit, wall)
@@ -261,8 +261,8 @@ class Controller:
 
     # -- other writers and the operator ---------------------------------------------------------
 
-    def _look_for_other_writers(self) -> None:
-        """Record a change of the limit that neither the guard nor an override made."""
+    def _look_for_other_writers(self) -> int | None:
+        """Record a change of the limit that neither the guard nor an override made; return the one in force after that."""
         module, limit = self._p.kernel.module(), self._p.kernel.limit_in_force()
         while self._p.recorder.restarts:
             self.state = excused(self.state, self._p.recorder.restarts.popleft())
@@ -271,10 +271,12 @@ class Controller:
             self._take_overrides()
         if limit != self.limit or self._p.kernel.buckets() != self._buckets:
             self._take_change(condense(self._p.floods.mark(self._p.observer.observe()), None, self.policy))
+            limit = self._p.kernel.limit_in_force()
         else:
             self._module = module  # loaded again, and the same limit was set since: nothing to restore
         while self._changes:
             self._p.recorder.submit(self._changes.pop(0), self.policy)
+        return limit
 
     def _take_change(self, seen: Observation) -> None:
         """Take another writer's change of limit or buckets into the state; its record is still to be submitted."""

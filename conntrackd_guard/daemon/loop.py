@@ -115,7 +115,8 @@ class Loop:
                 self._record_others()
             if self._debug is not None:
                 self._debug.episodes(self._episodes)
-            if self._clock.boottime() >= self._status_at:
+            if now >= self._status_at:
+                self._status_at = now + STATUS_SECONDS
                 self._publish()
             self._failed_turns = 0 if ticked else self._failed_turns
         except Exception as error:  # noqa: BLE001 - out of descriptors, threads or memory, or a fault of this program
@@ -175,7 +176,7 @@ class Loop:
     def _wait_ms(self) -> float:
         now, due = self._clock.boottime(), self.due()
         next_at = max(self._blind_until, self._tick_at if due is None else min(self._tick_at, due))
-        return max(0.0, min(next_at, self._status_at) - now) * 1000 + 0.5  # poll rounds down
+        return max(0.0, next_at - now) * 1000 + 0.5  # poll rounds down; a status is published after a tick
 
     def _rest(self) -> None:
         """Above BUSY_WAKES a second, rest so that one read takes several messages."""
@@ -255,7 +256,6 @@ class Loop:
 
     def _publish(self) -> None:
         """Publish the status for `guard status` and for the service manager; log once that it can't be written."""
-        self._status_at = self._clock.boottime() + STATUS_SECONDS
         try:
             self._controller.publish(self._episodes)
         except Exception as error:  # noqa: BLE001 - nothing but the status depends on it

@@ -181,7 +181,7 @@ def test_other_messages_wait_for_a_host_that_can_be_read(host: Host, monkeypatch
     """Out of descriptors, a message is kept and recorded later, with all that came meanwhile."""
     guarded = Guarded(host)
     with monkeypatch.context() as patched:
-        patched.setattr(guarded.kernel, "limit", lambda: os.open("/nowhere", os.O_RDONLY))
+        patched.setattr(guarded.kernel, "limit_in_force", lambda: os.open("/nowhere", os.O_RDONLY))
         for _ in range(3):
             guarded.message(kind=MessageKind.SUPPRESSED)
             guarded.turn(0.1)

@@ -132,14 +132,15 @@ class Observer:
         self.chain_limit: bool | None = None
         """Whether this kernel drops packets for long hash chains; None until a table's counters were read."""
 
-    def watch(self, *, attentive: bool) -> tuple[tuple[Table, ...], bool]:
-        """Look at the tables if the gate is open, the fullest first, a bounded number. `attentive` holds it open.
+    def watch(self, limit: int | None, *, attentive: bool) -> tuple[tuple[Table, ...], bool]:
+        """Look at the tables at the `limit` in force, if the gate is open: the fullest first, a bounded number.
+
+        `attentive` holds the gate open.
 
         Return them, and whether all entries together grow so fast that the next look must come soon.
         """
         now = self._clock.boottime()
-        limit = self._kernel.limit_in_force() or 0
-        limit = 0 if limit > INT_MAX else limit  # unlimited, either way
+        limit = 0 if limit is None or limit > INT_MAX else limit  # unlimited, either way
         is_open, hurry = self._gate(now, limit)
         if not is_open and not attentive:
             return (), False

@@ -32,7 +32,7 @@ def observer(host: Host, clock: ManualClock) -> Observer:
 def counts(observer: Observer, clock: ManualClock) -> list[int]:
     """Let a tick pass, far from the next regular scan; return the counts of the tables that hold anything."""
     clock.now += RESCAN_SECONDS / 100
-    tables, _ = observer.watch(attentive=True)
+    tables, _ = observer.watch(LIMIT, attentive=True)
     return [table.count for table in tables if table.count]
 
 
@@ -97,7 +97,7 @@ def test_scans_of_a_crowd_rest_between(host: Host, observer: Observer, clock: Ma
         if look % 100 == 0:
             host.namespace(str(1_000 + look), LIMIT // 5)
         clock.now += 1.0
-        observer.watch(attentive=True)
+        observer.watch(LIMIT, attentive=True)
     assert len(scans) >= 4
     assert len(scans) - 1 <= module.SCAN_SHARE * (clock.now - scans[0])
 
@@ -155,7 +155,7 @@ def test_every_table_has_its_turn_in_a_crowd(
     read: set[int] = set()
     for _ in range(2 * (42 // 8 + 1)):
         clock.now += 0.25
-        tables, _ = observer.watch(attentive=True)
+        tables, _ = observer.watch(LIMIT, attentive=True)
         assert len(tables) <= 16
         assert max(table.count for table in tables) == LIMIT
         read |= {table.namespace for table in tables}
@@ -170,7 +170,7 @@ def test_a_crowd_of_new_tables_hides_no_full_one(host: Host, observer: Observer,
     read: set[int] = set()
     for _ in range(2 * (100 // 8 + 1)):
         clock.now += 0.25
-        tables, _ = observer.watch(attentive=True)
+        tables, _ = observer.watch(LIMIT, attentive=True)
         assert max(table.count for table in tables) == LIMIT
         read |= {table.namespace for table in tables}
     assert len(read) >= 101

@@ -14,7 +14,7 @@ from pathlib import Path
 from ground import Ground, tail
 from testbed.faults import RUN, STATE, open_intents, persisted
 from testbed.private_world import Guard, eventually
-from testbed.stage import limit
+from testbed.stage import LIMIT, limit
 
 _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN: every later access gets EIO
 _FOLDERS = {"state": STATE, "/run": RUN, "sysctl.d": "etc/sysctl.d"}
@@ -179,14 +179,13 @@ def _at_revert(ground: Ground, where: str, folder: Path, fault: Fault) -> None:
     guard = ground.start()
     ground.raise_once(guard)
     ground.settled(guard)
-    before = limit()
     with fault(ground, folder):
-        command = ground.command("revert", "--force")
+        command = ground.command("revert", "--all", "--force")
         if fault is not _stalled:  # the history that names the raises may be what stalls: then the command waits for it
             command.wait(60)
     code = command.wait(60)
     assert code >= 0, f"`guard revert` ended with {code}"
-    assert code != 0 or limit() < before, f"{limit()} after a revert"
+    assert code != 0 or limit() == LIMIT, f"{limit()} after a revert"
     ground.resume()
     _caught_up(ground, guard, where)
 
