@@ -47,7 +47,7 @@ class Applier:
                 self._runtime_dir.intents.drop(planned.key)
                 return self._changed(planned, decision, before, seen)
             if not 0 < seen < decision.target:  # 0 is unlimited: the law holds whatever was decided
-                detail = f"writing {decision.target} would lower the limit of {format_limit(seen)}"
+                detail = f"writing {decision.target:,} would lower the limit of {format_limit(seen)}"
                 return _rejected(planned, None, seen, detail, notes)
             if decision.buckets_target is not None:  # first: no limit stands without the buckets it was judged with
                 try:
@@ -60,7 +60,9 @@ class Applier:
                 notes.append(f"buckets {was} → {buckets}, traffic stalled for about {stall_ms:.0f} ms")
             after = self._kernel.set_limit(decision.target)
             if after != decision.target:
-                return _rejected(planned, None, after, f"the kernel took {decision.target} as {after}", notes)
+                return _rejected(
+                    planned, None, after, f"the kernel took {decision.target:,} as {format_limit(after)}", notes
+                )
         except HostError as error:
             return _rejected(planned, error.errno, None, str(error), notes)
         kind = OutcomeKind.REHEARSED if self._kernel.rehearsing else OutcomeKind.APPLIED

@@ -9,6 +9,7 @@ from conntrackd_guard.core import state as states
 from conntrackd_guard.core.codec import decode
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import Outcome, OutcomeKind, Raise, Record, State
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host.clock import Clock
@@ -103,7 +104,7 @@ def _reconciled(runtime_dir: RuntimeDir, kernel: Kernel, recorder: Recorder, per
         if kernel.rehearsing:
             outcome = Outcome(kind=OutcomeKind.REHEARSED, limit_after=target, detail="completed")
         elif reached == target or record.key == persisted:
-            found = "in force" if reached == target else f"in the drop-in, and {reached} in force"
+            found = "in force" if reached == target else f"in the drop-in, and {_shown(reached)} in force"
             outcome = Outcome(kind=OutcomeKind.APPLIED, limit_after=target, detail=f"completed: found {found} at start")
             reached = before  # an older intent led up to here
         else:
@@ -119,7 +120,7 @@ def _as_found(override: Record, limit: int | None) -> Record:
         return override
     missed = _missed(override, target, limit, "command")
     if missed.kind is OutcomeKind.NOT_APPLIED:
-        missed = replace(missed, detail=f"{missed.detail}. The next boot may start with {target} already: repeat it")
+        missed = replace(missed, detail=f"{missed.detail}. The next boot may start with {target:,} already: repeat it")
     return replace(override, outcome=missed)
 
 
@@ -129,7 +130,13 @@ def _missed(record: Record, target: int, limit: int | None, writer: str) -> Outc
     if limit == before:
         detail = f"not applied: the {writer} ended before the write"
         return Outcome(kind=OutcomeKind.NOT_APPLIED, limit_after=limit, detail=detail)
-    return Outcome(kind=OutcomeKind.UNKNOWN, detail=f"unknown: the limit at start is neither {before} nor {target}")
+    return Outcome(
+        kind=OutcomeKind.UNKNOWN, detail=f"unknown: the limit at start is neither {_shown(before)} nor {target:,}"
+    )
+
+
+def _shown(limit: int | None) -> str:
+    return "no limit" if limit is None else format_limit(limit)
 
 
 def _decoded(key: str, content: dict[str, Any] | None) -> Record | None:

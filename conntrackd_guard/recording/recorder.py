@@ -147,7 +147,7 @@ class Recorder:
 
     def report(self) -> dict[str, Any]:
         """Return the recorder's part of the status."""
-        since, errors = self._busy_since, [*self._worker.errors.values()]
+        since, errors = self._busy_since, [*dict.fromkeys(self._worker.errors.values())]
         if self._thread.ident is not None and not self._thread.is_alive() and not self._stopping:
             errors.append("The recorder has ended: nothing is recorded, logged or persisted until a restart.")
         with self._changed:

@@ -112,7 +112,7 @@ class SimulatedObserver(Observer):
         self.chain_limit = facts.chain_limit
         self._growth = Growth()
 
-    def watch(self, *, attentive: bool) -> tuple[tuple[Table, ...], bool]:  # noqa: ARG002 - one read costs nothing
+    def watch(self, limit: int | None, *, attentive: bool) -> tuple[tuple[Table, ...], bool]:  # noqa: ARG002 - one read costs nothing
         """Look at the table."""
         return (self._table(),), False
 

@@ -269,7 +269,7 @@ def test_a_revert_that_ended_before_the_limit_names_what_the_next_boot_may_start
     (row,) = [row for row in after.rows() if row.verdict == "override"]
     assert (row.outcome, row.detail) == (
         "not_applied",
-        "not applied: the command ended before the write. The next boot may start with 32768 already: repeat it",
+        "not applied: the command ended before the write. The next boot may start with 32,768 already: repeat it",
     )
     assert host.limit == LIMIT
     after.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -107,7 +108,7 @@ def test_an_error_ends_with_its_cause(host: Host, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_error_of_many_kinds_of_work_is_logged_once(host: Host) -> None:
-    """A disk refuses rows, samples and series alike; each is in trouble until it works."""
+    """A disk refuses rows, samples and series alike; the status names the error once, until all of them work."""
     guarded = Guarded(host)
 
     def fail(worker: Worker) -> None:
@@ -117,7 +118,10 @@ def test_an_error_of_many_kinds_of_work_is_logged_once(host: Host) -> None:
     guarded.recorder.call(fail).result(10.0)
     guarded.written()
     assert [line["message"] for line in guarded.logged("guard.error")] == [str(FULL)]
-    assert guarded.recorder.report()["trouble"] == [str(FULL), str(FULL)]
+    assert guarded.recorder.report()["trouble"] == [str(FULL)]
+    for subject, left in (("one", [str(FULL)]), ("other", [])):
+        guarded.recorder.call(partial(Worker.attempt, subject=subject, work=lambda: None)).result(10.0)
+        assert guarded.recorder.report()["trouble"] == left
     guarded.stop()
 
 

@@ -3,11 +3,11 @@
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import compress
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table as Grid
@@ -26,8 +26,11 @@ from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.text import printable, short
 from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.history.database import History, Row
+from conntrackd_guard.host import disk
 from conntrackd_guard.host.conntrack.observer import LOOK_SECONDS
 from conntrackd_guard.host.paths import Paths
+
+_T = TypeVar("_T")
 
 REFRESH_SECONDS = 2.0
 """The daemon publishes its status as often."""
@@ -119,19 +122,30 @@ def watch(console: Console, paths: Paths) -> None:
         text = "`guard status --watch` needs a terminal that can redraw; `guard status --json` is for programs."
         raise AnswerIsNo(text)
     live, now = LiveView(), time.time()
-    with suppress(GuardError), History(paths.history, mode="reader") as history:  # sparklines begin with what it has
-        for point in history.points(now - SPARK_SECONDS, now, 5):
-            live.remember(point.namespace, point.at, point.count / (point.limit or 1))
+    for point in _read(
+        paths, lambda history: history.points(now - SPARK_SECONDS, now, 5)
+    ):  # sparklines begin with them
+        live.remember(point.namespace, point.at, point.count / (point.limit or 1))
     while True:
         found = status.gather(paths)
         live.add(found)
-        last: list[Row] = []
-        with suppress(GuardError), History(paths.history, mode="reader") as history:  # `Status.unread` has the error
-            last = list(history.rows(last=_DECISIONS))
+        last = _read(paths, lambda history: history.rows(last=_DECISIONS))
         with console.capture() as drawn:
             console.print(view(found, live, last, console))
         terminal.redraw(console, drawn.get())
         time.sleep(REFRESH_SECONDS - LOOK_SECONDS)
+
+
+def _read(paths: Paths, ask: Callable[[History], Iterable[_T]]) -> list[_T]:
+    """Return what the history answers; nothing if it can't be read: `Status.unread` has the error."""
+
+    def read() -> list[_T]:
+        with History(paths.history, mode="reader") as history:
+            return list(ask(history))
+
+    with suppress(GuardError):
+        return disk.answer(read, "read", paths.history, disk.AT_ITS_END)
+    return []
 
 
 def view(found: Status, live: LiveView, last: list[Row], console: Console) -> RenderableType:
