@@ -133,9 +133,7 @@ def _policy(paths: Paths, live: dict[str, Any] | None, unread: list[str]) -> Pol
 def preview(observation: Observation, state: State, policy: Policy) -> Raise | Hold:
     """Return the decision if the fullest table that is raised for filled up now, but not with a flood: no sample is taken here."""
     then, full = filled(observation, policy)
-    kind = TriggerKind.KERNEL_MESSAGE if policy.kernel_message else TriggerKind.FILLING_UP
-    line = MessageKind.TABLE_FULL if policy.kernel_message else None
-    trigger = Trigger(kind=kind, message_kind=line, namespace=full.namespace)
+    trigger = Trigger(kind=TriggerKind.KERNEL_MESSAGE, message_kind=MessageKind.TABLE_FULL, namespace=full.namespace)
     plain = replace(policy, on_flood=FloodResponse())
     decision = decide(trigger, replace(then, kernel_limit=observation.limit), state, plain)
     note = (f"(A flood is handled by on_flood: {policy.on_flood}.)",) if policy.on_flood.restricts else ()

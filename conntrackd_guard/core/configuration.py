@@ -83,7 +83,6 @@ class FloodResponse:
 class Policy:
     """The settings that affect decisions, with their defaults."""
 
-    kernel_message: bool = True
     raise_early: bool = True
     threshold: float = 0.80
     growth_factor: float = 1.5

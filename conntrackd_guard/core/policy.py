@@ -132,7 +132,7 @@ def unanswerable(  # noqa: C901, PLR0911 - one return an answer
             broken = budget.is_broken(case, policy)
             return Hold(reason=HoldReason.RESERVE_BROKEN if broken else HoldReason.RESOLVED, arithmetic=broken)
         case TriggerKind.KERNEL_MESSAGE:
-            is_on = policy.kernel_message
+            is_on = True
         case TriggerKind.FILLING_UP:
             is_on = policy.raise_early
         case TriggerKind.START | TriggerKind.OVERRIDE:

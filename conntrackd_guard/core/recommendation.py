@@ -172,6 +172,6 @@ def _needed(seen: Observation, peak: int, policy: Policy) -> Arithmetic | None:
     """Return the calculation of what the guard would do if that many entries filled the fullest table."""
     then, full = budget.filled(replace(seen, limit=peak, kernel_limit=peak), policy)
     trigger = Trigger(kind=TriggerKind.KERNEL_MESSAGE, message_kind=MessageKind.TABLE_FULL, namespace=full.namespace)
-    plain = replace(policy, kernel_message=True, on_flood=FloodResponse())
+    plain = replace(policy, on_flood=FloodResponse())
     decision = decide(trigger, then, State(), plain)
     return decision.arithmetic if isinstance(decision, Raise) else None

@@ -29,7 +29,7 @@ _IGNORED_IN_DRY_RUN = {"notify": "notify", "metrics_file": "metrics_file"}
 
 def warnings(settings: Settings, paths: Paths) -> list[str]:
     """Return one sentence for each, with its place and the setting's name. Unreadable facts give none. Never raises."""
-    found = [*_of_triggers(settings.policy), *_of_bounds(settings.policy, paths), *_of_places(settings)]
+    found = [*_of_bounds(settings.policy, paths), *_of_places(settings)]
     if (listen := settings.metrics_http) is not None and not RuntimeDir(paths).is_running() and _is_taken(listen):
         text = f"another program listens on port {listen.port}: metrics can't be served. Set another one."
         found.append(("metrics_http", text))
@@ -40,11 +40,6 @@ def warnings(settings: Settings, paths: Paths) -> list[str]:
     ]
     places = settings.origins
     return [f"{'' if places[name] == DEFAULT else f'{places[name]}: '}{name}: {text}" for name, text in found]
-
-
-def _of_triggers(policy: Policy) -> Iterator[tuple[str, str]]:
-    if not policy.kernel_message and not policy.raise_early:
-        yield "raise_early", "is off, and so is kernel_message: nothing is ever raised. Set one to true."
 
 
 def _of_bounds(policy: Policy, paths: Paths) -> Iterator[tuple[str, str]]:

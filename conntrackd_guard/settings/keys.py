@@ -68,12 +68,6 @@ KEYS = (
         instead=(("dry-run", "full tables keep dropping packets."),),
     ),
     Key(
-        name="kernel_message", field="kernel_message", kind=types.BOOLEAN,
-        does="Raise when the kernel logs that a table is full.",
-        source="the message proves that the kernel is dropping packets.",
-        instead=(("false", "a table that fills between two readings drops packets until the next one."),),
-    ),
-    Key(
         name="raise_early", field="raise_early", kind=types.BOOLEAN,
         does="Raise when a table is about to fill up, before the kernel drops packets.",
         source="the kernel rate-limits its log to 10 messages in 5 s, shared by all its messages.",
@@ -222,6 +216,7 @@ KEYS = (
 BY_NAME = {key.name: key for key in KEYS}
 
 FIXED = {
+    "kernel_message": "true, as the message proves that packets are dropped; `mode: dry-run` raises nothing",
     "min_step": f"{tuning.MIN_STEP:,} entries, a useful step for small limits",
     "lookahead": f"{_span(tuning.LOOKAHEAD_SECONDS)}, time to read a log message before the next raise",
     "cooldown_full": f"{_span(tuning.COOLDOWN_FULL_SECONDS)}, or `cooldown` if that is shorter",

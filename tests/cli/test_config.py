@@ -76,15 +76,15 @@ def test_check_without_a_problem(tmp_path: Path) -> None:
     assert guard(tmp_path, "check")[2] == "guard: Settings OK: all are defaults.\n"
 
 
-def test_check_warns_of_settings_that_switch_the_guard_off(tmp_path: Path) -> None:
+def test_check_warns_of_settings_that_do_not_do_what_they_say(tmp_path: Path) -> None:
     """They are valid, so the exit code stays 0: a deployment that means it goes on."""
-    path = settings_file(tmp_path, "kernel_message: false\nraise_early: false\nnotify: /none/page\n")
+    path = settings_file(tmp_path, "metrics_file: /none/guard.prom\nnotify: /none/page\n")
     code, out, err = guard(tmp_path, "check", "--config", str(path))
     assert (code, out) == (Exit.DONE, "")
     assert err.splitlines() == [
-        f"guard: warning: {path}:2: raise_early: is off, and so is kernel_message: nothing is ever raised. Set one to true.",
-        f"guard: warning: {path}:3: notify: /none/page does not exist: nobody is notified.",
-        "guard: Settings valid, with 2 warnings: 3 set in 1 file, the rest are defaults.",
+        f"guard: warning: {path}:2: notify: /none/page does not exist: nobody is notified.",
+        f"guard: warning: {path}:1: metrics_file: /none does not exist: no metrics are written.",
+        "guard: Settings valid, with 2 warnings: 2 set in 1 file, the rest are defaults.",
     ]
 
 

@@ -67,7 +67,6 @@ UNKNOWN: dict[str, Any] = {
 }  # fmt: skip
 HOLDS: list[tuple[HoldReason, Trigger, Observation, State, Policy, float | None]] = [
     (HoldReason.HISTORICAL, message(live=False), FULL_HOST, CALM, Policy(), None),
-    (HoldReason.TRIGGER_OFF, message(), FULL_HOST, CALM, Policy(kernel_message=False), None),
     (HoldReason.TRIGGER_OFF, PRESSURE, FULL_HOST, CALM, Policy(raise_early=False), None),
     (HoldReason.EXPECTATION_TABLE, message(message_kind=MessageKind.EXPECTATION_FULL), FULL_HOST, CALM, Policy(), None),
     (HoldReason.NEIGHBOUR_TABLE, message(message_kind=MessageKind.NEIGHBOUR_FULL), FULL_HOST, CALM, Policy(), None),

@@ -19,13 +19,13 @@ from testbed.stage import LIMIT, Stage, limit
 pytestmark = pytest.mark.live
 
 SETTINGS = {
-    "kernel_message": False,
+    "DEAF": True,
     "conflict_limit": 0,
     "LOOKAHEAD_SECONDS": 0,
     "cooldown": "50ms",
 }
 
-LINE_ONLY = {**SETTINGS, "kernel_message": True, "raise_early": False}
+LINE_ONLY = {**SETTINGS, "DEAF": False, "raise_early": False}
 
 
 @pytest.fixture(scope="module", name="limit_guard")

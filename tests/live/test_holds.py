@@ -25,7 +25,6 @@ SMALL_STEPS = {"MIN_STEP": 64, "growth_factor": 1.05, "conflict_limit": 0}
         ({"max_limit": LIMIT}, "at_ceiling"),
         ({"budget": "1MiB"}, "over_budget"),
         ({"min_available": "1023GiB"}, "reserve"),
-        ({"kernel_message": False}, "trigger_off"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -97,7 +96,7 @@ def test_the_rate_limit_holds_growth_but_no_table_that_drops(stage: Stage) -> No
 
 def test_a_message_that_no_table_confirms_is_contradicted(stage: Stage) -> None:
     """All tables are readable and none is full, as another program raised the limit: the guard holds."""
-    guard = stage.start({**LINE_ONLY, "kernel_message": True})
+    guard = stage.start(LINE_ONLY)
     guard.signal(signal.SIGSTOP)
     stage.table.fill(LIMIT + 8)  # refused through netlink: a message, but no drop counted
     stage.limit_guard.set_limit(LIMIT * 50)

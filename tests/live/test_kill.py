@@ -23,7 +23,7 @@ from testbed.stage import LIMIT, Stage, limit
 
 pytestmark = pytest.mark.live
 
-SETTINGS = {"kernel_message": False, "conflict_limit": 0, "LOOKAHEAD_SECONDS": 0}
+SETTINGS = {"DEAF": True, "conflict_limit": 0, "LOOKAHEAD_SECONDS": 0}
 LINE_ONLY = {"raise_early": False, "conflict_limit": 0}
 REACHED = LIMIT + 8192
 """The limit after one uninterrupted run with a table of LIMIT entries: MIN_STEP more, below the threshold."""

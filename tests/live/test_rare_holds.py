@@ -58,7 +58,7 @@ def test_a_limit_of_0_means_unlimited_and_stays(stage: Stage) -> None:
 @NUMBERED_ONLY
 def test_tables_above_the_budget_are_one_error(stage: Stage) -> None:
     """The entries exceed the budget: nothing is raised, and the repeated check logs one error."""
-    guard = stage.start({"kernel_message": False, "raise_early": False, "budget": "1MiB"})
+    guard = stage.start({"DEAF": True, "raise_early": False, "budget": "1MiB"})
     stage.table.fill(LIMIT)
     row = stage.held("reserve_broken")
     assert (row["trigger"], row["outcome"], limit()) == ("memory", "none", LIMIT)
@@ -123,7 +123,7 @@ def test_a_message_is_not_answered_twice(stage: Stage) -> None:
 def test_the_end_of_a_need_is_recorded(stage: Stage) -> None:
     """A table at `max_limit` empties: the next reading records that the need is over."""
     stage.table.fill(LIMIT * 95 // 100)
-    stage.start({"kernel_message": False, "max_limit": LIMIT})
+    stage.start({"DEAF": True, "max_limit": LIMIT})
     stage.held("at_ceiling")
     empty(stage)
     assert stage.held("resolved")["trigger"] == "filling_up"

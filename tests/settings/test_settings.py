@@ -47,7 +47,7 @@ def test_every_field_has_its_key() -> None:
 def test_every_value_reaches_its_field() -> None:
     """Each key sets its attribute and is listed with its origin."""
     given_texts = {
-        "mode": "dry-run", "kernel_message": "no", "raise_early": "off", "threshold": "70%", "growth_factor": "2",
+        "mode": "dry-run", "raise_early": "off", "threshold": "70%", "growth_factor": "2",
         "budget": "256MiB", "min_available": "7.5%", "min_limit": "500_000", "max_limit": "1_000_000",
         "on_flood": "raise_to 900_000",
         "cooldown": "3s", "conflict_limit": "0", "buckets": "match", "trust_user_namespaces": "yes", "persist": "false",
@@ -58,7 +58,7 @@ def test_every_value_reaches_its_field() -> None:
     assert set(given_texts) == set(BY_NAME)
     settings = read_settings(entry(key, text, line) for line, (key, text) in enumerate(given_texts.items(), 1))
     assert settings.policy == Policy(
-        kernel_message=False, raise_early=False, threshold=0.7, growth_factor=2.0,
+        raise_early=False, threshold=0.7, growth_factor=2.0,
         budget=Share(bytes=256 * 2**20), min_available=Share(fraction=0.075), min_limit=500_000, max_limit=1_000_000,
         on_flood=FloodResponse(action=FloodAction.RAISE_TO, limit=900_000), cooldown_seconds=3.0, conflict_limit=0,
         buckets=Buckets.MATCH, trust_user_namespaces=True,
@@ -109,7 +109,10 @@ def test_every_problem_is_listed_in_order() -> None:
     ("key", "hint"),
     [
         ("settle", "is now `cooldown`"),
-        ("kernel_line", "is now `kernel_message`"),
+        (
+            "kernel_line",
+            "is a constant now: true, as the message proves that packets are dropped; `mode: dry-run` raises nothing",
+        ),
         ("min_entries", "is a constant now: 8,192 entries, a useful step for small limits"),
         ("runway", "is a constant now: 30s, time to read a log message before the next raise"),
         ("settle_full", "is a constant now: 200ms, or `cooldown` if that is shorter"),

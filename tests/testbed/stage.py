@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -40,9 +41,9 @@ class Stage:
         return self.world.start_guard(*arguments, program=self.configure(settings), ring_buffer=ring_buffer)
 
     def configure(self, settings: Mapping[str, object]) -> str:
-        """Write these settings and return the program to start. Names in capitals are constants of `core.tuning`."""
+        """Write these settings and return the program to start. Names in capitals are those of `altered_guard`."""
         self.world.configure({name: value for name, value in settings.items() if not name.isupper()})
-        altered = [f"{name}={value}" for name, value in settings.items() if name.isupper()]
+        altered = [f"{name}={json.dumps(value)}" for name, value in settings.items() if name.isupper()]
         altered += [] if self.numbered else ["without-numbers"]
         return " ".join((_ALTERED_GUARD, *altered, "--")) if altered else "-m conntrackd_guard"
 

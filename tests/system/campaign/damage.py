@@ -113,7 +113,7 @@ def _leave(ground: Ground, name: str) -> None:
     elif name == _SETTINGS[1]:
         path.parent.mkdir(exist_ok=True)
         path.write_text("max_limit: 100_000_000\nbudget: 25%\n")
-    elif name in {*_LOCKED, *_PAUSES} and not path.exists():
+    elif name in {*_LOCKED, *_PAUSES} and not os.path.lexists(path):
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         content = {"boot_id": boot_id, "decided_us": 5, "content": None, "by": "guard pause", "until_seconds": 1e9}
         path.write_text(json.dumps(content))
