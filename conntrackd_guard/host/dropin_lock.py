@@ -142,6 +142,7 @@ class DropInLock:
             descriptor = files.open_lock(self._paths.drop_in_lock)
             try:
                 os.write(descriptor, content.encode())
+                os.ftruncate(descriptor, _CONTENT_BYTES)  # damage may have left more
             finally:
                 os.close(descriptor)
 

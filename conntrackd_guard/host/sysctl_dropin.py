@@ -152,9 +152,11 @@ class SysctlDropIn:
             self._read_back(request)
 
     def _obey(self) -> None:
-        """Carry out overrides until none is pending: another may have come meanwhile."""
-        while (override := self._lock.pending_override()) is not None:
+        """Carry out overrides until none is pending: another may have come meanwhile. Each once, whatever the lock shows."""
+        done = None
+        while (override := self._lock.pending_override()) is not None and override != done:
             self._carry_out(override)
+            done = override
 
     def _carry_out(self, request: DropInRequest) -> None:
         content, before = request.content, None

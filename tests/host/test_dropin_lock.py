@@ -131,3 +131,25 @@ def test_an_override_of_another_version_persists_nothing(paths: Paths) -> None:
     assert drop_in.persisted() is None
     drop_in.follow_override()
     assert drop_in.limit() is None
+
+
+@pytest.mark.parametrize("left", [b"0" * 5_000, b"1 2 3 4\n" * 20, b"\xff" * 81], ids=["digits", "words", "no text"])
+def test_a_damaged_lock_file_ends_with_the_next_decision(paths: Paths, left: bytes) -> None:
+    """Nothing of its content stays, however long: else the override would be carried out again and again."""
+    drop_in = SysctlDropIn(paths)
+    DropInLock(paths).leave_override(drop_in._request(REVERTED, 101.0))
+    paths.drop_in_lock.write_bytes(left)
+    drop_in.follow_override()
+    assert (drop_in.limit(), DropInLock(paths).followed_us()) == (REVERTED.limit, 101_000_000)
+    assert DropInLock(paths).pending_override() is None
+
+
+def test_an_override_is_carried_out_once_whatever_the_lock_file_shows(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the time of the last decision can't be kept, the recorder goes on."""
+    drop_in = SysctlDropIn(paths)
+    DropInLock(paths).leave_override(drop_in._request(REVERTED, 101.0))
+    monkeypatch.setattr(DropInLock, "followed_us", lambda _: 0)
+    drop_in.follow_override()
+    assert drop_in.limit() == REVERTED.limit
