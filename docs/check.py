@@ -68,7 +68,7 @@ def _commands(block: str) -> list[str]:
             words = words[words[:1] == ["sudo"] :]
             if words[:1] == ["kubectl"] and "--" in words:
                 words = words[words.index("--") + 1 :]
-            if words[:1] == ["guard"] and not _understood(words[1:]):
+            if words[:1] in (["guard"], ["conntrackd-guard"]) and not _understood(words[1:]):
                 problems.append(f"not understood: {call}")
             if words and words[0].startswith("scripts/") and not (ROOT / words[0]).exists():
                 problems.append(f"{words[0]} does not exist")

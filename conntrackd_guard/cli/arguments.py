@@ -160,7 +160,7 @@ _COMMANDS = {  # in the order of the help text
                 help="least severe level to log; debug shows why nothing happened (default: info)"),
         )),
     "history": _Command("history", "list decisions, newest first",
-        "guard history --since yesterday --verdict raise", (
+        "sudo guard history --since yesterday --verdict raise", (
             _option("--since", metavar="TIME", help=f"decisions from TIME on ({_TIME})"),
             _option("--until", metavar="TIME", help="decisions up to TIME"),
             _option("--last", metavar="N", type=_positive, help="the newest N at most"),
@@ -168,7 +168,7 @@ _COMMANDS = {  # in the order of the help text
             _JSON, _MODE,
         ), description=f"List decisions, newest first. Up to {tuning.HISTORY_MAX_ROWS:,} decisions are kept, in up to"
             f" {tuning.HISTORY_MAX_BYTES >> 20} MiB: holds are deleted first, raises last."),
-    "show": _Command("show", "show one decision: inputs, memory calculation, result", "guard show 12", (
+    "show": _Command("show", "show one decision: inputs, memory calculation, result", "sudo guard show 12", (
         _option("id", metavar="ID", help="number from the first column of `guard history`, or key from a log line"),
         _JSON, _MODE,
     )),
@@ -212,7 +212,7 @@ _COMMANDS = {  # in the order of the help text
             _flag("--json", "print one JSON document a line: a head, a line a host, the totals"),
             _flag("--csv", "print a row a host"))),
     "status": _Command("status", "show limit, use, memory, next step and the state of the daemon",
-        "guard status --json | jq .tables    (exit code 3: somebody has to act)", (_MODE,),
+        "sudo guard status --json | jq .tables    (exit code 3: somebody has to act)", (_MODE,),
         either=(_JSON, _flag("--watch", "refresh every 2 s until Ctrl-C, with rates and a 5 min trend"))),
     "top": _Command("top", "show what fills a table and whether raising the limit would help",
         "sudo guard top --namespace web --by source", (
@@ -236,13 +236,13 @@ _COMMANDS = {  # in the order of the help text
     "doctor": _Command("doctor", "check this host for problems and print how to fix them",
         "sudo guard doctor    (changes nothing; exit code 3: a check failed)", (_JSON,)),
     "pause": _Command("overrides", "stop raising until resumed",
-        "guard pause --for 2h --reason 'load test on this gateway'", (
+        "sudo guard pause --for 2h --reason 'load test on this gateway'", (
             _option("--for", dest="duration", metavar="T", type=_duration, help="resume after T (such as 30min)"),
             _REASON,
         )),
-    "resume": _Command("overrides", "end a pause, and a conflict with another program", "guard resume"),
+    "resume": _Command("overrides", "end a pause, and a conflict with another program", "sudo guard resume"),
     "revert": _Command("overrides", "restore the limit from before a raise",
-        "guard revert --dry-run    shows what undoing the last raise would do to live traffic.", (
+        "sudo guard revert --dry-run    shows what undoing the last raise would do to live traffic.", (
             _flag("--dry-run", "show what it would do, and change nothing"),
             _flag("--force", "revert even if live flows exceed the target"),
             _REASON,
@@ -261,7 +261,7 @@ _COMMANDS = {  # in the order of the help text
         "sudo guard persist    does what conntrackd-guard-persist.service does, without its sandbox.",
         description="Write the sysctl.d file that the daemon requests, whose sandbox may not write it."),
     "config": _Command("config", "check, show or explain the settings",
-        "guard config check && sudo systemctl reload conntrackd-guard", actions={
+        "sudo guard config check && sudo systemctl reload conntrackd-guard", actions={
             "check": _Command("config", "list every problem in the settings, and warn of those that can't work here",
                 "guard config check --config ./guard.yaml", (_CONFIG,)),
             "show": _Command("config", "print each value in effect and its origin", "guard config show --json",

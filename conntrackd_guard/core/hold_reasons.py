@@ -7,7 +7,7 @@ class HoldReason(Enum):
     """Why the limit is not raised.
 
     `code` is the name in history, JSON, log and metrics. `label` is a short name for people. `sentence` explains the
-    hold without figures, which `core.explain` adds.
+    hold without figures, which `core.explain_holds` adds.
     """
 
     def __init__(self, sentence: str, label: str = "") -> None:

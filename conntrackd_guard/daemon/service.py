@@ -161,7 +161,7 @@ class Daemon:
             self._exposed = listen
             text = (
                 f"`metrics_http` listens on {listen}: whoever reaches that can read limit, use, drops, memory and the names "
-                "of network namespaces, without a password. See docs/explanation/security-model.md."
+                "of network namespaces, without a password. See guard.yaml(5)."
             )
             self._recorder.log("guard.info", "warning", text)
 

@@ -155,7 +155,7 @@ KEYS = (
     ),
     Key(
         name="trust_user_namespaces", field="trust_user_namespaces", kind=types.BOOLEAN,
-        does="Raise also for tables that belong to a user namespace (rootless containers).",
+        does="Raise also for tables that belong to a user namespace (rootless containers), or whose owner is unknown.",
         source="any user can create such a namespace and fill its table.",
         instead=(("true", "any user can make the guard commit kernel memory, up to the budget."),),
     ),
