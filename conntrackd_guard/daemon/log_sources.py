@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
@@ -152,11 +153,14 @@ class LogSources:
     def _recall(self) -> None:
         """Learn where an earlier run stood, once the history can be read, and begin to read the journal there.
 
-        The messages that the ring buffer held at start wait for it: an earlier run took some of them.
+        The messages that the ring buffer held at start wait for it: an earlier run took some of them. An error, which the
+        recorder logs, counts as no position.
         """
         if self._recalled or not self._past.done():
             return
-        self._recalled, self._recorded = True, self._past.result().position
+        self._recalled = True
+        with suppress(Exception):
+            self._recorded = self._past.result().position
         if self._recorded is not None:
             self._dedup.recall(self._recorded.boot_id, self._recorded.stamp_us)
         self._journal.begin(None if self._recorded is None else self._recorded.cursor)
@@ -164,12 +168,18 @@ class LogSources:
             self._read_journal()
 
     def _read_journal(self, *, at_once: bool = False) -> None:
-        """Have the recorder's thread read the journal if that is due and it isn't reading yet."""
+        """Have the recorder's thread read the journal if that is due and it isn't reading yet.
+
+        A reading that failed, which the recorder logs, is done again after the usual pause.
+        """
         now = time.monotonic()
         if self._reading is not None:
             if not self._reading.done():
                 return
-            pause, self._reading = self._reading.result(), None
+            reading, self._reading = self._reading, None
+            pause = self._journal.pause_seconds
+            with suppress(Exception):
+                pause = reading.result()
             every, _ = _AFTER_OVERRUN_SECONDS
             self._read_at = now + (min(pause, every) if now < self._read_often_until else pause)
         if at_once or now >= self._read_at:

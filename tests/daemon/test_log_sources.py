@@ -189,6 +189,51 @@ def test_a_ring_buffer_that_fails_is_replaced_by_the_follower(folder: Path, ring
     guarded.stop()
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_reading_that_fails_is_done_again(ring: Ring, guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The position is known all the same, and the recorder logs the error once."""
+    sources = LogSources(ring, guarded.recorder, known(), BOOT)
+    guarded.written()
+    readings: list[int] = []
+
+    def read_once() -> float:
+        readings.append(1)
+        if len(readings) == 1:
+            raise MemoryError
+        return 60.0
+
+    monkeypatch.setattr(sources._journal, "read_once", read_once)
+    sources.position()
+    sources._read_at = 0.0  # a minute later
+    assert sources.position() is not None
+    guarded.written()
+    assert sources.position() is not None
+    assert sources.position() is not None
+    assert len(readings) == 1
+    assert [message["message"] for message in guarded.logged("guard.error")] == ["MemoryError"]
+    sources._read_at = 0.0  # and one more
+    assert sources.position() is not None
+    guarded.written()
+    assert len(readings) == 2
+    guarded.stop()
+
+
+def test_a_past_that_fails_counts_as_no_position(folder: Path, ring: Ring, guarded: Guarded) -> None:
+    """Messages are taken, and a position is known again, without the one of an earlier run."""
+    past: Future[Past] = Future()
+    ring.log(2)
+    sources = LogSources(ring, guarded.recorder, past, BOOT)
+    past.set_exception(MemoryError())
+    ring.log(3)
+    write(folder, "a", entry(2), entry(3))
+    assert numbers(sources.take()) == [(3, True)]
+    assert numbers(sources.take()) == [(2, False)]
+    position = sources.position()
+    assert position is not None
+    assert position.stamp_us == 3
+    guarded.stop()
+
+
 def _open_files() -> list[str]:
     paths = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
     return [os.readlink(path) for path in paths if os.path.lexists(path)]
