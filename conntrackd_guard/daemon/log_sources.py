@@ -109,6 +109,8 @@ class LogSources:
             return None
         if self._ring is not None:
             self._read_journal()
+        else:
+            self._journal.keep_running()
         cursor = self._journal.newest_cursor
         if self._dedup.newest_taken_us is None and self._recorded is not None:
             return replace(self._recorded, cursor=cursor)  # an earlier boot's stamp still marks its messages
@@ -183,19 +185,23 @@ class LogSources:
             every, _ = _AFTER_OVERRUN_SECONDS
             self._read_at = now + (min(pause, every) if now < self._read_often_until else pause)
         if at_once or now >= self._read_at:
-            self._reading = self._recorder.call(lambda _: self._journal.read_once())
+            journal = self._journal  # a follower that replaces it meanwhile has its own thread
+            self._reading = self._recorder.call(lambda _: journal.read_once())
 
     def _read_ring(self, ring: RingBuffer) -> list[KernelEvent]:
-        """Read the ring buffer. The journal has what it lost, and all messages once it can't be read any more."""
+        """Read the ring buffer. The journal has what it lost, and all messages once it can't be read any more.
+
+        Raises OSError where no follower can be made for want of a descriptor: the next call tries again.
+        """
         try:
             events = ring.read()
         except HostError as error:
-            ring.close()
-            self._ring, self._notes = None, (*self._notes, str(error))
-            events, backlog = self._journal.take(), self._journal
-            self._journal = JournalFollower(self._journal_root)
+            follower = JournalFollower(self._journal_root)
+            events = self._journal.take()
             if self._recalled:
-                self._journal.begin(backlog.newest_cursor)
+                follower.begin(self._journal.newest_cursor)
+            self._journal, self._ring, self._notes = follower, None, (*self._notes, str(error))
+            ring.close()
             return events
         if ring.overruns > self._overruns:
             self._overruns = ring.overruns
