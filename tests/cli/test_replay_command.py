@@ -12,7 +12,11 @@ from testbed.guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.replay.lines import Answer as ReplayAnswer
+from conntrackd_guard.replay.lines import Job, written
+from conntrackd_guard.replay.model import Difference, Exact, Grade, HostResult, Span
 
 ESCAPE = "\x1b[2J"
 
@@ -103,6 +107,23 @@ def test_a_file_that_is_no_history_ends_in_a_clear_line(
     else:
         assert code is Exit.FAILED
     assert "Traceback" not in out + err
+
+
+def test_results_of_others_move_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor does an impossible time in them end the view."""
+    difference = Difference(row=1, at=1e30, recorded=f"{ESCAPE}hold x", replayed="raise to 1\u202e")
+    exact = Exact(rows=1, different=1, other_versions={}, differences=(difference,))
+    row = HostResult(name="h", grade=Grade.EXACT, causes={}, holds={}, since=1e9, until=1e30, exact=exact)
+    file = tmp_path / "results"
+    head = Job(policy=Policy(), span=Span()).head()
+    file.write_text(head + written("u", ReplayAnswer(host=row)), "ascii")
+    assert run("--merge", str(file)) is Exit.DONE
+    out = capsys.readouterr().out
+    assert "#1 at @1000000000000000019884624838656: \\x1b[2Jhold x → raise to 1\\u202e" in out
+    assert ESCAPE not in out
+    assert "\u202e" not in out
+    assert run("--merge", "--csv", str(file)) is Exit.DONE
+    assert run("--merge", "-o", str(tmp_path / "page.html"), str(file)) is Exit.DONE
 
 
 @pytest.mark.parametrize("text", ["", "[]\n", '{"job": 1', "\x00\n", '{"answer": {"host": {}}}\n', "[" * 100_000])

@@ -103,7 +103,9 @@ def _executor(args: argparse.Namespace, jobs: int) -> AbstractContextManager[Exe
 def _policy(file: Path | None, paths: Paths) -> Policy:
     """Return the policy of a settings file; None: of this host's settings."""
     owner = os.geteuid() if file else 0  # a file named here is printed, never obeyed, so its reader may own it
-    return load_settings(paths.settings_file, paths.settings_folder, only=file, owner=owner).policy
+    return load_settings(
+        paths.settings_file, paths.settings_folder, in_container=paths.has_prefix, only=file, owner=owner
+    ).policy
 
 
 def _merged(files: Iterable[str]) -> list[str]:

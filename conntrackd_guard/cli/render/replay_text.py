@@ -62,7 +62,7 @@ def _lines(row: HostResult) -> Iterator[Line]:
     if row.exact is not None:
         yield "decisions", _decisions(row.exact, row.exact.overrides)
         for one in row.exact.differences[:_MOST_NAMED]:
-            yield "", f"#{one.row} at {local(one.at)}: {one.recorded} → {one.replayed}"
+            yield "", f"#{one.row} at {local(one.at)}: {printable(one.recorded)} → {printable(one.replayed)}"
     yield "raises", _raises(row)
     if row.messages:
         yield "messages", f"at least {row.messages:,} (the kernel rate-limits them)"

@@ -12,6 +12,7 @@ from pathlib import Path
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import Observation
 from conntrackd_guard.core.text import short
+from conntrackd_guard.core.units import YEAR_10000
 from conntrackd_guard.history.database import History, UnreadableRow
 from conntrackd_guard.history.series import THE_OTHERS, Point
 from conntrackd_guard.replay.model import Grade, HostFacts, HostInput, Recorded, Sample, Skipped, Span
@@ -19,7 +20,6 @@ from conntrackd_guard.replay.model import Grade, HostFacts, HostInput, Recorded,
 INITIAL = "initial"
 """The label of the initial namespace's table in a time series."""
 _MAGIC = b"SQLite format 3\0"
-_LATEST = 2**40
 _MEMORY = "Memory available is known at decisions only: between them it is that of the decision before."
 _NO_MEMORY = "No decision of that time shows the memory, so no raise can be simulated."
 
@@ -77,7 +77,7 @@ def _fullest(points: Iterable[Point]) -> list[Point]:
 
 def _points(history: History, span: Span) -> list[Point]:
     since = 0 if span.since is None else span.since
-    return history.points(since, _LATEST if span.until is None else span.until, 1)
+    return history.points(since, YEAR_10000 - 1 if span.until is None else span.until, 1)
 
 
 @dataclass(slots=True)
