@@ -17,6 +17,8 @@ from conntrackd_guard.host.paths import Paths
 from conntrackd_guard.replay.lines import Answer as ReplayAnswer
 from conntrackd_guard.replay.lines import Job, written
 from conntrackd_guard.replay.model import Difference, Exact, Grade, HostResult, Span
+from conntrackd_guard.replay.sources import named
+from conntrackd_guard.replay.sources.history import is_history
 
 ESCAPE = "\x1b[2J"
 
@@ -107,6 +109,24 @@ def test_a_file_that_is_no_history_ends_in_a_clear_line(
     else:
         assert code is Exit.FAILED
     assert "Traceback" not in out + err
+
+
+def test_one_file_that_cannot_be_read_is_skipped(
+    history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named; the others of its folder are replayed."""
+    (bad := history.parent / "bad.db").write_bytes(b"")
+
+    def look(path: Path) -> bool:
+        if path == bad:
+            raise PermissionError(13, "Permission denied")
+        return is_history(path)
+
+    monkeypatch.setattr(named, "is_history", look)
+    assert run(str(history.parent)) is Exit.DONE
+    out = capsys.readouterr().out
+    assert "1, of which 1 get the recorded verdict and 0 another" in out
+    assert f"{bad}: Can't read it: Permission denied." in out
 
 
 def test_results_of_others_move_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
