@@ -11,6 +11,7 @@ from testbed.guarded import LIMIT, Guarded, Host, an_override
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import MessageKind, OverrideKind
 from conntrackd_guard.replay.engine import replay
+from conntrackd_guard.replay.exact import MOST_VERSIONS
 from conntrackd_guard.replay.model import Grade, HostInput, HostResult, Span
 from conntrackd_guard.replay.sources.history import HistoryFile
 
@@ -83,6 +84,18 @@ def test_rows_of_another_version_count_as_recorded(recorded: Path) -> None:
     assert row.exact is not None
     assert row.exact.other_versions == {"0.0.9": before.raises}
     assert row.raises == before.raises
+
+
+def test_the_versions_of_a_hostile_history_are_bounded(recorded: Path) -> None:
+    """Each of its rows may name another one, as long as it likes; the rows still add up."""
+    with sqlite3.connect(recorded) as database:
+        database.execute("UPDATE decisions SET guard_version = id || '.' || hex(zeroblob(10000)) WHERE verdict <> 'override'")
+    row = decided(recorded)
+    assert row.exact is not None
+    versions = row.exact.other_versions
+    assert len(versions) == MOST_VERSIONS + 1
+    assert max(map(len, versions)) <= 64
+    assert versions["others"] == row.exact.rows - row.exact.overrides - MOST_VERSIONS > 0
 
 
 def test_damaged_rows_are_counted(recorded: Path) -> None:

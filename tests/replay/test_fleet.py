@@ -12,6 +12,7 @@ import pytest
 
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.replay import lines as line_format
 from conntrackd_guard.replay.fleet import Fleet, local
 from conntrackd_guard.replay.lines import Job
 from conntrackd_guard.replay.model import Grade, HostFacts, HostInput, Skipped, Span
@@ -24,6 +25,7 @@ class Made:
     """A unit without a file. `fails` and `kills` are what goes wrong in its worker."""
 
     key: str
+    named: str = ""
     fails: bool = False
     kills: bool = False
 
@@ -31,8 +33,9 @@ class Made:
         """Yield a host without evidence, and one that is skipped."""
         if self.kills:
             os._exit(9)
-        yield HostInput(name=self.key, grade=Grade.EXACT, facts=HostFacts())
-        yield Skipped(name=self.key, why="half of it is damaged")
+        name = self.named or self.key
+        yield HostInput(name=name, grade=Grade.EXACT, facts=HostFacts())
+        yield Skipped(name=name, why="half of it is damaged")
         if self.fails:
             raise ZeroDivisionError(self.key)
 
@@ -59,6 +62,16 @@ def test_a_fault_in_one_host_skips_that_host() -> None:
     why = [one["skipped"]["why"] for one in found if "skipped" in one]
     assert "Unexpected ZeroDivisionError: host-0 in " in why[1]
     assert why[2] == "half of it is damaged"
+
+
+def test_a_line_that_no_reader_takes_skips_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of results stays readable for the other hosts."""
+    monkeypatch.setattr(line_format, "MOST_LINE_BYTES", 2000)
+    found = line_format.read("".join(lines([Made("a"), Made("b", named="x" * 3000)], 1)).splitlines(), "results")
+    _, _, _, _, one, other, _ = found
+    for line in (one, other):
+        assert line["skipped"]["name"] == "x" * 63 + "…"
+        assert line["skipped"]["why"].startswith("Its result has 3,")
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
