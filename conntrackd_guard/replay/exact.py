@@ -65,7 +65,7 @@ class _Redecision:
             if not is_same and len(self._differences) < MOST_DIFFERENCES:
                 self._differences.append(_difference(recorded, record, decision))
             decision = record.decision if is_same else decision
-        _count(self._tally, recorded, record, decision)
+        _count(self._tally, record, decision)
 
     def result(self) -> HostResult:
         """Return the row."""
@@ -106,11 +106,11 @@ def _text(decision: Decision) -> str:
     return verdict(decision)
 
 
-def _count(tally: Tally, recorded: Recorded, record: Record, decision: Decision) -> None:
+def _count(tally: Tally, record: Record, decision: Decision) -> None:
     """Take a decision, as the policy makes it, into the row."""
     seen, trigger = record.observation, record.trigger
     if trigger.kind is TriggerKind.KERNEL_MESSAGE:
-        tally.messages += recorded.repeats
+        tally.messages += trigger.message_count  # repeats of a row are also decisions made again without a new message
     tally.limit(seen.limit)
     tally.causes[trigger.kind.value] += 1
     if isinstance(decision, Raise):

@@ -45,7 +45,9 @@ def _written(key: str, found: Found) -> str:
     if len(text) <= lines.MOST_LINE_BYTES:
         return text
     name = found.name if isinstance(found, Skipped) else found.host.name
-    why = f"Its result has {len(text):,} bytes, more than {lines.MOST_LINE_BYTES:,}: names or advice in it are too long."
+    why = (
+        f"Its result has {len(text):,} bytes, more than {lines.MOST_LINE_BYTES:,}: names or advice in it are too long."
+    )
     return lines.written(key, Skipped(name=short(name), why=why))
 
 

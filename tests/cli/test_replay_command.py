@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,25 @@ def test_json_lines_of_two_runs_merge(history: Path, tmp_path: Path, capsys: pyt
     assert totals["totals"]["exact"]["raises"] == 1
 
 
+def test_parts_of_a_comparison_merge(history: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hosts on which the two policies agree count in the totals of the whole."""
+    same = settings(tmp_path, "threshold: 80%\n")
+    other = tmp_path / "other.db"
+    shutil.copy(history, other)
+    arguments = ("--config", same, "--against", same, "--json")
+    parts = []
+    for number, file in enumerate((history, other)):
+        assert run(str(file), *arguments) is Exit.DONE
+        parts.append(tmp_path / f"part-{number}")
+        parts[-1].write_text(capsys.readouterr().out, "ascii")
+    assert run(str(history), str(other), *arguments) is Exit.DONE
+    whole = capsys.readouterr().out
+    assert run("--merge", "--json", *map(str, parts)) is Exit.DONE
+    merged = capsys.readouterr().out
+    assert sorted(merged.splitlines()) == sorted(whole.splitlines())
+    assert json.loads(merged.splitlines()[-1])["totals"]["exact"]["hosts"] == 2
+
+
 def test_csv_has_a_row_for_each_host(history: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With the fields of a row by name."""
     assert run(str(history), "--csv") is Exit.DONE
@@ -112,7 +132,7 @@ def test_a_file_that_is_no_history_ends_in_a_clear_line(
 
 
 def test_one_file_that_cannot_be_read_is_skipped(
-    history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    history: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is named; the others of its folder are replayed."""
     (bad := history.parent / "bad.db").write_bytes(b"")

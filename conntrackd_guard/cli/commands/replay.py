@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
 
 from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.commands.history import time_option
@@ -136,11 +135,8 @@ def _hosts(texts: Iterable[str]) -> Iterator[lines.Found]:
 
 
 def _json(texts: Iterable[str], summary: Summary) -> Iterator[str]:
-    """Yield the head, a line a host (with two policies: of those that differ), and the sums."""
+    """Yield the head, a line a host (with two policies also of those on which they agree, for `--merge`), and the sums."""
     for text in texts:
-        content: dict[str, Any] = json.loads(text)
-        one = lines.found(content, "the results")
-        is_equal = summary.compared and isinstance(one, lines.Answer) and not one.differs
-        if "done" not in content and not is_equal:
+        if "done" not in json.loads(text):
             yield text
     yield lines.line({"totals": {grade.value: encode(total) for grade, total in summary.totals.items()}})
