@@ -10,10 +10,13 @@ from pathlib import Path
 
 from conntrackd_guard.core.errors import GuardError, HostError, describe
 from conntrackd_guard.core.text import printable, short
+from conntrackd_guard.host import files
 from conntrackd_guard.replay import lines
 from conntrackd_guard.replay.engine import compare, replay
 from conntrackd_guard.replay.lines import Answer, Found, Job
 from conntrackd_guard.replay.model import HostResult, Skipped, Unit
+
+_NEXT_STEP = "Free space, or name another file."
 
 Progress = Callable[[int], None]
 """Called with the number of units that are done."""
@@ -112,11 +115,11 @@ class Fleet:
     def _take(self, key: str, text: str, progress: Progress) -> None:
         self._done[key] = text
         if self._resume is not None:
-            try:
-                with self._resume.open("a", encoding="ascii") as file:
-                    file.write(text)
-            except OSError as error:
-                raise HostError("write", self._resume, error, "Free space, or name another file.") from error
+            with (
+                files.translate_errors("write", self._resume, _NEXT_STEP),
+                self._resume.open("a", encoding="ascii") as file,
+            ):
+                file.write(text)
         progress(self.done)
 
 
@@ -144,5 +147,7 @@ def _resumed(path: Path, head: str) -> dict[str, str]:
         pending[key] = pending.get(key, "") + text
         if content.get("done"):
             finished[key] = pending.pop(key)
-    path.write_text(head + "".join(finished.values()), encoding="ascii")
+    with files.translate_errors("write", path, _NEXT_STEP):
+        whole = (head + "".join(finished.values())).encode("ascii")
+        files.replace(path.resolve(), whole, mode=path.stat().st_mode & 0o777, durable=False)
     return finished

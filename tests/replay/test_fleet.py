@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -84,6 +85,25 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     assert fleet.done == 9
     assert list(fleet.run(None)) == lines(UNITS, 1)
     assert Fleet(UNITS, JOB, file).done == len(UNITS)
+
+
+def test_a_file_that_cannot_be_written_ends_in_a_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk leaves what an earlier run finished."""
+    file = tmp_path / "done.jsonl"
+    lines(UNITS[:3], 1, file)
+    whole = file.read_bytes()
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(GuardError, match=r"Can't write .*done.jsonl: No space left on device"):
+            Fleet(UNITS, JOB, file)
+    assert file.read_bytes() == whole
+    with pytest.raises(GuardError, match=r"Can't (read|write) .*: Not a directory"):
+        Fleet(UNITS, JOB, file / "below")
 
 
 @pytest.mark.parametrize(
