@@ -33,7 +33,7 @@ def test_a_view_in_place_of_a_table_is_refused(recorded: Path) -> None:
         database.execute("DROP TABLE decisions")
         columns = ", ".join(f"i AS {name}" for name in names)
         endless = "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c LIMIT 100000)"
-        database.execute(f"CREATE VIEW decisions AS {endless} SELECT {columns} FROM c")
+        database.execute(f"CREATE VIEW decisions AS {endless} SELECT {columns} FROM c")  # noqa: S608 - names of columns
     with pytest.raises(HostError, match="it has the view decisions, and a guard's history has none"):
         list(HistoryFile(recorded).read(Span()))
 
