@@ -57,6 +57,9 @@ MEMORY_SECONDS = 1.0
 RESTORE_SECONDS = JUDGED_SECONDS = 60.0
 """Interval for restoring the rest of a limit, and for judging one again that this host can't bear: memory changes slowly."""
 
+EXPLAINING_SHARE = 0.10
+"""Share of one core for scans that messages without a number cause: a scan takes milliseconds, or in a crowd a second."""
+
 _RESTORED_LATER = frozenset({HoldReason.PAUSED, HoldReason.WRITE_REFUSED, HoldReason.MEMORY_UNKNOWN})
 _RAISED_LATER = _RESTORED_LATER | {HoldReason.COOLDOWN, HoldReason.CHANGED_UNDER_US, HoldReason.NO_CONNTRACK}
 
@@ -96,7 +99,7 @@ class Controller:
         self._incidents: Incidents = {}
         self._chain_watch = ChainWatch(parts.observer, parts.recorder)
         self._limit_changed = self._memory_broken = False
-        self._memory_at = 0.0
+        self._memory_at = self._explained_at = 0.0
         self._keys = 0
         self._publisher = publisher or Publisher(parts)
 
@@ -221,7 +224,11 @@ class Controller:
         for table in case.concerned:
             if self.policy.trust_user_namespaces or not table.user_owned:
                 return case
+        began = self._p.clock.boottime()
+        if began < self._explained_at:  # users cause messages as well, and in a crowd a scan takes a second
+            return case
         observation = self._p.floods.mark(self._p.observer.observe(rescan=True))
+        self._explained_at = rested(began, self._p.clock.boottime(), EXPLAINING_SHARE)
         return assess(case.trigger, condense(observation, None, self.policy), self.policy)
 
     def _record(self, trigger: Trigger, seen: Observation, decision: Decision) -> Record:

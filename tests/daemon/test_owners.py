@@ -202,3 +202,25 @@ def test_a_helper_that_comes_is_a_reason_to_scan(host: Host, monkeypatch: pytest
     watch(guarded, 6.0)
     assert guarded.reasons()[1].startswith("raise filling_up confirmed")
     guarded.stop()
+
+
+def test_messages_of_users_without_a_number_cause_few_scans(rootless: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Linux 6.17 each may be about a namespace that is new: looking for it takes a bounded share of a core."""
+    scans: list[float] = []
+    scan = namespaces.NamespaceScanner.scan
+    rootless.table(LIMIT, pid="200")
+    guarded = Guarded(rootless)
+    guarded.turn()
+
+    def slow(scanner: namespaces.NamespaceScanner) -> object:
+        scans.append(guarded.clock.now)
+        guarded.clock.now += 0.5
+        return scan(scanner)
+
+    monkeypatch.setattr(namespaces.NamespaceScanner, "scan", slow)
+    for _ in range(20):
+        guarded.message()
+        guarded.turn(0.25)
+    assert guarded.reasons()[-1] == "hold untrusted_namespace none"
+    assert 1 <= len(scans) <= 2
+    guarded.stop()

@@ -67,9 +67,9 @@ class _Track:
     """Its entries as they are part of the sum of all."""
 
 
-def rested(began: float, now: float) -> float:
-    """Return from when on work that went on from `began` to `now` (CLOCK_BOOTTIME) may be repeated, within SCAN_SHARE."""
-    return now + (now - began) / SCAN_SHARE
+def rested(began: float, now: float, share: float = SCAN_SHARE) -> float:
+    """Return from when on work that went on from `began` to `now` (CLOCK_BOOTTIME) may be repeated, within `share` of a core."""
+    return now + (now - began) / share
 
 
 class Observer:
