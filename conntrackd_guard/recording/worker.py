@@ -8,7 +8,7 @@ import math
 import platform
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -17,8 +17,9 @@ from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
-from conntrackd_guard.core.model import Hold, Raise, Record, TriggerKind
+from conntrackd_guard.core.model import Hold, Raise, Record, State, TriggerKind
 from conntrackd_guard.core.records import needs_operator, wrote_limit
+from conntrackd_guard.core.state import fold
 from conntrackd_guard.history.database import HistoryDamaged, Position
 from conntrackd_guard.history.documents import notify_document
 from conntrackd_guard.history.rows import first_row
@@ -109,18 +110,35 @@ class Worker:
         self.errors: dict[str, str] = {}
         """The current errors, by subject."""
 
-    def past(self, boot_id: str) -> Past:
-        """Return what earlier runs left; no records without a boot id. Raises HostError where the history can't be opened."""
-        records: list[Record] = []
-        whole = self.attempt("history", lambda: records.extend(self.history_writer.history().records(boot_id)))
+    def past(self, boot_id: str, boottime: Callable[[], float]) -> Past:
+        """Return what earlier runs left; no state without a boot id. Raises HostError where the history can't be opened.
+
+        `boottime` returns CLOCK_BOOTTIME.
+        """
+        folders = (self._runtime_dir.intents, self._runtime_dir.overrides)
+        is_open, stored = {key for folder in folders for key, _ in folder.all()}, set[str]()
+        found: list[tuple[State, int]] = []
+
+        def noted(records: Iterator[Record]) -> Iterator[Record]:
+            for record in records:
+                if record.key in is_open:
+                    stored.add(record.key)
+                yield record
+
+        whole = self.attempt(
+            "history", lambda: found.append(fold(noted(self.history_writer.history().records(boot_id)), boottime()))
+        )
         position, damage = self.history_writer.history().position(), self.history_writer.history().damage
         if damage:
             self.log.emit("guard.error", "error", f"{self.history_writer.history().path}: {damage}", subject="history")
         kept = None
         with suppress(GuardError):  # recovery goes by the limit alone then
             kept = self._drop_in.persisted()
-        known = records if whole and boot_id and not self.history_writer.was_damaged else None
-        return Past(records=known, position=position, persisted=kept.decision if kept is not None else None)
+        persisted = kept.decision if kept is not None else None
+        if not whole or not boot_id or self.history_writer.was_damaged:
+            return Past(state=None, position=position, persisted=persisted)
+        [(state, ahead)] = found
+        return Past(state=state, ahead=ahead, stored=frozenset(stored), position=position, persisted=persisted)
 
     def note_position(self, position: Position) -> None:
         """Write the position with the next flush: all that it covers was handled."""
