@@ -148,13 +148,13 @@ class Worker:
         """Do what is left to do for a record; return False where it has to be retried."""
         item, progress = self._persisted(item)
         stored_now = not progress.is_stored and self.attempt("history", self._store, item, progress)
-        self._log_record(item, progress)
-        if stored_now:
-            self.attempt("sample", self._sampler.analyze, item.record, self.sampling)
-        if progress.is_stored:
+        if progress.is_stored:  # before anything else: an unforeseen error leaves nothing open
             del self._progress[item.record.key]
             if isinstance(item.record.decision, Raise):
                 self._stored_raises.add(item.record.key)
+        self._log_record(item, progress)
+        if stored_now:
+            self.attempt("sample", self._sampler.analyze, item.record, self.sampling)
         return progress.is_stored
 
     def process_without_history(self, item: Item) -> None:
@@ -212,17 +212,22 @@ class Worker:
 
     def finish(self) -> bool:
         """Write what is held in memory and close; return whether all rows are written."""
+        self.finish_without_history()
+        flushed = self.attempt("repeats", self.history_writer.flush_all)
+        self.attempt("time series", self._write_series)
+        self.history_writer.close()
+        self.log.flush()
+        return flushed
+
+    def finish_without_history(self) -> None:
+        """Write the drop-in and the log messages that are held in memory."""
         deadline = time.monotonic() + WAIT_SECONDS
         self._flush_dropin()
         while self._dropin_sync.is_due and "drop-in" not in self.errors and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)  # another process writes it
             self._flush_dropin()
         self.attempt("intents", self._close_intents)
-        flushed = self.attempt("repeats", self.history_writer.flush_all)
-        self.attempt("time series", self._write_series)
-        self.history_writer.close()
         self.log.flush()
-        return flushed
 
     def _persisted(self, item: Item) -> tuple[Item, _Progress]:
         """Complete an item's record, once, and have the drop-in follow it; a failure there does not hold up the row."""
@@ -231,7 +236,11 @@ class Worker:
             return replace(item, record=progress.record, sentence=progress.sentence), progress
         record, limit = item.record, item.record.observation.kernel_limit
         if limit is not None and not record.outcome.detail and isinstance(record.decision, Hold):
-            record = self._attributed(record, record.decision.reason, limit)
+            try:
+                record = self._attributed(record, record.decision.reason, limit)
+                self.errors.pop("cause", None)
+            except Exception as error:  # noqa: BLE001 - a row without the cause is better than none
+                self.report_failure("cause", error)
         item = replace(item, record=record, sentence=explain.sentence(record, item.policy))
         progress = _Progress(record, item.sentence, is_stored=item.is_stored, is_logged=item.is_stored)
         self._progress[record.key] = progress
