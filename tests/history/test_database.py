@@ -214,6 +214,19 @@ def test_a_boot_keeps_what_its_state_is_folded_from_and_no_more(path: Path, monk
         assert [row.key for row in history.rows()] == ["c5", "c4", "c3"]
 
 
+def test_a_command_completes_what_the_daemon_wrote_of_its_override(path: Path) -> None:
+    """The daemon may write it first, from a file that the command left before it was done."""
+    queued = a_record("1-2-revert", Override(kind=OverrideKind.REVERT, target=65536), OutcomeKind.APPLIED)
+    done = replace(queued, outcome=replace(queued.outcome, limit_after=65536, detail="The drop-in does not follow yet"))
+    with History(path, mode="writer") as history:
+        row_id = add(history, queued)
+        final = history.add(done, policy=Policy(), sentence="done", kernel_release="6.1", is_final=True)
+        assert final == row_id == add(history, queued)
+        (row,) = history.rows()
+        assert (row.detail, row.limit_after, row.sentence) == ("The drop-in does not follow yet", 65536, "done")
+        assert history.record(row) == done
+
+
 def test_a_damaged_file_is_set_aside(path: Path) -> None:
     """A file that is no database is moved aside with a clear message, and a new history starts at once."""
     path.parent.mkdir()
