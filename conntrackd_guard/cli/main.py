@@ -28,6 +28,8 @@ _LIBRARIES = {
 """Packages on PyPI, by module; Debian's are `python3-` and the module's name."""
 _OPTIONAL = "urllib3"
 """Needed by `guard events` alone."""
+_READ_HISTORY = frozenset({"recommend", "replay"})
+"""Commands without `--dry-run` that read this host's history."""
 _EXITS = {NotPermitted: Exit.NOT_PERMITTED, AnswerIsNo: Exit.NO}
 
 
@@ -96,8 +98,8 @@ def _of_host(root: Path | str | None, paths: Paths) -> Paths:
 def _carry_out(args: Namespace, paths: Paths) -> Exit:
     if args.command in _LEAN:
         import_module("conntrackd_guard.daemon.import_stubs")  # before anything that would import what it leaves out
-    if "looks_at" in args:
-        paths = _looked_at(args.looks_at, paths)
+    if "looks_at" in args or args.command in _READ_HISTORY:
+        paths = _looked_at(getattr(args, "looks_at", None), paths)
     command = _load(f"cli.commands.{args.module}", args.command)
     if not getattr(args, "watch", False):
         return _print(command(args, paths), as_json=getattr(args, "json", False))

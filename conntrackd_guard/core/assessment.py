@@ -169,6 +169,7 @@ class Assessment:
     in_use: int
     """Entries in all namespaces."""
     largest_count: int
+    """Of the tables whose need counts: no user chooses a step."""
     is_pressing: bool
     """A table is over the threshold or about to be full."""
     is_dropping: bool
@@ -197,7 +198,7 @@ def assess(trigger: Trigger, observation: Observation, policy: Policy) -> Assess
         is_named = table.placed and table.namespace == number
         pressing = presses(count, limit, table.demand_per_second, policy, already=table.namespace == episode)
         is_pressing = is_pressing or pressing
-        in_use, largest = in_use + count, max(largest, count)
+        in_use += count
         if number is None or is_named:
             is_judged, is_confirmed = True, is_confirmed or is_full
         is_concerned = by_message and (is_full if number is None else is_named)
@@ -211,7 +212,9 @@ def assess(trigger: Trigger, observation: Observation, policy: Policy) -> Assess
                 is_dropping = is_dropping or count >= limit or drops
         if table.user_owned and not policy.trust_user_namespaces:
             untrusted.append((count, alive))
-        elif is_charged or count >= charged_count:
+            continue
+        largest = max(largest, count)
+        if is_charged or count >= charged_count:
             full, full_held = full + 1, full_held + alive
         else:
             others.append((count, alive))

@@ -70,7 +70,7 @@ class HoldReason(Enum):
     BUCKETS_LOST = "The persisted limit is in force, but without the hash buckets that were raised for it."
     ALREADY_IN_FORCE = "The persisted limit is in force."
     SET_ELSEWHERE = (
-        "The limit is lower than the persisted one, and someone set it: it isn't the kernel's default, or a file sets it.",
+        "The limit is lower than the persisted one, and someone set it: in this boot, in a file, or to no kernel default.",
     )
     OVER_BUDGET_AT_START = "The persisted limit is active, but a full table would exceed this host's memory budget."
     LIMIT_RAISED = "Another program raised the limit."

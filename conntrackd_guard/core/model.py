@@ -369,6 +369,8 @@ class State:
     """The limit that the guard had written, after another program changed it: it may be back within seconds."""
     replaced_seconds: float = 0.0
     """When that was."""
+    others_limit: int | None = None
+    """The limit that another program set, while it stands."""
     conflict_seconds: tuple[float, ...] = ()
     refusal: Refusal | None = None
     unknown_seconds: float | None = None

@@ -162,7 +162,9 @@ def unconfirmed(  # noqa: C901, PLR0911 - one return an answer
     if trigger.kind is TriggerKind.FILLING_UP:
         if not case.is_pressing:
             return Hold(reason=HoldReason.RESOLVED)
-        return None if case.needy else Hold(reason=HoldReason.STABLE, retry_seconds=now + RECHECK_SECONDS)
+        # Beside this table, one that is not raised for is no need.
+        is_needed = case.trusted or any(table.namespace == trigger.namespace for table in case.needy)
+        return None if is_needed else Hold(reason=HoldReason.STABLE, retry_seconds=now + RECHECK_SECONDS)
     if truth is Corroboration.CONFIRMED:
         if observation.kernel_limit != observation.limit and not case.is_pressing:
             return Hold(reason=HoldReason.DRY_RUN_SUFFICIENT, corroboration=truth)
@@ -253,8 +255,11 @@ def unsampled(case: Assessment, state: State, _: Policy) -> Hold | None:
     return Hold(reason=HoldReason.UNSAMPLED, retry_seconds=now + TICK_SECONDS, corroboration=case.corroboration)
 
 
-def unrestorable(case: Assessment, _: State, policy: Policy) -> Hold | None:
-    """Hold unless a boot has lost the persisted limit: a kernel default is in force, and nobody set another value."""
+def unrestorable(case: Assessment, state: State, policy: Policy) -> Hold | None:
+    """Hold unless a boot has lost the persisted limit: a kernel default is in force, and nobody set it or another value.
+
+    A part of it that the guard has put back already is no other value.
+    """
     observation, persisted = case.observation, case.trigger.persisted
     limit, buckets = observation.limit or 0, observation.buckets or 0
     if observation.memory_unknown:
@@ -270,10 +275,11 @@ def unrestorable(case: Assessment, _: State, policy: Policy) -> Hold | None:
         step = "The guard never lowers it unasked: `guard revert --all` goes back to the limit before the first raise."
         return Hold(reason=HoldReason.OVER_BUDGET_AT_START, arithmetic=arithmetic, advice=(step,))
     load = case.trigger.load or LoadFacts()
-    if limit == load.final_limit or limit != default_limit(load, buckets, observation.memory_total_bytes):
+    is_default = limit != load.final_limit and limit == default_limit(load, buckets, observation.memory_total_bytes)
+    if limit != state.set_limit and (limit == state.others_limit or not is_default):
         step = "`guard doctor` names what sets it at boot. The next need raises it from there."
         return Hold(reason=HoldReason.SET_ELSEWHERE, advice=(step,))
-    return None if observation.pause is None else Hold(reason=HoldReason.PAUSED, advice=(_RESUME,))
+    return None
 
 
 def above_minimum(case: Assessment, state: State, policy: Policy) -> Hold | None:
@@ -284,7 +290,7 @@ def above_minimum(case: Assessment, state: State, policy: Policy) -> Hold | None
 
 
 GATES: tuple[Gate, ...] = (unanswerable, unconfirmed, forbidden, too_soon, unsampled)
-START_GATES: tuple[Gate, ...] = (unanswerable, unrestorable)
+START_GATES: tuple[Gate, ...] = (unanswerable, unrestorable, forbidden)
 """For the limit that was persisted for this boot."""
 MINIMUM_GATES: tuple[Gate, ...] = (unanswerable, above_minimum, forbidden, too_soon)
 
@@ -309,7 +315,7 @@ def fit(case: Assessment, state: State, policy: Policy) -> Raise | Hold:
         math.ceil(limit * policy.growth_factor),
         limit + tuning.MIN_STEP,
         min(math.ceil(limit + demand * ahead), factor * limit),
-        math.floor(case.largest_count / policy.threshold) + 1,  # brings every table below the threshold
+        math.floor(case.largest_count / policy.threshold) + 1,  # brings every table that counts below the threshold
     )
     if fixed is not None:
         wanted = fixed

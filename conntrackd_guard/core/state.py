@@ -62,6 +62,7 @@ def advance(state: State, record: Record, latest_seconds: float = math.inf) -> S
                 raise_seconds=(*state.raise_seconds, now)[-_RAISES_KEPT:],
                 set_limit=outcome.limit_after,
                 replaced_limit=None,
+                others_limit=None,
                 refusal=None,
                 unknown_seconds=now if truth is Corroboration.UNKNOWN else state.unknown_seconds,
                 reverted=state.reverted and record.trigger.kind is TriggerKind.START,  # which puts back what was there
@@ -69,11 +70,12 @@ def advance(state: State, record: Record, latest_seconds: float = math.inf) -> S
         case Raise() if outcome.kind is OutcomeKind.REJECTED:
             return replace(state, refusal=_refused(state.refusal, outcome, record.observation.limit or 0, now))
         case Hold(reason=HoldReason.LIMIT_LOWERED | HoldReason.LIMIT_RAISED):
-            return _replaced(state, record, now, counts=not record.trigger.restarted)
+            after = _replaced(state, record, now, counts=not record.trigger.restarted)
+            return replace(after, others_limit=record.observation.limit if after.set_limit is None else None)
         case Hold(reason=HoldReason.RELOADED):
-            return replace(state, set_limit=None, replaced_limit=None)
+            return replace(state, set_limit=None, replaced_limit=None, others_limit=None)
         case Override(kind=OverrideKind.REVERT) if outcome.kind is OutcomeKind.APPLIED:
-            return replace(state, set_limit=None, replaced_limit=None, refusal=None, reverted=True)
+            return replace(state, set_limit=None, replaced_limit=None, others_limit=None, refusal=None, reverted=True)
         case Override(kind=OverrideKind.RESUME):
             return replace(state, conflict_seconds=(), refusal=None, reverted=False)
         case _:
@@ -90,6 +92,11 @@ def excused(state: State, record: Record) -> State:
 def lost(now: float) -> State:
     """Return the state for a lost history: the cooldown starts now, and half of the rate limit is used up."""
     return State(last_raise_seconds=now, raise_seconds=(now,) * -(-tuning.MAX_RAISES // 2))
+
+
+def conflict_over_seconds(state: State, limit: int) -> float:
+    """Return when fewer than `limit` conflicts are within the window (CLOCK_BOOTTIME), if there is no further one."""
+    return state.conflict_seconds[-limit] + tuning.CONFLICT_WINDOW_SECONDS
 
 
 def rehearsed_limit(state: State, in_force: int | None) -> int | None:

@@ -20,9 +20,11 @@ MOST_COUNT = 2**53
 MOST_SECONDS = 100 * 31_557_600
 """100 years."""
 
+YEAR_10000 = 253_402_300_800
+"""Wall seconds that no calendar reaches."""
+
 _LEAST_IN_SECONDS = 0.1
 _MOST_IN_SECONDS = 100
-_YEAR_10000 = 253_402_300_800
 _DECIMAL = r"(?!0[0-9])[0-9]++(?:\.[0-9]++)?"
 """A number such as 10 or 1.5. A leading zero (octal?) is refused, as in a count."""
 _SIZE = re.compile(rf"({_DECIMAL})\s*([kKMGT]?)(i?B)?")
@@ -188,12 +190,14 @@ def format_rate(per_second: float, seconds: float | None) -> str:
 
 
 def rfc3339(wall_seconds: float) -> str:
-    """Return wall time as `2026-11-23T11:07:27.123Z`."""
+    """Return wall time as `2026-11-23T11:07:27.123Z`; as seconds outside 1970 to 9999."""
+    if not 0 <= wall_seconds < YEAR_10000:
+        return f"@{wall_seconds:.0f}"
     return datetime.fromtimestamp(wall_seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def utc(wall_seconds: float) -> str:
     """Return wall time for a sentence that is read in any time zone: `2026-11-23 11:07:27 UTC`; as seconds outside 1970 to 9999."""
-    if not 0 <= wall_seconds < _YEAR_10000:
+    if not 0 <= wall_seconds < YEAR_10000:
         return f"@{wall_seconds:.0f}"
     return f"{datetime.fromtimestamp(wall_seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from conntrackd_guard.core import budget, episode, incident, usage
+from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.episode import Episode, Episodes
+from conntrackd_guard.core.errors import describe
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.incident import Incidents
 from conntrackd_guard.core.kernel_default import default_limit
@@ -34,9 +36,9 @@ from conntrackd_guard.core.model import (
     Trigger,
     TriggerKind,
 )
-from conntrackd_guard.core.policy import changed, resolve
-from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, UNTRUSTED, condense
-from conntrackd_guard.core.state import advance, excused
+from conntrackd_guard.core.policy import changed, decide, resolve
+from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, UNTRUSTED, condense, is_passing_part
+from conntrackd_guard.core.state import advance, conflict_over_seconds, excused
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, BucketsRefused, Lowered
 from conntrackd_guard.daemon.chain_watch import ChainWatch
 from conntrackd_guard.daemon.dependencies import Dependencies
@@ -51,6 +53,9 @@ WAITING_SECONDS = 2.0
 """The tick while this kernel tracks no connections, and the wait after a host error."""
 MEMORY_SECONDS = 1.0
 """Interval for comparing the entries that exist with budget and `min_available`, while tables are read."""
+
+RESTORE_SECONDS = JUDGED_SECONDS = 60.0
+"""Interval for restoring the rest of a limit, and for judging one again that this host can't bear: memory changes slowly."""
 
 _RESTORED_LATER = frozenset({HoldReason.PAUSED, HoldReason.WRITE_REFUSED, HoldReason.MEMORY_UNKNOWN})
 _RAISED_LATER = _RESTORED_LATER | {HoldReason.COOLDOWN, HoldReason.CHANGED_UNDER_US, HoldReason.NO_CONNTRACK}
@@ -83,6 +88,8 @@ class Controller:
         """The `min_limit` that this is about: a reload may change it."""
         self._affordable: int | None = None
         """The limit that this host could bear at start, if the limit found then was higher."""
+        self._affordable_at = 0.0
+        """When to judge that again."""
         self._verifier = Verifier(parts.recorder)
         self._changes: list[Record] = []
         """Other writers' changes that are in the state and still to be submitted: nothing delays a write."""
@@ -101,7 +108,7 @@ class Controller:
                 self._module = -1  # loaded again since the last run, rather than set by somebody
         self._restore_at = 0.0
         self._look_for_other_writers()
-        if self._restore_at is not None:
+        if self._restore_at == 0.0:  # no change was found that is about it
             self._restore()
         self._raise_to_minimum()
 
@@ -112,11 +119,12 @@ class Controller:
         if self._p.owners is not None and self._p.owners.has_changed():
             self._p.observer.rescan()
         if self._limit_changed:
-            episodes, self._limit_changed = episode.on_limit_change(episodes, now), False
+            episodes = episode.on_limit_change(episodes, now)
         limit = self._p.kernel.limit() if self._p.kernel.rehearsing else in_force
         if limit is not None and is_unlimited(limit):  # nothing but chains bounds the tables
             self._check_chains(self._p.observer.watch(in_force, attentive=series.is_due(wall))[0], now)
         if limit is None or is_unlimited(limit):
+            self._limit_changed = False
             return episode.on_tables(episodes, (), 0, 0, self.policy, now), now + WAITING_SECONDS
         tables, hurry = self._p.observer.watch(in_force, attentive=bool(episodes) or series.is_due(wall))
         if tables and self._p.debug is not None:
@@ -136,6 +144,7 @@ class Controller:
         # A step made without a measured demand can fill within the cooldown.
         just_raised = bool(episodes) and last is not None and now - last < self.policy.cooldown_seconds
         hurry = hurry or left < usage.HURRY_SECONDS or just_raised
+        self._limit_changed = False  # the episodes that it made due are returned
         return after, now + (usage.HURRIED_TICK_SECONDS if hurry else usage.TICK_SECONDS)
 
     def answer(self, known: Episode, *, covers: Callable[[], bool]) -> Episode:
@@ -176,14 +185,15 @@ class Controller:
             match self._p.applier.apply(record, record.decision):
                 case Record() as record:
                     break
-                case Lowered():
-                    retry, truth = case.observation.boottime_seconds + usage.TICK_SECONDS, case.corroboration
-                    hold = Hold(reason=HoldReason.CHANGED_UNDER_US, retry_seconds=retry, corroboration=truth)
-                    record = replace(record, decision=hold)
                 case BucketsRefused(why=why):
                     self._p.recorder.log("guard.error", "error", f"Decided as with `buckets: keep`: {why}")
                     policy = replace(policy, buckets=Buckets.KEEP)
                     trigger = _without_buckets(trigger)
+                case Lowered():
+                    pass
+            retry, truth = case.observation.boottime_seconds + usage.TICK_SECONDS, case.corroboration
+            hold = Hold(reason=HoldReason.CHANGED_UNDER_US, retry_seconds=retry, corroboration=truth)
+            record = replace(record, decision=hold)  # unless it is decided again now
         return self._finish(record, policy, case, is_news=is_news, covers=covers)
 
     def publish(self, episodes: Episodes) -> None:
@@ -194,6 +204,8 @@ class Controller:
             self._restore()
         self._raise_to_minimum()
         over_budget = self._affordable is not None and (self.limit or 0) > self._affordable
+        if over_budget and now >= self._affordable_at:
+            self._judge_kept_limit(now)
         self._publisher.publish(
             self.limit,
             self.policy,
@@ -238,26 +250,36 @@ class Controller:
         self.state = advance(self.state, record)
         if isinstance(decision, Raise) and decision.buckets_target is not None:
             self._buckets = self._p.kernel.buckets()
-        if isinstance(decision, Raise) and outcome.limit_after is not None:
-            if not self._p.kernel.rehearsing:
-                self.limit = outcome.limit_after
-            tables = self._p.observer.rebase()
-            if outcome.kind is OutcomeKind.APPLIED:
+        if isinstance(decision, Raise) and outcome.limit_after is not None and not self._p.kernel.rehearsing:
+            self.limit = outcome.limit_after
+            if outcome.kind is OutcomeKind.APPLIED and not is_passing_part(record):
                 kept, boot_id = self._kept, record.observation.boot_id
                 buckets = decision.buckets_target or (None if kept is None else kept.buckets)
                 self._kept = PersistedLimit(
                     limit=outcome.limit_after, buckets=buckets, decision=record.key, boot_id=boot_id
                 )
-                self._verifier.begin(record, outcome.limit_after, tables)
         self._incidents = incident.on_record(self._incidents, record)
         position = self._p.log_sources.position() if covers() else None
         self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.message_count))
         if isinstance(decision, Raise) or (isinstance(decision, Hold) and decision.reason is HoldReason.UNSAMPLED):
             self._p.floods.request(case.trusted, policy, self._p.clock.boottime())
+        if isinstance(decision, Raise) and outcome.limit_after is not None:
+            self._begin_verification(record, outcome.limit_after)
         if isinstance(decision, Raise) and outcome.kind is OutcomeKind.REJECTED and self.state.refusal:
             retry, truth = self.state.refusal.until_seconds, decision.corroboration
             return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=retry, corroboration=truth)
         return decision if isinstance(decision, Raise | Hold) else Hold(reason=HoldReason.RESOLVED)
+
+    def _begin_verification(self, record: Record, limit: int) -> None:
+        """Count growth and drops from here on. An error costs only this: the raise and its record are done."""
+        try:
+            tables = self._p.observer.rebase()
+            if record.outcome.kind is OutcomeKind.APPLIED:
+                self._verifier.begin(record, limit, tables)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the decision must not be made a second time
+            self._p.recorder.log(
+                "guard.error", "error", f"This raise is not verified: {describe(error)}", key=record.key
+            )
 
     # -- other writers and the operator ---------------------------------------------------------
 
@@ -331,6 +353,9 @@ class Controller:
                 if isinstance(record.decision, Override):
                     again = {OverrideKind.REVERT: None, OverrideKind.RESUME: 0.0}
                     self._minimum_at = again.get(record.decision.kind, self._minimum_at)
+                    if record.decision.kind is OverrideKind.RESUME:
+                        self._limit_changed = True  # what waits for the end of a refusal or a conflict is due
+                        self._restore_at = None if self._restore_at is None else 0.0
                 self.limit = self.limit if limit is None else limit
                 if limit is not None and record.outcome.kind is OutcomeKind.APPLIED and self._kept is not None:
                     self._kept = replace(self._kept, limit=limit, buckets=buckets or self._kept.buckets)
@@ -339,16 +364,31 @@ class Controller:
 
     def _restore(self) -> None:
         """Compare the limit that was kept with the one in force, and write it if a boot has lost it."""
-        self._restore_at = None
         if self._kept is None:
+            self._restore_at = None
             return
-        trigger = Trigger(kind=TriggerKind.START, persisted=self._kept, load=self._p.load)
+        now, trigger = self._p.clock.boottime(), self._start_trigger()
+        self._restore_at = now + WAITING_SECONDS  # after an error
         decision = self.decide(trigger)
-        self._affordable = None
+        self._restore_at = self._affordable = None
         if isinstance(decision, Hold) and decision.reason in _RESTORED_LATER:
             self._restore_at = decision.retry_seconds or 0.0
+        elif isinstance(decision, Hold) and decision.reason is HoldReason.CONFLICT:
+            self._restore_at = conflict_over_seconds(self.state, self.policy.conflict_limit)
         elif isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START and decision.arithmetic:
-            self._affordable = decision.arithmetic.target
+            self._affordable, self._affordable_at = decision.arithmetic.target, now + JUDGED_SECONDS
+        elif decision.arithmetic is not None and decision.arithmetic.bound is Bound.MIN_AVAILABLE:
+            self._restore_at = now + RESTORE_SECONDS  # the rest
+
+    def _start_trigger(self) -> Trigger:
+        return Trigger(kind=TriggerKind.START, persisted=self._kept, load=self._p.load)
+
+    def _judge_kept_limit(self, now: float) -> None:
+        """Judge again a limit that this host could not bear at start: memory, the tables and the settings change."""
+        self._affordable_at = now + JUDGED_SECONDS
+        decision = decide(self._start_trigger(), self._p.observer.observe(), self.state, self.policy)
+        is_over = decision.reason is HoldReason.OVER_BUDGET_AT_START if isinstance(decision, Hold) else False
+        self._affordable = decision.arithmetic.target if is_over and decision.arithmetic is not None else None
 
     def _raise_to_minimum(self) -> None:
         """Decide once about `min_limit`, after whatever has to end first: a pause, the cooldown, a kernel without a limit."""
@@ -363,8 +403,8 @@ class Controller:
             decision = self.decide(Trigger(kind=TriggerKind.MINIMUM), is_news=False)
             later = isinstance(decision, Hold) and decision.reason in _RAISED_LATER
             self._minimum_at = (decision.retry_seconds or now) if isinstance(decision, Hold) and later else None
-            if isinstance(decision, Hold) and decision.reason is HoldReason.CONFLICT:
-                self._minimum_at = math.inf  # until an operator resumes
+            if isinstance(decision, Hold) and decision.reason is HoldReason.CONFLICT:  # or an operator resumes
+                self._minimum_at = conflict_over_seconds(self.state, self.policy.conflict_limit)
 
     # -- after the write ------------------------------------------------------------------------
 

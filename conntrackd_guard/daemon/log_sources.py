@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
@@ -108,6 +109,8 @@ class LogSources:
             return None
         if self._ring is not None:
             self._read_journal()
+        else:
+            self._journal.keep_running()
         cursor = self._journal.newest_cursor
         if self._dedup.newest_taken_us is None and self._recorded is not None:
             return replace(self._recorded, cursor=cursor)  # an earlier boot's stamp still marks its messages
@@ -152,11 +155,14 @@ class LogSources:
     def _recall(self) -> None:
         """Learn where an earlier run stood, once the history can be read, and begin to read the journal there.
 
-        The messages that the ring buffer held at start wait for it: an earlier run took some of them.
+        The messages that the ring buffer held at start wait for it: an earlier run took some of them. An error, which the
+        recorder logs, counts as no position.
         """
         if self._recalled or not self._past.done():
             return
-        self._recalled, self._recorded = True, self._past.result().position
+        self._recalled = True
+        with suppress(Exception):
+            self._recorded = self._past.result().position
         if self._recorded is not None:
             self._dedup.recall(self._recorded.boot_id, self._recorded.stamp_us)
         self._journal.begin(None if self._recorded is None else self._recorded.cursor)
@@ -164,28 +170,38 @@ class LogSources:
             self._read_journal()
 
     def _read_journal(self, *, at_once: bool = False) -> None:
-        """Have the recorder's thread read the journal if that is due and it isn't reading yet."""
+        """Have the recorder's thread read the journal if that is due and it isn't reading yet.
+
+        A reading that failed, which the recorder logs, is done again after the usual pause.
+        """
         now = time.monotonic()
         if self._reading is not None:
             if not self._reading.done():
                 return
-            pause, self._reading = self._reading.result(), None
+            reading, self._reading = self._reading, None
+            pause = self._journal.pause_seconds
+            with suppress(Exception):
+                pause = reading.result()
             every, _ = _AFTER_OVERRUN_SECONDS
             self._read_at = now + (min(pause, every) if now < self._read_often_until else pause)
         if at_once or now >= self._read_at:
-            self._reading = self._recorder.call(lambda _: self._journal.read_once())
+            journal = self._journal  # a follower that replaces it meanwhile has its own thread
+            self._reading = self._recorder.call(lambda _: journal.read_once())
 
     def _read_ring(self, ring: RingBuffer) -> list[KernelEvent]:
-        """Read the ring buffer. The journal has what it lost, and all messages once it can't be read any more."""
+        """Read the ring buffer. The journal has what it lost, and all messages once it can't be read any more.
+
+        Raises OSError where no follower can be made for want of a descriptor: the next call tries again.
+        """
         try:
             events = ring.read()
         except HostError as error:
-            ring.close()
-            self._ring, self._notes = None, (*self._notes, str(error))
-            events, backlog = self._journal.take(), self._journal
-            self._journal = JournalFollower(self._journal_root)
+            follower = JournalFollower(self._journal_root)
+            events = self._journal.take()
             if self._recalled:
-                self._journal.begin(backlog.newest_cursor)
+                follower.begin(self._journal.newest_cursor)
+            self._journal, self._ring, self._notes = follower, None, (*self._notes, str(error))
+            ring.close()
             return events
         if ring.overruns > self._overruns:
             self._overruns = ring.overruns

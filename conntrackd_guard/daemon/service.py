@@ -126,13 +126,13 @@ class Daemon:
         sys.setswitchinterval(_SWITCH_SECONDS)
         loop.run(self._signals.descriptor, self.reload)
         self._manager.stopping()
-        parts.log_sources.close()
-        self._recorder.note_position(parts.log_sources.position())
-        self._recorder.log(
-            "guard.stopped",
-            "info",
-            _farewell(parts.kernel.limit_in_force(), self._persisted(), self._drop_in.overridden_by()),
-        )
+        try:
+            parts.log_sources.close()
+            self._recorder.note_position(parts.log_sources.position())
+            limit, persisted = parts.kernel.limit_in_force(), self._persisted()
+            self._recorder.log("guard.stopped", "info", _farewell(limit, persisted, self._drop_in.overridden_by()))
+        except Exception as error:  # noqa: BLE001 - what waits to be recorded is recorded all the same
+            self._recorder.log("guard.stopped", "warning", f"Stopped: {describe(error)}")
         return self._recorder.close(CLOSE_SECONDS)
 
     def reload(self) -> Policy | None:

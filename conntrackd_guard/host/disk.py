@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from conntrackd_guard.core.errors import HostError
 
@@ -15,19 +15,28 @@ AT_ITS_END = "This command waits for it at its end."
 
 T = TypeVar("T")
 
+_late: dict[tuple[str, Path], Future[Any]] = {}
+"""Work that was not waited for any longer, by action and path."""
+
 
 def answer(work: Callable[[], T], action: str, path: Path, next_step: str, *, more_seconds: float = 0.0) -> T:
     """Return what `work` returns, which may take `more_seconds` by itself; raise what it raises.
 
-    Raises HostError if the disk does not answer. The work goes on, and the process ends only after it.
+    Raises HostError if the disk does not answer. The work goes on, and the process ends only after it. While it does,
+    the same action on the same path is not begun again: each would keep a thread.
     """
+    error = OSError(errno.ETIMEDOUT, "its disk does not answer")
+    earlier = _late.pop((action, path), None)
+    if earlier is not None and not earlier.done():
+        _late[action, path] = earlier
+        raise HostError(action, path, error, next_step)
     result: Future[T] = Future()
 
     def do() -> None:
         try:
             result.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - for the thread that waits
-            result.set_exception(error)
+        except BaseException as found:  # noqa: BLE001 - for the thread that waits
+            result.set_exception(found)
 
     threading.Thread(target=do).start()
     try:
@@ -35,5 +44,5 @@ def answer(work: Callable[[], T], action: str, path: Path, next_step: str, *, mo
     except TimeoutError:
         if result.done():  # the work's own: a network file system's, for example
             raise
-        error = OSError(errno.ETIMEDOUT, "its disk does not answer")
+        _late[action, path] = result
         raise HostError(action, path, error, next_step) from None

@@ -9,10 +9,13 @@ from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import Decision, Hold, OutcomeKind, Override, Raise, Record, TriggerKind
 from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.text import short
 from conntrackd_guard.replay.model import Difference, Exact, HostInput, HostResult, Recorded, Step
 from conntrackd_guard.replay.tally import Tally
 
 MOST_DIFFERENCES = 20
+MOST_VERSIONS = 10
+"""Other versions of the guard that are named (judgement: more than one host ran in the time that a history keeps)."""
 _LATER = frozenset({HoldReason.CHANGED_UNDER_US, HoldReason.NO_CONNTRACK})
 """Holds that the write itself ended in, after the policy had decided to raise."""
 
@@ -52,7 +55,9 @@ class _Redecision:
             return
         decision: Decision = record.decision
         if recorded.guard_version != __version__ and self._policy is None:
-            self._versions[recorded.guard_version] += 1
+            name = short(recorded.guard_version)
+            is_named = name in self._versions or len(self._versions) < MOST_VERSIONS
+            self._versions[name if is_named else "others"] += 1
         else:
             decision = decide(record.trigger, record.observation, record.state, used)
             is_same = _same(record, decision)
@@ -60,7 +65,7 @@ class _Redecision:
             if not is_same and len(self._differences) < MOST_DIFFERENCES:
                 self._differences.append(_difference(recorded, record, decision))
             decision = record.decision if is_same else decision
-        _count(self._tally, recorded, record, decision)
+        _count(self._tally, record, decision)
 
     def result(self) -> HostResult:
         """Return the row."""
@@ -101,11 +106,11 @@ def _text(decision: Decision) -> str:
     return verdict(decision)
 
 
-def _count(tally: Tally, recorded: Recorded, record: Record, decision: Decision) -> None:
+def _count(tally: Tally, record: Record, decision: Decision) -> None:
     """Take a decision, as the policy makes it, into the row."""
     seen, trigger = record.observation, record.trigger
     if trigger.kind is TriggerKind.KERNEL_MESSAGE:
-        tally.messages += recorded.repeats
+        tally.messages += trigger.message_count  # repeats of a row are also decisions made again without a new message
     tally.limit(seen.limit)
     tally.causes[trigger.kind.value] += 1
     if isinstance(decision, Raise):

@@ -116,6 +116,10 @@ def _case(found: object, place: str, policy: Policy | None) -> Case:
     if any(after.wall_seconds <= before.wall_seconds for before, after in pairwise(samples)):
         raise SettingsError(f"{place}, series: expected times that rise")
     messages.sort(key=lambda message: message.wall_seconds)
+    if samples and messages and messages[-1].wall_seconds > samples[-1].wall_seconds:
+        raise SettingsError(
+            f"{place}, messages: found one after the last of `series`, where nothing is known of the table"
+        )
     evidence = HostInput(
         name=name,
         grade=Grade.SIMULATED if samples else Grade.ASKED_ONLY,

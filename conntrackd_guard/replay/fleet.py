@@ -9,11 +9,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from conntrackd_guard.core.errors import GuardError, HostError, describe
-from conntrackd_guard.core.text import printable
+from conntrackd_guard.core.text import printable, short
+from conntrackd_guard.host import files
 from conntrackd_guard.replay import lines
 from conntrackd_guard.replay.engine import compare, replay
-from conntrackd_guard.replay.lines import Answer, Job
+from conntrackd_guard.replay.lines import Answer, Found, Job
 from conntrackd_guard.replay.model import HostResult, Skipped, Unit
+
+_NEXT_STEP = "Free space, or name another file."
 
 Progress = Callable[[int], None]
 """Called with the number of units that are done."""
@@ -25,7 +28,7 @@ def work(unit: Unit, job: Job) -> str:
     try:
         for found in unit.read(job.span):
             if isinstance(found, Skipped):
-                texts.append(lines.written(unit.key, found))
+                texts.append(_written(unit.key, found))
                 continue
             host = job.assuming(found)
             other: HostResult | None = None
@@ -33,10 +36,22 @@ def work(unit: Unit, job: Job) -> str:
                 row = replay(host, job.policy, recorded=job.recorded)
             else:
                 row, other = compare(host, job.policy, job.against, recorded=job.recorded)
-            texts.append(lines.written(unit.key, Answer(host=row, against=other)))
+            texts.append(_written(unit.key, Answer(host=row, against=other)))
     except Exception as error:  # noqa: BLE001 - one host of thousands must not end the replay of the others
-        texts.append(lines.written(unit.key, Skipped(name=unit.key, why=describe(error))))
+        texts.append(_written(unit.key, Skipped(name=unit.key, why=describe(error))))
     return "".join(texts) + lines.done(unit.key)
+
+
+def _written(key: str, found: Found) -> str:
+    """Return the line of one host; one that is too long to be read back becomes a host that is skipped."""
+    text = lines.written(key, found)
+    if len(text) <= lines.MOST_LINE_BYTES:
+        return text
+    name = found.name if isinstance(found, Skipped) else found.host.name
+    why = (
+        f"Its result has {len(text):,} bytes, more than {lines.MOST_LINE_BYTES:,}: names or advice in it are too long."
+    )
+    return lines.written(key, Skipped(name=short(name), why=why))
 
 
 def local(jobs: int) -> AbstractContextManager[Executor | None]:
@@ -100,11 +115,11 @@ class Fleet:
     def _take(self, key: str, text: str, progress: Progress) -> None:
         self._done[key] = text
         if self._resume is not None:
-            try:
-                with self._resume.open("a", encoding="ascii") as file:
-                    file.write(text)
-            except OSError as error:
-                raise HostError("write", self._resume, error, "Free space, or name another file.") from error
+            with (
+                files.translate_errors("write", self._resume, _NEXT_STEP),
+                self._resume.open("a", encoding="ascii") as file,
+            ):
+                file.write(text)
         progress(self.done)
 
 
@@ -132,5 +147,7 @@ def _resumed(path: Path, head: str) -> dict[str, str]:
         pending[key] = pending.get(key, "") + text
         if content.get("done"):
             finished[key] = pending.pop(key)
-    path.write_text(head + "".join(finished.values()), encoding="ascii")
+    with files.translate_errors("write", path, _NEXT_STEP):
+        whole = (head + "".join(finished.values())).encode("ascii")
+        files.replace(path.resolve(), whole, mode=path.stat().st_mode & 0o777, durable=False)
     return finished

@@ -55,8 +55,16 @@ class Answer:
 
     @property
     def differs(self) -> bool:
-        """Whether the two policies differ on this host."""
-        return self.against is not None and self.against != self.host
+        """Whether the two policies differ on this host; that only one judges rows of other versions is no difference."""
+        return self.against is not None and _judged(self.against) != _judged(self.host)
+
+
+def _judged(row: HostResult) -> HostResult:
+    """Return a row whose decisions of other guard versions, taken as recorded, count as the same."""
+    if (exact := row.exact) is None:
+        return row
+    same = exact.same + sum(exact.other_versions.values())
+    return replace(row, exact=replace(exact, same=same, other_versions={}))
 
 
 Found = Answer | Skipped

@@ -37,6 +37,7 @@ class Total:
     """Recorded decisions (`exact`)."""
     same: int = 0
     different: int = 0
+    overrides: int = 0
     other_versions: dict[str, int] = field(default_factory=dict)
     unreadable: int = 0
 
@@ -99,7 +100,7 @@ def _add(total: Total, row: HostResult) -> None:
     total.holds = dict(sorted((Counter(total.holds) + Counter(row.holds)).items()))
     total.actions = dict(sorted((Counter(total.actions) + Counter(row.actions)).items()))
     if row.exact is not None:
-        for name in ("rows", "same", "different", "unreadable"):
+        for name in ("rows", "same", "different", "overrides", "unreadable"):
             setattr(total, name, getattr(total, name) + getattr(row.exact, name))
         versions = Counter(total.other_versions) + Counter(row.exact.other_versions)
         total.other_versions = dict(sorted(versions.items()))

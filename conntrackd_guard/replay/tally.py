@@ -8,6 +8,7 @@ from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import INT_MAX, Observation
 from conntrackd_guard.core.records import ACTIONABLE
+from conntrackd_guard.core.units import YEAR_10000
 from conntrackd_guard.replay.model import Exact, HostInput, HostResult, Step
 
 MOST_STEPS = 200
@@ -47,7 +48,9 @@ class Tally:
         self.notes: list[str] = []
 
     def at(self, wall_seconds: float) -> None:
-        """Note a moment of the evidence."""
+        """Note a moment of the evidence, unless no host's clock can have shown it."""
+        if not 0 <= wall_seconds < YEAR_10000:
+            return
         self._since = wall_seconds if self._since is None else min(self._since, wall_seconds)
         self._until = wall_seconds if self._until is None else max(self._until, wall_seconds)
 

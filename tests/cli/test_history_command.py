@@ -168,6 +168,23 @@ def test_show_counts_the_small_tables_of_the_calculation(paths: Paths, capsys: p
         assert ("small tables     4,967 tables with 49,670 entries together" in out) is shown
 
 
+@pytest.mark.parametrize(("limit", "text"), [(0, "0 (unlimited)"), (2**32 - 1, "-1 (unlimited)")])
+def test_no_limit_is_named(paths: Paths, capsys: pytest.CaptureFixture[str], limit: int, text: str) -> None:
+    """The kernel's number for it would pass for a limit, in the list, in one decision and on the page."""
+    record = replace(
+        a_record("none", limit=limit, kernel_limit=limit, wall_seconds=5000.0),
+        outcome=Outcome(kind=OutcomeKind.NONE, limit_after=limit),
+    )
+    with History(paths.history, mode="writer") as history:
+        number = history.add(record, policy=Policy(), sentence="why", kernel_release="6.1")
+    assert main(["history", "--last", "1"], paths) is Exit.DONE
+    assert f"  {text} " in capsys.readouterr().out
+    assert main(["show", str(number)], paths) is Exit.DONE
+    out = capsys.readouterr().out
+    assert re.search(rf"limit +{re.escape(text)}\n", out)
+    assert f"the limit then read {text}" in out
+
+
 def test_a_decision_is_found_by_its_key(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     """The drop-in was written before the row had a number: it names the key. An unknown key ends with exit code 3."""
     assert main(["show", "b"], paths) is Exit.DONE

@@ -16,6 +16,10 @@ from testbed.fake_host import FakeHost
 from conntrackd_guard.cli.arguments import parser
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.core.configuration import Mode
+from conntrackd_guard.history.database import History
+from conntrackd_guard.history.series import Point
+from conntrackd_guard.host.clock import Clock
 from conntrackd_guard.host.paths import Paths
 
 NAMES = sorted({name.split()[0] for name in commands() if name != TOP})
@@ -97,6 +101,21 @@ def test_the_host_may_be_below_a_folder(
     found = json.loads(capsys.readouterr().out)
     assert found["limit"] == 98304
     assert found["paused"]["by"] == str(own.fleet_pause)
+
+
+@pytest.mark.parametrize("name", ["recommend", "replay"])
+def test_settings_of_a_pod_are_read(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A kubelet makes the folder of a ConfigMap open to all; a dry run's own history is the one that is read."""
+    host, own = FakeHost(tmp_path / "host"), Paths(tmp_path / "own")
+    own.settings_file.parent.mkdir(parents=True)
+    own.settings_file.write_text("mode: dry-run\n", encoding="utf-8")
+    own.settings_file.chmod(0o644)
+    own.settings_file.parent.chmod(0o777)
+    now = int(Clock().wall())
+    with History(host.paths.for_mode(Mode.DRY_RUN).history, mode="writer") as history:
+        history.add_points([Point(now - 3600, 1, "initial", 1_000_000, 200_000)])
+    assert main([name, "--root", str(host.root)], own) is Exit.DONE
+    assert {"recommend": "200,000 entries (history, ", "replay": "dry-run/history.db"}[name] in capsys.readouterr().out
 
 
 def test_a_folder_without_a_host_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,13 @@ from testbed.guarded import LIMIT, Guarded, Host
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.host.paths import Paths
+from conntrackd_guard.replay.lines import Answer as ReplayAnswer
+from conntrackd_guard.replay.lines import Job, written
+from conntrackd_guard.replay.model import Difference, Exact, Grade, HostResult, Span
+from conntrackd_guard.replay.sources import named
+from conntrackd_guard.replay.sources.history import is_history
 
 ESCAPE = "\x1b[2J"
 
@@ -65,6 +72,25 @@ def test_json_lines_of_two_runs_merge(history: Path, tmp_path: Path, capsys: pyt
     assert totals["totals"]["exact"]["raises"] == 1
 
 
+def test_parts_of_a_comparison_merge(history: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hosts on which the two policies agree count in the totals of the whole."""
+    same = settings(tmp_path, "threshold: 80%\n")
+    other = tmp_path / "other.db"
+    shutil.copy(history, other)
+    arguments = ("--config", same, "--against", same, "--json")
+    parts = []
+    for number, file in enumerate((history, other)):
+        assert run(str(file), *arguments) is Exit.DONE
+        parts.append(tmp_path / f"part-{number}")
+        parts[-1].write_text(capsys.readouterr().out, "ascii")
+    assert run(str(history), str(other), *arguments) is Exit.DONE
+    whole = capsys.readouterr().out
+    assert run("--merge", "--json", *map(str, parts)) is Exit.DONE
+    merged = capsys.readouterr().out
+    assert sorted(merged.splitlines()) == sorted(whole.splitlines())
+    assert json.loads(merged.splitlines()[-1])["totals"]["exact"]["hosts"] == 2
+
+
 def test_csv_has_a_row_for_each_host(history: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With the fields of a row by name."""
     assert run(str(history), "--csv") is Exit.DONE
@@ -103,6 +129,41 @@ def test_a_file_that_is_no_history_ends_in_a_clear_line(
     else:
         assert code is Exit.FAILED
     assert "Traceback" not in out + err
+
+
+def test_one_file_that_cannot_be_read_is_skipped(
+    history: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named; the others of its folder are replayed."""
+    (bad := history.parent / "bad.db").write_bytes(b"")
+
+    def look(path: Path) -> bool:
+        if path == bad:
+            raise PermissionError(13, "Permission denied")
+        return is_history(path)
+
+    monkeypatch.setattr(named, "is_history", look)
+    assert run(str(history.parent)) is Exit.DONE
+    out = capsys.readouterr().out
+    assert "1, of which 1 get the recorded verdict and 0 another" in out
+    assert f"{bad}: Can't read it: Permission denied." in out
+
+
+def test_results_of_others_move_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor does an impossible time in them end the view."""
+    difference = Difference(row=1, at=1e30, recorded=f"{ESCAPE}hold x", replayed="raise to 1\u202e")
+    exact = Exact(rows=1, different=1, other_versions={}, differences=(difference,))
+    row = HostResult(name="h", grade=Grade.EXACT, causes={}, holds={}, since=1e9, until=1e30, exact=exact)
+    file = tmp_path / "results"
+    head = Job(policy=Policy(), span=Span()).head()
+    file.write_text(head + written("u", ReplayAnswer(host=row)), "ascii")
+    assert run("--merge", str(file)) is Exit.DONE
+    out = capsys.readouterr().out
+    assert "#1 at @1000000000000000019884624838656: \\x1b[2Jhold x → raise to 1\\u202e" in out
+    assert ESCAPE not in out
+    assert "\u202e" not in out
+    assert run("--merge", "--csv", str(file)) is Exit.DONE
+    assert run("--merge", "-o", str(tmp_path / "page.html"), str(file)) is Exit.DONE
 
 
 @pytest.mark.parametrize("text", ["", "[]\n", '{"job": 1', "\x00\n", '{"answer": {"host": {}}}\n', "[" * 100_000])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,20 @@ def test_stdin_is_read_for_any_number_of_workers(
         found.append(lines(capsys, "--jobs", jobs, "-"))
     assert found[0] == found[1]
     assert found[0][1]["answer"]["host"]["messages"] == 2
+
+
+@pytest.mark.parametrize("microseconds", [99_999_999_999_999_999_999, 253_402_300_800_000_000, -2 * START * 1_000_000])
+def test_an_impossible_time_costs_its_message_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, microseconds: int
+) -> None:
+    """The text, the JSON lines and the table of all hosts are whole."""
+    damaged = entry(microseconds, _HOSTNAME="web1", MESSAGE=FULL)
+    for option in (["--json"], ["--csv"], []):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(damaged + kernel(1) + kernel(2))))
+        assert main(["replay", *option, "-"], Paths()) is Exit.DONE
+        out = capsys.readouterr().out
+        assert re.search(r'"messages":2,|asked_only,.*,2,|at least 2 \(', out)
+        assert re.search("impossible time, left out: 1|asked_only,", out)
 
 
 def test_a_prometheus_is_asked_with_the_matchers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,7 +140,8 @@ def test_the_host_may_be_called_anything() -> None:
 def test_a_host_without_a_limit_has_a_report_too() -> None:
     """0 means unlimited, so there is no share to show."""
     text = a_report([Point(at=10, namespace=1, label="initial", limit=0, count=7)])
-    assert "The limit, at 0 at both ends, and the entries of the only table seen: at most 7" in text
+    assert "The limit, at 0 (unlimited) at both ends, and the entries of the only table seen: at most 7" in text
+    assert "<dt>Limit at the end</dt><dd>0 (unlimited)</dd>" in text
 
 
 def test_no_namespace_passes_for_another() -> None:

@@ -15,7 +15,7 @@ from conntrackd_guard.actions import status
 from conntrackd_guard.actions.status import Status, preview
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
-from conntrackd_guard.cli.render.status_live import SPARK_SECONDS, LiveView, view
+from conntrackd_guard.cli.render.status_live import SPARK_SECONDS, LiveView, use_of, view
 from conntrackd_guard.core import verification
 from conntrackd_guard.core.budget import cost_of
 from conntrackd_guard.core.configuration import Mode, Policy
@@ -106,6 +106,19 @@ def test_the_sparkline_shows_the_last_minutes() -> None:
     live_view.remember(7, NOW - SPARK_SECONDS - 1, 1.0)
     assert live_view.spark(7, NOW) == "▁     ▅  █"
     assert live_view.spark(8, NOW) == " " * 10
+
+
+@pytest.mark.parametrize("limit", [0, 2**32 - 1])
+def test_without_a_limit_no_table_is_full(limit: int) -> None:
+    """Neither in the bar nor in the sparkline, which begins with points of the history."""
+    found = a_status(table(50_000))
+    found = replace(found, observation=replace(found.observation, limit=limit, kernel_limit=limit))
+    live_view = LiveView()
+    live_view.remember(7, NOW - 100, use_of(50_000, limit))
+    live_view.add(found)
+    assert live_view.spark(7, NOW) == "      ▁  ▁"
+    line = next(line for line in picture(found, live_view) if line.startswith("web"))
+    assert " 0 % " in line
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 30), (80, 24), (80, 50), (120, 30), (200, 60)])

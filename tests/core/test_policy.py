@@ -383,10 +383,23 @@ def test_lost_races_beside_a_full_untrusted_table_are_no_way_to_a_raise() -> Non
     """The full table explains the message; neither drops nor mere use of a trusted table make it this one's."""
     theirs = table(LIMIT, OTHER, user_owned=True, dropped=50)
     for ours in (table(13_107, dropped=3), table(220_000)):
-        for trigger in (message(None), message(OTHER), PRESSURE):
+        for trigger in (message(None), message(OTHER), replace(PRESSURE, namespace=OTHER), PRESSURE):
             decision = decide(trigger, host(theirs, ours), CALM, Policy())
             assert isinstance(decision, Hold)
-            assert decision.reason is HoldReason.UNTRUSTED_NAMESPACE
+            about_ours = trigger is PRESSURE  # which growth makes due at once, as a hold for theirs would not
+            assert decision.reason is (HoldReason.STABLE if about_ours else HoldReason.UNTRUSTED_NAMESPACE)
+
+
+def test_no_user_chooses_the_step() -> None:
+    """A table that is not raised for is not brought below the threshold either."""
+    ours = table(LIMIT * 95 // 100, demand_per_second=10.0)
+    alone, beside = (
+        decide(PRESSURE, host(ours, table(count, OTHER, user_owned=True)), CALM, Policy(threshold=0.4))
+        for count in (0, LIMIT)
+    )
+    assert isinstance(alone, Raise)
+    assert isinstance(beside, Raise)
+    assert alone.target == beside.target
 
 
 @pytest.mark.parametrize(("trigger", "seen"), UNKNOWABLE)

@@ -24,7 +24,7 @@ from conntrackd_guard.core.model import (
     Refusal,
     State,
 )
-from conntrackd_guard.core.state import advance, fold, lost, rehearsed_limit
+from conntrackd_guard.core.state import advance, conflict_over_seconds, conflicts, fold, lost, rehearsed_limit
 
 BUSY = State(
     last_raise_seconds=1.0,
@@ -64,8 +64,11 @@ RAISED = replace(BUSY, last_raise_seconds=NOW, raise_seconds=(1.0, NOW), set_lim
         (record(UNCONFIRMED, OutcomeKind.NOT_APPLIED), BUSY),
         (hold(HoldReason.COOLDOWN), BUSY),
         (hold(HoldReason.CHANGED_UNDER_US), BUSY),
-        (hold(HoldReason.LIMIT_RAISED, 2 * LIMIT), replace(BUSY, **REPLACED)),
-        (hold(HoldReason.LIMIT_LOWERED, LIMIT - 1), replace(BUSY, **REPLACED, conflict_seconds=(2.0, NOW))),
+        (hold(HoldReason.LIMIT_RAISED, 2 * LIMIT), replace(BUSY, **REPLACED, others_limit=2 * LIMIT)),
+        (
+            hold(HoldReason.LIMIT_LOWERED, LIMIT - 1),
+            replace(BUSY, **REPLACED, others_limit=LIMIT - 1, conflict_seconds=(2.0, NOW)),
+        ),
         # lowered to what the guard set: that is in force again
         (hold(HoldReason.LIMIT_LOWERED, LIMIT), BUSY),
         (hold(HoldReason.RELOADED, LIMIT - 1), replace(BUSY, set_limit=None)),
@@ -97,7 +100,29 @@ def test_a_record_dated_ahead_of_now_counts_as_made_now(ahead: float) -> None:
 
 def test_a_lowering_of_what_the_guard_never_set_is_no_conflict() -> None:
     """Only a value of the guard's own can be fought over."""
-    assert advance(State(), hold(HoldReason.LIMIT_LOWERED, 1)) == State()
+    assert advance(State(), hold(HoldReason.LIMIT_LOWERED, 1)) == State(others_limit=1)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        record(RAISE, OutcomeKind.APPLIED, after=393_216),
+        hold(HoldReason.RELOADED, 5),
+        record(Override(kind=OverrideKind.REVERT), OutcomeKind.APPLIED),
+    ],
+)
+def test_another_programs_limit_stands_until_something_replaces_it(after: Record) -> None:
+    """Further changes of others keep it up to date."""
+    state = advance(advance(BUSY, hold(HoldReason.LIMIT_LOWERED, 5)), hold(HoldReason.LIMIT_LOWERED, 4))
+    assert (state.others_limit, advance(state, after).others_limit) == (4, None)
+
+
+def test_a_conflict_is_over_when_its_first_lowerings_leave_the_window() -> None:
+    """With the third newest of five gone, two are left."""
+    state = State(conflict_seconds=(1.0, 2.0, 30.0, 40.0, 50.0))
+    over = conflict_over_seconds(state, 3)
+    assert over == 30.0 + tuning.CONFLICT_WINDOW_SECONDS
+    assert (conflicts(state, over - 0.1), conflicts(state, over)) == (3, 2)
 
 
 def test_one_lowering_is_one_conflict() -> None:

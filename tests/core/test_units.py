@@ -212,3 +212,4 @@ def test_a_percentage_reads_back(hundredths: int) -> None:
 def test_any_wall_time_has_a_text(seconds: float, text: str) -> None:
     """A journal may hold impossible ones."""
     assert units.utc(seconds) == text
+    assert units.rfc3339(seconds).startswith(text[:10])

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import NoReturn
 
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host, an_override
@@ -230,4 +234,112 @@ def test_policies_in_rows_are_those_decided_with(host: Host) -> None:
         found = detail(history, row.id)
     assert found is not None
     assert found.policy == replace(policy, buckets=Buckets.KEEP)
+    guarded.stop()
+
+
+FULL = HostError("read", "the limit", OSError(errno.ENFILE, "Too many open files in system"), "")
+
+
+def fail_once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> Callable[[], None]:
+    """Return what has the owner's function fail at its next call only."""
+    real = getattr(owner, name)
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        monkeypatch.setattr(owner, name, real)
+        raise FULL
+
+    return lambda: monkeypatch.setattr(owner, name, fail)
+
+
+def test_an_error_after_the_write_costs_no_record(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The raise is recorded and saved; only its verification is missing, and the log has that."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    guarded.kernel.after_write = fail_once(monkeypatch, guarded.kernel, "limit_in_force")
+    guarded.message()
+    guarded.turn()
+    guarded.turn(15.0)
+    assert [reason for reason in guarded.reasons() if "raise" in reason] == ["raise kernel_message confirmed applied"]
+    assert (host.persisted, guarded.intents()) == (STEP, 0)
+    (error,) = guarded.logged("guard.error")
+    assert error["message"].startswith("This raise is not verified: Can't read the limit: Too many open files")
+    guarded.stop()
+
+
+def test_a_limit_that_can_not_be_read_back_counts_as_written(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel took the write without an error: it is no refusal, and nobody else's change."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    limit = host.root / "proc/sys/net/netfilter/nf_conntrack_max"
+    real = os.write
+
+    def write(descriptor: int, content: bytes) -> int:
+        done = real(descriptor, content)
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(limit):
+            monkeypatch.setattr(os, "write", real)
+            limit.rename(limit.with_name("away"))
+            limit.symlink_to(limit)
+        return done
+
+    monkeypatch.setattr(os, "write", write)
+    guarded.message()
+    guarded.turn()
+    limit.unlink()
+    limit.with_name("away").rename(limit)
+    guarded.turn(3.0)
+    host.table(10)
+    guarded.turn(15.0)
+    assert guarded.reasons() == ["raise kernel_message confirmed applied"]
+    assert (host.limit, host.persisted, guarded.intents()) == (STEP, STEP, 0)
+    guarded.stop()
+
+
+def test_refused_buckets_after_three_lowerings_are_no_answer(host: Host) -> None:
+    """Nothing was written: the table is decided about again at the next reading."""
+    host.buckets = 8_192
+    guarded = Guarded(host, Policy(buckets=Buckets.MATCH))
+    guarded.kernel.refusing_buckets = errno.ENOMEM
+    guarded.turn()
+    host.table(LIMIT)
+    lower = partial(setattr, host, "limit")
+    guarded.intents_folder.meanwhile = [partial(lower, LIMIT - less) for less in (1, 2, 3)]
+    guarded.message()
+    guarded.turn()
+    assert guarded.reasons()[-1] == "hold changed_under_us none"
+    guarded.turn(0.3)
+    assert host.limit > LIMIT
+    guarded.stop()
+
+
+def refused(host: Host) -> Guarded:
+    """Return a guard whose write was refused for minutes, for a table that fills up."""
+    guarded = Guarded(host)
+    guarded.kernel.refusing = errno.EINVAL
+    host.table(LIMIT * 97 // 100)
+    for _ in range(1200):
+        guarded.turn(0.25)
+    guarded.kernel.refusing = None
+    return guarded
+
+
+def test_a_resume_ends_the_wait_after_a_refusal(host: Host) -> None:
+    """The refusal is over for the state, and for whoever waits for its end."""
+    guarded = refused(host)
+    resume = an_override(guarded, OverrideKind.RESUME)
+    guarded.runtime_dir.overrides.put(resume.key, encode(resume))
+    guarded.turn(3.0)
+    guarded.turn(0.3)
+    assert host.limit > LIMIT
+    guarded.stop()
+
+
+def test_another_limit_ends_the_wait_in_spite_of_an_error(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the failed tick had found is not forgotten."""
+    guarded = refused(host)
+    host.limit = LIMIT * 99 // 100
+    fail_once(monkeypatch, guarded.observer, "watch")()
+    guarded.turn(0.3)
+    guarded.turn(3.0)
+    guarded.turn(0.3)
+    assert host.limit > LIMIT
     guarded.stop()

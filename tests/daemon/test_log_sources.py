@@ -190,6 +190,124 @@ def test_a_ring_buffer_that_fails_is_replaced_by_the_follower(folder: Path, ring
     guarded.stop()
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_reading_that_fails_is_done_again(ring: Ring, guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The position is known all the same, and the recorder logs the error once."""
+    sources = LogSources(ring, guarded.recorder, known(), BOOT)
+    guarded.written()
+    readings: list[int] = []
+
+    def read_once() -> float:
+        readings.append(1)
+        if len(readings) == 1:
+            raise MemoryError
+        return 60.0
+
+    monkeypatch.setattr(sources._journal, "read_once", read_once)
+    sources.position()
+    sources._read_at = 0.0  # a minute later
+    assert sources.position() is not None
+    guarded.written()
+    assert sources.position() is not None
+    assert sources.position() is not None
+    assert len(readings) == 1
+    assert [message["message"] for message in guarded.logged("guard.error")] == ["MemoryError"]
+    sources._read_at = 0.0  # and one more
+    assert sources.position() is not None
+    guarded.written()
+    assert len(readings) == 2
+    guarded.stop()
+
+
+def test_a_past_that_fails_counts_as_no_position(folder: Path, ring: Ring, guarded: Guarded) -> None:
+    """Messages are taken, and a position is known again, without the one of an earlier run."""
+    past: Future[Past] = Future()
+    ring.log(2)
+    sources = LogSources(ring, guarded.recorder, past, BOOT)
+    past.set_exception(MemoryError())
+    ring.log(3)
+    write(folder, "a", entry(2), entry(3))
+    assert numbers(sources.take()) == [(3, True)]
+    assert numbers(sources.take()) == [(2, False)]
+    position = sources.position()
+    assert position is not None
+    assert position.stamp_us == 3
+    guarded.stop()
+
+
+def test_a_reading_that_waits_is_not_the_followers(folder: Path, ring: Ring, guarded: Guarded) -> None:
+    """While the recorder is held up, the ring buffer fails: only the follower's own thread reads its journal."""
+    go_on, readers = threading.Event(), set[str]()
+    sources = LogSources(ring, guarded.recorder, known(), BOOT)
+    guarded.written()
+    guarded.recorder.call(lambda _: go_on.wait(10.0))
+    sources._read_journal(at_once=True)
+    ring.is_broken = True
+    sources.take()
+    follower = sources._journal
+    follower.close = lambda: readers.add(threading.current_thread().name)  # type: ignore[method-assign]
+    go_on.set()
+    guarded.written()
+    assert "recorder" not in readers
+    write(folder, "a", entry(5))
+    assert take(sources, 1) == [(5, True)]
+    sources.close()
+    guarded.stop()
+
+
+def test_a_follower_that_no_thread_can_be_had_for_is_started_later(
+    folder: Path, ring: Ring, guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then the status has the reason, and afterwards nothing is missing."""
+    ring.log(2)
+    sources = LogSources(ring, guarded.recorder, known(), BOOT)
+    guarded.written()
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "journal":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert numbers(sources.take()) == [(2, False)]
+    ring.is_broken = True
+    assert sources.take() == []
+    assert sources.position() is not None
+    assert sources.report()["journal"] == "not readable, to be tried again: can't start new thread"
+    write(folder, "a", entry(5))
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert take(sources, 1) == [(5, True)]
+    assert sources.report()["journal"] == "following"
+    sources.close()
+    sources.position()  # as the shutdown does
+    assert sources.report()["journal"] == "stopped"
+    guarded.stop()
+
+
+def test_a_ring_buffer_stays_until_there_is_a_follower(
+    folder: Path, ring: Ring, guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of descriptors, none can be made; the next turn tries again."""
+    sources = LogSources(ring, guarded.recorder, known(), BOOT)
+    guarded.written()
+    ring.is_broken = True
+
+    def refuse(_: object) -> JournalFollower:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(joined, "JournalFollower", refuse)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Too many open files"):
+                sources.take()
+    assert sources.take() == []
+    write(folder, "a", entry(5))
+    assert take(sources, 1) == [(5, True)]
+    sources.close()
+    guarded.stop()
+
+
 def _open_files() -> list[str]:
     paths = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
     return [os.readlink(path) for path in paths if os.path.lexists(path)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from testbed.guarded import LIMIT, Guarded, Host, again, an_override
 
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy, Share
 from conntrackd_guard.core.model import OverrideKind, Pause, TriggerKind
@@ -237,6 +238,20 @@ def test_a_raise_just_before_delays_it_by_the_cooldown(host: Host) -> None:
     guarded.turn(0.3)
     guarded.turn(0.3)
     assert host.limit == LIMIT
+    some_turns(guarded)
+    assert host.limit == LEAST
+    guarded.stop()
+
+
+def test_a_conflict_ends_with_its_window(host: Host) -> None:
+    """A day later fewer than three lowerings count, and the limit is raised again without an operator."""
+    host.limit = 300_000
+    guarded = Guarded(host, POLICY)
+    for _ in range(3):
+        host.limit = LIMIT
+        some_turns(guarded)
+    assert host.limit == LIMIT
+    guarded.clock.now += tuning.CONFLICT_WINDOW_SECONDS
     some_turns(guarded)
     assert host.limit == LEAST
     guarded.stop()

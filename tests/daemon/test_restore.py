@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
-from testbed.guarded import LIMIT, Guarded, Host
+from testbed.guarded import GIB_KIB, LIMIT, Guarded, Host, again, an_override
 from testbed.programs import process
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy, Share
-from conntrackd_guard.core.model import Pause
+from conntrackd_guard.core.errors import HostError
+from conntrackd_guard.core.model import OverrideKind, Pause
 
 STEP = 98_304
 """65,536 × 1.5."""
@@ -39,6 +43,11 @@ def raised_once(host: Host) -> Guarded:
     guarded.stop()
     assert host.persisted == STEP
     return guarded
+
+
+def available_at(host: Host, kib: int) -> None:
+    """Have the host show that much available memory."""
+    (host.root / "proc/meminfo").write_text(f"MemTotal: {24 * GIB_KIB} kB\nMemAvailable: {kib} kB\nHugetlb: 0 kB\n")
 
 
 def says_over_budget(guarded: Guarded) -> bool:
@@ -311,3 +320,115 @@ def test_a_lowering_after_the_module_was_loaded_again_is_a_conflict(host: Host) 
     assert guarded.reasons()[-1] == "hold limit_lowered none"
     assert len(guarded.state.conflict_seconds) == 1
     guarded.stop()
+
+
+def test_a_lowering_of_this_boot_is_somebodys_even_if_it_is_the_default(host: Host) -> None:
+    """A restart of the guard undoes no decision of another program or an operator."""
+    first = raised(host)
+    host.buckets = LIMIT
+    first.turn(15.0)
+    host.limit = LIMIT
+    first.turn(1.0)
+    assert first.reasons()[-1] == "hold limit_lowered none"
+    first.stop()
+    second = again(first)
+    second.loop.start()
+    assert (host.limit, second.reasons()[-1]) == (LIMIT, "hold set_elsewhere none")
+    second.stop()
+
+
+def test_a_conflict_holds_a_restore_until_it_is_over(host: Host) -> None:
+    """The module is loaded again while raising has stopped; `guard resume` ends that."""
+    guarded = raised(host)
+    for limit in (50_000, 49_999, 49_998):
+        host.table(limit)
+        host.limit = limit
+        guarded.turn(15.0)
+        guarded.turn(1.0)
+    assert guarded.state.conflict_seconds
+    host.table(10)
+    (host.root / "proc/sys/net/netfilter/nf_conntrack_max").unlink()
+    guarded.turn(15.0)
+    host.limit = host.buckets = LIMIT
+    guarded.turn(3.0)
+    guarded.turn(30.0)
+    assert (host.limit, guarded.reasons()[-1]) == (LIMIT, "hold conflict none")
+    resume = an_override(guarded, OverrideKind.RESUME)
+    guarded.runtime_dir.overrides.put(resume.key, encode(resume))
+    guarded.turn(3.0)
+    guarded.turn(3.0)
+    assert guarded.reasons()[-1] == "raise restore applied"
+    guarded.stop()
+
+
+def test_memory_that_is_short_for_a_moment_shrinks_no_persisted_limit(host: Host) -> None:
+    """A part is put back at once, the rest when there is memory; the drop-in keeps the whole."""
+    raised_once(host)
+    host.limit = host.buckets = LIMIT
+    memory = (host.root / "proc/meminfo").read_text()
+    least_kib = 24 * GIB_KIB // 20
+    available_at(host, least_kib + 40_000)
+    second = rebooted(host)
+    part = host.limit
+    assert LIMIT < part < STEP
+    assert (host.persisted, second.reasons()[-1]) == (STEP, "raise restore applied")
+    (host.root / "proc/meminfo").write_text(memory)
+    for _ in range(40):
+        second.turn(2.0)
+    assert (host.limit, host.persisted) == (STEP, STEP)
+    second.stop()
+
+
+def test_a_part_that_is_put_back_survives_a_restart(host: Host) -> None:
+    """It is the guard's own value: the next start goes on from there."""
+    raised_once(host)
+    host.limit = host.buckets = LIMIT
+    available_at(host, 24 * GIB_KIB // 20 + 40_000)
+    second = rebooted(host)
+    second.stop()
+    available_at(host, 20 * GIB_KIB)
+    third = again(second)
+    third.loop.start()
+    assert host.limit == STEP
+    third.stop()
+
+
+@pytest.mark.parametrize("at", ["start", "load"])
+def test_an_error_while_a_limit_is_put_back_delays_it(host: Host, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """Out of descriptors for a moment: it is tried again."""
+    raised_once(host)
+    host.limit = host.buckets = LIMIT
+    if at == "load":
+        (host.root / "proc/sys/net/netfilter/nf_conntrack_max").unlink()
+    (host.root / "proc/sys/kernel/random/boot_id").write_text("boot-2\n")
+    second = Guarded(host)
+    failing = HostError("read", "the limit", OSError(23, "Too many open files in system"), "")
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise failing
+
+    if at == "load":
+        second.loop.start()
+        second.turn(3.0)
+        host.limit = LIMIT
+    with monkeypatch.context() as patched:
+        patched.setattr(second.controller, "decide", fail)
+        second.loop.start() if at == "start" else second.turn(3.0)
+    for _ in range(4):
+        second.turn(3.0)
+    assert host.limit == STEP
+    second.stop()
+
+
+def test_a_limit_that_became_affordable_is_no_longer_over_budget(host: Host) -> None:
+    """Memory is read again each minute while the status says so."""
+    raised_once(host)
+    available_at(host, 540_000)
+    second = rebooted(host)
+    second.turn(3.0)
+    assert says_over_budget(second)
+    available_at(host, 20 * GIB_KIB)
+    for _ in range(40):
+        second.turn(2.0)
+    assert not says_over_budget(second)
+    second.stop()

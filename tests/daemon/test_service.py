@@ -11,12 +11,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 from testbed.read_files import put
 
 from conntrackd_guard.core.configuration import LOOPBACK, Listen, Mode, Policy
+from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import PersistedLimit
 from conntrackd_guard.core.sysctl_precedence import Assignment, Tool
 from conntrackd_guard.daemon import service
@@ -200,3 +201,21 @@ def test_a_start_that_waits_can_be_stopped(tmp_path: Path) -> None:
     signals = SimpleNamespace(descriptor=readable, take=lambda: frozenset({"stop"}))
     started.daemon._signals = cast("service.Signals", signals)
     assert started.daemon.run()
+
+
+@pytest.mark.usefixtures("manager")
+def test_an_error_at_the_end_keeps_nothing_from_being_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recorder is closed, and the log has why it does not name the limit that stays."""
+    started = Started(tmp_path)
+    failing = HostError("read", "the limit", OSError(23, "Too many open files in system"), "Retry.")
+
+    def fail() -> NoReturn:
+        raise failing
+
+    parts = SimpleNamespace(log_sources=SimpleNamespace(close=fail))
+    monkeypatch.setattr(service.Daemon, "_begin", lambda _: (parts, SimpleNamespace(run=lambda *_: None)))
+    monkeypatch.setattr(started.daemon, "_signals", SimpleNamespace(descriptor=0))
+    monkeypatch.setattr("gc.freeze", lambda: None)  # of this process
+    monkeypatch.setattr("sys.setswitchinterval", lambda _: None)
+    assert started.daemon.run()
+    assert started.logged() == [("warning", f"Stopped: {failing}")]

@@ -33,6 +33,9 @@ class FakeJournal(JournalFollower):
         self.begun.append(cursor)
         self._taken_to = cursor
 
+    def keep_running(self) -> None:
+        """Need no thread."""
+
     def await_end(self, seconds: float) -> None:
         """Stand at the end already."""
 

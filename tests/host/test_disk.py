@@ -33,3 +33,17 @@ def test_a_disk_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -
         disk.answer(work, "read", PLACE, "Wait for it.")
     answers.set()
     assert done.wait(10.0)
+
+
+def test_a_disk_that_stalls_keeps_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is asked, as by a view that redraws; once it answers, it is read again."""
+    monkeypatch.setattr(disk, "PATIENCE_SECONDS", 0.05)
+    answers, before = threading.Event(), threading.active_count()
+    for _ in range(5):
+        with pytest.raises(HostError, match="its disk does not answer"):
+            disk.answer(lambda: answers.wait(10.0), "read", PLACE, "")
+    assert threading.active_count() == before + 1
+    assert disk.answer(lambda: 7, "write", PLACE, "") == 7
+    answers.set()
+    assert disk._late["read", PLACE].result(10.0)
+    assert disk.answer(lambda: 8, "read", PLACE, "") == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from testbed.guarded import LIMIT, Guarded, Host, an_override
 
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.model import MessageKind, OverrideKind
-from conntrackd_guard.replay.engine import replay
+from conntrackd_guard.replay.engine import compare, replay
+from conntrackd_guard.replay.exact import MOST_VERSIONS
+from conntrackd_guard.replay.lines import Answer
 from conntrackd_guard.replay.model import Grade, HostInput, HostResult, Span
 from conntrackd_guard.replay.sources.history import HistoryFile
 
@@ -83,6 +86,53 @@ def test_rows_of_another_version_count_as_recorded(recorded: Path) -> None:
     assert row.exact is not None
     assert row.exact.other_versions == {"0.0.9": before.raises}
     assert row.raises == before.raises
+
+
+def test_rows_of_another_version_are_no_difference_of_two_policies(recorded: Path) -> None:
+    """Else each comparison after an upgrade would fail."""
+    with sqlite3.connect(recorded) as database:
+        database.execute("UPDATE decisions SET guard_version = '0.0.9' WHERE id = 1")
+        database.execute("DELETE FROM decisions WHERE id > 3")
+    reading = HistoryFile(recorded).read(Span())
+    host = next(reading)
+    assert isinstance(host, HostInput)
+    row, against = compare(host, Policy(), Policy(max_limit=4 * LIMIT), recorded=True)
+    assert row.exact is not None
+    assert against.exact is not None
+    assert (sum(row.exact.other_versions.values()), against.exact.other_versions) == (1, {})
+    assert not Answer(host=row, against=against).differs
+    assert Answer(host=row, against=replace(against, raises=9)).differs
+
+
+def test_messages_are_counted_once(host: Host) -> None:
+    """Decisions made again for the same message are no messages, and those that one raise answers are all counted."""
+    guarded = Guarded(host, Policy(max_limit=LIMIT, raise_early=False))
+    host.table(LIMIT)
+    guarded.message()
+    for _ in range(60):
+        guarded.turn(1.0)
+    guarded.controller.policy = Policy()
+    for _ in range(10):
+        guarded.message()
+    guarded.turn(1.0)
+    guarded.written()
+    assert guarded.rows()[0].repeats > 2
+    guarded.stop()
+    assert decided(guarded.paths.history).messages == 11
+
+
+def test_the_versions_of_a_hostile_history_are_bounded(recorded: Path) -> None:
+    """Each of its rows may name another one, as long as it likes; the rows still add up."""
+    with sqlite3.connect(recorded) as database:
+        database.execute(
+            "UPDATE decisions SET guard_version = id || '.' || hex(zeroblob(10000)) WHERE verdict <> 'override'"
+        )
+    row = decided(recorded)
+    assert row.exact is not None
+    versions = row.exact.other_versions
+    assert len(versions) == MOST_VERSIONS + 1
+    assert max(map(len, versions)) <= 64
+    assert versions["others"] == row.exact.rows - row.exact.overrides - MOST_VERSIONS > 0
 
 
 def test_damaged_rows_are_counted(recorded: Path) -> None:

@@ -72,6 +72,11 @@ def test_every_field_can_be_expected(tmp_path: Path) -> None:
         ("available: 1GiB, ", "", "expected `available`"),
         ("{at: 60s, entries: 2}", "{at: 0s, entries: 2}", "times that rise"),
         ("{at: 60s, entries: 2}", "{at: 60s}", "expected `at` and `entries`"),
+        (
+            "name: one",
+            "messages: [{at: 30s}, {at: 61s}]\n    name: one",
+            "messages: found one after the last of `series`",
+        ),
         ("{at: 60s, entries: 2}", "[2]", "key: value"),
         ("{raises: 0}", "{}", "found nothing"),
         ("{raises: 0}", "{rises: 0}", "unknown key rises"),

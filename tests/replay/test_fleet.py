@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import GuardError
+from conntrackd_guard.replay import lines as line_format
 from conntrackd_guard.replay.fleet import Fleet, local
 from conntrackd_guard.replay.lines import Job
 from conntrackd_guard.replay.model import Grade, HostFacts, HostInput, Skipped, Span
@@ -24,6 +26,7 @@ class Made:
     """A unit without a file. `fails` and `kills` are what goes wrong in its worker."""
 
     key: str
+    named: str = ""
     fails: bool = False
     kills: bool = False
 
@@ -31,8 +34,9 @@ class Made:
         """Yield a host without evidence, and one that is skipped."""
         if self.kills:
             os._exit(9)
-        yield HostInput(name=self.key, grade=Grade.EXACT, facts=HostFacts())
-        yield Skipped(name=self.key, why="half of it is damaged")
+        name = self.named or self.key
+        yield HostInput(name=name, grade=Grade.EXACT, facts=HostFacts())
+        yield Skipped(name=name, why="half of it is damaged")
         if self.fails:
             raise ZeroDivisionError(self.key)
 
@@ -61,6 +65,16 @@ def test_a_fault_in_one_host_skips_that_host() -> None:
     assert why[2] == "half of it is damaged"
 
 
+def test_a_line_that_no_reader_takes_skips_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of results stays readable for the other hosts."""
+    monkeypatch.setattr(line_format, "MOST_LINE_BYTES", 2000)
+    found = line_format.read("".join(lines([Made("a"), Made("b", named="x" * 3000)], 1)).splitlines(), "results")
+    _, _, _, _, one, other, _ = found
+    for line in (one, other):
+        assert line["skipped"]["name"] == "x" * 63 + "…"
+        assert line["skipped"]["why"].startswith("Its result has 3,")
+
+
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     """Half a line at the end is dropped; what is done is not done again, and the answer is the same."""
     file = tmp_path / "done.jsonl"
@@ -71,6 +85,25 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     assert fleet.done == 9
     assert list(fleet.run(None)) == lines(UNITS, 1)
     assert Fleet(UNITS, JOB, file).done == len(UNITS)
+
+
+def test_a_file_that_cannot_be_written_ends_in_a_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk leaves what an earlier run finished."""
+    file = tmp_path / "done.jsonl"
+    lines(UNITS[:3], 1, file)
+    whole = file.read_bytes()
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(GuardError, match=r"Can't write .*done.jsonl: No space left on device"):
+            Fleet(UNITS, JOB, file)
+    assert file.read_bytes() == whole
+    with pytest.raises(GuardError, match=r"Can't (read|write) .*: Not a directory"):
+        Fleet(UNITS, JOB, file / "below")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def recommend(args: argparse.Namespace, paths: Paths) -> Answer | Exit:
         raise argparse.ArgumentTypeError("--write is for this host, and --memory describes another")
     if args.write and args.format not in _WRITABLE:
         raise argparse.ArgumentTypeError(f"--write takes --format sysctl or modprobe, not {args.format}")
-    policy = load_settings(paths.settings_file, paths.settings_folder).policy
+    policy = load_settings(paths.settings_file, paths.settings_folder, in_container=paths.has_prefix).policy
     if args.memory is None:
         # Each of the late imports costs a command that does without it 15 ms or more.
         from conntrackd_guard.actions.recommend import for_host  # noqa: PLC0415

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
 
 from conntrackd_guard.cli.answer import Answer, note
 from conntrackd_guard.cli.commands.history import time_option
@@ -103,7 +102,9 @@ def _executor(args: argparse.Namespace, jobs: int) -> AbstractContextManager[Exe
 def _policy(file: Path | None, paths: Paths) -> Policy:
     """Return the policy of a settings file; None: of this host's settings."""
     owner = os.geteuid() if file else 0  # a file named here is printed, never obeyed, so its reader may own it
-    return load_settings(paths.settings_file, paths.settings_folder, only=file, owner=owner).policy
+    return load_settings(
+        paths.settings_file, paths.settings_folder, in_container=paths.has_prefix, only=file, owner=owner
+    ).policy
 
 
 def _merged(files: Iterable[str]) -> list[str]:
@@ -134,11 +135,8 @@ def _hosts(texts: Iterable[str]) -> Iterator[lines.Found]:
 
 
 def _json(texts: Iterable[str], summary: Summary) -> Iterator[str]:
-    """Yield the head, a line a host (with two policies: of those that differ), and the sums."""
+    """Yield the head, a line a host (with two policies also of those on which they agree, for `--merge`), and the sums."""
     for text in texts:
-        content: dict[str, Any] = json.loads(text)
-        one = lines.found(content, "the results")
-        is_equal = summary.compared and isinstance(one, lines.Answer) and not one.differs
-        if "done" not in content and not is_equal:
+        if "done" not in json.loads(text):
             yield text
     yield lines.line({"totals": {grade.value: encode(total) for grade, total in summary.totals.items()}})

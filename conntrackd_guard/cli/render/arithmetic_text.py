@@ -57,13 +57,14 @@ def memory_lines(a: Arithmetic, policy: Policy) -> list[Line]:
     """Return what the charged entries cost, compared with the budget and with the memory that must stay available."""
     left = a.memory_available_bytes - a.new_bytes
     estimate = " (counts are estimates of need)" if a.estimate else ""
+    counted = " that is raised for" if a.untrusted_entries else ""
     planned = f"{a.charged_entries:,} entries"
     if a.full_tables:
         tables = "full table" if a.full_tables == 1 else "full tables"
         planned = f"{a.full_tables} {tables} × {a.target:,} + {a.other_entries:,} for the others = {planned}"
     new = f"{a.bytes_per_entry:,} × ({a.charged_entries:,} − {a.held_entries:,}) + {a.new_bucket_bytes:,}"
     return [
-        ("in use", f"{a.in_use:,} entries in all namespaces, {a.largest_count:,} in the fullest{estimate}"),
+        ("in use", f"{a.in_use:,} entries in all namespaces, {a.largest_count:,} in the fullest{counted}{estimate}"),
         ("bytes per entry", f"{a.bytes_source} → {a.bytes_per_entry:,} (rounded up to 64 bytes)"),
         ("planned for", f"{planned}, {a.held_entries:,} of them already in memory"),
         *([("", f"{a.unread_tables:,} of the full tables can't be read")] if a.unread_tables else []),

@@ -18,6 +18,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from conntrackd_guard.cli.render.lines import COMMAND, UNDO, Line, Section, head
+from conntrackd_guard.core.units import utc
 
 _INDENT = 7
 _VERDICT_STYLES = {"✗": "red", "✓": "green"}
@@ -91,8 +92,11 @@ def print_line(console: Console, text: Text) -> None:
 
 
 def local(wall_seconds: float) -> str:
-    """Return wall time in the reader's zone: `2026-11-23 11:07:27`."""
-    return datetime.fromtimestamp(wall_seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """Return wall time in the reader's zone: `2026-11-23 11:07:27`; what no calendar reaches as `utc` does."""
+    try:
+        return datetime.fromtimestamp(wall_seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return utc(wall_seconds)
 
 
 def print_beside(console: Console, head: Text, text: Text) -> None:

@@ -9,6 +9,7 @@ from rich.text import Text
 from conntrackd_guard.cli.render.console import local, print_head, print_indented, print_line
 from conntrackd_guard.core import explain, tuning
 from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import Corroboration, TriggerKind
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.core.units import format_duration
@@ -106,8 +107,8 @@ def result_text(verification: Verification) -> Text:
 
 def step(row: Row) -> str:
     """Return the limit before and, if it is to change, after: `262,144 → 393,216`."""
-    limit = "-" if row.from_limit is None else f"{row.from_limit:,}"
-    return limit if row.to_limit is None else f"{limit} → {row.to_limit:,}"
+    limit = "-" if row.from_limit is None else format_limit(row.from_limit)
+    return limit if row.to_limit is None else f"{limit} → {format_limit(row.to_limit)}"
 
 
 def outcome(row: Row) -> str:

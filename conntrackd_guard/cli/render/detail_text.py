@@ -10,6 +10,7 @@ from conntrackd_guard.cli.render.decision_text import head, outcome, repeats
 from conntrackd_guard.cli.render.lines import Line
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.budget import fullest_first
+from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.model import Corroboration, Hold, Override, Raise, Record
 from conntrackd_guard.core.records import concerned, table_name
 from conntrackd_guard.core.text import printable
@@ -50,8 +51,9 @@ def _inputs(record: Record) -> list[Line]:
     if trigger.message:
         count = f"  ×{trigger.message_count}" if trigger.message_count > 1 else ""
         lines.append(("message", printable(trigger.message) + count))
-    limit = "no conntrack" if observation.limit is None else f"{observation.limit:,}"
-    forced = "" if observation.kernel_limit == observation.limit else f" (in force: {observation.kernel_limit})"
+    limit = "no conntrack" if observation.limit is None else format_limit(observation.limit)
+    real = "none" if observation.kernel_limit is None else format_limit(observation.kernel_limit)
+    forced = "" if observation.kernel_limit == observation.limit else f" (in force: {real})"
     lines.append(("limit", limit + forced))
     tables, about = fullest_first(observation), concerned(record)
     for table in tables[:_TABLES_SHOWN]:
@@ -88,7 +90,7 @@ def _decision(record: Record) -> list[Line]:
 
 def _result(row: Row) -> list[Line]:
     """Return the outcome of the write, and what was seen after it."""
-    after = "" if row.limit_after is None else f"; the limit then read {row.limit_after:,}"
+    after = "" if row.limit_after is None else f"; the limit then read {format_limit(row.limit_after)}"
     number = "" if row.errno is None else f" (errno {row.errno})"
     lines = [("outcome", f"{outcome(row)}{number}{after}")]
     if row.detail:

@@ -1,5 +1,6 @@
 """`guard replay` for people."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from rich.console import Console
@@ -60,9 +61,9 @@ def host_lines(answer: Answer) -> Iterator[Line]:
 
 def _lines(row: HostResult) -> Iterator[Line]:
     if row.exact is not None:
-        yield "decisions", _decisions(row.exact, row.exact.overrides)
+        yield "decisions", _decisions(row.exact)
         for one in row.exact.differences[:_MOST_NAMED]:
-            yield "", f"#{one.row} at {local(one.at)}: {one.recorded} → {one.replayed}"
+            yield "", f"#{one.row} at {local(one.at)}: {printable(one.recorded)} → {printable(one.replayed)}"
     yield "raises", _raises(row)
     if row.messages:
         yield "messages", f"at least {row.messages:,} (the kernel rate-limits them)"
@@ -82,10 +83,23 @@ def _lines(row: HostResult) -> Iterator[Line]:
 
 def _changes(row: HostResult, against: HostResult) -> Iterator[Line]:
     """Yield the lines that differ, as `--config → --against`."""
-    before, after = dict(_lines(row)), dict(_lines(against))
-    for name in dict.fromkeys([*before, *after]):
-        if before.get(name) != after.get(name):
-            yield name, f"{before.get(name, 'none')} | against: {after.get(name, 'none')}"
+    before, after = _joined(row, against), _joined(against, row)
+    differing = [name for name in dict.fromkeys([*before, *after]) if before.get(name) != after.get(name)]
+    for name in differing:
+        yield name, f"{before.get(name, 'none')} | against: {after.get(name, 'none')}"
+    if not differing:
+        yield "details", "differ in what --json has alone"
+
+
+def _joined(row: HostResult, other: HostResult) -> dict[str, str]:
+    """Return the lines of a row by name, those of one name as one; and the steps that the other row lacks."""
+    texts: defaultdict[str, list[str]] = defaultdict(list)
+    for name, text in _lines(row):
+        texts[name].append(text)
+    own = [step for step in row.steps if step not in other.steps]
+    for step in own[:_MOST_NAMED]:
+        texts["steps"].append(f"{step.before:,} → {step.target:,} at {local(step.at)}")
+    return {name: "; ".join(found) for name, found in texts.items()}
 
 
 def _raises(row: HostResult) -> str:
@@ -102,10 +116,10 @@ def _saved(row: HostResult | Total) -> str:
     return f", {'at least ' if row.saved_at_least else ''}{row.saved:,} of them saved"
 
 
-def _decisions(found: Exact | Total, overrides: int) -> str:
+def _decisions(found: Exact | Total) -> str:
     texts = [f"{found.rows:,}, of which {found.same:,} get the recorded verdict and {found.different:,} another"]
     texts += [f"{times:,} as recorded by version {printable(name)}" for name, times in found.other_versions.items()]
-    texts += [f"{overrides:,} overrides"] if overrides else []
+    texts += [f"{found.overrides:,} overrides"] if found.overrides else []
     texts += [f"{found.unreadable:,} unreadable"] if found.unreadable else []
     return "; ".join(texts)
 
@@ -114,7 +128,7 @@ def total_lines(total: Total) -> Iterator[Line]:
     """Yield the sums of one grade."""
     yield "hosts", f"{total.hosts:,}: {total.hosts_raised:,} raised, {total.hosts_blocked:,} need an operator"
     if total.rows:
-        yield "decisions", _decisions(total, 0)
+        yield "decisions", _decisions(total)
     yield "raises", f"{total.raises:,}"
     if total.messages:
         yield "messages", f"at least {total.messages:,}"

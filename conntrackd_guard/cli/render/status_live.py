@@ -22,6 +22,7 @@ from conntrackd_guard.cli.render.decision_text import result_text
 from conntrackd_guard.core import usage
 from conntrackd_guard.core.budget import fullest_first
 from conntrackd_guard.core.errors import AnswerIsNo, GuardError
+from conntrackd_guard.core.limits import is_unlimited
 from conntrackd_guard.core.model import Table
 from conntrackd_guard.core.text import printable, short
 from conntrackd_guard.core.units import format_duration
@@ -78,7 +79,7 @@ class LiveView:
         self._elapsed, self._at = seen.boottime_seconds - self._at, seen.boottime_seconds
         self._before, self._now = self._now, {table.namespace: table for table in seen.tables}
         for table in fullest_first(seen)[:_MOST_TABLES]:
-            self.remember(table.namespace, seen.wall_seconds, table.count / (seen.limit or 1))
+            self.remember(table.namespace, seen.wall_seconds, use_of(table.count, seen.limit))
         for name in self._uses.keys() - self._now.keys():
             del self._uses[name]
 
@@ -116,6 +117,11 @@ class LiveView:
         )
 
 
+def use_of(count: int, limit: int | None) -> float:
+    """Return how full a table is, from 0 to 1; 0 without a limit."""
+    return count / limit if limit and not is_unlimited(limit) else 0.0
+
+
 def watch(console: Console, paths: Paths) -> None:
     """Redraw until interrupted. Raises AnswerIsNo for a terminal that can't."""
     if not console.is_terminal or console.is_dumb_terminal:
@@ -125,7 +131,7 @@ def watch(console: Console, paths: Paths) -> None:
     for point in _read(
         paths, lambda history: history.points(now - SPARK_SECONDS, now, 5)
     ):  # sparklines begin with them
-        live.remember(point.namespace, point.at, point.count / (point.limit or 1))
+        live.remember(point.namespace, point.at, use_of(point.count, point.limit))
     while True:
         found = status.gather(paths)
         live.add(found)
@@ -196,7 +202,7 @@ def _tables(found: Status, live: LiveView, most: int, width: int) -> RenderableT
 
 
 def _row(table: Table, limit: int, live: LiveView, now: float) -> list[Text]:
-    use = table.count / limit if limit else 0.0
+    use = use_of(table.count, limit)
     growth, lost = live.rates(table) or (None, None)
     wanted = growth
     if growth is not None and lost is not None and table.count >= usage.NEAR_USE * limit:

@@ -122,7 +122,9 @@ def limit_text(status: Status) -> str:
     if seen.limit is None:
         return "none: this kernel tracks no connections yet"
     buckets = "unknown" if seen.buckets is None else f"{seen.buckets:,}"
-    real = "" if seen.kernel_limit == seen.limit else f" in this dry run ({seen.kernel_limit or 0:,} in force)"
+    real = (
+        "" if seen.kernel_limit == seen.limit else f" in this dry run ({format_limit(seen.kernel_limit or 0)} in force)"
+    )
     limit = format_limit(seen.limit) if is_unlimited(seen.limit) else f"{seen.limit:,} entries per namespace"
     is_below = status.min_limit is not None and 0 < seen.limit < status.min_limit
     below = f", below `min_limit` ({status.min_limit:,})" if is_below else ""

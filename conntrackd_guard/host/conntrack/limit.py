@@ -122,7 +122,7 @@ class Sysctl:
         return None
 
     def write(self, target: int) -> int:
-        """Write `target` in one call and return what is read back."""
+        """Write `target` in one call and return what is read back; `target` if that can't be read: the kernel took it."""
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
             try:
@@ -132,7 +132,11 @@ class Sysctl:
         except OSError as error:
             step = self._steps.get(error.errno or 0, "The write is retried later.")
             raise HostError(f"write {target} to", self._path, error, step) from error
-        back = self.read()
+        try:
+            back = self.read()
+        except HostError as error:
+            self._unread[self._path] = f"{self._path} ({error.cause}): counted as written, {target:,}"
+            return target
         if back is None:
             raise HostError("read back", self._path, None, _NEXT_STEPS[errno.ENOENT])
         return back

@@ -316,15 +316,20 @@ class Observer:
         return is_open or is_long, left < usage.HURRY_SECONDS
 
     def _some(self) -> list[_Track]:
-        """Return the fullest, a few that were never read, and the others in turn: no crowd keeps any from being read."""
+        """Return the fullest, a few that were never read, and the others in turn: no crowd keeps any from being read.
+
+        Half of the fullest are root's: no user's tables take all of these places.
+        """
         half = _TABLES_A_TICK // 2
         self._sorted_ticks -= 1
         if self._sorted_ticks < 0 or not self._sorted:
             reached = [track for track in self._tracks.values() if not track.out_of_reach]
             reached.sort(key=lambda track: -1 if track.growth.count is None else track.growth.count, reverse=True)
             known = len(reached) - sum(track.growth.count is None for track in reached)
-            fullest = reached[: min(half, known)]
-            self._sorted = fullest + reached[known:] + reached[len(fullest) : known]
+            roots = [track for track in reached[:known] if not track.netns.user_owned][: half // 2]
+            chosen = {id(track) for track in roots}
+            others = [track for track in reached[:known] if id(track) not in chosen]
+            self._sorted = roots + others[: half - len(roots)] + reached[known:] + others[half - len(roots) :]
             self._sorted_ticks = len(reached) // _TABLES_SORTED
         if len(self._sorted) <= _TABLES_A_TICK:
             return self._sorted

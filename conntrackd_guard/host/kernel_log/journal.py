@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from conntrackd_guard.core.kernel_messages import KernelEvent
-from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, KernelJournal, files_below
+from conntrackd_guard.host.kernel_log.journal_reader import KernelJournal, files_below
 
 NONE_HERE = "not found on this host"
 NONE_READABLE = "not readable"
@@ -32,7 +32,7 @@ REOPEN_SECONDS = 60.0
 REOPEN_WITHOUT_INOTIFY_SECONDS = 5.0
 """Without an inotify instance, so is a rotation."""
 RETRY_SECONDS = 1.0
-"""Pause after a failure."""
+"""Pause after a failure; it doubles with each further one, up to the number below."""
 FAILURES_BEFORE_SKIPPING = 4
 """Failures at one place after which reading goes on at the end of the journal."""
 ABSENT_SECONDS = 3.0
@@ -115,6 +115,9 @@ class JournalBacklog:
             self._taken_to = (entry.cursor if isinstance(entry, KernelEvent) else entry) or self._taken_to
         return events
 
+    def keep_running(self) -> None:
+        """Start the reading thread again if it has ended. A backlog has none of its own."""
+
     def stop(self) -> None:
         """End the reading."""
         self._condition = "stopped"
@@ -144,13 +147,12 @@ class JournalBacklog:
             self._condition, self._was_absent = NONE_READABLE if self._refused else NONE_HERE, True
             self._caught_up.set()
             return max(ABSENT_SECONDS, self.pause_seconds)
-        except READ_ERRORS as error:
+        except Exception as error:  # noqa: BLE001 - damaged files, no memory, or a fault of this program
             self.close()
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            self._condition = f"not readable, to be opened again: {reason}"
+            self._condition = f"not readable, to be opened again: {_reason(error)}"
             self.reopens += 1
             self._failures += 1
-            return RETRY_SECONDS
+            return RETRY_SECONDS * 2.0 ** (min(self._failures, FAILURES_BEFORE_SKIPPING) - 1)
 
     def close(self) -> None:
         """Close the journal until the next reading."""
@@ -159,7 +161,7 @@ class JournalBacklog:
             journal.close()
 
     def _open(self) -> float:
-        """Open the journal and read. Raises READ_ERRORS, FileNotFoundError where there is none."""
+        """Open the journal and read. Raises FileNotFoundError where there is none."""
         if self._root is not None:
             refused = ((path, why) for path, why in files_below(self._root) if why is not None)
             self._refused = tuple(f"{path} ({why})" for path, why in refused)
@@ -171,7 +173,9 @@ class JournalBacklog:
             self._was_absent = False
             return ABSENT_SECONDS
         self._reopen_at = time.monotonic() + (REOPEN_SECONDS if journal.has_inotify else REOPEN_WITHOUT_INOTIFY_SECONDS)
-        return self._drain(journal, unread=self._place(journal))
+        unread = self._place(journal)
+        self._opened_before = True
+        return self._drain(journal, unread=unread)
 
     def _drain(self, journal: KernelJournal, *, unread: bool) -> float:
         """Read to the end, or until something is full; `unread`: begin with the current entry."""
@@ -199,13 +203,12 @@ class JournalBacklog:
         if self._failures >= FAILURES_BEFORE_SKIPPING:
             self._cursor, self._opened_before, self._failures = None, False, 0
             self.lost_places += 1
-        opened_before, self._opened_before = self._opened_before, True
         if self._cursor is not None:
             with contextlib.suppress(ValueError):
                 unread = journal.place_after(self._cursor)
                 if unread is not None:
                     return unread
-        elif opened_before:
+        elif self._opened_before:
             journal.place_at_start()  # nothing was there at the first opening: all of it is new
             return False
         journal.place_at_end()
@@ -243,18 +246,28 @@ class JournalFollower(JournalBacklog):
 
     def __init__(self, root: Path | None = None) -> None:
         super().__init__(root)
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
 
     def begin(self, cursor: str | None) -> None:
         """Start the thread: after `cursor`, or with the entries to come if it is None."""
         super().begin(cursor)
-        self._thread.start()
+        self.keep_running()
+
+    def keep_running(self) -> None:
+        """Start the thread if it doesn't run. Where none can be had, the state has the reason, and the next call tries again."""
+        if self._stopping.is_set() or (self._thread is not None and self._thread.is_alive()):
+            return
+        try:
+            self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+            self._thread.start()
+        except (RuntimeError, MemoryError) as error:
+            self._condition = f"not readable, to be tried again: {_reason(error)}"
 
     def stop(self) -> None:
         """End the thread, within STOP_SECONDS."""
         self._stopping.set()
-        if self._thread.ident is not None:
+        if self._thread is not None and self._thread.is_alive():
             self._thread.join(STOP_SECONDS)
         super().stop()
 
@@ -262,3 +275,7 @@ class JournalFollower(JournalBacklog):
         while not self._stopping.wait(self.read()):
             pass
         self.close()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

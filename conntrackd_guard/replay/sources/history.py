@@ -6,20 +6,25 @@ Anybody's file may be named here, so a damaged or hostile one ends in a clear li
 import errno
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from conntrackd_guard.core.configuration import Policy
+from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.model import Observation
 from conntrackd_guard.core.text import short
+from conntrackd_guard.core.units import YEAR_10000
+from conntrackd_guard.history import file
 from conntrackd_guard.history.database import History, UnreadableRow
 from conntrackd_guard.history.series import THE_OTHERS, Point
 from conntrackd_guard.replay.model import Grade, HostFacts, HostInput, Recorded, Sample, Skipped, Span
 
 INITIAL = "initial"
 """The label of the initial namespace's table in a time series."""
+MOST_ROWS = 1_000_000
+"""Decisions that are replayed of one file: five times what a guard keeps."""
 _MAGIC = b"SQLite format 3\0"
-_LATEST = 2**40
 _MEMORY = "Memory available is known at decisions only: between them it is that of the decision before."
 _NO_MEMORY = "No decision of that time shows the memory, so no raise can be simulated."
 
@@ -46,6 +51,7 @@ class HistoryFile:
     def read(self, span: Span) -> Iterator[HostInput | Skipped]:
         """Yield the host once for each grade of evidence. Raises HostError if the file can't be opened."""
         seen = _Seen()
+        _expect_tables(self.path)
         with History(self.path, mode="reader") as history:
             decisions = _decisions(history, span, seen)
             yield HostInput(name=self.key, grade=Grade.EXACT, facts=HostFacts(), decisions=decisions)
@@ -53,6 +59,9 @@ class HistoryFile:
                 pass
             if history.damage:
                 yield Skipped(name=self.key, why=history.damage)
+            if seen.is_cut:
+                why = f"More than {MOST_ROWS:,} decisions: the later ones are not replayed. Narrow --since and --until."
+                yield Skipped(name=self.key, why=why)
             points = _fullest(_points(history, span))
         if points:
             label = points[0].label
@@ -66,6 +75,16 @@ class HistoryFile:
             )
 
 
+def _expect_tables(path: Path) -> None:
+    """Raise HostError if the file has a view, which may have no end; a guard makes none."""
+    database, _ = file.connect(path, writes=False)
+    with closing(database), file.translate_errors("read the history", path):
+        view = database.execute("SELECT name FROM sqlite_master WHERE type = 'view'").fetchone()
+    if view is not None:
+        cause = OSError(None, f"it has the view {short(str(view[0]))}, and a guard's history has none")
+        raise HostError("read the history", path, cause, "Name a file as a guard wrote it.")
+
+
 def _fullest(points: Iterable[Point]) -> list[Point]:
     """Return the points of the table with the highest peak; the sum of many tables is none."""
     tables: dict[tuple[int, str], list[Point]] = {}
@@ -77,7 +96,7 @@ def _fullest(points: Iterable[Point]) -> list[Point]:
 
 def _points(history: History, span: Span) -> list[Point]:
     since = 0 if span.since is None else span.since
-    return history.points(since, _LATEST if span.until is None else span.until, 1)
+    return history.points(since, YEAR_10000 - 1 if span.until is None else span.until, 1)
 
 
 @dataclass(slots=True)
@@ -88,6 +107,8 @@ class _Seen:
     """(wall time, bytes available), oldest first."""
     newest: Observation | None = None
     boots: set[str] = field(default_factory=set)
+    is_cut: bool = False
+    """There are more than MOST_ROWS."""
 
     def take(self, seen: Observation) -> None:
         """Take a decision's observation."""
@@ -125,7 +146,10 @@ def _samples(points: Iterable[Point], memory: Sequence[tuple[float, int | None]]
 def _decisions(history: History, span: Span, seen: _Seen) -> Iterator[Recorded]:
     """Yield the decisions; have `seen` take what they read of the host."""
     policies: dict[str, Policy | None] = {}
-    for row, record in history.evidence(since=span.since, until=span.until):
+    for number, (row, record) in enumerate(history.evidence(since=span.since, until=span.until)):
+        if number == MOST_ROWS:
+            seen.is_cut = True
+            return
         if row.policy_hash not in policies:
             try:
                 policies[row.policy_hash] = history.policy(row)

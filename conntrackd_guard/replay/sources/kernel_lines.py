@@ -9,6 +9,7 @@ from collections import Counter
 
 from conntrackd_guard.core.kernel_messages import recognise
 from conntrackd_guard.core.model import MessageKind
+from conntrackd_guard.core.units import YEAR_10000
 from conntrackd_guard.replay.model import Grade, HostFacts, HostInput, Message, Span
 
 MOST_MOMENTS = 500_000
@@ -29,10 +30,13 @@ class KernelLines:
         self._counts: Counter[tuple[int, MessageKind, int | None]] = Counter()
         self._boot: dict[re.Pattern[str], tuple[float, str]] = {}
         """By the message that shows it: when it was logged, and what it shows."""
-        self._oom_kills = self._not_kept = 0
+        self._oom_kills = self._not_kept = self._impossible = 0
 
     def add(self, wall_seconds: float, message: bytes) -> None:
         """Count a message about conntrack within the span; take what a boot message shows, of the newest boot in it."""
+        if not 0 <= wall_seconds < YEAR_10000:
+            self._impossible += 1
+            return
         if self._span.until is not None and wall_seconds > self._span.until:
             return
         text = message[:1024].decode("utf-8", "replace")
@@ -52,6 +56,8 @@ class KernelLines:
             own.append(f"out-of-memory kills: {self._oom_kills}")
         if self._not_kept:
             own.append(f"too many messages: the last {self._not_kept} are not replayed")
+        if self._impossible:
+            own.append(f"kernel messages with an impossible time, left out: {self._impossible}")
         memory, cpus, kernel = (self._boot[shown][1] if shown in self._boot else None for shown in _BOOT)
         ordered = sorted(self._counts.items(), key=lambda item: (item[0][0], item[0][1], item[0][2] or 0))
         return HostInput(

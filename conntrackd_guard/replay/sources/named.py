@@ -65,13 +65,22 @@ def _unit(found: Unit | Skipped) -> Unit:
     return Found(found.name, (found,)) if isinstance(found, Skipped) else found
 
 
-def _look(path: Path) -> tuple[list[HistoryFile], bool]:
+def _histories(folder: Path) -> Iterator[Unit]:
+    """Yield the histories below a folder, and each file that may be one and can't be read. Raises OSError."""
+    for file in sorted(folder.rglob("*.db")):
+        try:
+            if file.is_file() and is_history(file):
+                yield HistoryFile(file)
+        except OSError as error:
+            yield _unit(Skipped(name=str(file), why=f"Can't read it: {error.strerror or error}."))
+
+
+def _look(path: Path) -> tuple[list[Unit], bool]:
     """Return the histories at or below a path, and whether there are journals. Raises GuardError if there are neither."""
+    histories: list[Unit]
     try:
         if path.is_dir():
-            histories = [
-                HistoryFile(file) for file in sorted(path.rglob("*.db")) if file.is_file() and is_history(file)
-            ]
+            histories = list(_histories(path))
             has_journals = next(path.rglob("*.journal*"), None) is not None
             what = "contains neither a guard's history nor journal files"
         elif path.exists() and not path.is_file():  # a pipe would be waited for

@@ -14,7 +14,7 @@ from itertools import pairwise, repeat
 from statistics import median
 from typing import Any
 
-from conntrackd_guard.core.text import printable
+from conntrackd_guard.core.text import printable, short
 from conntrackd_guard.core.units import format_duration
 from conntrackd_guard.replay.model import Grade, HostFacts, HostInput, Sample, Skipped, Span
 from conntrackd_guard.replay.sources.prometheus_api import Api, Server, ServerError, TooLargeError
@@ -34,6 +34,8 @@ _GROWTH = 24
 _SHORTEST_PAGE_MS = 60_000
 _LONGEST_PAGE_MS = 7 * 86_400_000
 """While nothing is found."""
+LONGEST_LABELS = 8192
+"""Characters of all labels of a host: they are in each query and in each line of the results."""
 _MOST = 2**63
 _LATEST = 2.0**37
 """Seconds since 1970: the year 6325."""
@@ -97,6 +99,10 @@ def find(server: Server, match: str, span: Span) -> Iterator[PrometheusHost | Sk
         yield Skipped(name=printable(server.url), why=why)
     by_name: dict[str, list[Labels]] = {}
     for labels in targets:
+        if (length := len(_selector(labels))) > LONGEST_LABELS:
+            name = short(dict(labels).get("instance", "") or _selector(labels))
+            yield Skipped(name=name, why=f"Its labels have {length:,} characters, more than {LONGEST_LABELS:,}.")
+            continue
         by_name.setdefault(dict(labels).get("instance", ""), []).append(labels)
     for name, several in sorted(by_name.items()):
         common = set.intersection(*map(set, several))

@@ -16,6 +16,11 @@ from conntrackd_guard.replay.model import HostInput, Skipped, Span
 from conntrackd_guard.replay.sources.kernel_lines import KernelLines
 
 MOST_HOSTS = 10_000
+LONGEST_NAME = 255
+"""Bytes of a host's name, as DNS allows; Linux' own has 64."""
+MOST_BOOTS = 1000
+"""Boots that are counted a host."""
+_LONGEST_BOOT_ID = 64
 LONGEST_LINE = 1 << 20
 """A JSON entry, or a field in export format. Kernel messages have at most 1 KB; longer ones are skipped."""
 LARGEST_FIELD = 768 << 20
@@ -47,13 +52,14 @@ def read(stream: BinaryIO, span: Span) -> Iterator[HostInput | Skipped]:
                 continue
             if fields.get(b"_TRANSPORT") != b"kernel" or fields.get(b"SYSLOG_FACILITY") != b"0":
                 continue
-            name = fields.get(b"_HOSTNAME", b"-").decode("utf-8", "replace")
+            name = fields.get(b"_HOSTNAME", b"-")[:LONGEST_NAME].decode("utf-8", "replace")
             if name not in hosts and len(hosts) == MOST_HOSTS:
                 trouble = f"More than {MOST_HOSTS} host names. Replay the hosts in several runs."
                 break
             lines, boots = hosts.setdefault(name, (KernelLines(span), set()))
             lines.add(seconds, fields.get(b"MESSAGE", b""))
-            boots.add(fields.get(b"_BOOT_ID", b""))
+            if len(boots) < MOST_BOOTS:
+                boots.add(fields.get(b"_BOOT_ID", b"")[:_LONGEST_BOOT_ID])
     except _NotAJournalError as error:
         trouble = str(error)
     if no_entries:

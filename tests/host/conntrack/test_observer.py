@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from testbed.guarded import LIMIT, Host, ManualClock
 
 from conntrackd_guard.host.conntrack import observer as module
+from conntrackd_guard.host.conntrack import owner_helper
 from conntrackd_guard.host.conntrack.limit import LiveKernel
 from conntrackd_guard.host.conntrack.namespaces import NamespaceScanner
 from conntrackd_guard.host.conntrack.observer import RESCAN_SECONDS, Observer
@@ -174,3 +177,24 @@ def test_a_crowd_of_new_tables_hides_no_full_one(host: Host, observer: Observer,
         assert max(table.count for table in tables) == LIMIT
         read |= {table.namespace for table in tables}
     assert len(read) >= 101
+
+
+def test_full_tables_of_users_take_not_all_places_of_the_fullest(
+    host: Host, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root's fullest table is read at each tick, however many of users are fuller."""
+    for pid in range(400, 440):
+        host.namespace(str(pid), LIMIT * 79 // 100 - pid)
+    host.table(LIMIT * 60 // 100)
+
+    def owned(descriptor: int) -> bool:
+        return int(os.readlink(f"/proc/self/fd/{descriptor}").split("/proc/")[1].split("/")[0]) >= 400
+
+    monkeypatch.setattr(owner_helper, "_user_owned", owned)
+    paths = Paths(host.root)
+    observer = Observer(paths, LiveKernel(paths), clock, RuntimeDir(paths))
+    observer.observe(rescan=True)
+    for _ in range(8):
+        clock.now += 0.25
+        tables, _ = observer.watch(LIMIT, attentive=True)
+        assert host.initial in {table.namespace for table in tables}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from testbed.journal_files import (
     write,
 )
 
-from conntrackd_guard.host.kernel_log.journal_reader import newest_message
+from conntrackd_guard.host.kernel_log import journal as followed
+from conntrackd_guard.host.kernel_log.journal import JournalBacklog
+from conntrackd_guard.host.kernel_log.journal_reader import Drained, KernelJournal, newest_message
 
 __all__ = ["start"]
 
@@ -151,6 +154,86 @@ def test_a_cursor_never_passes_events_that_were_not_taken(tmp_path: Path, start:
     assert first.newest_cursor == saved
     first.stop()
     assert numbers(take(start(tmp_path, first.newest_cursor), 1)) == [2]
+
+
+def test_an_unforeseen_error_is_the_state_until_reading_works_again(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The follower goes on without memory, say, and takes what came meanwhile."""
+    monkeypatch.setattr(followed, "RETRY_SECONDS", 0.05)
+    write(tmp_path, "a", entry(1))
+    follower = start(tmp_path)
+    drain = KernelJournal.drain
+    failures: list[int] = []
+
+    def failing(self: KernelJournal, most: int, *, this_one_first: bool = False) -> Drained:
+        if len(failures) == 3:
+            return drain(self, most, this_one_first=this_one_first)
+        failures or write(tmp_path, "a", entry(2))
+        failures.append(1)
+        raise MemoryError
+
+    monkeypatch.setattr(KernelJournal, "drain", failing)
+    until(lambda: follower.state.startswith("not readable, to be opened again: MemoryError"), "the reason")
+    until(lambda: follower.state == "following (3 reopened after an error)", "following")
+    assert numbers(take(follower, 1)) == [2]
+
+
+def test_retries_are_spaced_within_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pause doubles with each failure in a row, to 8 s."""
+
+    def failing(_: Path | None) -> KernelJournal:
+        raise MemoryError
+
+    monkeypatch.setattr(followed, "KernelJournal", failing)
+    backlog = JournalBacklog(tmp_path)
+    assert [backlog.read_once() for _ in range(6)] == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+
+
+def test_a_thread_that_has_ended_is_replaced(tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading goes on where it stood; a thread that runs stays, and none is started after the end."""
+    write(tmp_path, "a", entry(1))
+    follower = start(tmp_path)
+    ended = follower._thread
+    assert ended is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "excepthook", lambda _: None)
+        patched.setattr(follower, "read", lambda: 1 / 0)
+        until(lambda: not ended.is_alive(), "an end")
+    write(tmp_path, "a", entry(2))
+    follower.keep_running()
+    running = follower._thread
+    assert running is not None
+    follower.keep_running()
+    assert follower._thread is running
+    assert numbers(take(follower, 1)) == [2]
+    follower.stop()
+    follower.keep_running()
+    assert follower._thread is running
+    assert not running.is_alive()
+
+
+def test_a_first_opening_that_fails_halfway_reads_no_old_entries(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next opening begins at the end, too: only a journal that was empty is new as a whole."""
+    monkeypatch.setattr(followed, "RETRY_SECONDS", 0.01)
+    write(tmp_path, "a", entry(1))
+    place_at_end = KernelJournal.place_at_end
+    failures: list[int] = []
+
+    def failing(self: KernelJournal) -> None:
+        if not failures:
+            failures.append(1)
+            raise OSError(None, "bad message")
+        place_at_end(self)
+
+    monkeypatch.setattr(KernelJournal, "place_at_end", failing)
+    follower = start(tmp_path)
+    assert failures
+    assert follower.take() == []
+    write(tmp_path, "a", entry(2))
+    assert numbers(take(follower, 1)) == [2]
 
 
 def test_the_newest_kernel_message_is_returned_with_its_boot(tmp_path: Path) -> None:

@@ -184,6 +184,7 @@ def test_stopping_is_prompt_and_can_be_done_before_the_start(tmp_path: Path, sta
     write(tmp_path, "a", entry(1))
     follower = start(tmp_path)
     follower.stop()
+    assert follower._thread is not None
     assert not follower._thread.is_alive()
     assert follower.state == "stopped"
 

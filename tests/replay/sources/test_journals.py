@@ -232,3 +232,21 @@ def test_the_host_names_of_a_stream_are_bounded(monkeypatch: pytest.MonkeyPatch)
     hosts, (skipped,) = from_stream(b"".join(kernel(number, _HOSTNAME=f"h{number}") for number in range(5)))
     assert len(hosts) == 3
     assert skipped.why == "More than 3 host names. Replay the hosts in several runs."
+
+
+def test_names_and_boot_ids_of_a_stream_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry may claim a megabyte of them."""
+    monkeypatch.setattr(streams, "MOST_BOOTS", 2)
+    (found,), _ = from_stream(
+        b"".join(kernel(number, _HOSTNAME="h" * 300_000, _BOOT_ID=f"{number}" * 300_000) for number in range(4))
+    )
+    assert found.name == "h" * streams.LONGEST_NAME
+    assert found.facts.boots == 2
+
+
+def test_boot_ids_that_begin_alike_are_kept_apart_by_64_bytes() -> None:
+    """An id of systemd's has 32 characters."""
+    (found,), _ = from_stream(
+        b"".join(kernel(number, _BOOT_ID="a" * 64 + f"{number}" * 300_000) for number in range(4))
+    )
+    assert found.facts.boots == 1

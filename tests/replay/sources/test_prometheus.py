@@ -198,3 +198,13 @@ def test_the_policy_raises_where_the_made_past_needs_it(server: Server, instance
     assert bool(row.raises) == raises
     assert bool(row.dropped) == (instance == "flood:9100")
     assert row.saved_at_least == (instance == "flood:9100")
+
+
+def test_labels_of_unusual_length_skip_their_host(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are part of each line about it, and of each query."""
+    sets = [{"__name__": prometheus.ENTRIES, "instance": name} for name in ("a" * 9000, "web1")]
+    monkeypatch.setattr(Api, "ask", lambda *_: sets)
+    skipped, found = prometheus.find(server, "", SPAN)
+    assert skipped == Skipped(name="a" * 63 + "…", why="Its labels have 9,013 characters, more than 8,192.")
+    assert isinstance(found, prometheus.PrometheusHost)
+    assert found.name == "web1"

@@ -20,6 +20,7 @@ from conntrackd_guard.cli.render.lines import COMMAND, UNDO, Line
 from conntrackd_guard.cli.render.report.chart import HEIGHT, MOST_CURVES, WIDTH, Chart, Dots, Mark, Span, bars, curve
 from conntrackd_guard.core import explain
 from conntrackd_guard.core.arithmetic import Arithmetic
+from conntrackd_guard.core.limits import format_limit
 from conntrackd_guard.core.text import printable, short
 from conntrackd_guard.core.traffic.diagnosis import Cause, Finding
 from conntrackd_guard.core.units import format_bytes, format_duration
@@ -103,7 +104,7 @@ def _facts(report: Report) -> list[Line]:
     peak = max(_shares(report), default=None)
     watched = f"{counts['continuing']:,} of {counts['watched']:,} raises" if counts["watched"] else "none was watched"
     return [
-        ("Limit at the end", f"{limits[-1][1]:,.0f}" if limits else "not known"),
+        ("Limit at the end", format_limit(int(limits[-1][1])) if limits else "not known"),
         ("Highest use of a table", "not known" if peak is None else f"{100 * peak:.0f} %"),
         ("Packets dropped", f"{sum(point.dropped for point in report.points):,}" if report.points else "not known"),
         ("Raises", f"{counts['raises']:,}"),
@@ -126,8 +127,8 @@ def _use(report: Report) -> Chart:
     tables = [(_name(*who), [(point.at, point.count) for point in found]) for who, found in _grouped(report.points)]
     highest = max(value for _, dots in [("", limits), *tables] for _, value in dots)
     most = max(count for _, count in tables[0][1])
-    first, last = limits[0][1], limits[-1][1]
-    change = f"from {first:,.0f} to {last:,.0f}" if first != last else f"at {last:,.0f} at both ends"
+    first, last = format_limit(int(limits[0][1])), format_limit(int(limits[-1][1]))
+    change = f"from {first} to {last}" if first != last else f"at {last} at both ends"
     those = f"the {MOST_CURVES} fullest of {len(tables):,}" if len(tables) > MOST_CURVES else f"all {len(tables)}"
     those = "the only table seen" if len(tables) == 1 else f"{those} tables"
     words = f"The limit, {change}, and the entries of {those}: at most {most:,.0f}, in {tables[0][0]}."
