@@ -268,7 +268,7 @@ class Overrides:
         def write() -> None:
             with History(self._paths.history, mode="writer") as history:
                 text, release = sentence(record, self._policy), os.uname().release
-                history.add(record, policy=self._policy, sentence=text, kernel_release=release)
+                history.add(record, policy=self._policy, sentence=text, kernel_release=release, is_final=True)
 
         try:
             disk.answer(write, "write to", self._paths.history, disk.AT_ITS_END)

@@ -114,7 +114,7 @@ def known_decisions() -> dict[DecisionLabels, int]:
     raised_for = [f"{trigger} {found}" for trigger in triggers for found in evidence]
     raises = [("raise", why, end) for why in (*raised_for, "restore", "min_limit") for end in ("applied", "rejected")]
     holds = [("hold", why.code, "none") for why in HoldReason]
-    overrides = [("override", why.value, "applied" if why is OverrideKind.REVERT else "none") for why in OverrideKind]
+    overrides = [("override", why.value, "applied") for why in OverrideKind]
     return dict.fromkeys((*raises, *holds, *overrides), 0)
 
 

@@ -1,6 +1,5 @@
 """The daemon's status: one document, from which every view has its figures and its judgement of health."""
 
-import os
 from typing import Any
 
 from conntrackd_guard.core import health
@@ -14,6 +13,7 @@ from conntrackd_guard.core.records import ACTIONABLE
 from conntrackd_guard.core.state import conflicts
 from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.status_line import status_line
+from conntrackd_guard.host.conntrack.limit import refusal_text
 from conntrackd_guard.host.conntrack.observer import rested
 
 _NEED_SECONDS = 2.0
@@ -74,7 +74,7 @@ class Publisher:
             "memory_exceeded": memory_exceeded,
             "long_chains": long_chains,
             "not_writable": self._refused(),
-            "write_refused": os.strerror(refusal.errno) if refusal is not None and refusal.limit == limit else None,
+            "write_refused": refusal_text(refusal.errno) if refusal is not None and refusal.limit == limit else None,
             "needs": len(needs),
             "unmet": [self._unmet(need) for need in needs if need.reason in ACTIONABLE],
             "owners_read_by": owners,

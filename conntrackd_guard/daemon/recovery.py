@@ -38,26 +38,25 @@ def recover(  # noqa: PLR0913, PLR0917 - wiring
     """Return the state to begin with; open intents and overrides become records."""
 
     def read_past(worker: Worker) -> Past:
-        return worker.past(boot_id)
+        return worker.past(boot_id, clock.boottime)
 
     future, past = recorder.call(read_past), None
     try:
         past = future.result(HISTORY_SECONDS)
     except (TimeoutError, GuardError):  # the position is needed all the same, once the disk answers
         future = recorder.call(read_past, retry=True)
-    now, known, ahead = clock.boottime(), set[str](), 0
-    if past is None or past.records is None:
+    now, stored, ahead = clock.boottime(), frozenset[str](), 0
+    if past is None or past.state is None:
         state = states.lost(now)
         text = "Can't read this boot's history. Starting with half of the raise rate limit used up."
         recorder.log("guard.info", "warning", text)
     else:
-        state, ahead = states.fold(past.records, now)
-        known = {record.key for record in past.records}
+        state, ahead, stored = past.state, past.ahead, past.stored
     persisted = None if past is None else past.persisted
     intents, limit = _reconciled(runtime_dir, kernel, recorder, persisted), kernel.limit_in_force()
     overrides = [_as_found(record, limit) for record in queued_overrides(runtime_dir, recorder)]
     for record in intents + overrides:
-        is_stored = record.key in known  # the kill came after the row was written
+        is_stored = record.key in stored  # the kill came after the row was written
         if not is_stored:
             state = states.advance(state, record, now)
             ahead += record.observation.boottime_seconds > now

@@ -22,7 +22,7 @@ from conntrackd_guard.doctor.settings_warnings import warnings
 from conntrackd_guard.doctor.verdicts import Check, Verdict, good, note, unknown, wrong
 from conntrackd_guard.host import container
 from conntrackd_guard.host.conf_dirs import sysctl_files
-from conntrackd_guard.host.conntrack.limit import LiveKernel
+from conntrackd_guard.host.conntrack.limit import LiveKernel, refusal_text
 from conntrackd_guard.host.conntrack.sampler import Sampler
 from conntrackd_guard.host.kernel_log.journal_reader import READ_ERRORS, files_below, newest_message
 from conntrackd_guard.host.kernel_log.kmsg import RingBuffer
@@ -115,7 +115,7 @@ def _writable(host: HostFacts) -> Check:
         is_here = facts.open_error(path, os.O_WRONLY) is not None
         return verdicts.unwritable(str(path), error, host.place, is_here=is_here)
     if refused is not None and host.limit == refused.limit:
-        evidence = f"the kernel refused the last write: {os.strerror(refused.errno)}"
+        evidence = f"the kernel refused the last write: {refusal_text(refused.errno)}"
         return wrong(evidence, "`guard history --verdict raise` lists the writes.")
     return good(f"{path} can be opened for writing")
 

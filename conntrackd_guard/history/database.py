@@ -45,6 +45,8 @@ _EXPENDABLE: Final = ("verdict = 'hold'", "verdict != 'raise'", "TRUE")
 """What is deleted first where room is needed, in this order: raises last."""
 _FIRST: Final = frozenset({"id", "key", "at", "at_seconds", "boottime_seconds", "repeats"})
 """The columns that a repeat does not change, or counts."""
+_OUTCOME: Final = ("outcome", "limit_after", "errno", "detail", "sentence")
+"""The columns that a command knows at its end."""
 MOST_REPEATS: Final = 1000
 """Of one row in the state, which keeps no more raises."""
 _NAMED: Final = 5
@@ -137,12 +139,14 @@ class History:
         again: int | None = None,
         times: int = 1,
         repeats: Sequence[Repeats] = (),
+        is_final: bool = False,
     ) -> int:
         """Write the decision, durably, and return its id; a record whose key is known is not written again.
 
         `again` is the row that it repeats: that one counts it, keeps its key and first time, and takes all else from it.
         A new row counts `times` decisions, 0 if `count` does later. `repeats` of other rows and the position come with
-        it, or nothing does.
+        it, or nothing does. With `is_final`, a row whose key is known takes over the outcome and the sentence: a command
+        knows them better than the daemon, which may have written its override first.
         """
         row = replace(
             rows.first_row(record, 0, policy=policy, sentence=sentence, kernel_release=kernel_release), repeats=times
@@ -150,7 +154,7 @@ class History:
         with self._transaction("write a decision to", durable=True) as database:
             database.execute("INSERT OR IGNORE INTO policies VALUES (?, ?)", rows.hashed(policy))
             _count(database, repeats)
-            row_id = _insert(database, row) if again is None else _renew(database, again, row)
+            row_id = _insert(database, row, is_final=is_final) if again is None else _renew(database, again, row)
             if row_id is not None:
                 database.execute("REPLACE INTO evidence VALUES (?, ?, ?, ?, ?, ?)", (row_id, *rows.evidence(record)))
             else:
@@ -208,7 +212,7 @@ class History:
 
     def find_key(self, key: str) -> int | None:
         """Return the id of the record with that key, None where it is not written."""
-        found = self._all("SELECT id FROM decisions WHERE key = ?", (key,))
+        found = self._all("SELECT id FROM decisions WHERE key = ?", (rows.storable(key),))
         return int(found[0][0]) if found else None
 
     def find_fingerprint(self, wanted: str, boot_id: str) -> tuple[int, float, int | None, str] | None:
@@ -242,17 +246,24 @@ class History:
     def records(self, boot_id: str) -> Iterator[Record]:
         """Yield that boot's records that can change the state, oldest first, each as often as it came: no plain holds.
 
-        Damaged ones are left out (`damage`). An empty `boot_id` is that of records made while it could not be read, in any
-        boot: none of them is yielded.
+        Another program's change has of its observation only what `core.state.advance` reads: tens of thousands may be in a
+        boot, and reading one takes a fifth of the time. Damaged records are left out (`damage`). An empty `boot_id` is that
+        of records made while it could not be read, in any boot: none of them is yielded.
         """
-        query = f"SELECT {_SUMMARY}, NULL, NULL FROM decisions WHERE boot_id = ? AND {FOLDED} ORDER BY id"  # noqa: S608
-        for row in self._intact(query, (boot_id,)) if boot_id else ():
+        query = f"""SELECT id, verdict = 'hold' AND repeats = 1, key, boottime_seconds, from_limit, reason,
+            (SELECT trigger FROM evidence WHERE id = decisions.id)
+            FROM decisions WHERE boot_id = ? AND {FOLDED} ORDER BY id"""  # noqa: S608 - constants
+        for row_id, is_change, *columns in self._found(query, (boot_id,)) if boot_id else ():
+            change = rows.change_of(boot_id, *columns) if is_change else None
+            if change is not None:
+                yield change
+                continue
             try:
-                record = self.record(row)
+                if (row := self.row(row_id)) is not None:
+                    yield from repeat(self.record(row), max(1, min(row.repeats, MOST_REPEATS)))
             except UnreadableRow:
-                self._damaged.append(row.id)
-            else:
-                yield from repeat(record, max(1, min(row.repeats, MOST_REPEATS)))
+                if row_id not in self._damaged:
+                    self._damaged.append(row_id)
 
     def rows(
         self,
@@ -434,12 +445,14 @@ def _count(database: sqlite3.Connection, repeats: Sequence[Repeats]) -> None:
         database.execute(f"UPDATE decisions SET {changes} WHERE id = ?", values)  # noqa: S608 - constants
 
 
-def _insert(database: sqlite3.Connection, row: Row) -> int | None:
-    """Insert a decision and return its id, None where its key is known."""
+def _insert(database: sqlite3.Connection, row: Row, *, is_final: bool) -> int | None:
+    """Insert a decision and return its id, None where its key is known: then only `is_final` changes the row."""
     names = COLUMNS[1:]  # all but the id
     query = f"INSERT INTO decisions ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608 - constants
     values = [getattr(row, name) for name in names]
-    found = database.execute(f"{query} ON CONFLICT (key) DO NOTHING RETURNING id", values).fetchall()
+    taken = ", ".join(f"{name} = excluded.{name}" for name in _OUTCOME)
+    action = f"UPDATE SET {taken}" if is_final else "NOTHING"
+    found = database.execute(f"{query} ON CONFLICT (key) DO {action} RETURNING id", values).fetchall()
     return found[0][0] if found else None
 
 

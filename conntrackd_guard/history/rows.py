@@ -9,9 +9,9 @@ from operator import contains
 from typing import Any, Final, TypeVar
 
 from conntrackd_guard import __version__
-from conntrackd_guard.core.codec import decode, decode_decision, encode, verdict
+from conntrackd_guard.core.codec import decode, decode_decision, encode, hold_reason, verdict
 from conntrackd_guard.core.configuration import Mode, Policy
-from conntrackd_guard.core.model import Observation, Outcome, OutcomeKind, Override, Raise, Record, State, Trigger
+from conntrackd_guard.core.model import Hold, Observation, Outcome, OutcomeKind, Override, Raise, Record, State, Trigger
 from conntrackd_guard.core.records import fingerprint, reason
 from conntrackd_guard.core.units import rfc3339
 from conntrackd_guard.core.verification import Verification
@@ -90,6 +90,9 @@ _TYPES: Final = tuple(
 _MOST_SECONDS: Final = 253_402_214_400
 """The last day of year 9999: later times can't be printed in every zone."""
 
+_NO_STATE: Final = State()
+_NO_OUTCOME: Final = Outcome(kind=OutcomeKind.NONE)
+
 
 def first_row(record: Record, row_id: int, *, policy: Policy, sentence: str, kernel_release: str) -> Row:
     """Return the row that a record becomes, with its arithmetic."""
@@ -158,6 +161,25 @@ def record_of(row: Row, *texts: str | None) -> Record:
     )
 
 
+def change_of(  # noqa: PLR0913, PLR0917 - columns
+    boot_id: str, key: object, at: object, limit: object, reason: object, trigger: str | None
+) -> Record | None:
+    """Return another program's change from columns of its row, with what `core.state.advance` reads; None if one is damaged.
+
+    `at` is CLOCK_BOOTTIME in seconds. The other fields have values without meaning.
+    """
+    if not (isinstance(key, str) and isinstance(at, (int, float)) and (limit is None or isinstance(limit, int))):
+        return None
+    try:
+        decision, cause = _hold(reason), _decoded(Trigger, trigger)
+    except ValueError:
+        return None
+    seen = Observation(boottime_seconds=at, wall_seconds=0.0, boot_id=boot_id, limit=limit, kernel_limit=None)
+    return Record(
+        key=key, mode=Mode.ACT, trigger=cause, observation=seen, state=_NO_STATE, decision=decision, outcome=_NO_OUTCOME
+    )
+
+
 def row_of(columns: tuple[Any, ...]) -> Row | None:
     """Return a row from its columns and, as JSON, its arithmetic and its verification; None if a column is damaged.
 
@@ -177,6 +199,11 @@ def row_of(columns: tuple[Any, ...]) -> Row | None:
         with suppress(ValueError):
             row = replace(row, verification=decode(Verification, parse(verification)))
     return row
+
+
+@lru_cache(maxsize=8)
+def _hold(reason: object) -> Hold:
+    return Hold(reason=hold_reason(reason))
 
 
 @lru_cache(maxsize=4)  # decisions in a row often have the same trigger and state

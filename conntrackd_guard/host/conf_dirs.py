@@ -41,6 +41,14 @@ def effective_files(root: Path, folders: Iterable[str], suffix: str) -> list[Pat
     return [by_name[name] for name in sorted(by_name)]
 
 
+def matching(root: Path, pattern: str) -> list[Path]:
+    """Return the files below `root` with such a path, sorted; none if a folder can't be read. Never raises."""
+    try:
+        return sorted(root.glob(pattern))
+    except OSError:
+        return []
+
+
 def read_text(path: Path) -> str | None:
     """Return a file's content: "" if it is missing or not a regular file, None if it can't be read or is too large."""
     try:

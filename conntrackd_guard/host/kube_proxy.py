@@ -86,7 +86,10 @@ def _settings(root: Path, program: Program) -> tuple[str, str]:
     folder = root / "proc" / str(program.pid)
     command = (conf_dirs.read_text(folder / "cmdline") or "").replace("\0", "\n")
     if program.name in _K3S:
-        paths = [root / "etc/rancher/k3s/config.yaml", *sorted((root / "etc/rancher/k3s/config.yaml.d").glob("*.yaml"))]
+        paths = [
+            root / "etc/rancher/k3s/config.yaml",
+            *conf_dirs.matching(root, "etc/rancher/k3s/config.yaml.d/*.yaml"),
+        ]
         settings = "\n".join([*islice(map(_content, paths), _MOST_FILES), command])
     elif program.name == "kubelite":
         settings = _content(root / "var/snap/microk8s/current/args/kube-proxy")
@@ -95,7 +98,9 @@ def _settings(root: Path, program: Program) -> tuple[str, str]:
         settings = _content(folder / "root" / path.lstrip("/"))  # needs CAP_SYS_PTRACE
         if not settings and program.pod:
             name = path.rpartition("/")[2].translate({ord(special): f"[{special}]" for special in "*?["})
-            settings = "\n".join(map(_content, islice(root.glob(_VOLUMES.format(program.pod, name)), _MOST_FILES)))
+            settings = "\n".join(
+                map(_content, islice(conf_dirs.matching(root, _VOLUMES.format(program.pod, name)), _MOST_FILES))
+            )
         return settings, "by its configuration" if settings else "unless its configuration overrides that"
     else:
         settings = command

@@ -212,7 +212,7 @@ def _profiles(root: Path, pid: int | None) -> Iterator[Writer]:
             continue
         seen.add(match[1])
         paths = (root / folder / match[1] / "tuned.conf" for folder in _TUNED_FOLDERS)
-        path = next((path for path in paths if path.is_file()), None)
+        path = next((path for path in paths if os.path.isfile(path)), None)
         if path is None:
             continue
         pairs = _pairs(path)
@@ -246,7 +246,7 @@ def _ufw(root: Path) -> Iterator[Writer]:
 
 def _scripts(root: Path) -> Iterator[Writer]:
     """Yield the first line of each start script, rule or crontab that names the limit."""
-    paths = (path for pattern in _SCRIPTS for path in sorted(root.glob(pattern)))
+    paths = (path for pattern in _SCRIPTS for path in conf_dirs.matching(root, pattern))
     for path in islice(paths, _MAX_SCRIPTS):
         for number, line in conf_dirs.read_lines(path):
             if "nf_conntrack_max" in line and _OWN not in path.name:

@@ -49,7 +49,7 @@ def find(proc: Path, programs: Mapping[str, str]) -> list[Program]:
 
 def sees_processes(root: Path) -> bool:
     """Return whether other users' processes are visible (`hidepid` hides them)."""
-    return (root / "proc/1/comm").exists()
+    return os.path.exists(root / "proc/1/comm")
 
 
 def _proven(entry: Path, name: str, called: str) -> Program | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conntrackd_guard.core.configuration import Policy
-from conntrackd_guard.core.model import Record
+from conntrackd_guard.core.model import Record, State
 from conntrackd_guard.history.database import Position
 
 
@@ -58,8 +58,12 @@ Entry = Item | LogMessage | Position | Call
 class Past:
     """What earlier runs left."""
 
-    records: list[Record] | None
-    """Those of this boot that make the state; None where not all of them can be read."""
+    state: State | None
+    """Folded over this boot's records; None where not all of them can be read."""
+    ahead: int = 0
+    """How many of these are dated ahead of this boot's clock."""
+    stored: frozenset[str] = frozenset()
+    """The keys of those among them that an open intent or a queued override is about."""
     position: Position | None
     """How far they read the kernel's messages, None in a new history."""
     persisted: str | None

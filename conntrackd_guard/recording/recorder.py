@@ -182,8 +182,10 @@ class Recorder:
                         self._queue.popleft()
                     self._holds -= isinstance(head, Item) and isinstance(head.record.decision, Hold)
                 continue
-            if self._stopping:
-                return  # what is left is recovered at the next start by the intents
+            if self._stopping:  # the next start recovers rows by the intents
+                self._do_without_history()
+                self._step("end", self._worker.finish_without_history)
+                return
             self._continue_without_history(wait)
             wait = min(2 * wait, _LONGEST_RETRY_SECONDS)
 
@@ -201,22 +203,27 @@ class Recorder:
             return head
 
     def _continue_without_history(self, seconds: float) -> None:
-        """Until the head is retried, do what needs no history: drop-ins and log messages."""
+        """Until the head is retried, do what needs no history."""
         deadline = time.monotonic() + seconds
         while not self._stopping and (left := deadline - time.monotonic()) > 0:
-            with self._changed:
-                behind = list(self._queue)[1:]
-            for entry in behind:
-                if isinstance(entry, Item):
-                    self._step("recorder", self._worker.process_without_history, entry)
-                elif isinstance(entry, LogMessage):
-                    self._step("recorder", self._do, entry)
-                    with self._changed:
-                        self._queue.remove(entry)
+            waiting = self._do_without_history()
             self._step("upkeep", self._worker.run_periodic)
             with self._changed:
-                if len(self._queue) == 1 + sum(not isinstance(entry, LogMessage) for entry in behind):
+                if len(self._queue) == waiting:
                     self._changed.wait(min(left, _TURN_SECONDS))
+
+    def _do_without_history(self) -> int:
+        """Write the drop-ins and log messages of what waits behind the head; return how many entries then wait, with it."""
+        with self._changed:
+            behind = list(self._queue)[1:]
+        for entry in behind:
+            if isinstance(entry, Item):
+                self._step("recorder", self._worker.process_without_history, entry)
+            elif isinstance(entry, LogMessage):
+                self._step("recorder", self._do, entry)
+                with self._changed:
+                    self._queue.remove(entry)
+        return 1 + sum(not isinstance(entry, LogMessage) for entry in behind)
 
     def _step(self, subject: str, work: Callable[..., object], *arguments: object) -> bool:
         """Do one step; return False where it has to be retried. An error is logged, never fatal."""

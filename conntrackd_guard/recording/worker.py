@@ -8,7 +8,7 @@ import math
 import platform
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -17,8 +17,9 @@ from conntrackd_guard.core.configuration import Mode
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.log_fields import event_of, fields_of, level_of
-from conntrackd_guard.core.model import Hold, Raise, Record, TriggerKind
+from conntrackd_guard.core.model import Hold, Raise, Record, State, TriggerKind
 from conntrackd_guard.core.records import needs_operator, wrote_limit
+from conntrackd_guard.core.state import fold
 from conntrackd_guard.history.database import HistoryDamaged, Position
 from conntrackd_guard.history.documents import notify_document
 from conntrackd_guard.history.rows import first_row
@@ -109,18 +110,35 @@ class Worker:
         self.errors: dict[str, str] = {}
         """The current errors, by subject."""
 
-    def past(self, boot_id: str) -> Past:
-        """Return what earlier runs left; no records without a boot id. Raises HostError where the history can't be opened."""
-        records: list[Record] = []
-        whole = self.attempt("history", lambda: records.extend(self.history_writer.history().records(boot_id)))
+    def past(self, boot_id: str, boottime: Callable[[], float]) -> Past:
+        """Return what earlier runs left; no state without a boot id. Raises HostError where the history can't be opened.
+
+        `boottime` returns CLOCK_BOOTTIME.
+        """
+        folders = (self._runtime_dir.intents, self._runtime_dir.overrides)
+        is_open, stored = {key for folder in folders for key, _ in folder.all()}, set[str]()
+        found: list[tuple[State, int]] = []
+
+        def noted(records: Iterator[Record]) -> Iterator[Record]:
+            for record in records:
+                if record.key in is_open:
+                    stored.add(record.key)
+                yield record
+
+        whole = self.attempt(
+            "history", lambda: found.append(fold(noted(self.history_writer.history().records(boot_id)), boottime()))
+        )
         position, damage = self.history_writer.history().position(), self.history_writer.history().damage
         if damage:
             self.log.emit("guard.error", "error", f"{self.history_writer.history().path}: {damage}", subject="history")
         kept = None
         with suppress(GuardError):  # recovery goes by the limit alone then
             kept = self._drop_in.persisted()
-        known = records if whole and boot_id and not self.history_writer.was_damaged else None
-        return Past(records=known, position=position, persisted=kept.decision if kept is not None else None)
+        persisted = kept.decision if kept is not None else None
+        if not whole or not boot_id or self.history_writer.was_damaged:
+            return Past(state=None, position=position, persisted=persisted)
+        [(state, ahead)] = found
+        return Past(state=state, ahead=ahead, stored=frozenset(stored), position=position, persisted=persisted)
 
     def note_position(self, position: Position) -> None:
         """Write the position with the next flush: all that it covers was handled."""
@@ -130,13 +148,13 @@ class Worker:
         """Do what is left to do for a record; return False where it has to be retried."""
         item, progress = self._persisted(item)
         stored_now = not progress.is_stored and self.attempt("history", self._store, item, progress)
-        self._log_record(item, progress)
-        if stored_now:
-            self.attempt("sample", self._sampler.analyze, item.record, self.sampling)
-        if progress.is_stored:
+        if progress.is_stored:  # before anything else: an unforeseen error leaves nothing open
             del self._progress[item.record.key]
             if isinstance(item.record.decision, Raise):
                 self._stored_raises.add(item.record.key)
+        self._log_record(item, progress)
+        if stored_now:
+            self.attempt("sample", self._sampler.analyze, item.record, self.sampling)
         return progress.is_stored
 
     def process_without_history(self, item: Item) -> None:
@@ -194,17 +212,22 @@ class Worker:
 
     def finish(self) -> bool:
         """Write what is held in memory and close; return whether all rows are written."""
+        self.finish_without_history()
+        flushed = self.attempt("repeats", self.history_writer.flush_all)
+        self.attempt("time series", self._write_series)
+        self.history_writer.close()
+        self.log.flush()
+        return flushed
+
+    def finish_without_history(self) -> None:
+        """Write the drop-in and the log messages that are held in memory."""
         deadline = time.monotonic() + WAIT_SECONDS
         self._flush_dropin()
         while self._dropin_sync.is_due and "drop-in" not in self.errors and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)  # another process writes it
             self._flush_dropin()
         self.attempt("intents", self._close_intents)
-        flushed = self.attempt("repeats", self.history_writer.flush_all)
-        self.attempt("time series", self._write_series)
-        self.history_writer.close()
         self.log.flush()
-        return flushed
 
     def _persisted(self, item: Item) -> tuple[Item, _Progress]:
         """Complete an item's record, once, and have the drop-in follow it; a failure there does not hold up the row."""
@@ -213,7 +236,11 @@ class Worker:
             return replace(item, record=progress.record, sentence=progress.sentence), progress
         record, limit = item.record, item.record.observation.kernel_limit
         if limit is not None and not record.outcome.detail and isinstance(record.decision, Hold):
-            record = self._attributed(record, record.decision.reason, limit)
+            try:
+                record = self._attributed(record, record.decision.reason, limit)
+                self.errors.pop("cause", None)
+            except Exception as error:  # noqa: BLE001 - a row without the cause is better than none
+                self.report_failure("cause", error)
         item = replace(item, record=record, sentence=explain.sentence(record, item.policy))
         progress = _Progress(record, item.sentence, is_stored=item.is_stored, is_logged=item.is_stored)
         self._progress[record.key] = progress

@@ -189,7 +189,7 @@ def test_a_decision_is_found_by_its_key(paths: Paths, capsys: pytest.CaptureFixt
     """The drop-in was written before the row had a number: it names the key. An unknown key ends with exit code 3."""
     assert main(["show", "b"], paths) is Exit.DONE
     assert "65,536 → 98,304" in capsys.readouterr().out
-    for unknown in ("x", "99", "1000000000000000000000"):
+    for unknown in ("x", "99", "1000000000000000000000", "\udcff"):
         assert main(["show", unknown], paths) is Exit.NO
 
 

@@ -149,7 +149,7 @@ def test_usual_decisions_are_counted_from_zero() -> None:
         a_record("b", RAISE, OutcomeKind.REJECTED),
         a_record("c", MAX_LIMIT),
         a_record("d", Override(kind=OverrideKind.REVERT), OutcomeKind.APPLIED),
-        a_record("e", Override(kind=OverrideKind.PAUSE)),
+        a_record("e", Override(kind=OverrideKind.PAUSE), OutcomeKind.APPLIED),
     ]
     assert [known_decisions().get(decision_labels(record)) for record in expected] == [0] * 5
     assert sum(verdict == "hold" for verdict, _, _ in known_decisions()) == len(HoldReason)

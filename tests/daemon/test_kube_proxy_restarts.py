@@ -84,7 +84,7 @@ def test_only_its_own_conflict_is_excused(host: Host) -> None:
     lowered(guarded, 1)
     assert guarded.state.conflict_seconds == (fight,)
     with guarded.history() as history:
-        *_, change = (record for record in history.records("boot-1") if record.trigger.restarted)
+        change, *_ = (record for row in history.rows() if (record := history.record(row)).trigger.restarted)
     assert advance(change.state, change).conflict_seconds == (fight,)
     nothing = replace(change, state=replace(change.state, set_limit=None, replaced_limit=None))
     assert excused(guarded.state, nothing) == guarded.state

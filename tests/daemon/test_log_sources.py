@@ -16,6 +16,7 @@ from testbed.journal_files import BOOT, MESSAGE, REMOTE, entry, write
 
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.kernel_messages import KernelEvent
+from conntrackd_guard.core.model import State
 from conntrackd_guard.daemon import log_sources as joined
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.history.database import Position
@@ -73,7 +74,7 @@ def guarded(host: Host) -> Guarded:
 def known(position: Position | None = None) -> Future[Past]:
     """Return a past that the history has returned."""
     future: Future[Past] = Future()
-    future.set_result(Past(records=[], position=position, persisted=None))
+    future.set_result(Past(state=State(), position=position, persisted=None))
     return future
 
 

@@ -47,6 +47,17 @@ def test_a_refused_write_needs_an_operator(host: Host) -> None:
     guarded.stop()
 
 
+def test_a_write_without_effect_is_called_one(host: Host) -> None:
+    """The kernel took the write without an error, and another limit is read."""
+    guarded = Guarded(host)
+    guarded.kernel.set_limit = lambda target: min(target, LIMIT)
+    host.table(LIMIT, drop=3)
+    guarded.turn()
+    guarded.turn(2.5)
+    assert (guarded.runtime_dir.status() or {})["write_refused"] == "the write had no effect"
+    guarded.stop()
+
+
 def test_a_limit_that_cannot_be_written_is_an_error_line(host: Host) -> None:
     """It is logged once, published each time, and over when the limit can be written."""
     guarded = Guarded(host)

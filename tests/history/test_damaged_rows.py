@@ -13,6 +13,8 @@ from testbed.records import BOOT, a_record, add, raised
 from conntrackd_guard.actions import status
 from conntrackd_guard.actions.revertible import revertible_raises
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.core.hold_reasons import HoldReason
+from conntrackd_guard.core.model import Hold, TriggerKind
 from conntrackd_guard.core.verification import Drops, End, Verification
 from conntrackd_guard.history.database import History, Position
 from conntrackd_guard.history.rows import COLUMNS
@@ -106,6 +108,20 @@ def test_a_damaged_row_is_named(paths: Paths, capsys: pytest.CaptureFixture[str]
     unread: list[str] = []
     status._past(paths, unread)
     assert unread == ["history: 1 damaged decisions are left out, by number: 2."]
+
+
+@pytest.mark.parametrize(
+    "place", ["decisions.boottime_seconds", "decisions.from_limit", "decisions.reason", "evidence.trigger"]
+)
+def test_a_damaged_change_of_another_program_is_named(paths: Paths, place: str) -> None:
+    """The state is folded from the others."""
+    table, column = place.split(".")
+    with History(paths.history, mode="writer") as history:
+        lowered = Hold(reason=HoldReason.LIMIT_LOWERED)
+        number = add(history, a_record("change", lowered, trigger=TriggerKind.OTHER_WRITER))
+        history._database.execute(f"UPDATE {table} SET {column} = x'ff00' WHERE id = ?", (number,))  # noqa: S608
+        assert "change" not in [record.key for record in history.records(BOOT)]
+        assert history.damage == f"1 damaged decisions are left out, by number: {number}."
 
 
 def test_a_huge_count_does_not_hold_up_a_start(paths: Paths) -> None:

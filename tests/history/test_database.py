@@ -16,8 +16,19 @@ from testbed.records import BOOT, RAISE, a_record, add, raised
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.core.hold_reasons import HoldReason
-from conntrackd_guard.core.model import Hold, Outcome, OutcomeKind, Override, OverrideKind, Table, Trigger, TriggerKind
-from conntrackd_guard.history import database
+from conntrackd_guard.core.model import (
+    Hold,
+    Outcome,
+    OutcomeKind,
+    Override,
+    OverrideKind,
+    Record,
+    Table,
+    Trigger,
+    TriggerKind,
+)
+from conntrackd_guard.core.state import fold
+from conntrackd_guard.history import database, rows
 from conntrackd_guard.history.database import History, HistoryDamaged, Position
 from conntrackd_guard.history.details import detail
 from conntrackd_guard.history.schema import MIGRATIONS
@@ -85,7 +96,43 @@ def test_only_what_changes_the_state_is_folded(path: Path) -> None:
     with History(path, mode="writer") as history:
         for record in [raised("old", boot_id="boot-0"), a_record("h"), *kept, a_record("i")]:
             add(history, record)
-        assert list(history.records(BOOT)) == kept
+        assert [record.key for record in history.records(BOOT)] == ["r", "w", "x", "o"]
+        assert fold(history.records(BOOT), 1e9) == fold(kept, 1e9)
+
+
+def test_other_programs_changes_are_folded_without_their_observations(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two programs that fight over the limit make 60,000 rows in a day; decoding each in whole takes longer than a start."""
+    changes = [a_change(number, 100.0 * number) for number in range(5)]
+    with History(path, mode="writer") as history:
+        for change in changes:
+            add(history, change)
+        monkeypatch.setattr(rows, "record_of", None)
+        assert fold(history.records(BOOT), 1e9) == fold(changes, 1e9)
+        assert history.damage == ""
+
+
+def test_a_conflict_is_remembered_behind_any_number_of_changes(path: Path) -> None:
+    """Conflicts keep raising off for a day, whatever other programs do to the limit meanwhile."""
+    conflict = replace(a_change(0, 10.0), observation=replace(a_change(0, 10.0).observation, limit=4096))
+    known = [raised("r", limit_after=98304), conflict]
+    with History(path, mode="writer") as history:
+        history._database.execute("PRAGMA synchronous = OFF")
+        for record in (*known, *(a_change(number, 100.0 * number) for number in range(1, 1200))):
+            add(history, record)
+        state, _ = fold(history.records(BOOT), 1e9)
+    assert (state.conflict_seconds, len(state.raise_seconds)) == ((10.0,), 1)
+
+
+def a_change(number: int, seconds: float) -> Record:
+    """Return a change of the limit by another program at CLOCK_BOOTTIME `seconds`: one that lowers it or one that raises it."""
+    reason = (HoldReason.LIMIT_LOWERED, HoldReason.LIMIT_RAISED)[number % 2]
+    limit, was = (65536, 131072) if number % 2 else (131072, 65536)
+    change = a_record(
+        f"change-{number}", Hold(reason=reason), trigger=TriggerKind.OTHER_WRITER, boottime_seconds=seconds, limit=limit
+    )
+    return replace(change, trigger=replace(change.trigger, was=was))
 
 
 def test_rows_are_chosen_newest_first(path: Path) -> None:
@@ -165,6 +212,19 @@ def test_a_boot_keeps_what_its_state_is_folded_from_and_no_more(path: Path, monk
             add(history, change)
         history.shrink(0)
         assert [row.key for row in history.rows()] == ["c5", "c4", "c3"]
+
+
+def test_a_command_completes_what_the_daemon_wrote_of_its_override(path: Path) -> None:
+    """The daemon may write it first, from a file that the command left before it was done."""
+    queued = a_record("1-2-revert", Override(kind=OverrideKind.REVERT, target=65536), OutcomeKind.APPLIED)
+    done = replace(queued, outcome=replace(queued.outcome, limit_after=65536, detail="The drop-in does not follow yet"))
+    with History(path, mode="writer") as history:
+        row_id = add(history, queued)
+        final = history.add(done, policy=Policy(), sentence="done", kernel_release="6.1", is_final=True)
+        assert final == row_id == add(history, queued)
+        (row,) = history.rows()
+        assert (row.detail, row.limit_after, row.sentence) == ("The drop-in does not follow yet", 65536, "done")
+        assert history.record(row) == done
 
 
 def test_a_damaged_file_is_set_aside(path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from testbed.programs import IDENTITY, process, put
@@ -42,6 +44,32 @@ def test_tuned(tmp_path: Path, main: str, over: bool) -> None:  # noqa: FBT001
     assert "tuned (not running, profile base) sets 1048576" in writer.evidence
     assert f"{tmp_path}/usr/lib/tuned/base/tuned.conf:2" in writer.evidence
     assert (writer.sets, writer.is_final) == ((1048576,), over)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_folder_that_cannot_be_read_hides_no_other_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A disk that fails below /etc raises nothing: what else is found is named."""
+    put(tmp_path / "etc/tuned/active_profile", "mine\n")
+    put(tmp_path / "etc/tuned/mine/tuned.conf", f"[sysctl]\n{SETS}=1048576\n")
+    put(tmp_path / "etc/cron.d/x", f"{SETS}\n")
+    put(tmp_path / "etc/rc.local", f"sysctl -w {SETS}=65536\n")
+    real_stat, real_scandir = os.stat, os.scandir
+
+    def stat(path: Any, *args: Any, **more: Any) -> os.stat_result:
+        if str(path).endswith("tuned.conf"):
+            raise OSError(number, os.strerror(number), path)
+        return real_stat(path, *args, **more)
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("cron.d"):
+            raise OSError(number, os.strerror(number), path)
+        return real_scandir(path)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert evidence(tmp_path) == [f"/etc/rc.local:1 mentions the limit: sysctl -w {SETS}=65536"]
 
 
 def test_ufw(tmp_path: Path) -> None:

@@ -66,6 +66,19 @@ def test_rows_that_were_refused_to_the_end_come_at_the_next_start(host: Host, re
     after.stop()
 
 
+def test_the_last_messages_are_logged_although_the_history_refuses(host: Host, refusing: threading.Event) -> None:
+    """What waits behind a row is logged and persisted before the recorder ends."""
+    guarded = Guarded(host)
+    refusing.set()
+    (reached,) = fill_and_raise(guarded, 1)
+    until(lambda: guarded.recorder.report()["trouble"])
+    guarded.recorder.submit(a_record("hold"), Policy())
+    guarded.recorder.log("guard.stopped", "info", "Stopped.")
+    assert guarded.recorder.close(BARRIER_SECONDS) is False
+    assert [len(guarded.logged(event)) for event in ("guard.raise", "guard.hold", "guard.stopped")] == [1, 1, 1]
+    assert host.persisted == reached
+
+
 def test_a_stalled_disk_delays_no_raise_and_loses_none(host: Host, stalled: threading.Event) -> None:
     """While a row is stuck, the loop keeps raising; when the disk returns, all rows are written."""
     guarded = Guarded(host)

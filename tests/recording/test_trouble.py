@@ -13,6 +13,8 @@ from testbed.guarded import LIMIT, Guarded, Host, Killed, again
 from conntrackd_guard.core.errors import HostError
 from conntrackd_guard.history import file
 from conntrackd_guard.history.database import History, HistoryDamaged, Position
+from conntrackd_guard.recording import worker
+from conntrackd_guard.recording.samples import TableSampler
 from conntrackd_guard.recording.worker import Worker
 
 COUNT, SET_ASIDE = History.count, file.set_aside
@@ -137,6 +139,41 @@ def test_an_unforeseen_error_delays_no_other_record(host: Host, monkeypatch: pyt
         fails.clear()
     assert [row.limit_after for row in guarded.rows() if row.verdict == "raise"] == [host.limit]
     assert [line["message"] for line in guarded.logged("guard.error")] == ["a bug"]
+    assert guarded.recorder.report()["trouble"] == []
+    guarded.stop()
+
+
+def test_an_unforeseen_error_of_the_sampler_leaves_no_intent_open(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row is written by then; the next start would log the raise once more."""
+    guarded = Guarded(host)
+    failing(monkeypatch, TableSampler, "analyze", RuntimeError("can't start new thread"))
+    host.table(LIMIT)
+    guarded.message()
+    guarded.turn()
+    guarded.written()
+    assert [row.limit_after for row in guarded.rows()] == [host.limit]
+    assert guarded.intents() == 0
+    assert [line["message"] for line in guarded.logged("guard.error")] == ["can't start new thread"]
+    guarded.stop()
+
+
+def test_a_change_is_recorded_although_its_cause_cannot_be_looked_for(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a row and a log message without a cause; the error is logged once, and over with the next one."""
+    guarded = Guarded(host)
+    fails = failing(monkeypatch, worker, "attribute_change", RuntimeError("a bug"))
+    for limit in (LIMIT // 2, LIMIT // 4):
+        host.limit = limit
+        guarded.turn(20.0)
+        guarded.written()
+    assert [(row.from_limit, row.detail) for row in guarded.rows()] == [(LIMIT // 2, ""), (LIMIT // 4, "")]
+    assert len(guarded.logged("guard.hold")) == 2
+    assert [line["message"] for line in guarded.logged("guard.error")] == ["a bug"]
+    fails.clear()
+    host.limit = LIMIT
+    guarded.turn(20.0)
+    guarded.written()
     assert guarded.recorder.report()["trouble"] == []
     guarded.stop()
 

@@ -142,6 +142,11 @@ class Sysctl:
         return back
 
 
+def refusal_text(number: int) -> str:
+    """Return why the kernel refused a write, by errno; 0 is a write after which another limit was read."""
+    return os.strerror(number) if number else "the write had no effect"
+
+
 class LiveKernel:
     """The running kernel, through /proc/sys. The methods are those of the two sysctls: no call lies between."""
 
