@@ -26,8 +26,6 @@ LONGEST_REFUSAL_SECONDS = 300.0
 _RAISED = frozenset({OutcomeKind.APPLIED, OutcomeKind.REHEARSED, OutcomeKind.UNKNOWN})
 """Outcomes that count as a raise: an unknown one may have been."""
 _RAISES_KEPT = 1000
-_CONFLICTS_KEPT = 100
-"""More than any policy counts; a bound on the size of the state."""
 
 
 def conflicts(state: State, now_seconds: float) -> int:
@@ -115,14 +113,14 @@ def _replaced(state: State, record: Record, now: float, *, counts: bool) -> Stat
         ours, since = state.replaced_limit, state.replaced_seconds
         if ours is None or now - since > tuning.STANDING_SECONDS:
             if counts and record.trigger.below_minimum and was is not None and is_lower(limit, was):
-                conflicts = (*conflicts, now)[-_CONFLICTS_KEPT:]
+                conflicts = (*conflicts, now)[-tuning.MOST_CONFLICTS :]
             return replace(state, replaced_limit=None, conflict_seconds=conflicts)
         if conflicts[-1:] == (since,):
             conflicts = conflicts[:-1]
     if limit == ours:
         return replace(state, set_limit=ours, replaced_limit=None, conflict_seconds=conflicts)
     if counts and is_lower(limit, ours):
-        conflicts = (*conflicts, since)[-_CONFLICTS_KEPT:]
+        conflicts = (*conflicts, since)[-tuning.MOST_CONFLICTS :]
     return replace(state, set_limit=None, replaced_limit=ours, replaced_seconds=since, conflict_seconds=conflicts)
 
 

@@ -39,6 +39,9 @@ INCIDENT_SECONDS = 600.0
 CONFLICT_WINDOW_SECONDS = 86400.0
 """Window of `conflict_limit`. Judgement: daily runs of configuration tools are the usual other writer."""
 
+MOST_CONFLICTS = 100
+"""Conflicts that the state keeps, and the maximum of `conflict_limit`. Judgement: nobody waits for more in a day."""
+
 STANDING_SECONDS = 10.0
 """Another program's value that stands for less is passing: neither a conflict nor a reason to drop the saved limit.
 

@@ -138,7 +138,7 @@ KEYS = (
         ),
     ),
     Key(
-        name="conflict_limit", field="conflict_limit", kind=types.count("0", "1_000"),
+        name="conflict_limit", field="conflict_limit", kind=types.count("0", str(tuning.MOST_CONFLICTS)),
         does="Stop raising after another program has lowered the limit this many times within "
         f"{_span(tuning.CONFLICT_WINDOW_SECONDS)}. 0 disables the check.",
         source="once may be a restart, twice a deployment; three times is another owner of the limit (our judgement).",

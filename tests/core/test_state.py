@@ -158,10 +158,10 @@ def test_a_lost_history_uses_half_of_the_rate_limit(raises: int, spent: int, mon
 
 def test_the_state_stays_small() -> None:
     """However long the boot, what is remembered is bounded."""
-    state = State(raise_seconds=(0.0,) * 1000, conflict_seconds=(0.0,) * 100, set_limit=LIMIT)
+    state = State(raise_seconds=(0.0,) * 1000, conflict_seconds=(0.0,) * tuning.MOST_CONFLICTS, set_limit=LIMIT)
     state = advance(state, hold(HoldReason.LIMIT_LOWERED, 1))
     state = advance(state, record(RAISE, OutcomeKind.APPLIED, after=2))
-    assert (len(state.raise_seconds), len(state.conflict_seconds)) == (1000, 100)
+    assert (len(state.raise_seconds), len(state.conflict_seconds)) == (1000, tuning.MOST_CONFLICTS)
     assert (state.raise_seconds[-1], state.conflict_seconds[-1]) == (NOW, NOW)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conntrackd_guard.core import usage
+from conntrackd_guard.core import tuning, usage
 from conntrackd_guard.core.configuration import Addresses, Buckets, FloodAction, FloodResponse, Mode, Policy, Share
 from conntrackd_guard.core.errors import SettingsError
 from conntrackd_guard.core.model import INT_MAX
@@ -149,7 +149,7 @@ def test_former_names_lead_to_present_ones() -> None:
         ),
         ("on_flood", "raise_to 1", f"raise_to {INT_MAX}", ["raise 5", "drop"]),
         ("cooldown", "200ms", "1h", ["61min", "-1s", "infinity"]),
-        ("conflict_limit", "0", "1000", ["1001", "never"]),
+        ("conflict_limit", "0", str(tuning.MOST_CONFLICTS), [str(tuning.MOST_CONFLICTS + 1), "never"]),
         ("metrics_file", "none", "/a b/ü.prom", ["guard.prom", "/x.txt", "/.prom", "/x/.prom", "/x.prom/"]),
         (
             "metrics_http",
