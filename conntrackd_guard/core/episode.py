@@ -33,7 +33,7 @@ class Episode:
     """The last decision's, None after a raise or before the first."""
 
     def trigger(self, *, raise_early: bool) -> Trigger:
-        """Return the trigger to decide on: an unanswered message (or the only switch that is on), else the counters."""
+        """Return the trigger to decide on: an unanswered message (or any without `raise_early`), else the counters."""
         if self.message is None or (raise_early and not self.unanswered):
             return Trigger(kind=TriggerKind.FILLING_UP, namespace=self.namespace)
         return self.message

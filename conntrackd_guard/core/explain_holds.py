@@ -211,11 +211,13 @@ def _set_elsewhere(record: Record, limit: int, persisted: int) -> str:
     text = f"The limit ({limit:,}) is lower than the {persisted:,} saved for this boot"
     if limit == load.final_limit:
         return f"{text}: {load.final_line} sets it at boot, so it stays."
+    cause = "" if detail in {"", UNKNOWN_WRITER} else f" Probable cause: {detail.removeprefix('by ')}."
+    if limit == record.state.others_limit:
+        return f"{text}, and was set in this boot, so it stays.{cause}"
     default = default_limit(load, seen.buckets or 0, seen.memory_total_bytes)
     text += " and isn't the kernel's default"
     if seen.buckets:
         text += f" with {seen.buckets:,} buckets" + (f" ({default:,})" if default else "")
-    cause = "" if detail in {"", UNKNOWN_WRITER} else f" Probable cause: {detail.removeprefix('by ')}."
     return f"{text}. Someone set it on purpose, so it stays.{cause}"
 
 

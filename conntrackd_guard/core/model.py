@@ -371,6 +371,8 @@ class State:
     """When that was."""
     others_limit: int | None = None
     """The limit that another program set, while it stands."""
+    rest_limit: int | None = None
+    """The persisted limit while only a part of it is restored: the rest is due when there is memory."""
     conflict_seconds: tuple[float, ...] = ()
     refusal: Refusal | None = None
     unknown_seconds: float | None = None

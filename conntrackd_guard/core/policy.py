@@ -132,7 +132,7 @@ def unanswerable(  # noqa: C901, PLR0911 - one return an answer
             broken = budget.is_broken(case, policy)
             return Hold(reason=HoldReason.RESERVE_BROKEN if broken else HoldReason.RESOLVED, arithmetic=broken)
         case TriggerKind.KERNEL_MESSAGE:
-            is_on = True
+            return None
         case TriggerKind.FILLING_UP:
             is_on = policy.raise_early
         case TriggerKind.START | TriggerKind.OVERRIDE:
@@ -277,8 +277,9 @@ def unrestorable(case: Assessment, state: State, policy: Policy) -> Hold | None:
     load = case.trigger.load or LoadFacts()
     is_default = limit != load.final_limit and limit == default_limit(load, buckets, observation.memory_total_bytes)
     if limit != state.set_limit and (limit == state.others_limit or not is_default):
-        step = "`guard doctor` names what sets it at boot. The next need raises it from there."
-        return Hold(reason=HoldReason.SET_ELSEWHERE, advice=(step,))
+        step = "The next need raises it from there."
+        at_boot = () if limit == state.others_limit else ("`guard doctor` names what sets it at boot.",)
+        return Hold(reason=HoldReason.SET_ELSEWHERE, advice=(*at_boot, step))
     return None
 
 

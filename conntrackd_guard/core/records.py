@@ -7,7 +7,6 @@ count moves.
 from dataclasses import replace
 from typing import Final, assert_never
 
-from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.codec import verdict
 from conntrackd_guard.core.configuration import Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
@@ -90,14 +89,6 @@ def needs_operator(record: Record) -> bool:
 def wrote_limit(record: Record) -> bool:
     """Return whether the record is a raise that was written, or that the kernel refused."""
     return isinstance(record.decision, Raise) and record.outcome.kind in {OutcomeKind.APPLIED, OutcomeKind.REJECTED}
-
-
-def is_passing_part(record: Record) -> bool:
-    """Return whether a start put back a part of the persisted limit, as memory was short at that moment: the rest stays due."""
-    decision, persisted, after = record.decision, record.trigger.persisted, record.outcome.limit_after
-    if not isinstance(decision, Raise) or persisted is None or after is None:
-        return False
-    return after < persisted.limit and decision.arithmetic.bound is Bound.MIN_AVAILABLE
 
 
 def fingerprint(record: Record) -> str:

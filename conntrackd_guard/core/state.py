@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from conntrackd_guard.core import tuning
+from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.limits import is_lower
 from conntrackd_guard.core.model import (
@@ -61,6 +62,7 @@ def advance(state: State, record: Record, latest_seconds: float = math.inf) -> S
                 set_limit=outcome.limit_after,
                 replaced_limit=None,
                 others_limit=None,
+                rest_limit=rest_after(record, state.rest_limit),
                 refusal=None,
                 unknown_seconds=now if truth is Corroboration.UNKNOWN else state.unknown_seconds,
                 reverted=state.reverted and record.trigger.kind is TriggerKind.START,  # which puts back what was there
@@ -69,11 +71,13 @@ def advance(state: State, record: Record, latest_seconds: float = math.inf) -> S
             return replace(state, refusal=_refused(state.refusal, outcome, record.observation.limit or 0, now))
         case Hold(reason=HoldReason.LIMIT_LOWERED | HoldReason.LIMIT_RAISED):
             after = _replaced(state, record, now, counts=not record.trigger.restarted)
-            return replace(after, others_limit=record.observation.limit if after.set_limit is None else None)
+            others = record.observation.limit if after.set_limit is None else None
+            return replace(after, others_limit=others, rest_limit=after.rest_limit if others is None else None)
         case Hold(reason=HoldReason.RELOADED):
-            return replace(state, set_limit=None, replaced_limit=None, others_limit=None)
+            return replace(state, set_limit=None, replaced_limit=None, others_limit=None, rest_limit=None)
         case Override(kind=OverrideKind.REVERT) if outcome.kind is OutcomeKind.APPLIED:
-            return replace(state, set_limit=None, replaced_limit=None, others_limit=None, refusal=None, reverted=True)
+            found = replace(state, set_limit=None, replaced_limit=None, others_limit=None, rest_limit=None)
+            return replace(found, refusal=None, reverted=True)
         case Override(kind=OverrideKind.RESUME):
             return replace(state, conflict_seconds=(), refusal=None, reverted=False)
         case _:
@@ -92,9 +96,16 @@ def lost(now: float) -> State:
     return State(last_raise_seconds=now, raise_seconds=(now,) * -(-tuning.MAX_RAISES // 2))
 
 
-def conflict_over_seconds(state: State, limit: int) -> float:
-    """Return when fewer than `limit` conflicts are within the window (CLOCK_BOOTTIME), if there is no further one."""
-    return state.conflict_seconds[-limit] + tuning.CONFLICT_WINDOW_SECONDS
+def rest_after(record: Record, rest_limit: int | None) -> int | None:
+    """Return the persisted limit that a raise leaves to be restored, as it is higher; None if the raise is what counts.
+
+    Either a start restored a part, as memory was short at that moment; or `rest_limit` was due before, and it still is.
+    """
+    decision, persisted, after = record.decision, record.trigger.persisted, record.outcome.limit_after
+    if persisted is not None:
+        is_short = isinstance(decision, Raise) and decision.arithmetic.bound is Bound.MIN_AVAILABLE
+        rest_limit = persisted.limit if is_short else None
+    return rest_limit if after is None or after < (rest_limit or 0) else None
 
 
 def rehearsed_limit(state: State, in_force: int | None) -> int | None:

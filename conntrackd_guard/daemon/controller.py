@@ -37,14 +37,15 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.policy import changed, decide, resolve
-from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, UNTRUSTED, condense, is_passing_part
-from conntrackd_guard.core.state import advance, conflict_over_seconds, excused
+from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, UNTRUSTED, condense
+from conntrackd_guard.core.state import advance, conflicts, excused
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, BucketsRefused, Lowered
 from conntrackd_guard.daemon.chain_watch import ChainWatch
 from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.publisher import Publisher
 from conntrackd_guard.daemon.recovery import queued_overrides
 from conntrackd_guard.daemon.verifier import Verifier
+from conntrackd_guard.history.database import Position
 from conntrackd_guard.host.conntrack.observer import rested
 
 OVERRIDE_SECONDS = 10.0
@@ -117,17 +118,24 @@ class Controller:
 
     def tick(self, episodes: Episodes) -> tuple[dict[int | None, Episode], float]:
         """Look at the tables; return the episodes after that, and when to look again (CLOCK_BOOTTIME)."""
-        now, wall, series = self._p.clock.boottime(), self._p.clock.wall(), self._p.recorder.series_collector
+        now = self._p.clock.boottime()
         in_force = self._look_for_other_writers()
         if self._p.owners is not None and self._p.owners.has_changed():
             self._p.observer.rescan()
-        if self._limit_changed:
-            episodes = episode.on_limit_change(episodes, now)
+        is_changed, self._limit_changed = self._limit_changed, False
+        try:
+            return self._look(episode.on_limit_change(episodes, now) if is_changed else episodes, in_force, now)
+        except Exception:
+            self._limit_changed = self._limit_changed or is_changed  # those episodes are lost
+            raise
+
+    def _look(self, episodes: Episodes, in_force: int | None, now: float) -> tuple[dict[int | None, Episode], float]:
+        """Look at the tables at the limit in force; return the episodes after that, and when to look again."""
+        wall, series = self._p.clock.wall(), self._p.recorder.series_collector
         limit = self._p.kernel.limit() if self._p.kernel.rehearsing else in_force
         if limit is not None and is_unlimited(limit):  # nothing but chains bounds the tables
             self._check_chains(self._p.observer.watch(in_force, attentive=series.is_due(wall))[0], now)
         if limit is None or is_unlimited(limit):
-            self._limit_changed = False
             return episode.on_tables(episodes, (), 0, 0, self.policy, now), now + WAITING_SECONDS
         tables, hurry = self._p.observer.watch(in_force, attentive=bool(episodes) or series.is_due(wall))
         if tables and self._p.debug is not None:
@@ -147,7 +155,6 @@ class Controller:
         # A step made without a measured demand can fill within the cooldown.
         just_raised = bool(episodes) and last is not None and now - last < self.policy.cooldown_seconds
         hurry = hurry or left < usage.HURRY_SECONDS or just_raised
-        self._limit_changed = False  # the episodes that it made due are returned
         return after, now + (usage.HURRIED_TICK_SECONDS if hurry else usage.TICK_SECONDS)
 
     def answer(self, known: Episode, *, covers: Callable[[], bool]) -> Episode:
@@ -203,6 +210,11 @@ class Controller:
         """Take new overrides, and publish the status: for `guard status`, the metrics, and `systemctl status`."""
         self._take_overrides()
         now = self._p.clock.boottime()
+        if (
+            not 0 < self.policy.conflict_limit <= conflicts(self.state, now)
+        ):  # by time, a reload, an operator or evidence
+            self._restore_at = 0.0 if self._restore_at == math.inf else self._restore_at
+            self._minimum_at = 0.0 if self._minimum_at == math.inf else self._minimum_at
         if self._restore_at is not None and now >= self._restore_at and self._p.runtime_dir.pause(now) is None:
             self._restore()
         self._raise_to_minimum()
@@ -259,34 +271,42 @@ class Controller:
             self._buckets = self._p.kernel.buckets()
         if isinstance(decision, Raise) and outcome.limit_after is not None and not self._p.kernel.rehearsing:
             self.limit = outcome.limit_after
-            if outcome.kind is OutcomeKind.APPLIED and not is_passing_part(record):
+            if outcome.kind is OutcomeKind.APPLIED and self.state.rest_limit is None:
                 kept, boot_id = self._kept, record.observation.boot_id
                 buckets = decision.buckets_target or (None if kept is None else kept.buckets)
                 self._kept = PersistedLimit(
                     limit=outcome.limit_after, buckets=buckets, decision=record.key, boot_id=boot_id
                 )
         self._incidents = incident.on_record(self._incidents, record)
-        position = self._p.log_sources.position() if covers() else None
+        position = self._position() if covers() else None
         self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.message_count))
         if isinstance(decision, Raise) or (isinstance(decision, Hold) and decision.reason is HoldReason.UNSAMPLED):
-            self._p.floods.request(case.trusted, policy, self._p.clock.boottime())
-        if isinstance(decision, Raise) and outcome.limit_after is not None:
-            self._begin_verification(record, outcome.limit_after)
+            self._follow_up(record, case.trusted, policy)
         if isinstance(decision, Raise) and outcome.kind is OutcomeKind.REJECTED and self.state.refusal:
             retry, truth = self.state.refusal.until_seconds, decision.corroboration
             return Hold(reason=HoldReason.WRITE_REFUSED, retry_seconds=retry, corroboration=truth)
         return decision if isinstance(decision, Raise | Hold) else Hold(reason=HoldReason.RESOLVED)
 
-    def _begin_verification(self, record: Record, limit: int) -> None:
-        """Count growth and drops from here on. An error costs only this: the raise and its record are done."""
+    def _position(self) -> Position | None:
+        """Return the position in the log, None if that fails: the record goes without, and its messages may count again."""
         try:
-            tables = self._p.observer.rebase()
-            if record.outcome.kind is OutcomeKind.APPLIED:
-                self._verifier.begin(record, limit, tables)
+            return self._p.log_sources.position()
+        except Exception as error:  # noqa: BLE001 - no error may cost the record of what is done
+            self._p.recorder.log("guard.error", "error", f"Position in the log not known: {describe(error)}")
+            return None
+
+    def _follow_up(self, record: Record, trusted: Sequence[Table], policy: Policy) -> None:
+        """Request a sample; after a raise, count growth and drops from here on. An error costs only this."""
+        limit = record.outcome.limit_after
+        try:
+            self._p.floods.request(trusted, policy, self._p.clock.boottime())
+            if isinstance(record.decision, Raise) and limit is not None:
+                tables = self._p.observer.rebase()
+                if record.outcome.kind is OutcomeKind.APPLIED:
+                    self._verifier.begin(record, limit, tables)
         except Exception as error:  # noqa: BLE001 - whatever it is, the decision must not be made a second time
-            self._p.recorder.log(
-                "guard.error", "error", f"This raise is not verified: {describe(error)}", key=record.key
-            )
+            text = f"Neither sampled nor verified: {describe(error)}"
+            self._p.recorder.log("guard.error", "error", text, key=record.key)
 
     # -- other writers and the operator ---------------------------------------------------------
 
@@ -381,7 +401,7 @@ class Controller:
         if isinstance(decision, Hold) and decision.reason in _RESTORED_LATER:
             self._restore_at = decision.retry_seconds or 0.0
         elif isinstance(decision, Hold) and decision.reason is HoldReason.CONFLICT:
-            self._restore_at = conflict_over_seconds(self.state, self.policy.conflict_limit)
+            self._restore_at = math.inf  # until it is over
         elif isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START and decision.arithmetic:
             self._affordable, self._affordable_at = decision.arithmetic.target, now + JUDGED_SECONDS
         elif decision.arithmetic is not None and decision.arithmetic.bound is Bound.MIN_AVAILABLE:
@@ -393,9 +413,14 @@ class Controller:
     def _judge_kept_limit(self, now: float) -> None:
         """Judge again a limit that this host could not bear at start: memory, the tables and the settings change."""
         self._affordable_at = now + JUDGED_SECONDS
-        decision = decide(self._start_trigger(), self._p.observer.observe(), self.state, self.policy)
-        is_over = decision.reason is HoldReason.OVER_BUDGET_AT_START if isinstance(decision, Hold) else False
-        self._affordable = decision.arithmetic.target if is_over and decision.arithmetic is not None else None
+        trigger = replace(self._start_trigger(), persisted=PersistedLimit(limit=self.limit or 0))
+        decision = decide(trigger, self._p.observer.observe(), self.state, self.policy)
+        if not isinstance(decision, Hold):
+            return
+        if decision.reason is HoldReason.OVER_BUDGET_AT_START and decision.arithmetic is not None:
+            self._affordable = decision.arithmetic.target
+        elif decision.reason is HoldReason.ALREADY_IN_FORCE:
+            self._affordable = None
 
     def _raise_to_minimum(self) -> None:
         """Decide once about `min_limit`, after whatever has to end first: a pause, the cooldown, a kernel without a limit."""
@@ -410,8 +435,8 @@ class Controller:
             decision = self.decide(Trigger(kind=TriggerKind.MINIMUM), is_news=False)
             later = isinstance(decision, Hold) and decision.reason in _RAISED_LATER
             self._minimum_at = (decision.retry_seconds or now) if isinstance(decision, Hold) and later else None
-            if isinstance(decision, Hold) and decision.reason is HoldReason.CONFLICT:  # or an operator resumes
-                self._minimum_at = conflict_over_seconds(self.state, self.policy.conflict_limit)
+            if isinstance(decision, Hold) and decision.reason is HoldReason.CONFLICT:
+                self._minimum_at = math.inf  # until it is over
 
     # -- after the write ------------------------------------------------------------------------
 

@@ -11,24 +11,23 @@ from conntrackd_guard.core.errors import HostError
 
 PATIENCE_SECONDS = 3.0
 """A disk that is busy answers within tens of milliseconds; the lock of the drop-in is waited for a second less."""
+READ = "read"
 AT_ITS_END = "This command waits for it at its end."
 
 T = TypeVar("T")
 
-_late: dict[tuple[str, Path], Future[Any]] = {}
-"""Work that was not waited for any longer, by action and path."""
+_late: dict[Path, Future[Any]] = {}
+"""Reads that were not waited for any longer, by path."""
 
 
 def answer(work: Callable[[], T], action: str, path: Path, next_step: str, *, more_seconds: float = 0.0) -> T:
     """Return what `work` returns, which may take `more_seconds` by itself; raise what it raises.
 
-    Raises HostError if the disk does not answer. The work goes on, and the process ends only after it. While it does,
-    the same action on the same path is not begun again: each would keep a thread.
+    Raises HostError if the disk does not answer. The work goes on, and the process ends only after it. While a read goes
+    on, no other one of that path begins, as each would keep a thread. A write always begins: it may undo the one before.
     """
     error = OSError(errno.ETIMEDOUT, "its disk does not answer")
-    earlier = _late.pop((action, path), None)
-    if earlier is not None and not earlier.done():
-        _late[action, path] = earlier
+    if action == READ and (earlier := _late.get(path)) is not None and not earlier.done():
         raise HostError(action, path, error, next_step)
     result: Future[T] = Future()
 
@@ -44,5 +43,6 @@ def answer(work: Callable[[], T], action: str, path: Path, next_step: str, *, mo
     except TimeoutError:
         if result.done():  # the work's own: a network file system's, for example
             raise
-        _late[action, path] = result
+        if action == READ:
+            _late[path] = result
         raise HostError(action, path, error, next_step) from None

@@ -6,7 +6,7 @@ from conntrackd_guard.core import tuning
 from conntrackd_guard.core.errors import Unfinished
 from conntrackd_guard.core.limits import format_limit, is_lower
 from conntrackd_guard.core.model import OutcomeKind, Override, OverrideKind, Raise, Record, TriggerKind
-from conntrackd_guard.core.records import is_passing_part
+from conntrackd_guard.core.state import rest_after
 from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.core.text import printable
 from conntrackd_guard.host.dropin_request import Persisted
@@ -126,5 +126,8 @@ def _is_of_others(record: Record) -> bool:
 
 def _limit_set_by(record: Record) -> int | None:
     """Return the limit that a raise left in force to stay, or would have in a dry run; None for any other record."""
-    done = record.outcome.kind in {OutcomeKind.APPLIED, OutcomeKind.REHEARSED} and not is_passing_part(record)
+    done = (
+        record.outcome.kind in {OutcomeKind.APPLIED, OutcomeKind.REHEARSED}
+        and rest_after(record, record.state.rest_limit) is None
+    )
     return record.outcome.limit_after if done and isinstance(record.decision, Raise) else None

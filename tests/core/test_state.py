@@ -24,7 +24,7 @@ from conntrackd_guard.core.model import (
     Refusal,
     State,
 )
-from conntrackd_guard.core.state import advance, conflict_over_seconds, conflicts, fold, lost, rehearsed_limit
+from conntrackd_guard.core.state import advance, fold, lost, rehearsed_limit
 
 BUSY = State(
     last_raise_seconds=1.0,
@@ -115,14 +115,6 @@ def test_another_programs_limit_stands_until_something_replaces_it(after: Record
     """Further changes of others keep it up to date."""
     state = advance(advance(BUSY, hold(HoldReason.LIMIT_LOWERED, 5)), hold(HoldReason.LIMIT_LOWERED, 4))
     assert (state.others_limit, advance(state, after).others_limit) == (4, None)
-
-
-def test_a_conflict_is_over_when_its_first_lowerings_leave_the_window() -> None:
-    """With the third newest of five gone, two are left."""
-    state = State(conflict_seconds=(1.0, 2.0, 30.0, 40.0, 50.0))
-    over = conflict_over_seconds(state, 3)
-    assert over == 30.0 + tuning.CONFLICT_WINDOW_SECONDS
-    assert (conflicts(state, over - 0.1), conflicts(state, over)) == (3, 2)
 
 
 def test_one_lowering_is_one_conflict() -> None:

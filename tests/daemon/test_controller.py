@@ -262,7 +262,7 @@ def test_an_error_after_the_write_costs_no_record(host: Host, monkeypatch: pytes
     assert [reason for reason in guarded.reasons() if "raise" in reason] == ["raise kernel_message confirmed applied"]
     assert (host.persisted, guarded.intents()) == (STEP, 0)
     (error,) = guarded.logged("guard.error")
-    assert error["message"].startswith("This raise is not verified: Can't read the limit: Too many open files")
+    assert error["message"].startswith("Neither sampled nor verified: Can't read the limit: Too many open files")
     guarded.stop()
 
 
@@ -340,6 +340,41 @@ def test_another_limit_ends_the_wait_in_spite_of_an_error(host: Host, monkeypatc
     fail_once(monkeypatch, guarded.observer, "watch")()
     guarded.turn(0.3)
     guarded.turn(3.0)
+    guarded.turn(0.3)
+    assert host.limit > LIMIT
+    guarded.stop()
+
+
+@pytest.mark.parametrize("what", ["position", "request"])
+def test_an_error_beside_the_record_makes_no_second_decision(
+    host: Host, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Neither the place in the log nor a flood sample is worth the row of a raise."""
+    guarded = Guarded(host)
+    host.table(LIMIT)
+    fail_once(monkeypatch, guarded.log_sources if what == "position" else guarded.floods, what)()
+    guarded.message()
+    guarded.turn()
+    host.table(10)
+    guarded.turn(15.0)
+    assert guarded.reasons() == ["raise kernel_message confirmed applied"]
+    assert host.persisted == STEP
+    guarded.stop()
+
+
+def test_a_change_that_a_tick_finds_late_is_not_forgotten(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of memory decides as well, and may be what notices another limit."""
+    guarded = refused(host)
+    real = guarded.controller._check_memory
+
+    def late() -> None:
+        host.limit = LIMIT * 99 // 100
+        monkeypatch.setattr(guarded.controller, "_check_memory", real)
+        guarded.controller._take_change(guarded.observer.observe())
+
+    monkeypatch.setattr(guarded.controller, "_check_memory", late)
+    guarded.turn(1.1)
+    guarded.turn(0.3)
     guarded.turn(0.3)
     assert host.limit > LIMIT
     guarded.stop()

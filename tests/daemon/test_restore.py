@@ -10,6 +10,7 @@ from testbed.programs import process
 
 from conntrackd_guard.cli.exits import Exit
 from conntrackd_guard.cli.main import main
+from conntrackd_guard.core import tuning
 from conntrackd_guard.core.codec import encode
 from conntrackd_guard.core.configuration import Policy, Share
 from conntrackd_guard.core.errors import HostError
@@ -19,10 +20,10 @@ STEP = 98_304
 """65,536 × 1.5."""
 
 
-def rebooted(host: Host, clock_of: Guarded | None = None) -> Guarded:
+def rebooted(host: Host, clock_of: Guarded | None = None, policy: Policy | None = None) -> Guarded:
     """Return a guard that starts on the host after another boot."""
     (host.root / "proc/sys/kernel/random/boot_id").write_text("boot-2\n")
-    guarded = Guarded(host, clock=clock_of.clock if clock_of else None)
+    guarded = Guarded(host, policy, clock=clock_of.clock if clock_of else None)
     guarded.loop.start()
     return guarded
 
@@ -334,11 +335,16 @@ def test_a_lowering_of_this_boot_is_somebodys_even_if_it_is_the_default(host: Ho
     second = again(first)
     second.loop.start()
     assert (host.limit, second.reasons()[-1]) == (LIMIT, "hold set_elsewhere none")
+    assert second.rows()[-1].sentence == (
+        "The limit (65,536) is lower than the 98,304 saved for this boot, and was set in this boot, so it stays. "
+        "The next need raises it from there."
+    )
     second.stop()
 
 
-def test_a_conflict_holds_a_restore_until_it_is_over(host: Host) -> None:
-    """The module is loaded again while raising has stopped; `guard resume` ends that."""
+@pytest.mark.parametrize("how", ["resume", "time", "reload"])
+def test_a_conflict_holds_a_restore_until_it_is_over(host: Host, how: str) -> None:
+    """The module is loaded again while raising has stopped; an operator, time or other settings end that."""
     guarded = raised(host)
     for limit in (50_000, 49_999, 49_998):
         host.table(limit)
@@ -353,8 +359,13 @@ def test_a_conflict_holds_a_restore_until_it_is_over(host: Host) -> None:
     guarded.turn(3.0)
     guarded.turn(30.0)
     assert (host.limit, guarded.reasons()[-1]) == (LIMIT, "hold conflict none")
-    resume = an_override(guarded, OverrideKind.RESUME)
-    guarded.runtime_dir.overrides.put(resume.key, encode(resume))
+    if how == "resume":
+        resume = an_override(guarded, OverrideKind.RESUME)
+        guarded.runtime_dir.overrides.put(resume.key, encode(resume))
+    elif how == "time":
+        guarded.clock.now += tuning.CONFLICT_WINDOW_SECONDS
+    else:
+        guarded.controller.policy = Policy(conflict_limit=0)
     guarded.turn(3.0)
     guarded.turn(3.0)
     assert guarded.reasons()[-1] == "raise restore applied"
@@ -431,4 +442,47 @@ def test_a_limit_that_became_affordable_is_no_longer_over_budget(host: Host) -> 
     for _ in range(40):
         second.turn(2.0)
     assert not says_over_budget(second)
+    second.stop()
+
+
+@pytest.mark.parametrize("by", ["need", "min_limit"])
+def test_a_raise_before_the_rest_is_restored_keeps_the_persisted_limit(host: Host, by: str) -> None:
+    """It ends below that, and is no choice against it."""
+    raised_once(host)
+    host.limit = host.buckets = LIMIT
+    available_at(host, 24 * GIB_KIB // 20 + 40_000)
+    second = rebooted(host, policy=Policy(min_limit=90_000) if by == "min_limit" else None)
+    part = host.limit
+    if by == "need":
+        available_at(host, 24 * GIB_KIB // 20 + 5_000)
+        host.table(part)
+        second.message()
+    else:
+        available_at(host, 20 * GIB_KIB)
+    for _ in range(6):
+        second.turn(2.0)
+    assert part < host.limit < STEP
+    assert host.persisted == STEP
+    available_at(host, 20 * GIB_KIB)
+    for _ in range(40):
+        second.turn(2.0)
+    assert host.limit >= STEP
+    assert host.persisted == host.limit
+    second.stop()
+
+
+def test_over_budget_stays_while_nothing_shows_otherwise(host: Host) -> None:
+    """Memory that can't be read, or a limit that another program lowered a little, ends nothing."""
+    raised_once(host)
+    available_at(host, 540_000)
+    second = rebooted(host)
+    (host.root / "proc/meminfo").write_text("no figures\n")
+    for _ in range(40):
+        second.turn(2.0)
+    assert says_over_budget(second)
+    available_at(host, 540_000)
+    host.limit = STEP - 1
+    for _ in range(40):
+        second.turn(2.0)
+    assert says_over_budget(second)
     second.stop()

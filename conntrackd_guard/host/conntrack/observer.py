@@ -99,7 +99,7 @@ class Observer:
         self._by_number: dict[int, _Track] = {}
         """The same by the number of their table."""
         self._sorted: list[_Track] = []
-        """Those in reach, the fullest first when last sorted; empty if that is to be done."""
+        """Those in reach, the fullest of root and of all first, as last sorted; empty if that is to be done."""
         self._sorted_ticks = 0
         """For how many further ticks that is good enough."""
         self._entries = 0
