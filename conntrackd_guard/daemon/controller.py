@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from conntrackd_guard.core import budget, episode, incident, usage
-from conntrackd_guard.core.arithmetic import Bound
 from conntrackd_guard.core.assessment import Assessment, assess
 from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
 from conntrackd_guard.core.episode import Episode, Episodes
@@ -28,7 +27,6 @@ from conntrackd_guard.core.model import (
     OutcomeKind,
     Override,
     OverrideKind,
-    PersistedLimit,
     Raise,
     Record,
     State,
@@ -36,14 +34,15 @@ from conntrackd_guard.core.model import (
     Trigger,
     TriggerKind,
 )
-from conntrackd_guard.core.policy import changed, decide, resolve
+from conntrackd_guard.core.policy import changed, resolve
 from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, UNTRUSTED, condense
-from conntrackd_guard.core.state import advance, conflicts, excused
+from conntrackd_guard.core.state import advance, excused
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, BucketsRefused, Lowered
 from conntrackd_guard.daemon.chain_watch import ChainWatch
 from conntrackd_guard.daemon.dependencies import Dependencies
 from conntrackd_guard.daemon.publisher import Publisher
 from conntrackd_guard.daemon.recovery import queued_overrides
+from conntrackd_guard.daemon.restorer import Restorer
 from conntrackd_guard.daemon.verifier import Verifier
 from conntrackd_guard.history.database import Position
 from conntrackd_guard.host.conntrack.observer import rested
@@ -55,14 +54,8 @@ WAITING_SECONDS = 2.0
 MEMORY_SECONDS = 1.0
 """Interval for comparing the entries that exist with budget and `min_available`, while tables are read."""
 
-RESTORE_SECONDS = JUDGED_SECONDS = 60.0
-"""Interval for restoring the rest of a limit, and for judging one again that this host can't bear: memory changes slowly."""
-
 EXPLAINING_SHARE = 0.10
 """Share of one core for scans that messages without a number cause: a scan takes milliseconds, or in a crowd a second."""
-
-_RESTORED_LATER = frozenset({HoldReason.PAUSED, HoldReason.WRITE_REFUSED, HoldReason.MEMORY_UNKNOWN})
-_RAISED_LATER = _RESTORED_LATER | {HoldReason.COOLDOWN, HoldReason.CHANGED_UNDER_US, HoldReason.NO_CONNTRACK}
 
 
 class Controller:
@@ -79,21 +72,7 @@ class Controller:
         self._reverted_buckets: int | None = None
         self._module = parts.kernel.module()
         """Which loading of connection tracking `limit` belongs to."""
-        self._kept = parts.kept
-        """The limit to put back where a boot or a loading of the module lost it."""
-        if ours is not None and (self._kept is None or self._kept.limit < ours):
-            buckets = None if self._kept is None else self._kept.buckets
-            self._kept = PersistedLimit(limit=ours, buckets=buckets, boot_id=parts.observer.boot_id)
-        self._restore_at: float | None = None
-        """When to try again to put it back, after one of _RESTORED_LATER."""
-        self._minimum_at: float | None = 0.0
-        """When to raise to `min_limit`: at start, after another program went below it, and on `guard resume`; None once decided."""
-        self._minimum: int | None = policy.min_limit
-        """The `min_limit` that this is about: a reload may change it."""
-        self._affordable: int | None = None
-        """The limit that this host could bear at start, if the limit found then was higher."""
-        self._affordable_at = 0.0
-        """When to judge that again."""
+        self._restorer = Restorer(parts, self.decide, ours, policy)
         self._verifier = Verifier(parts.recorder)
         self._changes: list[Record] = []
         """Other writers' changes that are in the state and still to be submitted: nothing delays a write."""
@@ -110,11 +89,9 @@ class Controller:
             seen = self._p.observer.observe()
             if seen.limit == default_limit(self._p.load, seen.buckets or 0, seen.memory_total_bytes):
                 self._module = -1  # loaded again since the last run, rather than set by somebody
-        self._restore_at = 0.0
+        self._restorer.begin()
         self._look_for_other_writers()
-        if self._restore_at == 0.0:  # no change was found that is about it
-            self._restore()
-        self._raise_to_minimum()
+        self._restorer.start(self.policy)
 
     def tick(self, episodes: Episodes) -> tuple[dict[int | None, Episode], float]:
         """Look at the tables; return the episodes after that, and when to look again (CLOCK_BOOTTIME)."""
@@ -209,18 +186,7 @@ class Controller:
     def publish(self, episodes: Episodes) -> None:
         """Take new overrides, and publish the status: for `guard status`, the metrics, and `systemctl status`."""
         self._take_overrides()
-        now = self._p.clock.boottime()
-        if (
-            not 0 < self.policy.conflict_limit <= conflicts(self.state, now)
-        ):  # by time, a reload, an operator or evidence
-            self._restore_at = 0.0 if self._restore_at == math.inf else self._restore_at
-            self._minimum_at = 0.0 if self._minimum_at == math.inf else self._minimum_at
-        if self._restore_at is not None and now >= self._restore_at and self._p.runtime_dir.pause(now) is None:
-            self._restore()
-        self._raise_to_minimum()
-        over_budget = self._affordable is not None and (self.limit or 0) > self._affordable
-        if over_budget and now >= self._affordable_at:
-            self._judge_kept_limit(now)
+        over_budget = self._restorer.turn(self.policy, self.state, self.limit)
         self._publisher.publish(
             self.limit,
             self.policy,
@@ -271,12 +237,7 @@ class Controller:
             self._buckets = self._p.kernel.buckets()
         if isinstance(decision, Raise) and outcome.limit_after is not None and not self._p.kernel.rehearsing:
             self.limit = outcome.limit_after
-            if outcome.kind is OutcomeKind.APPLIED and self.state.rest_limit is None:
-                kept, boot_id = self._kept, record.observation.boot_id
-                buckets = decision.buckets_target or (None if kept is None else kept.buckets)
-                self._kept = PersistedLimit(
-                    limit=outcome.limit_after, buckets=buckets, decision=record.key, boot_id=boot_id
-                )
+            self._restorer.note_raise(record, decision, self.state.rest_limit)
         self._incidents = incident.on_record(self._incidents, record)
         position = self._position() if covers() else None
         self._p.recorder.submit(record, policy, position, times=max(1, record.trigger.message_count))
@@ -334,7 +295,7 @@ class Controller:
         module, self._module = self._module, self._p.kernel.module()
         self.limit, self._buckets = limit, seen.buckets
         reloaded = limit is not None and (before is None or module != self._module)
-        if limit is None or (before is None and self._kept is None):
+        if limit is None or (before is None and self._restorer.kept is None):
             what = (
                 "no longer tracks connections"
                 if limit is None
@@ -342,7 +303,7 @@ class Controller:
             )
             if limit != before:
                 self._p.recorder.log("guard.info", "info", f"This kernel {what}.")
-                self._minimum_at = 0.0  # once there is a limit
+                self._restorer.note_lower_limit()
             return
         known = {None, was_buckets, self._reverted_buckets}  # a revert writes them after the limit
         resized = was_buckets is not None and seen.buckets not in known and not self._p.kernel.rehearsing
@@ -360,9 +321,9 @@ class Controller:
         self.state = advance(self.state, record)
         self._changes.append(record)
         if trigger.below_minimum and changed(trigger, seen).reason in {HoldReason.LIMIT_LOWERED, HoldReason.RELOADED}:
-            self._minimum_at = 0.0
+            self._restorer.note_lower_limit()
         if reloaded:
-            self._restore()  # the kernel's default hides the limit that was kept
+            self._restorer.restore()  # the kernel's default hides the limit that was kept
 
     def _take_overrides(self) -> None:
         """Take overrides into the state, and have them recorded in case the command could not do it."""
@@ -377,66 +338,12 @@ class Controller:
                 self._p.recorder.log("guard.info", "warning", text)
             else:
                 self.state = advance(self.state, record, now)
-                if isinstance(record.decision, Override):
-                    again = {OverrideKind.REVERT: None, OverrideKind.RESUME: 0.0}
-                    self._minimum_at = again.get(record.decision.kind, self._minimum_at)
-                    if record.decision.kind is OverrideKind.RESUME:
-                        self._limit_changed = True  # what waits for the end of a refusal or a conflict is due
-                        self._restore_at = None if self._restore_at is None else 0.0
+                if isinstance(record.decision, Override) and record.decision.kind is OverrideKind.RESUME:
+                    self._limit_changed = True  # what waits for the end of a refusal or a conflict is due
+                self._restorer.note_override(record, limit, buckets)
                 self.limit = self.limit if limit is None else limit
-                if limit is not None and record.outcome.kind is OutcomeKind.APPLIED and self._kept is not None:
-                    self._kept = replace(self._kept, limit=limit, buckets=buckets or self._kept.buckets)
                 self._p.recorder.submit(record, self.policy)
             self._p.runtime_dir.overrides.drop(record.key)
-
-    def _restore(self) -> None:
-        """Compare the limit that was kept with the one in force, and write it if a boot has lost it."""
-        if self._kept is None:
-            self._restore_at = None
-            return
-        now, trigger = self._p.clock.boottime(), self._start_trigger()
-        self._restore_at = now + WAITING_SECONDS  # after an error
-        decision = self.decide(trigger)
-        self._restore_at = self._affordable = None
-        if isinstance(decision, Hold) and decision.reason in _RESTORED_LATER:
-            self._restore_at = decision.retry_seconds or 0.0
-        elif isinstance(decision, Hold) and decision.reason is HoldReason.CONFLICT:
-            self._restore_at = math.inf  # until it is over
-        elif isinstance(decision, Hold) and decision.reason is HoldReason.OVER_BUDGET_AT_START and decision.arithmetic:
-            self._affordable, self._affordable_at = decision.arithmetic.target, now + JUDGED_SECONDS
-        elif decision.arithmetic is not None and decision.arithmetic.bound is Bound.MIN_AVAILABLE:
-            self._restore_at = now + RESTORE_SECONDS  # the rest
-
-    def _start_trigger(self) -> Trigger:
-        return Trigger(kind=TriggerKind.START, persisted=self._kept, load=self._p.load)
-
-    def _judge_kept_limit(self, now: float) -> None:
-        """Judge again a limit that this host could not bear at start: memory, the tables and the settings change."""
-        self._affordable_at = now + JUDGED_SECONDS
-        trigger = replace(self._start_trigger(), persisted=PersistedLimit(limit=self.limit or 0))
-        decision = decide(trigger, self._p.observer.observe(), self.state, self.policy)
-        if not isinstance(decision, Hold):
-            return
-        if decision.reason is HoldReason.OVER_BUDGET_AT_START and decision.arithmetic is not None:
-            self._affordable = decision.arithmetic.target
-        elif decision.reason is HoldReason.ALREADY_IN_FORCE:
-            self._affordable = None
-
-    def _raise_to_minimum(self) -> None:
-        """Decide once about `min_limit`, after whatever has to end first: a pause, the cooldown, a kernel without a limit."""
-        now, least, limit = self._p.clock.boottime(), self.policy.min_limit, self._p.kernel.limit()
-        if least != self._minimum:
-            self._minimum, self._minimum_at = least, 0.0
-        if self._minimum_at is None or now < self._minimum_at or limit is None:
-            return
-        if least is None or limit >= least:
-            self._minimum_at = None
-        elif not self._minimum_at or self._p.runtime_dir.pause(now) is None:  # one hold is recorded, if it is paused
-            decision = self.decide(Trigger(kind=TriggerKind.MINIMUM), is_news=False)
-            later = isinstance(decision, Hold) and decision.reason in _RAISED_LATER
-            self._minimum_at = (decision.retry_seconds or now) if isinstance(decision, Hold) and later else None
-            if isinstance(decision, Hold) and decision.reason is HoldReason.CONFLICT:
-                self._minimum_at = math.inf  # until it is over
 
     # -- after the write ------------------------------------------------------------------------
 

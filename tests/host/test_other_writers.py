@@ -55,20 +55,20 @@ def test_a_folder_that_cannot_be_read_hides_no_other_trace(
     put(tmp_path / "etc/tuned/mine/tuned.conf", f"[sysctl]\n{SETS}=1048576\n")
     put(tmp_path / "etc/cron.d/x", f"{SETS}\n")
     put(tmp_path / "etc/rc.local", f"sysctl -w {SETS}=65536\n")
-    real_stat, real_scandir = os.stat, os.scandir
+    real_stat, real_glob = os.stat, Path.glob
 
     def stat(path: Any, *args: Any, **more: Any) -> os.stat_result:
         if str(path).endswith("tuned.conf"):
             raise OSError(number, os.strerror(number), path)
         return real_stat(path, *args, **more)
 
-    def scandir(path: Any) -> Any:
-        if str(path).endswith("cron.d"):
-            raise OSError(number, os.strerror(number), path)
-        return real_scandir(path)
+    def glob(path: Path, pattern: str) -> Any:
+        if "cron" in pattern:
+            raise OSError(number, os.strerror(number), pattern)
+        return real_glob(path, pattern)
 
     monkeypatch.setattr(os, "stat", stat)
-    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(Path, "glob", glob)
     assert evidence(tmp_path) == [f"/etc/rc.local:1 mentions the limit: sysctl -w {SETS}=65536"]
 
 
