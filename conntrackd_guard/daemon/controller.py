@@ -51,6 +51,8 @@ OVERRIDE_SECONDS = 10.0
 """An override that set a limit is in force within milliseconds; one that still isn't was cut short."""
 WAITING_SECONDS = 2.0
 """The tick while this kernel tracks no connections, and the wait after a host error."""
+BUCKETS_SECONDS = 1.0
+"""Interval for looking whether another program resized the hash; a decision looks as well."""
 MEMORY_SECONDS = 1.0
 """Interval for comparing the entries that exist with budget and `min_available`, while tables are read."""
 
@@ -79,7 +81,7 @@ class Controller:
         self._incidents: Incidents = {}
         self._chain_watch = ChainWatch(parts.observer, parts.recorder)
         self._limit_changed = self._memory_broken = False
-        self._memory_at = self._explained_at = 0.0
+        self._memory_at = self._explained_at = self._buckets_at = 0.0
         self._keys = 0
         self._publisher = publisher or Publisher(parts)
 
@@ -273,13 +275,15 @@ class Controller:
 
     def _look_for_other_writers(self) -> int | None:
         """Record a change of the limit that neither the guard nor an override made; return the one in force after that."""
-        module, limit = self._p.kernel.module(), self._p.kernel.limit_in_force()
+        module, limit, now = self._p.kernel.module(), self._p.kernel.limit_in_force(), self._p.clock.boottime()
         while self._p.recorder.restarts:
             self.state = excused(self.state, self._p.recorder.restarts.popleft())
-        self._verifier.note_limit(limit, self._p.clock.boottime())
+        self._verifier.note_limit(limit, now)
         if limit != self.limit:
             self._take_overrides()
-        if limit != self.limit or self._p.kernel.buckets() != self._buckets:
+        is_due = now >= self._buckets_at
+        self._buckets_at = now + BUCKETS_SECONDS if is_due else self._buckets_at
+        if limit != self.limit or (is_due and self._p.kernel.buckets() != self._buckets):
             self._take_change(condense(self._p.floods.mark(self._p.observer.observe()), None, self.policy))
             limit = self._p.kernel.limit_in_force()
         else:
