@@ -52,7 +52,7 @@ OVERRIDE_SECONDS = 10.0
 WAITING_SECONDS = 2.0
 """The tick while this kernel tracks no connections, and the wait after a host error."""
 BUCKETS_SECONDS = 1.0
-"""Interval for looking whether another program resized the hash; a decision looks as well."""
+"""Interval for looking whether another program resized the hash, or loaded the module again; a decision looks as well."""
 MEMORY_SECONDS = 1.0
 """Interval for comparing the entries that exist with budget and `min_available`, while tables are read."""
 
@@ -275,7 +275,7 @@ class Controller:
 
     def _look_for_other_writers(self) -> int | None:
         """Record a change of the limit that neither the guard nor an override made; return the one in force after that."""
-        module, limit, now = self._p.kernel.module(), self._p.kernel.limit_in_force(), self._p.clock.boottime()
+        limit, now = self._p.kernel.limit_in_force(), self._p.clock.boottime()
         while self._p.recorder.restarts:
             self.state = excused(self.state, self._p.recorder.restarts.popleft())
         self._verifier.note_limit(limit, now)
@@ -286,8 +286,8 @@ class Controller:
         if limit != self.limit or (is_due and self._p.kernel.buckets() != self._buckets):
             self._take_change(condense(self._p.floods.mark(self._p.observer.observe()), None, self.policy))
             limit = self._p.kernel.limit_in_force()
-        else:
-            self._module = module  # loaded again, and the same limit was set since: nothing to restore
+        elif is_due:
+            self._module = self._p.kernel.module()  # loaded again, and the same limit was set since: nothing to restore
         while self._changes:
             self._p.recorder.submit(self._changes.pop(0), self.policy)
         return limit
