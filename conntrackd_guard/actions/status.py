@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from conntrackd_guard.core import chains, health
-from conntrackd_guard.core.budget import Cost, cost_of, filled, fullest_first
+from conntrackd_guard.core.budget import Cost, cost_of, fullest_first
 from conntrackd_guard.core.chains import ChainLosses
 from conntrackd_guard.core.codec import decode, encode
-from conntrackd_guard.core.configuration import FloodResponse, Mode, Policy
+from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.errors import GuardError
 from conntrackd_guard.core.health import Health
-from conntrackd_guard.core.model import Hold, MessageKind, Observation, Raise, State, Trigger, TriggerKind
-from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.model import Hold, Observation, Raise, State
+from conntrackd_guard.core.policy import decide_if_full
 from conntrackd_guard.core.state import fold, rehearsed_limit
 from conntrackd_guard.history.database import History, Row
 from conntrackd_guard.history.documents import decision_document
@@ -132,10 +132,7 @@ def _policy(paths: Paths, live: dict[str, Any] | None, unread: list[str]) -> Pol
 
 def preview(observation: Observation, state: State, policy: Policy) -> Raise | Hold:
     """Return the decision if the fullest table that is raised for filled up now, but not with a flood: no sample is taken here."""
-    then, full = filled(observation, policy)
-    trigger = Trigger(kind=TriggerKind.KERNEL_MESSAGE, message_kind=MessageKind.TABLE_FULL, namespace=full.namespace)
-    plain = replace(policy, on_flood=FloodResponse())
-    decision = decide(trigger, replace(then, kernel_limit=observation.limit), state, plain)
+    decision = decide_if_full(observation, state, policy)
     note = (f"(A flood is handled by on_flood: {policy.on_flood}.)",) if policy.on_flood.restricts else ()
     return replace(decision, advice=(*decision.advice, *note))
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from conntrackd_guard.core import budget, chains, tuning
 from conntrackd_guard.core.arithmetic import Arithmetic, Bound
 from conntrackd_guard.core.assessment import Assessment, assess
-from conntrackd_guard.core.configuration import Buckets, FloodAction, Policy
+from conntrackd_guard.core.configuration import Buckets, FloodAction, FloodResponse, Policy
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.kernel_default import default_limit
 from conntrackd_guard.core.limits import is_lower
@@ -98,6 +98,14 @@ Gate = Callable[[Assessment, State, Policy], Hold | None]
 def decide(trigger: Trigger, observation: Observation, state: State, policy: Policy) -> Raise | Hold:
     """Return the decision about `trigger`. Total: every input has an answer, and a hold has a reason."""
     return resolve(assess(trigger, observation, policy), state, policy)
+
+
+def decide_if_full(observation: Observation, state: State, policy: Policy) -> Raise | Hold:
+    """Return the decision if the fullest table that is raised for filled up, but not with a flood: no sample is taken."""
+    then, full = budget.filled(observation, policy)
+    trigger = Trigger(kind=TriggerKind.KERNEL_MESSAGE, message_kind=MessageKind.TABLE_FULL, namespace=full.namespace)
+    plain = replace(policy, on_flood=FloodResponse())
+    return decide(trigger, replace(then, kernel_limit=observation.limit), state, plain)
 
 
 def resolve(case: Assessment, state: State, policy: Policy) -> Raise | Hold:

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from conntrackd_guard.core import budget
 from conntrackd_guard.core.arithmetic import Arithmetic
-from conntrackd_guard.core.configuration import Buckets, FloodResponse, Policy
+from conntrackd_guard.core.configuration import Buckets, Policy
 from conntrackd_guard.core.errors import AnswerIsNo
 from conntrackd_guard.core.kernel_default import default_buckets, default_limit
 from conntrackd_guard.core.limits import is_unlimited
-from conntrackd_guard.core.model import LoadFacts, MessageKind, Observation, Raise, State, Trigger, TriggerKind
-from conntrackd_guard.core.policy import decide
+from conntrackd_guard.core.model import LoadFacts, Observation, Raise, State
+from conntrackd_guard.core.policy import decide_if_full
 
 if TYPE_CHECKING:  # 10 ms that a host without a sample does without
     from conntrackd_guard.core.traffic.diagnosis import Finding, Step
@@ -170,8 +170,5 @@ def _at(seen: Observation, limit: int, policy: Policy) -> tuple[Arithmetic, int]
 
 def _needed(seen: Observation, peak: int, policy: Policy) -> Arithmetic | None:
     """Return the calculation of what the guard would do if that many entries filled the fullest table."""
-    then, full = budget.filled(replace(seen, limit=peak, kernel_limit=peak), policy)
-    trigger = Trigger(kind=TriggerKind.KERNEL_MESSAGE, message_kind=MessageKind.TABLE_FULL, namespace=full.namespace)
-    plain = replace(policy, on_flood=FloodResponse())
-    decision = decide(trigger, then, State(), plain)
+    decision = decide_if_full(replace(seen, limit=peak, kernel_limit=peak), State(), policy)
     return decision.arithmetic if isinstance(decision, Raise) else None

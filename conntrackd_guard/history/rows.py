@@ -13,7 +13,7 @@ from conntrackd_guard.core.codec import decode, decode_decision, encode, hold_re
 from conntrackd_guard.core.configuration import Mode, Policy
 from conntrackd_guard.core.model import Hold, Observation, Outcome, OutcomeKind, Override, Raise, Record, State, Trigger
 from conntrackd_guard.core.records import fingerprint, reason
-from conntrackd_guard.core.units import rfc3339
+from conntrackd_guard.core.units import YEAR_10000, rfc3339
 from conntrackd_guard.core.verification import Verification
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ _TYPES: Final = tuple(
     _KINDS[str(getattr(field.type, "__name__", field.type))] for field in fields(Row) if field.default is MISSING
 )
 """What SQLite may return for each of them: it stores any type in any column."""
-_MOST_SECONDS: Final = 253_402_214_400
+_MOST_SECONDS: Final = YEAR_10000 - 86_400
 """The last day of year 9999: later times can't be printed in every zone."""
 
 _NO_STATE: Final = State()
