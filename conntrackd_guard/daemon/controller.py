@@ -39,7 +39,7 @@ from conntrackd_guard.core.records import NAMED_ONE_BY_ONE, UNTRUSTED, condense
 from conntrackd_guard.core.state import advance, excused
 from conntrackd_guard.daemon.applier import LOWERED_RETRIES, BucketsRefused, Lowered
 from conntrackd_guard.daemon.chain_watch import ChainWatch
-from conntrackd_guard.daemon.dependencies import Dependencies
+from conntrackd_guard.daemon.dependencies import WAITING_SECONDS, Dependencies
 from conntrackd_guard.daemon.publisher import Publisher
 from conntrackd_guard.daemon.recovery import queued_overrides
 from conntrackd_guard.daemon.restorer import Restorer
@@ -49,8 +49,6 @@ from conntrackd_guard.host.conntrack.observer import rested
 
 OVERRIDE_SECONDS = 10.0
 """An override that set a limit is in force within milliseconds; one that still isn't was cut short."""
-WAITING_SECONDS = 2.0
-"""The tick while this kernel tracks no connections, and the wait after a host error."""
 BUCKETS_SECONDS = 1.0
 """Interval for looking whether another program resized the hash, or loaded the module again; a decision looks as well."""
 MEMORY_SECONDS = 1.0

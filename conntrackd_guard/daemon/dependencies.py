@@ -16,6 +16,9 @@ from conntrackd_guard.host.runtime_dir import RuntimeDir
 from conntrackd_guard.host.systemd_notify import Service
 from conntrackd_guard.recording.recorder import Recorder
 
+WAITING_SECONDS = 2.0
+"""The tick while this kernel tracks no connections, and the wait after a host error."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Dependencies:

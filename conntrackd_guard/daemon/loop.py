@@ -20,8 +20,8 @@ from conntrackd_guard.core.errors import describe
 from conntrackd_guard.core.hold_reasons import HoldReason
 from conntrackd_guard.core.model import MessageKind, Trigger, TriggerKind
 from conntrackd_guard.core.usage import HURRIED_TICK_SECONDS
-from conntrackd_guard.daemon.controller import WAITING_SECONDS, Controller
-from conntrackd_guard.daemon.dependencies import Dependencies
+from conntrackd_guard.daemon.controller import Controller
+from conntrackd_guard.daemon.dependencies import WAITING_SECONDS, Dependencies
 
 STATUS_SECONDS = 2.0
 BUSY_WAKES = 100

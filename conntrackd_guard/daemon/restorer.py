@@ -21,10 +21,8 @@ from conntrackd_guard.core.model import (
     TriggerKind,
 )
 from conntrackd_guard.core.state import conflicts
-from conntrackd_guard.daemon.dependencies import Dependencies
+from conntrackd_guard.daemon.dependencies import WAITING_SECONDS, Dependencies
 
-AFTER_ERROR_SECONDS = 2.0
-"""The wait after a host error, as of the loop."""
 REST_SECONDS = JUDGED_SECONDS = 60.0
 """Interval for restoring the rest of a limit, and for judging one again that this host can't bear: memory changes slowly."""
 
@@ -113,7 +111,7 @@ class Restorer:
             self._restore_at = None
             return
         now = self._p.clock.boottime()
-        self._restore_at = now + AFTER_ERROR_SECONDS
+        self._restore_at = now + WAITING_SECONDS  # after an error
         decision = self._decide(self._trigger(self.kept))
         self._restore_at = self._affordable = None
         if isinstance(decision, Hold) and decision.reason in _RESTORED_LATER:

@@ -19,9 +19,9 @@ from conntrackd_guard.core.state import rehearsed_limit
 from conntrackd_guard.core.sysctl_precedence import Tool
 from conntrackd_guard.core.text import capitalized, printable
 from conntrackd_guard.daemon.applier import Applier
-from conntrackd_guard.daemon.controller import WAITING_SECONDS, Controller
+from conntrackd_guard.daemon.controller import Controller
 from conntrackd_guard.daemon.debug_log import DebugLog
-from conntrackd_guard.daemon.dependencies import Dependencies
+from conntrackd_guard.daemon.dependencies import WAITING_SECONDS, Dependencies
 from conntrackd_guard.daemon.flood_detector import FloodDetector
 from conntrackd_guard.daemon.log_sources import LogSources
 from conntrackd_guard.daemon.loop import Loop

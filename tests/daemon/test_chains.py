@@ -8,7 +8,7 @@ from testbed.guarded import LIMIT, Guarded, Host, again
 from conntrackd_guard.core import chains, tuning
 from conntrackd_guard.core.configuration import Buckets, Policy
 from conntrackd_guard.core.policy import decide
-from conntrackd_guard.daemon import controller
+from conntrackd_guard.daemon.dependencies import WAITING_SECONDS
 
 MATCH = Policy(buckets=Buckets.MATCH)
 
@@ -123,7 +123,7 @@ def test_an_unlimited_table_is_watched_too(host: Host) -> None:
     """Nothing but its chains bounds it."""
     host.limit = 0
     guarded = started(host, packets=1)
-    losing(guarded, 7, seconds=controller.WAITING_SECONDS)
+    losing(guarded, 7, seconds=WAITING_SECONDS)
     assert guarded.reasons()[-1] == "hold chain_drops none"
     guarded.stop()
 
